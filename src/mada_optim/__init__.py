@@ -1,0 +1,37 @@
+"""Optimizers that learn their own coefficients while a network trains.
+
+    from mada_optim import MADA
+    opt = MADA(model.parameters(), lr=1e-3)
+
+An ordinary `torch.optim.Optimizer`: no wrapper, no `create_graph`, no modes.
+"""
+
+from mada_optim.optim import HyperOptimizer
+from mada_optim.presets import (
+    MADA,
+    PAPER,
+    PAPER_SHAKESPEARE,
+    Adam,
+    Adan,
+    AMSGrad,
+    AVGrad,
+    HyperAdam,
+    Lion,
+    Yogi,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MADA",
+    "PAPER",
+    "PAPER_SHAKESPEARE",
+    "AMSGrad",
+    "AVGrad",
+    "Adam",
+    "Adan",
+    "HyperAdam",
+    "HyperOptimizer",
+    "Lion",
+    "Yogi",
+]

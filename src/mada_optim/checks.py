@@ -1,0 +1,216 @@
+"""What users may pass, checked once, in one style of message: the value, the allowed set, the remedy."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mada_optim.spec import DECAY, Coefficient, Interval, Rule
+
+NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
+PAPER_HYPER_LR = {"beta1": 5e-4, "beta2": 5e-4}
+PAPER_HYPER_LR_OTHERS = 1e-1
+
+PerCoefficient = float | Mapping[str, float] | None
+
+
+def number(name: str, x: object, allowed: Interval, remedy: str) -> float:
+    """`x` as a float inside `allowed`.
+
+    Raises:
+        ValueError: It is no number, not finite, or outside.
+    """
+    try:
+        value = float(x)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={x!r}: expected a number in {allowed}; {remedy}") from None
+    if isinstance(x, str | bool) or value not in allowed:
+        raise ValueError(f"{name}={x!r}: expected a number in {allowed}; {remedy}")
+    return value
+
+
+def member(what: str, name: object, allowed: Iterable[str], remedy: str) -> str:
+    """`name`, one of `allowed`.
+
+    Raises:
+        ValueError: It is none of them; the message names the nearest.
+    """
+    names = list(allowed)
+    if name in names:
+        return str(name)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else remedy
+    raise ValueError(f"{what}={name!r}: expected one of {', '.join(map(repr, names))}; {hint}")
+
+
+def learned_names(rule: Rule, learn: str | Iterable[str]) -> tuple[str, ...]:
+    """The coefficients to learn, in the rule's order. `learn` is "all", one name, or several names.
+
+    Raises:
+        ValueError: A name is none of the rule's coefficients.
+    """
+    names = rule.coefficient_names()
+    if isinstance(learn, str):
+        learn = names if learn == "all" else (learn,)
+    remedy = f'coefficients of the rule {rule.name!r} are meant; "all" is every one, () is none'
+    wanted = {member("learn", name, names, remedy) for name in learn}
+    return tuple(name for name in names if name in wanted)
+
+
+def hyper_lr(given: PerCoefficient, learned: tuple[str, ...]) -> list[float]:
+    """The learning rate of each learned coefficient; the paper's where none is given.
+
+    Raises:
+        ValueError: A number is negative or not finite, or a key is no learned coefficient.
+    """
+    paper = {name: PAPER_HYPER_LR.get(name, PAPER_HYPER_LR_OTHERS) for name in learned}
+    return _per_coefficient("hyper_lr", given, paper, NON_NEGATIVE)
+
+
+def hyper_momentum(given: PerCoefficient, learned: tuple[str, ...]) -> list[float]:
+    """The momentum of each learned coefficient; 0 where none is given.
+
+    Raises:
+        ValueError: A number is outside [0, 1), or a key is no learned coefficient.
+    """
+    return _per_coefficient("hyper_momentum", given, dict.fromkeys(learned, 0.0), DECAY)
+
+
+def _per_coefficient(what: str, given: PerCoefficient, default: dict[str, float], allowed: Interval) -> list[float]:
+    if not isinstance(given, Mapping):
+        given = {} if given is None else dict.fromkeys(default, given)
+    for name in given:
+        member(f"{what} key", name, default, "only learned coefficients have one: name it in `learn` too")
+    remedy = "pass one for all, or a dict by coefficient"
+    return [number(f"{what} of {name}", x, allowed, remedy) for name, x in {**default, **given}.items()]
+
+
+def intervals(
+    rule: Rule, bounds: Mapping[str, tuple[float, float]] | None, learned: tuple[str, ...]
+) -> dict[str, Interval]:
+    """The interval of each learned coefficient: its own in `bounds`, or the rule's.
+
+    Raises:
+        ValueError: A key is no learned coefficient, the ends are in the wrong order, or outside the rule's domain.
+    """
+    bounds = {} if bounds is None else bounds
+    for name in bounds:
+        member("bounds key", name, learned, "only learned coefficients are bounded: name it in `learn` too")
+    return {q.name: _interval(q, bounds.get(q.name)) for q in rule.coefficients if q.name in learned}
+
+
+def _interval(q: Coefficient, ends: tuple[float, float] | None) -> Interval:
+    if ends is None:
+        return q.interval
+    low, high = (number(f"bounds of {q.name}", x, q.domain, "pass (low, high) inside it") for x in ends)
+    if low > high:
+        raise ValueError(f"bounds of {q.name}=({low}, {high}): expected low <= high; swap them")
+    return Interval(low, high)
+
+
+def count(name: str, x: object, remedy: str) -> int:
+    """`x` as a whole number >= 0.
+
+    Raises:
+        ValueError: It is none.
+    """
+    value = number(name, x, NON_NEGATIVE, remedy)
+    if value != int(value):
+        raise ValueError(f"{name}={x!r}: expected a whole number; {remedy}")
+    return int(value)
+
+
+def limit(name: str, x: object, remedy: str) -> float:
+    """`x` as a number >= 0, infinity included.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return math.inf if x == math.inf else number(name, x, NON_NEGATIVE, f"{remedy}, math.inf is no limit")
+
+
+def engine(name: str) -> str:
+    """The engine that runs.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    member("engine", name, ("auto", "eager"), "leave it at 'auto'")
+    return "eager"
+
+
+def extensions(horizon: object, scope: str) -> None:
+    """What the signature foresees and is not built yet is refused, not ignored.
+
+    Raises:
+        ValueError: `horizon` is not 0, or `scope` not "global".
+    """
+    number("horizon", horizon, Interval(0.0, 0.0), "leave it at 0, the one-step hypergradient")
+    member("scope", scope, ("global",), "one set of coefficients for all groups is what there is")
+
+
+def coefficient_keywords(rule: Rule, betas: Sequence[float] | None, others: Mapping[str, float]) -> dict[str, float]:
+    """Starting values by coefficient, from the pair `betas` and from keywords.
+
+    Raises:
+        ValueError: A keyword is none of the rule's coefficients, or beta1 or beta2 is given in both ways.
+    """
+    named = named_betas(rule, betas)
+    for name in others:
+        member("keyword", name, rule.coefficient_names(), f"coefficients of the rule {rule.name!r} are meant")
+        if name in named:
+            raise ValueError(f"{name}={others[name]}: expected once, is in betas={betas} too; drop one of them")
+    return {**named, **others}
+
+
+def named_betas(rule: Rule, betas: Sequence[float] | None) -> dict[str, float]:
+    """`(beta1, beta2)` by name; nothing for None.
+
+    Raises:
+        ValueError: It is no pair.
+    """
+    if betas is None:
+        return {}
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise ValueError(f"betas={betas!r}: expected a pair (beta1, beta2), each in [0, 1); (0.9, 0.95), say")
+    return dict(zip(("beta1", "beta2"), betas, strict=True))
+
+
+def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval]) -> None:
+    """Checks a parameter group with its defaults filled in; `learned` has the interval of each learned coefficient.
+
+    Raises:
+        ValueError: A value is not allowed, or a parameter is named twice.
+    """
+    for name in ("lr", "eps", "weight_decay"):
+        number(name, options[name], NON_NEGATIVE, "choose a finite one")
+    for q in rule.coefficients:
+        _coefficient(q, options[q.name], learned.get(q.name))
+    params = options["params"]
+    if isinstance(params, list | tuple) and len({id(p) for p in params}) < len(params):
+        raise ValueError("params: expected each parameter once, got one twice; drop the second")
+
+
+def _coefficient(q: Coefficient, x: object, learned: Interval | None) -> None:
+    value = number(q.name, x, q.domain, "choose a value inside")
+    if learned is not None and value not in learned:
+        raise ValueError(
+            f"{q.name}={value}: expected a number in {learned}, where it is learned; "
+            f"widen it with bounds={{{q.name!r}: (low, high)}}, or leave {q.name!r} out of `learn`"
+        )
+
+
+def ties(own: Mapping[str, Any], shared: Mapping[str, Tensor]) -> None:
+    """Refuses a later group's own value of a coefficient that is learned for all groups.
+
+    Raises:
+        ValueError: The value differs from the shared one.
+    """
+    for name, x in own.items():
+        if name in shared and float(x) != float(shared[name]):
+            raise ValueError(
+                f"{name}={float(x)} in a parameter group: expected {float(shared[name])}, which all groups share as it "
+                f"is learned; leave it out of the group, or leave {name!r} out of `learn`"
+            )

@@ -1,0 +1,1 @@
+"""How a step is computed: the reference loop, and later the engines that are held equal to it."""

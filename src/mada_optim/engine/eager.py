@@ -1,0 +1,141 @@
+"""The reference engine: a loop over tensors, in any dtype.
+
+It is slow and plain on purpose: every faster engine is held equal to it. Nothing here reads a value on the host: what
+depends on values is selected on the device, so that a step which must change nothing changes no bit.
+
+What a parameter's state holds. Where nothing is learned: `step` (t) and the rule's slots after step t. While something
+is learned: the slots *before* step t, and with them the `gradient` of step t and `applied`, the learning rate and the
+coefficients that it was applied with. The slots after step t follow from those; keeping the ones before makes the
+hypergradient a derivative of the very update that was applied, at the price of one copy of the gradient.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mada_optim.spec import Coefficients, Rule, Slots
+
+
+def scalar_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of coefficients and of scalars per tensor: fp64, and fp32 on MPS, which has no fp64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def compute_dtype(p: Tensor) -> torch.dtype:
+    """The dtype that updates of `p` are computed in: at least fp32, fp64 for fp64."""
+    return torch.promote_types(p.dtype, torch.float32)
+
+
+def canvas(x: Tensor) -> Tensor:
+    """A view of `x` as the rules see it: real, and at least 1-d.
+
+    A complex tensor is two real ones (as in torch.optim); a 0-d tensor would be promoted to the coefficients' fp64.
+    """
+    x = torch.view_as_real(x) if x.is_complex() else x
+    return x.reshape(1) if x.ndim == 0 else x
+
+
+def all_finite(tensors: list[Tensor], device: torch.device) -> Tensor:
+    """A 0-d boolean on `device`: is every element of every tensor finite? With no tensors, yes."""
+    verdicts = [torch.isfinite(x).all().to(device) for x in tensors]
+    return torch.stack([torch.ones((), dtype=torch.bool, device=device), *verdicts]).all()
+
+
+def scalar(x: float | Tensor, device: torch.device) -> Tensor:
+    """`x` as a 0-d tensor on `device`, in the dtype of coefficients."""
+    if isinstance(x, Tensor):
+        return x.to(device, scalar_dtype(device)).reshape(())
+    return torch.full((), x, dtype=scalar_dtype(device), device=device)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One parameter tensor in one step.
+
+    Attributes:
+        rule: The rule that moves it.
+        p: The parameter, a canvas.
+        g: The gradient to descend, a canvas in the dtype of computation.
+        state: The parameter's state, empty before its first step.
+        options: The parameter's group: lr, eps, weight_decay and the coefficients by name.
+    """
+
+    rule: Rule
+    p: Tensor
+    g: Tensor
+    state: dict[str, Tensor]
+    options: Mapping[str, Any]
+
+    def slots(self) -> dict[str, Tensor]:
+        """The slots as they are stored."""
+        return {slot.name: self.state[slot.name] for slot in self.rule.slots}
+
+    def coefficients(self) -> dict[str, Tensor | float]:
+        """Coefficients and hyper-parameters as they are now."""
+        fixed = {**self.rule.hyper_parameters, "eps": self.options["eps"]}
+        return {**fixed, **{q: self.options[q].to(self.p.device) for q in self.rule.coefficient_names()}}
+
+    def last_update(self) -> tuple[Tensor, dict[str, Tensor | float], Tensor]:
+        """Learning rate, coefficients and gradient of the last update, where the state keeps them."""
+        lr, *coefficients = self.state["applied"].unbind()
+        then = dict(zip(self.rule.coefficient_names(), coefficients, strict=True))
+        return lr, {**self.coefficients(), **then}, self.state["gradient"].to(self.g.dtype)
+
+
+def new_state(rule: Rule, p: Tensor, slot_dtype: torch.dtype, learning: bool) -> dict[str, Tensor]:
+    """The state of the canvas `p` at t = 0."""
+    state = {"step": scalar(0.0, p.device)}
+    for slot in rule.slots:
+        whole = torch.full_like(p, slot.init, dtype=slot_dtype)
+        state[slot.name] = scalar(slot.init, p.device) if slot.scalar else whole
+    if learning:
+        state["gradient"] = torch.zeros_like(p)
+        state["applied"] = torch.zeros(1 + len(rule.coefficients), dtype=scalar_dtype(p.device), device=p.device)
+    return state
+
+
+def slots_after_last_update(cell: Cell) -> dict[str, Tensor]:
+    """The slots at step t, whether the state holds those or the ones before."""
+    stored, t = cell.slots(), cell.state["step"]
+    if "applied" not in cell.state:
+        return stored
+    _, c, g = cell.last_update()
+    _, after = evaluate(cell.rule, c, g, stored, t.clamp(min=1))
+    return {name: torch.where(t > 0, after[name].to(x.dtype), x) for name, x in stored.items()}
+
+
+def evaluate(rule: Rule, c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The rule's update and next slots, from slots that may be stored in a narrower dtype than `g` has."""
+    return rule.update(c, g, widen(s, g.dtype), t)
+
+
+def widen(s: Slots, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Slots as the rule computes with them: one per element in `dtype`, scalars as they are."""
+    return {name: x if x.ndim == 0 else x.to(dtype) for name, x in s.items()}
+
+
+def advance(cell: Cell, where: Tensor) -> None:
+    """Moves slots and weights by one step, with the coefficients as they are now, where `where` (0-d boolean) holds."""
+    c, t = cell.coefficients(), cell.state["step"]
+    lr = scalar(cell.options["lr"], cell.p.device)
+    now = slots_after_last_update(cell)
+    u, after = evaluate(cell.rule, c, cell.g, now, t + 1)
+
+    decay = 1 - lr * cell.options["weight_decay"]
+    store(cell.p, decay * cell.p.to(u.dtype) - lr * u, where)
+    learning = "applied" in cell.state
+    for name, x in cell.slots().items():
+        store(x, (now if learning else after)[name], where)
+    if learning:
+        store(cell.state["gradient"], cell.g, where)
+        applied = torch.stack([lr, *(torch.as_tensor(c[q]) for q in cell.rule.coefficient_names())])
+        store(cell.state["applied"], applied, where)
+    store(t, t + 1, where)
+
+
+def store(target: Tensor, new: Tensor, where: Tensor) -> None:
+    """Overwrites `target` by `new` in place, where the 0-d boolean `where` holds."""
+    target.copy_(torch.where(where, new.to(target.dtype), target))

@@ -1,0 +1,1 @@
+"""How coefficients are learned: the hypergradient, and the step along it."""

@@ -1,0 +1,141 @@
+"""Optimizers by name: a rule, what is learned of it, and its usual numbers.
+
+All take the same keywords (`mada_optim.HyperOptimizer` says what they mean); `learn=()` gives the plain optimizer. The
+classical names are plain unless `learn` says otherwise.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from mada_optim.hyper.learner import HyperOptimizerFactory
+from mada_optim.optim import HyperOptimizer, Preset
+from mada_optim.spec import Rule
+
+#: The paper's GPT-2 runs, as released: `MADA(params, lr=6e-4, weight_decay=0.1, **PAPER)`. The released intervals too.
+PAPER: dict[str, Any] = {
+    "betas": (0.9, 0.95),
+    "beta3": 0.0,
+    "rho": 0.6,
+    "c": 1.0,
+    "gamma": 1.0,
+    "eps": 1e-6,
+    "learn": "all",
+    "hyper_lr": {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1},
+    "hyper_momentum": 0.0,
+    "hyper_clip": 10.0,
+    "hyper_start": 50,
+    "bounds": {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99), "beta3": (0.0, 0.99)},
+}
+
+#: The paper's Shakespeare runs: other hyper learning rates, momentum, and the usual eps.
+PAPER_SHAKESPEARE: dict[str, Any] = {**PAPER, "eps": 1e-8, "hyper_lr": 2.5e-3, "hyper_momentum": 0.5}
+
+
+class MADA(HyperOptimizer):
+    """MADA: Adam, AVGrad, Yogi, Adan and Lion in one update, whose six coefficients are learned in training.
+
+    Ozkara et al., ICML 2024 (arXiv 2401.08893). The keywords are those of `HyperOptimizer`; `rule="mada_released"`
+    computes what the authors' code does, and `**PAPER` gives their numbers.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        beta3: float = 0.0,
+        rho: float = 1.0,
+        c: float = 1.0,
+        gamma: float = 1.0,
+        learn: str | Iterable[str] = "all",
+        hyper_lr: float | Mapping[str, float] | None = None,
+        hyper_momentum: float | Mapping[str, float] | None = None,
+        hyper_clip: float = 10.0,
+        hyper_start: int = 50,
+        hyper_optimizer: HyperOptimizerFactory | None = None,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        horizon: float = 0.0,
+        scope: str = "global",
+        rule: str | Rule = "mada",
+        engine: str = "auto",
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        reduce_group: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            rule=rule,
+            learn=learn,
+            hyper_lr=hyper_lr,
+            hyper_momentum=hyper_momentum,
+            hyper_clip=hyper_clip,
+            hyper_start=hyper_start,
+            hyper_optimizer=hyper_optimizer,
+            bounds=bounds,
+            horizon=horizon,
+            scope=scope,
+            engine=engine,
+            maximize=maximize,
+            state_dtype=state_dtype,
+            reduce_group=reduce_group,
+            beta3=beta3,
+            rho=rho,
+            c=c,
+            gamma=gamma,
+        )
+
+
+class HyperAdam(HyperOptimizer):
+    """Adam with decoupled weight decay, whose betas are learned."""
+
+    preset = Preset("adam", ("beta1", "beta2"), lr=1e-3)
+
+
+class Adam(HyperOptimizer):
+    """Adam with decoupled weight decay, which is AdamW (Loshchilov and Hutter, ICLR 2019)."""
+
+    preset = Preset("adam", (), lr=1e-3)
+
+
+class AMSGrad(HyperOptimizer):
+    """Adam with the running maximum of v (Reddi et al., ICLR 2018)."""
+
+    preset = Preset("amsgrad", (), lr=1e-3)
+
+
+class AVGrad(HyperOptimizer):
+    """Adam with the running mean of v (Ozkara et al., ICML 2024)."""
+
+    preset = Preset("avgrad", (), lr=1e-3)
+
+
+class Yogi(HyperOptimizer):
+    """Adam whose v moves by additive steps (Zaheer et al., NeurIPS 2018)."""
+
+    preset = Preset("yogi", (), lr=1e-2)
+
+
+class Adan(HyperOptimizer):
+    """Adam with Nesterov momentum by gradient differences (Xie et al. 2022).
+
+    The authors' betas (.98, .92, .99) are `betas=(.98, .99), beta3=.92` here, the default.
+    """
+
+    preset = Preset("adan", (), lr=1e-3)
+
+
+class Lion(HyperOptimizer):
+    """The sign of an interpolated momentum (Chen et al., NeurIPS 2023). Its lr is 3 to 10 times smaller than Adam's."""
+
+    preset = Preset("lion", (), lr=1e-4)

@@ -1,0 +1,105 @@
+"""The nouns of an update rule: what it may learn, what it remembers, and the function that says how it moves.
+
+A rule is ONE pure function, `update(c, g, s, t) -> (u, s')`:
+
+    c   coefficients by name, 0-d tensors, and hyper-parameters by name, floats
+    g   gradient of one parameter, any shape
+    s   slots by name: the state kept for that parameter, at step t-1
+    t   number of this step, 1 at the first, a 0-d tensor
+    u   the update, shape of g: the parameter moves by -lr * u
+    s'  the slots at step t, same names and shapes
+
+Weight decay and learning rate stay outside. Everything else (the engine, the hypergradient, the state dict) follows
+from the function and the lists declared beside it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+Coefficients = Mapping[str, Tensor | float]
+Slots = Mapping[str, Tensor]
+Update = Callable[[Coefficients, Tensor, Slots, Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A range of real numbers, closed at `low`, and at `high` unless `open_high`."""
+
+    low: float
+    high: float
+    open_high: bool = False
+
+    def __contains__(self, x: float) -> bool:
+        return math.isfinite(x) and self.low <= x and (x < self.high if self.open_high else x <= self.high)
+
+    def __str__(self) -> str:
+        return f"[{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+
+
+UNIT = Interval(0.0, 1.0)
+DECAY = Interval(0.0, 1.0, open_high=True)  # at 1 an average would never take anything in
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A scalar of the rule that may be learned.
+
+    Attributes:
+        name: Its name as a keyword, in the state dict and in records.
+        symbol: Its letter in LaTeX.
+        interval: Where learning may take it: each hyper-step ends with the projection on this interval.
+        default: Its value where the user names none.
+        domain: Where the rule is defined: a value outside is refused, learned or not.
+    """
+
+    name: str
+    symbol: str
+    interval: Interval
+    default: float
+    domain: Interval = UNIT
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor that the rule remembers for each parameter.
+
+    Attributes:
+        name: Its key in the optimizer's state.
+        symbol: Its letter in LaTeX.
+        init: Its value at t = 0, everywhere.
+        scalar: One number per parameter tensor (0-d, double precision) instead of one per element.
+    """
+
+    name: str
+    symbol: str
+    init: float = 0.0
+    scalar: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update rule: its function, and what that function needs.
+
+    Attributes:
+        name: Key in the registry.
+        update: The pure function described at the head of this module.
+        coefficients: What may be learned, in a fixed order.
+        slots: What is remembered, in a fixed order.
+        hyper_parameters: Fixed numbers by name with their defaults; `eps` is set by the optimizer's argument.
+        pointwise: Whether each element of `u` and of the slots depends on that element alone. Only an engine that
+            regroups elements may use it.
+    """
+
+    name: str
+    update: Update
+    coefficients: tuple[Coefficient, ...]
+    slots: tuple[Slot, ...]
+    hyper_parameters: Mapping[str, float] = field(default_factory=dict)
+    pointwise: bool = True
+
+    def coefficient_names(self) -> tuple[str, ...]:
+        """Names of the coefficients, in the rule's order."""
+        return tuple(q.name for q in self.coefficients)

@@ -1,0 +1,130 @@
+"""When and how the coefficients move.
+
+Catches: a hyper-step too early, a forgotten clip or projection, momentum of another form, a coefficient that moves
+though it is not named in `learn`.
+"""
+
+import itertools
+
+import pytest
+import torch
+
+from mada_optim import MADA, PAPER, PAPER_SHAKESPEARE, HyperAdam
+from mada_optim.hyper.learner import Learner
+from mada_optim.rules import RULES
+from tests.problems import MIDWAY, give_gradients, learning, parameters, train
+
+
+@pytest.mark.parametrize(("start", "first"), [(0, 2), (1, 2), (5, 6), (50, 51)])
+def test_the_first_hyper_step(start, first):
+    """Step 1 has no update before it; with hyper_start = n the coefficients stay for n steps."""
+    params = parameters()
+    opt = learning(params, hyper_start=start)
+    coefficients = opt.coefficients()
+    for step in range(1, first + 1):
+        train(opt, params, [step])
+        assert (opt.coefficients() != coefficients) == (step == first)
+
+
+def test_a_skipped_step_does_not_count_towards_the_start():
+    params = parameters()
+    opt = learning(params, hyper_start=3)
+    coefficients = opt.coefficients()
+    for seed in range(4):
+        give_gradients(params, seed)
+        if seed == 1:
+            params[0].grad[0] = float("nan")
+        opt.step()
+    assert opt.coefficients() == coefficients
+    train(opt, params, [4])
+    assert opt.coefficients() != coefficients
+
+
+def test_only_what_is_named_is_learned():
+    params = parameters()
+    opt = MADA(params, learn=("rho", "beta2"), hyper_start=0, **MIDWAY)
+    before = opt.coefficients()
+    train(opt, params, range(6))
+    after = opt.coefficients()
+    assert {q for q in after if after[q] != before[q]} == {"rho", "beta2"}
+    assert set(opt.hypergradients()) == set(after)
+    assert opt.hypergradients()["gamma"] == 0.0
+
+
+def test_hypergradient_is_the_derivative_of_the_next_loss():
+    """On a quadratic, by central differences through one whole step: d loss(theta_t) / d q of step t, in float64."""
+    target = torch.randn(6, dtype=torch.float64)
+    curvature = torch.rand(6, dtype=torch.float64) + 0.5
+
+    def run(shift, name, steps):
+        theta = torch.nn.Parameter(torch.zeros(6, dtype=torch.float64))
+        opt = MADA([theta], lr=0.05, hyper_lr=0.0, hyper_start=0, **MIDWAY)
+        for t in range(steps):
+            opt.zero_grad()
+            (curvature * (theta - target) ** 2).sum().backward()
+            if t == steps - 1:
+                opt.param_groups[0][name] += shift
+            opt.step()
+        loss = (curvature * (theta - target) ** 2).sum()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss.item(), opt.hypergradients()[name]
+
+    for name in ("beta1", "beta2", "beta3", "rho", "c", "gamma"):
+        for steps in (1, 2, 9):
+            h = 1e-5
+            quotient = (run(h, name, steps)[0] - run(-h, name, steps)[0]) / (2 * h)
+            assert run(0.0, name, steps)[1] == pytest.approx(quotient, rel=1e-5, abs=1e-9), (name, steps)
+
+
+def test_learner_by_hand():
+    """Two steps with numbers that one can follow: clip at 1, lr .1, momentum .5, interval [0, .35]."""
+    vector = torch.tensor
+    learner = Learner(vector([0.1]), vector([0.5]), vector([0.0]), vector([0.35]), limit=1.0, start=0)
+    q, velocity = learner.step(vector([0.3]), learner.clip(vector([3.0])), vector([0.0]))
+    assert q.item() == pytest.approx(0.2)
+    q, velocity = learner.step(q, learner.clip(vector([-0.5])), velocity)
+    assert velocity.item() == pytest.approx(0.0)
+    q, _ = learner.step(q, vector([-2.0]), velocity)
+    assert learner.project(q).item() == pytest.approx(0.35)
+
+
+def test_an_sgd_factory_is_the_built_in_hyper_step():
+    runs = []
+    for options in ({"hyper_lr": 1e-3}, {"hyper_optimizer": lambda q: torch.optim.SGD(q, lr=1e-3, momentum=0.5)}):
+        torch.manual_seed(0)
+        params = parameters()
+        opt = learning(params, **options)
+        for seed in range(10):
+            give_gradients(params, seed)
+            if seed == 6:
+                params[0].grad[0] = float("nan")
+            opt.step()
+        runs.append(opt.coefficients())
+    assert runs[0] == pytest.approx(runs[1], rel=1e-12)
+
+
+def test_bounds_hold_and_release():
+    """A sign that flips drives beta1 down to its bound, one that stays drives it up, and it sticks at neither."""
+    p = torch.nn.Parameter(torch.zeros(8))
+    opt = HyperAdam([p], lr=0.1, learn="beta1", hyper_lr=1.0, hyper_start=0, bounds={"beta1": (0.3, 0.95)})
+    seen = []
+    for t in range(120):
+        sign = 1.0 if (t // 20) % 2 else (-1.0) ** t
+        p.grad = sign * torch.linspace(0.5, 1.5, 8)
+        opt.step()
+        seen.append(opt.coefficients()["beta1"])
+    assert (min(seen), max(seen)) == (0.3, 0.95)
+    reached = [x for x in seen if x in (0.3, 0.95)]
+    assert any(a != b for a, b in itertools.pairwise(reached))
+
+
+@pytest.mark.parametrize("paper", [PAPER, PAPER_SHAKESPEARE])
+def test_the_paper_presets_are_accepted(paper):
+    params = parameters()
+    opt = MADA(params, lr=6e-4, **paper)
+    assert opt.coefficients() == {"beta1": 0.9, "beta2": 0.95, "beta3": 0.0, "rho": 0.6, "c": 1.0, "gamma": 1.0}
+    for q in RULES["mada_released"].coefficients:
+        assert opt.intervals[q.name] == q.interval
+    train(opt, params, range(3))

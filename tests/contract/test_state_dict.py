@@ -1,0 +1,158 @@
+"""Saving, loading, copying. After a load two optimizers are run in lock-step, bit for bit.
+
+Catches: state outside the state dict, a coefficient rounded to a parameter's dtype, a snapshot that changes later,
+coefficients that come back as several tensors where they were one.
+"""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+
+from mada_optim import MADA, Adam, Adan, AMSGrad, AVGrad, HyperAdam, Lion, Yogi
+from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
+
+PLAIN = {cls.__name__: cls for cls in (Adam, AMSGrad, AVGrad, Yogi, Adan, Lion)}
+MAKERS = {
+    "MADA": learning,
+    "released": lambda params: learning(params, rule="mada_released"),
+    "HyperAdam": lambda params: HyperAdam(params, hyper_start=2),
+    "late start": lambda params: learning(params, hyper_start=8),
+    "bf16 state": lambda params: learning(params, state_dtype=torch.bfloat16),
+    "hyper Adam": lambda params: learning(params, hyper_optimizer=lambda q: torch.optim.Adam(q, lr=1e-3)),
+    "tower": lambda params: learning(params, hyper_optimizer=lambda q: learning(q, hyper_lr=1e-4)),
+    "two groups": lambda params: learning([{"params": params[:1]}, {"params": params[1:], "weight_decay": 0.1}]),
+    **PLAIN,
+}
+
+
+def saved(opt):
+    """Through a file, read as no more than tensors and plain values."""
+    buffer = io.BytesIO()
+    torch.save(opt.state_dict(), buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", MAKERS)
+def test_lock_step_after_a_load(name, dtype):
+    params = parameters(dtype)
+    opt = MAKERS[name](params)
+    train(opt, params, range(7))
+    twin_params = copy.deepcopy(params)
+    twin = MAKERS[name](twin_params)
+    twin.load_state_dict(saved(opt))
+    assert same_bits(everything(opt), everything(twin))
+    for seed in range(100, 120):
+        train(opt, params, [seed])
+        train(twin, twin_params, [seed])
+        assert same_bits(everything(opt), everything(twin)), seed
+
+
+def test_a_coefficient_near_1_survives_bf16():
+    params = parameters(torch.bfloat16)
+    opt = HyperAdam(params, betas=(0.9, 0.9995))
+    train(opt, params, range(3))
+    twin = HyperAdam(params, betas=(0.5, 0.6))
+    twin.load_state_dict(saved(opt))
+    assert twin.coefficients() == {"beta1": 0.9, "beta2": 0.9995}
+    assert twin.state[params[0]]["applied"][2] == 0.9995
+
+
+def test_coefficients_are_one_tensor_again_after_a_load():
+    params = parameters()
+    opt = MAKERS["two groups"](params)
+    train(opt, params, range(3))
+    opt.load_state_dict(saved(opt))
+    first, second = opt.param_groups
+    assert first["rho"] is second["rho"]
+    train(opt, params, range(3, 6))
+    assert first["rho"] == opt.coefficients()["rho"] != 0.6
+
+
+def test_a_snapshot_keeps_its_coefficients():
+    params = parameters()
+    opt = learning(params)
+    train(opt, params, range(3))
+    snapshot = opt.state_dict()
+    rho = snapshot["param_groups"][0]["rho"].item()
+    train(opt, params, range(3, 6))
+    assert snapshot["param_groups"][0]["rho"].item() == rho != opt.coefficients()["rho"]
+
+
+def test_loaded_state_is_a_copy():
+    params, twin_params = (p := parameters()), copy.deepcopy(p)
+    opt, twin = learning(params), learning(twin_params)
+    train(opt, params, range(3))
+    twin.load_state_dict(opt.state_dict())
+    before = everything(opt)
+    train(twin, twin_params, range(3, 6))
+    assert same_bits(everything(opt), before)
+
+
+@pytest.mark.parametrize("through", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
+def test_deepcopy_and_pickle(through):
+    params = parameters()
+    opt = learning(params)
+    train(opt, params, range(3))
+    twin = through(opt)
+    twin_params = twin.param_groups[0]["params"]
+    train(opt, params, range(3, 8))
+    train(twin, twin_params, range(3, 8))
+    assert same_bits(everything(opt), everything(twin))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda params: HyperAdam(params),
+        lambda params: MADA(params, learn=()),
+        lambda params: MADA(params, learn=("rho", "c")),
+        lambda params: learning([*params[1:], params[0]]),
+    ],
+    ids=["rule", "learn nothing", "learn less", "shapes"],
+)
+def test_a_state_of_another_kind_is_refused_and_changes_nothing(other):
+    params = parameters()
+    opt = learning(params)
+    train(opt, params, range(3))
+    target_params = copy.deepcopy(params)
+    target = other(target_params)
+    train(target, target_params, range(2))
+    before = everything(target)
+    with pytest.raises(ValueError, match="same model, with the same rule and the same `learn`"):
+        target.load_state_dict(opt.state_dict())
+    assert same_bits(everything(target), before)
+
+
+def test_the_fake_first_step_of_distributed_checkpointing_is_harmless():
+    """torch.distributed.checkpoint makes state by one step with zero gradients and lr 0 on a fresh optimizer."""
+    params = parameters()
+    before = [p.detach().clone() for p in params]
+    opt = learning(params, lr=0.0)
+    coefficients = opt.coefficients()
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    opt.step()
+    assert same_bits([p.detach() for p in params], before)
+    assert opt.coefficients() == coefficients
+    assert all(x.isfinite().all() for x in everything(opt))
+
+
+def test_state_of_parameters_that_never_had_a_gradient():
+    params, twin_params = (p := parameters()), copy.deepcopy(p)
+    opt, twin = learning(params), learning(twin_params)
+    for seed in range(3):
+        give_gradients(params, seed)
+        params[1].grad = None
+        opt.step()
+    twin.load_state_dict(saved(opt))
+    with torch.no_grad():
+        for p, q in zip(params, twin_params, strict=True):
+            q.copy_(p)
+    train(opt, params, range(3, 6))
+    train(twin, twin_params, range(3, 6))
+    assert same_bits(everything(opt), everything(twin))

@@ -1,0 +1,84 @@
+"""What a step may cost: no graph kept, no value read on the host, the slots that the rule declares and no more.
+
+Catches: a hypergradient whose graph outlives the step, an `.item()` or an `if` on a tensor, an undeclared buffer.
+"""
+
+import gc
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mada_optim import HyperOptimizer
+from mada_optim.rules import RULES
+from tests.problems import give_gradients, learning, parameters, train
+
+
+def live_tensors():
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if isinstance(x, torch.Tensor)]
+    return len(tensors), sum(x.numel() for x in tensors)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the collector touches torch's deprecated attributes
+def test_memory_is_constant_over_1000_steps():
+    params = parameters()
+    opt = learning(params)
+    train(opt, params, range(5))
+    before = live_tensors()
+    for _ in range(1000):
+        opt.step()
+    assert live_tensors() == before
+
+
+def test_nothing_that_is_kept_has_a_graph():
+    params = parameters()
+    opt = learning(params)
+    train(opt, params, range(3))
+    kept = [x for state in opt.state.values() for x in state.values()]
+    kept += [x for group in opt.param_groups for x in group.values() if isinstance(x, torch.Tensor)]
+    assert len(kept) > 30
+    assert not any(x.requires_grad or x.grad_fn is not None for x in kept)
+
+
+class NoHostReads(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a step read a tensor's value on the host"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("learn", ["all", ()])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_reads_nothing_on_the_host(rule, learn):
+    params = parameters()
+    opt = HyperOptimizer(params, rule=rule, learn=learn, weight_decay=0.1, hyper_start=0)
+    for seed in range(3):
+        give_gradients(params, seed)
+        with NoHostReads():
+            opt.step()
+
+
+def test_the_detector_of_host_reads_detects():
+    with pytest.raises(AssertionError, match="on the host"), NoHostReads():
+        torch.ones(()).item()
+
+
+@pytest.mark.parametrize("learn", ["all", ()])
+@pytest.mark.parametrize("rule", RULES)
+def test_slots_allocated_are_slots_declared(rule, learn):
+    p = torch.nn.Parameter(torch.randn(6, 7))
+    opt = HyperOptimizer([p], rule=rule, learn=learn)
+    train(opt, [p], range(2))
+    per_element = [name for name, x in opt.state[p].items() if x.shape == p.shape]
+    declared = [x.name for x in RULES[rule].slots if not x.scalar]
+    assert per_element == declared + (["gradient"] if learn else [])
+    assert all(opt.state[p][name].ndim == 0 for name in opt.state[p] if name not in [*per_element, "applied"])
+
+
+def test_step_needs_no_second_evaluation_of_the_users_model():
+    """One forward and one backward a step, of the user's own: the gradients are all that a step reads."""
+    params = parameters()
+    opt = learning(params)
+    with torch.no_grad():
+        train(opt, params, range(3))
+    assert opt.state[params[0]]["step"] == 3

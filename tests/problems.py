@@ -1,0 +1,45 @@
+"""Parameters and gradients that tests share."""
+
+import torch
+
+from mada_optim import MADA
+
+MIDWAY = {"betas": (0.9, 0.95), "beta3": 0.1, "rho": 0.6, "c": 0.9, "gamma": 0.9}  # nothing sits on a bound
+
+
+def parameters(dtype=torch.float32):
+    """A matrix, a vector, a 0-d and an empty parameter."""
+    shapes = [(3, 4), (5,), (), (0, 3)]
+    return [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in shapes]
+
+
+def give_gradients(params, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
+
+
+def train(opt, params, seeds):
+    for seed in seeds:
+        give_gradients(params, seed)
+        opt.step()
+
+
+def learning(params, **options):
+    """MADA with all six coefficients moving from the first possible step."""
+    fast = {"lr": 1e-2, "hyper_start": 0, "hyper_lr": 1e-3, "hyper_momentum": 0.5}
+    return MADA(params, **{**MIDWAY, **fast, **options})
+
+
+def everything(opt):
+    """Copies of all that a step may change: parameters, state and coefficients."""
+    tensors = [p.detach().clone() for group in opt.param_groups for p in group["params"]]
+    for state in opt.state.values():
+        tensors += [x.clone() for x in state.values()]
+    for group in opt.param_groups:
+        tensors += [x.clone() for x in group.values() if isinstance(x, torch.Tensor)]
+    return tensors
+
+
+def same_bits(xs, ys):
+    return len(xs) == len(ys) and all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(xs, ys, strict=True))

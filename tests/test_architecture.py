@@ -1,0 +1,115 @@
+"""Who may import whom, and what a rule may not do. Read from the syntax trees, so nothing is imported to check it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src"
+FILES = sorted(SRC.rglob("*.py"))
+
+#: What each part of the library may import of the library.
+ALLOWED = {
+    "mada_optim.spec": (),
+    "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules"),
+    "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine"),
+    "mada_optim.hyper": ("mada_optim.spec", "mada_optim.hyper"),
+    "mada_optim.checks": ("mada_optim.spec",),
+    "mada_optim.snapshot": ("mada_optim.spec", "mada_optim.engine"),
+    "mada_optim.optim": (
+        "mada_optim.spec",
+        "mada_optim.rules",
+        "mada_optim.engine",
+        "mada_optim.hyper",
+        "mada_optim.checks",
+        "mada_optim.snapshot",
+    ),
+    "mada_optim.presets": ("mada_optim.spec", "mada_optim.hyper", "mada_optim.optim"),
+    "mada_optim": ("mada_optim.optim", "mada_optim.presets"),
+}
+
+
+def module(path):
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path):
+    """Full names of what a file imports, `from a import b` as a.b."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name, package):
+    return name == package or name.startswith(package + ".")
+
+
+def part_of(name):
+    """The longest entry of ALLOWED that `name` belongs to; the package itself only for its own __init__."""
+    return max((part for part in ALLOWED if within(name, part) and (part != "mada_optim" or name == part)), key=len)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if within(module(p), "mada_optim")], ids=module)
+def test_library_imports_flow_one_way(path):
+    allowed = ALLOWED[part_of(module(path))]
+    for name in imports(path):
+        assert not within(name, "mada_lab"), name
+        assert not within(name, "numpy"), f"{name}: the library needs torch alone"
+        if within(name, "mada_optim"):
+            # `from mada_optim import checks` names the module checks
+            assert any(within(name, x) for x in allowed), f"{module(path)} may not import {name}"
+
+
+@pytest.mark.parametrize("path", sorted((SRC / "mada_optim" / "rules").glob("*.py")), ids=module)
+def test_rules_are_pure(path):
+    """No cut of the graph, no in-place op, no branch. `terms.stop_gradient` is the one exception, for released code."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            if node.attr == "detach" and path.name == "terms.py":
+                continue
+            assert node.attr not in {"detach", "data", "no_grad", "item", "tolist"}, (path.name, node.attr)
+            assert not (node.attr.endswith("_") and not node.attr.startswith("_")), (path.name, node.attr)
+        assert not isinstance(node, ast.If | ast.IfExp | ast.While | ast.AugAssign), (path.name, node.lineno)
+    for name in imports(path):
+        assert within(name, "torch") or within(name, "mada_optim") or name.startswith("dataclasses"), name
+        uses = name == "mada_optim.rules.terms.stop_gradient"
+        assert not uses or path.name == "mada_released.py", path.name
+
+
+@pytest.mark.parametrize("path", sorted((SRC / "mada_optim" / "rules").glob("*.py")), ids=module)
+def test_a_rule_is_one_short_file(path):
+    assert len(path.read_text().splitlines()) <= 80
+
+
+def test_every_rule_file_is_registered():
+    """Adding a rule is one file and one line; a file without its line would be dead."""
+    files = {p.stem for p in (SRC / "mada_optim" / "rules").glob("*.py")} - {"__init__", "terms"}
+    registry = (SRC / "mada_optim" / "rules" / "__init__.py").read_text()
+    assert files == {name for name in files if f"        {name},\n" in registry}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if within(module(p), "mada_lab")], ids=module)
+def test_application_imports(path):
+    """Plots and records need neither torch nor the loop; the loop needs neither experiments nor plots."""
+    name = module(path)
+    for imported in imports(path):
+        if within(name, "mada_lab.plots") or name in ("mada_lab.record", "mada_lab.report"):
+            assert not within(imported, "torch"), imported
+            assert not within(imported, "mada_lab.loop"), imported
+        if name == "mada_lab.loop":
+            assert not within(imported, "mada_lab.experiments"), imported
+            assert not within(imported, "mada_lab.plots"), imported
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_nothing_unpickles(path):
+    for name in imports(path):
+        assert name.split(".")[0] not in {"pickle", "dill", "cloudpickle", "shelve", "joblib"}, name
+    source = path.read_text()
+    for call in ("torch.load(", "np.load(", "numpy.load("):
+        assert call not in source, call
