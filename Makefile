@@ -1,0 +1,50 @@
+# Every target sets up what it needs: a virtual environment with pinned versions in .venv.
+#   make demo    train a small GPT with MADA and with AdamW on text that ships with Python, and write a report
+#   make test    the tests        make check   lint, format, types, architecture
+#
+# On Linux pip takes torch's CUDA build, several GB. For the CPU build:
+#   make demo PIP_FLAGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+DEMO_FLAGS ?=
+BIN := .venv/bin
+LAB := $(BIN)/python -m mada_lab
+
+.PHONY: demo test check format clean
+.DELETE_ON_ERROR:
+
+# Two layers, so that the demo doesn't wait for the tools of developers. torch comes first and alone: whatever is
+# installed later finds it there and keeps it.
+.venv/lab: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[lab]"
+	touch $@
+
+.venv/dev: .venv/lab
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: .venv/lab
+	rm -rf out/demo
+	$(LAB) train configs/demo.toml --optimizer=mada --out_dir=out/demo/mada $(DEMO_FLAGS)
+	$(LAB) train configs/demo.toml --optimizer=adamw --out_dir=out/demo/adamw $(DEMO_FLAGS)
+	$(LAB) report out/demo/mada out/demo/adamw --out=out/demo/report.html
+
+test: .venv/dev
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv out

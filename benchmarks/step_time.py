@@ -1,0 +1,108 @@
+"""Optimizer step time and state, ours beside torch's AdamW, paired in one run.
+
+    python benchmarks/step_time.py [--model 0.8M|3.2M|30M] [--repeats 15] [--threads N]
+
+Every round times each optimizer once, in turn, so that what disturbs the machine disturbs them alike; ratios are taken
+within a round. Printed are medians with quartiles. Bytes are counted from the tensors in the state.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+import mada_optim
+from mada_lab.model.gpt import GPT, GPTConfig
+
+Make = Callable[[list[torch.nn.Parameter]], Optimizer]
+
+MODELS = {
+    "0.8M": GPTConfig(block_size=64, vocab_size=103, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False),
+    "3.2M": GPTConfig(block_size=256, vocab_size=65, n_layer=4, n_head=4, n_embd=256, dropout=0.0, bias=False),
+    "30M": GPTConfig(block_size=512, vocab_size=50257, n_layer=8, n_head=8, n_embd=320, dropout=0.0, bias=False),
+}
+BASELINE = "torch AdamW fused"
+OPTIMIZERS: dict[str, Make] = {
+    BASELINE: lambda p: torch.optim.AdamW(p, fused=True),
+    "torch AdamW foreach": lambda p: torch.optim.AdamW(p, foreach=True),
+    "MADA, all six learned": lambda p: mada_optim.MADA(p, hyper_start=0),
+    "MADA, none learned": lambda p: mada_optim.MADA(p, learn=()),
+    "HyperAdam": lambda p: mada_optim.HyperAdam(p, hyper_start=0),
+    "Adam": lambda p: mada_optim.Adam(p),
+    "Lion": lambda p: mada_optim.Lion(p),
+}
+
+
+@dataclass
+class Contender:
+    """An optimizer with parameters of its own, and the seconds of its steps."""
+
+    optimizer: Optimizer
+    parameters: list[torch.nn.Parameter]
+    seconds: list[float]
+
+    def step(self) -> None:
+        """One timed step on the gradients as they are."""
+        began = time.perf_counter()
+        self.optimizer.step()
+        self.seconds.append(time.perf_counter() - began)
+
+    def state_bytes_per_parameter(self) -> float:
+        """Bytes of all tensors in the state, over the number of parameters."""
+        tensors = [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
+        return sum(x.numel() * x.element_size() for x in tensors) / sum(p.numel() for p in self.parameters)
+
+
+def contender(make: Make, config: GPTConfig) -> Contender:
+    """A fresh optimizer on the tensors of a GPT, with gradients of the size that training has, warmed up."""
+    torch.manual_seed(0)
+    parameters = list(GPT(config).parameters())
+    for p in parameters:
+        p.grad = 1e-2 * torch.randn_like(p)
+    optimizer = make(parameters)
+    for _ in range(3):
+        optimizer.step()
+    return Contender(optimizer, parameters, [])
+
+
+def quartiles(numbers: list[float]) -> tuple[float, float, float]:
+    """First quartile, median, third quartile."""
+    low, middle, high = statistics.quantiles(numbers, n=4, method="inclusive")
+    return low, middle, high
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="3.2M")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    contenders = {name: contender(make, MODELS[arguments.model]) for name, make in OPTIMIZERS.items()}
+    for _ in range(arguments.repeats):
+        for each in contenders.values():
+            each.step()
+
+    sizes = [p.numel() for p in contenders[BASELINE].parameters]
+    print(
+        f"{sum(sizes):,} parameters in {len(sizes)} tensors, fp32, torch {torch.__version__}, {arguments.threads} threads"
+    )
+    print(f"{arguments.repeats} paired rounds; median [quartiles]\n")
+    print(f"{'optimizer':24} {'engine':>8} {'ns/parameter':>24} {'x fused AdamW':>24} {'state B/param':>14}")
+    for name, each in contenders.items():
+        ns = quartiles([1e9 * s / sum(sizes) for s in each.seconds])
+        pairs = zip(each.seconds, contenders[BASELINE].seconds, strict=True)
+        ratio = quartiles([ours / base for ours, base in pairs])
+        engine = getattr(each.optimizer, "engine", "torch")
+        columns = [f"{m:.2f} [{a:.2f}, {b:.2f}]" for a, m, b in (ns, ratio)]
+        print(f"{name:24} {engine:>8} {columns[0]:>24} {columns[1]:>24} {each.state_bytes_per_parameter():>14.2f}")
+
+
+if __name__ == "__main__":
+    main()

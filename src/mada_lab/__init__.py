@@ -1,0 +1,1 @@
+"""Training, evaluation and reports on top of `mada_optim`. Command: `mada-lab`."""

@@ -1,0 +1,122 @@
+"""The command line `mada-lab`: the only place that parses arguments. Each command is a thin call into the rest."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mada_lab.errors import ConfigError, LabError
+
+USAGE = """usage: mada-lab COMMAND [ARGUMENTS] [--debug]
+
+  data prepare NAME [--from-file PATH] [--data-dir DIR]
+                        make a data set: pydoc (embedded), shakespeare_char
+  train [CONFIG.toml] --key=value ...
+                        train a GPT; `mada-lab train --help` lists the keys
+  report RUN... [--out PATH]
+                        one HTML page about one or several runs
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command, and exits with the code of its error: 2 config, 3 data, 4 checkpoint, 5 numerics, 6 distributed."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        run(words)
+    except LabError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("error: interrupted; `--init_from=resume` goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(words: list[str]) -> None:
+    """Finds the command and hands it its arguments."""
+    commands: dict[tuple[str, ...], Callable[[list[str]], None]] = {
+        ("data", "prepare"): prepare,
+        ("train",): train,
+        ("report",): report,
+    }
+    for name, command in commands.items():
+        if tuple(words[: len(name)]) == name:
+            return command(words[len(name) :])
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return None
+    known = ", ".join(" ".join(name) for name in commands)
+    raise ConfigError(f"command line: expected one of {known}, got {' '.join(words[:2])}; see `mada-lab --help`")
+
+
+def prepare(words: list[str]) -> None:
+    """`data prepare NAME [--from-file PATH] [--data-dir DIR]`."""
+    names, options = split(words, {"--from-file", "--data-dir"})
+    if len(names) != 1:
+        raise ConfigError(f"data prepare: expected the name of one data set, got {len(names)}; see `mada-lab --help`")
+    from mada_lab.data.prepare import prepare as prepare_data
+
+    from_file = options.get("--from-file")
+    folder = prepare_data(names[0], Path(options.get("--data-dir", "data")), Path(from_file) if from_file else None)
+    print(f"data set {names[0]}: {folder}")
+
+
+def train(words: list[str]) -> None:
+    """`train [CONFIG.toml] --key=value ...`."""
+    from mada_lab import settings
+
+    config = settings.load(words)
+    from mada_lab import optimizers
+    from mada_lab.data.corpus import Corpus
+    from mada_lab.data.prepare import prepare as prepare_data
+    from mada_lab.loop import train as train_model
+    from mada_lab.progress import ProgressBar
+
+    optimizers.require_known(config.optimizer)
+    unused = optimizers.without_effect(config)
+    if unused:
+        print(f"note: {config.optimizer} has no {', '.join(unused)}: these keys have no effect", file=sys.stderr)
+    corpus = Corpus.open(prepare_data(config.dataset, Path(config.data_dir)))
+    with ProgressBar(config.max_iters, config.optimizer) as bar:
+        session = train_model(config, corpus, bar)
+    print(
+        f"{config.optimizer}: final validation loss {session.val_loss:.4f} after {session.step} steps: {config.out_dir}"
+    )
+
+
+def report(words: list[str]) -> None:
+    """`report RUN... [--out PATH]`."""
+    names, options = split(words, {"--out"})
+    if not names:
+        raise ConfigError("report: expected one run folder or several, got none; see `mada-lab --help`")
+    from mada_lab.record import read_run
+    from mada_lab.report import headline, write_report
+
+    folders = [Path(name) for name in names]
+    page = write_report(folders, Path(options.get("--out", folders[0] / "report.html")))
+    print("\n".join(headline([read_run(folder) for folder in folders])))
+    print(f"report: {page.resolve()}")
+
+
+def split(words: list[str], allowed: set[str]) -> tuple[list[str], dict[str, str]]:
+    """Positional words, and options with their values, given as `--name value` or `--name=value`."""
+    names, options = [], {}
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            names.append(word)
+            continue
+        name, given, value = word.partition("=")
+        name = name.replace("_", "-")
+        if name not in allowed:
+            raise ConfigError(
+                f"command line: expected one of {', '.join(sorted(allowed))}, got {name}; see `mada-lab --help`"
+            )
+        if not given:
+            value = next(rest, "")
+        if not value:
+            raise ConfigError(f"command line, option {name}: expected a value, got none; see `mada-lab --help`")
+        options[name] = value
+    return names, options

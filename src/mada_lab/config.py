@@ -1,0 +1,98 @@
+"""The keys of a training run. Flat, and named as in nanoGPT and in the MADA paper's code; a step is an optimizer step."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run. The defaults train a GPT of 0.8M parameters on the embedded corpus, on a laptop, in minutes."""
+
+    dataset: str = "pydoc"
+    """Name of a prepared data set; pydoc is prepared by itself."""
+    data_dir: str = "data"
+    """Folder that holds the data sets."""
+    out_dir: str = "out"
+    """Folder of the run: its record and its checkpoints."""
+    init_from: Literal["scratch", "resume"] = "scratch"
+    """Fresh weights, or the newest checkpoint in out_dir."""
+    seed: int = 1337
+    """Seed of the initial weights, of dropout, and of the order of the training data."""
+    device: str = "auto"
+    """auto (cuda where there is one, else cpu), cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the forward pass; weights and optimizer stay in float32. float16 scales the loss."""
+    compile: bool = False
+    """Run the model through torch.compile."""
+
+    n_layer: int = 4
+    """Transformer blocks."""
+    n_head: int = 4
+    """Attention heads per block; divides n_embd."""
+    n_embd: int = 128
+    """Channels."""
+    block_size: int = 64
+    """Tokens of context."""
+    dropout: float = 0.0
+    """Probability that an activation is dropped, in [0, 1)."""
+    bias: bool = False
+    """Biases in linear layers and norms."""
+
+    batch_size: int = 12
+    """Sequences per forward pass."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes per optimizer step."""
+    max_iters: int = 2000
+    """Optimizer steps."""
+
+    optimizer: str = "mada"
+    """mada, mada_released, hyperadam, adamw, adam, amsgrad, avgrad, yogi, adan, lion."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    decay_lr: bool = True
+    """Cosine decay to min_lr; off: constant after the warm-up."""
+    warmup_iters: int = 100
+    """Steps of linear warm-up."""
+    lr_decay_iters: int | None = None
+    """Step at which min_lr is reached; None is max_iters."""
+    min_lr: float = 1e-4
+    """Final learning rate."""
+    weight_decay: float = 0.1
+    """Decoupled decay of tensors with 2 or more dimensions; the others have none."""
+    grad_clip: float = 1.0
+    """Largest norm of the whole gradient; 0 leaves it as it is."""
+    eps: float | None = None
+    """Added to the denominator; None is the optimizer's default."""
+    beta1: float | None = None
+    """First decay; None is the optimizer's default, for each of the coefficients."""
+    beta2: float | None = None
+    """Second-moment decay."""
+    beta3: float | None = None
+    """Difference decay (Adan, MADA)."""
+    rho: float | None = None
+    """1 is Adam's second moment, 0 is AVGrad's mean of it (MADA)."""
+    c: float | None = None
+    """1 is Adam's target, 0 is Yogi's (MADA)."""
+    gamma: float | None = None
+    """1 is the adaptive step, 0 is Lion's sign (MADA)."""
+    hyper_lr: float | None = None
+    """Learning rate of the coefficients; None is the paper's: 5e-4 for beta1 and beta2, 1e-1 for the others."""
+    hyper_momentum: float = 0.0
+    """Momentum of the coefficients' steps, in [0, 1)."""
+    hyper_clip: float = 10.0
+    """Each hypergradient is clipped to this size."""
+    hyper_start: int = 50
+    """Steps before the coefficients start to move."""
+
+    eval_interval: int = 250
+    """Steps between evaluations on the fixed validation set."""
+    eval_iters: int = 20
+    """Batches of the validation set."""
+    eval_seed: int = 0
+    """Draws the validation set; runs of one eval_seed are evaluated on the same text, whatever their seed."""
+    log_interval: int = 10
+    """Steps between lines of the record."""
+    checkpoint_interval: int | None = None
+    """Steps between checkpoints; None is eval_interval. One is written at the end in any case."""
+    keep_checkpoints: int = 2
+    """Number of newest checkpoints that are kept."""

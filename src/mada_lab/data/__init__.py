@@ -1,0 +1,1 @@
+"""Data sets: prepared once into token files with a sidecar, then read through memory maps."""

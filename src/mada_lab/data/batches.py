@@ -1,0 +1,67 @@
+"""Batches of consecutive tokens, drawn at random offsets by a generator that nothing else draws from."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mada_lab.errors import DataError
+
+# Exclusive or with this turns a seed into the one of the evaluation sets, so that a run that passes the same seed for
+# both doesn't evaluate on the very batches it starts training with.
+EVALUATION_STREAM = 0x5EED_E7A1
+
+
+class Batches:
+    """An endless sequence of training batches: a function of the tokens, the sizes and the seed alone."""
+
+    def __init__(self, tokens: NDArray[Any], block_size: int, batch_size: int, seed: int) -> None:
+        """Starts the sequence of `seed`.
+
+        Args:
+            tokens: Token ids: shape (n,), any integer type; may be mapped from disk.
+            block_size: Tokens in a row of a batch.
+            batch_size: Rows in a batch.
+            seed: Starts the generator of the offsets.
+
+        Raises:
+            DataError: There are fewer than block_size + 1 tokens, too few for one row and its targets.
+        """
+        if len(tokens) < block_size + 1:
+            raise DataError(
+                f"split, with block_size {block_size}: expected at least {block_size + 1} tokens, got {len(tokens)}; "
+                "reduce block_size, or use a larger data set"
+            )
+        self._tokens = tokens
+        self._batch_size = batch_size
+        self._window = np.arange(block_size + 1)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next batch: inputs, and targets one token further, each int64 of shape (batch_size, block_size)."""
+        starts = len(self._tokens) - len(self._window) + 1
+        offsets = torch.randint(starts, (self._batch_size, 1), generator=self._generator).numpy()
+        rows = torch.from_numpy(self._tokens[offsets + self._window].astype(np.int64))
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+    def state(self) -> Tensor:
+        """Where the sequence stands, for a checkpoint: uint8, on the CPU."""
+        return self._generator.get_state()
+
+    def restore(self, state: Tensor) -> None:
+        """Goes on from where `state` was taken, given the same tokens and sizes."""
+        self._generator.set_state(state.cpu())
+
+
+def fixed_batches(
+    tokens: NDArray[Any], block_size: int, batch_size: int, count: int, seed: int
+) -> list[tuple[Tensor, Tensor]]:
+    """The evaluation set: `count` batches like those of `Batches`, always the same for the same arguments.
+
+    Raises:
+        DataError: There are fewer than block_size + 1 tokens.
+    """
+    batches = Batches(tokens, block_size, batch_size, seed ^ EVALUATION_STREAM)
+    return [batches.next() for _ in range(count)]

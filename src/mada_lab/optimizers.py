@@ -1,0 +1,100 @@
+"""Optimizers by the name they have on the command line."""
+
+import difflib
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+import mada_optim
+from mada_lab.config import TrainConfig
+from mada_lab.errors import ConfigError
+from mada_optim import HyperOptimizer
+from mada_optim.rules import RULES
+
+#: Name on the command line to the class, and the rule where it isn't the class's own.
+OURS: dict[str, tuple[type[HyperOptimizer], str | None]] = {
+    "mada": (mada_optim.MADA, "mada"),
+    "mada_released": (mada_optim.MADA, "mada_released"),
+    "hyperadam": (mada_optim.HyperAdam, None),
+    "adam": (mada_optim.Adam, None),
+    "amsgrad": (mada_optim.AMSGrad, None),
+    "avgrad": (mada_optim.AVGrad, None),
+    "yogi": (mada_optim.Yogi, None),
+    "adan": (mada_optim.Adan, None),
+    "lion": (mada_optim.Lion, None),
+}
+NAMES = (*OURS, "adamw")
+COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
+
+
+def build(model: nn.Module, config: TrainConfig) -> Optimizer:
+    """The optimizer that `config` names, with weight decay on tensors of 2 or more dimensions only.
+
+    `adamw` is torch.optim's own: a baseline that shares no code with ours.
+
+    Raises:
+        ConfigError: No optimizer has this name, or it refuses a value.
+    """
+    require_known(config.optimizer)
+    try:
+        if config.optimizer == "adamw":
+            betas = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
+            return torch.optim.AdamW(decay_groups(model, config.weight_decay), lr=config.learning_rate, **betas)
+        cls, rule = OURS[config.optimizer]
+        options = {} if rule is None else {"rule": rule}
+        return cls(decay_groups(model, config.weight_decay), lr=config.learning_rate, **options, **_keywords(config))
+    except ValueError as error:
+        raise ConfigError(f"optimizer {config.optimizer}, in the configuration: {error}") from error
+
+
+def require_known(name: str) -> None:
+    """Raises ConfigError, with the nearest name, unless an optimizer is called `name`."""
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        remedy = f"did you mean {near[0]}?" if near else "choose one of these"
+        raise ConfigError(f"optimizer, in key optimizer: expected one of {', '.join(NAMES)}, got {name}; {remedy}")
+
+
+def without_effect(config: TrainConfig) -> list[str]:
+    """The coefficients that `config` sets, and its optimizer doesn't have."""
+    had = set(_coefficient_names(config.optimizer))
+    return [q for q in COEFFICIENTS if getattr(config, q) is not None and q not in had]
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices and embeddings decay; biases and gains, which have one dimension, don't."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [x for x in named if x[1].dim() >= 2], "weight_decay": weight_decay},
+        {"params": [x for x in named if x[1].dim() < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _keywords(config: TrainConfig) -> dict[str, Any]:
+    names = _coefficient_names(config.optimizer)
+    chosen = {q: getattr(config, q) for q in names if getattr(config, q) is not None}
+    if "beta1" in chosen or "beta2" in chosen:
+        default = {q.name: q.default for q in RULES[_rule_name(config.optimizer)].coefficients}
+        chosen["betas"] = tuple(chosen.pop(q, default[q]) for q in ("beta1", "beta2"))
+    if config.eps is not None:
+        chosen["eps"] = config.eps
+    hyper = ("hyper_lr", "hyper_momentum", "hyper_clip", "hyper_start")
+    return {**chosen, **{key: getattr(config, key) for key in hyper}}
+
+
+def _coefficient_names(optimizer: str) -> tuple[str, ...]:
+    if optimizer == "adamw":
+        return ("beta1", "beta2")
+    return RULES[_rule_name(optimizer)].coefficient_names()
+
+
+def _rule_name(optimizer: str) -> str:
+    cls, rule = OURS[optimizer]
+    return rule or cls.preset.rule
+
+
+def _or(x: float | None, default: float) -> float:
+    return default if x is None else x

@@ -1,0 +1,108 @@
+"""How the learned coefficients moved, and the hypergradients that moved them: one small panel per coefficient."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mada_lab.plots import style
+from mada_lab.plots.curves import coefficient_range, finite, smooth, symmetric_range, thin
+from mada_lab.record import Run
+
+Panel = Callable[[Axes, Sequence[Run], str], None]
+
+_RING: style.Look = {
+    "marker": "o",
+    "markersize": 5.5,
+    "markerfacecolor": "white",
+    "markeredgewidth": 1.4,
+    "clip_on": False,
+    "zorder": 4,
+}
+
+
+@style.drawing()
+def coefficient_panels(runs: Sequence[Run], limit: int | None = None) -> dict[str, Figure]:
+    """One figure per coefficient that any of the runs has (the first `limit` of them): its value over steps."""
+    return _figures(runs, names_of(runs, "coefficients")[:limit], _coefficient)
+
+
+@style.drawing()
+def hypergradient_panels(runs: Sequence[Run], limit: int | None = None) -> dict[str, Figure]:
+    """Likewise for the hypergradients, in loss per unit of the coefficient."""
+    return _figures(runs, names_of(runs, "hypergradients")[:limit], _hypergradient)
+
+
+@style.drawing()
+def coefficient_grid(runs: Sequence[Run], columns: int = 3) -> Figure:
+    """All coefficients in one figure, to save on its own; `style.legend` names the runs in the first panel."""
+    names = names_of(runs, "coefficients")
+    rows = -(-max(len(names), 1) // columns)
+    figure = Figure(figsize=(style.SMALL[0] * columns, style.SMALL[1] * rows), layout="constrained")
+    for i, name in enumerate(names):
+        _coefficient(figure.add_subplot(rows, columns, i + 1), runs, name)
+    handles = [style.sample(i) for i in range(len(runs))]
+    if names:
+        style.legend(figure.axes[0], handles, [run.name for run in runs])
+    return figure
+
+
+def names_of(runs: Sequence[Run], group: str) -> list[str]:
+    """The names in `group` of any run, in the order of their first appearance."""
+    return list(dict.fromkeys(name for run in runs for name in run.names(group)))
+
+
+def _figures(runs: Sequence[Run], names: list[str], draw: Panel) -> dict[str, Figure]:
+    figures = {}
+    for name in names:
+        figures[name] = Figure(figsize=style.SMALL, layout="constrained")
+        draw(figures[name].add_subplot(), runs, name)
+    return figures
+
+
+def _coefficient(axes: Axes, runs: Sequence[Run], name: str) -> None:
+    seen: list[float] = []
+    for i, run in enumerate(runs):
+        steps, values = run.coefficient(name)
+        if not steps:
+            continue
+        axes.plot(*thin(steps, values), **style.line_style(i), **style.LINE)
+        initial = run.initial_coefficients().get(name)
+        start = np.nan if initial is None else float(initial)
+        axes.axhline(start, color=style.colour(i), linestyle=(0, (1, 2)), linewidth=0.9, zorder=1.9)
+        axes.plot([0], [start], **_RING, markeredgecolor=style.colour(i))
+        seen += [*values, start]
+    _label(axes, name, _frame_coefficient(axes, finite(seen), name))
+    style.step_axis(axes, runs)
+
+
+def _frame_coefficient(axes: Axes, values: np.ndarray, name: str) -> str:
+    if not len(values):
+        style.say(axes, "no finite value")
+        return ""
+    # The learning rate is the one coefficient that is not of order one.
+    least = 0.1 * float(np.abs(values).max()) if name == "lr" else 0.01
+    bottom, top = coefficient_range(float(values.min()), float(values.max()), least or 0.01)
+    axes.set_ylim(bottom, top)
+    return f"full height {top - bottom:.3g}"
+
+
+def _hypergradient(axes: Axes, runs: Sequence[Run], name: str) -> None:
+    seen: list[float] = []
+    axes.axhline(0.0, color=style.MUTED, linewidth=0.8, zorder=1.9)
+    for i, run in enumerate(runs):
+        steps, values = run.hypergradient(name)
+        axes.plot(*thin(steps, values), color=style.colour(i), **style.RAW)
+        axes.plot(*thin(steps, smooth(values)), **style.line_style(i), **style.LINE)
+        seen += values
+    bottom, top = symmetric_range(finite(seen))
+    axes.set_ylim(bottom, top)
+    beyond = int((np.abs(finite(seen)) > top).sum())
+    _label(axes, name, f"±{top:.3g}" + (f", {beyond} beyond" if beyond else ""))
+    style.step_axis(axes, runs)
+
+
+def _label(axes: Axes, name: str, note: str) -> None:
+    axes.set_title(style.printable(name, 24))
+    axes.set_title(note, loc="right", fontsize=9, fontweight="normal", color=style.MUTED)

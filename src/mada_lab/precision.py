@@ -1,0 +1,42 @@
+"""Where the model runs, and in which precision."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from mada_lab.config import TrainConfig
+from mada_lab.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A device, and the dtype of the forward pass on it."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """A context in which matrix products run in `dtype`."""
+        lower = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype if lower else None, enabled=lower)
+
+
+def choose(config: TrainConfig) -> Precision:
+    """The device and dtype that `config` asks for.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device, in key device: expected one that is here, got {name} ({reason}); use auto"
+        ) from error
+    return Precision(device, getattr(torch, config.dtype))

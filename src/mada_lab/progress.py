@@ -1,0 +1,41 @@
+"""The progress bar: where the run is, its losses, and the coefficients as they move."""
+
+from typing import Any, Protocol, Self
+
+from tqdm import tqdm
+
+
+class Listener(Protocol):
+    """What follows a run from outside of the loop."""
+
+    def step(self, done: int) -> None:
+        """`done` optimizer steps are done."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        """A line was added to the record."""
+
+
+class ProgressBar:
+    """A bar on standard error; without a terminal, tqdm prints lines instead."""
+
+    def __init__(self, steps: int, name: str) -> None:
+        self._bar = tqdm(total=steps, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5)
+        self._last_val: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+    def step(self, done: int) -> None:
+        """Moves the bar to `done`."""
+        self._bar.update(done - self._bar.n)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Shows the losses and the coefficients of `row`."""
+        self._last_val = row.get("val_loss", self._last_val)
+        shown = {"loss": row.get("train_loss"), "val": self._last_val, **row.get("coefficients", {})}
+        text = " ".join(f"{name} {x:.3f}" for name, x in shown.items() if x is not None)
+        self._bar.set_postfix_str(text, refresh=False)

@@ -1,0 +1,249 @@
+"""The record of a run: what training writes about itself, and how reports read it back.
+
+A run folder holds `manifest.json` (what is being run; written before step 0), `metrics.jsonl` (one JSON object per
+log step) and, once training has ended, `summary.json`. All of it is strict JSON: a number that is not finite is null.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from mada_lab.errors import ConfigError
+from mada_lab.files import sync, write_atomic
+from mada_lab.strict_json import dumps, flatten, loads
+
+FORMAT_VERSION = 1
+MANIFEST, METRICS, SUMMARY = "manifest.json", "metrics.jsonl", "summary.json"
+
+Json = dict[str, Any]
+Series = tuple[list[int], list[float]]
+
+_NUMBERS = ("tokens", "train_loss", "val_loss", "lr", "seconds")
+_GROUPS = ("coefficients", "hypergradients")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The writing side. Only one process of a run holds it.
+
+    Keys of a row: `step`, `tokens`, `train_loss`, `val_loss` (only where evaluated), `lr`, `seconds` (since the start
+    of training), `coefficients` and `hypergradients` (`{name: value}`; empty or absent when nothing is learned).
+    """
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path, manifest: Json) -> Self:
+        """Starts the record of a new run in `folder`, which is made if need be.
+
+        Raises:
+            ConfigError: The folder holds a run already, or it cannot be made.
+        """
+        present = [name for name in (MANIFEST, METRICS, SUMMARY) if (folder / name).exists()]
+        if present:
+            raise ConfigError(
+                f"run record, out_dir {folder}: expected a folder without a run, got one with {present[0]}; "
+                "choose another out_dir, or continue that run with init_from=resume"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"expected a folder that can be made, got {error.strerror}; choose another out_dir"
+            raise ConfigError(f"run record, out_dir {folder}: {what}") from error
+        write_atomic(folder / MANIFEST, dumps({"format_version": FORMAT_VERSION, **manifest}, indent=2) + "\n")
+        write_atomic(folder / METRICS, "")
+        return cls(folder)
+
+    @classmethod
+    def resume(cls, folder: Path, step: int) -> Self:
+        """Reopens the record of a run that goes on from its checkpoint of `step`.
+
+        Rows after `step`, a line that a killed process left torn, and an old summary go: the run writes them again.
+
+        Raises:
+            ConfigError: A file of the record is missing or malformed; nothing is changed then.
+        """
+        _read_manifest(folder / MANIFEST)
+        rows = _read_rows(folder / METRICS)
+        (folder / SUMMARY).unlink(missing_ok=True)
+        write_atomic(folder / METRICS, "".join(dumps(row) + "\n" for row in rows if row["step"] <= step))
+        return cls(folder)
+
+    def log(self, row: Json) -> None:
+        """Appends one row. It has left the process when this returns.
+
+        Coefficients of several groups or tensors, one dictionary each, get the names `group.coefficient`.
+        """
+        # One unbuffered write: a reader beside the run, or a kill, nearly always finds the row whole.
+        with open(self.folder / METRICS, "ab", buffering=0) as file:
+            file.write((dumps(_flat_groups(row, _GROUPS)) + "\n").encode())
+
+    def finish(self, summary: Json) -> None:
+        """Writes the summary, which says that the run has ended.
+
+        Keys: `optimizer`, `steps`, `initial_coefficients`, `final_coefficients`, `final_train_loss`, `final_val_loss`,
+        `best_val_loss`, `seconds`, `peak_memory_bytes`.
+        """
+        sync(self.folder / METRICS)
+        summary = _flat_groups(summary, ("initial_coefficients", "final_coefficients"))
+        write_atomic(self.folder / SUMMARY, dumps(summary, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The reading side: one run as it stands on the disk.
+
+    Attributes:
+        name: What figures and tables call it: the folder's name.
+        folder: The run folder.
+        manifest: Content of `manifest.json`.
+        rows: Rows of `metrics.jsonl`, in the order written.
+        summary: Content of `summary.json`; None while the run goes on, or when it was stopped.
+    """
+
+    name: str
+    folder: Path
+    manifest: Json
+    rows: list[Json]
+    summary: Json | None
+
+    def series(self, key: str) -> Series:
+        """Steps and values of the rows that have `key`. A value that was not finite is NaN."""
+        return _series((row["step"], row[key]) for row in self.rows if key in row)
+
+    def coefficient(self, name: str) -> Series:
+        """Steps and values of one coefficient."""
+        return self._grouped("coefficients", name)
+
+    def hypergradient(self, name: str) -> Series:
+        """Steps and values of one hypergradient (loss per unit of the coefficient)."""
+        return self._grouped("hypergradients", name)
+
+    def names(self, group: str) -> list[str]:
+        """The names in `group` ("coefficients" or "hypergradients"), in the order of their first appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.get(group) or {}))
+
+    def initial_coefficients(self) -> dict[str, float | None]:
+        """The coefficients that training started from: the summary's, or else those of the first row."""
+        return self._coefficients("initial_coefficients", 0)
+
+    def final_coefficients(self) -> dict[str, float | None]:
+        """The coefficients that training ended with: the summary's, or else the latest."""
+        return self._coefficients("final_coefficients", -1)
+
+    def _grouped(self, group: str, name: str) -> Series:
+        grouped = ((row["step"], row.get(group) or {}) for row in self.rows)
+        return _series((step, values[name]) for step, values in grouped if name in values)
+
+    def _coefficients(self, key: str, index: int) -> dict[str, float | None]:
+        if self.summary and self.summary.get(key):
+            return dict(self.summary[key])
+        rows = [row["coefficients"] for row in self.rows if row.get("coefficients")]
+        return rows[index] if rows else {}
+
+
+def read_run(folder: Path) -> Run:
+    """Reads the record of a run, which may still be going on: no summary yet, or a last line half written.
+
+    Raises:
+        ConfigError: A file is missing or malformed.
+    """
+    manifest = _read_manifest(folder / MANIFEST)
+    rows = _read_rows(folder / METRICS)
+    summary = _read_summary(folder / SUMMARY) if (folder / SUMMARY).exists() else None
+    return Run(folder.resolve().name, folder, manifest, rows, summary)
+
+
+def _series(points: Iterable[tuple[int, float | None]]) -> Series:
+    pairs = [(step, math.nan if value is None else float(value)) for step, value in points]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def _flat_groups(row: Json, keys: Sequence[str]) -> Json:
+    return row | {key: flatten(row[key]) for key in keys if row.get(key)}
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"run record, {path}: expected a file that can be read, got {error.strerror}; pass the folder of a run"
+        ) from error
+
+
+def _read_object(path: Path) -> Json:
+    try:
+        value: Any = loads(_read_bytes(path))
+    except ValueError as error:
+        raise _malformed(f"{path}", "a JSON object", str(error)) from error
+    _expect(isinstance(value, dict), f"{path}", "a JSON object", value)
+    return dict(value)
+
+
+def _read_manifest(path: Path) -> Json:
+    manifest = _read_object(path)
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ConfigError(
+            f"run record, {path}: expected format_version {FORMAT_VERSION}, got {version!r}; "
+            "read it with the version of mada-optim that wrote it"
+        )
+    config = manifest.get("config", {})
+    _expect(isinstance(config, dict), f"{path}, config", "an object of flat keys", config)
+    return manifest
+
+
+def _read_summary(path: Path) -> Json:
+    summary = _read_object(path)
+    for key, value in summary.items():
+        if key.endswith("_coefficients"):
+            _expect(_is_group(value), f"{path}, {key}", "{name: number}", value)
+        if key in ("steps", "seconds", "peak_memory_bytes") or key.endswith("_loss"):
+            _expect(_is_number(value), f"{path}, {key}", "a number or null", value)
+    return summary
+
+
+def _read_rows(path: Path) -> list[Json]:
+    rows = []
+    lines = _read_bytes(path).rstrip().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            row: Any = loads(line)
+        except ValueError as error:
+            if number == len(lines):  # torn: the process was killed, or is at this moment, in the middle of the line
+                break
+            raise _malformed(f"{path}, line {number}", "a JSON object", str(error)) from error
+        rows.append(_checked(row, f"{path}, line {number}"))
+    return rows
+
+
+def _checked(row: Json, where: str) -> Json:
+    _expect(isinstance(row, dict) and type(row.get("step")) is int, where, "an object with an integer step", row)
+    for key in _NUMBERS:
+        _expect(_is_number(row.get(key)), f"{where}, {key}", "a number or null", row.get(key))
+    for key in _GROUPS:
+        _expect(_is_group(row.get(key)), f"{where}, {key}", "{name: number}", row.get(key))
+    return row
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _is_group(value: object) -> bool:
+    return value is None or (isinstance(value, dict) and all(map(_is_number, value.values())))
+
+
+def _expect(holds: bool, where: str, expected: str, got: object) -> None:
+    if not holds:
+        raise _malformed(where, expected, repr(got))
+
+
+def _malformed(where: str, expected: str, got: str) -> ConfigError:
+    shown = got if len(got) <= 80 else got[:79] + "…"
+    return ConfigError(
+        f"run record, {where}: expected {expected}, got {shown}; restore the file, or leave this run out"
+    )

@@ -1,0 +1,71 @@
+"""The report: one self-contained HTML page about one run or several, from their records alone.
+
+It loads nothing, runs no script, and depends on nothing but the records: the same records give the same bytes.
+"""
+
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+
+from mada_lab.errors import ConfigError
+from mada_lab.files import write_atomic
+from mada_lab.outcome import distinct, outcome
+from mada_lab.plots.style import printable
+from mada_lab.record import Run, read_run
+from mada_lab.report_page import page, section
+from mada_lab.report_sections import coefficients, configuration, header, hypergradients, losses, origin, results
+
+
+def write_report(folders: list[Path], out: Path) -> Path:
+    """Writes the report about the runs in `folders` to `out`, and returns `out`.
+
+    Raises:
+        ConfigError: There is no folder, a record is missing or malformed, or `out` can't be written.
+    """
+    content = report([read_run(folder) for folder in folders])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, content)
+    except OSError as error:
+        raise ConfigError(
+            f"report, {out}: expected a file that can be written, got {error.strerror}; choose another place"
+        ) from error
+    return out
+
+
+def report(runs: Sequence[Run]) -> str:
+    """The page as text. The first run is the one that the others are compared with.
+
+    Raises:
+        ConfigError: There is no run.
+    """
+    if not runs:
+        raise ConfigError("report, RUN: expected at least one run folder, got none; name the folders of the runs")
+    runs = distinct(runs)
+    title = f"Run {runs[0].name}" if len(runs) == 1 else f"Comparison of {len(runs)} runs"
+    body = [
+        header(title, runs),
+        section("Results", results(runs)),
+        section("Losses", losses(runs)),
+        section("Coefficients", *coefficients(runs)),
+        section("Hypergradients", *hypergradients(runs)),
+        section("Configuration", *configuration(runs)),
+        section("Origin", origin(runs)),
+    ]
+    return page(title, body)
+
+
+def headline(runs: Sequence[Run]) -> list[str]:
+    """One line per run for a terminal: its validation loss, as it is."""
+    return [_headline(run) for run in distinct(runs)]
+
+
+def _headline(run: Run) -> str:
+    found = outcome(run)
+    steps, _ = run.series("val_loss")
+    if found.val_loss is None:
+        what = "no validation loss"
+    else:
+        value = f"{found.val_loss:.4f}" if isfinite(found.val_loss) else "not finite"
+        what = f"final validation loss {value}" if run.summary else f"validation loss {value} at step {steps[-1]}"
+    return f"{printable(run.name)}: {what} ({printable(found.optimizer)}, {found.steps} steps)"

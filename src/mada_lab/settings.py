@@ -1,0 +1,163 @@
+"""From a TOML file and a command line to a checked TrainConfig. Everything read is data; nothing is executed."""
+
+import contextlib
+import difflib
+import io
+import math
+import re
+import tomllib
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import tyro
+
+from mada_lab.config import TrainConfig
+from mada_lab.errors import ConfigError
+
+KEYS = {field.name for field in fields(TrainConfig)}
+TYPES: dict[str, Any] = typing.get_type_hints(TrainConfig)
+
+AT_LEAST_1 = (
+    "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters "
+    "eval_interval eval_iters log_interval checkpoint_interval keep_checkpoints"
+).split()
+AT_LEAST_0 = (
+    "seed eval_seed warmup_iters lr_decay_iters hyper_start "
+    "learning_rate min_lr weight_decay grad_clip eps hyper_lr hyper_clip"
+).split()
+BELOW_1 = "dropout beta1 beta2 beta3 hyper_momentum".split()
+UP_TO_1 = "rho c gamma".split()
+
+
+def load(arguments: Sequence[str]) -> TrainConfig:
+    """The configuration that `[CONFIG.toml] --key=value ...` names: defaults, then the file, then the command line.
+
+    Raises:
+        ConfigError: An unknown key, a value of the wrong type, or values that don't go together.
+    """
+    config, rest = TrainConfig(), list(arguments)
+    if rest and not rest[0].startswith("-"):
+        config = replace(config, **read_toml(Path(rest.pop(0))))
+    config = parse_arguments(rest, config)
+    check(config)
+    return config
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys in a TOML file, each of its right type.
+
+    Raises:
+        ConfigError: The file can't be read, isn't TOML, or has an unknown key or a value of the wrong type.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"configuration, in {path}: expected a readable file, got {error.strerror}; check the path"
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"configuration, in {path}: expected TOML, got: {error}; correct the file") from error
+    for key, value in values.items():
+        require_known(key, str(path))
+        if not _fits(value, TYPES[key]):
+            raise ConfigError(
+                f"configuration, in {path}, key {key}: expected {_described(TYPES[key])}, got {value!r}; correct the value"
+            )
+    return {key: float(x) if float in _options(TYPES[key]) else x for key, x in values.items()}
+
+
+def parse_arguments(arguments: Sequence[str], default: TrainConfig) -> TrainConfig:
+    """`default`, with the keys on the command line replaced. `--help` prints all keys and exits.
+
+    Raises:
+        ConfigError: An unknown key, or a value of the wrong type.
+    """
+    for argument in arguments:
+        if argument.startswith("--") and argument not in ("--help", "--"):
+            require_known(argument[2:].split("=")[0].replace("-", "_"), "the command line")
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(
+                tyro.conf.FlagConversionOff[TrainConfig],
+                args=arguments,
+                default=default,
+                prog="mada-lab train [CONFIG.toml]",
+            )
+    except SystemExit as stop:
+        if stop.code == 0:  # --help
+            raise
+        raise ConfigError(f"command line: {_first_sentence(shown.getvalue())}; see `mada-lab train --help`") from None
+
+
+def require_known(key: str, where: str) -> None:
+    """Raises ConfigError with the nearest key, unless `key` is one."""
+    if key not in KEYS:
+        near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]}?" if near else "`mada-lab train --help` lists the keys"
+        raise ConfigError(f"configuration, in {where}: expected a known key, got {key}; {remedy}")
+
+
+def check(config: TrainConfig) -> None:
+    """Raises ConfigError with everything that is wrong at once, before anything is allocated."""
+    problems = list(_problems(config))
+    if problems:
+        raise ConfigError("; ".join(problems) + "; change these keys")
+
+
+def _problems(config: TrainConfig) -> Iterator[str]:
+    values = {key: getattr(config, key) for key in KEYS}
+    numbers = {key: x for key, x in values.items() if isinstance(x, int | float)}
+    yield from (
+        f"{key}: expected a finite number, got {x}" for key, x in sorted(numbers.items()) if not math.isfinite(x)
+    )
+    yield from _outside(numbers, AT_LEAST_1, "at least 1", lambda x: x >= 1)
+    yield from _outside(numbers, AT_LEAST_0, "at least 0", lambda x: x >= 0)
+    yield from _outside(numbers, BELOW_1, "a number in [0, 1)", lambda x: 0 <= x < 1)
+    yield from _outside(numbers, UP_TO_1, "a number in [0, 1]", lambda x: 0 <= x <= 1)
+    if config.n_head >= 1 and config.n_embd % config.n_head:
+        yield f"n_embd: expected a multiple of n_head={config.n_head}, got {config.n_embd}"
+    if config.decay_lr and config.min_lr > config.learning_rate:
+        yield f"min_lr: expected at most learning_rate={config.learning_rate}, got {config.min_lr}"
+    if config.warmup_iters > config.max_iters:
+        yield f"warmup_iters: expected at most max_iters={config.max_iters}, got {config.warmup_iters}"
+    if not config.out_dir.strip():
+        yield "out_dir: expected a folder, got an empty name"
+
+
+def _outside(
+    numbers: dict[str, float], keys: Sequence[str], allowed: str, is_allowed: typing.Callable[[float], bool]
+) -> Iterator[str]:
+    for key in keys:
+        if key in numbers and math.isfinite(numbers[key]) and not is_allowed(numbers[key]):
+            yield f"{key}: expected {allowed}, got {numbers[key]}"
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The types in `int | None`, the values in `Literal["a", "b"]`, or the one type."""
+    return tuple(x for x in get_args(annotation) if x is not NoneType) or (annotation,)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    if get_origin(annotation) is Literal:
+        return value in get_args(annotation)
+    expected = _options(annotation)[0]
+    if expected is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is expected
+
+
+def _described(annotation: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return " or ".join(names.get(x, repr(x)) for x in _options(annotation))
+
+
+def _first_sentence(boxed: str) -> str:
+    """What tyro prints in a box, up to its first rule, on one line."""
+    lines = [line.strip("│ ").strip() for line in boxed.splitlines() if line.startswith("│")]
+    cut = next((i for i, line in enumerate(lines) if re.fullmatch("─+", line)), len(lines))
+    return " ".join(lines[:cut]).rstrip(".")

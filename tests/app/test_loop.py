@@ -1,0 +1,217 @@
+"""The loop on real text: resume, accumulation, evaluation, schedules.
+
+Catches: state left out of a checkpoint, an evaluation that draws from the training's random numbers, a loss that is
+scaled wrongly under accumulation, decay on vectors.
+"""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mada_lab import checkpoint, optimizers
+from mada_lab.errors import CheckpointError, ConfigError, NumericsError
+from mada_lab.loop import train
+from mada_lab.model.gpt import GPT, GPTConfig
+from mada_lab.record import read_run
+from mada_lab.schedule import learning_rate
+from mada_lab.session import Session
+from tests.app.conftest import Silent
+from tests.problems import same_bits
+
+
+def weights(session):
+    return list(session.model.state_dict().values())
+
+
+def optimizer_tensors(session):
+    state = session.optimizer.state_dict()
+    tensors = [x for s in state["state"].values() for x in s.values()]
+    tensors += [x for g in state["param_groups"] for x in g.values() if isinstance(x, torch.Tensor)]
+    return tensors
+
+
+def losses(rows):
+    return [(row["step"], row.get("train_loss"), row.get("val_loss"), row.get("coefficients")) for row in rows]
+
+
+@pytest.mark.parametrize("optimizer", ["mada", "adamw"])
+@pytest.mark.parametrize("stop", [15, 20])
+def test_a_resumed_run_is_the_run_that_never_stopped(tiny, corpus, tmp_path, optimizer, stop):
+    """30 steps at once, against `stop` steps, a new process's worth of state from disk, and the rest; with dropout."""
+    tiny = replace(tiny, optimizer=optimizer, checkpoint_interval=5)
+    whole, heard = Silent(), Silent()
+    reference = train(replace(tiny, out_dir=str(tmp_path / "whole")), corpus, whole)
+    half = replace(tiny, lr_decay_iters=30)
+    train(replace(half, max_iters=stop), corpus, Silent())
+    torch.manual_seed(999)  # whatever the new process drew before
+    resumed = train(replace(half, init_from="resume"), corpus, heard)
+    assert same_bits(weights(reference), weights(resumed))
+    assert same_bits(optimizer_tensors(reference), optimizer_tensors(resumed))
+    assert losses(heard.rows) == losses(whole.rows)[stop + 1 :]
+    assert resumed.best_val_loss == reference.best_val_loss
+    rows = read_run(tmp_path / "run").rows
+    assert [row["step"] for row in rows] == list(range(31))
+
+
+def test_a_killed_run_loses_the_steps_since_its_checkpoint_and_no_more(tiny, corpus, tmp_path):
+    class Killed(Silent):
+        def step(self, done):
+            if done == 18:
+                raise KeyboardInterrupt
+
+    tiny = replace(tiny, checkpoint_interval=7)
+    reference = train(replace(tiny, out_dir=str(tmp_path / "whole")), corpus, Silent())
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, corpus, Killed())
+    resumed = train(replace(tiny, init_from="resume"), corpus, heard := Silent())
+    assert heard.rows[0]["step"] == 15
+    assert same_bits(weights(reference), weights(resumed))
+    assert [row["step"] for row in read_run(tmp_path / "run").rows] == list(range(31))
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny, corpus):
+    first = train(tiny, corpus, Silent())
+    again = train(replace(tiny, init_from="resume"), corpus, heard := Silent())
+    assert heard.rows == []
+    assert same_bits(weights(first), weights(again))
+    assert again.val_loss == first.val_loss
+
+
+def test_coefficients_move_and_are_recorded(tiny, corpus, tmp_path):
+    train(tiny, corpus, heard := Silent())
+    run = read_run(tmp_path / "run")
+    initial, final = run.summary["initial_coefficients"], run.summary["final_coefficients"]
+    assert set(initial) == {"beta1", "beta2", "beta3", "rho", "c", "gamma"}
+    assert final != initial
+    assert heard.rows[5]["coefficients"] == initial
+    assert any(run.rows[-1]["hypergradients"].values())
+    assert run.manifest["config"]["n_embd"] == 16
+    assert run.manifest["data"]["sha256"].keys() == {"train", "val"}
+    assert run.summary["final_val_loss"] == run.rows[-1]["val_loss"]
+    assert run.rows[-1]["tokens"] == 30 * 4 * 16
+
+
+def test_accumulation_equals_the_large_batch(tiny, corpus, tmp_path):
+    """3 batches of 4 against 1 batch of 12: the hypergradient is of the whole accumulated gradient."""
+    tiny = replace(tiny, dropout=0.0, hyper_start=2, max_iters=20)
+    small = replace(tiny, batch_size=4, gradient_accumulation_steps=3, out_dir=str(tmp_path / "small"))
+    large = replace(tiny, batch_size=12, gradient_accumulation_steps=1, out_dir=str(tmp_path / "large"))
+    a, b = (train(config, corpus, Silent()) for config in (small, large))
+    for x, y in zip(weights(a), weights(b), strict=True):
+        assert (x - y).norm() <= 1e-5 * y.norm()
+    assert a.coefficients() == pytest.approx(b.coefficients(), abs=1e-5)
+    assert a.coefficients()["beta1"] != 0.9
+
+
+@pytest.mark.parametrize("change", [{"eval_interval": 3}, {"eval_iters": 5}, {"log_interval": 7}, {"eval_seed": 5}])
+def test_looking_does_not_change_training(tiny, corpus, tmp_path, change):
+    a = train(replace(tiny, out_dir=str(tmp_path / "a")), corpus, Silent())
+    b = train(replace(tiny, out_dir=str(tmp_path / "b"), **change), corpus, Silent())
+    assert same_bits(weights(a), weights(b))
+
+
+def test_runs_of_two_seeds_are_evaluated_on_the_same_text(tiny, corpus, tmp_path):
+    """With no training at all the loss is near the uniform one, and equal data give nearly equal losses."""
+    heard = [Silent(), Silent()]
+    for seed, listener in enumerate(heard):
+        train(replace(tiny, seed=seed, out_dir=str(tmp_path / str(seed))), corpus, listener)
+    first = [listener.rows[0]["val_loss"] for listener in heard]
+    assert first == pytest.approx([math.log(corpus.vocabulary_size)] * 2, abs=0.1)
+    assert first[0] != first[1]
+
+
+def test_out_dir_of_another_run_is_refused_and_left_alone(tiny, corpus, tmp_path):
+    train(tiny, corpus, Silent())
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match="another out_dir"):
+        train(tiny, corpus, Silent())
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_nothing_to_resume(tiny, corpus):
+    with pytest.raises(CheckpointError, match="expected one to resume from, got none"):
+        train(replace(tiny, init_from="resume"), corpus, Silent())
+
+
+@pytest.mark.parametrize("change", [{"n_embd": 32}, {"optimizer": "adamw"}, {"seed": 1}, {"batch_size": 5}])
+def test_a_checkpoint_of_another_run_is_refused(tiny, corpus, change):
+    train(tiny, corpus, Silent())
+    ((key, _),) = change.items()
+    with pytest.raises(CheckpointError, match=f"key {key}: expected"):
+        train(replace(tiny, init_from="resume", max_iters=40, **change), corpus, Silent())
+
+
+def test_a_diverged_run_stops_with_its_last_checkpoint_intact(tiny, corpus, tmp_path, monkeypatch):
+    sessions = []
+    start = Session.start
+
+    def remember(*arguments):
+        sessions.append(start(*arguments))
+        return sessions[-1]
+
+    class Poison(Silent):
+        def step(self, done):
+            if done == 12:
+                with torch.no_grad():
+                    sessions[0].model.wpe.weight.fill_(float("nan"))
+
+    monkeypatch.setattr(Session, "start", remember)
+    with pytest.raises(NumericsError, match="at step 13: expected a finite number"):
+        train(tiny, corpus, Poison())
+    assert [x.name for x in checkpoint.available(tmp_path / "run")] == ["step_00000010"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1].startswith('{"step": 13')
+
+
+def test_learning_rate_schedule(tiny):
+    config = replace(tiny, learning_rate=1.0, min_lr=0.1, warmup_iters=10, max_iters=110)
+    assert learning_rate(config, 1) == pytest.approx(0.1)
+    assert learning_rate(config, 10) == pytest.approx(1.0)
+    assert learning_rate(config, 60) == pytest.approx(0.55)
+    assert learning_rate(config, 110) == pytest.approx(0.1)
+    assert learning_rate(replace(config, lr_decay_iters=60), 80) == pytest.approx(0.1)
+    assert learning_rate(replace(config, decay_lr=False), 100) == pytest.approx(1.0)
+    assert learning_rate(replace(config, warmup_iters=0), 1) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+def test_every_optimizer_trains_and_decays_matrices_only(tiny, corpus, name):
+    config = replace(tiny, optimizer=name, max_iters=6, warmup_iters=2, eval_interval=6)
+    session = train(config, corpus, Silent())
+    decays = {p.dim() >= 2: g["weight_decay"] for g in session.optimizer.param_groups for p in g["params"]}
+    assert decays == {True: 0.1, False: 0.0}
+    assert all(x.isfinite().all() for x in weights(session))
+
+
+def test_coefficients_of_the_configuration_reach_the_optimizer(tiny):
+    model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, dropout=0.0, bias=False))
+    config = replace(tiny, beta1=0.8, rho=0.6, eps=1e-6, hyper_lr=0.3, hyper_momentum=0.4, hyper_clip=7.0)
+    opt = optimizers.build(model, config)
+    assert opt.coefficients() == {"beta1": 0.8, "beta2": 0.95, "beta3": 0.0, "rho": 0.6, "c": 1.0, "gamma": 1.0}
+    assert opt.param_groups[0]["eps"] == 1e-6
+    assert opt._learner.lr.tolist() == [0.3] * 6
+    baseline = optimizers.build(model, replace(config, optimizer="adamw", beta2=0.95))
+    assert type(baseline) is torch.optim.AdamW
+    assert baseline.param_groups[0]["betas"] == (0.8, 0.95)
+    assert optimizers.without_effect(replace(config, optimizer="adamw")) == ["rho"]
+    assert optimizers.build(model, replace(tiny, optimizer="adan")).coefficients()["beta3"] == 0.92
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_lower_precision_trains(tiny, corpus, dtype):
+    session = train(replace(tiny, dtype=dtype, max_iters=8), corpus, heard := Silent())
+    assert heard.rows[-1]["train_loss"] < heard.rows[1]["train_loss"] + 0.1
+    assert {p.dtype for p in session.model.parameters()} == {torch.float32}
+
+
+def test_the_record_is_strict_json(tiny, corpus, tmp_path):
+    train(replace(tiny, max_iters=5, warmup_iters=1), corpus, Silent())
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+    json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=refuse)

@@ -1,0 +1,219 @@
+"""The report is judged by what a reader's browser would get: its text, its figures, and nothing else."""
+
+import html
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from synthetic_runs import make_run
+
+from mada_lab.errors import ConfigError
+from mada_lab.outcome import outcome
+from mada_lab.plots import style
+from mada_lab.plots.losses import training_loss, validation_loss
+from mada_lab.record import RunRecord, read_run
+from mada_lab.report import headline, report, write_report
+
+VOID = {"meta", "br"}
+PARTS = ["html", "head", "meta", "title", "style", "body", "main", "header", "section", "h1", "h2", "p", "div", "span"]
+TABLES = ["table", "thead", "tbody", "tr", "th", "td", "code", "mark", "br", "ul", "li", "details", "summary"]
+FIGURES = ["figure", "figcaption", "svg", "g", "path", "defs", "use", "text", "clippath", "rect", "line"]
+EVIL = ["<script>alert(1)<", "$\\frac{", '"onload=', "]]>", "_hidden", "&amp;", "\x1b[31mred\n", "名\u202egnp", "{x}%s"]
+SCRIPT = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and all text; complains about tags that don't balance."""
+
+    def __init__(self, content):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.open, self.texts = [], [], []
+        self.feed(content)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        assert len(attrs) == len(dict(attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def named(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def pair(tmp_path):
+    mada = make_run(tmp_path / "mada")
+    return [mada, make_run(tmp_path / "adamw", config={"optimizer": "adamw", "rho": 1}, learned=False)]
+
+
+def written(folders, out):
+    return write_report(folders, out).read_text(encoding="utf-8")
+
+
+def test_the_page_is_well_formed_and_of_known_tags(pair, tmp_path):
+    page = Page(written(pair, tmp_path / "out" / "report.html"))
+    assert {tag for tag, _ in page.tags} <= {*PARTS, *TABLES, *FIGURES}
+    assert page.named("html") == [{"lang": "en"}]
+    assert len(page.named("h1")) == 1
+
+
+def test_nothing_is_loaded_and_nothing_runs(pair, tmp_path):
+    content = written(pair, tmp_path / "report.html")
+    page = Page(content)
+    assert "<script" not in content.lower()
+    policies = [meta["content"] for meta in page.named("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    for tag, attributes in page.tags:
+        assert not [key for key in attributes if key.startswith("on") or key in ("src", "srcset", "action")], tag
+        assert attributes.get("href", "#").startswith("#"), tag
+    addresses = set(re.findall(r"https?://[^\"'\s<]*", content))
+    assert addresses == {"http://www.w3.org/2000/svg"}  # the name of a namespace
+    assert "@import" not in content
+    assert set(re.findall(r"url\((.)", content)) == {"#"}
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(pair, tmp_path):
+    content = written(pair, tmp_path / "report.html")
+    ids = [attributes["id"] for _, attributes in Page(content).tags if "id" in attributes]
+    assert len(ids) == len(set(ids)) > 100
+    references = set(re.findall(r'href="#([^"]+)"', content)) | set(re.findall(r"url\(#([^)]+)\)", content))
+    assert references
+    assert references <= set(ids)
+
+
+def test_the_same_records_give_the_same_bytes(pair, tmp_path):
+    first = write_report(pair, tmp_path / "a.html").read_bytes()
+    assert write_report(pair, tmp_path / "b.html").read_bytes() == first
+
+
+def test_figures_do_not_depend_on_the_users_matplotlib_settings(pair, tmp_path):
+    import matplotlib as mpl
+
+    first = written(pair, tmp_path / "a.html")
+    with mpl.rc_context({"lines.linewidth": 9, "axes.grid": False, "font.size": 30, "text.parse_math": True}):
+        assert written(pair, tmp_path / "b.html") == first
+
+
+def test_a_run_without_coefficients_stands_beside_one_that_learns(pair, tmp_path):
+    text = " ".join(Page(written(pair, tmp_path / "report.html")).texts)
+    assert "Without coefficients: adamw." in text
+    assert "Without hypergradients: adamw." in text
+    assert "0.6000 → 0.2500" in text
+    alone = " ".join(Page(written(pair[1:], tmp_path / "alone.html")).texts)
+    assert "None of the runs logged coefficients." in alone
+    assert "None of the runs logged hypergradients." in alone
+
+
+def test_text_from_runs_is_shown_and_never_obeyed(tmp_path):
+    runs = [read_run(make_run(tmp_path / name, config={"dataset": SCRIPT, name: name})) for name in EVIL]
+    content = report(runs)
+    page = Page(content)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "<script" not in content.lower()
+    assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", content)
+    drawn = [text.get_text() for text in training_loss(runs).axes[0].get_legend().get_texts()]
+    for name, label in zip(EVIL, drawn, strict=True):
+        shown = style.printable(name)
+        assert label == shown
+        assert shown in page.texts
+        assert html.escape(shown) in content
+    assert SCRIPT in page.texts
+
+
+def test_a_long_name_is_whole_in_tables_and_short_in_legends(tmp_path):
+    name = "mada" + "x" * 200 + "seed2"
+    run = make_run(tmp_path / name)
+    assert name in Page(report([read_run(run)])).texts
+    [drawn] = training_loss([read_run(run)]).axes[0].get_legend().get_texts()
+    assert len(drawn.get_text()) == 32
+    assert drawn.get_text().endswith("seed2")
+
+
+def test_a_run_with_no_evaluation_yet(tmp_path):
+    run = read_run(make_run(tmp_path / "young", evaluate=None, finish=False))
+    assert headline([run]) == ["young: no validation loss (mada, 40 steps)"]
+    assert [text.get_text() for text in validation_loss([run]).axes[0].texts] == ["no evaluation yet"]
+    text = " ".join(Page(report([run])).texts)
+    assert "no summary: still going, or stopped; latest values" in text
+
+
+def test_a_run_with_no_row_yet(tmp_path):
+    RunRecord.create(tmp_path / "new", {})
+    page = Page(report([read_run(tmp_path / "new")]))
+    assert "no step logged yet" in page.texts
+    assert "not recorded" in page.texts
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_losses_that_are_not_finite_are_gaps_and_said_so(tmp_path, bad):
+    record = RunRecord.create(tmp_path / "nan", {"optimizer": "mada"})
+    for step in range(30):
+        loss = bad if step > 20 else 3.0 - step / 30
+        record.log({"step": step, "train_loss": loss, "val_loss": loss, "coefficients": {"c": loss}})
+    record.finish({"steps": 30, "final_val_loss": bad, "final_train_loss": bad})
+    run = read_run(tmp_path / "nan")
+    found = outcome(run)
+    assert math.isnan(found.val_loss)
+    assert found.best_val_loss == pytest.approx(3.0 - 20 / 30)
+    assert headline([run]) == ["nan: final validation loss not finite (mada, 30 steps)"]
+    assert Page(report([run])).texts.count("not finite") == 2
+    drawn = training_loss([run]).axes[0].lines[-1].get_ydata()
+    assert np.isnan(drawn[21:]).all()
+    assert np.isfinite(drawn[:21]).all()
+
+
+def test_a_run_whose_every_loss_is_not_finite(tmp_path):
+    record = RunRecord.create(tmp_path / "nan", {})
+    record.log({"step": 0, "train_loss": math.nan, "coefficients": {"c": math.nan}, "hypergradients": {"c": math.nan}})
+    assert "no finite value" in Page(report([read_run(tmp_path / "nan")])).texts
+
+
+def test_differences_are_signed_and_as_they_are(tmp_path):
+    runs = [read_run(make_run(tmp_path / name, gain=gain)) for name, gain in (("a", 0.0), ("worse", -0.5), ("b", 0.5))]
+    losses = [outcome(run).val_loss for run in runs]
+    texts = Page(report(runs)).texts
+    for loss in losses[1:]:
+        assert f"{loss - losses[0]:+.4f}" in texts
+    assert losses[1] > losses[0] > losses[2]
+    assert headline(runs)[1] == f"worse: final validation loss {losses[1]:.4f} (mada, 40 steps)"
+
+
+def test_runs_of_one_folder_name_are_told_apart(tmp_path):
+    runs = [read_run(make_run(tmp_path / parent / "run")) for parent in ("x", "y")]
+    assert [line.split(":")[0] for line in headline(runs)] == ["x/run", "y/run"]
+    assert {"x/run", "y/run"} <= set(Page(report(runs)).texts)
+
+
+def test_configuration_marks_what_differs(pair, tmp_path):
+    content = written(pair, tmp_path / "report.html")
+    different, same = content.split("<h2>Configuration</h2>")[1].split("<h2>Origin</h2>")[0].split("<details>")
+    assert "<mark>adamw</mark>" in different
+    assert "<mark>1</mark>" in different
+    assert "learning_rate" not in different
+    assert "0.0006" in same
+    assert "<mark>" not in same
+    assert content.count("a1" * 32) == 2  # the hash of each run's training split, whole
+
+
+def test_no_run_is_a_config_error_and_so_is_a_place_that_can_not_be_written(pair, tmp_path):
+    with pytest.raises(ConfigError, match="expected at least one run folder, got none"):
+        write_report([], tmp_path / "report.html")
+    with pytest.raises(ConfigError, match=r"report, .*: expected a file that can be written"):
+        write_report(pair, pair[0] / "manifest.json" / "report.html")
+    with pytest.raises(ConfigError, match=r"nowhere/manifest\.json"):
+        write_report([tmp_path / "nowhere"], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()

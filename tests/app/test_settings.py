@@ -1,0 +1,118 @@
+"""Configuration: files, command line, and what is refused."""
+
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from mada_lab import optimizers, settings
+from mada_lab.config import TrainConfig
+from mada_lab.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+CONTRACT = (
+    "dataset batch_size block_size gradient_accumulation_steps n_layer n_head n_embd dropout bias optimizer learning_rate "
+    "min_lr warmup_iters lr_decay_iters max_iters decay_lr weight_decay grad_clip beta1 beta2 beta3 rho c gamma hyper_lr "
+    "hyper_start eval_interval eval_iters log_interval init_from out_dir device dtype compile seed"
+).split()
+
+
+def test_the_keys_of_the_contract_are_there():
+    assert set(CONTRACT) <= {field.name for field in fields(TrainConfig)}
+
+
+def test_defaults_then_file_then_command_line(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('n_layer = 2\nlearning_rate = 1\ndtype = "bfloat16"\nbias = true\nhyper_lr = 0.5\n')
+    config = settings.load(
+        [str(path), "--n_layer=3", "--compile=False", "--beta1", "0.8", "--dtype='float32'".replace("'", "")]
+    )
+    assert (config.n_layer, config.learning_rate, config.bias, config.hyper_lr) == (3, 1.0, True, 0.5)
+    assert (config.beta1, config.beta2, config.dtype, config.compile) == (0.8, None, "float32", False)
+    assert type(config.learning_rate) is float
+    assert config.n_head == TrainConfig().n_head
+
+
+def test_the_papers_example_run():
+    """`--dtype='float32' --beta1=0.9 ...`, as a shell passes it on."""
+    coefficients = "--beta1=0.9 --beta2=0.95 --beta3=0.0 --rho=0.6 --c=1.0 --gamma=1.0".split()
+    config = settings.load([str(CONFIGS / "gpt2_small.toml"), "--dtype=float32", *coefficients])
+    assert (config.n_layer, config.n_head, config.n_embd, config.block_size) == (12, 12, 768, 1024)
+    assert config.batch_size * config.gradient_accumulation_steps * config.block_size == 491_520
+    assert (config.learning_rate, config.min_lr, config.warmup_iters, config.max_iters) == (6e-4, 1.5e-5, 2000, 100_000)
+    assert (config.rho, config.eps, config.hyper_start, config.grad_clip) == (0.6, 1e-6, 50, 1.0)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_valid(path):
+    config = settings.load([str(path)])
+    assert optimizers.without_effect(config) == []
+    optimizers.require_known(config.optimizer)
+    assert set(tomllib.loads(path.read_text())) <= settings.KEYS
+
+
+REFUSED = [
+    (["--lerning_rate=1"], "got lerning_rate; did you mean learning_rate"),
+    (["--beta4=1"], "got beta4; did you mean beta[123]"),
+    (["--n_layer=two"], "--n-layer: invalid literal for int"),
+    (["--compile=maybe"], "invalid choice 'maybe'"),
+    (["--learning_rate=1e400"], "learning_rate: expected a finite number, got inf"),
+    (["--learning_rate=nan"], "learning_rate: expected a finite number"),
+    (
+        ["--learning_rate=-1", "--n_head=0", "--rho=2"],
+        r"n_head: .*learning_rate: .*rho: expected a number in \[0, 1\], got 2",
+    ),
+    (["--n_embd=130"], "n_embd: expected a multiple of n_head=4"),
+    (["--warmup_iters=5000"], "warmup_iters: expected at most max_iters=2000"),
+    (["--min_lr=1"], "min_lr: expected at most learning_rate"),
+    (["--init_from=elsewhere"], "invalid choice 'elsewhere'"),
+    (["--out_dir="], "out_dir: expected a folder"),
+    (["missing.toml"], "in missing.toml: expected a readable file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=lambda x: str(x)[:30])
+def test_refused_arguments(arguments, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        settings.load(arguments)
+    assert "\n" not in str(caught.value)
+
+
+REFUSED_FILES = [
+    ("n_leyer = 2", "got n_leyer; did you mean n_layer"),
+    ("n_layer = 2.5", "key n_layer: expected a whole number, got 2.5"),
+    ('learning_rate = "1e-3"', "key learning_rate: expected a number, got '1e-3'"),
+    ("max_iters = true", "key max_iters: expected a whole number, got True"),
+    ("compile = 1", "key compile: expected true or false, got 1"),
+    ('dtype = "float8"', "key dtype: expected 'float32' or 'bfloat16' or 'float16'"),
+    ("[model]\nn_layer = 2", "got model"),
+    ("n_layer = 2\nn_layer = 3", "expected TOML, got"),
+    ("n_layer = \nx", r"at line 1"),
+    ("learning_rate = inf", "learning_rate: expected a finite number"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED_FILES, ids=lambda x: str(x)[:30])
+def test_refused_files(tmp_path, content, message):
+    path = tmp_path / "c.toml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        settings.load([str(path)])
+
+
+def test_a_python_file_is_not_executed(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nn_layer = 2\n")
+    with pytest.raises(ConfigError, match="expected TOML"):
+        settings.load([str(path)])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_help_lists_every_key(capsys):
+    with pytest.raises(SystemExit) as stop:
+        settings.load(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f"--{key.replace('_', '-')}" in shown or f"--{key}" in shown for key in settings.KEYS)
