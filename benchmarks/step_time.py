@@ -90,9 +90,8 @@ def main() -> None:
             each.step()
 
     sizes = [p.numel() for p in contenders[BASELINE].parameters]
-    print(
-        f"{sum(sizes):,} parameters in {len(sizes)} tensors, fp32, torch {torch.__version__}, {arguments.threads} threads"
-    )
+    print(f"{sum(sizes):,} parameters in {len(sizes)} tensors, fp32")
+    print(f"torch {torch.__version__}, {arguments.threads} threads")
     print(f"{arguments.repeats} paired rounds; median [quartiles]\n")
     print(f"{'optimizer':24} {'engine':>8} {'ns/parameter':>24} {'x fused AdamW':>24} {'state B/param':>14}")
     for name, each in contenders.items():

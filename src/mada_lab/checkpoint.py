@@ -95,7 +95,8 @@ def load(folder: Path) -> Checkpoint:
         return Checkpoint(int(values["step"]), _unpack(values["tree"], tensors))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise CheckpointError(
-            f"checkpoint, in {folder}: expected one that this version wrote, got {type(error).__name__}: {error}; {REMEDY}"
+            f"checkpoint, in {folder}: expected one that this version wrote, "
+            f"got {type(error).__name__}: {error}; {REMEDY}"
         ) from error
 
 

@@ -18,7 +18,7 @@ USAGE = """usage: mada-lab COMMAND [ARGUMENTS] [--debug]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command, and exits with the code of its error: 2 config, 3 data, 4 checkpoint, 5 numerics, 6 distributed."""
+    """Runs one command; an error ends the process with its exit code (`mada_lab.errors`) and one line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

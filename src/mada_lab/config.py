@@ -1,4 +1,4 @@
-"""The keys of a training run. Flat, and named as in nanoGPT and in the MADA paper's code; a step is an optimizer step."""
+"""The keys of a training run: flat, named as in nanoGPT and in the MADA paper's code. A step is an optimizer step."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -24,7 +24,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder to fill; on a normal exit it is flushed and appears as `path`, which must not exist yet."""
+    """Yields an empty folder to fill; at the end it is flushed and appears as `path`, which must not exist yet."""
     part = path.with_name(path.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -5,7 +5,7 @@ log step) and, once training has ended, `summary.json`. All of it is strict JSON
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,15 +21,15 @@ Json = dict[str, Any]
 Series = tuple[list[int], list[float]]
 
 _NUMBERS = ("tokens", "train_loss", "val_loss", "lr", "seconds")
-_GROUPS = ("coefficients", "hypergradients")
+_GROUPS = ("coefficients", "hypergradients", "initial_coefficients", "final_coefficients")
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """The writing side. Only one process of a run holds it.
 
-    Keys of a row: `step`, `tokens`, `train_loss`, `val_loss` (only where evaluated), `lr`, `seconds` (since the start
-    of training), `coefficients` and `hypergradients` (`{name: value}`; empty or absent when nothing is learned).
+    Keys of a row: `step`, `tokens`, `train_loss`, `val_loss` (where evaluated), `lr`, `seconds` (since the start),
+    `coefficients` and `hypergradients` (`{name: value}`; empty or absent when nothing is learned).
     """
 
     folder: Path
@@ -52,7 +52,8 @@ class RunRecord:
         except OSError as error:
             what = f"expected a folder that can be made, got {error.strerror}; choose another out_dir"
             raise ConfigError(f"run record, out_dir {folder}: {what}") from error
-        write_atomic(folder / MANIFEST, dumps({"format_version": FORMAT_VERSION, **manifest}, indent=2) + "\n")
+        manifest = {"format_version": FORMAT_VERSION, **_flat(manifest)}
+        write_atomic(folder / MANIFEST, dumps(manifest, indent=2) + "\n")
         write_atomic(folder / METRICS, "")
         return cls(folder)
 
@@ -72,13 +73,10 @@ class RunRecord:
         return cls(folder)
 
     def log(self, row: Json) -> None:
-        """Appends one row. It has left the process when this returns.
-
-        Coefficients of several groups or tensors, one dictionary each, get the names `group.coefficient`.
-        """
+        """Appends one row, which has left the process on return. Coefficients per group get names `group.beta1`."""
         # One unbuffered write: a reader beside the run, or a kill, nearly always finds the row whole.
         with open(self.folder / METRICS, "ab", buffering=0) as file:
-            file.write((dumps(_flat_groups(row, _GROUPS)) + "\n").encode())
+            file.write((dumps(_flat(row)) + "\n").encode())
 
     def finish(self, summary: Json) -> None:
         """Writes the summary, which says that the run has ended.
@@ -87,8 +85,7 @@ class RunRecord:
         `best_val_loss`, `seconds`, `peak_memory_bytes`.
         """
         sync(self.folder / METRICS)
-        summary = _flat_groups(summary, ("initial_coefficients", "final_coefficients"))
-        write_atomic(self.folder / SUMMARY, dumps(summary, indent=2) + "\n")
+        write_atomic(self.folder / SUMMARY, dumps(_flat(summary), indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ class Run:
         return list(dict.fromkeys(name for row in self.rows for name in row.get(group) or {}))
 
     def initial_coefficients(self) -> dict[str, float | None]:
-        """The coefficients that training started from: the summary's, or else those of the first row."""
+        """The coefficients that training started from, as the manifest says, or else the summary or the first row."""
         return self._coefficients("initial_coefficients", 0)
 
     def final_coefficients(self) -> dict[str, float | None]:
@@ -138,10 +135,10 @@ class Run:
         return _series((step, values[name]) for step, values in grouped if name in values)
 
     def _coefficients(self, key: str, index: int) -> dict[str, float | None]:
-        if self.summary and self.summary.get(key):
-            return dict(self.summary[key])
-        rows = [row["coefficients"] for row in self.rows if row.get("coefficients")]
-        return rows[index] if rows else {}
+        known = [part[key] for part in (self.manifest, self.summary or {}) if part.get(key)]
+        logged = [row["coefficients"] for row in self.rows if row.get("coefficients")]
+        found = known or logged[index:]
+        return dict(found[0]) if found else {}
 
 
 def read_run(folder: Path) -> Run:
@@ -151,9 +148,8 @@ def read_run(folder: Path) -> Run:
         ConfigError: A file is missing or malformed.
     """
     manifest = _read_manifest(folder / MANIFEST)
-    rows = _read_rows(folder / METRICS)
     summary = _read_summary(folder / SUMMARY) if (folder / SUMMARY).exists() else None
-    return Run(folder.resolve().name, folder, manifest, rows, summary)
+    return Run(folder.resolve().name, folder, manifest, _read_rows(folder / METRICS), summary)
 
 
 def _series(points: Iterable[tuple[int, float | None]]) -> Series:
@@ -161,8 +157,8 @@ def _series(points: Iterable[tuple[int, float | None]]) -> Series:
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
-def _flat_groups(row: Json, keys: Sequence[str]) -> Json:
-    return row | {key: flatten(row[key]) for key in keys if row.get(key)}
+def _flat(record: Json) -> Json:
+    return record | {key: flatten(record[key]) for key in _GROUPS if record.get(key)}
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -193,17 +189,15 @@ def _read_manifest(path: Path) -> Json:
         )
     config = manifest.get("config", {})
     _expect(isinstance(config, dict), f"{path}, config", "an object of flat keys", config)
-    return manifest
+    return _groups_checked(manifest, f"{path}")
 
 
 def _read_summary(path: Path) -> Json:
     summary = _read_object(path)
     for key, value in summary.items():
-        if key.endswith("_coefficients"):
-            _expect(_is_group(value), f"{path}, {key}", "{name: number}", value)
         if key in ("steps", "seconds", "peak_memory_bytes") or key.endswith("_loss"):
             _expect(_is_number(value), f"{path}, {key}", "a number or null", value)
-    return summary
+    return _groups_checked(summary, f"{path}")
 
 
 def _read_rows(path: Path) -> list[Json]:
@@ -213,7 +207,7 @@ def _read_rows(path: Path) -> list[Json]:
         try:
             row: Any = loads(line)
         except ValueError as error:
-            if number == len(lines):  # torn: the process was killed, or is at this moment, in the middle of the line
+            if number == len(lines):  # torn: the process was killed, or is at this moment, in the middle of it
                 break
             raise _malformed(f"{path}, line {number}", "a JSON object", str(error)) from error
         rows.append(_checked(row, f"{path}, line {number}"))
@@ -224,9 +218,13 @@ def _checked(row: Json, where: str) -> Json:
     _expect(isinstance(row, dict) and type(row.get("step")) is int, where, "an object with an integer step", row)
     for key in _NUMBERS:
         _expect(_is_number(row.get(key)), f"{where}, {key}", "a number or null", row.get(key))
+    return _groups_checked(row, where)
+
+
+def _groups_checked(record: Json, where: str) -> Json:
     for key in _GROUPS:
-        _expect(_is_group(row.get(key)), f"{where}, {key}", "{name: number}", row.get(key))
-    return row
+        _expect(_is_group(record.get(key)), f"{where}, {key}", "{name: number}", record.get(key))
+    return record
 
 
 def _is_number(value: object) -> bool:

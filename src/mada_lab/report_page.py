@@ -37,7 +37,8 @@ mark { background: var(--mark); color: var(--mark-ink); padding: 1px 5px; border
 .run { display: inline-flex; align-items: baseline; gap: 8px; max-width: 100%; }
 .run > span { white-space: normal; overflow-wrap: break-word; max-width: 30ch; }
 .sample { width: 22px; height: 8px; flex: none; background: #fff; border-radius: 2px; align-self: center; }
-.badge { color: var(--soft); font-size: 12px; font-weight: 400; display: block; margin-left: 30px; }
+.badge { color: var(--soft); font-size: 12px; font-weight: 400; display: block; margin-left: 30px;
+  max-width: 30ch; white-space: normal; }
 .none { color: var(--soft); }
 .bad { color: #b42318; font-weight: 600; }
 @media (prefers-color-scheme: dark) { .bad { color: #ff8f85; } }
@@ -53,7 +54,7 @@ figure + .scroll { margin-top: 20px; }
 details { margin: 14px 0 0; }
 summary { cursor: pointer; color: var(--link); font-size: 14px; margin-bottom: 10px; }
 @media (max-width: 600px) { main { padding: 24px 14px 48px; } h1 { font-size: 23px; } .card { padding: 8px; }
-  th, td { padding: 7px 10px; } .run > span { max-width: 15ch; } }
+  th, td { padding: 7px 10px; } .run > span, .badge { max-width: 15ch; } }
 @media print { .card, tr { break-inside: avoid; } }
 """
 

@@ -14,7 +14,7 @@ from mada_lab.strict_json import flatten
 
 Runs = Sequence[Run]
 
-_ELSEWHERE = ("config", "format_version", "optimizer")
+_ELSEWHERE = ("config", "format_version", "optimizer", "initial_coefficients")
 _PANELS = 24
 """At most so many panels of a kind: a run may learn a set of coefficients per tensor."""
 

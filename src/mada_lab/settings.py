@@ -65,7 +65,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         require_known(key, str(path))
         if not _fits(value, TYPES[key]):
             raise ConfigError(
-                f"configuration, in {path}, key {key}: expected {_described(TYPES[key])}, got {value!r}; correct the value"
+                f"configuration, in {path}, key {key}: expected {_described(TYPES[key])}, got {value!r}; "
+                "correct the value"
             )
     return {key: float(x) if float in _options(TYPES[key]) else x for key, x in values.items()}
 

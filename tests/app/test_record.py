@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_runs import make_run, manifest
 
 from mada_lab.errors import ConfigError
 from mada_lab.record import RunRecord, read_run
+from tests.app.synthetic_runs import make_run, manifest
 
 
 def refuse(name):
@@ -141,6 +141,12 @@ def test_reading_gives_back_what_was_written(tmp_path):
     assert run.initial_coefficients()["beta1"] == 0.9
     assert run.final_coefficients()["beta1"] == pytest.approx(0.93)
     assert run.series("nothing") == run.coefficient("nothing") == ([], [])
+
+
+def test_the_initial_coefficients_of_the_manifest_come_before_a_later_first_row(tmp_path):
+    record = RunRecord.create(tmp_path, {"initial_coefficients": {"group 0": {"beta1": 0.9}}})
+    record.log({"step": 50, "coefficients": {"group 0": {"beta1": 0.95}}})
+    assert read_run(tmp_path).initial_coefficients() == {"group 0.beta1": 0.9}
 
 
 def test_the_name_is_the_folders_even_for_a_dot(tmp_path, monkeypatch):

@@ -5,9 +5,9 @@ import shutil
 import subprocess
 
 import pytest
-from synthetic_runs import make_run
 
 from mada_lab.report import write_report
+from tests.app.synthetic_runs import make_run
 
 CHROMIUM = shutil.which("chromium")
 SWITCHES = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]

@@ -13,9 +13,10 @@ from mada_lab.errors import ConfigError
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 CONTRACT = (
-    "dataset batch_size block_size gradient_accumulation_steps n_layer n_head n_embd dropout bias optimizer learning_rate "
-    "min_lr warmup_iters lr_decay_iters max_iters decay_lr weight_decay grad_clip beta1 beta2 beta3 rho c gamma hyper_lr "
-    "hyper_start eval_interval eval_iters log_interval init_from out_dir device dtype compile seed"
+    "dataset batch_size block_size gradient_accumulation_steps n_layer n_head n_embd dropout bias "
+    "optimizer learning_rate min_lr warmup_iters lr_decay_iters max_iters decay_lr weight_decay grad_clip "
+    "beta1 beta2 beta3 rho c gamma hyper_lr hyper_start eval_interval eval_iters log_interval "
+    "init_from out_dir device dtype compile seed"
 ).split()
 
 

@@ -101,8 +101,18 @@ def printable(text: object, limit: int | None = None) -> str:
 
 
 def legend(axes: Axes, handles: Sequence[Line2D], names: Sequence[str]) -> None:
-    """A legend with `names` as they are: matplotlib on its own leaves out those that begin with an underscore."""
-    box = axes.legend(handles, [str(i) for i in range(len(names))], loc="upper right")
+    """A legend with `names` as they are, in the corner that falling losses leave free, or below if it is long.
+
+    matplotlib on its own leaves out names that begin with an underscore.
+    """
+    numbers = [str(i) for i in range(len(names))]
+    if len(names) <= 4:
+        box = axes.legend(handles, numbers, loc="upper right")
+    else:
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        box = figure.legend(handles, numbers, loc="outside lower left", ncols=2)
+        figure.set_figheight(figure.get_figheight() + 0.2 * ((len(names) + 1) // 2))
     for text, name in zip(box.get_texts(), names, strict=True):
         text.set_text(printable(name, 32))
 
@@ -137,7 +147,7 @@ def svg(figure: Figure, prefix: str, description: str) -> str:
         # A character that matplotlib's font lacks is drawn by the reader's browser, from a font of its own.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(file, format="svg")
     root = ElementTree.fromstring(file.getvalue())
     _make_inline(root, prefix)
     size = f"0 0 {root.get('viewBox', '').split(' ', 2)[2]}"
@@ -152,7 +162,7 @@ def svg(figure: Figure, prefix: str, description: str) -> str:
 
 
 def _make_inline(root: ElementTree.Element, prefix: str) -> None:
-    """Takes out what a page must not get from a figure: namespaces, metadata, a style sheet for everything, fonts."""
+    """Takes out what a page must not get from a figure: namespaces, the date, a style sheet for everything, fonts."""
     for parent in list(root.iter()):
         for child in list(parent):
             if _NAMESPACE.sub("", child.tag) in ("metadata", "style"):
