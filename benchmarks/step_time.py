@@ -1,6 +1,6 @@
 """Optimizer step time and state, ours beside torch's AdamW, paired in one run.
 
-    python benchmarks/step_time.py [--model 0.8M|3.2M|30M] [--repeats 15] [--threads N]
+    python benchmarks/step_time.py [--model 0.8M|3.2M|30M|124M] [--repeats 15] [--device cpu|cuda]
 
 Every round times each optimizer once, in turn, so that what disturbs the machine disturbs them alike; ratios are taken
 within a round. Printed are medians with quartiles. Bytes are counted from the tensors in the state.
@@ -24,6 +24,7 @@ MODELS = {
     "0.8M": GPTConfig(block_size=64, vocab_size=103, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False),
     "3.2M": GPTConfig(block_size=256, vocab_size=65, n_layer=4, n_head=4, n_embd=256, dropout=0.0, bias=False),
     "30M": GPTConfig(block_size=512, vocab_size=50257, n_layer=8, n_head=8, n_embd=320, dropout=0.0, bias=False),
+    "124M": GPTConfig(bias=False),
 }
 BASELINE = "torch AdamW fused"
 OPTIMIZERS: dict[str, Make] = {
@@ -47,9 +48,16 @@ class Contender:
 
     def step(self) -> None:
         """One timed step on the gradients as they are."""
+        self.wait()
         began = time.perf_counter()
         self.optimizer.step()
+        self.wait()
         self.seconds.append(time.perf_counter() - began)
+
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        if self.parameters[0].is_cuda:
+            torch.cuda.synchronize()
 
     def state_bytes_per_parameter(self) -> float:
         """Bytes of all tensors in the state, over the number of parameters."""
@@ -57,10 +65,10 @@ class Contender:
         return sum(x.numel() * x.element_size() for x in tensors) / sum(p.numel() for p in self.parameters)
 
 
-def contender(make: Make, config: GPTConfig) -> Contender:
+def contender(make: Make, config: GPTConfig, device: str) -> Contender:
     """A fresh optimizer on the tensors of a GPT, with gradients of the size that training has, warmed up."""
     torch.manual_seed(0)
-    parameters = list(GPT(config).parameters())
+    parameters = list(GPT(config).to(device).parameters())
     for p in parameters:
         p.grad = 1e-2 * torch.randn_like(p)
     optimizer = make(parameters)
@@ -80,18 +88,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="3.2M")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
 
-    contenders = {name: contender(make, MODELS[arguments.model]) for name, make in OPTIMIZERS.items()}
+    config = MODELS[arguments.model]
+    contenders = {name: contender(make, config, arguments.device) for name, make in OPTIMIZERS.items()}
     for _ in range(arguments.repeats):
         for each in contenders.values():
             each.step()
 
     sizes = [p.numel() for p in contenders[BASELINE].parameters]
     print(f"{sum(sizes):,} parameters in {len(sizes)} tensors, fp32")
-    print(f"torch {torch.__version__}, {arguments.threads} threads")
+    print(f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads")
     print(f"{arguments.repeats} paired rounds; median [quartiles]\n")
     print(f"{'optimizer':24} {'engine':>8} {'ns/parameter':>24} {'x fused AdamW':>24} {'state B/param':>14}")
     for name, each in contenders.items():

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mada_optim.spec import DECAY, Coefficient, Interval, Rule
@@ -129,6 +130,17 @@ def limit(name: str, x: object, remedy: str) -> float:
         ValueError: It is none.
     """
     return math.inf if x == math.inf else number(name, x, NON_NEGATIVE, f"{remedy}, math.inf is no limit")
+
+
+def state_dtype(dtype: object) -> torch.dtype | None:
+    """`dtype` as the dtype of slots: floating-point, or None.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        return dtype
+    raise ValueError(f"state_dtype={dtype!r}: expected a floating-point torch.dtype; torch.bfloat16, say, or None")
 
 
 def engine(name: str) -> str:

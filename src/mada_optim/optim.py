@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, overload
 
 import torch
@@ -97,7 +98,7 @@ class HyperOptimizer(Optimizer):
         self.intervals = checks.intervals(self.rule, bounds, self.learned)
         self.engine = checks.engine(engine)
         checks.extensions(horizon, scope)
-        self.state_dtype = state_dtype
+        self.state_dtype = checks.state_dtype(state_dtype)
         self.reduce_group = reduce_group
         self._tied: dict[str, Tensor] = {}
 
@@ -149,9 +150,9 @@ class HyperOptimizer(Optimizer):
 
     @property
     def _home(self) -> torch.device:
-        """Where the coefficients live: with the first parameter."""
-        params: list[Tensor] = self.param_groups[0]["params"]
-        return params[0].device
+        """Where the learned coefficients live: with the first parameter."""
+        params = (p for group in self.param_groups for p in group["params"])
+        return next((x.device for x in chain(self._tied.values(), params)), torch.device("cpu"))
 
     def _vector(self, numbers: list[float]) -> Tensor:
         return torch.tensor(numbers, dtype=eager.scalar_dtype(self._home), device=self._home)
@@ -272,7 +273,7 @@ class HyperOptimizer(Optimizer):
         Raises:
             ValueError: The state is of another rule or `learn`, or a slot has another shape; nothing is changed.
         """
-        snapshot.check(self.rule, self.param_groups, state_dict)
+        snapshot.check(self.rule, self.param_groups, state_dict, tower=self._external is not None)
         super().load_state_dict(state_dict)
         self.state.update(snapshot.restored(self.param_groups, state_dict))
         self._tie_again()

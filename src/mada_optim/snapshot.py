@@ -17,12 +17,19 @@ def cloned(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: x.clone() if isinstance(x, Tensor) else x for key, x in group.items()}
 
 
-def check(rule: Rule, groups: list[dict[str, Any]], state_dict: Mapping[str, Any]) -> None:
+def check(rule: Rule, groups: list[dict[str, Any]], state_dict: Mapping[str, Any], tower: bool) -> None:
     """Refuses the state of another rule, of another `learn`, or of tensors of other shapes.
+
+    `tower` says whether an optimizer learns the coefficients, whose state must then be there.
 
     Raises:
         ValueError: Names the first difference, and what to do.
     """
+    if tower and "hyper_optimizer" not in state_dict:
+        raise ValueError(
+            "state dict: expected the key 'hyper_optimizer', got none; "
+            "load it into an optimizer without hyper_optimizer, or save state_dict() whole"
+        )
     keys = (*rule.coefficient_names(), *LEARNING)
     for ours, theirs in zip(groups, state_dict["param_groups"], strict=False):
         _same("parameter group", _shapes(ours, keys), _shapes(theirs, keys))

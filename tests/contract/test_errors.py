@@ -32,6 +32,7 @@ REFUSED = [
     ({"scope": "tensor"}, r"scope='tensor': expected one of 'global'"),
     ({"horizon": 0.9}, r"horizon=0.9"),
     ({"engine": "warp"}, r"engine='warp': expected one of 'auto', 'eager'"),
+    ({"state_dtype": torch.int8}, r"state_dtype=torch.int8: expected a floating-point"),
     ({"rule": "madda"}, r"rule='madda': .*did you mean 'mada'\?"),
 ]
 

@@ -156,6 +156,13 @@ def test_groups_share_what_is_learned_and_keep_what_is_theirs():
         opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "rho": 0.123})
 
 
+def test_an_empty_first_group():
+    p = torch.nn.Parameter(torch.ones(3))
+    opt = learning([{"params": []}, {"params": [p], "weight_decay": 0.1}])
+    train(opt, [p], range(4))
+    assert opt.coefficients()["rho"] != 0.6
+
+
 def test_a_late_group_starts_at_its_own_first_step():
     params = parameters()
     opt = learning(params[:1])

@@ -21,11 +21,15 @@ MAKERS = {
     "HyperAdam": lambda params: HyperAdam(params, hyper_start=2),
     "late start": lambda params: learning(params, hyper_start=8),
     "bf16 state": lambda params: learning(params, state_dtype=torch.bfloat16),
-    "hyper Adam": lambda params: learning(params, hyper_optimizer=lambda q: torch.optim.Adam(q, lr=1e-3)),
+    "hyper Adam": lambda params: learning(params, hyper_optimizer=adam_of_coefficients),
     "tower": lambda params: learning(params, hyper_optimizer=lambda q: learning(q, hyper_lr=1e-4)),
     "two groups": lambda params: learning([{"params": params[:1]}, {"params": params[1:], "weight_decay": 0.1}]),
     **PLAIN,
 }
+
+
+def adam_of_coefficients(coefficients):
+    return torch.optim.Adam(coefficients, lr=1e-3)
 
 
 def saved(opt):
@@ -94,9 +98,10 @@ def test_loaded_state_is_a_copy():
 
 
 @pytest.mark.parametrize("through", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
-def test_deepcopy_and_pickle(through):
+@pytest.mark.parametrize("options", [{}, {"hyper_optimizer": adam_of_coefficients}], ids=["sgd", "tower"])
+def test_deepcopy_and_pickle(through, options):
     params = parameters()
-    opt = learning(params)
+    opt = learning(params, **options)
     train(opt, params, range(3))
     twin = through(opt)
     twin_params = twin.param_groups[0]["params"]
@@ -126,6 +131,13 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing(other):
     with pytest.raises(ValueError, match="same model, with the same rule and the same `learn`"):
         target.load_state_dict(opt.state_dict())
     assert same_bits(everything(target), before)
+
+
+def test_a_state_without_the_learner_of_the_coefficients_is_refused():
+    params = parameters()
+    opt = learning(params, hyper_optimizer=adam_of_coefficients)
+    with pytest.raises(ValueError, match="expected the key 'hyper_optimizer'"):
+        opt.load_state_dict(learning(params).state_dict())
 
 
 def test_the_fake_first_step_of_distributed_checkpointing_is_harmless():

@@ -75,6 +75,7 @@ class ExternalLearner:
         for x, derivative in zip(self.coefficients, torch.where(where, h, 0.0).unbind(), strict=True):
             x.grad = derivative.clone()
         self.optimizer.step()
+        self.optimizer.zero_grad()
         for key, x in self._state().items():
             x.copy_(torch.where(where.to(x.device), x, before.get(key, torch.zeros_like(x))))
         return torch.stack(self.coefficients)

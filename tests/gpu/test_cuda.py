@@ -1,0 +1,60 @@
+"""What only a CUDA device shows: no synchronisation in a step, and the same numbers as on the CPU.
+
+Catches: a value read on the host that the CPU's dispatcher doesn't see, a scalar left on the other device.
+"""
+
+import copy
+
+import pytest
+import torch
+
+from mada_optim import HyperOptimizer
+from mada_optim.rules import RULES
+from tests.problems import give_gradients, parameters
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def on_cuda(params):
+    return [torch.nn.Parameter(p.detach().cuda()) for p in params]
+
+
+@pytest.mark.parametrize("learn", ["all", ()])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_on_cuda_is_the_step_on_the_cpu_and_never_synchronises(rule, learn):
+    params = parameters()
+    cuda_params = on_cuda(copy.deepcopy(params))
+    options = {"rule": rule, "learn": learn, "lr": 1e-2, "hyper_start": 0, "hyper_lr": 1e-3, "weight_decay": 0.1}
+    if not learn:
+        options = {key: x for key, x in options.items() if key != "hyper_lr"}
+    opt, cuda_opt = HyperOptimizer(params, **options), HyperOptimizer(cuda_params, **options)
+    for seed in range(6):
+        give_gradients(params, seed)
+        for p, q in zip(params, cuda_params, strict=True):
+            q.grad = p.grad.cuda()
+        opt.step()
+        torch.cuda.set_sync_debug_mode("default" if seed == 0 else "error")  # state is made at the first step
+        try:
+            cuda_opt.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    for p, q in zip(params, cuda_params, strict=True):
+        torch.testing.assert_close(p.detach(), q.detach().cpu(), rtol=1e-4, atol=1e-6)
+    assert cuda_opt.coefficients() == pytest.approx(opt.coefficients(), rel=1e-4, abs=1e-6)
+
+
+def test_a_state_saved_on_cuda_loads_on_the_cpu_and_back():
+    params = parameters()
+    cuda_params = on_cuda(params)
+    opt, cuda_opt = HyperOptimizer(params, hyper_start=0), HyperOptimizer(cuda_params, hyper_start=0)
+    for seed in range(3):
+        give_gradients(params, seed)
+        for p, q in zip(params, cuda_params, strict=True):
+            q.grad = p.grad.cuda()
+        cuda_opt.step()
+    opt.load_state_dict(cuda_opt.state_dict())
+    assert {x.device.type for x in opt.state[params[0]].values()} == {"cpu"}
+    assert opt.param_groups[0]["rho"].device.type == "cpu"
+    cuda_opt.load_state_dict(opt.state_dict())
+    assert {x.device.type for x in cuda_opt.state[cuda_params[0]].values()} == {"cuda"}
+    assert cuda_opt.coefficients() == opt.coefficients()
