@@ -4,6 +4,7 @@ Catches: a hyper-step too early, a forgotten clip or projection, momentum of ano
 though it is not named in `learn`.
 """
 
+import copy
 import itertools
 
 import pytest
@@ -76,6 +77,38 @@ def test_hypergradient_is_the_derivative_of_the_next_loss():
             h = 1e-5
             quotient = (run(h, name, steps)[0] - run(-h, name, steps)[0]) / (2 * h)
             assert run(0.0, name, steps)[1] == pytest.approx(quotient, rel=1e-5, abs=1e-9), (name, steps)
+
+
+def test_an_update_is_differentiated_with_the_coefficients_that_it_was_made_with():
+    """Coefficients changed by hand between two steps, as they change while a parameter sits out."""
+    params, twin_params = (p := parameters()), copy.deepcopy(p)
+    opt, twin = learning(params), learning(twin_params)
+    train(opt, params, range(3))
+    train(twin, twin_params, range(3))
+    for q, x in {"beta1": 0.5, "beta2": 0.6, "rho": 0.1, "gamma": 0.3}.items():
+        opt.param_groups[0][q].fill_(x)
+    opt.param_groups[0]["lr"] = 0.5
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(opt.slots(params[0]).values(), twin.slots(twin_params[0]).values(), strict=True)
+    )
+    train(opt, params, [3])
+    train(twin, twin_params, [3])
+    assert opt.hypergradients() == twin.hypergradients()
+    assert any(opt.hypergradients().values())
+
+
+def test_an_external_learner_steps_as_often_as_the_coefficients_move():
+    """Not at step 1, which has no update before it, and not at a step that is skipped."""
+    params = parameters()
+    opt = learning(params, hyper_optimizer=lambda q: torch.optim.Adam(q, lr=1e-3))
+    for seed in range(7):
+        give_gradients(params, seed)
+        if seed == 4:
+            params[0].grad[0] = float("nan")
+        opt.step()
+    inner = opt.state_dict()["hyper_optimizer"]["state"]
+    assert {state["step"].item() for state in inner.values()} == {5.0}
 
 
 def test_learner_by_hand():
