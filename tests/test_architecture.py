@@ -14,6 +14,7 @@ ALLOWED = {
     "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules"),
     "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine"),
     "mada_optim.hyper": ("mada_optim.spec", "mada_optim.hyper"),
+    "mada_optim.kernels": ("mada_optim.spec", "mada_optim.rules", "mada_optim.engine", "mada_optim.kernels"),
     "mada_optim.checks": ("mada_optim.spec",),
     "mada_optim.snapshot": ("mada_optim.spec", "mada_optim.engine"),
     "mada_optim.optim": (
@@ -21,6 +22,7 @@ ALLOWED = {
         "mada_optim.rules",
         "mada_optim.engine",
         "mada_optim.hyper",
+        "mada_optim.kernels",
         "mada_optim.checks",
         "mada_optim.snapshot",
     ),

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from mada_optim import checks, snapshot
+from mada_optim import checks, kernels, snapshot
 from mada_optim.engine import eager
 from mada_optim.hyper.gradient import sensitivity
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
+from mada_optim.kernels.table import Table
 from mada_optim.rules import RULES
 from mada_optim.spec import Rule
 
@@ -57,7 +58,8 @@ class HyperOptimizer(Optimizer):
         bounds: (low, high) by learned coefficient; the rule's interval for the others.
         horizon: Decay of the sensitivity's trace; only 0, the paper's one-step hypergradient, is offered.
         scope: Over what a learned coefficient is one; only "global" is offered, one set for all groups.
-        engine: "auto" or "eager", the reference loop; `opt.engine` names the one that runs.
+        engine: "eager" is the reference loop; "cpu" is C++ loops, compiled on demand, for dense fp32 tensors under the
+            rules adam, avgrad, yogi, adan and mada; "auto" is the fastest to be had. `opt.engine` names what runs.
         maximize: Steps along the gradient instead of against it.
         state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
         reduce_group: Process group over which parameters are sharded: hypergradients are summed over it.
@@ -96,7 +98,7 @@ class HyperOptimizer(Optimizer):
         self.rule = _rule(self.preset.rule if rule is None else rule)
         self.learned = checks.learned_names(self.rule, self.preset.learn if learn is None else learn)
         self.intervals = checks.intervals(self.rule, bounds, self.learned)
-        self.engine = checks.engine(engine)
+        self._requested_engine = checks.engine(engine)
         checks.extensions(horizon, scope)
         self.state_dtype = checks.state_dtype(state_dtype)
         self.reduce_group = reduce_group
@@ -109,6 +111,7 @@ class HyperOptimizer(Optimizer):
         defaults.update(checks.coefficient_keywords(self.rule, betas, coefficients))
         super().__init__(params, defaults)
 
+        self._kernel = kernels.choose(engine, self.rule, self._home)
         self._learner = Learner(
             lr=self._vector(checks.hyper_lr(hyper_lr, self.learned)),
             momentum=self._vector(checks.hyper_momentum(hyper_momentum, self.learned)),
@@ -183,13 +186,29 @@ class HyperOptimizer(Optimizer):
         cells = [self._cell(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not cells and self.reduce_group is None:
             return loss
-        finite = eager.all_finite([cell.g for cell in cells], self._home)
+        table, rest = self._share_out(cells)
+        finite, h = self._hypergradient(table, rest)
         if self.learned:
-            finite, h = self._reduce(finite, self._hypergradient(cells))
+            finite, h = self._reduce(finite, h)
             self._hyper_step(finite, h)
-        for cell in cells:
+        if table is not None:
+            table.advance(finite)
+        for cell in rest:
             eager.advance(cell, finite.to(cell.p.device))
         return loss
+
+    @property
+    def engine(self) -> str:
+        """What runs: "cpu", the C++ loops (and "eager" for tensors that they don't take), or "eager" for all."""
+        return "eager" if self._kernel is None else "cpu"
+
+    def _share_out(self, cells: list[eager.Cell]) -> tuple[Table | None, list[eager.Cell]]:
+        """The tensors that the loops take, as one job, and the rest."""
+        if self._kernel is None:
+            return None, cells
+        taken = [self._kernel.takes(cell) for cell in cells]
+        rest = [cell for cell, it in zip(cells, taken, strict=True) if not it]
+        return (self._kernel.table(list(compress(cells, taken))) if any(taken) else None), rest
 
     def _cell(self, p: Tensor, group: dict[str, Any]) -> eager.Cell:
         assert p.grad is not None
@@ -202,15 +221,20 @@ class HyperOptimizer(Optimizer):
             state.update(eager.new_state(self.rule, seen, self.state_dtype or wide, bool(self.learned)))
         return eager.Cell(self.rule, seen, -g if group["maximize"] else g, state, group)
 
-    def _hypergradient(self, cells: list[eager.Cell]) -> Tensor:
-        """-lr < g, du/dq >, over all tensors that an update has moved before."""
-        total = torch.zeros_like(self._tied["hypergradient"])
-        for cell in cells:
+    def _hypergradient(self, table: Table | None, rest: list[eager.Cell]) -> tuple[Tensor, Tensor]:
+        """Whether all gradients are finite; and -lr < g, du/dq > over all tensors that an update has moved before."""
+        finite = eager.all_finite([cell.g for cell in rest], self._home)
+        total = self._vector([0.0] * len(self.learned))
+        if table is not None:
+            is_finite, of_all = table.hypergradients()
+            finite = finite & is_finite
+            total += of_all[[self.rule.coefficient_names().index(name) for name in self.learned]]
+        for cell in rest if self.learned else ():
             (lr, c, g), t = cell.last_update(), cell.state["step"]
             slots = eager.widen(cell.slots(), g.dtype)
             product = sensitivity(self.rule, self.learned, c, g, slots, t.clamp(min=1), cell.g)
             total += torch.where(t > 0, -lr * product, 0.0).to(total.device)
-        return total
+        return finite, total
 
     def _reduce(self, finite: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over the shards in one message; a shard that is not finite stops the step on all of them."""
@@ -294,7 +318,7 @@ class HyperOptimizer(Optimizer):
             "rule",
             "learned",
             "intervals",
-            "engine",
+            "_requested_engine",
             "state_dtype",
             "reduce_group",
             "_tied",
@@ -302,6 +326,11 @@ class HyperOptimizer(Optimizer):
             "_external",
         )
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes up what `__getstate__` gave; compiled loops can't travel, and are looked up anew."""
+        super().__setstate__(state)
+        self._kernel = kernels.choose(self._requested_engine, self.rule, self._home)
 
 
 def _rule(rule: str | Rule) -> Rule:

@@ -31,7 +31,7 @@ REFUSED = [
     ({"learn": "rho", "bounds": {"c": (0.0, 1.0)}}, r"bounds key='c'"),
     ({"scope": "tensor"}, r"scope='tensor': expected one of 'global'"),
     ({"horizon": 0.9}, r"horizon=0.9"),
-    ({"engine": "warp"}, r"engine='warp': expected one of 'auto', 'eager'"),
+    ({"engine": "warp"}, r"engine='warp': expected one of 'auto', 'eager', 'cpu'"),
     ({"state_dtype": torch.int8}, r"state_dtype=torch.int8: expected a floating-point"),
     ({"rule": "madda"}, r"rule='madda': .*did you mean 'mada'\?"),
 ]

@@ -1,0 +1,96 @@
+"""Compiles the C++ kernels once per machine, with the compiler that is there, into the user's cache.
+
+The file is named by the digest of all that decides its content: source, flags, compiler, processor. It links to no
+OpenMP runtime of its own but uses the one that torch has loaded, and so torch's threads.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("family.cpp")
+# No contraction: a product and a sum round the same way in every loop, so that learning with a hyper_lr of 0 and
+# learning nothing give the same bits.
+FLAGS = "-std=c++17 -O3 -march=native -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -fPIC".split()
+COMPILERS = ("c++", "g++", "clang++")
+
+
+class BuildError(Exception):
+    """There is no compiler, or it failed; the message says which and how."""
+
+
+@functools.cache
+def warn(reason: str) -> None:
+    """Says once why the slow engine runs."""
+    warnings.warn(f"mada_optim runs its slow eager engine, since the CPU loops can't be had: {reason}", stacklevel=4)
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The compiled kernels, built if need be.
+
+    Raises:
+        BuildError: They can't be built or loaded.
+    """
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))), None)
+    if compiler is None:
+        raise BuildError(f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX)")
+    try:
+        path = cache_folder() / f"family-{digest(compiler)}.so"
+        if not path.exists():
+            compile_to(path, compiler)
+        return ctypes.CDLL(str(path))
+    except subprocess.CalledProcessError as error:
+        raise BuildError(f"{compiler} failed: {error.stderr.strip().splitlines()[-1:]}") from error
+    except OSError as error:
+        raise BuildError(str(error)) from error
+
+
+def cache_folder() -> Path:
+    """A folder of this user alone, since what lies there is loaded as code.
+
+    Raises:
+        BuildError: It belongs to somebody else.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = Path(root) / "mada_optim"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise BuildError(f"{folder} belongs to another user")
+    folder.chmod(0o700)
+    return folder
+
+
+def digest(compiler: str) -> str:
+    """Hexadecimal name of the build."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    parts = (SOURCE.read_text(), " ".join(FLAGS), compiler, version, processor())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def processor() -> str:
+    """What -march=native depends on: a home folder may be shared by machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def compile_to(path: Path, compiler: str) -> None:
+    """Builds beside `path` and renames into place, so that processes that start together don't see a torn file."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unlinked, linked = os.path.join(folder, "family.o"), os.path.join(folder, "family.so")
+        for command in (
+            [compiler, *FLAGS, "-c", str(SOURCE), "-o", unlinked],
+            [compiler, "-shared", unlinked, "-o", linked],
+        ):
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        os.replace(linked, path)

@@ -1,0 +1,82 @@
+"""The CPU engine: the rules of MADA's family through one C++ loop per phase, all tensors as one job.
+
+`family.cpp` has the loops and their derivation. This file decides which tensors they may have.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from mada_optim.engine.eager import Cell
+from mada_optim.kernels.table import COEFFICIENTS, CRule, CTensor, Table
+from mada_optim.spec import Rule
+
+MEAN, YOGI, DIFFERENCE, LION = 1, 2, 4, 8  # family.cpp, Flag
+
+#: Rules of the family: the terms they have, and where the coefficients that they lack stand.
+FAMILY: dict[str, tuple[int, dict[str, float]]] = {
+    "adam": (0, {}),
+    "avgrad": (MEAN, {"rho": 0.0}),
+    "yogi": (YOGI, {"c": 0.0}),
+    "adan": (DIFFERENCE, {}),
+    "mada": (MEAN | YOGI | DIFFERENCE | LION, {}),
+}
+ADAM = {"beta1": 0.0, "beta2": 0.0, "beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}
+
+
+class Kernel:
+    """The loops for one rule.
+
+    Args:
+        rule: A rule of the family, as it stands in the registry.
+        library: What `build.load` gave.
+    """
+
+    def __init__(self, rule: Rule, library: ctypes.CDLL) -> None:
+        assert (library.tensor_bytes(), library.rule_bytes()) == (ctypes.sizeof(CTensor), ctypes.sizeof(CRule))
+        self._library, self._names = library, rule.coefficient_names()
+        self._doubles = {slot.name for slot in rule.slots if slot.scalar} | {"step", "applied"}
+        self._flags, corner = FAMILY[rule.name]
+        values = {**ADAM, **corner}
+        lion = [rule.hyper_parameters.get(name, 0.0) for name in ("lion_beta1", "lion_beta2", "kappa")]
+        self._rule = CRule(len(self._names), tuple(values[q] for q in COEFFICIENTS), *lion)
+        self._rows: dict[int, tuple[list[Tensor], CTensor | None]] = {}
+
+    def takes(self, cell: Cell) -> bool:
+        """Whether the loops can move this tensor: plain, dense, fp32, in CPU memory; its gradient and state too."""
+        return _plain(cell.p) and _plain(cell.g) and self._row(cell.state) is not None
+
+    def table(self, cells: list[Cell]) -> Table:
+        """`cells`, each of which `takes` has accepted, as one job of one step."""
+        groups = {id(cell.options): cell.options for cell in cells}
+        now = {key: torch.empty(1 + len(self._names), dtype=torch.float64) for key in groups}
+        rows = (CTensor * len(cells))()
+        for i, cell in enumerate(cells):
+            prepared = self._row(cell.state)
+            assert prepared is not None
+            rows[i] = prepared
+            row = rows[i]
+            row.size, row.p, row.g = cell.p.numel(), cell.p.data_ptr(), cell.g.data_ptr()
+            row.weight_decay, row.eps = cell.options["weight_decay"], cell.options["eps"]
+            row.now = now[id(cell.options)].data_ptr()
+        vectors = [(groups[key], vector) for key, vector in now.items()]
+        return Table(self._library, self._flags, self._rule, rows, cells, vectors, self._names)
+
+    def _row(self, state: dict[str, Tensor]) -> CTensor | None:
+        """The part of a row that a state decides, made once; None where a tensor in it is not as the loops want it.
+
+        The tensors are held, so that none of them can be mistaken for a later one at its address.
+        """
+        held, row = self._rows.get(id(state), ([], None))
+        if len(held) != len(state) or any(a is not b for a, b in zip(held, state.values(), strict=True)):
+            wanted = {name: torch.float64 if name in self._doubles else torch.float32 for name in state}
+            fits = all(x.dtype == wanted[name] and x.is_contiguous() and x.is_cpu for name, x in state.items())
+            row = CTensor(**{name: x.data_ptr() for name, x in state.items()}) if fits else None
+            self._rows[id(state)] = (list(state.values()), row)
+        return row
+
+
+def _plain(x: Tensor) -> bool:
+    own = type(x) is Tensor or type(x) is torch.nn.Parameter  # a subclass may keep its numbers elsewhere
+    return own and x.dtype == torch.float32 and x.is_cpu and x.is_contiguous()

@@ -1,0 +1,194 @@
+"""The C++ loops against the eager engine: parameters, every slot, and hypergradients, at every step.
+
+Catches: a closed-form derivative that is not the rule's, a slot that is stored at the wrong time, an element left out
+where a chunk or a vector ends, and a pointer to memory that has moved.
+"""
+
+import copy
+
+import pytest
+import torch
+
+from mada_optim import MADA, HyperOptimizer
+from mada_optim.kernels import build
+from mada_optim.kernels.cpu import FAMILY
+from mada_optim.rules import RULES
+from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
+
+pytestmark = pytest.mark.kernel
+
+SHAPES = [(300, 211), (1,), (), (17,), (1025,), (0, 3), (33, 7)]  # over one chunk, over one block, tails of vectors
+SPREAD = {"beta1": 0.87, "beta2": 0.93, "beta3": 0.4, "rho": 0.6, "c": 0.7, "gamma": 0.8}
+
+
+def pair(rule, learn, **options):
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+    twins = copy.deepcopy(params)
+    start = {q.name: SPREAD[q.name] for q in RULES[rule].coefficients}
+    if learn:
+        options = {"hyper_start": 2, "hyper_lr": 1e-3, "hyper_momentum": 0.5, **options}
+    build_one = {"rule": rule, "learn": learn, "lr": 1e-2, "weight_decay": 0.1, **start, **options}
+    return params, HyperOptimizer(params, **build_one), twins, HyperOptimizer(twins, engine="eager", **build_one)
+
+
+def close(a, b, rtol=2e-5):
+    """Relative to the largest element: single ones pass through 0."""
+    scale = b.abs().max() if b.numel() else 0.0
+    return (a - b).abs().max() <= rtol * scale if b.numel() else a.shape == b.shape
+
+
+def gradients(seed):
+    generator = torch.Generator().manual_seed(seed)
+    gs = [torch.randn(shape, generator=generator) for shape in SHAPES]
+    gs[0][:5] = 0.0  # rows that never have a gradient
+    gs[4][3] *= seed % 2  # an element that has none at times
+    return gs
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("learn", ["all", ("beta2",), ()])
+@pytest.mark.parametrize("rule", FAMILY)
+def test_loops_equal_the_eager_engine(rule, learn, maximize):
+    params, fast, twins, slow = pair(rule, learn, maximize=maximize)
+    assert (fast.engine, slow.engine) == ("cpu", "eager")
+    fast_h, slow_h = [], []
+    for step in range(12):
+        for p, q, g in zip(params, twins, gradients(step), strict=True):
+            p.grad, q.grad = g.clone(), g.clone()
+        if step % 4 == 2:
+            params[3].grad = twins[3].grad = None
+        fast.step()
+        slow.step()
+        fast_h.append(torch.tensor(list(fast.hypergradients().values())))
+        slow_h.append(torch.tensor(list(slow.hypergradients().values())))
+        assert fast.coefficients() == pytest.approx(slow.coefficients(), abs=1e-6)
+        for p, q in zip(params, twins, strict=True):
+            assert close(p.detach(), q.detach()), step
+            mine, theirs = fast.slots(p), slow.slots(q)
+            assert list(mine) == list(theirs)
+            assert all(close(mine[name], theirs[name]) for name in mine), step
+    mine, theirs = torch.stack(fast_h), torch.stack(slow_h)
+    assert ((mine - theirs).abs() <= 1e-4 * theirs.abs().amax(0)).all()
+    assert (theirs != 0).any() == bool(learn)
+
+
+@pytest.mark.parametrize("rule", FAMILY)
+def test_loops_are_as_exact_as_the_eager_engine(rule):
+    """Both against the eager engine in float64: the loops' rounding is of the same size."""
+    params, fast, twins, slow = pair(rule, "all", hyper_lr=0.0)
+    exact = [torch.nn.Parameter(p.detach().double()) for p in params]
+    start = {q.name: SPREAD[q.name] for q in RULES[rule].coefficients}
+    oracle = HyperOptimizer(exact, rule=rule, learn="all", lr=1e-2, weight_decay=0.1, hyper_lr=0.0, **start)
+    assert oracle.engine == "cpu"  # for fp32 tensors; these are fp64, and it leaves them to the eager loop
+    for step in range(10):
+        for p, q, r, g in zip(params, twins, exact, gradients(step), strict=True):
+            p.grad, q.grad, r.grad = g.clone(), g.clone(), g.double()
+        for opt in (fast, slow, oracle):
+            opt.step()
+    for name, h in oracle.hypergradients().items():
+        size = max(abs(h), 1e-3)
+        assert abs(fast.hypergradients()[name] - h) <= 2 * abs(slow.hypergradients()[name] - h) + 1e-5 * size
+    error = [sum((p.detach() - r.detach()).norm() for p, r in zip(x, exact, strict=True)) for x in (params, twins)]
+    assert error[0] <= 2 * error[1]
+
+
+def test_the_number_of_threads_changes_no_bit():
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        params, fast, _, _ = pair("mada", "all")
+        for step in range(4):
+            for p, g in zip(params, gradients(step), strict=True):
+                p.grad = g
+            fast.step()
+        results.append(everything(fast))
+    assert same_bits(results[0], results[1])
+    assert same_bits(results[0], results[2])
+
+
+def test_tensors_that_the_loops_do_not_take_run_beside_those_they_do():
+    """One hypergradient over both: the whole equals the eager engine's."""
+    torch.manual_seed(0)
+    shapes = torch.randn(6, 4), torch.randn(5).double(), torch.randn(4, 3).T, torch.randn(3).bfloat16(), torch.randn(2)
+    params = [torch.nn.Parameter(x) for x in shapes]
+    twins = [torch.nn.Parameter(x.clone()) for x in shapes]
+    mixed, slow = learning(params), learning(twins, engine="eager")
+    for seed in range(8):
+        give_gradients(params, seed)
+        for p, q in zip(params, twins, strict=True):
+            q.grad = p.grad.clone()
+        mixed.step()
+        slow.step()
+        assert mixed.hypergradients() == pytest.approx(slow.hypergradients(), rel=1e-3, abs=1e-6)
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+def test_state_that_was_replaced_is_seen():
+    """Loaded, or exchanged by hand: the loops must not write where it was before."""
+    params, fast, twins, slow = pair("mada", "all")
+    for step in range(8):
+        for p, q, g in zip(params, twins, gradients(step), strict=True):
+            p.grad, q.grad = g.clone(), g.clone()
+        fast.step()
+        slow.step()
+        if step == 3:
+            fast.load_state_dict(copy.deepcopy(fast.state_dict()))
+        if step == 5:
+            for p, q in zip(params, twins, strict=True):
+                fast.state[p]["m"] = torch.zeros_like(fast.state[p]["m"])
+                slow.state[q]["m"] = torch.zeros_like(slow.state[q]["m"])
+    for p, q in zip(params, twins, strict=True):
+        assert close(p.detach(), q.detach())
+
+
+def test_a_step_is_seen_by_autograd():
+    """A backward pass through weights that a step has changed since must fail, as with torch's own optimizers."""
+    p = torch.nn.Parameter(torch.ones(3))
+    opt = MADA([p])
+    loss = (p**3).sum()
+    p.grad = torch.ones(3)
+    opt.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_without_a_compiler_one_warning_and_the_eager_engine(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    build.load.cache_clear()
+    build.warn.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"slow eager engine.*no C\+\+ compiler found") as caught:
+            first, second = MADA(parameters()), MADA(parameters())
+        assert len(caught) == 1
+        assert (first.engine, second.engine) == ("eager", "eager")
+        with pytest.raises(ValueError, match=r"engine='cpu': no C\+\+ compiler"):
+            MADA(parameters(), engine="cpu")
+    finally:
+        build.load.cache_clear()
+        build.warn.cache_clear()
+
+
+def test_the_build_is_made_once_and_found_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build.load.cache_clear()
+    try:
+        build.load()
+        (made,) = (tmp_path / "mada_optim").iterdir()
+        stamp = made.stat().st_mtime_ns
+        build.load.cache_clear()
+        build.load()
+        assert made.stat().st_mtime_ns == stamp
+        assert (tmp_path / "mada_optim").stat().st_mode & 0o777 == 0o700
+    finally:
+        build.load.cache_clear()
+
+
+def test_a_rule_outside_of_the_family_runs_eagerly():
+    params = parameters()
+    assert HyperOptimizer(params, rule="amsgrad").engine == "eager"
+    with pytest.raises(ValueError, match="expected a rule of adam, avgrad, yogi, adan, mada"):
+        HyperOptimizer(params, rule="lion", engine="cpu")
+    opt = HyperOptimizer(params, rule="amsgrad")
+    train(opt, params, range(2))
