@@ -1,6 +1,6 @@
 """Optimizer step time and state, ours beside torch's AdamW, paired in one run.
 
-    python benchmarks/step_time.py [--model 0.8M|3.2M|30M|124M] [--repeats 15] [--device cpu|cuda]
+    python benchmarks/step_time.py [--model 0.8M|3.2M|26M|124M|200x1000] [--repeats 15] [--device cpu|cuda]
 
 Every round times each optimizer once, in turn, so that what disturbs the machine disturbs them alike; ratios are taken
 within a round. Printed are medians with quartiles. Bytes are counted from the tensors in the state.
@@ -23,14 +23,16 @@ Make = Callable[[list[torch.nn.Parameter]], Optimizer]
 MODELS = {
     "0.8M": GPTConfig(block_size=64, vocab_size=103, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False),
     "3.2M": GPTConfig(block_size=256, vocab_size=65, n_layer=4, n_head=4, n_embd=256, dropout=0.0, bias=False),
-    "30M": GPTConfig(block_size=512, vocab_size=50257, n_layer=8, n_head=8, n_embd=320, dropout=0.0, bias=False),
+    "26M": GPTConfig(block_size=512, vocab_size=50257, n_layer=8, n_head=8, n_embd=320, dropout=0.0, bias=False),
     "124M": GPTConfig(bias=False),
 }
+SMALL = "200x1000"  # tensors of a ResNet's kind: what a step costs beside its bytes
 BASELINE = "torch AdamW fused"
 OPTIMIZERS: dict[str, Make] = {
     BASELINE: lambda p: torch.optim.AdamW(p, fused=True),
     "torch AdamW foreach": lambda p: torch.optim.AdamW(p, foreach=True),
     "MADA, all six learned": lambda p: mada_optim.MADA(p, hyper_start=0),
+    "MADA, eager engine": lambda p: mada_optim.MADA(p, hyper_start=0, engine="eager"),
     "MADA, none learned": lambda p: mada_optim.MADA(p, learn=()),
     "HyperAdam": lambda p: mada_optim.HyperAdam(p, hyper_start=0),
     "Adam": lambda p: mada_optim.Adam(p),
@@ -65,10 +67,17 @@ class Contender:
         return sum(x.numel() * x.element_size() for x in tensors) / sum(p.numel() for p in self.parameters)
 
 
-def contender(make: Make, config: GPTConfig, device: str) -> Contender:
-    """A fresh optimizer on the tensors of a GPT, with gradients of the size that training has, warmed up."""
+def parameters_of(model: str, device: str) -> list[torch.nn.Parameter]:
+    """The tensors of a GPT, or 200 tensors of 1,000 elements."""
     torch.manual_seed(0)
-    parameters = list(GPT(config).to(device).parameters())
+    if model == SMALL:
+        return [torch.nn.Parameter(torch.randn(1000, device=device)) for _ in range(200)]
+    return list(GPT(MODELS[model]).to(device).parameters())
+
+
+def contender(make: Make, model: str, device: str) -> Contender:
+    """A fresh optimizer with gradients of the size that training has, warmed up."""
+    parameters = parameters_of(model, device)
     for p in parameters:
         p.grad = 1e-2 * torch.randn_like(p)
     optimizer = make(parameters)
@@ -86,13 +95,12 @@ def quartiles(numbers: list[float]) -> tuple[float, float, float]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="3.2M")
+    parser.add_argument("--model", choices=(*MODELS, SMALL), default="3.2M")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
 
-    config = MODELS[arguments.model]
-    contenders = {name: contender(make, config, arguments.device) for name, make in OPTIMIZERS.items()}
+    contenders = {name: contender(make, arguments.model, arguments.device) for name, make in OPTIMIZERS.items()}
     for _ in range(arguments.repeats):
         for each in contenders.values():
             each.step()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import chain
 from typing import Any, ClassVar, overload
 
 import torch
@@ -206,9 +206,10 @@ class HyperOptimizer(Optimizer):
         """The tensors that the loops take, as one job, and the rest."""
         if self._kernel is None:
             return None, cells
-        taken = [self._kernel.takes(cell) for cell in cells]
-        rest = [cell for cell, it in zip(cells, taken, strict=True) if not it]
-        return (self._kernel.table(list(compress(cells, taken))) if any(taken) else None), rest
+        rows = [self._kernel.row(cell) for cell in cells]
+        taken = [(cell, row) for cell, row in zip(cells, rows, strict=True) if row is not None]
+        rest = [cell for cell, row in zip(cells, rows, strict=True) if row is None]
+        return (self._kernel.table([cell for cell, _ in taken], [row for _, row in taken]) if taken else None), rest
 
     def _cell(self, p: Tensor, group: dict[str, Any]) -> eager.Cell:
         assert p.grad is not None

@@ -4,6 +4,7 @@
 """
 
 import ctypes
+from operator import is_
 
 import torch
 from torch import Tensor
@@ -43,33 +44,30 @@ class Kernel:
         self._rule = CRule(len(self._names), tuple(values[q] for q in COEFFICIENTS), *lion)
         self._rows: dict[int, tuple[list[Tensor], CTensor | None]] = {}
 
-    def takes(self, cell: Cell) -> bool:
-        """Whether the loops can move this tensor: plain, dense, fp32, in CPU memory; its gradient and state too."""
-        return _plain(cell.p) and _plain(cell.g) and self._row(cell.state) is not None
+    def row(self, cell: Cell) -> CTensor | None:
+        """The part of a row that the state decides; None for a tensor that the loops can't move.
 
-    def table(self, cells: list[Cell]) -> Table:
-        """`cells`, each of which `takes` has accepted, as one job of one step."""
+        They move plain, dense, fp32 tensors in CPU memory whose gradient and state are such too.
+        """
+        return self._state_row(cell.state) if _plain(cell.p) and _plain(cell.g) else None
+
+    def table(self, cells: list[Cell], prepared: list[CTensor]) -> Table:
+        """`cells` as one job of one step; `prepared` is what `row` gave for each."""
         groups = {id(cell.options): cell.options for cell in cells}
         now = {key: torch.empty(1 + len(self._names), dtype=torch.float64) for key in groups}
-        rows = (CTensor * len(cells))()
-        for i, cell in enumerate(cells):
-            prepared = self._row(cell.state)
-            assert prepared is not None
-            rows[i] = prepared
-            row = rows[i]
+        addresses = {key: vector.data_ptr() for key, vector in now.items()}
+        rows = (CTensor * len(cells))(*prepared)
+        for row, cell in zip(rows, cells, strict=True):
             row.size, row.p, row.g = cell.p.numel(), cell.p.data_ptr(), cell.g.data_ptr()
             row.weight_decay, row.eps = cell.options["weight_decay"], cell.options["eps"]
-            row.now = now[id(cell.options)].data_ptr()
+            row.now = addresses[id(cell.options)]
         vectors = [(groups[key], vector) for key, vector in now.items()]
         return Table(self._library, self._flags, self._rule, rows, cells, vectors, self._names)
 
-    def _row(self, state: dict[str, Tensor]) -> CTensor | None:
-        """The part of a row that a state decides, made once; None where a tensor in it is not as the loops want it.
-
-        The tensors are held, so that none of them can be mistaken for a later one at its address.
-        """
+    def _state_row(self, state: dict[str, Tensor]) -> CTensor | None:
+        """Made once per state, whose tensors are held: none can be mistaken for a later one at its address."""
         held, row = self._rows.get(id(state), ([], None))
-        if len(held) != len(state) or any(a is not b for a, b in zip(held, state.values(), strict=True)):
+        if len(held) != len(state) or not all(map(is_, held, state.values())):
             wanted = {name: torch.float64 if name in self._doubles else torch.float32 for name in state}
             fits = all(x.dtype == wanted[name] and x.is_contiguous() and x.is_cpu for name, x in state.items())
             row = CTensor(**{name: x.data_ptr() for name, x in state.items()}) if fits else None

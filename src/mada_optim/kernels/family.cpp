@@ -68,13 +68,13 @@ INLINE float sign_of(float x) { return float(x > 0) - float(x < 0); }
 // The constants of one step in fp32, as the loops use them.
 struct Step {
     float b1, b2, b3, a1, a2, a3;       // a = 1 - b, rounded once from double
-    float rho, c, gamma, eps;
+    float c, one_c, gamma, eps;
     float inv_w1, inv_w3, rho_w2, rest_wbar2, inv_t, first;
     float lion_b1, lion_a1, lion_b2, lion_a2, lion_size;
     Step(const Rule &rule, const Scalars &s, double eps_) {
         b1 = s.q[BETA1], b2 = s.q[BETA2], b3 = s.q[BETA3];
         a1 = 1 - s.q[BETA1], a2 = 1 - s.q[BETA2], a3 = 1 - s.q[BETA3];
-        rho = s.q[RHO], c = s.q[C], gamma = s.q[GAMMA], eps = eps_;
+        c = s.q[C], one_c = 1 - s.q[C], gamma = s.q[GAMMA], eps = eps_;
         inv_w1 = 1 / s.w1, inv_w3 = 1 / s.w3, inv_t = 1 / s.t;
         rho_w2 = s.q[RHO] / s.w2, rest_wbar2 = (1 - s.q[RHO]) / s.wbar2;
         first = s.t == 1 ? 0.0f : 1.0f;  // d_1 = 0
@@ -97,7 +97,7 @@ INLINE float difference(const Step &k, float g, float g_prev) {
 template <int FLAGS>
 INLINE float target_of(const Step &k, float square, float vp) {
     if (!(FLAGS & YOGI)) return square;
-    return k.c * square + (1 - k.c) * (vp + square * sign_of(square - vp));
+    return k.c * square + k.one_c * (vp + square * sign_of(square - vp));
 }
 
 template <int FLAGS>
@@ -123,90 +123,110 @@ INLINE float update_of(const Step &k, float g, float lp, const Element &e) {
     return u;
 }
 
-// < g_next, du/dq > over one block, added to sums[COEFFICIENTS].
+// What the hypergradients are made of: sums over the elements, with the factors that all elements share left out.
+// gd is g_next / D; gv is g_next N / (D^2 root), and 0 where vhat is 0, so that du/dvhat = -gamma/2 gv.
+enum Sum { D_DM, D_M, D_DN, D_N, V_DV, V_V, V_VBAR, V_DC, V_D3, D_NUMERATOR, G_LION, SUMS };
+
+// Adds the sums over one block, made in fp32, to `sums`.
 template <int FLAGS>
-void derivatives(const Tensor &x, const Rule &rule, const Scalars &s, int64_t begin, int64_t end, double *sums) {
-    const Step k(rule, s, x.eps);
-    const double dw1 = (at(x.w1) - 1), dw2 = (at(x.w2) - 1), dw3 = (at(x.w3) - 1);
-    const float dw1_w1 = dw1 / (s.w1 * s.w1), dw3_w3 = dw3 / (s.w3 * s.w3);
-    const float inv_w2 = 1 / s.w2, inv_wbar2 = 1 / s.wbar2;
-    const float rho_dw2 = s.q[RHO] * dw2 / (s.w2 * s.w2);
-    const float rest_dwbar2 = (1 - s.q[RHO]) * dw2 / s.t / (s.wbar2 * s.wbar2);
-    const float along_v = FLAGS & MEAN ? k.rho_w2 + k.rest_wbar2 * k.inv_t : k.rho_w2;  // dvhat/dv
-    float h1 = 0, h2 = 0, h3 = 0, hr = 0, hc = 0, hg = 0;
-#pragma omp simd reduction(+ : h1, h2, h3, hr, hc, hg)
+void add_sums(const Tensor &x, const Step k, int64_t begin, int64_t end, double *sums) {
+    const float *__restrict g_now = x.g, *__restrict gradient = x.gradient, *__restrict g_prev = x.g_prev;
+    const float *__restrict m = x.m, *__restrict v = x.v, *__restrict vbar = x.vbar, *__restrict n = x.n;
+    const float *__restrict l = x.l;
+    const float b3_w3 = k.b3 * k.inv_w3;
+    float d_dm = 0, d_m = 0, d_dn = 0, d_n = 0, v_dv = 0, v_v = 0, v_vbar = 0, v_dc = 0, v_d3 = 0, d_num = 0, g_lion = 0;
+#pragma omp simd reduction(+ : d_dm, d_m, d_dn, d_n, v_dv, v_v, v_vbar, v_dc, v_d3, d_num, g_lion)
     for (int64_t i = begin; i < end; i++) {
-        const float g = x.gradient[i], gp = FLAGS & DIFFERENCE ? x.g_prev[i] : 0.0f;
-        const float mp = x.m[i], vp = x.v[i];
-        Element e = {mp, vp, FLAGS & MEAN ? x.vbar[i] : 0.0f, FLAGS & DIFFERENCE ? x.n[i] : 0.0f, 0.0f};
-        const float np = e.n, lp = FLAGS & LION ? x.l[i] : 0.0f;
+        const float g = gradient[i], gp = FLAGS & DIFFERENCE ? g_prev[i] : 0.0f;
+        const float mp = m[i], vp = v[i];
+        Element e = {mp, vp, FLAGS & MEAN ? vbar[i] : 0.0f, FLAGS & DIFFERENCE ? n[i] : 0.0f, 0.0f};
+        const float np = e.n, lp = FLAGS & LION ? l[i] : 0.0f;
         next_slots<FLAGS>(k, g, gp, e);
         const float d = difference<FLAGS>(k, g, gp), ghat = g + k.b3 * d, square = ghat * ghat;
-        const float target = target_of<FLAGS>(k, square, vp);
 
         float numerator = e.m * k.inv_w1;
-        if (FLAGS & DIFFERENCE) numerator += k.b3 * e.n * k.inv_w3;
+        if (FLAGS & DIFFERENCE) numerator += b3_w3 * e.n;
         float vhat = k.rho_w2 * e.v;
         if (FLAGS & MEAN) vhat += k.rest_wbar2 * e.vbar;
-        const float root = std::sqrt(vhat), inv_d = 1 / (root + k.eps), ratio = numerator * inv_d;
-        // du/dvhat = -gamma N / D^2 / (2 root), and 0 where vhat is 0
-        const float by_vhat = vhat == 0 ? 0.0f : -k.gamma * ratio * inv_d * 0.5f / root;
-        const float gn = x.g[i], gd = gn * inv_d * k.gamma, gv = gn * by_vhat;
+        // 1 / D and 1 / root by one division, the dearest operation here
+        const float root = std::sqrt(vhat), nonzero = vhat == 0 ? 1.0f : root, denominator = root + k.eps;
+        const float inv_both = 1 / (denominator * nonzero), inv_d = inv_both * nonzero;
+        const float gn = g_now[i], gd = gn * inv_d, gd_num = gd * numerator;
+        const float gv = vhat == 0 ? 0.0f : gd_num * inv_both;
 
-        h1 += gd * ((mp - g) * k.inv_w1 - e.m * dw1_w1);
-        float dvhat2 = along_v * (vp - target) - e.v * rho_dw2;
-        if (FLAGS & MEAN) dvhat2 -= e.vbar * rest_dwbar2;
-        h2 += gv * dvhat2;
-        if (FLAGS & MEAN) hr += gv * (e.v * inv_w2 - e.vbar * inv_wbar2);
+        d_dm += gd * (mp - g), d_m += gd * e.m;
+        v_dv += gv * (vp - target_of<FLAGS>(k, square, vp)), v_v += gv * e.v;
+        if (FLAGS & MEAN) v_vbar += gv * e.vbar;
         const float side = FLAGS & YOGI ? sign_of(square - vp) : 1.0f;
-        if (FLAGS & YOGI) hc += gv * along_v * k.a2 * (square - (vp + square * side));
+        if (FLAGS & YOGI) v_dc += gv * (square - (vp + square * side));
         if (FLAGS & DIFFERENCE) {
-            const float dn = e.n * k.inv_w3 + k.b3 * ((np - d) * k.inv_w3 - e.n * dw3_w3);
-            const float dtarget = 2 * ghat * d * (FLAGS & YOGI ? k.c + (1 - k.c) * side : 1.0f);
-            h3 += gd * dn + gv * along_v * k.a2 * dtarget;
+            d_dn += gd * (np - d), d_n += gd * e.n;
+            v_d3 += gv * (ghat * d) * (FLAGS & YOGI ? k.c + k.one_c * side : 1.0f);
         }
-        if (FLAGS & LION) hg += gn * (ratio - float(rule.kappa) * sign_of(k.lion_b1 * lp + k.lion_a1 * g));
+        if (FLAGS & LION) d_num += gd_num, g_lion += gn * sign_of(k.lion_b1 * lp + k.lion_a1 * g);
     }
-    sums[BETA1] += h1, sums[BETA2] += h2, sums[BETA3] += h3, sums[RHO] += hr, sums[C] += hc, sums[GAMMA] += hg;
+    const float block[SUMS] = {d_dm, d_m, d_dn, d_n, v_dv, v_v, v_vbar, v_dc, v_d3, d_num, g_lion};
+    for (int j = 0; j < SUMS; j++) sums[j] += block[j];
+}
+
+// < g_next, du/dq > from the sums; w1p ... are the averages of ones before the step.
+void combine(const Rule &rule, const Scalars &s, double w1p, double w2p, double w3p, const double *sums, double *h) {
+    const double *q = s.q, dw1 = w1p - 1, dw2 = w2p - 1, dw3 = w3p - 1;
+    const double along_v = q[RHO] / s.w2 + (1 - q[RHO]) / s.wbar2 / s.t;  // dvhat/dv
+    const double by_vhat = -0.5 * q[GAMMA], by_target = by_vhat * along_v * (1 - q[BETA2]);
+    h[BETA1] = q[GAMMA] * (sums[D_DM] / s.w1 - sums[D_M] * dw1 / (s.w1 * s.w1));
+    h[BETA2] = by_vhat * (along_v * sums[V_DV] - q[RHO] * sums[V_V] * dw2 / (s.w2 * s.w2) -
+                          (1 - q[RHO]) * sums[V_VBAR] * dw2 / s.t / (s.wbar2 * s.wbar2));
+    h[BETA3] = q[GAMMA] * (sums[D_N] * (1 / s.w3 - q[BETA3] * dw3 / (s.w3 * s.w3)) + sums[D_DN] * q[BETA3] / s.w3) +
+               by_target * 2 * sums[V_D3];
+    h[RHO] = by_vhat * (sums[V_V] / s.w2 - sums[V_VBAR] / s.wbar2);
+    h[C] = by_target * sums[V_DC];
+    h[GAMMA] = sums[D_NUMERATOR] - rule.kappa * sums[G_LION];
 }
 
 // Slots after the last update, then the update of this step: weights, slots and gradient are written once.
 template <int FLAGS, bool SETTLE>
-void learn_chunk(const Tensor &x, const Step &then, const Step &now, float keep, float lr, int64_t begin, int64_t end) {
+void learn_chunk(const Tensor &x, const Step then, const Step now, float keep, float lr, int64_t begin, int64_t end) {
+    const float *__restrict g_now = x.g;
+    float *__restrict p = x.p, *__restrict m = x.m, *__restrict v = x.v, *__restrict vbar = x.vbar;
+    float *__restrict n = x.n, *__restrict g_prev = x.g_prev, *__restrict l = x.l, *__restrict gradient = x.gradient;
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
-        Element e = {x.m[i], x.v[i], FLAGS & MEAN ? x.vbar[i] : 0.0f, FLAGS & DIFFERENCE ? x.n[i] : 0.0f,
-                     FLAGS & LION ? x.l[i] : 0.0f};
-        const float old = x.gradient[i], g = x.g[i];
-        float before = FLAGS & DIFFERENCE ? x.g_prev[i] : 0.0f;
+        Element e = {m[i], v[i], FLAGS & MEAN ? vbar[i] : 0.0f, FLAGS & DIFFERENCE ? n[i] : 0.0f,
+                     FLAGS & LION ? l[i] : 0.0f};
+        const float old = gradient[i], g = g_now[i];
+        float before = FLAGS & DIFFERENCE ? g_prev[i] : 0.0f;
         if (SETTLE) {
             next_slots<FLAGS>(then, old, before, e);
             before = old;
-            x.m[i] = e.m, x.v[i] = e.v;
-            if (FLAGS & MEAN) x.vbar[i] = e.vbar;
-            if (FLAGS & DIFFERENCE) x.n[i] = e.n, x.g_prev[i] = before;
-            if (FLAGS & LION) x.l[i] = e.l;
+            m[i] = e.m, v[i] = e.v;
+            if (FLAGS & MEAN) vbar[i] = e.vbar;
+            if (FLAGS & DIFFERENCE) n[i] = e.n, g_prev[i] = before;
+            if (FLAGS & LION) l[i] = e.l;
         }
         const float lp = e.l;
         next_slots<FLAGS>(now, g, before, e);
-        x.p[i] = keep * x.p[i] - lr * update_of<FLAGS>(now, g, lp, e);
-        x.gradient[i] = g;
+        p[i] = keep * p[i] - lr * update_of<FLAGS>(now, g, lp, e);
+        gradient[i] = g;
     }
 }
 
 template <int FLAGS>
-void plain_chunk(const Tensor &x, const Step &now, float keep, float lr, int64_t begin, int64_t end) {
+void plain_chunk(const Tensor &x, const Step now, float keep, float lr, int64_t begin, int64_t end) {
+    const float *__restrict g_now = x.g;
+    float *__restrict p = x.p, *__restrict m = x.m, *__restrict v = x.v, *__restrict vbar = x.vbar;
+    float *__restrict n = x.n, *__restrict g_prev = x.g_prev, *__restrict l = x.l;
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
-        Element e = {x.m[i], x.v[i], FLAGS & MEAN ? x.vbar[i] : 0.0f, FLAGS & DIFFERENCE ? x.n[i] : 0.0f,
-                     FLAGS & LION ? x.l[i] : 0.0f};
-        const float g = x.g[i], lp = e.l;
-        next_slots<FLAGS>(now, g, FLAGS & DIFFERENCE ? x.g_prev[i] : 0.0f, e);
-        x.p[i] = keep * x.p[i] - lr * update_of<FLAGS>(now, g, lp, e);
-        x.m[i] = e.m, x.v[i] = e.v;
-        if (FLAGS & MEAN) x.vbar[i] = e.vbar;
-        if (FLAGS & DIFFERENCE) x.n[i] = e.n, x.g_prev[i] = g;
-        if (FLAGS & LION) x.l[i] = e.l;
+        Element e = {m[i], v[i], FLAGS & MEAN ? vbar[i] : 0.0f, FLAGS & DIFFERENCE ? n[i] : 0.0f,
+                     FLAGS & LION ? l[i] : 0.0f};
+        const float g = g_now[i], lp = e.l;
+        next_slots<FLAGS>(now, g, FLAGS & DIFFERENCE ? g_prev[i] : 0.0f, e);
+        p[i] = keep * p[i] - lr * update_of<FLAGS>(now, g, lp, e);
+        m[i] = e.m, v[i] = e.v;
+        if (FLAGS & MEAN) vbar[i] = e.vbar;
+        if (FLAGS & DIFFERENCE) n[i] = e.n, g_prev[i] = g;
+        if (FLAGS & LION) l[i] = e.l;
     }
 }
 
@@ -263,23 +283,26 @@ template <int FLAGS>
 void hypergradients(const Tensor *xs, int64_t count, const Rule &rule, int threads, double *out) {
     const auto chunks = chunks_of(xs, count);
     const int64_t total = chunks.size();
-    std::vector<double> sums(total * COEFFICIENTS, 0.0);
+    std::vector<double> h(total * COEFFICIENTS, 0.0);
     std::vector<char> finite(total, 1);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t j = 0; j < total; j++) {
-        const Tensor &x = xs[chunks[j].tensor];
-        finite[j] = chunk_is_finite(x.g, chunks[j].begin, chunks[j].end);
+        const Chunk &c = chunks[j];
+        const Tensor &x = xs[c.tensor];
+        finite[j] = chunk_is_finite(x.g, c.begin, c.end);
         if (!x.applied || *x.t < 1) continue;
         const Scalars s = last_update(x, rule);
-        for (int64_t b = chunks[j].begin; b < chunks[j].end; b += BLOCK)
-            derivatives<FLAGS>(x, rule, s, b, std::min(b + BLOCK, chunks[j].end), &sums[j * COEFFICIENTS]);
+        const Step step(rule, s, x.eps);
+        double sums[SUMS] = {};
+        for (int64_t b = c.begin; b < c.end; b += BLOCK) add_sums<FLAGS>(x, step, b, std::min(b + BLOCK, c.end), sums);
+        combine(rule, s, at(x.w1), at(x.w2), at(x.w3), sums, &h[j * COEFFICIENTS]);
     }
     std::fill(out, out + COEFFICIENTS + 1, 0.0);
-    for (int64_t j = 0; j < total; j++) {
+    for (int64_t j = 0; j < total; j++) {  // in this order, whoever made them
         const Tensor &x = xs[chunks[j].tensor];
         out[COEFFICIENTS] += !finite[j];
         if (x.applied)
-            for (int q = 0; q < COEFFICIENTS; q++) out[q] -= x.applied[0] * sums[j * COEFFICIENTS + q];
+            for (int q = 0; q < COEFFICIENTS; q++) out[q] -= x.applied[0] * h[j * COEFFICIENTS + q];
     }
 }
 
