@@ -21,9 +21,10 @@ def live_tensors():
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # the collector touches torch's deprecated attributes
-def test_memory_is_constant_over_1000_steps():
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_memory_is_constant_over_1000_steps(engine):
     params = parameters()
-    opt = learning(params)
+    opt = learning(params, engine=engine)
     train(opt, params, range(5))
     before = live_tensors()
     for _ in range(1000):
@@ -47,11 +48,12 @@ class NoHostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("engine", ["auto", "eager"])
 @pytest.mark.parametrize("learn", ["all", ()])
 @pytest.mark.parametrize("rule", RULES)
-def test_a_step_reads_nothing_on_the_host(rule, learn):
+def test_a_step_reads_nothing_on_the_host(rule, learn, engine):
     params = parameters()
-    opt = HyperOptimizer(params, rule=rule, learn=learn, weight_decay=0.1, hyper_start=0)
+    opt = HyperOptimizer(params, rule=rule, learn=learn, weight_decay=0.1, hyper_start=0, engine=engine)
     for seed in range(3):
         give_gradients(params, seed)
         with NoHostReads():
@@ -73,12 +75,3 @@ def test_slots_allocated_are_slots_declared(rule, learn):
     declared = [x.name for x in RULES[rule].slots if not x.scalar]
     assert per_element == declared + (["gradient"] if learn else [])
     assert all(opt.state[p][name].ndim == 0 for name in opt.state[p] if name not in [*per_element, "applied"])
-
-
-def test_step_needs_no_second_evaluation_of_the_users_model():
-    """One forward and one backward a step, of the user's own: the gradients are all that a step reads."""
-    params = parameters()
-    opt = learning(params)
-    with torch.no_grad():
-        train(opt, params, range(3))
-    assert opt.state[params[0]]["step"] == 3
