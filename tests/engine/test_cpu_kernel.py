@@ -156,7 +156,7 @@ def test_a_step_is_seen_by_autograd():
 
 def test_without_a_compiler_one_warning_and_the_eager_engine(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda _: None)
-    build.load.cache_clear()
+    build.attempt.cache_clear()
     build.warn.cache_clear()
     try:
         with pytest.warns(UserWarning, match=r"slow eager engine.*no C\+\+ compiler found") as caught:
@@ -166,23 +166,58 @@ def test_without_a_compiler_one_warning_and_the_eager_engine(monkeypatch):
         with pytest.raises(ValueError, match=r"engine='cpu': no C\+\+ compiler"):
             MADA(parameters(), engine="cpu")
     finally:
-        build.load.cache_clear()
+        build.attempt.cache_clear()
         build.warn.cache_clear()
 
 
 def test_the_build_is_made_once_and_found_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build.load.cache_clear()
+    build.attempt.cache_clear()
     try:
         build.load()
         (made,) = (tmp_path / "mada_optim").iterdir()
         stamp = made.stat().st_mtime_ns
-        build.load.cache_clear()
+        build.attempt.cache_clear()
         build.load()
         assert made.stat().st_mtime_ns == stamp
         assert (tmp_path / "mada_optim").stat().st_mode & 0o777 == 0o700
     finally:
-        build.load.cache_clear()
+        build.attempt.cache_clear()
+
+
+def test_linked_to_its_own_openmp_where_torch_keeps_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    real = build.load_linked
+
+    def hidden(compiler, link_flags):
+        if not link_flags:
+            raise OSError("undefined symbol: GOMP_parallel")
+        return real(compiler, link_flags)
+
+    monkeypatch.setattr(build, "load_linked", hidden)
+    build.attempt.cache_clear()
+    try:
+        params = parameters()
+        opt = MADA(params, engine="cpu")
+        train(opt, params, range(2))
+        assert opt.engine == "cpu"
+    finally:
+        build.attempt.cache_clear()
+
+
+def test_a_compiler_that_fails_is_quoted_and_not_asked_again(tmp_path, monkeypatch):
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho once >> \"$(dirname $0)/calls\"\necho 'no -fopenmp here' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    build.attempt.cache_clear()
+    try:
+        for _ in range(2):
+            with pytest.raises(build.BuildError, match="no -fopenmp here"):
+                build.load()
+        assert (tmp_path / "calls").read_text() == "once\n"
+    finally:
+        build.attempt.cache_clear()
 
 
 def test_a_rule_outside_of_the_family_runs_eagerly():

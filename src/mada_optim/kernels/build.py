@@ -1,7 +1,7 @@
 """Compiles the C++ kernels once per machine, with the compiler that is there, into the user's cache.
 
 The file is named by the digest of all that decides its content: source, flags, compiler, processor. It links to no
-OpenMP runtime of its own but uses the one that torch has loaded, and so torch's threads.
+OpenMP runtime of its own where the one that torch has loaded can be used, and with it torch's threads.
 """
 
 import ctypes
@@ -32,33 +32,58 @@ def warn(reason: str) -> None:
     warnings.warn(f"mada_optim runs its slow eager engine, since the CPU loops can't be had: {reason}", stacklevel=4)
 
 
-@functools.cache
 def load() -> ctypes.CDLL:
     """The compiled kernels, built if need be.
 
     Raises:
-        BuildError: They can't be built or loaded.
+        BuildError: They can't be built or loaded; tried once per process.
     """
+    result = attempt()
+    if isinstance(result, BuildError):
+        raise result
+    return result
+
+
+@functools.cache
+def attempt() -> ctypes.CDLL | BuildError:
+    """The kernels, or why there are none."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))), None)
     if compiler is None:
-        raise BuildError(f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX)")
+        return BuildError(f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX)")
     try:
-        path = cache_folder() / f"family-{digest(compiler)}.so"
-        if not path.exists():
-            compile_to(path, compiler)
-        return ctypes.CDLL(str(path))
-    except subprocess.CalledProcessError as error:
-        raise BuildError(f"{compiler} failed: {error.stderr.strip().splitlines()[-1:]}") from error
-    except OSError as error:
-        raise BuildError(str(error)) from error
+        return load_linked(compiler, ())
+    except OSError:  # torch keeps its OpenMP runtime to itself: take the compiler's own
+        pass
+    except (BuildError, subprocess.SubprocessError) as error:
+        return BuildError(describe(compiler, error))
+    try:
+        return load_linked(compiler, ("-fopenmp",))
+    except (OSError, BuildError, subprocess.SubprocessError) as error:
+        return BuildError(describe(compiler, error))
+
+
+def load_linked(compiler: str, link_flags: tuple[str, ...]) -> ctypes.CDLL:
+    """The kernels linked with `link_flags`, from the cache or compiled into it."""
+    path = cache_folder() / f"family-{digest(compiler, link_flags)}.so"
+    if not path.exists():
+        compile_to(path, compiler, link_flags)
+    return ctypes.CDLL(str(path))
+
+
+def describe(compiler: str, error: Exception) -> str:
+    """The error in one line; of a failed compilation, the compiler's own last one."""
+    lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+    return f"{compiler}: {lines[-1] if lines else type(error).__name__}"
 
 
 def cache_folder() -> Path:
     """A folder of this user alone, since what lies there is loaded as code.
 
     Raises:
-        BuildError: It belongs to somebody else.
+        BuildError: It belongs to somebody else, or the system can't tell.
     """
+    if not hasattr(os, "getuid"):
+        raise BuildError("only POSIX systems tell whose a folder is")
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = Path(root) / "mada_optim"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -68,10 +93,10 @@ def cache_folder() -> Path:
     return folder
 
 
-def digest(compiler: str) -> str:
+def digest(compiler: str, link_flags: tuple[str, ...]) -> str:
     """Hexadecimal name of the build."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    parts = (SOURCE.read_text(), " ".join(FLAGS), compiler, version, processor())
+    parts = (SOURCE.read_text(), " ".join((*FLAGS, *link_flags)), compiler, version, processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -84,13 +109,13 @@ def processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def compile_to(path: Path, compiler: str) -> None:
+def compile_to(path: Path, compiler: str, link_flags: tuple[str, ...]) -> None:
     """Builds beside `path` and renames into place, so that processes that start together don't see a torn file."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         unlinked, linked = os.path.join(folder, "family.o"), os.path.join(folder, "family.so")
         for command in (
             [compiler, *FLAGS, "-c", str(SOURCE), "-o", unlinked],
-            [compiler, "-shared", unlinked, "-o", linked],
+            [compiler, "-shared", *link_flags, unlinked, "-o", linked],
         ):
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
         os.replace(linked, path)
