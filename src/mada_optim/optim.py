@@ -62,7 +62,8 @@ class HyperOptimizer(Optimizer):
             rules adam, avgrad, yogi, adan and mada; "auto" is the fastest to be had. `opt.engine` names what runs.
         maximize: Steps along the gradient instead of against it.
         state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
-        reduce_group: Process group over which parameters are sharded: hypergradients are summed over it.
+        reduce_group: Process group over which parameters are sharded: hypergradients are summed over it, and a gradient
+            that is not finite stops the step on all of it.
         coefficients: Starting values of the rule's other coefficients by name.
 
     Raises:
@@ -177,19 +178,20 @@ class HyperOptimizer(Optimizer):
             What `closure` returned.
 
         Raises:
-            RuntimeError: A gradient is sparse.
+            RuntimeError: A gradient is sparse; nothing is changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        cells = [self._cell(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not cells and self.reduce_group is None:
+        ready = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if any(p.grad.is_sparse for p, _ in ready):
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use torch.optim.SparseAdam")
+        if not ready and self.reduce_group is None:
             return loss
-        table, rest = self._share_out(cells)
-        finite, h = self._hypergradient(table, rest)
+        table, rest = self._share_out([self._cell(p, group) for p, group in ready])
+        finite, h = self._reduce(*self._hypergradient(table, rest))
         if self.learned:
-            finite, h = self._reduce(finite, h)
             self._hyper_step(finite, h)
         if table is not None:
             table.advance(finite)
@@ -213,8 +215,6 @@ class HyperOptimizer(Optimizer):
 
     def _cell(self, p: Tensor, group: dict[str, Any]) -> eager.Cell:
         assert p.grad is not None
-        if p.grad.is_sparse:
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use torch.optim.SparseAdam")
         seen, state = eager.canvas(p), self.state[p]
         wide = eager.compute_dtype(seen)
         g = eager.canvas(p.grad).to(wide)

@@ -187,10 +187,14 @@ def test_maximize_mirrors_minimize():
 
 
 def test_sparse_gradients_are_refused():
-    p = torch.nn.Parameter(torch.zeros(4))
+    p, dense = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(4))
+    dense.grad = torch.ones(4)
     p.grad = torch.sparse_coo_tensor([[1]], [1.0], (4,), check_invariants=True)
+    opt = HyperAdam([dense, p])
     with pytest.raises(RuntimeError, match="does not support sparse gradients"):
-        HyperAdam([p]).step()
+        opt.step()
+    assert not opt.state
+    assert torch.equal(dense, torch.zeros(4))
 
 
 def test_closure_is_called_once_with_gradients_enabled():

@@ -3,12 +3,18 @@
 Catches: coefficients that drift apart on the ranks, and a bad gradient on one rank that the other steps over.
 """
 
+import pytest
 import torch
 import torch.multiprocessing as mp
 
+from mada_optim import MADA
 from tests.problems import everything, give_gradients, learning, parameters, same_bits
 
 STEPS = 6
+
+
+def made(params, learn, **options):
+    return learning(params, **options) if learn else MADA(params, learn=(), **options)
 
 
 def gradients_of(step):
@@ -17,13 +23,13 @@ def gradients_of(step):
     return [p.grad for p in whole]
 
 
-def rank(index, store, out):
+def rank(index, store, out, learn):
     """Rank 0 has the matrix, rank 1 the rest; in step 3 only rank 1 sees an infinite gradient."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=index, world_size=2)
     torch.manual_seed(0)
     mine = slice(0, 1) if index == 0 else slice(1, None)
     params = parameters()[mine]
-    opt = learning(params, reduce_group=torch.distributed.group.WORLD)
+    opt = made(params, learn, reduce_group=torch.distributed.group.WORLD)
     for step in range(STEPS):
         before = everything(opt)
         for p, g in zip(params, gradients_of(step)[mine], strict=True):
@@ -36,13 +42,14 @@ def rank(index, store, out):
     torch.distributed.destroy_process_group()
 
 
-def test_sharded_equals_whole(tmp_path):
-    mp.spawn(rank, (tmp_path / "store", tmp_path / "out"), nprocs=2)
+@pytest.mark.parametrize("learn", [True, False])
+def test_sharded_equals_whole(tmp_path, learn):
+    mp.spawn(rank, (tmp_path / "store", tmp_path / "out", learn), nprocs=2)
     shards = [torch.load(f"{tmp_path / 'out'}.{i}", weights_only=True) for i in range(2)]
 
     torch.manual_seed(0)
     params = parameters()
-    whole = learning(params)
+    whole = made(params, learn)
     for step in range(STEPS):
         if step != 3:
             for p, g in zip(params, gradients_of(step), strict=True):
