@@ -5,12 +5,11 @@ projection, or to the sign and scale of the hypergradient.
 """
 
 import json
-import math
 
 import pytest
 import torch
 
-from mada_optim import MADA
+from tests.traces import largest_hypergradients, replay
 
 TRACES = (
     "adam_corner_fixed",
@@ -25,26 +24,8 @@ TRACES = (
 @pytest.mark.parametrize("name", TRACES)
 def test_released_trace(name, reference):
     trace = json.loads((reference / "reference" / "released_optimizer_traces.json").read_text())[name]
-    start = dict(trace["algorithm"]["initial_coefficients"])
-    params = {k: torch.nn.Parameter(torch.tensor(x)) for k, x in trace["initial_params"].items()}
-    opt = MADA(
-        params.values(),
-        lr=trace["algorithm"]["lr"],
-        eps=trace["algorithm"]["eps"],
-        betas=(start.pop("beta1"), start.pop("beta2")),
-        hyper_lr=trace["algorithm"]["hyper_lr"],
-        hyper_momentum=trace["algorithm"]["hyper_momentum"],
-        hyper_start=0,
-        hyper_clip=math.inf,  # the published training loop clips, not the optimizer
-        rule="mada_released",
-        learn="all",
-        **start,
-    )
-    largest = {q: max(abs(step["hypergradient"][q]) for step in trace["steps"]) for q in opt.coefficients()}
-    for t, (gradients, expected) in enumerate(zip(trace["gradients"], trace["steps"], strict=True)):
-        for k, p in params.items():
-            p.grad = torch.tensor(gradients[k])
-        opt.step()
+    largest = largest_hypergradients(trace)
+    for t, (opt, params, expected) in enumerate(replay(trace)):
         assert opt.coefficients() == pytest.approx(expected["coefficients"], rel=1e-5, abs=1e-9), t
         for k, p in params.items():
             # relative to the tensor: single elements cross zero on their way
