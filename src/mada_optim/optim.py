@@ -225,7 +225,7 @@ class HyperOptimizer(Optimizer):
     def _hypergradient(self, table: Table | None, rest: list[eager.Cell]) -> tuple[Tensor, Tensor]:
         """Whether all gradients are finite; and -lr < g, du/dq > over all tensors that an update has moved before."""
         finite = eager.all_finite([cell.g for cell in rest], self._home)
-        total = self._vector([0.0] * len(self.learned))
+        total = torch.zeros(len(self.learned), dtype=eager.scalar_dtype(self._home), device=self._home)
         if table is not None:
             is_finite, of_all = table.hypergradients()
             finite = finite & is_finite

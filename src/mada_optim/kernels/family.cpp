@@ -84,7 +84,7 @@ struct Step {
     }
 };
 
-// Slots of one element; `step` is the rule of the engine, in the same order of operations.
+// Slots of one element, in registers.
 struct Element {
     float m, v, vbar, n, l;
 };
