@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mada_optim.spec import DECAY, Coefficient, Interval, Rule
+from mada_optim.spec import DECAY, LR, Coefficient, Interval, Rule
 
 NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
-PAPER_HYPER_LR = {"beta1": 5e-4, "beta2": 5e-4}
-PAPER_HYPER_LR_OTHERS = 1e-1
+FACTOR = Interval(1e-30, 1e30)  # of the learned factor of lr
 
 PerCoefficient = float | Mapping[str, float] | None
 
@@ -27,7 +26,7 @@ def number(name: str, x: object, allowed: Interval, remedy: str) -> float:
         value = float(x)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise ValueError(f"{name}={x!r}: expected a number in {allowed}; {remedy}") from None
-    if isinstance(x, str | bool) or value not in allowed:
+    if isinstance(x, str) or value not in allowed:
         raise ValueError(f"{name}={x!r}: expected a number in {allowed}; {remedy}")
     return value
 
@@ -47,27 +46,27 @@ def member(what: str, name: object, allowed: Iterable[str], remedy: str) -> str:
 
 
 def learned_names(rule: Rule, learn: str | Iterable[str]) -> tuple[str, ...]:
-    """The coefficients to learn, in the rule's order. `learn` is "all", one name, or several names.
+    """The coefficients to learn, in the rule's order, lr last. `learn` is "all", one name, or several names.
 
     Raises:
         ValueError: A name is none of the rule's coefficients.
     """
-    names = rule.coefficient_names()
+    names = (*rule.coefficient_names(), LR.name)
     if isinstance(learn, str):
-        learn = names if learn == "all" else (learn,)
-    remedy = f'coefficients of the rule {rule.name!r} are meant; "all" is every one, () is none'
+        learn = rule.coefficient_names() if learn == "all" else (learn,)
+    remedy = f'coefficients of the rule {rule.name!r} are meant; "all" is every one but lr, () is none'
     wanted = {member("learn", name, names, remedy) for name in learn}
     return tuple(name for name in names if name in wanted)
 
 
-def hyper_lr(given: PerCoefficient, learned: tuple[str, ...]) -> list[float]:
-    """The learning rate of each learned coefficient; the paper's where none is given.
+def hyper_lr(rule: Rule, given: PerCoefficient, learned: tuple[str, ...]) -> list[float]:
+    """The learning rate of each learned coefficient; its own default where none is given.
 
     Raises:
         ValueError: A number is negative or not finite, or a key is no learned coefficient.
     """
-    paper = {name: PAPER_HYPER_LR.get(name, PAPER_HYPER_LR_OTHERS) for name in learned}
-    return _per_coefficient("hyper_lr", given, paper, NON_NEGATIVE)
+    default = {q.name: q.hyper_lr for q in (*rule.coefficients, LR) if q.name in learned}
+    return _per_coefficient("hyper_lr", given, default, NON_NEGATIVE)
 
 
 def hyper_momentum(given: PerCoefficient, learned: tuple[str, ...]) -> list[float]:
@@ -99,16 +98,17 @@ def intervals(
     bounds = {} if bounds is None else bounds
     for name in bounds:
         member("bounds key", name, learned, "only learned coefficients are bounded: name it in `learn` too")
-    return {q.name: _interval(q, bounds.get(q.name)) for q in rule.coefficients if q.name in learned}
+    return {q.name: _interval(q, bounds.get(q.name)) for q in (*rule.coefficients, LR) if q.name in learned}
 
 
 def _interval(q: Coefficient, ends: tuple[float, float] | None) -> Interval:
     if ends is None:
         return q.interval
-    low, high = (number(f"bounds of {q.name}", x, q.domain, "pass (low, high) inside it") for x in ends)
+    domain = FACTOR if q is LR else q.domain
+    low, high = (number(f"bounds of {q.name}", x, domain, "pass (low, high) inside it") for x in ends)
     if low > high:
         raise ValueError(f"bounds of {q.name}=({low}, {high}): expected low <= high; swap them")
-    return Interval(low, high)
+    return Interval(math.log(low), math.log(high)) if q is LR else Interval(low, high)
 
 
 def count(name: str, x: object, remedy: str) -> int:
@@ -152,25 +152,34 @@ def engine(name: str) -> str:
     return member("engine", name, ("auto", "eager", "cpu"), "leave it at 'auto'")
 
 
-def extensions(horizon: object, scope: str) -> None:
+def extensions(horizon: object) -> None:
     """What the signature foresees and is not built yet is refused, not ignored.
 
     Raises:
-        ValueError: `horizon` is not 0, or `scope` not "global".
+        ValueError: `horizon` is not 0.
     """
     number("horizon", horizon, Interval(0.0, 0.0), "leave it at 0, the one-step hypergradient")
-    member("scope", scope, ("global",), "one set of coefficients for all groups is what there is")
 
 
-def coefficient_keywords(rule: Rule, betas: Sequence[float] | None, others: Mapping[str, float]) -> dict[str, float]:
-    """Starting values by coefficient, from the pair `betas` and from keywords.
+def scope(name: str) -> str:
+    """Over what a learned coefficient is one.
 
     Raises:
-        ValueError: A keyword is none of the rule's coefficients, or beta1 or beta2 is given in both ways.
+        ValueError: There is no such scope.
+    """
+    return member("scope", name, ("global", "group", "tensor"), "the paper's is 'global'")
+
+
+def rule_keywords(rule: Rule, betas: Sequence[float] | None, others: Mapping[str, float]) -> dict[str, float]:
+    """Starting values by coefficient, from the pair `betas` and from keywords, and hyper-parameters by name.
+
+    Raises:
+        ValueError: A keyword is none of the rule's, or beta1 or beta2 is given in both ways.
     """
     named = named_betas(rule, betas)
     for name in others:
-        member("keyword", name, rule.coefficient_names(), f"coefficients of the rule {rule.name!r} are meant")
+        allowed = (*rule.coefficient_names(), *rule.hyper_parameters)
+        member("keyword", name, allowed, f"coefficients and hyper-parameters of the rule {rule.name!r} are meant")
         if name in named:
             raise ValueError(f"{name}={others[name]}: expected once, is in betas={betas} too; drop one of them")
     return {**named, **others}
@@ -180,13 +189,43 @@ def named_betas(rule: Rule, betas: Sequence[float] | None) -> dict[str, float]:
     """`(beta1, beta2)` by name; nothing for None.
 
     Raises:
-        ValueError: It is no pair.
+        ValueError: It is no pair, or the rule has no such coefficients.
     """
     if betas is None:
         return {}
     if not isinstance(betas, Sequence) or len(betas) != 2:
         raise ValueError(f"betas={betas!r}: expected a pair (beta1, beta2), each in [0, 1); (0.9, 0.95), say")
+    if "beta1" not in rule.coefficient_names():
+        names = ", ".join(rule.coefficient_names()) or "none"
+        raise ValueError(f"betas={betas!r}: the rule {rule.name!r} has other coefficients ({names}); name those")
     return dict(zip(("beta1", "beta2"), betas, strict=True))
+
+
+def room(external: bool, scope: str) -> None:
+    """Refuses new rows of coefficients where an optimizer has been made for the ones before.
+
+    Raises:
+        ValueError: That is so.
+    """
+    if external and scope != "global":
+        raise ValueError(
+            f"add_param_group with hyper_optimizer and scope={scope!r}: expected all groups at construction, where the "
+            "hyper_optimizer is made; pass them then, or use scope='global'"
+        )
+
+
+def slots_present(form: Rule, state: Mapping[str, Tensor]) -> None:
+    """Refuses a state that was begun where a coefficient was fixed at a corner, which it no longer is.
+
+    Raises:
+        RuntimeError: Slots that the rule needs now are missing.
+    """
+    missing = [name for name in form.slot_names() if name not in state]
+    if missing:
+        raise RuntimeError(
+            f"a parameter's state lacks {', '.join(missing)}: when it was begun, a coefficient of the rule "
+            f"{form.name!r} was fixed at 0 or 1, and is not now; give it its new value at construction, or learn it"
+        )
 
 
 def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval]) -> None:
@@ -195,7 +234,7 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
     Raises:
         ValueError: A value is not allowed, or a parameter is named twice.
     """
-    for name in ("lr", "eps", "weight_decay"):
+    for name in ("lr", "eps", "weight_decay", *rule.hyper_parameters):
         number(name, options[name], NON_NEGATIVE, "choose a finite one")
     for q in rule.coefficients:
         _coefficient(q, options[q.name], learned.get(q.name))
@@ -213,14 +252,14 @@ def _coefficient(q: Coefficient, x: object, learned: Interval | None) -> None:
         )
 
 
-def ties(own: Mapping[str, Any], shared: Mapping[str, Tensor]) -> None:
-    """Refuses a later group's own value of a coefficient that is learned for all groups.
+def ties(own: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
+    """Refuses a later group's own value of a coefficient that is learned for all groups; `shared` is their first.
 
     Raises:
         ValueError: The value differs from the shared one.
     """
     for name, x in own.items():
-        if name in shared and float(x) != float(shared[name]):
+        if name != LR.name and float(x) != float(shared[name]):
             raise ValueError(
                 f"{name}={float(x)} in a parameter group: expected {float(shared[name])}, which all groups share as it "
                 f"is learned; leave it out of the group, or leave {name!r} out of `learn`"

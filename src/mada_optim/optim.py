@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from mada_optim import checks, kernels, snapshot
+from mada_optim import checks, snapshot
+from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
-from mada_optim.hyper.gradient import sensitivity
+from mada_optim.hyper.bank import Bank
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
-from mada_optim.kernels.table import Table
+from mada_optim.readings import Bill, Reading, by_scope
 from mada_optim.rules import RULES
-from mada_optim.spec import Rule
+from mada_optim.spec import LR, Rule, option_key
+from mada_optim.specialize import corners, is_corner, specialize
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,13 @@ class HyperOptimizer(Optimizer):
 
     A step with the gradient g: one decision whether all of g is finite; the hypergradients, of all tensors; the
     hyper-step on the coefficients; then slots and weights, with the new coefficients. If any element of any gradient
-    is not finite, the whole step changes no bit of anything. If only a hypergradient is not finite, the coefficients
-    stay and the weights move.
+    is not finite, or so large that its square is not, the whole step changes no bit of anything. If only a
+    hypergradient is not finite, the coefficients of its scope stay and the weights move.
+
+    A coefficient that is not learned and sits at 0 or 1 where terms of the rule fall away costs neither their work nor
+    their slots: MADA at Adam's corner keeps two. `memory` gives the bill. To set such a coefficient to another value
+    later is refused, since what its terms would remember was never kept. A value put into a group, as
+    `opt.param_groups[0]["beta1"] = 0.8`, holds from the next step on, for a learned coefficient as a new start.
 
     While anything is learned, the state holds the slots as they were *before* the last update, with that update's
     gradient, learning rate and coefficients: what the next hypergradient is differentiated from. `slots` gives them as
@@ -41,30 +48,32 @@ class HyperOptimizer(Optimizer):
 
     Args:
         params: Parameters, named parameters, or group dicts. A group may have its own lr, eps, weight_decay, maximize,
-            and its own value of any coefficient that is not learned.
+            hyper-parameters, and its own value of any coefficient that is not learned over more than the group.
         lr: Learning rate, >= 0; a float or a 0-d tensor, which schedulers set as in torch.optim. None: the preset's.
         betas: The starting (beta1, beta2), each in [0, 1): weights of the past. None: the rule's defaults.
         eps: Added to the denominator, >= 0. None: the rule's default.
         weight_decay: Decoupled: a step multiplies weights by 1 - lr * weight_decay.
         rule: Name in `mada_optim.rules.RULES`, or a `Rule`. None: the preset's.
-        learn: Names of the learned coefficients, "all", or () for none. None: the preset's.
-        hyper_lr: Learning rate of the coefficients: one for all, or a dict that overrides the paper's (5e-4 for beta1
-            and beta2, 1e-1 for the others).
+        learn: Names of the learned coefficients, "all" for every one of the rule's, or () for none. "lr" may be named
+            too: a factor on the lr that is set or scheduled, whose logarithm is learned. None: the preset's.
+        hyper_lr: Learning rate of the coefficients: one for all, or a dict that overrides the defaults (the paper's:
+            5e-4 for beta1 and beta2, 1e-1 for the others; 1e-2 for the logarithm of lr's factor).
         hyper_momentum: Momentum of the hyper-step, in [0, 1): one for all, or a dict. None: 0.
         hyper_clip: Each hypergradient is clipped to [-hyper_clip, hyper_clip]; math.inf leaves them as they are.
         hyper_start: Steps before the first hyper-step.
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
-            library too) from a list of 0-d coefficient tensors. `hyper_lr` and `hyper_momentum` are then unused.
-        bounds: (low, high) by learned coefficient; the rule's interval for the others.
+            library too: a tower) from a list of tensors, one per learned coefficient, 1-d with an entry per scope.
+            `hyper_lr` and `hyper_momentum` are then unused.
+        bounds: (low, high) by learned coefficient, for lr of its factor; the rule's interval for the others.
         horizon: Decay of the sensitivity's trace; only 0, the paper's one-step hypergradient, is offered.
-        scope: Over what a learned coefficient is one; only "global" is offered, one set for all groups.
+        scope: Over what a learned coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
         engine: "eager" is the reference loop; "cpu" is C++ loops, compiled on demand, for dense fp32 tensors under the
             rules adam, avgrad, yogi, adan and mada; "auto" is the fastest to be had. `opt.engine` names what runs.
         maximize: Steps along the gradient instead of against it.
         state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
         reduce_group: Process group over which parameters are sharded: hypergradients are summed over it, and a gradient
             that is not finite stops the step on all of it.
-        coefficients: Starting values of the rule's other coefficients by name.
+        options: Starting values of the rule's other coefficients, and its hyper-parameters, by name.
 
     Raises:
         ValueError: A value is outside what is allowed; the message says what is.
@@ -94,69 +103,79 @@ class HyperOptimizer(Optimizer):
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,
         reduce_group: Any = None,
-        **coefficients: float,
+        **options: float,
     ) -> None:
         self.rule = _rule(self.preset.rule if rule is None else rule)
         self.learned = checks.learned_names(self.rule, self.preset.learn if learn is None else learn)
         self.intervals = checks.intervals(self.rule, bounds, self.learned)
-        self._requested_engine = checks.engine(engine)
-        checks.extensions(horizon, scope)
+        checks.extensions(horizon)
         self.state_dtype = checks.state_dtype(state_dtype)
         self.reduce_group = reduce_group
-        self._tied: dict[str, Tensor] = {}
+        self._bank = Bank(self.learned, checks.scope(scope))
+        self._requested_engine = checks.engine(engine)
+        self._dispatcher = Dispatcher(engine, self.rule, self.learned)
+        self._external: ExternalLearner | None = None
 
-        defaults: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize}
+        defaults: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "eps": 0.0}
         defaults["lr"] = self.preset.lr if lr is None else lr
-        defaults["eps"] = self.rule.hyper_parameters.get("eps", 0.0) if eps is None else eps
+        defaults.update(self.rule.hyper_parameters)
         defaults.update({q.name: q.default for q in self.rule.coefficients})
-        defaults.update(checks.coefficient_keywords(self.rule, betas, coefficients))
+        defaults.update(checks.rule_keywords(self.rule, betas, options))
+        if eps is not None:
+            defaults["eps"] = eps
         super().__init__(params, defaults)
 
-        self._kernel = kernels.choose(engine, self.rule, self._home)
         self._learner = Learner(
-            lr=self._vector(checks.hyper_lr(hyper_lr, self.learned)),
+            lr=self._vector(checks.hyper_lr(self.rule, hyper_lr, self.learned)),
             momentum=self._vector(checks.hyper_momentum(hyper_momentum, self.learned)),
             low=self._vector([self.intervals[q].low for q in self.learned]),
             high=self._vector([self.intervals[q].high for q in self.learned]),
             limit=checks.limit("hyper_clip", hyper_clip, "the paper's is 10"),
             start=checks.count("hyper_start", hyper_start, "the paper's is 50"),
         )
-        self._external: ExternalLearner | None = None
         if hyper_optimizer is not None and self.learned:
-            self._external = ExternalLearner(hyper_optimizer, [self._tied[q] for q in self.learned])
+            leaves = [self._bank.columns[option_key(q)] for q in self.learned]
+            self._external = ExternalLearner(hyper_optimizer, leaves)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds parameters, which start at t = 1 and share the learned coefficients of the groups before them.
+        """Adds parameters, which start at t = 1 and, with `scope="global"`, share the learned coefficients.
 
         Raises:
-            ValueError: A value is not allowed, a parameter is named twice, or the group names its own value of a
-                coefficient that is learned for all groups.
+            ValueError: A value is not allowed, a parameter is named twice, the group names its own value of a
+                coefficient that is learned for all groups, or a hyper_optimizer has learned for others already.
         """
         if isinstance(param_group, dict):
             own = {key: x for key, x in param_group.items() if key != "betas"}
             param_group = {**own, **checks.named_betas(self.rule, param_group.get("betas"))}
             checks.group(self.rule, {**self.defaults, **param_group}, self.intervals)
-            checks.ties({q: x for q, x in param_group.items() if q in self.learned}, self._tied)
+            if self._bank.scope == "global" and self._bank.rows:
+                checks.ties({q: x for q, x in param_group.items() if q in self.learned}, self.param_groups[0])
+            checks.room(self._external is not None, self._bank.scope)
         super().add_param_group(param_group)
         self._attach_coefficients(param_group)
+        self._dispatcher.prepare(corners(self.rule, param_group, self.learned), self._home)
 
     def _attach_coefficients(self, group: dict[str, Any]) -> None:
-        """Turns a group's coefficients into tensors: the learned ones are those of all groups, the others its own."""
+        """The learned coefficients become views of the bank's; of the others, those at a corner stay plain numbers."""
+        self._settle(group)
+        if self.learned:
+            start = {option_key(q): group[q] if q != LR.name else LR.default for q in self.learned}
+            tensors = {key: eager.scalar(x, self._home) for key, x in start.items()}
+            self._bank.add_group(tensors, len(group["params"]))
+            self._bank.attach(self.param_groups)
+
+    def _settle(self, group: dict[str, Any]) -> None:
+        """Coefficients that are not learned: at a corner plain numbers, which `specialize` reads; else 0-d tensors."""
         for name in self.rule.coefficient_names():
-            group[name] = self._tied.get(name, eager.scalar(group[name], self._home))
-        if self.learned and not self._tied:
-            zeros = self._vector([0.0] * len(self.learned))
-            self._tied = {name: group[name] for name in self.learned}
-            self._tied.update(
-                hypergradient=zeros, hyper_velocity=zeros.clone(), applied_steps=eager.scalar(0.0, self._home)
-            )
-        group.update(self._tied)
+            if name not in self.learned:
+                value = float(group[name])
+                group[name] = value if is_corner(value) else eager.scalar(value, self._home)
 
     @property
     def _home(self) -> torch.device:
         """Where the learned coefficients live: with the first parameter."""
         params = (p for group in self.param_groups for p in group["params"])
-        return next((x.device for x in chain(self._tied.values(), params)), torch.device("cpu"))
+        return next((x.device for x in chain(self._bank.columns.values(), params)), torch.device("cpu"))
 
     def _vector(self, numbers: list[float]) -> Tensor:
         return torch.tensor(numbers, dtype=eager.scalar_dtype(self._home), device=self._home)
@@ -184,93 +203,129 @@ class HyperOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        ready = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if any(p.grad.is_sparse for p, _ in ready):
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use torch.optim.SparseAdam")
-        if not ready and self.reduce_group is None:
+        cells = self._cells()
+        if not cells and self.reduce_group is None:
             return loss
-        table, rest = self._share_out([self._cell(p, group) for p, group in ready])
-        finite, h = self._reduce(*self._hypergradient(table, rest))
+        work = self._dispatcher.share_out(cells)
+        zeros = torch.zeros(self._bank.rows, len(self.learned), dtype=eager.scalar_dtype(self._home), device=self._home)
+        finite, h = self._reduce(*work.hypergradients(self.learned, zeros))
         if self.learned:
-            self._hyper_step(finite, h)
-        if table is not None:
-            table.advance(finite)
-        for cell in rest:
-            eager.advance(cell, finite.to(cell.p.device))
+            self._hyper_step(finite, h, self._active(cells))
+        work.advance(finite)
         return loss
 
     @property
     def engine(self) -> str:
         """What runs: "cpu", the C++ loops (and "eager" for tensors that they don't take), or "eager" for all."""
-        return "eager" if self._kernel is None else "cpu"
+        return self._dispatcher.engine
 
-    def _share_out(self, cells: list[eager.Cell]) -> tuple[Table | None, list[eager.Cell]]:
-        """The tensors that the loops take, as one job, and the rest."""
-        if self._kernel is None:
-            return None, cells
-        rows = [self._kernel.row(cell) for cell in cells]
-        taken = [(cell, row) for cell, row in zip(cells, rows, strict=True) if row is not None]
-        rest = [cell for cell, row in zip(cells, rows, strict=True) if row is None]
-        return (self._kernel.table([cell for cell, _ in taken], [row for _, row in taken]) if taken else None), rest
+    @property
+    def hyper_optimizer(self) -> Optimizer | None:
+        """What learns the coefficients, where `hyper_optimizer` was given: the next storey of a tower."""
+        return None if self._external is None else self._external.optimizer
 
-    def _cell(self, p: Tensor, group: dict[str, Any]) -> eager.Cell:
+    def _cells(self) -> list[eager.Cell]:
+        """What this step moves: the parameters that have a gradient."""
+        ready = [
+            (p, group, i, j)
+            for i, group in enumerate(self.param_groups)
+            for j, p in enumerate(group["params"])
+            if p.grad is not None
+        ]
+        if any(p.grad.is_sparse for p, *_ in ready):
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use torch.optim.SparseAdam")
+        self._bank.adopt(self.param_groups)
+        forms = [self._form(group) for group in self.param_groups]
+        return [self._cell(p, forms[i], self._options(group, j), self._row(i, j)) for p, group, i, j in ready]
+
+    def _row(self, group: int, parameter: int) -> int:
+        return self._bank.row(group, parameter) if self.learned else 0
+
+    def _form(self, group: Mapping[str, Any]) -> Rule:
+        """What the rule comes to in a group."""
+        return specialize(self.rule, corners(self.rule, group, self.learned))
+
+    def _new_state(self, form: Rule, canvas: Tensor) -> dict[str, Tensor]:
+        return eager.new_state(form, canvas, self.state_dtype or eager.compute_dtype(canvas), bool(self.learned))
+
+    def _options(self, group: Mapping[str, Any], parameter: int) -> Mapping[str, Any]:
+        """A group as one of its parameters sees it: with one number for each learned coefficient."""
+        if self._bank.scope != "tensor" or not self.learned:
+            return group
+        return {**group, **{key: group[key][parameter] for key in self._bank.columns}}
+
+    def _cell(self, p: Tensor, rule: Rule, options: Mapping[str, Any], row: int) -> eager.Cell:
         assert p.grad is not None
         seen, state = eager.canvas(p), self.state[p]
-        wide = eager.compute_dtype(seen)
-        g = eager.canvas(p.grad).to(wide)
+        g = eager.canvas(p.grad).to(eager.compute_dtype(seen))
         if not state:
-            state.update(eager.new_state(self.rule, seen, self.state_dtype or wide, bool(self.learned)))
-        return eager.Cell(self.rule, seen, -g if group["maximize"] else g, state, group)
-
-    def _hypergradient(self, table: Table | None, rest: list[eager.Cell]) -> tuple[Tensor, Tensor]:
-        """Whether all gradients are finite; and -lr < g, du/dq > over all tensors that an update has moved before."""
-        finite = eager.all_finite([cell.g for cell in rest], self._home)
-        total = torch.zeros(len(self.learned), dtype=eager.scalar_dtype(self._home), device=self._home)
-        if table is not None:
-            is_finite, of_all = table.hypergradients()
-            finite = finite & is_finite
-            total += of_all[[self.rule.coefficient_names().index(name) for name in self.learned]]
-        for cell in rest if self.learned else ():
-            (lr, c, g), t = cell.last_update(), cell.state["step"]
-            slots = eager.widen(cell.slots(), g.dtype)
-            product = sensitivity(self.rule, self.learned, c, g, slots, t.clamp(min=1), cell.g)
-            total += torch.where(t > 0, -lr * product, 0.0).to(total.device)
-        return finite, total
+            state.update(self._new_state(rule, seen))
+        checks.slots_present(rule, state)
+        return eager.Cell(rule, seen, -g if options["maximize"] else g, state, options, row)
 
     def _reduce(self, finite: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over the shards in one message; a shard that is not finite stops the step on all of them."""
         if self.reduce_group is None:
             return finite, h
-        message = torch.cat([h, (~finite).to(h.dtype).reshape(1)])
+        message = torch.cat([h.flatten(), (~finite).to(h.dtype).reshape(1)])
         torch.distributed.all_reduce(message, group=self.reduce_group)
-        return message[-1] == 0, message[:-1]
+        return message[-1] == 0, message[:-1].reshape(h.shape)
 
-    def _hyper_step(self, finite: Tensor, h: Tensor) -> None:
-        """Moves the learned coefficients, where the step counts and every hypergradient is finite."""
-        tied, learner = self._tied, self._learner
-        q = torch.stack([tied[name] for name in self.learned])
-        moves = finite & learner.may_step(h, tied["applied_steps"])
+    def _active(self, cells: list[eager.Cell]) -> Tensor:
+        """By scope (rows,): does this step have a gradient for any of it? The others' learners rest."""
+        rows = {cell.scope for cell in cells} if self.reduce_group is None else set(range(self._bank.rows))
+        active = torch.full((self._bank.rows,), len(rows) == self._bank.rows, device=self._home)
+        for row in rows if len(rows) < self._bank.rows else ():
+            active[row] = True
+        return active
+
+    def _hyper_step(self, finite: Tensor, h: Tensor, active: Tensor) -> None:
+        """Moves the learned coefficients of each scope that the step counts for and whose hypergradients are finite."""
+        bank, learner, memory = self._bank, self._learner, self._bank.columns
+        q, counts = bank.coefficients(), finite & active
+        moves = counts & learner.may_step(h, memory["applied_steps"])
         if self._external is None:
-            new, velocity = learner.step(q, learner.clip(h), tied["hyper_velocity"])
-            eager.store(tied["hyper_velocity"], velocity, moves)
+            new, velocity = learner.step(q, learner.clip(h), memory["hyper_velocity"])
+            eager.store(memory["hyper_velocity"], velocity, moves.unsqueeze(-1))
         else:
             new = self._external.step(learner.clip(h), moves)
-        new = torch.where(moves, learner.project(new), q)
-        for name, x in zip(self.learned, new.unbind(), strict=True):
-            tied[name].copy_(x)
-        eager.store(tied["hypergradient"], h, finite)
-        eager.store(tied["applied_steps"], tied["applied_steps"] + 1, finite)
+        bank.set_coefficients(torch.where(moves.unsqueeze(-1), learner.project(new), q))
+        eager.store(memory["hypergradient"], h, counts.unsqueeze(-1))
+        eager.store(memory["applied_steps"], memory["applied_steps"] + 1, counts)
 
-    def coefficients(self) -> dict[str, float]:
-        """The coefficients by name, of the first group. Reads from the device; changes nothing."""
-        return {name: float(self.param_groups[0][name]) for name in self.rule.coefficient_names()}
+    def coefficients(self) -> Reading:
+        """The coefficients by name. Reads from the device; changes nothing.
 
-    def hypergradients(self) -> dict[str, float]:
-        """The last hypergradients by coefficient, before clipping; 0.0 where a coefficient is not learned."""
-        last = dict.fromkeys(self.rule.coefficient_names(), 0.0)
+        A learned lr is given as it is applied: the scheduled one times the learned factor. With `scope="global"` the
+        values are those of the first group; with "group" or "tensor" there is a dict for each group (by its `name`, or
+        its number) or parameter (by its name, or "group.number").
+        """
+        return by_scope(self._bank.scope, self.param_groups, self._coefficients_of)
+
+    def hypergradients(self) -> Reading:
+        """The last hypergradients, before clipping, in the shape of `coefficients`; 0.0 where nothing is learned."""
+        return by_scope(self._bank.scope, self.param_groups, self._hypergradients_of)
+
+    def _coefficients_of(self, group: Mapping[str, Any], parameter: int) -> dict[str, float]:
+        options = self._options(group, parameter)
+        values = {name: float(options[name]) for name in self.rule.coefficient_names()}
+        if LR.name in self.learned:
+            values[LR.name] = float(eager.learning_rate(options, self._home))
+        return values
+
+    def _hypergradients_of(self, group: Mapping[str, Any], parameter: int) -> dict[str, float]:
+        h = dict.fromkeys(self.rule.coefficient_names(), 0.0)
         if self.learned:
-            last.update(zip(self.learned, self._tied["hypergradient"].tolist(), strict=True))
-        return last
+            h.update(zip(self.learned, self._options(group, parameter)["hypergradient"].tolist(), strict=True))
+        return h
+
+    def memory(self) -> Bill:
+        """What the state costs, or will cost after the first step. `print` it for a table."""
+        return Bill.of(
+            (p, self._new_state(self._form(group), eager.canvas(p.detach()).to("meta")))
+            for group in self.param_groups
+            for p in group["params"]
+        )
 
     @torch.no_grad()
     def slots(self, p: Tensor) -> dict[str, Tensor]:
@@ -279,7 +334,7 @@ class HyperOptimizer(Optimizer):
             return {}
         group = next(group for group in self.param_groups if any(p is x for x in group["params"]))
         seen = eager.canvas(p)
-        cell = eager.Cell(self.rule, seen, seen.to(eager.compute_dtype(seen)), self.state[p], group)
+        cell = eager.Cell(self._form(group), seen, seen.to(eager.compute_dtype(seen)), self.state[p], group)
         return {name: x.clone() for name, x in eager.slots_after_last_update(cell).items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -298,40 +353,28 @@ class HyperOptimizer(Optimizer):
         Raises:
             ValueError: The state is of another rule or `learn`, or a slot has another shape; nothing is changed.
         """
-        snapshot.check(self.rule, self.param_groups, state_dict, tower=self._external is not None)
+        snapshot.check(self.rule, self.learned, self.param_groups, state_dict, tower=self._external is not None)
         super().load_state_dict(state_dict)
-        self.state.update(snapshot.restored(self.param_groups, state_dict))
-        self._tie_again()
+        for group in self.param_groups:
+            group.update({name: x for name, x in self.defaults.items() if name not in group})  # an older version's
+            self._settle(group)
+        self._bank.adopt(self.param_groups)
+        self.state.update(snapshot.restored(self.param_groups, state_dict, self._form, self.rule))
         if self._external is not None:
             self._external.optimizer.load_state_dict(state_dict["hyper_optimizer"])
 
-    def _tie_again(self) -> None:
-        """After a load: the learned coefficients are again one tensor for all groups, and at home on their device."""
-        for name, x in self._tied.items():
-            x.copy_(self.param_groups[0][name])
-        for group in self.param_groups:
-            own = {q: eager.scalar(group[q], self._home) for q in self.rule.coefficient_names()}
-            group.update({**own, **self._tied})
-
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy take along, beside what torch.optim's own optimizers do."""
-        own = (
-            "rule",
-            "learned",
-            "intervals",
-            "_requested_engine",
-            "state_dtype",
-            "reduce_group",
-            "_tied",
-            "_learner",
-            "_external",
-        )
-        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
+        own = ("rule", "learned", "intervals", "state_dtype", "reduce_group")
+        private = ("_bank", "_learner", "_external", "_requested_engine")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in (*own, *private)}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes up what `__getstate__` gave; compiled loops can't travel, and are looked up anew."""
+        """Takes up what `__getstate__` gave, or from `load_state_dict` state and groups alone."""
         super().__setstate__(state)
-        self._kernel = kernels.choose(self._requested_engine, self.rule, self._home)
+        if "_bank" in state:  # compiled loops can't travel, and are looked up anew
+            self._dispatcher = Dispatcher(self._requested_engine, self.rule, self.learned)
+            self._bank.attach(self.param_groups)
 
 
 def _rule(rule: str | Rule) -> Rule:

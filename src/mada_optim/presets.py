@@ -96,6 +96,24 @@ class MADA(HyperOptimizer):
         )
 
 
+class SGD(HyperOptimizer):
+    """Gradient descent, with `momentum` and `nesterov` in [0, 1] as in torch.optim; weight decay is decoupled."""
+
+    preset = Preset("sgd", (), lr=1e-3)
+
+
+class AdaGrad(HyperOptimizer):
+    """A learning rate per element that falls with the sum of its squared gradients (Duchi et al., JMLR 2011)."""
+
+    preset = Preset("adagrad", (), lr=1e-2)
+
+
+class RMSprop(HyperOptimizer):
+    """Gradients over their running root mean square, with `alpha`, `momentum` and `centered` as in torch.optim."""
+
+    preset = Preset("rmsprop", (), lr=1e-2)
+
+
 class HyperAdam(HyperOptimizer):
     """Adam with decoupled weight decay, whose betas are learned."""
 

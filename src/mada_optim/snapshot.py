@@ -1,26 +1,31 @@
 """State dicts: what may be loaded, and in which dtype it arrives."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
 from torch import Tensor
 
 from mada_optim.engine import eager
-from mada_optim.spec import Rule
+from mada_optim.hyper.bank import MEMORY
+from mada_optim.spec import Rule, option_key
+from mada_optim.specialize import corners, specialize
 
-LEARNING = ("hypergradient", "hyper_velocity", "applied_steps")  # keys of a group, only where something is learned
+Group = dict[str, Any]
 
 
-def cloned(group: Mapping[str, Any]) -> dict[str, Any]:
+def cloned(group: Mapping[str, Any]) -> Group:
     """A group whose tensors are copies."""
     return {key: x.clone() if isinstance(x, Tensor) else x for key, x in group.items()}
 
 
-def check(rule: Rule, groups: list[dict[str, Any]], state_dict: Mapping[str, Any], tower: bool) -> None:
-    """Refuses the state of another rule, of another `learn`, or of tensors of other shapes.
+def check(
+    rule: Rule, learned: tuple[str, ...], groups: list[Group], state_dict: Mapping[str, Any], tower: bool
+) -> None:
+    """Refuses the state of another rule, of another `learn` or `scope`, or of tensors of other shapes.
 
-    `tower` says whether an optimizer learns the coefficients, whose state must then be there.
+    `tower` says whether an optimizer learns the coefficients, whose state must then be there. Slots that the rule has
+    and this optimizer has no use for may be there: version 0.1.0 wrote them.
 
     Raises:
         ValueError: Names the first difference, and what to do.
@@ -30,39 +35,51 @@ def check(rule: Rule, groups: list[dict[str, Any]], state_dict: Mapping[str, Any
             "state dict: expected the key 'hyper_optimizer', got none; "
             "load it into an optimizer without hyper_optimizer, or save state_dict() whole"
         )
-    keys = (*rule.coefficient_names(), *LEARNING)
+    keys = (*map(option_key, (*rule.coefficient_names(), "lr")), *MEMORY)
+    forms = []
     for ours, theirs in zip(groups, state_dict["param_groups"], strict=False):
         _same("parameter group", _shapes(ours, keys), _shapes(theirs, keys))
-    learning = "applied_steps" in groups[0]
-    for p, state in _pairs(groups, state_dict):
-        canvas = eager.canvas(p.detach()).to("meta")
-        expected = eager.new_state(rule, canvas, eager.compute_dtype(canvas), learning)
-        _same("state of a parameter", _shapes(expected, expected), _shapes(state, state))
+        forms += [_form(rule, learned, {**ours, **theirs})] * len(ours["params"])
+    for (p, state), form in zip(_pairs(groups, state_dict), forms, strict=False):
+        if state:
+            canvas = eager.canvas(p.detach()).to("meta")
+            expected = eager.new_state(form, canvas, eager.compute_dtype(canvas), bool(learned))
+            idle = set(rule.slot_names()) - set(form.slot_names())
+            _same("state of a parameter", _shapes(expected, expected), _shapes(state, state.keys() - idle))
 
 
-def restored(groups: list[dict[str, Any]], state_dict: Mapping[str, Any]) -> dict[Tensor, dict[str, Tensor]]:
+def _form(rule: Rule, learned: tuple[str, ...], group: Group) -> Rule:
+    """What the rule comes to in a saved group, where a corner may be a tensor."""
+    fixed = {q: float(group[q]) for q in rule.coefficient_names() if q not in learned}
+    return specialize(rule, corners(rule, {**rule.hyper_parameters, **group, **fixed}, learned))
+
+
+def restored(
+    groups: list[Group], state_dict: Mapping[str, Any], form: Callable[[Group], Rule], rule: Rule
+) -> dict[Tensor, dict[str, Tensor]]:
     """The saved state of each parameter, copied to the parameter's device in the dtype that it was saved in.
 
     `torch.optim.Optimizer.load_state_dict` rounds floating-point state to its parameter's dtype: with bf16 parameters
-    a coefficient of .9995 would come back as 1.
+    a coefficient of .9995 would come back as 1. Slots of `rule` that `form(group)` has no use for are left behind.
     """
+    idle = [set(rule.slot_names()) - set(form(group).slot_names()) for group in groups for _ in group["params"]]
     return {
-        p: {name: x.detach().clone().to(p.device) for name, x in state.items()}
-        for p, state in _pairs(groups, state_dict)
+        p: {name: x.detach().clone().to(p.device) for name, x in state.items() if name not in unused}
+        for (p, state), unused in zip(_pairs(groups, state_dict), idle, strict=False)
+        if state
     }
 
 
-def _pairs(groups: list[dict[str, Any]], state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Each parameter with its saved state. A state dict numbers parameters in the order of the groups."""
+def _pairs(groups: list[Group], state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Each parameter with its saved state, or {}. A state dict numbers parameters in the order of the groups."""
     ours = chain.from_iterable(group["params"] for group in groups)
     keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
     for p, key in zip(ours, keys, strict=False):
-        if state_dict["state"].get(key):
-            yield p, state_dict["state"][key]
+        yield p, state_dict["state"].get(key) or {}
 
 
 def _shapes(tensors: Mapping[str, Any], keys: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensors[key].shape) for key in keys if key in tensors}
+    return {key: tuple(getattr(tensors[key], "shape", ())) for key in keys if key in tensors}
 
 
 def _same(where: str, ours: dict[str, tuple[int, ...]], theirs: dict[str, tuple[int, ...]]) -> None:

@@ -41,6 +41,7 @@ class Interval:
 
 UNIT = Interval(0.0, 1.0)
 DECAY = Interval(0.0, 1.0, open_high=True)  # at 1 an average would never take anything in
+REAL = Interval(-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Coefficient:
         interval: Where learning may take it: each hyper-step ends with the projection on this interval.
         default: Its value where the user names none.
         domain: Where the rule is defined: a value outside is refused, learned or not.
+        hyper_lr: The learning rate of its hyper-step where the user names none; the paper's for a weight of the past is
+            5e-4, and 1e-1 for the rest.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Coefficient:
     interval: Interval
     default: float
     domain: Interval = UNIT
+    hyper_lr: float = 1e-1
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,17 @@ class Slot:
     scalar: bool = False
 
 
-@dataclass(frozen=True)
+#: The coefficient that every rule has, outside of its function. What is learned is the logarithm of a factor on the lr
+#: that the user or a scheduler sets, so that no hyper-step can turn it negative (Baydin et al., ICLR 2018, learn lr).
+LR = Coefficient("lr", r"\ln(\alpha/\alpha_0)", Interval(-math.log(1e4), math.log(1e4)), 0.0, REAL, hyper_lr=1e-2)
+
+
+def option_key(name: str) -> str:
+    """Where a parameter group keeps a coefficient: under its name; what is learned of lr beside `lr`."""
+    return "log_lr" if name == LR.name else name
+
+
+@dataclass(frozen=True, eq=False)
 class Rule:
     """An update rule: its function, and what that function needs.
 
@@ -88,7 +102,7 @@ class Rule:
         update: The pure function described at the head of this module.
         coefficients: What may be learned, in a fixed order.
         slots: What is remembered, in a fixed order.
-        hyper_parameters: Fixed numbers by name with their defaults; `eps` is set by the optimizer's argument.
+        hyper_parameters: Fixed numbers by name with their defaults, options of a parameter group like `eps`.
         pointwise: Whether each element of `u` and of the slots depends on that element alone. Only an engine that
             regroups elements may use it.
     """
@@ -103,3 +117,7 @@ class Rule:
     def coefficient_names(self) -> tuple[str, ...]:
         """Names of the coefficients, in the rule's order."""
         return tuple(q.name for q in self.coefficients)
+
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the slots, in the rule's order."""
+        return tuple(slot.name for slot in self.slots)

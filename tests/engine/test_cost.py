@@ -68,10 +68,12 @@ def test_the_detector_of_host_reads_detects():
 @pytest.mark.parametrize("learn", ["all", ()])
 @pytest.mark.parametrize("rule", RULES)
 def test_slots_allocated_are_slots_declared(rule, learn):
+    """With coefficients between the corners, where each has its part."""
     p = torch.nn.Parameter(torch.randn(6, 7))
-    opt = HyperOptimizer([p], rule=rule, learn=learn)
+    inside = {q.name: 0.9 for q in RULES[rule].coefficients}
+    opt = HyperOptimizer([p], rule=rule, learn=learn, **inside)
     train(opt, [p], range(2))
     per_element = [name for name, x in opt.state[p].items() if x.shape == p.shape]
     declared = [x.name for x in RULES[rule].slots if not x.scalar]
-    assert per_element == declared + (["gradient"] if learn else [])
+    assert per_element == declared + (["gradient"] if opt.learned else [])
     assert all(opt.state[p][name].ndim == 0 for name in opt.state[p] if name not in [*per_element, "applied"])

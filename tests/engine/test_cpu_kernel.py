@@ -174,11 +174,11 @@ def test_the_build_is_made_once_and_found_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     build.attempt.cache_clear()
     try:
-        build.load()
+        build.load(0)
         (made,) = (tmp_path / "mada_optim").iterdir()
         stamp = made.stat().st_mtime_ns
         build.attempt.cache_clear()
-        build.load()
+        build.load(0)
         assert made.stat().st_mtime_ns == stamp
         assert (tmp_path / "mada_optim").stat().st_mode & 0o777 == 0o700
     finally:
@@ -189,10 +189,10 @@ def test_linked_to_its_own_openmp_where_torch_keeps_its_own(tmp_path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     real = build.load_linked
 
-    def hidden(compiler, link_flags):
+    def hidden(compiler, terms, link_flags):
         if not link_flags:
             raise OSError("undefined symbol: GOMP_parallel")
-        return real(compiler, link_flags)
+        return real(compiler, terms, link_flags)
 
     monkeypatch.setattr(build, "load_linked", hidden)
     build.attempt.cache_clear()
@@ -214,7 +214,7 @@ def test_a_compiler_that_fails_is_quoted_and_not_asked_again(tmp_path, monkeypat
     try:
         for _ in range(2):
             with pytest.raises(build.BuildError, match="no -fopenmp here"):
-                build.load()
+                build.load(0)
         assert (tmp_path / "calls").read_text() == "once\n"
     finally:
         build.attempt.cache_clear()

@@ -9,6 +9,7 @@ coefficients that it was applied with. The slots after step t follow from those;
 hypergradient a derivative of the very update that was applied, at the price of one copy of the gradient.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mada_optim.spec import Coefficients, Rule, Slots
+from mada_optim.spec import Coefficients, Rule, Slots, option_key
 
 
 def scalar_dtype(device: torch.device) -> torch.dtype:
@@ -38,9 +39,18 @@ def canvas(x: Tensor) -> Tensor:
     return x.reshape(1) if x.ndim == 0 else x
 
 
-def all_finite(tensors: list[Tensor], device: torch.device) -> Tensor:
-    """A 0-d boolean on `device`: is every element of every tensor finite? With no tensors, yes."""
-    verdicts = [torch.isfinite(x).all().to(device) for x in tensors]
+def largest_gradient(dtype: torch.dtype) -> float:
+    """The largest element of a gradient that a step takes; beyond it, as with NaN, the step doesn't count.
+
+    Its square, and a sum of 2^24 such squares, are numbers of `dtype`: 4.5e15 in fp32. Past that, v would be infinite
+    for good, and with it every later update 0 or NaN.
+    """
+    return math.ldexp(math.sqrt(torch.finfo(dtype).max), -12)
+
+
+def all_usable(gradients: list[Tensor], device: torch.device) -> Tensor:
+    """A 0-d boolean on `device`: is every element of every gradient a number that a step can take?"""
+    verdicts = [(x.abs() <= largest_gradient(x.dtype)).all().to(device) for x in gradients]
     return torch.stack([torch.ones((), dtype=torch.bool, device=device), *verdicts]).all()
 
 
@@ -51,16 +61,23 @@ def scalar(x: float | Tensor, device: torch.device) -> Tensor:
     return torch.full((), x, dtype=scalar_dtype(device), device=device)
 
 
+def learning_rate(options: Mapping[str, Any], device: torch.device) -> Tensor:
+    """The lr of a group as a 0-d tensor on `device`, times the learned factor where there is one."""
+    lr, learned = scalar(options["lr"], device), options.get(option_key("lr"))
+    return lr if learned is None else lr * scalar(learned, device).exp()
+
+
 @dataclass(frozen=True)
 class Cell:
     """One parameter tensor in one step.
 
     Attributes:
-        rule: The rule that moves it.
+        rule: The rule that moves it, without what its group's fixed coefficients switch off.
         p: The parameter, a canvas.
         g: The gradient to descend, a canvas in the dtype of computation.
         state: The parameter's state, empty before its first step.
-        options: The parameter's group: lr, eps, weight_decay and the coefficients by name.
+        options: The parameter's group: lr, weight_decay, hyper-parameters, and its coefficients, 0-d or plain numbers.
+        scope: The row of its learned coefficients, among all that are learned.
     """
 
     rule: Rule
@@ -68,6 +85,7 @@ class Cell:
     g: Tensor
     state: dict[str, Tensor]
     options: Mapping[str, Any]
+    scope: int = 0
 
     def slots(self) -> dict[str, Tensor]:
         """The slots as they are stored."""
@@ -75,8 +93,8 @@ class Cell:
 
     def coefficients(self) -> dict[str, Tensor | float]:
         """Coefficients and hyper-parameters as they are now."""
-        fixed = {**self.rule.hyper_parameters, "eps": self.options["eps"]}
-        return {**fixed, **{q: self.options[q].to(self.p.device) for q in self.rule.coefficient_names()}}
+        fixed = {name: self.options[name] for name in self.rule.hyper_parameters}
+        return {**fixed, **{q: scalar(self.options[q], self.p.device) for q in self.rule.coefficient_names()}}
 
     def last_update(self) -> tuple[Tensor, dict[str, Tensor | float], Tensor]:
         """Learning rate, coefficients and gradient of the last update, where the state keeps them."""
@@ -120,7 +138,7 @@ def widen(s: Slots, dtype: torch.dtype) -> dict[str, Tensor]:
 def advance(cell: Cell, where: Tensor) -> None:
     """Moves slots and weights by one step, with the coefficients as they are now, where `where` (0-d boolean) holds."""
     c, t = cell.coefficients(), cell.state["step"]
-    lr = scalar(cell.options["lr"], cell.p.device)
+    lr = learning_rate(cell.options, cell.p.device)
     now = slots_after_last_update(cell)
     u, after = evaluate(cell.rule, c, cell.g, now, t + 1)
 
@@ -131,7 +149,7 @@ def advance(cell: Cell, where: Tensor) -> None:
         store(x, (now if learning else after)[name], where)
     if learning:
         store(cell.state["gradient"], cell.g, where)
-        applied = torch.stack([lr, *(torch.as_tensor(c[q]) for q in cell.rule.coefficient_names())])
+        applied = torch.stack([lr, *(scalar(c[q], cell.p.device) for q in cell.rule.coefficient_names())])
         store(cell.state["applied"], applied, where)
     store(t, t + 1, where)
 

@@ -1,29 +1,38 @@
 """The hypergradient: how the loss of this step depends on the coefficients of the last one.
 
-The last applied update moved the parameter by -lr u(q). With the slots and the gradient of that step held constant,
+With the slots and the gradient of that step held constant, the last update moved the parameter to
 
-    h_q = d loss / d q = < g_next, d theta / d q > = -lr < g_next, du/dq >,
+    theta = (1 - alpha wd) theta_before - alpha u(q),
 
-one vector-Jacobian product of the rule, in the coefficients only (MADA, section 3; Baydin et al., ICLR 2018, for lr).
+so a coefficient q of the rule has
+
+    h_q = d loss / d q = < g_next, d theta / d q > = -alpha < g_next, du/dq >,
+
+one vector-Jacobian product of the rule, in the coefficients only (MADA, section 3). Of the learning rate
+alpha = lr exp(q), the logarithm q of a factor is learned (Baydin et al., ICLR 2018, learn alpha itself):
+
+    h_lr = -alpha < g_next, u + wd theta_before > = -alpha (wd < g_next, theta > + < g_next, u >) / (1 - alpha wd).
+
 The rule is evaluated anew here, so no graph outlives the call and nothing is kept between steps but slots and gradient.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mada_optim.spec import Coefficients, Rule, Slots
+from mada_optim.spec import LR, Coefficients, Rule, Slots
 
 
 def sensitivity(
     rule: Rule, learned: Sequence[str], c: Coefficients, g: Tensor, s: Slots, t: Tensor, cotangent: Tensor
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Differentiates `< cotangent, u(c, g, s, t) >` in the learned coefficients.
 
     Args:
         rule: The rule whose update is differentiated.
-        learned: Names of the coefficients to differentiate in, at least one.
+        learned: Names of coefficients of the rule to differentiate in.
         c: The coefficients (0-d tensors) and hyper-parameters that the update was made with.
         g: The gradient that it was made with.
         s: The slots as they were before it.
@@ -31,15 +40,54 @@ def sensitivity(
         cotangent: Shape and dtype of `g`.
 
     Returns:
-        The derivatives, 1-d, in the order of `learned` and the dtype of the coefficients.
+        The derivatives, 1-d, in the order of `learned` and the dtype of the coefficients; and the product itself, 0-d.
     """
     leaves = {name: torch.as_tensor(c[name]).detach().requires_grad_() for name in learned}
     with torch.enable_grad():
         u, _ = rule.update({**c, **leaves}, g, s, t)
-    return torch.stack(_vjp(u, list(leaves.values()), cotangent))
+    product = (cotangent * u.detach()).sum()
+    derivatives = _vjp(u, list(leaves.values()), cotangent)
+    return torch.stack(derivatives) if derivatives else t.new_zeros(0), product
 
 
 def _vjp(u: Tensor, leaves: list[Tensor], cotangent: Tensor) -> list[Tensor]:
     if not u.requires_grad:  # the rule uses none of them
         return [torch.zeros_like(x) for x in leaves]
     return list(torch.autograd.grad(u, leaves, cotangent, allow_unused=True, materialize_grads=True))
+
+
+@dataclass(frozen=True)
+class LastUpdate:
+    """How a parameter was moved last.
+
+    Attributes:
+        rule: By which rule.
+        c: With which coefficients and hyper-parameters.
+        g: The gradient.
+        s: The slots before it.
+        t: The number of that step, 0-d.
+        lr: The learning rate alpha, 0-d.
+        weight_decay: Decoupled.
+    """
+
+    rule: Rule
+    c: Coefficients
+    g: Tensor
+    s: Slots
+    t: Tensor
+    lr: Tensor
+    weight_decay: float
+
+
+def hypergradient(learned: Sequence[str], last: LastUpdate, theta: Tensor, g_next: Tensor) -> Tensor:
+    """The hypergradients of one parameter, 1-d, in the order of `learned`, where lr comes last if at all.
+
+    `theta` is the parameter as `last` left it, `g_next` its gradient there.
+    """
+    of_rule = [name for name in learned if name != LR.name]
+    derivatives, product = sensitivity(last.rule, of_rule, last.c, last.g, last.s, last.t, g_next)
+    if LR.name in learned:
+        decay = last.weight_decay * (g_next * theta).sum() if last.weight_decay else 0.0
+        along = (product + decay) / (1 - last.lr * last.weight_decay)
+        derivatives = torch.cat([derivatives, along.reshape(1).to(derivatives.dtype)])
+    return -last.lr * derivatives

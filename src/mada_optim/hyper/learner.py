@@ -1,9 +1,9 @@
 """The hyper-step: how the learned coefficients move, given their hypergradients.
 
-Vectors are 1-d, with one entry per learned coefficient in the rule's order.
+Matrices have one row per scope and one column per learned coefficient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ class Learner:
     """Clip, hyper-step and projection, all pure (MADA, section 3: SGD with momentum on the coefficients).
 
     Attributes:
-        lr: Hyper learning rates, >= 0.
+        lr: Hyper learning rates, >= 0, one per learned coefficient.
         momentum: Weights of the past in the velocity, in [0, 1).
         low: Lower ends of the intervals.
         high: Upper ends of the intervals.
@@ -34,8 +34,8 @@ class Learner:
     start: int
 
     def may_step(self, h: Tensor, applied_steps: Tensor) -> Tensor:
-        """A 0-d boolean: are there enough steps behind, one at least, and is every hypergradient finite?"""
-        return (applied_steps >= max(self.start, 1)) & torch.isfinite(h).all()
+        """By scope: are there enough steps behind, one at least, and is every hypergradient finite?"""
+        return (applied_steps >= max(self.start, 1)) & torch.isfinite(h).all(-1)
 
     def clip(self, h: Tensor) -> Tensor:
         """Each hypergradient on its own, to [-limit, limit]."""
@@ -55,7 +55,7 @@ class ExternalLearner:
     """Any `torch.optim.Optimizer` in the place of `Learner.step`; one that is a HyperOptimizer makes a tower.
 
     Args:
-        factory: Makes the optimizer from the list of coefficient tensors (0-d leaves).
+        factory: Makes the optimizer from the list of coefficient tensors (1-d leaves, one entry per scope).
         coefficients: The tensors it is given, moved in place by `step`.
     """
 
@@ -64,26 +64,34 @@ class ExternalLearner:
         self.optimizer = factory(coefficients)
 
     def step(self, h: Tensor, where: Tensor) -> Tensor:
-        """Moves the coefficients along `h`; where the 0-d boolean `where` is false, the optimizer's state stays.
+        """Moves the coefficients along `h`; of scopes where `where` (rows,) is false, the optimizer's state stays.
 
         State that the optimizer makes at a first step which doesn't count is left at zero.
 
         Returns:
-            The coefficients it proposes, 1-d.
+            The coefficients it proposes, (rows, names).
         """
-        before = {key: x.clone() for key, x in self._state().items()}
-        for x, derivative in zip(self.coefficients, torch.where(where, h, 0.0).unbind(), strict=True):
-            x.grad = derivative.clone()
+        before = {key: x.clone() for key, x in moving_tensors(self.optimizer)}
+        along = torch.where(where.unsqueeze(-1), h, 0.0)
+        for x, derivative in zip(self.coefficients, along.unbind(-1), strict=True):
+            x.grad = derivative.contiguous()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        for key, x in self._state().items():
-            x.copy_(torch.where(where.to(x.device), x, before.get(key, torch.zeros_like(x))))
-        return torch.stack(self.coefficients)
+        proposed = torch.stack(self.coefficients, dim=-1)
+        for key, x in moving_tensors(self.optimizer):
+            counts = where.to(x.device) if x.shape == where.shape else where.any().to(x.device)
+            x.copy_(torch.where(counts, x, before.get(key, torch.zeros_like(x))))
+        return proposed
 
-    def _state(self) -> dict[tuple[int, str], Tensor]:
-        return {
-            (i, name): x
-            for i, q in enumerate(self.coefficients)
-            for name, x in self.optimizer.state.get(q, {}).items()
-            if isinstance(x, Tensor)
-        }
+
+def moving_tensors(optimizer: Optimizer | None, level: int = 0) -> Iterator[tuple[tuple[int, int, str], Tensor]]:
+    """What an optimizer's step changes beside its parameters, with a key: its state, its groups, and so up a tower."""
+    if optimizer is None:
+        return
+    holders = [
+        *optimizer.param_groups,
+        *(optimizer.state.get(p, {}) for g in optimizer.param_groups for p in g["params"]),
+    ]
+    for i, holder in enumerate(holders):
+        yield from (((level, i, name), x) for name, x in holder.items() if isinstance(x, Tensor))
+    yield from moving_tensors(getattr(optimizer, "hyper_optimizer", None), level + 1)

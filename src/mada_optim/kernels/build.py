@@ -32,41 +32,41 @@ def warn(reason: str) -> None:
     warnings.warn(f"mada_optim runs its slow eager engine, since the CPU loops can't be had: {reason}", stacklevel=4)
 
 
-def load() -> ctypes.CDLL:
-    """The compiled kernels, built if need be.
+def load(terms: int) -> ctypes.CDLL:
+    """The compiled loops of rules with these terms, built if need be.
 
     Raises:
         BuildError: They can't be built or loaded; tried once per process.
     """
-    result = attempt()
+    result = attempt(terms)
     if isinstance(result, BuildError):
         raise result
     return result
 
 
 @functools.cache
-def attempt() -> ctypes.CDLL | BuildError:
-    """The kernels, or why there are none."""
+def attempt(terms: int) -> ctypes.CDLL | BuildError:
+    """The loops, or why there are none."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))), None)
     if compiler is None:
         return BuildError(f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX)")
     try:
-        return load_linked(compiler, ())
+        return load_linked(compiler, terms, ())
     except OSError:  # torch keeps its OpenMP runtime to itself: take the compiler's own
         pass
     except (BuildError, subprocess.SubprocessError) as error:
         return BuildError(describe(compiler, error))
     try:
-        return load_linked(compiler, ("-fopenmp",))
+        return load_linked(compiler, terms, ("-fopenmp",))
     except (OSError, BuildError, subprocess.SubprocessError) as error:
         return BuildError(describe(compiler, error))
 
 
-def load_linked(compiler: str, link_flags: tuple[str, ...]) -> ctypes.CDLL:
-    """The kernels linked with `link_flags`, from the cache or compiled into it."""
-    path = cache_folder() / f"family-{digest(compiler, link_flags)}.so"
+def load_linked(compiler: str, terms: int, link_flags: tuple[str, ...]) -> ctypes.CDLL:
+    """The loops linked with `link_flags`, from the cache or compiled into it."""
+    path = cache_folder() / f"family-{terms}-{digest(compiler, link_flags)}.so"
     if not path.exists():
-        compile_to(path, compiler, link_flags)
+        compile_to(path, compiler, terms, link_flags)
     return ctypes.CDLL(str(path))
 
 
@@ -109,12 +109,12 @@ def processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def compile_to(path: Path, compiler: str, link_flags: tuple[str, ...]) -> None:
+def compile_to(path: Path, compiler: str, terms: int, link_flags: tuple[str, ...]) -> None:
     """Builds beside `path` and renames into place, so that processes that start together don't see a torn file."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         unlinked, linked = os.path.join(folder, "family.o"), os.path.join(folder, "family.so")
         for command in (
-            [compiler, *FLAGS, "-c", str(SOURCE), "-o", unlinked],
+            [compiler, *FLAGS, f"-DTERMS={terms}", "-c", str(SOURCE), "-o", unlinked],
             [compiler, "-shared", *link_flags, unlinked, "-o", linked],
         ):
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)

@@ -1,7 +1,7 @@
 // The rules adam, avgrad, yogi, adan and mada as one loop per phase, for fp32 tensors on a CPU.
 //
-// All are corners of the rule in rules/mada.py; its letters are used here, and its docstring has the equations. FLAGS
-// say which terms are there, so that a rule pays for its own slots only. The derivatives are closed forms of that rule;
+// All are corners of the rule in rules/mada.py; its letters are used here, and its docstring has the equations. TERMS,
+// given to the compiler, says which terms are there, so that a rule pays for what it uses only. The derivatives are closed forms of that rule;
 // tests hold parameters, slots and hypergradients equal to the eager engine and to the vector-Jacobian product.
 //
 // Suffix p: before the step that is differentiated (t - 1). State is laid out as engine/eager.py says.
@@ -18,26 +18,26 @@
 
 namespace {
 
-enum Flag { MEAN = 1, YOGI = 2, DIFFERENCE = 4, LION = 8 };
+enum Term { MEAN = 1, YOGI = 2, DIFFERENCE = 4, LION = 8 };
 
 enum Coefficient { BETA1, BETA2, BETA3, RHO, C, GAMMA, COEFFICIENTS };
+enum Hypergradient { LR = COEFFICIENTS, HYPERGRADIENTS };  // of the coefficients, then of ln lr
 
 // One parameter tensor: what Python fills in, in this order. Unused pointers are null.
 struct Tensor {
-    int64_t size;
+    int64_t size, scope;                // elements; row of its learned coefficients
     float *p, *g;                       // parameter; gradient of this step
     float *m, *v, *vbar, *n, *g_prev, *l;
     double *t, *w1, *w2, *w3, *wbar2;   // scalars per tensor
     float *gradient;                    // of the last update
     double *applied;                    // its learning rate and coefficients; null where nothing is learned
     const double *now;                  // those of this step
-    double weight_decay, eps;
+    double weight_decay, eps, lion_beta1, lion_beta2, kappa;
 };
 
 struct Rule {
     int64_t coefficients;               // how many of the six the rule has
     double corner[COEFFICIENTS];        // the values of all six at its corner of mada
-    double lion_beta1, lion_beta2, kappa;
 };
 
 constexpr int64_t CHUNK = 16384;  // elements in a thread's piece of work
@@ -71,16 +71,16 @@ struct Step {
     float c, one_c, gamma, eps;
     float inv_w1, inv_w3, rho_w2, rest_wbar2, inv_t, first;
     float lion_b1, lion_a1, lion_b2, lion_a2, lion_size;
-    Step(const Rule &rule, const Scalars &s, double eps_) {
+    Step(const Tensor &x, const Scalars &s) {
         b1 = s.q[BETA1], b2 = s.q[BETA2], b3 = s.q[BETA3];
         a1 = 1 - s.q[BETA1], a2 = 1 - s.q[BETA2], a3 = 1 - s.q[BETA3];
-        c = s.q[C], one_c = 1 - s.q[C], gamma = s.q[GAMMA], eps = eps_;
+        c = s.q[C], one_c = 1 - s.q[C], gamma = s.q[GAMMA], eps = x.eps;
         inv_w1 = 1 / s.w1, inv_w3 = 1 / s.w3, inv_t = 1 / s.t;
         rho_w2 = s.q[RHO] / s.w2, rest_wbar2 = (1 - s.q[RHO]) / s.wbar2;
         first = s.t == 1 ? 0.0f : 1.0f;  // d_1 = 0
-        lion_b1 = rule.lion_beta1, lion_a1 = 1 - rule.lion_beta1;
-        lion_b2 = rule.lion_beta2, lion_a2 = 1 - rule.lion_beta2;
-        lion_size = (1 - s.q[GAMMA]) * rule.kappa;
+        lion_b1 = x.lion_beta1, lion_a1 = 1 - x.lion_beta1;
+        lion_b2 = x.lion_beta2, lion_a2 = 1 - x.lion_beta2;
+        lion_size = (1 - s.q[GAMMA]) * x.kappa;
     }
 };
 
@@ -89,46 +89,41 @@ struct Element {
     float m, v, vbar, n, l;
 };
 
-template <int FLAGS>
 INLINE float difference(const Step &k, float g, float g_prev) {
-    return FLAGS & DIFFERENCE ? k.first * (g - g_prev) : 0.0f;
+    return TERMS & DIFFERENCE ? k.first * (g - g_prev) : 0.0f;
 }
 
-template <int FLAGS>
 INLINE float target_of(const Step &k, float square, float vp) {
-    if (!(FLAGS & YOGI)) return square;
+    if (!(TERMS & YOGI)) return square;
     return k.c * square + k.one_c * (vp + square * sign_of(square - vp));
 }
 
-template <int FLAGS>
 INLINE void next_slots(const Step &k, float g, float g_prev, Element &e) {
-    const float d = difference<FLAGS>(k, g, g_prev);
+    const float d = difference(k, g, g_prev);
     const float ghat = g + k.b3 * d;
     e.m = k.b1 * e.m + k.a1 * g;
-    e.v = k.b2 * e.v + k.a2 * target_of<FLAGS>(k, ghat * ghat, e.v);
-    if (FLAGS & DIFFERENCE) e.n = k.b3 * e.n + k.a3 * d;
-    if (FLAGS & MEAN) e.vbar = e.vbar + (e.v - e.vbar) * k.inv_t;
-    if (FLAGS & LION) e.l = k.lion_b2 * e.l + k.lion_a2 * g;
+    e.v = k.b2 * e.v + k.a2 * target_of(k, ghat * ghat, e.v);
+    if (TERMS & DIFFERENCE) e.n = k.b3 * e.n + k.a3 * d;
+    if (TERMS & MEAN) e.vbar = e.vbar + (e.v - e.vbar) * k.inv_t;
+    if (TERMS & LION) e.l = k.lion_b2 * e.l + k.lion_a2 * g;
 }
 
 // The update from slots after the step (of Lion: before it).
-template <int FLAGS>
 INLINE float update_of(const Step &k, float g, float lp, const Element &e) {
     float numerator = e.m * k.inv_w1;
-    if (FLAGS & DIFFERENCE) numerator += k.b3 * e.n * k.inv_w3;
+    if (TERMS & DIFFERENCE) numerator += k.b3 * e.n * k.inv_w3;
     float vhat = k.rho_w2 * e.v;
-    if (FLAGS & MEAN) vhat += k.rest_wbar2 * e.vbar;
+    if (TERMS & MEAN) vhat += k.rest_wbar2 * e.vbar;
     float u = numerator / (std::sqrt(vhat) + k.eps);
-    if (FLAGS & LION) u = k.gamma * u + k.lion_size * sign_of(k.lion_b1 * lp + k.lion_a1 * g);
+    if (TERMS & LION) u = k.gamma * u + k.lion_size * sign_of(k.lion_b1 * lp + k.lion_a1 * g);
     return u;
 }
 
 // What the hypergradients are made of: sums over the elements, with the factors that all elements share left out.
 // gd is g_next / D; gv is g_next N / (D^2 root), and 0 where vhat is 0, so that du/dvhat = -gamma/2 gv.
-enum Sum { D_DM, D_M, D_DN, D_N, V_DV, V_V, V_VBAR, V_DC, V_D3, D_NUMERATOR, G_LION, SUMS };
+enum Sum { D_DM, D_M, D_DN, D_N, V_DV, V_V, V_VBAR, V_DC, V_D3, D_NUMERATOR, G_LION, G_P, SUMS };
 
 // Adds the sums over one block, made in fp32, to `sums`.
-template <int FLAGS>
 void add_sums(const Tensor &x, const Step k, int64_t begin, int64_t end, double *sums) {
     const float *__restrict g_now = x.g, *__restrict gradient = x.gradient, *__restrict g_prev = x.g_prev;
     const float *__restrict m = x.m, *__restrict v = x.v, *__restrict vbar = x.vbar, *__restrict n = x.n;
@@ -137,17 +132,17 @@ void add_sums(const Tensor &x, const Step k, int64_t begin, int64_t end, double 
     float d_dm = 0, d_m = 0, d_dn = 0, d_n = 0, v_dv = 0, v_v = 0, v_vbar = 0, v_dc = 0, v_d3 = 0, d_num = 0, g_lion = 0;
 #pragma omp simd reduction(+ : d_dm, d_m, d_dn, d_n, v_dv, v_v, v_vbar, v_dc, v_d3, d_num, g_lion)
     for (int64_t i = begin; i < end; i++) {
-        const float g = gradient[i], gp = FLAGS & DIFFERENCE ? g_prev[i] : 0.0f;
+        const float g = gradient[i], gp = TERMS & DIFFERENCE ? g_prev[i] : 0.0f;
         const float mp = m[i], vp = v[i];
-        Element e = {mp, vp, FLAGS & MEAN ? vbar[i] : 0.0f, FLAGS & DIFFERENCE ? n[i] : 0.0f, 0.0f};
-        const float np = e.n, lp = FLAGS & LION ? l[i] : 0.0f;
-        next_slots<FLAGS>(k, g, gp, e);
-        const float d = difference<FLAGS>(k, g, gp), ghat = g + k.b3 * d, square = ghat * ghat;
+        Element e = {mp, vp, TERMS & MEAN ? vbar[i] : 0.0f, TERMS & DIFFERENCE ? n[i] : 0.0f, 0.0f};
+        const float np = e.n, lp = TERMS & LION ? l[i] : 0.0f;
+        next_slots(k, g, gp, e);
+        const float d = difference(k, g, gp), ghat = g + k.b3 * d, square = ghat * ghat;
 
         float numerator = e.m * k.inv_w1;
-        if (FLAGS & DIFFERENCE) numerator += b3_w3 * e.n;
+        if (TERMS & DIFFERENCE) numerator += b3_w3 * e.n;
         float vhat = k.rho_w2 * e.v;
-        if (FLAGS & MEAN) vhat += k.rest_wbar2 * e.vbar;
+        if (TERMS & MEAN) vhat += k.rest_wbar2 * e.vbar;
         // 1 / D and 1 / root by one division, the dearest operation here
         const float root = std::sqrt(vhat), nonzero = vhat == 0 ? 1.0f : root, denominator = root + k.eps;
         const float inv_both = 1 / (denominator * nonzero), inv_d = inv_both * nonzero;
@@ -155,22 +150,30 @@ void add_sums(const Tensor &x, const Step k, int64_t begin, int64_t end, double 
         const float gv = vhat == 0 ? 0.0f : gd_num * inv_both;
 
         d_dm += gd * (mp - g), d_m += gd * e.m;
-        v_dv += gv * (vp - target_of<FLAGS>(k, square, vp)), v_v += gv * e.v;
-        if (FLAGS & MEAN) v_vbar += gv * e.vbar;
-        const float side = FLAGS & YOGI ? sign_of(square - vp) : 1.0f;
-        if (FLAGS & YOGI) v_dc += gv * (square - (vp + square * side));
-        if (FLAGS & DIFFERENCE) {
+        v_dv += gv * (vp - target_of(k, square, vp)), v_v += gv * e.v;
+        if (TERMS & MEAN) v_vbar += gv * e.vbar;
+        const float side = TERMS & YOGI ? sign_of(square - vp) : 1.0f;
+        if (TERMS & YOGI) v_dc += gv * (square - (vp + square * side));
+        if (TERMS & DIFFERENCE) {
             d_dn += gd * (np - d), d_n += gd * e.n;
-            v_d3 += gv * (ghat * d) * (FLAGS & YOGI ? k.c + k.one_c * side : 1.0f);
+            v_d3 += gv * (ghat * d) * (TERMS & YOGI ? k.c + k.one_c * side : 1.0f);
         }
-        if (FLAGS & LION) d_num += gd_num, g_lion += gn * sign_of(k.lion_b1 * lp + k.lion_a1 * g);
+        d_num += gd_num;
+        if (TERMS & LION) g_lion += gn * sign_of(k.lion_b1 * lp + k.lion_a1 * g);
     }
-    const float block[SUMS] = {d_dm, d_m, d_dn, d_n, v_dv, v_v, v_vbar, v_dc, v_d3, d_num, g_lion};
-    for (int j = 0; j < SUMS; j++) sums[j] += block[j];
+    const float block[G_P] = {d_dm, d_m, d_dn, d_n, v_dv, v_v, v_vbar, v_dc, v_d3, d_num, g_lion};
+    for (int j = 0; j < G_P; j++) sums[j] += block[j];
+}
+
+float dot(const float *__restrict a, const float *__restrict b, int64_t begin, int64_t end) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = begin; i < end; i++) sum += a[i] * b[i];
+    return sum;
 }
 
 // < g_next, du/dq > from the sums; w1p ... are the averages of ones before the step.
-void combine(const Rule &rule, const Scalars &s, double w1p, double w2p, double w3p, const double *sums, double *h) {
+void combine(const Tensor &x, const Scalars &s, double w1p, double w2p, double w3p, const double *sums, double *h) {
     const double *q = s.q, dw1 = w1p - 1, dw2 = w2p - 1, dw3 = w3p - 1;
     const double along_v = q[RHO] / s.w2 + (1 - q[RHO]) / s.wbar2 / s.t;  // dvhat/dv
     const double by_vhat = -0.5 * q[GAMMA], by_target = by_vhat * along_v * (1 - q[BETA2]);
@@ -181,63 +184,66 @@ void combine(const Rule &rule, const Scalars &s, double w1p, double w2p, double 
                by_target * 2 * sums[V_D3];
     h[RHO] = by_vhat * (sums[V_V] / s.w2 - sums[V_VBAR] / s.wbar2);
     h[C] = by_target * sums[V_DC];
-    h[GAMMA] = sums[D_NUMERATOR] - rule.kappa * sums[G_LION];
+    h[GAMMA] = sums[D_NUMERATOR] - x.kappa * sums[G_LION];
+    // The parameter before the last update follows from the one after: hyper/gradient.py has the formula.
+    const double along_u = q[GAMMA] * sums[D_NUMERATOR] + (1 - q[GAMMA]) * x.kappa * sums[G_LION];
+    h[LR] = (along_u + x.weight_decay * sums[G_P]) / (1 - x.applied[0] * x.weight_decay);
 }
 
 // Slots after the last update, then the update of this step: weights, slots and gradient are written once.
-template <int FLAGS, bool SETTLE>
+template <bool SETTLE>
 void learn_chunk(const Tensor &x, const Step then, const Step now, float keep, float lr, int64_t begin, int64_t end) {
     const float *__restrict g_now = x.g;
     float *__restrict p = x.p, *__restrict m = x.m, *__restrict v = x.v, *__restrict vbar = x.vbar;
     float *__restrict n = x.n, *__restrict g_prev = x.g_prev, *__restrict l = x.l, *__restrict gradient = x.gradient;
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
-        Element e = {m[i], v[i], FLAGS & MEAN ? vbar[i] : 0.0f, FLAGS & DIFFERENCE ? n[i] : 0.0f,
-                     FLAGS & LION ? l[i] : 0.0f};
+        Element e = {m[i], v[i], TERMS & MEAN ? vbar[i] : 0.0f, TERMS & DIFFERENCE ? n[i] : 0.0f,
+                     TERMS & LION ? l[i] : 0.0f};
         const float old = gradient[i], g = g_now[i];
-        float before = FLAGS & DIFFERENCE ? g_prev[i] : 0.0f;
+        float before = TERMS & DIFFERENCE ? g_prev[i] : 0.0f;
         if (SETTLE) {
-            next_slots<FLAGS>(then, old, before, e);
+            next_slots(then, old, before, e);
             before = old;
             m[i] = e.m, v[i] = e.v;
-            if (FLAGS & MEAN) vbar[i] = e.vbar;
-            if (FLAGS & DIFFERENCE) n[i] = e.n, g_prev[i] = before;
-            if (FLAGS & LION) l[i] = e.l;
+            if (TERMS & MEAN) vbar[i] = e.vbar;
+            if (TERMS & DIFFERENCE) n[i] = e.n, g_prev[i] = before;
+            if (TERMS & LION) l[i] = e.l;
         }
         const float lp = e.l;
-        next_slots<FLAGS>(now, g, before, e);
-        p[i] = keep * p[i] - lr * update_of<FLAGS>(now, g, lp, e);
+        next_slots(now, g, before, e);
+        p[i] = keep * p[i] - lr * update_of(now, g, lp, e);
         gradient[i] = g;
     }
 }
 
-template <int FLAGS>
 void plain_chunk(const Tensor &x, const Step now, float keep, float lr, int64_t begin, int64_t end) {
     const float *__restrict g_now = x.g;
     float *__restrict p = x.p, *__restrict m = x.m, *__restrict v = x.v, *__restrict vbar = x.vbar;
     float *__restrict n = x.n, *__restrict g_prev = x.g_prev, *__restrict l = x.l;
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
-        Element e = {m[i], v[i], FLAGS & MEAN ? vbar[i] : 0.0f, FLAGS & DIFFERENCE ? n[i] : 0.0f,
-                     FLAGS & LION ? l[i] : 0.0f};
+        Element e = {m[i], v[i], TERMS & MEAN ? vbar[i] : 0.0f, TERMS & DIFFERENCE ? n[i] : 0.0f,
+                     TERMS & LION ? l[i] : 0.0f};
         const float g = g_now[i], lp = e.l;
-        next_slots<FLAGS>(now, g, FLAGS & DIFFERENCE ? g_prev[i] : 0.0f, e);
-        p[i] = keep * p[i] - lr * update_of<FLAGS>(now, g, lp, e);
+        next_slots(now, g, TERMS & DIFFERENCE ? g_prev[i] : 0.0f, e);
+        p[i] = keep * p[i] - lr * update_of(now, g, lp, e);
         m[i] = e.m, v[i] = e.v;
-        if (FLAGS & MEAN) vbar[i] = e.vbar;
-        if (FLAGS & DIFFERENCE) n[i] = e.n, g_prev[i] = g;
-        if (FLAGS & LION) l[i] = e.l;
+        if (TERMS & MEAN) vbar[i] = e.vbar;
+        if (TERMS & DIFFERENCE) n[i] = e.n, g_prev[i] = g;
+        if (TERMS & LION) l[i] = e.l;
     }
 }
 
-// Exponent bits all set: infinity or NaN.
-bool chunk_is_finite(const float *g, int64_t begin, int64_t end) {
-    int32_t bad = 0;
+// Whether no element is beyond the limit: as integers, the bits of |x| are in the order of |x|, infinity and NaN last.
+bool chunk_is_usable(const float *g, float limit, int64_t begin, int64_t end) {
+    int32_t bad = 0, largest;
+    std::memcpy(&largest, &limit, 4);
 #pragma omp simd reduction(| : bad)
     for (int64_t i = begin; i < end; i++) {
         int32_t bits;
         std::memcpy(&bits, g + i, 4);
-        bad |= (bits & 0x7f800000) == 0x7f800000;
+        bad |= (bits & 0x7fffffff) > largest;
     }
     return !bad;
 }
@@ -279,34 +285,39 @@ void store_scalars(const Tensor &x, const Scalars &s) {
     store(x.w1, s.w1), store(x.w2, s.w2), store(x.w3, s.w3), store(x.wbar2, s.wbar2);
 }
 
-template <int FLAGS>
-void hypergradients(const Tensor *xs, int64_t count, const Rule &rule, int threads, double *out) {
+void hypergradients(const Tensor *xs, int64_t count, const Rule &rule, int threads, float limit, bool of_lr,
+                    int64_t scopes, double *out) {
     const auto chunks = chunks_of(xs, count);
     const int64_t total = chunks.size();
-    std::vector<double> h(total * COEFFICIENTS, 0.0);
-    std::vector<char> finite(total, 1);
+    std::vector<double> h(total * HYPERGRADIENTS, 0.0);
+    std::vector<char> usable(total, 1);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t j = 0; j < total; j++) {
         const Chunk &c = chunks[j];
         const Tensor &x = xs[c.tensor];
-        finite[j] = chunk_is_finite(x.g, c.begin, c.end);
+        usable[j] = chunk_is_usable(x.g, limit, c.begin, c.end);
         if (!x.applied || *x.t < 1) continue;
         const Scalars s = last_update(x, rule);
-        const Step step(rule, s, x.eps);
+        const Step step(x, s);
+        const bool decays = of_lr && x.weight_decay != 0;
         double sums[SUMS] = {};
-        for (int64_t b = c.begin; b < c.end; b += BLOCK) add_sums<FLAGS>(x, step, b, std::min(b + BLOCK, c.end), sums);
-        combine(rule, s, at(x.w1), at(x.w2), at(x.w3), sums, &h[j * COEFFICIENTS]);
+        for (int64_t b = c.begin; b < c.end; b += BLOCK) {
+            const int64_t end = std::min(b + BLOCK, c.end);
+            add_sums(x, step, b, end, sums);
+            if (decays) sums[G_P] += dot(x.g, x.p, b, end);
+        }
+        combine(x, s, at(x.w1), at(x.w2), at(x.w3), sums, &h[j * HYPERGRADIENTS]);
     }
-    std::fill(out, out + COEFFICIENTS + 1, 0.0);
+    std::fill(out, out + scopes * HYPERGRADIENTS + 1, 0.0);
     for (int64_t j = 0; j < total; j++) {  // in this order, whoever made them
         const Tensor &x = xs[chunks[j].tensor];
-        out[COEFFICIENTS] += !finite[j];
+        out[scopes * HYPERGRADIENTS] += !usable[j];
         if (x.applied)
-            for (int q = 0; q < COEFFICIENTS; q++) out[q] -= x.applied[0] * h[j * COEFFICIENTS + q];
+            for (int q = 0; q < HYPERGRADIENTS; q++)
+                out[x.scope * HYPERGRADIENTS + q] -= x.applied[0] * h[j * HYPERGRADIENTS + q];
     }
 }
 
-template <int FLAGS>
 void advance(const Tensor *xs, int64_t count, const Rule &rule, int threads) {
     const auto chunks = chunks_of(xs, count);
     const int64_t total = chunks.size();
@@ -317,11 +328,11 @@ void advance(const Tensor *xs, int64_t count, const Rule &rule, int threads) {
         if (x.applied) {
             const bool settle = *x.t >= 1;
             const Scalars last = last_update(x, rule), now = this_update(x, rule, settle ? &last : nullptr);
-            const auto loop = settle ? learn_chunk<FLAGS, true> : learn_chunk<FLAGS, false>;
-            loop(x, Step(rule, last, x.eps), Step(rule, now, x.eps), keep, lr, chunks[j].begin, chunks[j].end);
+            const auto loop = settle ? learn_chunk<true> : learn_chunk<false>;
+            loop(x, Step(x, last), Step(x, now), keep, lr, chunks[j].begin, chunks[j].end);
         } else {
             const Scalars now = this_update(x, rule, nullptr);
-            plain_chunk<FLAGS>(x, Step(rule, now, x.eps), keep, lr, chunks[j].begin, chunks[j].end);
+            plain_chunk(x, Step(x, now), keep, lr, chunks[j].begin, chunks[j].end);
         }
     }
     for (int64_t j = 0; j < count; j++) {  // after all chunks have read them
@@ -335,36 +346,21 @@ void advance(const Tensor *xs, int64_t count, const Rule &rule, int threads) {
 
 }  // namespace
 
-// With `flags` as a number, every combination of terms that a rule has.
-#define FOR_EACH_RULE(DO)               \
-    DO(0)                               \
-    DO(MEAN)                            \
-    DO(YOGI)                            \
-    DO(DIFFERENCE)                      \
-    DO(MEAN | YOGI | DIFFERENCE | LION)
-
 extern "C" {
 
 // Layout check: a mistake here would write anywhere.
 int64_t tensor_bytes() { return sizeof(Tensor); }
 int64_t rule_bytes() { return sizeof(Rule); }
+int terms() { return TERMS; }
 
-// out[0..5]: -lr < g, du/dq > over all tensors; out[6]: how many chunks of the gradients are not finite.
-int hypergradients(int flags, const Tensor *xs, int64_t count, const Rule *rule, int threads, double *out) {
-#define CASE(F) \
-    if (flags == (F)) return hypergradients<(F)>(xs, count, *rule, threads, out), 0;
-    FOR_EACH_RULE(CASE)
-#undef CASE
-    return 1;
+// out, (scopes, 7): hypergradients of all tensors; then how many chunks hold a gradient beyond `limit`, or NaN.
+void hypergradients(const Tensor *xs, int64_t count, const Rule *rule, int threads, double limit, int of_lr,
+                    int64_t scopes, double *out) {
+    hypergradients(xs, count, *rule, threads, float(limit), of_lr, scopes, out);
 }
 
-// Weights, slots and memory of the update one step on; nothing at all unless *finite.
-int advance(int flags, const Tensor *xs, int64_t count, const Rule *rule, int threads, const bool *finite) {
-    if (!*finite) return 0;
-#define CASE(F) \
-    if (flags == (F)) return advance<(F)>(xs, count, *rule, threads), 0;
-    FOR_EACH_RULE(CASE)
-#undef CASE
-    return 1;
+// Weights, slots and memory of the update one step on; nothing at all unless *usable.
+void advance(const Tensor *xs, int64_t count, const Rule *rule, int threads, const bool *usable) {
+    if (*usable) advance(xs, count, *rule, threads);
 }
 }

@@ -1,0 +1,97 @@
+"""Which engine moves which tensor: compiled loops where there are some for the rule, the eager engine for the rest."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mada_optim import kernels
+from mada_optim.engine import eager
+from mada_optim.engine.eager import Cell
+from mada_optim.hyper.gradient import LastUpdate, hypergradient
+from mada_optim.kernels.table import CTensor, Table
+from mada_optim.spec import Rule
+from mada_optim.specialize import Corners, corners, specialize
+
+
+class Dispatcher:
+    """Chooses the loops for each form that a rule takes at its corners, and shares a step's tensors out.
+
+    Args:
+        requested: The engine that was asked for.
+        rule: The whole rule.
+        learned: The learned coefficients.
+    """
+
+    def __init__(self, requested: str, rule: Rule, learned: tuple[str, ...]) -> None:
+        self._requested, self._rule, self._learned = requested, rule, learned
+        self._kernels: dict[Rule, kernels.Kernel | None] = {}
+
+    def prepare(self, fixed: Corners, device: torch.device) -> None:
+        """Chooses, and compiles if need be, the loops of the groups that have these corners.
+
+        Raises:
+            ValueError: The engine that was asked for can't be had.
+        """
+        form = specialize(self._rule, fixed)
+        if form not in self._kernels:
+            self._kernels[form] = kernels.choose(self._requested, self._rule, form, dict(fixed), device)
+
+    @property
+    def engine(self) -> str:
+        """Name of the fastest engine in use."""
+        return "cpu" if any(self._kernels.values()) else "eager"
+
+    def share_out(self, cells: list[Cell]) -> "Work":
+        """The tensors of one step, by engine."""
+        jobs: dict[kernels.Kernel, tuple[list[Cell], list[CTensor]]] = {}
+        rest = []
+        for cell in cells:
+            if (
+                cell.rule not in self._kernels
+            ):  # a corner was set in a group since it was added, or the optimizer is a copy
+                self.prepare(corners(self._rule, cell.options, self._learned), cell.p.device)
+            kernel = self._kernels[cell.rule]
+            row = None if kernel is None else kernel.row(cell)
+            if kernel is None or row is None:
+                rest.append(cell)
+            else:
+                taken, rows = jobs.setdefault(kernel, ([], []))
+                taken.append(cell)
+                rows.append(row)
+        return Work([kernel.table(*job) for kernel, job in jobs.items()], rest)
+
+
+class Work:
+    """The tensors of one step: those that loops take, as one job for each kind of loops, and the rest."""
+
+    def __init__(self, tables: list[Table], rest: list[Cell]) -> None:
+        self._tables, self._rest = tables, rest
+
+    def hypergradients(self, learned: Sequence[str], total: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether the step counts (0-d), and the hypergradients of what an update has moved before.
+
+        `total` (scopes, learned), zeros where the coefficients live, takes them up.
+        """
+        finite = eager.all_usable([cell.g for cell in self._rest], total.device)
+        for table in self._tables:
+            is_finite, h = table.hypergradients(learned, len(total))
+            finite = finite & is_finite
+            total += h
+        for cell in self._rest if learned else ():
+            h = hypergradient(learned, _last_update(cell), cell.p.to(cell.g.dtype), cell.g)
+            total[cell.scope] += torch.where(cell.state["step"] > 0, h, 0.0).to(total.device)
+        return finite, total
+
+    def advance(self, finite: Tensor) -> None:
+        """Moves weights and slots, where the 0-d boolean holds."""
+        for table in self._tables:
+            table.advance(finite)
+        for cell in self._rest:
+            eager.advance(cell, finite.to(cell.p.device))
+
+
+def _last_update(cell: Cell) -> LastUpdate:
+    lr, c, g = cell.last_update()
+    slots, t = eager.widen(cell.slots(), g.dtype), cell.state["step"].clamp(min=1)
+    return LastUpdate(cell.rule, c, g, slots, t, lr, cell.options["weight_decay"])

@@ -1,0 +1,84 @@
+"""Where the learned coefficients live: one row per scope, one column per coefficient.
+
+Parameter groups hold views of the rows that are theirs: with `scope="global"` all groups the same 0-d tensors, with
+"group" each its own, with "tensor" 1-d tensors with one entry per parameter of the group. A hyper-step writes the bank,
+and with it every group. Beside the coefficients it keeps what the learner remembers of each scope.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mada_optim.spec import option_key
+
+SCOPES = ("global", "group", "tensor")
+#: What the learner remembers, by its key in a group: the last hypergradients and the velocity, one number per learned
+#: coefficient, and the number of steps that counted.
+MEMORY = ("hypergradient", "hyper_velocity", "applied_steps")
+
+
+class Bank:
+    """The learned coefficients of an optimizer, and the memory of their learner.
+
+    Args:
+        names: The learned coefficients.
+        scope: Over what a coefficient is one: "global", "group" or "tensor".
+    """
+
+    def __init__(self, names: tuple[str, ...], scope: str) -> None:
+        self.names, self.scope = names, scope
+        self.columns: dict[str, Tensor] = {}  # by key in a group: coefficients (rows,), memory (rows,) or (rows, names)
+        self._places: list[int | slice] = []
+        self._views: list[dict[str, Tensor]] = []
+
+    @property
+    def rows(self) -> int:
+        """Number of scopes."""
+        return next((len(x) for x in self.columns.values()), 0)
+
+    def coefficients(self) -> Tensor:
+        """The learned coefficients, (rows, names)."""
+        return torch.stack([self.columns[option_key(q)] for q in self.names], dim=-1)
+
+    def set_coefficients(self, q: Tensor) -> None:
+        """Overwrites the learned coefficients, (rows, names), in place."""
+        for name, column in zip(self.names, q.unbind(-1), strict=True):
+            self.columns[option_key(name)].copy_(column)
+
+    def row(self, group: int, parameter: int) -> int:
+        """The row of a parameter, by its group and its place there."""
+        place = self._places[group]
+        return place.start + parameter if isinstance(place, slice) else place
+
+    def add_group(self, start: Mapping[str, Tensor], parameters: int) -> None:
+        """Makes room for a new group whose learned coefficients start at `start`, 0-d tensors by key in a group."""
+        shared = self.scope == "global" and self.rows > 0
+        new = 0 if shared else parameters if self.scope == "tensor" else 1
+        rows, place = self.rows, 0 if self.scope == "global" else self.rows
+        self._places.append(slice(rows, rows + new) if self.scope == "tensor" else place)
+        like = next(iter(start.values()))
+        fresh = {key: x.expand(new) for key, x in start.items()}
+        fresh |= {key: like.new_zeros(new, len(self.names)) for key in MEMORY[:2]}
+        fresh[MEMORY[2]] = like.new_zeros(new)
+        self.columns = {key: torch.cat([self.columns.get(key, x[:0]), x]) for key, x in fresh.items()}
+
+    def attach(self, groups: list[dict[str, Any]]) -> None:
+        """Gives each group its views."""
+        self._views = [{key: x[place] for key, x in self.columns.items()} for place in self._places]
+        if self.scope == "global":
+            self._views = self._views[:1] * len(self._places)  # one tensor is one object in every group
+        for group, views in zip(groups, self._views, strict=True):
+            group.update(views)
+
+    def adopt(self, groups: list[dict[str, Any]]) -> None:
+        """Takes over what was put into a group in place of a view, by a user, a scheduler or a state dict."""
+        strange = False
+        for group, views in zip(groups, self._views, strict=bool(self.names)):
+            for key, view in views.items():
+                if group[key] is not view:
+                    strange = True
+                    view.copy_(torch.as_tensor(group[key]))
+        if strange:
+            self.attach(groups)

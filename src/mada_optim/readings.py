@@ -1,0 +1,60 @@
+"""What a user may read off an optimizer: coefficients and hypergradients by scope, and the bill of its state."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+Reading = dict[str, float] | dict[str, dict[str, float]]
+Groups = list[dict[str, Any]]
+
+
+def by_scope(scope: str, groups: Groups, read: Callable[[Mapping[str, Any], int], dict[str, float]]) -> Reading:
+    """What `read(group, place of a parameter)` gives: once, or by name of the group or of the parameter."""
+    if scope == "global":
+        return read(groups[0], 0)
+    if scope == "group":
+        return {str(group.get("name", i)): read(group, 0) for i, group in enumerate(groups)}
+    return {name: read(group, j) for i, group in enumerate(groups) for j, name in enumerate(parameter_names(group, i))}
+
+
+def parameter_names(group: Mapping[str, Any], number: int) -> list[str]:
+    """The names that the parameters of a group were given, or "group.place"."""
+    names: list[str] | None = group.get("param_names")
+    return [f"{number}.{j}" for j in range(len(group["params"]))] if names is None else names
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What an optimizer's state costs.
+
+    Attributes:
+        parameters: Number of elements of all parameters.
+        bytes: By name of what is kept for each parameter, in bytes.
+    """
+
+    parameters: int
+    bytes: dict[str, int]
+
+    @classmethod
+    def of(cls, states: Iterable[tuple[Tensor, Mapping[str, Tensor]]]) -> "Bill":
+        """The bill for parameters with the state that each has, or would have (tensors on "meta" do)."""
+        parameters, bill = 0, dict[str, int]()
+        for p, state in states:
+            parameters += p.numel()
+            for name, x in state.items():
+                bill[name] = bill.get(name, 0) + x.numel() * x.element_size()
+        return cls(parameters, bill)
+
+    @property
+    def total(self) -> int:
+        """Bytes of all of it."""
+        return sum(self.bytes.values())
+
+    def __str__(self) -> str:
+        """A table in bytes per parameter."""
+        each = max(self.parameters, 1)
+        lines = [f"{name:<10}{size / each:8.2f}  {size:>14,}" for name, size in self.bytes.items()]
+        head = f"{'':<10}{'per parameter':>8}  {'bytes':>9}"
+        return "\n".join([head, *lines, f"{'total':<10}{self.total / each:8.2f}  {self.total:>14,}"])
