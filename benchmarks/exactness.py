@@ -39,7 +39,7 @@ def sensitivity_error(rule: str, q: str) -> float:
         torch.manual_seed(0)
         c, g, s, t = gradients.problem(rule, gradients.SPREAD, step)
         cotangent = torch.randn(24, dtype=torch.float64)
-        exact = sensitivity(RULES[rule], [q], c, g, s, t, cotangent).item()
+        exact = sensitivity(RULES[rule], [q], c, g, s, t, cotangent)[0].item()
         numeric = gradients.central_difference(rule, q, c, g, s, t, cotangent)
         worst = max(worst, abs(exact - numeric) / max(abs(numeric), 1e-3))
     return worst
