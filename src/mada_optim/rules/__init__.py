@@ -1,21 +1,21 @@
 """The registry. To add a rule: one file in this folder, and one line below."""
 
-from mada_optim.rules import adagrad, adam, adan, amsgrad, avgrad, lion, mada, mada_released, rmsprop, sgd, yogi
+from importlib import import_module
+
 from mada_optim.spec import Rule
 
-RULES: dict[str, Rule] = {
-    module.RULE.name: module.RULE
-    for module in (
-        sgd,
-        adagrad,
-        rmsprop,
-        adam,
-        amsgrad,
-        avgrad,
-        yogi,
-        adan,
-        lion,
-        mada,
-        mada_released,
-    )
-}
+FILES = (
+    "sgd",
+    "adagrad",
+    "rmsprop",
+    "adam",
+    "amsgrad",
+    "avgrad",
+    "yogi",
+    "adan",
+    "lion",
+    "mada",
+    "mada_released",
+)
+
+RULES: dict[str, Rule] = {rule.name: rule for rule in (import_module(f"{__name__}.{file}").RULE for file in FILES)}
