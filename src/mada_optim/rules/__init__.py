@@ -11,6 +11,7 @@ FILES = (
     "adam",
     "amsgrad",
     "avgrad",
+    "nadam",
     "yogi",
     "adan",
     "lion",
