@@ -19,6 +19,7 @@ from mada_optim.presets import (
     AVGrad,
     HyperAdam,
     Lion,
+    NAdam,
     RMSprop,
     Yogi,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "HyperAdam",
     "HyperOptimizer",
     "Lion",
+    "NAdam",
     "RMSprop",
     "Yogi",
 ]

@@ -157,3 +157,9 @@ class Lion(HyperOptimizer):
     """The sign of an interpolated momentum (Chen et al., NeurIPS 2023). Its lr is 3 to 10 times smaller than Adam's."""
 
     preset = Preset("lion", (), lr=1e-4)
+
+
+class NAdam(HyperOptimizer):
+    """Adam whose momentum looks ahead (Dozat, ICLR 2016 workshop), with torch.optim's `momentum_decay`."""
+
+    preset = Preset("nadam", (), lr=2e-3)
