@@ -89,7 +89,8 @@ def test_rules_are_pure(path):
             assert not (node.attr.endswith("_") and not node.attr.startswith("_")), (path.name, node.attr)
         assert not isinstance(node, ast.If | ast.IfExp | ast.While | ast.AugAssign), (path.name, node.lineno)
     for name in imports(path):
-        assert within(name, "torch") or within(name, "mada_optim") or name.startswith("dataclasses"), name
+        if path.name != "__init__.py":  # the registry, which imports the files it lists
+            assert within(name, "torch") or within(name, "mada_optim") or name.startswith("dataclasses"), name
         uses = name == "mada_optim.rules.terms.stop_gradient"
         assert not uses or path.name == "mada_released.py", path.name
 
