@@ -21,11 +21,14 @@ class Dispatcher:
         requested: The engine that was asked for.
         rule: The whole rule.
         learned: The learned coefficients.
+        state_dtype: The dtype of slots, None for that of computation.
     """
 
-    def __init__(self, requested: str, rule: Rule, learned: tuple[str, ...]) -> None:
-        self._requested, self._rule, self._learned = requested, rule, learned
+    def __init__(self, requested: str, rule: Rule, learned: tuple[str, ...], state_dtype: torch.dtype | None) -> None:
+        self._requested, self._rule, self._learned, self._state_dtype = requested, rule, learned, state_dtype
         self._kernels: dict[Rule, kernels.Kernel | None] = {}
+        #: Why tensors run on the eager engine: one reason for each form of the rule that has no loops.
+        self.reasons: list[str] = []
 
     def prepare(self, fixed: Corners, device: torch.device) -> None:
         """Chooses, and compiles if need be, the loops of the groups that have these corners.
@@ -35,7 +38,18 @@ class Dispatcher:
         """
         form = specialize(self._rule, fixed)
         if form not in self._kernels:
-            self._kernels[form] = kernels.choose(self._requested, self._rule, form, dict(fixed), device)
+            self._kernels[form] = self._chosen(fixed, device)
+
+    def _chosen(self, fixed: Corners, device: torch.device) -> kernels.Kernel | None:
+        if self._requested == "eager":
+            return None
+        try:
+            return kernels.choose(self._rule, fixed, self._learned, device, self._state_dtype)
+        except kernels.NoKernelError as error:
+            if self._requested == "cpu":
+                raise ValueError(f"engine='cpu': {error}; leave it at 'auto'") from error
+            self.reasons.append(str(error))
+            return None
 
     @property
     def engine(self) -> str:
@@ -75,7 +89,7 @@ class Work:
         """
         finite = eager.all_usable([cell.g for cell in self._rest], total.device)
         for table in self._tables:
-            is_finite, h = table.hypergradients(learned, len(total))
+            is_finite, h = table.hypergradients(len(total))
             finite = finite & is_finite
             total += h
         for cell in self._rest if learned else ():

@@ -67,8 +67,8 @@ class HyperOptimizer(Optimizer):
         bounds: (low, high) by learned coefficient, for lr of its factor; the rule's interval for the others.
         horizon: Decay of the sensitivity's trace; only 0, the paper's one-step hypergradient, is offered.
         scope: Over what a learned coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
-        engine: "eager" is the reference loop; "cpu" is C++ loops, compiled on demand, for dense fp32 tensors under the
-            rules adam, avgrad, yogi, adan and mada; "auto" is the fastest to be had. `opt.engine` names what runs.
+        engine: "eager" is the reference loop; "cpu" is C++ loops, written from the rule and compiled on demand, for
+            dense fp32 tensors; "auto" is the fastest to be had. `opt.engine` names what runs, `opt.engine_reasons` why.
         maximize: Steps along the gradient instead of against it.
         state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
         reduce_group: Process group over which parameters are sharded: hypergradients are summed over it, and a gradient
@@ -112,9 +112,14 @@ class HyperOptimizer(Optimizer):
         self.state_dtype = checks.state_dtype(state_dtype)
         self.reduce_group = reduce_group
         self._bank = Bank(self.learned, checks.scope(scope))
+        checks.extensions(horizon)
+        self.state_dtype = checks.state_dtype(state_dtype)
+        self.reduce_group = reduce_group
+        self._bank = Bank(self.learned, checks.scope(scope))
         self._requested_engine = checks.engine(engine)
-        self._dispatcher = Dispatcher(engine, self.rule, self.learned)
+        self._dispatcher = Dispatcher(engine, self.rule, self.learned, self.state_dtype)
         self._external: ExternalLearner | None = None
+        self._incoming: dict[str, Any] = {}
 
         defaults: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "eps": 0.0}
         defaults["lr"] = self.preset.lr if lr is None else lr
@@ -216,8 +221,13 @@ class HyperOptimizer(Optimizer):
 
     @property
     def engine(self) -> str:
-        """What runs: "cpu", the C++ loops (and "eager" for tensors that they don't take), or "eager" for all."""
+        """What runs: "cpu", compiled loops (and "eager" for tensors that they don't take), or "eager" for all."""
         return self._dispatcher.engine
+
+    @property
+    def engine_reasons(self) -> list[str]:
+        """Why there are no compiled loops, for each form of the rule that has none; empty where all have."""
+        return list(self._dispatcher.reasons)
 
     @property
     def hyper_optimizer(self) -> Optimizer | None:
@@ -332,9 +342,11 @@ class HyperOptimizer(Optimizer):
         """The slots of the parameter `p` after its last update, by name; empty before its first. Changes nothing."""
         if not self.state.get(p):
             return {}
-        group = next(group for group in self.param_groups if any(p is x for x in group["params"]))
+        places = ((group, j) for group in self.param_groups for j, x in enumerate(group["params"]) if x is p)
+        group, j = next(places)
         seen = eager.canvas(p)
-        cell = eager.Cell(self._form(group), seen, seen.to(eager.compute_dtype(seen)), self.state[p], group)
+        g = seen.to(eager.compute_dtype(seen))
+        cell = eager.Cell(self._form(group), seen, g, self.state[p], self._options(group, j))
         return {name: x.clone() for name, x in eager.slots_after_last_update(cell).items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -353,15 +365,26 @@ class HyperOptimizer(Optimizer):
         Raises:
             ValueError: The state is of another rule or `learn`, or a slot has another shape; nothing is changed.
         """
+        last = self.register_load_state_dict_pre_hook(lambda _, final: self._receive(final))  # after the user's hooks
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+            self._incoming = {}
+
+    def _receive(self, state_dict: dict[str, Any]) -> None:
         snapshot.check(self.rule, self.learned, self.param_groups, state_dict, tower=self._external is not None)
-        super().load_state_dict(state_dict)
+        self._incoming = state_dict
+
+    def _restore(self) -> None:
+        """Puts right what torch has loaded: dtypes, views, and what an older version did otherwise."""
         for group in self.param_groups:
-            group.update({name: x for name, x in self.defaults.items() if name not in group})  # an older version's
+            group.update({name: x for name, x in self.defaults.items() if name not in group})
             self._settle(group)
         self._bank.adopt(self.param_groups)
-        self.state.update(snapshot.restored(self.param_groups, state_dict, self._form, self.rule))
+        self.state.update(snapshot.restored(self.param_groups, self._incoming, self._form, self.rule))
         if self._external is not None:
-            self._external.optimizer.load_state_dict(state_dict["hyper_optimizer"])
+            self._external.optimizer.load_state_dict(self._incoming["hyper_optimizer"])
 
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy take along, beside what torch.optim's own optimizers do."""
@@ -372,9 +395,12 @@ class HyperOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes up what `__getstate__` gave, or from `load_state_dict` state and groups alone."""
         super().__setstate__(state)
-        if "_bank" in state:  # compiled loops can't travel, and are looked up anew
-            self._dispatcher = Dispatcher(self._requested_engine, self.rule, self.learned)
-            self._bank.attach(self.param_groups)
+        if "_bank" not in state:
+            self._restore()
+            return
+        self._incoming = {}
+        self._dispatcher = Dispatcher(self._requested_engine, self.rule, self.learned, self.state_dtype)
+        self._bank.attach(self.param_groups)  # compiled loops can't travel, and are looked up anew
 
 
 def _rule(rule: str | Rule) -> Rule:

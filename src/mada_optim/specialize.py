@@ -48,13 +48,24 @@ def specialize(rule: Rule, fixed: Corners) -> Rule:
     if not fixed:
         return rule
     try:
-        graph = trace(rule)
+        graph = reduced(rule, fixed)
     except (TraceError, TypeError):
         return rule
-    fold(graph, dict(fixed))
-    needed = _drop_idle_slots(graph)
-    slots = tuple(slot for slot in rule.slots if slot.name in needed)
+    slots = tuple(slot for slot in rule.slots if slot.name in outputs(graph)[1])
     return replace(rule, update=_function(graph), slots=slots)
+
+
+def reduced(rule: Rule, fixed: Corners) -> fx.Graph:
+    """The graph of what `rule` comes to.
+
+    Raises:
+        TraceError: The rule branches on what it is given.
+        TypeError: It hands something to Python that wants numbers.
+    """
+    graph = trace(rule)
+    fold(graph, dict(fixed))
+    _drop_idle_slots(graph)
+    return graph
 
 
 def trace(rule: Rule) -> fx.Graph:
@@ -70,6 +81,12 @@ def trace(rule: Rule) -> fx.Graph:
     u, after = rule.update(c, g, s, t)
     graph.output(tracer.create_arg((u, dict(after))))
     return graph
+
+
+def outputs(graph: fx.Graph) -> tuple[Any, Any]:
+    """The update and the next slots by name, as nodes; of a graph of derivatives, those and the product."""
+    pair: Any = graph.output_node().args[0]
+    return pair[0], pair[1]
 
 
 def fold(graph: fx.Graph, known: Mapping[str, Known]) -> None:
@@ -121,16 +138,14 @@ ALGEBRA: dict[Any, Callable[[Any, Any], Folded]] = {
 }
 
 
-def _drop_idle_slots(graph: fx.Graph) -> set[str]:
-    """Leaves the slots that reach the update, through whatever number of steps; returns their names."""
-    output = next(node for node in graph.nodes if node.op == "output")
-    u, after = output.args[0]
+def _drop_idle_slots(graph: fx.Graph) -> None:
+    """Leaves the slots that reach the update, through whatever number of steps."""
+    u, after = outputs(graph)
     needed: set[str] = set()
     while found := _slots_behind([u, *(after[name] for name in needed)]) - needed:
         needed |= found
-    output.args = ((u, {name: x for name, x in after.items() if name in needed}),)
+    graph.output_node().args = ((u, {name: x for name, x in after.items() if name in needed}),)
     graph.eliminate_dead_code()
-    return needed
 
 
 def _slots_behind(ends: list[Any]) -> set[str]:

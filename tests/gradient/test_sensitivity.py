@@ -6,9 +6,12 @@ root has no derivative.
 
 import pytest
 import torch
+from torch import fx
 
+from mada_optim.differentiate import differentiate
 from mada_optim.hyper.gradient import sensitivity
 from mada_optim.rules import RULES
+from mada_optim.specialize import SLOT, trace
 
 EVERY = [(rule, q.name) for rule in RULES for q in RULES[rule].coefficients]
 SPREAD = {
@@ -110,3 +113,24 @@ def test_an_element_that_never_had_a_gradient_has_no_part(rule):
 def test_a_rule_that_uses_no_coefficient_has_no_sensitivity():
     c, g, s, t = problem("lion", SPREAD, 2)
     assert sensitivity(RULES["lion"], ["beta2"], c, g, s, t, g)[0].tolist() == [0.0]
+
+
+def closed_form(rule, c, g, s, t, cotangent):
+    """What `differentiate` makes of the rule's graph, run by torch."""
+    names, scalar = rule.coefficient_names(), [SLOT + x.name for x in rule.slots if x.scalar]
+    graph = differentiate(trace(rule), names, (*names, *rule.hyper_parameters, "t", *scalar))
+    given = {**c, **{SLOT + name: x for name, x in s.items()}, "g": g, "t": t, "cotangent": cotangent}
+    inputs = [given[x.target] for x in graph.nodes if x.op == "placeholder"]
+    derivatives, product = fx.GraphModule({}, graph).forward(*inputs)
+    return torch.tensor([float(x) for x in derivatives], dtype=torch.float64), product
+
+
+@pytest.mark.parametrize("t", [1, 2, 50])
+@pytest.mark.parametrize("rule", RULES)
+def test_the_closed_form_is_the_vector_jacobian_product(rule, t):
+    c, g, s, t = problem(rule, SPREAD, t)
+    cotangent = torch.randn(24, dtype=torch.float64)
+    expected, product = sensitivity(RULES[rule], RULES[rule].coefficient_names(), c, g, s, t, cotangent)
+    derivatives, same = closed_form(RULES[rule], c, g, s, t, cotangent)
+    torch.testing.assert_close(derivatives, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(same, product, rtol=1e-10, atol=1e-12)

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mada_optim.spec import Coefficients, Rule, Slots, option_key
+from mada_optim.engine.rounding import narrowed
+from mada_optim.spec import Rule, Slots, option_key
 
 
 def scalar_dtype(device: torch.device) -> torch.dtype:
@@ -110,24 +111,19 @@ def new_state(rule: Rule, p: Tensor, slot_dtype: torch.dtype, learning: bool) ->
         whole = torch.full_like(p, slot.init, dtype=slot_dtype)
         state[slot.name] = scalar(slot.init, p.device) if slot.scalar else whole
     if learning:
-        state["gradient"] = torch.zeros_like(p)
+        state["gradient"] = torch.zeros_like(p, dtype=min(p.dtype, slot_dtype, key=lambda dtype: dtype.itemsize))
         state["applied"] = torch.zeros(1 + len(rule.coefficients), dtype=scalar_dtype(p.device), device=p.device)
     return state
 
 
 def slots_after_last_update(cell: Cell) -> dict[str, Tensor]:
-    """The slots at step t, whether the state holds those or the ones before."""
-    stored, t = cell.slots(), cell.state["step"]
+    """The slots at step t in the dtype of computation, whether the state holds those or the ones before."""
+    stored, t = widen(cell.slots(), cell.g.dtype), cell.state["step"]
     if "applied" not in cell.state:
         return stored
     _, c, g = cell.last_update()
-    _, after = evaluate(cell.rule, c, g, stored, t.clamp(min=1))
-    return {name: torch.where(t > 0, after[name].to(x.dtype), x) for name, x in stored.items()}
-
-
-def evaluate(rule: Rule, c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The rule's update and next slots, from slots that may be stored in a narrower dtype than `g` has."""
-    return rule.update(c, g, widen(s, g.dtype), t)
+    _, after = cell.rule.update(c, g, stored, t.clamp(min=1))
+    return {name: torch.where(t > 0, after[name], x) for name, x in stored.items()}
 
 
 def widen(s: Slots, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -140,15 +136,20 @@ def advance(cell: Cell, where: Tensor) -> None:
     c, t = cell.coefficients(), cell.state["step"]
     lr = learning_rate(cell.options, cell.p.device)
     now = slots_after_last_update(cell)
-    u, after = evaluate(cell.rule, c, cell.g, now, t + 1)
+    u, after = cell.rule.update(c, cell.g, now, t + 1)
 
     decay = 1 - lr * cell.options["weight_decay"]
     store(cell.p, decay * cell.p.to(u.dtype) - lr * u, where)
     learning = "applied" in cell.state
-    for name, x in cell.slots().items():
-        store(x, (now if learning else after)[name], where)
+    kept = {**(now if learning else after), "gradient": cell.g}
+    whole = [slot.name for slot in cell.rule.slots if not slot.scalar] + ["gradient"] * learning
+    for slot in cell.rule.slots:
+        if slot.scalar:
+            store(cell.state[slot.name], kept[slot.name], where)
+    for i, name in enumerate(whole):
+        x = cell.state[name]
+        store(x, narrowed(kept[name], x.dtype, t, i), where)
     if learning:
-        store(cell.state["gradient"], cell.g, where)
         applied = torch.stack([lr, *(scalar(c[q], cell.p.device) for q in cell.rule.coefficient_names())])
         store(cell.state["applied"], applied, where)
     store(t, t + 1, where)

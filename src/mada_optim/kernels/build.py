@@ -13,12 +13,16 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("family.cpp")
+SOURCE = Path(__file__).with_name("loops.cpp")
 # No contraction: a product and a sum round the same way in every loop, so that learning with a hyper_lr of 0 and
 # learning nothing give the same bits.
-FLAGS = "-std=c++17 -O3 -march=native -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -fPIC".split()
+FLAGS = (
+    *"-std=c++17 -O3 -march=native -fopenmp -fPIC".split(),
+    *"-ffp-contract=off -fno-math-errno -fno-trapping-math".split(),
+)
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -32,41 +36,42 @@ def warn(reason: str) -> None:
     warnings.warn(f"mada_optim runs its slow eager engine, since the CPU loops can't be had: {reason}", stacklevel=4)
 
 
-def load(terms: int) -> ctypes.CDLL:
-    """The compiled loops of rules with these terms, built if need be.
+def load(header: str, bf16_state: bool = False) -> ctypes.CDLL:
+    """The compiled loops around `header`, what `emit` wrote for a rule; built if need be.
 
     Raises:
         BuildError: They can't be built or loaded; tried once per process.
     """
-    result = attempt(terms)
+    result = attempt(header, bf16_state)
     if isinstance(result, BuildError):
         raise result
     return result
 
 
 @functools.cache
-def attempt(terms: int) -> ctypes.CDLL | BuildError:
+def attempt(header: str, bf16_state: bool) -> ctypes.CDLL | BuildError:
     """The loops, or why there are none."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))), None)
     if compiler is None:
         return BuildError(f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX)")
     try:
-        return load_linked(compiler, terms, ())
+        return load_linked(compiler, header, bf16_state, ())
     except OSError:  # torch keeps its OpenMP runtime to itself: take the compiler's own
         pass
     except (BuildError, subprocess.SubprocessError) as error:
         return BuildError(describe(compiler, error))
     try:
-        return load_linked(compiler, terms, ("-fopenmp",))
+        return load_linked(compiler, header, bf16_state, ("-fopenmp",))
     except (OSError, BuildError, subprocess.SubprocessError) as error:
         return BuildError(describe(compiler, error))
 
 
-def load_linked(compiler: str, terms: int, link_flags: tuple[str, ...]) -> ctypes.CDLL:
+def load_linked(compiler: str, header: str, bf16_state: bool, link_flags: tuple[str, ...]) -> ctypes.CDLL:
     """The loops linked with `link_flags`, from the cache or compiled into it."""
-    path = cache_folder() / f"family-{terms}-{digest(compiler, link_flags)}.so"
+    flags = (*FLAGS, "-DSTATE_BF16") if bf16_state else FLAGS
+    path = cache_folder() / f"loops-{digest(header, compiler, (*flags, *link_flags))}.so"
     if not path.exists():
-        compile_to(path, compiler, terms, link_flags)
+        compile_to(path, header, [compiler, *flags], link_flags)
     return ctypes.CDLL(str(path))
 
 
@@ -93,10 +98,10 @@ def cache_folder() -> Path:
     return folder
 
 
-def digest(compiler: str, link_flags: tuple[str, ...]) -> str:
+def digest(header: str, compiler: str, flags: Sequence[str]) -> str:
     """Hexadecimal name of the build."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    parts = (SOURCE.read_text(), " ".join((*FLAGS, *link_flags)), compiler, version, processor())
+    parts = (SOURCE.read_text(), header, " ".join(flags), compiler, version, processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -109,13 +114,14 @@ def processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def compile_to(path: Path, compiler: str, terms: int, link_flags: tuple[str, ...]) -> None:
+def compile_to(path: Path, header: str, compiler: list[str], link_flags: Sequence[str]) -> None:
     """Builds beside `path` and renames into place, so that processes that start together don't see a torn file."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        unlinked, linked = os.path.join(folder, "family.o"), os.path.join(folder, "family.so")
+        Path(folder, "rule.h").write_text(header)
+        unlinked, linked = os.path.join(folder, "loops.o"), os.path.join(folder, "loops.so")
         for command in (
-            [compiler, *FLAGS, f"-DTERMS={terms}", "-c", str(SOURCE), "-o", unlinked],
-            [compiler, "-shared", *link_flags, unlinked, "-o", linked],
+            [*compiler, "-I", folder, "-c", str(SOURCE), "-o", unlinked],
+            [compiler[0], "-shared", *link_flags, unlinked, "-o", linked],
         ):
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
         os.replace(linked, path)

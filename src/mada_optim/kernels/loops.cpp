@@ -1,0 +1,251 @@
+// A step of a pointwise rule as one loop per phase over all tensors, around the code that emit.py writes for the rule.
+//
+// rule.h defines: FOR_EACH_SLOT, SLOTS, SCALARS, SUMS, COEFFICIENTS, LEARNED; Element, an element's slots in registers;
+// Step, the scalars of an update, made from coefficients, hyper-parameters, t and scalar slots, and StepFloats, the same
+// in fp32; update(); next_scalars(); Slope, add_sums() and combine() for the hypergradient.
+//
+// State is laid out as engine/eager.py says. Scalars are computed in double; sums are made in a fixed order, whatever
+// the number of threads.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+// Inlined always: a call, or a struct that is not in registers, would keep a loop from being vectorised.
+#define INLINE inline __attribute__((always_inline))
+
+namespace {
+
+template <typename T>
+INLINE T sign_of(T x) { return T(x > 0) - T(x < 0); }
+
+// a b + c; in one operation where the processor has it, and only in sums, whose rounding is no part of the update.
+INLINE float fused(float a, float b, float c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+#ifdef STATE_BF16
+typedef uint16_t State;
+INLINE float load(State x) {
+    const uint32_t bits = uint32_t(x) << 16;
+    float y;
+    std::memcpy(&y, &bits, 4);
+    return y;
+}
+// Rounded up or down at random, so that the mean is exact: what an average takes in may be far below its last digit.
+INLINE State store(float x, uint32_t random) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return State((bits + (random & 0xffff)) >> 16);
+}
+#else
+typedef float State;
+INLINE float load(State x) { return x; }
+INLINE State store(float x, uint32_t) { return x; }
+#endif
+
+// The same number for the same element, slot and step, on every machine: engine/rounding.py has it too.
+INLINE uint32_t random_bits(uint32_t element, uint32_t seed) {
+    uint32_t x = element * 0x9E3779B9u + seed;
+    x = (x ^ (x >> 16)) * 0x85EBCA6Bu;
+    x = (x ^ (x >> 13)) * 0xC2B2AE35u;
+    return x ^ (x >> 16);
+}
+INLINE uint32_t seed_of(double t, int slot) { return uint32_t(int64_t(t)) * 0x2545F491u + uint32_t(slot + 1) * 0x9E3779B1u; }
+
+constexpr int MAX_SLOTS = 12, MAX_SCALARS = 8, MAX_HYPER = 12;
+
+// One parameter tensor: what Python fills in, in this order. Unused pointers are null.
+struct Tensor {
+    int64_t size, scope;          // elements; row of its learned coefficients
+    float *p, *g;                 // parameter; gradient of this step
+    State *slots[MAX_SLOTS];
+    double *scalars[MAX_SCALARS]; // slots with one number per tensor
+    double *t;
+    State *gradient;              // of the last update
+    double *applied;              // its learning rate and coefficients; null where nothing is learned
+    const double *now;            // those of this step
+    double weight_decay;
+    double hyper[MAX_HYPER];
+};
+
+#include "rule.h"
+
+constexpr int64_t CHUNK = 16384;  // elements in a thread's piece of work
+constexpr int64_t BLOCK = 1024;   // elements summed in fp32 before the sum goes to double
+constexpr int HYPERGRADIENTS = LEARNED + 1;
+
+// Values of `Which` (Step or Slope) where the update was made with `values`, its learning rate and coefficients.
+template <typename Which>
+Which at(const Tensor &x, const double *values, double t, const double *scalars) {
+    return Which(values + 1, x.hyper, t, scalars);
+}
+
+// Scalar slots as they are stored.
+struct Scalars {
+    double w[MAX_SCALARS];
+    explicit Scalars(const Tensor &x) {
+        for (int j = 0; j < SCALARS; j++) w[j] = *x.scalars[j];
+    }
+    void move(const Step &step) {
+        double next[MAX_SCALARS];
+        next_scalars(step, next);
+        std::copy(next, next + SCALARS, w);
+    }
+};
+
+// The last update, t, and this one, t + 1; with nothing learned the stored slots are those between the two.
+struct Steps {
+    Scalars between;
+    Step last, now;
+    explicit Steps(const Tensor &x)
+        : between(x), last(at<Step>(x, x.applied ? x.applied : x.now, std::max(*x.t, 1.0), between.w)), now(last) {
+        if (settles(x)) between.move(last);
+        now = at<Step>(x, x.now, *x.t + 1, between.w);
+    }
+    static bool settles(const Tensor &x) { return x.applied && *x.t >= 1; }
+};
+
+float dot(const float *__restrict a, const float *__restrict b, int64_t begin, int64_t end) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = begin; i < end; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+// Moves weights and slots. Learning, the slots are first settled: moved over the last update, and stored so.
+template <bool LEARNING, bool SETTLE>
+void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64_t begin, int64_t end) {
+    const StepFloats then(steps.last), now(steps.now);
+    const double t = *x.t;
+    const float *__restrict g_now = x.g;
+    float *__restrict p = x.p;
+    State *__restrict gradient = x.gradient;
+#define DECLARE(I, NAME)               \
+    State *__restrict NAME = x.slots[I]; \
+    const uint32_t seed_##NAME = seed_of(t, I);
+    FOR_EACH_SLOT(DECLARE)
+#undef DECLARE
+    const uint32_t seed_gradient = seed_of(t, SLOTS);
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        Element s;
+#define LOAD(I, NAME) s.NAME = load(NAME[i]);
+        FOR_EACH_SLOT(LOAD)
+#undef LOAD
+#define STORE(I, NAME) NAME[i] = store(s.NAME, random_bits(uint32_t(i), seed_##NAME));
+        if (LEARNING && SETTLE) {
+            update(then, load(gradient[i]), s);
+            FOR_EACH_SLOT(STORE)
+        }
+        const float g = g_now[i];
+        p[i] = keep * p[i] - lr * update(now, g, s);
+        if (LEARNING) {
+            gradient[i] = store(g, random_bits(uint32_t(i), seed_gradient));
+        } else {
+            FOR_EACH_SLOT(STORE)
+        }
+#undef STORE
+    }
+}
+
+// Whether no element is beyond the limit: as integers, the bits of |x| are in the order of |x|, infinity and NaN last.
+bool chunk_is_usable(const float *g, float limit, int64_t begin, int64_t end) {
+    int32_t bad = 0, largest;
+    std::memcpy(&largest, &limit, 4);
+#pragma omp simd reduction(| : bad)
+    for (int64_t i = begin; i < end; i++) {
+        int32_t bits;
+        std::memcpy(&bits, g + i, 4);
+        bad |= (bits & 0x7fffffff) > largest;
+    }
+    return !bad;
+}
+
+// All tensors cut into chunks, so that many small ones and few large ones are shared out alike.
+struct Chunk {
+    int64_t tensor, begin, end;
+};
+
+std::vector<Chunk> chunks_of(const Tensor *xs, int64_t count) {
+    std::vector<Chunk> chunks;
+    for (int64_t j = 0; j < count; j++)
+        for (int64_t begin = 0; begin < xs[j].size; begin += CHUNK)
+            chunks.push_back({j, begin, std::min(begin + CHUNK, xs[j].size)});
+    return chunks;
+}
+
+// -lr < g, d theta / dq > of one chunk; hyper/gradient.py has the formula of the last, ln lr.
+void chunk_hypergradients(const Tensor &x, const Chunk &c, bool of_lr, double *h) {
+    const Slope slope = at<Slope>(x, x.applied, *x.t, Scalars(x).w);
+    double sums[SUMS + 1] = {}, along_p = 0;
+    for (int64_t b = c.begin; b < c.end; b += BLOCK) {
+        const int64_t end = std::min(b + BLOCK, c.end);
+        add_sums(x, slope, b, end, sums);
+        if (of_lr && x.weight_decay != 0) along_p += dot(x.g, x.p, b, end);
+    }
+    combine(slope, sums, h);
+    const double lr = x.applied[0];
+    h[LEARNED] = (h[LEARNED] + x.weight_decay * along_p) / (1 - lr * x.weight_decay);
+    for (int q = 0; q < HYPERGRADIENTS; q++) h[q] *= -lr;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Layout check: a mistake here would write anywhere.
+int64_t tensor_bytes() { return sizeof(Tensor); }
+
+// out, (scopes, LEARNED + 1): hypergradients of all tensors; then how many chunks have a gradient beyond `limit`.
+void hypergradients(const Tensor *xs, int64_t count, int threads, double limit, int of_lr, int64_t scopes,
+                    double *out) {
+    const auto chunks = chunks_of(xs, count);
+    const int64_t total = chunks.size();
+    std::vector<double> h(total * HYPERGRADIENTS, 0.0);
+    std::vector<char> usable(total, 1);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t j = 0; j < total; j++) {
+        const Chunk &c = chunks[j];
+        const Tensor &x = xs[c.tensor];
+        usable[j] = chunk_is_usable(x.g, float(limit), c.begin, c.end);
+        if (x.applied && *x.t >= 1) chunk_hypergradients(x, c, of_lr, &h[j * HYPERGRADIENTS]);
+    }
+    std::fill(out, out + scopes * HYPERGRADIENTS + 1, 0.0);
+    for (int64_t j = 0; j < total; j++) {  // in this order, whoever made them
+        for (int q = 0; q < HYPERGRADIENTS; q++)
+            out[xs[chunks[j].tensor].scope * HYPERGRADIENTS + q] += h[j * HYPERGRADIENTS + q];
+        out[scopes * HYPERGRADIENTS] += !usable[j];
+    }
+}
+
+// Weights, slots and memory of the update one step on; nothing at all unless *usable.
+void advance(const Tensor *xs, int64_t count, int threads, const bool *usable) {
+    if (!*usable) return;
+    const auto chunks = chunks_of(xs, count);
+    const int64_t total = chunks.size();
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t j = 0; j < total; j++) {
+        const Tensor &x = xs[chunks[j].tensor];
+        const double lr = x.now[0], keep = 1 - lr * x.weight_decay;
+        const auto loop = !x.applied           ? move_chunk<false, false>
+                          : Steps::settles(x) ? move_chunk<true, true>
+                                              : move_chunk<true, false>;
+        loop(x, Steps(x), keep, lr, chunks[j].begin, chunks[j].end);
+    }
+    for (int64_t j = 0; j < count; j++) {  // after all chunks have read them
+        const Tensor &x = xs[j];
+        Steps steps(x);
+        if (!x.applied) steps.between.move(steps.now);
+        for (int k = 0; k < SCALARS; k++) *x.scalars[k] = steps.between.w[k];
+        if (x.applied) std::copy(x.now, x.now + 1 + COEFFICIENTS, x.applied);
+        *x.t += 1;
+    }
+}
+}
