@@ -24,14 +24,13 @@ def blocks(count: int = 512) -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": row, "labels": row} for row in ids]
 
 
-def trainer(folder: str, **optimizer: object) -> Trainer:
-    """A Trainer that saves at half time, with the optimizer named in one of the two ways."""
+def trainer(folder: str, model: GPT2LMHeadModel, **optimizer: object) -> Trainer:
+    """A Trainer that saves at half time; `optimizer` is one of its two keywords for that."""
     arguments = TrainingArguments(
         folder, max_steps=STEPS, save_steps=STEPS // 2, logging_steps=10, learning_rate=3e-3, weight_decay=0.1,
         per_device_train_batch_size=8, gradient_accumulation_steps=2, lr_scheduler_type="cosine",
         report_to="none", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
     )  # fmt: skip
-    model = optimizer.pop("model", None) or gpt2()
     return Trainer(model, arguments, train_dataset=blocks(), callbacks=[MADACallback()], **optimizer)
 
 
@@ -44,14 +43,14 @@ def gpt2() -> GPT2LMHeadModel:
 def main() -> dict:
     by_class = {"optimizer_cls_and_kwargs": (MADA, {"lr": 3e-3, "hyper_start": 10})}
     with tempfile.TemporaryDirectory() as folder:
-        whole = trainer(folder, **by_class)
+        whole = trainer(folder, gpt2(), **by_class)
         whole.train()
-        resumed = trainer(folder, **by_class)
+        resumed = trainer(folder, gpt2(), **by_class)
         resumed.train(resume_from_checkpoint=str(Path(folder, f"checkpoint-{STEPS // 2}")))
     model = gpt2()
     by_hand = MADA(model.parameters(), lr=3e-3, hyper_start=10)  # decay in one group, or none, as you like
     with tempfile.TemporaryDirectory() as folder:
-        yours = trainer(folder, model=model, optimizers=(by_hand, None))
+        yours = trainer(folder, model, optimizers=(by_hand, None))
         yours.train()
     return {"whole": whole, "resumed": resumed, "yours": yours}
 
