@@ -58,7 +58,8 @@ def test_an_optimizer_without_coefficients_is_refused(optimizers):
 
 @pytest.mark.parametrize(("library", "extra"), [("transformers", "hf"), ("lightning", "lightning")])
 def test_a_missing_library_is_named_with_its_extra(library, extra, monkeypatch):
-    monkeypatch.setitem(sys.modules, library, None)  # makes `import` raise ImportError
+    for name in {library, *(name for name in sys.modules if name.startswith(f"{library}."))}:
+        monkeypatch.setitem(sys.modules, name, None)  # makes `import` raise ImportError
     monkeypatch.delitem(sys.modules, f"mada_optim.integrations.{library}", raising=False)
     with pytest.raises(ImportError, match=rf'{library!r}, which could not .* pip install "mada-optim\[{extra}\]"'):
         importlib.import_module(f"mada_optim.integrations.{library}")
