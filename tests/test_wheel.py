@@ -1,6 +1,7 @@
 """The built wheel in an environment that has torch and what torch itself needs, and nothing else.
 
-Catches: an import of numpy or of the application's libraries in the optimizer, and a package left out of the wheel.
+Catches: an import of numpy or of the application's libraries in the optimizer, a package left out of the wheel, and an
+integration that doesn't say which extra it lacks.
 """
 
 import importlib.metadata
@@ -22,10 +23,17 @@ for _ in range(3):
     opt.step()
 assert p.detach().max() < 1
 assert "numpy" not in sys.modules
-import importlib.util
+import importlib, importlib.util
 assert importlib.util.find_spec("numpy") is None
 assert importlib.util.find_spec("matplotlib") is None
-import mada_optim
+import mada_optim, mada_optim.integrations
+for library, extra in {"transformers": "hf", "lightning": "lightning"}.items():
+    try:
+        importlib.import_module(f"mada_optim.integrations.{library}")
+    except ImportError as error:
+        assert f'pip install "mada-optim[{extra}]"' in str(error), error
+    else:
+        raise AssertionError(f"{library} is not installed here")
 print(mada_optim.__file__, opt.coefficients())
 """
 

@@ -1,0 +1,58 @@
+"""Hugging Face Accelerate: accumulation, clipping, and a state that is saved and goes on bit for bit.
+
+`accelerator.prepare` wraps the optimizer; the wrapped one, with its `coefficients()`, is `opt.optimizer`.
+"""
+
+import tempfile
+
+import torch
+from accelerate import Accelerator
+from digits import mlp, train_and_test
+from torch.utils.data import DataLoader
+
+from mada_optim import MADA
+
+
+def prepared(accelerator: Accelerator) -> tuple:
+    model = mlp()
+    opt = MADA(model.parameters(), lr=5e-3, hyper_start=10)
+    return accelerator.prepare(model, opt, DataLoader(train_and_test()[0], 32))
+
+
+def train(accelerator: Accelerator, model: torch.nn.Module, opt: MADA, batches: DataLoader, epochs: int) -> list[float]:
+    losses = []
+    for _ in range(epochs):
+        for x, y in batches:
+            with accelerator.accumulate(model):  # opt.step() and zero_grad() do something at every second batch
+                loss = torch.nn.functional.cross_entropy(model(x), y)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                opt.step()
+                opt.zero_grad()
+                losses.append(loss.item())
+    return losses
+
+
+def main() -> dict:
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model, opt, batches = prepared(accelerator)
+    losses = train(accelerator, model, opt, batches, epochs=3)
+    with tempfile.TemporaryDirectory() as folder:
+        accelerator.save_state(folder)
+        losses += train(accelerator, model, opt, batches, epochs=3)
+        whole = [p.detach().clone() for p in model.parameters()]
+        coefficients = opt.optimizer.coefficients()
+        accelerator.load_state(folder)  # back to the middle, and again to the end
+    train(accelerator, model, opt, batches, epochs=3)
+    print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}", coefficients)
+    return {
+        "losses": losses,
+        "whole": whole,
+        "resumed": list(model.parameters()),
+        "coefficients": (coefficients, opt.optimizer.coefficients()),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Mixed precision: bf16 autocast, and fp16 autocast with a GradScaler. On a GPU where there is one, else on the CPU.
+
+Parameters, slots and coefficients stay fp32 or wider. `scaler.step` leaves out a step with an overflow: then neither
+weights nor coefficients move. Unscale before you clip; where you don't, `scaler.step` unscales.
+"""
+
+import torch
+from digits import mlp, shuffled, train_and_test
+
+from mada_optim import MADA
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def train(dtype: torch.dtype, scaler: torch.amp.GradScaler, epochs: int = 6) -> dict:
+    model = mlp().to(DEVICE)
+    opt = MADA(model.parameters(), lr=5e-3)
+    batches, losses, skipped = shuffled(train_and_test()[0]), [], 0
+    for _ in range(epochs):
+        for x, y in batches:
+            with torch.autocast(DEVICE, dtype):
+                loss = torch.nn.functional.cross_entropy(model(x.to(DEVICE)), y.to(DEVICE))
+            opt.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.unscale_(opt)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            before = scaler.get_scale()
+            scaler.step(opt)
+            scaler.update()
+            skipped += scaler.get_scale() < before
+            losses.append(loss.item())
+    return {"losses": losses, "skipped": skipped, "coefficients": opt.coefficients()}
+
+
+def main() -> dict:
+    off = torch.amp.GradScaler(DEVICE, enabled=False)  # bf16 has the range of fp32: nothing to scale
+    too_high = torch.amp.GradScaler(DEVICE, init_scale=2.0**24)  # the first steps overflow, to show what happens then
+    runs = {"bf16": train(torch.bfloat16, off), "fp16": train(torch.float16, too_high)}
+    for name, run in runs.items():
+        print(f"{name}: loss {run['losses'][-1]:.4f}, {run['skipped']} steps skipped, {run['coefficients']}")
+    return runs
+
+
+if __name__ == "__main__":
+    main()

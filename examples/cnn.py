@@ -1,0 +1,58 @@
+"""A convolutional network of your own: batch norm, dropout, and weight decay on the weights alone.
+
+Two parameter groups, as is usual: matrices and filters decay, biases and norms don't. All groups share the learned
+coefficients (scope="global", the default); what isn't learned, weight_decay and lr among it, belongs to its group.
+"""
+
+import torch
+from digits import accuracy, shuffled, train_and_test
+from torch import Tensor, nn
+
+from mada_optim import MADA
+
+
+class CNN(nn.Module):
+    """Two blocks of convolution, norm and ReLU; images [n, 1, 8, 8] to logits [n, 10]."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *self.block(1, width), nn.MaxPool2d(2), *self.block(width, 2 * width), nn.AdaptiveAvgPool2d(2)
+        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(8 * width, 10))
+
+    @staticmethod
+    def block(inputs: int, outputs: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    decay = [p for p in model.parameters() if p.ndim >= 2]
+    no_decay = [p for p in model.parameters() if p.ndim < 2]
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+
+
+def main(epochs: int = 5) -> dict:
+    torch.manual_seed(0)
+    train, test = train_and_test()
+    model = CNN()
+    opt = MADA(parameter_groups(model, weight_decay=0.05), lr=3e-3)
+
+    batches, losses = shuffled(train), []
+    for epoch in range(epochs):
+        for x, y in batches:
+            loss = nn.functional.cross_entropy(model(x), y)
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            losses.append(loss.item())
+        print(f"epoch {epoch}: loss {losses[-1]:.4f}, test accuracy {accuracy(model, test):.3f}")
+    print("coefficients", opt.coefficients())
+    return {"losses": losses, "coefficients": opt.coefficients(), "accuracy": accuracy(model, test)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Gradient accumulation: four micro-batches of 16 make the same step as one batch of 64.
+
+The hypergradient is taken in `step`, from the whole accumulated gradient, so the coefficients learn the same too. Weigh
+each loss by its share of the batch: `backward` sums, and a micro-batch's loss is a mean.
+"""
+
+import torch
+from digits import mlp, shuffled, train_and_test
+
+from mada_optim import MADA
+
+
+def train(micro_batches: int, epochs: int = 5) -> dict:
+    model = mlp()
+    opt = MADA(model.parameters(), lr=3e-3)
+    batches, losses = shuffled(train_and_test()[0]), []
+    for _ in range(epochs):
+        for x, y in batches:
+            opt.zero_grad()
+            total = 0.0
+            for xs, ys in zip(x.chunk(micro_batches), y.chunk(micro_batches), strict=True):
+                loss = torch.nn.functional.cross_entropy(model(xs), ys) * len(xs) / len(x)
+                loss.backward()
+                total += loss.item()
+            opt.step()
+            losses.append(total)
+    return {"losses": losses, "coefficients": opt.coefficients(), "parameters": list(model.parameters())}
+
+
+def main() -> dict:
+    runs = {"one batch": train(1), "four micro-batches": train(4)}
+    for name, run in runs.items():
+        print(f"{name}: loss {run['losses'][-1]:.4f}, {run['coefficients']}")
+    return runs
+
+
+if __name__ == "__main__":
+    main()

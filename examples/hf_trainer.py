@@ -1,0 +1,59 @@
+"""Hugging Face `Trainer`: a small GPT-2 from its config, on bytes of the text that comes with Python; then a resume.
+
+Two ways to name the optimizer: `optimizer_cls_and_kwargs=(MADA, {...})`, where the Trainer makes its groups with and
+without weight decay, and `optimizers=(opt, scheduler)`, where you do. Checkpoints hold the coefficients, and a resumed
+run goes on bit for bit.
+"""
+
+import tempfile
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+from mada_optim import MADA
+from mada_optim.integrations.transformers import MADACallback
+
+BLOCK, STEPS = 64, 30
+
+
+def blocks(count: int = 512) -> list[dict[str, torch.Tensor]]:
+    text = "".join(topics[name] for name in sorted(topics)).encode()[: count * BLOCK]
+    ids = torch.tensor(list(text)).reshape(count, BLOCK)
+    return [{"input_ids": row, "labels": row} for row in ids]
+
+
+def trainer(folder: str, model: GPT2LMHeadModel, **optimizer: object) -> Trainer:
+    """A Trainer that saves at half time; `optimizer` is one of its two keywords for that."""
+    arguments = TrainingArguments(
+        folder, max_steps=STEPS, save_steps=STEPS // 2, logging_steps=10, learning_rate=3e-3, weight_decay=0.1,
+        per_device_train_batch_size=8, gradient_accumulation_steps=2, lr_scheduler_type="cosine",
+        report_to="none", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
+    )  # fmt: skip
+    return Trainer(model, arguments, train_dataset=blocks(), callbacks=[MADACallback()], **optimizer)
+
+
+def gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": BLOCK, "vocab_size": 256}
+    return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0))
+
+
+def main() -> dict:
+    by_class = {"optimizer_cls_and_kwargs": (MADA, {"lr": 3e-3, "hyper_start": 10})}
+    with tempfile.TemporaryDirectory() as folder:
+        whole = trainer(folder, gpt2(), **by_class)
+        whole.train()
+        resumed = trainer(folder, gpt2(), **by_class)
+        resumed.train(resume_from_checkpoint=str(Path(folder, f"checkpoint-{STEPS // 2}")))
+    model = gpt2()
+    by_hand = MADA(model.parameters(), lr=3e-3, hyper_start=10)  # decay in one group, or none, as you like
+    with tempfile.TemporaryDirectory() as folder:
+        yours = trainer(folder, model, optimizers=(by_hand, None))
+        yours.train()
+    return {"whole": whole, "resumed": resumed, "yours": yours}
+
+
+if __name__ == "__main__":
+    main()

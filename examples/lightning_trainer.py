@@ -1,0 +1,63 @@
+"""Lightning's `Trainer`: a module that returns MADA from `configure_optimizers`, a callback that logs the coefficients.
+
+Lightning computes the loss in a closure that it hands to `step`; clipping, precision and accumulation are its flags.
+Checkpoints hold the coefficients. A run resumed at the end of an epoch goes on as the whole run does.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from digits import accuracy, mlp, train_and_test
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mada_optim import MADA
+from mada_optim.integrations.lightning import MADACallback
+
+
+class Digits(LightningModule):
+    """The small network, its loss and its optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+        x, y = batch
+        loss = torch.nn.functional.cross_entropy(self.net(x), y)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> MADA:
+        return MADA(self.parameters(), lr=5e-3, hyper_start=20)
+
+
+def fit(folder: str, epochs: int, checkpoint: str | None = None) -> tuple[Digits, Trainer]:
+    module = Digits()
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=epochs, gradient_clip_val=1.0, log_every_n_steps=12,
+        logger=CSVLogger(folder), callbacks=[MADACallback()],
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(train_and_test()[0], 64), ckpt_path=checkpoint)
+    return module, trainer
+
+
+def main() -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        module, trainer = fit(folder, epochs=4)
+        _, half = fit(folder, epochs=2)
+        half.save_checkpoint(f"{folder}/half.ckpt")
+        resumed, _ = fit(folder, epochs=4, checkpoint=f"{folder}/half.ckpt")
+        log = Path(trainer.log_dir, "metrics.csv").read_text()
+    (opt,) = trainer.optimizers
+    print(log.splitlines()[0], *log.splitlines()[-3:], sep="\n")
+    print(f"test accuracy {accuracy(module.net, train_and_test()[1]):.3f}", opt.coefficients())
+    return {"module": module, "resumed": resumed, "log": log, "trainer": trainer}
+
+
+if __name__ == "__main__":
+    main()

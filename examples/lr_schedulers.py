@@ -1,0 +1,60 @@
+"""Learning rate schedulers: warm-up and cosine, one cycle, and one that watches the loss.
+
+A scheduler writes `lr` into the parameter groups, as for any optimizer of torch. A hypergradient uses the learning rate
+that its update was made with, so a schedule needs no adjustment of the hyper-step. `OneCycleLR` and `CyclicLR` would
+also cycle the momentum: switch that off (`cycle_momentum=False`), for here it is learned.
+"""
+
+from collections.abc import Callable
+
+import torch
+from digits import mlp, shuffled, train_and_test
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+from mada_optim import MADA
+
+EPOCHS = 6
+STEPS = EPOCHS * 24  # 24 batches in an epoch
+
+
+def warmup_then_cosine(opt: MADA) -> LRScheduler:
+    warmup = lr_scheduler.LinearLR(opt, start_factor=0.1, total_iters=20)
+    return lr_scheduler.SequentialLR(opt, [warmup, lr_scheduler.CosineAnnealingLR(opt, STEPS - 20)], milestones=[20])
+
+
+def one_cycle(opt: MADA) -> LRScheduler:
+    return lr_scheduler.OneCycleLR(opt, max_lr=1e-2, total_steps=STEPS, cycle_momentum=False)
+
+
+def on_plateau(opt: MADA) -> LRScheduler:
+    return lr_scheduler.ReduceLROnPlateau(opt, factor=0.5, patience=10)
+
+
+def train(make_scheduler: Callable[[MADA], LRScheduler]) -> dict:
+    model = mlp()
+    opt = MADA(model.parameters(), lr=5e-3)
+    scheduler = make_scheduler(opt)
+    batches, losses, lrs = shuffled(train_and_test()[0]), [], []
+    for _ in range(EPOCHS):
+        for x, y in batches:
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            opt.zero_grad()
+            loss.backward()
+            lrs.append(opt.param_groups[0]["lr"])
+            opt.step()
+            scheduler.step(*([loss.item()] if make_scheduler is on_plateau else []))
+            losses.append(loss.item())
+    return {"losses": losses, "lrs": lrs, "coefficients": opt.coefficients()}
+
+
+def main() -> dict:
+    runs = {make.__name__: train(make) for make in (warmup_then_cosine, one_cycle, on_plateau)}
+    for name, run in runs.items():
+        shown = ", ".join(f"{lr:.5f}" for lr in run["lrs"][::36])
+        print(f"{name}: lr {shown}; loss {run['losses'][-1]:.4f}; {run['coefficients']}")
+    return runs
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""A plain training loop: MADA stands where AdamW stood, and nothing else changes."""
+
+import torch
+from digits import accuracy, mlp, shuffled, train_and_test
+
+from mada_optim import MADA
+
+
+def main(epochs: int = 10) -> dict:
+    train, test = train_and_test()
+    model = mlp()
+    opt = MADA(model.parameters(), lr=3e-3, weight_decay=0.01)
+
+    batches, losses = shuffled(train), []
+    for epoch in range(epochs):
+        for x, y in batches:
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            losses.append(loss.item())
+        print(f"epoch {epoch}: loss {losses[-1]:.4f}", {q: round(x, 3) for q, x in opt.coefficients().items()})
+    print(f"test accuracy {accuracy(model, test):.3f}")
+    return {"losses": losses, "coefficients": opt.coefficients(), "accuracy": accuracy(model, test)}
+
+
+if __name__ == "__main__":
+    main()

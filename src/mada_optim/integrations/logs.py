@@ -1,0 +1,54 @@
+"""Coefficients as a logger wants them: out of the optimizer that a library has wrapped, in one flat dict."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mada_optim.optim import HyperOptimizer
+
+
+def missing(library: str, extra: str) -> ImportError:
+    """What to raise where `library`, which the extra `extra` installs, can't be imported."""
+    return ImportError(
+        f"mada_optim.integrations.{library}: expected the library {library!r}, which could not be imported; "
+        f'pip install "mada-optim[{extra}]"'
+    )
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The innermost optimizer. Accelerate, Lightning and Fabric keep the one that they wrap as `.optimizer`."""
+    while (inner := getattr(optimizer, "optimizer", None)) is not None:
+        optimizer = inner
+    return optimizer
+
+
+def expect_hyper_optimizers(optimizers: list[Any]) -> list[HyperOptimizer]:
+    """Those of `optimizers`, unwrapped, that have coefficients.
+
+    Raises:
+        TypeError: None has; a log without coefficients would say nothing about it.
+    """
+    inner = [unwrapped(optimizer) for optimizer in optimizers]
+    found = [optimizer for optimizer in inner if isinstance(optimizer, HyperOptimizer)]
+    if not found:
+        names = ", ".join(type(optimizer).__name__ for optimizer in inner) or "none"
+        raise TypeError(
+            f"MADACallback, the trainer's optimizer: expected one of mada_optim, got {names}; "
+            "train with one, such as MADA, or leave the callback out"
+        )
+    return found
+
+
+def flat_coefficients(optimizer: HyperOptimizer, prefix: str = "mada") -> dict[str, float]:
+    """The coefficients as one flat dict: "mada/beta1", or "mada/<scope name>/beta1" where each scope has its own.
+
+    Reads from the device, which waits for it: call it when you log, not at every step.
+    """
+    return dict(_flat(optimizer.coefficients(), prefix))
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for name, x in values.items():
+        if isinstance(x, Mapping):
+            yield from _flat(x, f"{prefix}/{name}")
+        else:
+            yield f"{prefix}/{name}", x
