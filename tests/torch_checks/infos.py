@@ -76,9 +76,10 @@ def midway(rule, at=0.5):
     return {name: (1 - at) * x.low + at * x.high for name, x in ends.items()}
 
 
-def inputs_of(cls):
+def inputs_of(rule):
+    start = keywords(midway(rule))
+
     def inputs(device, dtype=None):
-        start = keywords(midway(rule_of(cls)))
         return [
             OptimizerInput(None, {}, "default"),
             OptimizerInput(None, {"lr": 0.01, "weight_decay": 0.1}, "lr and weight_decay"),
@@ -91,10 +92,10 @@ def inputs_of(cls):
     return inputs
 
 
-def error_inputs_of(cls):
+def error_inputs_of(rule):
     def error_inputs(device, dtype):
         common = [own_answer(x) for x in get_error_inputs_for_all_optims(device, dtype)]
-        return [*common, *wrong_numbers(cls), *wrong_names(), sparse_gradient()]
+        return [*common, *wrong_numbers(rule), *wrong_names(), sparse_gradient()]
 
     return error_inputs
 
@@ -113,8 +114,7 @@ def refused(kwargs, regex, kind=ValueError):
     )
 
 
-def wrong_numbers(cls):
-    rule = rule_of(cls)
+def wrong_numbers(rule):
     numbers = [("lr", -1.0), ("lr", float("nan")), ("lr", float("inf")), ("weight_decay", -1), ("weight_decay", "1")]
     errors = [refused({name: x}, rf"{name}={x!r}: expected a number in \[0, inf\)") for name, x in numbers]
     for q in rule.coefficients:
@@ -141,10 +141,11 @@ def sparse_gradient():
 
 
 def info(cls):
+    rule = rule_of(cls)
     return OptimizerInfo(
         cls,
-        optim_inputs_func=inputs_of(cls),
-        optim_error_inputs_func=error_inputs_of(cls),
+        optim_inputs_func=inputs_of(rule),
+        optim_error_inputs_func=error_inputs_of(rule),
         scheduler_inputs=COMPOUNDS,
         supported_impls=(),
         not_og_supported_flags=(),

@@ -101,10 +101,10 @@ OTHER_SHAPES = {
 
 
 @pytest.mark.parametrize(("arrange", "message"), OTHER_SHAPES.values(), ids=OTHER_SHAPES)
-@each_mode
-def test_a_state_of_other_parameters_is_refused_and_changes_nothing(case, arrange, message):
+@each_info
+def test_a_state_of_other_parameters_is_refused_and_changes_nothing(info, arrange, message):
     problem, other = least_squares(), least_squares()
-    opt, source = case.make(problem.params), case.make(arrange(*other.params))
+    opt, source = info.optim_cls(problem.params), info.optim_cls(arrange(*other.params))
     problem.train(opt, 2)
     other.train(source, 2)
     before = everything(opt)
