@@ -239,7 +239,8 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
     for q in rule.coefficients:
         _coefficient(q, options[q.name], learned.get(q.name))
     params = options["params"]
-    if isinstance(params, list | tuple) and len({id(p) for p in params}) < len(params):
+    tensors = [] if isinstance(params, Tensor) else [x[1] if isinstance(x, tuple) else x for x in params]
+    if len({id(p) for p in tensors}) < len(tensors):
         raise ValueError("params: expected each parameter once, got one twice; drop the second")
 
 

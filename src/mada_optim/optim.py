@@ -1,6 +1,6 @@
 """HyperOptimizer: any rule as a `torch.optim.Optimizer` that learns the rule's coefficients while it trains."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar, overload
@@ -128,6 +128,7 @@ class HyperOptimizer(Optimizer):
         defaults.update(checks.rule_keywords(self.rule, betas, options))
         if eps is not None:
             defaults["eps"] = eps
+        self._option_names = tuple(defaults)
         super().__init__(params, defaults)
 
         self._learner = Learner(
@@ -152,6 +153,8 @@ class HyperOptimizer(Optimizer):
         if isinstance(param_group, dict):
             own = {key: x for key, x in param_group.items() if key != "betas"}
             param_group = {**own, **checks.named_betas(self.rule, param_group.get("betas"))}
+            if isinstance(param_group["params"], Iterator):  # can be read once
+                param_group["params"] = list(param_group["params"])
             checks.group(self.rule, {**self.defaults, **param_group}, self.intervals)
             if self._bank.scope == "global" and self._bank.rows:
                 checks.ties({q: x for q, x in param_group.items() if q in self.learned}, self.param_groups[0])
@@ -351,7 +354,13 @@ class HyperOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As in torch.optim; the coefficients in it are copies, which later steps don't change."""
-        state_dict = super().state_dict()
+        first = self.register_state_dict_post_hook(lambda _, ours: self._completed(ours), prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            first.remove()
+
+    def _completed(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         state_dict["param_groups"] = [snapshot.cloned(group) for group in state_dict["param_groups"]]
         if self._external is not None:
             state_dict["hyper_optimizer"] = self._external.optimizer.state_dict()
@@ -379,7 +388,7 @@ class HyperOptimizer(Optimizer):
     def _restore(self) -> None:
         """Puts right what torch has loaded: dtypes, views, and what an older version did otherwise."""
         for group in self.param_groups:
-            group.update({name: x for name, x in self.defaults.items() if name not in group})
+            group.update({name: self.defaults[name] for name in self._option_names if name not in group})
             self._settle(group)
         self._bank.adopt(self.param_groups)
         self.state.update(snapshot.restored(self.param_groups, self._incoming, self._form, self.rule))
@@ -389,7 +398,7 @@ class HyperOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy take along, beside what torch.optim's own optimizers do."""
         own = ("rule", "learned", "intervals", "state_dtype", "reduce_group")
-        private = ("_bank", "_learner", "_external", "_requested_engine")
+        private = ("_bank", "_learner", "_external", "_requested_engine", "_option_names")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in (*own, *private)}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

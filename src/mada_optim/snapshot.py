@@ -42,6 +42,7 @@ def check(
         forms += [_form(rule, learned, {**ours, **theirs})] * len(ours["params"])
     for (p, state), form in zip(_pairs(groups, state_dict), forms, strict=False):
         if state:
+            _tensors(state)
             canvas = eager.canvas(p.detach()).to("meta")
             expected = eager.new_state(form, canvas, eager.compute_dtype(canvas), bool(learned))
             idle = set(rule.slot_names()) - set(form.slot_names())
@@ -80,6 +81,12 @@ def _pairs(groups: list[Group], state_dict: Mapping[str, Any]) -> Iterator[tuple
 
 def _shapes(tensors: Mapping[str, Any], keys: Iterable[str]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(getattr(tensors[key], "shape", ())) for key in keys if key in tensors}
+
+
+def _tensors(state: Mapping[str, Any]) -> None:
+    for key, x in state.items():
+        if not isinstance(x, Tensor):
+            raise ValueError(f"state dict, state of a parameter, {key!r}: expected a tensor, got {x!r}; save it anew")
 
 
 def _same(where: str, ours: dict[str, tuple[int, ...]], theirs: dict[str, tuple[int, ...]]) -> None:

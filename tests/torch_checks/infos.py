@@ -181,10 +181,6 @@ INFOS = [info(cls) for name, cls in presets().items() if name in ROSENBROCK_LR]
 CASES = [Case(x, y.desc) for x in INFOS for y in x.optim_inputs_func(device="cpu")]
 
 each_info = pytest.mark.parametrize("info", INFOS, ids=lambda x: x.name)
-#: Assigning a float to a coefficient in a group, and with it cycling a momentum, came to the core with SGD.
-needs_assignment = pytest.mark.xfail(
-    "SGD" not in mada_optim.__all__, reason="a coefficient in a group must be a tensor, which a float replaces"
-)
 
 #: The two kinds of state there are, for checks in which the numbers don't matter.
 MODES = [case for case in CASES if case.desc in ("default", "learning")]

@@ -29,10 +29,6 @@ def engine():
     """Both are in the script."""
 
 
-@pytest.mark.xfail(
-    reason="a step makes tensors without a device: the eager engine then mixes two, and the loops crash the process",
-    strict=True,
-)
 def test_the_default_device_changes_no_bit():
     """As where a script makes CUDA the default, and offloads an optimizer to the CPU."""
     done = subprocess.run([sys.executable, "-c", STEPS_UNDER_ANOTHER_DEFAULT], capture_output=True, text=True)

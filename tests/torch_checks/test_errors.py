@@ -51,9 +51,6 @@ def test_a_late_group_is_checked_and_not_added(info):
     assert len(opt.param_groups) == 1
 
 
-@pytest.mark.xfail(
-    reason="a parameter named twice is seen in lists of bare tensors only, and else torch's warning is all", strict=True
-)
 @each_info
 def test_a_parameter_twice_is_refused_however_it_is_given(info):
     p = torch.nn.Parameter(torch.ones(2))

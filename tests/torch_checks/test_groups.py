@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.problems import everything, same_bits
-from tests.torch_checks.infos import LEARNING, each_info, each_mode, keywords, midway, needs_assignment, rule_of
+from tests.torch_checks.infos import LEARNING, each_info, each_mode, keywords, midway, rule_of
 from tests.torch_checks.problems import least_squares
 
 
@@ -131,7 +131,6 @@ def test_decay_and_eps_may_be_set_anew_between_steps(case):
     assert same_bits(problem.params, other.params)
 
 
-@needs_assignment
 @pytest.mark.parametrize("learn", ["all", ()], ids=["learned", "fixed"])
 @each_info
 def test_a_float_written_into_a_group_is_an_assignment(info, learn):

@@ -145,7 +145,6 @@ def by_name(opt, state_dict):
     return state_dict
 
 
-@pytest.mark.xfail(reason="load_state_dict checks and restores the state of before its hooks", strict=True)
 @each_info
 def test_a_load_hook_before_may_put_parameters_in_another_order(info):
     """Two parameters of one shape, which nothing but a name tells apart, and one of another."""
@@ -160,7 +159,6 @@ def test_a_load_hook_before_may_put_parameters_in_another_order(info):
         assert alike(opt.state[q], source.state[p])
 
 
-@pytest.mark.xfail(reason="load_state_dict restores dtypes and shared coefficients after its hooks", strict=True)
 def test_a_load_hook_after_sees_the_state_that_was_loaded():
     """Coefficients as they were saved, not rounded to a parameter's bf16."""
     params, seen = parameters(torch.bfloat16), []
@@ -172,7 +170,6 @@ def test_a_load_hook_after_sees_the_state_that_was_loaded():
     assert alike(seen[0], expected)
 
 
-@pytest.mark.xfail(reason="load_state_dict overwrites what a hook after it wrote into the state", strict=True)
 @each_info
 def test_a_load_hook_after_may_change_what_was_loaded(opt):
     p = opt.param_groups[0]["params"][0]
@@ -181,7 +178,6 @@ def test_a_load_hook_after_may_change_what_was_loaded(opt):
     assert opt.state[p]["step"] == 7
 
 
-@pytest.mark.xfail(reason="state_dict adds the learner's state after its hooks", strict=True)
 def test_a_state_dict_hook_after_sees_all_that_is_saved():
     seen, params = [], parameters()
     opt = learning(params, hyper_optimizer=lambda q: MADA(q))

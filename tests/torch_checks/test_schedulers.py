@@ -13,7 +13,7 @@ import torch
 from mada_optim import HyperOptimizer
 from mada_optim.spec import DECAY, Coefficient, Rule, Slot
 from tests.problems import everything, same_bits
-from tests.torch_checks.infos import LEARNING, MODES, each_info, needs_assignment
+from tests.torch_checks.infos import LEARNING, MODES, each_info
 from tests.torch_checks.problems import least_squares
 from tests.torch_checks.schedules import SCHEDULERS, advance
 
@@ -146,7 +146,6 @@ MOMENTUM = Coefficient("momentum", r"\mu", DECAY, 0.5, DECAY)
 HEAVY_BALL = Rule("heavy ball", heavy_ball, (MOMENTUM,), (Slot("buffer", "b"),))
 
 
-@needs_assignment
 @each_cycle
 def test_momentum_is_cycled_in_a_rule_that_has_a_coefficient_of_that_name(cycle):
     """A rule of a third party, which is torch's SGD: its parameters agree only if the step took that momentum."""

@@ -172,7 +172,6 @@ def number_instead_of_step(state_dict):
         state["step"] = state["step"].item()
 
 
-@pytest.mark.xfail(reason="a state entry that is no tensor: AttributeError without a key", strict=True)
 @each_info
 def test_a_step_that_is_no_tensor_is_taken_or_refused_by_name(info):
     """What torch.optim itself saved before its step was a tensor; ours always was."""
@@ -182,7 +181,6 @@ def test_a_step_that_is_no_tensor_is_taken_or_refused_by_name(info):
         assert "'step'" in str(error)  # noqa: PT017, both outcomes are right
 
 
-@pytest.mark.xfail(reason="a group without an option is loaded, and the next step fails with KeyError", strict=True)
 @each_info
 def test_a_group_without_an_option_is_completed_or_refused_by_name(info):
     """As a state from before the option was there: torch.optim's optimizers fill in a default."""

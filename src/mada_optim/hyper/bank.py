@@ -69,7 +69,7 @@ class Bank:
         self._views = [{key: x[place] for key, x in self.columns.items()} for place in self._places]
         if self.scope == "global":
             self._views = self._views[:1] * len(self._places)  # one tensor is one object in every group
-        for group, views in zip(groups, self._views, strict=True):
+        for group, views in zip(groups, self._views, strict=bool(self.names)):
             group.update(views)
 
     def adopt(self, groups: list[dict[str, Any]]) -> None:
@@ -79,6 +79,7 @@ class Bank:
             for key, view in views.items():
                 if group[key] is not view:
                     strange = True
-                    view.copy_(torch.as_tensor(group[key]))
+                    x = group[key]
+                    view.copy_(x) if isinstance(x, Tensor) else view.fill_(x)
         if strange:
             self.attach(groups)

@@ -33,7 +33,7 @@ def sensitivity(
     Args:
         rule: The rule whose update is differentiated.
         learned: Names of coefficients of the rule to differentiate in.
-        c: The coefficients (0-d tensors) and hyper-parameters that the update was made with.
+        c: The coefficients, 0-d tensors, and hyper-parameters that the update was made with.
         g: The gradient that it was made with.
         s: The slots as they were before it.
         t: The number of that step, a 0-d tensor, at least 1.
@@ -42,7 +42,7 @@ def sensitivity(
     Returns:
         The derivatives, 1-d, in the order of `learned` and the dtype of the coefficients; and the product itself, 0-d.
     """
-    leaves = {name: torch.as_tensor(c[name]).detach().requires_grad_() for name in learned}
+    leaves = {name: x.detach().requires_grad_() for name in learned if isinstance(x := c[name], Tensor)}
     with torch.enable_grad():
         u, _ = rule.update({**c, **leaves}, g, s, t)
     product = (cotangent * u.detach()).sum()

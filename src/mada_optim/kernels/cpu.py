@@ -42,7 +42,7 @@ class Kernel:
     def table(self, cells: list[Cell], prepared: list[CTensor]) -> Table:
         """`cells` as one job of one step; `prepared` is what `row` gave for each."""
         options = {id(cell.options): cell.options for cell in cells}
-        now = {key: torch.empty(1 + len(self._names), dtype=torch.float64) for key in options}
+        now = {key: torch.empty(1 + len(self._names), dtype=torch.float64, device="cpu") for key in options}
         addresses = {key: vector.data_ptr() for key, vector in now.items()}
         rows = (CTensor * len(cells))(*prepared)
         for row, cell in zip(rows, cells, strict=True):

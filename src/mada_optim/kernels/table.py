@@ -61,7 +61,7 @@ class Table:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
         of_lr = LR.name in self._learned
         columns = len(self._learned) + (not of_lr)
-        out = torch.empty(scopes * columns + 1, dtype=torch.float64)
+        out = torch.empty(scopes * columns + 1, dtype=torch.float64, device="cpu")
         limit, rows = ctypes.c_double(largest_gradient(torch.float32)), ctypes.c_int64(scopes)
         self._library.hypergradients(*self._call, limit, of_lr, rows, ctypes.c_void_p(out.data_ptr()))
         return out[-1] == 0, out[:-1].reshape(scopes, columns)[:, : len(self._learned)]
