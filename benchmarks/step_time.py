@@ -1,6 +1,7 @@
 """Optimizer step time and state, ours beside torch's AdamW, paired in one run.
 
     python benchmarks/step_time.py [--model 0.8M|3.2M|26M|124M|200x1000] [--repeats 15] [--device cpu|cuda]
+    python benchmarks/step_time.py --growth     from 1e5 to 1e8 parameters: nanoseconds per parameter
 
 Every round times each optimizer once, in turn, so that what disturbs the machine disturbs them alike; ratios are taken
 within a round. Printed are medians with quartiles. Bytes are counted from the tensors in the state.
@@ -29,16 +30,22 @@ MODELS = {
 SMALL = "200x1000"  # tensors of a ResNet's kind: what a step costs beside its bytes
 STIRRED = 16 << 20  # fp32 elements: more than the caches hold
 BASELINE = "torch AdamW fused"
+EVERYTHING = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr")
 OPTIMIZERS: dict[str, Make] = {
     BASELINE: lambda p: torch.optim.AdamW(p, fused=True),
     "torch AdamW foreach": lambda p: torch.optim.AdamW(p, foreach=True),
     "MADA, all six learned": lambda p: mada_optim.MADA(p, hyper_start=0),
     "MADA, eager engine": lambda p: mada_optim.MADA(p, hyper_start=0, engine="eager"),
+    "MADA, six and lr learned": lambda p: mada_optim.MADA(p, hyper_start=0, learn=EVERYTHING),
+    "MADA, six per tensor": lambda p: mada_optim.MADA(p, hyper_start=0, scope="tensor"),
+    "MADA, bf16 state": lambda p: mada_optim.MADA(p, hyper_start=0, state_dtype=torch.bfloat16),
     "MADA, none learned": lambda p: mada_optim.MADA(p, learn=()),
     "HyperAdam": lambda p: mada_optim.HyperAdam(p, hyper_start=0),
     "Adam": lambda p: mada_optim.Adam(p),
     "Lion": lambda p: mada_optim.Lion(p),
+    "SGD, momentum": lambda p: mada_optim.SGD(p, momentum=0.9),
 }
+GROWTH = (10**5, 10**6, 10**7, 10**8)
 
 
 @dataclass
@@ -75,6 +82,8 @@ class Contender:
 def parameters_of(model: str, device: str) -> list[torch.nn.Parameter]:
     """The tensors of a GPT, or 200 tensors of 1,000 elements."""
     torch.manual_seed(0)
+    if model.isdecimal():  # that many elements, in ten tensors
+        return [torch.nn.Parameter(torch.randn(int(model) // 10, device=device)) for _ in range(10)]
     if model == SMALL:
         return [torch.nn.Parameter(torch.randn(1000, device=device)) for _ in range(200)]
     return list(GPT(MODELS[model]).to(device).parameters())
@@ -91,6 +100,17 @@ def contender(make: Make, model: str, device: str) -> Contender:
     return Contender(optimizer, parameters, [])
 
 
+def print_growth(repeats: int, device: str) -> None:
+    """MADA's time per parameter, by the number of parameters."""
+    stirred = torch.zeros(STIRRED, device=device)
+    for size in GROWTH:
+        each = contender(OPTIMIZERS["MADA, all six learned"], str(size), device)
+        for _ in range(repeats):
+            each.step(stirred)
+        low, middle, high = quartiles([1e9 * s / size for s in each.seconds])
+        print(f"{size:12,} parameters {middle:8.2f} ns/parameter [{low:.2f}, {high:.2f}]")
+
+
 def quartiles(numbers: list[float]) -> tuple[float, float, float]:
     """First quartile, median, third quartile."""
     low, middle, high = statistics.quantiles(numbers, n=4, method="inclusive")
@@ -103,7 +123,11 @@ def main() -> None:
     parser.add_argument("--model", choices=(*MODELS, SMALL), default="3.2M")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--growth", action="store_true")
     arguments = parser.parse_args()
+    if arguments.growth:
+        print_growth(arguments.repeats, arguments.device)
+        return
 
     contenders = {name: contender(make, arguments.model, arguments.device) for name, make in OPTIMIZERS.items()}
     stirred = torch.zeros(STIRRED, device=arguments.device)

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import fx
 
 from mada_optim.builder import Adjoint, Builder, Value, total
@@ -61,6 +62,18 @@ def share_inverses(build: Builder, graph: fx.Graph) -> None:
         if inverse is not node:
             node.prepend(inverse)
             node.target, node.args = operator.mul, (x, inverse)
+
+
+def plain_roots(graph: fx.Graph) -> None:
+    """Where nothing is differentiated, `terms.root` is the square root, which is 0 at 0 by itself."""
+    for node in [x for x in graph.nodes if x.target is torch.where]:
+        zero, low, root = node.args
+        if low == 0.0 and getattr(root, "target", None) == "sqrt":
+            inner = root.args[0]
+            if getattr(inner, "target", None) is torch.where and inner.args[:2] == (zero, 1.0):
+                root.args = (inner.args[2],)
+                node.replace_all_uses_with(root)
+    graph.eliminate_dead_code()
 
 
 def backward(

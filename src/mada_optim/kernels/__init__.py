@@ -9,7 +9,7 @@ import torch
 from torch.fx.proxy import TraceError
 
 from mada_optim.builder import Builder
-from mada_optim.differentiate import differentiate, share_inverses
+from mada_optim.differentiate import differentiate, plain_roots, share_inverses
 from mada_optim.kernels import build
 from mada_optim.kernels.cpu import Kernel
 from mada_optim.kernels.emit import NoCodeError, emit
@@ -63,6 +63,7 @@ def source(rule: Rule, fixed: Corners, learned: tuple[str, ...]) -> str:
     try:
         forward = reduced(rule, fixed)
         backward = differentiate(forward, of_rule, scalars, with_product=LR.name in learned)
+        plain_roots(forward)
         share_inverses(Builder(forward, scalars), forward)
         return emit(rule, specialize(rule, fixed), forward, backward, of_rule)
     except (TraceError, TypeError) as error:
