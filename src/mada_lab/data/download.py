@@ -181,6 +181,7 @@ def _append(response: Any, file: PinnedFile, part: Path, done: int, too_late: Ca
             if done > file.bytes:
                 raise _unlike(file, part, "more")
             target.write(chunk)
+            target.flush()  # a process that is killed loses nothing
             if too_late():
                 raise DataError(
                     f"download, from {file.url}: expected its end by now, got {done} of {file.bytes} bytes; "
