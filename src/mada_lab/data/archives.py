@@ -138,7 +138,7 @@ def _npz_array(archive: zipfile.ZipFile, path: Path, name: str, kind: str, max_b
     if version != (1, 0):
         raise _unexpected(path, member, "version 1.0 of the npy format")
     shape, _, dtype = npy.read_array_header_1_0(content)
-    if dtype.hasobject or not (dtype.str[1:] == kind or (kind == "U" and dtype.kind == "U")) or len(shape) != 1:
+    if not (dtype.str[1:] == kind or (kind == "U" and dtype.kind == "U")) or len(shape) != 1:
         raise _unexpected(path, member, f"one dimension of type {kind}, and no objects, which would be unpickled")
     return np.frombuffer(content.read(), dtype, count=shape[0]).astype(dtype.newbyteorder("="))
 

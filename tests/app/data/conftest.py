@@ -1,4 +1,4 @@
-"""Small data sets, and a tokenizer of GPT-2's kind with 260 tokens, so that no test needs the network."""
+"""Small data sets, and a tokenizer of GPT-2's kind with 262 tokens, so that no test needs the network."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ from mada_lab.data.prepare import prepare
 from mada_lab.data.sources import TextFile
 
 TINY = "To be, or not to be: that is the question.\n" * 2
-MERGED = ("th", "the", "\u0120the")  # U+0120 stands for the space
-END = 259
+MERGED = ("th", "the", "\u0120the", "\u0120\u0120", "\u010a\u010a")  # U+0120 is the space, U+010A the line feed
+END = 256 + len(MERGED)
 
 
 def digest(content: bytes) -> str:
@@ -58,7 +58,7 @@ def toy_bpe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stands |= {byte: chr(256 + i) for i, byte in enumerate(x for x in range(256) if x not in stands)}
     tokens = {stands[byte]: i for i, byte in enumerate([*visible, *(x for x in range(256) if x not in visible)])}
     tokens |= {merged: 256 + i for i, merged in enumerate(MERGED)} | {gpt2.END_OF_TEXT: END}
-    encoder, merges = json.dumps(tokens).encode(), b"t h\nth e\n\xc4\xa0 the\n"
+    encoder, merges = json.dumps(tokens).encode(), b"t h\nth e\n"
     (folder / "encoder.json").write_bytes(encoder)
     (folder / "vocab.bpe").write_bytes(merges)
     for name, content in (("ENCODER", encoder), ("MERGES", merges)):

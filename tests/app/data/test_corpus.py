@@ -46,7 +46,7 @@ def test_text_survives_the_round_trip(tiny_set: Path, tiny_bpe: Path) -> None:
 
 def test_vocabulary_size_is_the_tokenizers(tiny_set: Path, tiny_bpe: Path) -> None:
     assert Corpus.open(tiny_set).vocabulary_size == len(set(TINY))
-    assert Corpus.open(tiny_bpe).vocabulary_size == 260
+    assert Corpus.open(tiny_bpe).vocabulary_size == 262
     assert Corpus.open(tiny_bpe).train.dtype == np.dtype("<u2")
 
 
@@ -132,7 +132,7 @@ def test_ids_of_another_type_are_refused(tiny_bpe: Path) -> None:
     tokens = meta["splits"]["train"]["tokens"]
     for dtype, length in (("uint32", 4), ("uint8", 1)):
         edit(tiny_bpe, lambda x, d=dtype, n=length: (x.update(dtype=d), x["splits"]["train"].update(bytes=tokens * n)))
-        with pytest.raises(DataError, match="key dtype: expected uint16 for 260 token ids"):
+        with pytest.raises(DataError, match="key dtype: expected uint16 for 262 token ids"):
             Corpus.open(tiny_bpe)
     edit(tiny_bpe, lambda x: (x.update(dtype="uint16"), x["splits"]["train"].update(bytes=tokens * 4)))
     with pytest.raises(DataError, match=rf"key splits\.train\.bytes: expected {tokens * 2}"):
@@ -185,7 +185,7 @@ def test_sidecar_is_believed_in_nothing(tiny_set: Path, key: str, values: list[o
 
 @pytest.mark.parametrize(
     ("key", "values"),
-    [("vocabulary_size", [259, 0, -1, 2**62, "260", None]), ("tokenizer_sha256", ["", "0" * 64, 1, None])],
+    [("vocabulary_size", [261, 0, -1, 2**62, "262", None]), ("tokenizer_sha256", ["", "0" * 64, 1, None])],
 )
 def test_sidecar_of_byte_pairs_is_believed_in_nothing(tiny_bpe: Path, key: str, values: list[object]) -> None:
     for value in values:

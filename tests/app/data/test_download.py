@@ -88,6 +88,20 @@ def test_server_without_ranges_sends_it_all_again(tmp_path: Path) -> None:
     assert path.read_bytes() == CONTENT
 
 
+def test_another_range_than_asked_for_is_no_continuation(tmp_path: Path) -> None:
+    (tmp_path / "text.part").write_bytes(CONTENT[:100])
+    whole = Page(CONTENT, status=206, headers={"Content-Range": f"bytes 0-{LENGTH - 1}/{LENGTH}"})
+    assert fetch(whole, tmp_path)[0].read_bytes() == CONTENT
+
+
+def test_new_beginning_leaves_nothing_of_the_old(tmp_path: Path) -> None:
+    """200 bytes of something else, then a server without ranges that is cut after 100."""
+    (tmp_path / "text.part").write_bytes(b"\0" * 200)
+    path, network, _ = fetch([Page(CONTENT, cut=100, ranges=False), Page(CONTENT)], tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert [wanted for _, wanted in network.asked] == ["bytes=200-", "bytes=100-"]
+
+
 def test_short_body_is_a_cut(tmp_path: Path) -> None:
     """The connection is closed in good order, only too early."""
     path, network, _ = fetch([Page(CONTENT[:300]), Page(CONTENT)], tmp_path)

@@ -32,7 +32,7 @@ from mada_lab.data.cuts import last_tenth
 folder, mode = Path(sys.argv[1]), sys.argv[2]
 encoder, text = (Path(sys.argv[3]).read_bytes(), Path(sys.argv[4]).read_bytes())
 files = json.loads(sys.argv[5])
-gpt2.VOCABULARY_SIZE = 260
+gpt2.VOCABULARY_SIZE = 262
 gpt2.ENCODER = PinnedFile(*files["encoder"])
 gpt2.tempfile.gettempdir = lambda: str(folder / "no cache")
 network = PaperNetwork({files["encoder"][0]: Page(encoder), files["text"][0]: Page(text)})

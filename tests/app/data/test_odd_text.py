@@ -131,7 +131,7 @@ def test_one_line_of_many_megabytes_needs_little_memory(toy_bpe: Path, tmp_path:
         print(run(sys.argv[3]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     """
     program = textwrap.dedent(program).replace("gpt2.Gpt2Tokenizer", "toy")
-    head = "from mada_lab.data import gpt2; gpt2.VOCABULARY_SIZE = 260; toy = gpt2.Gpt2Tokenizer\n"
+    head = "from mada_lab.data import gpt2; gpt2.VOCABULARY_SIZE = 262; toy = gpt2.Gpt2Tokenizer\n"
     (tmp_path / "short.txt").write_text("to be or not to be " * 100_000)
     (tmp_path / "long.txt").write_text("to be or not to be " * 2_500_000)
     files = [toy_bpe / "encoder.json", tmp_path / "short.txt", tmp_path / "long.txt"]

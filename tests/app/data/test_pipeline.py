@@ -21,10 +21,18 @@ from mada_lab.data.sources import Stream
 from mada_lab.data.tokenizer import CharTokenizer
 from mada_lab.errors import DataError
 
-# White space of all kinds, contractions, digits, letters in one, two, three and four bytes, and punctuation.
-ALPHABET = " \n\t\r\x0b\x1c\x1f\x85\xa0\u2003\u2028\u3000'sdtllvere19aZé漢\U0001f600.,<|>\0\ufeff"
+# White space of all kinds and in runs, contractions, digits, letters of one, two, three and four bytes, punctuation.
+FRAGMENTS = [
+    *" \n\t\r\x0b\x1c\x1f\x85\xa0\u2003\u2028\u3000'19aZé漢\U0001f600.,<|>\0\ufeff",
+    "\n\n\n",
+    "   ",
+    "'re",
+    "the",
+]
 ODD = ["<|endoftext|>", "don't 've it'", "a  b\n\n c \n", "\ufeffa\r\nb\0", " " * 50 + "x", "\n" * 50, "1234567 89"]
-ANY_CHARACTER = st.characters(codec="utf-8")
+TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join) | st.text(
+    st.characters(codec="utf-8"), max_size=40
+)
 
 
 def stream(*documents: str, split: str = "train") -> Stream:
@@ -46,7 +54,7 @@ def check_cutting(tokenizer: Gpt2Tokenizer, text: str, size: int, part: int) -> 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    text=st.text(st.sampled_from(ALPHABET), max_size=60) | st.text(ANY_CHARACTER, max_size=40),
+    text=TEXTS,
     size=st.integers(1, 9),
     part=st.integers(1, 70),
 )
@@ -56,7 +64,7 @@ def test_cutting_changes_no_id(toy: Gpt2Tokenizer, text: str, size: int, part: i
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    text=st.text(st.sampled_from(ALPHABET), max_size=60) | st.text(ANY_CHARACTER, max_size=40),
+    text=TEXTS,
     size=st.integers(1, 9),
     part=st.integers(1, 70),
 )

@@ -79,7 +79,7 @@ def test_sidecar_says_what_lies_beside_it(tiny_set: Path, toy_bpe: Path) -> None
     folder = prepare("tiny", tiny_set.parent, text, tokenizer="gpt2", bpe_files=toy_bpe)
     meta, train = json.loads((folder / "meta.json").read_text()), (folder / "train.bin").read_bytes()
     assert folder.name == meta["name"] == "tiny_gpt2"
-    assert (meta["tokenizer"], meta["dtype"], meta["vocabulary_size"]) == ("gpt2", "uint16", 260)
+    assert (meta["tokenizer"], meta["dtype"], meta["vocabulary_size"]) == ("gpt2", "uint16", 262)
     assert meta["tokenizer_sha256"] == digest((toy_bpe / "encoder.json").read_bytes())
     assert meta["splits"]["train"] == {"tokens": len(train) // 2, "bytes": len(train), "sha256": digest(train)}
     assert meta["source_sha256"] == digest(TINY.encode())

@@ -4,8 +4,11 @@ Catches: a split taken for another, a lost blank line, a row that is no text, a 
 """
 
 import json
+import os
 import socket
+import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,14 +51,6 @@ def test_each_format_gives_its_documents(tmp_path: Path) -> None:
     assert texts(tmp_path / "a.jsonl") == texts(tmp_path / "a.parquet") == rows
 
 
-def test_parquet_leaves_nothing_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_parquet(tmp_path / "a.parquet", ["x"])
-    for name in ("HOME", "HF_HOME", "HF_DATASETS_CACHE"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    assert texts(tmp_path / "a.parquet") == ["x"]
-    assert not (tmp_path / "home").exists()
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -73,7 +68,7 @@ def test_line_that_is_no_text_is_named(line: bytes, message: str, tmp_path: Path
         texts(tmp_path / "a.jsonl")
 
 
-def test_parquet_that_is_none_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_parquet_that_is_none_is_one_line(tmp_path: Path) -> None:
     good = write_parquet(tmp_path / "good.parquet", ["some text"] * 5000, group=500).read_bytes()
     damaged = good[:200] + bytes(len(good) - 400) + good[-200:]
     for content in (b"", b"PAR1 and no more PAR1", good[:-10], damaged):
@@ -87,7 +82,29 @@ def test_parquet_that_is_none_is_one_line(tmp_path: Path, capfd: pytest.CaptureF
     write_parquet(tmp_path / "a.parquet", ["x", None])
     with pytest.raises(DataError, match=r"a\.parquet: expected a string under text, got NoneType"):
         texts(tmp_path / "a.parquet")
-    assert capfd.readouterr().err == "", "the libraries below are silent"
+
+
+def test_libraries_below_say_and_leave_nothing(tmp_path: Path, toy_bpe: Path) -> None:
+    """They'd write lines of their own beside the error, and locks into the home folder."""
+    write_parquet(tmp_path / "good.parquet", ["x"])
+    write_parquet(tmp_path / "bad.parquet", ["x"], column="content")
+    program = """
+        import sys
+        from pathlib import Path
+        from mada_lab.data.readers import documents
+        from mada_lab.errors import DataError
+        assert [list(document) for document in documents(Path("good.parquet"))] == [["x"]]
+        try:
+            list(documents(Path("bad.parquet")))
+        except DataError as error:
+            print("refused")
+    """
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))}
+    environment["HOME"] = str(tmp_path / "home")
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (run.stdout, run.stderr, run.returncode) == ("refused\n", "", 0)
+    assert not (tmp_path / "home").exists()
 
 
 # ---- files of the user ----
