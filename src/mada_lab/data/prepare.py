@@ -14,6 +14,7 @@ from pathlib import Path
 from mada_lab.data import catalog, cuts, gpt2, pipeline, sidecar
 from mada_lab.data.catalog import Choice, ImageSet, TextSet
 from mada_lab.data.corpus import Corpus
+from mada_lab.data.download import describe
 from mada_lab.data.gpt2 import Gpt2Tokenizer, find_encoder
 from mada_lab.data.image_sources import Pictures
 from mada_lab.data.images import PARTS, ImageData, ImageSidecar, ImageSplit
@@ -57,7 +58,7 @@ def prepare(
     Raises:
         ConfigError: No data set has this name, or a file was given that it has no use for.
         DataError: The source can't be had or is damaged, the folder can't be written, or it exists and is damaged. Then
-            nothing has changed on the disk, except that an unfinished download stays for the next time.
+            nothing has changed on the disk, except that what was downloaded stays in NAME.download for the next time.
     """
     choice = catalog.find(name, tokenizer)
     folder, downloads = data_dir / choice.name, data_dir / f"{choice.name}.download"
@@ -69,7 +70,7 @@ def prepare(
         shutil.rmtree(downloads, ignore_errors=True)
     except OSError as error:
         raise DataError(
-            f"data set, in {folder}: expected a place to write, got {error.strerror}; free it, or choose another folder"
+            f"data set, in {folder}: expected a place to write, got {describe(error)}; free it, or choose another"
         ) from error
     opened = ImageData.open(folder) if isinstance(choice.data_set, ImageSet) else Corpus.open(folder)
     _require_name(opened, choice)

@@ -3,8 +3,10 @@
 Catches: a file of another length or content, ids read under another type, a sidecar that lies, a pickle that is opened.
 """
 
+import contextlib
 import json
 import pickle
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,24 @@ def test_sidecar_must_be_an_object_in_json(tiny_set: Path, content: bytes) -> No
     (tiny_set / "meta.json").write_bytes(content)
     with pytest.raises(DataError, match=r"meta\.json"):
         Corpus.open(tiny_set)
+
+
+def test_sidecar_of_random_damage_opens_or_is_refused(tiny_set: Path) -> None:
+    """Nothing but a DataError in one line, whatever a thousand sidecars say."""
+    content, draw, refused = (tiny_set / "meta.json").read_bytes(), random.Random(0), 0
+    for round_ in range(1000):
+        damaged = bytearray(content)
+        for _ in range(1 + round_ % 4):
+            damaged[draw.randrange(len(damaged))] = draw.choice(b'0123456789-.eE"[]{},:\\ntru\xff\x00')
+        if round_ % 5 == 0:
+            start = draw.randrange(len(damaged))
+            del damaged[start : start + draw.randrange(40)]
+        (tiny_set / "meta.json").write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            refused += 1
+            Corpus.open(tiny_set)
+            refused -= 1
+    assert refused > 700
 
 
 def test_images_are_no_text(tiny_set: Path) -> None:
