@@ -8,8 +8,9 @@ from mada_lab.errors import ConfigError, LabError
 
 USAGE = """usage: mada-lab COMMAND [ARGUMENTS] [--debug]
 
-  data prepare NAME [--from-file PATH] [--data-dir DIR]
-                        make a data set: pydoc (embedded), shakespeare_char
+  data prepare NAME [--from-file PATH] [--tokenizer gpt2|char] [--bpe-files DIR] [--data-dir DIR] [--workers N]
+                        make a data set: pydoc, shakespeare, shakespeare_char, wikitext, wikitext103, lambada,
+                        openwebtext, cifar10, digits; docs/data.md tells about each
   train [CONFIG.toml] --key=value ...
                         train a GPT; `mada-lab train --help` lists the keys
   report RUN... [--out PATH]
@@ -52,15 +53,28 @@ def run(words: list[str]) -> None:
 
 
 def prepare(words: list[str]) -> None:
-    """`data prepare NAME [--from-file PATH] [--data-dir DIR]`."""
-    names, options = split(words, {"--from-file", "--data-dir"})
+    """`data prepare NAME` with its options."""
+    names, options = split(words, {"--from-file", "--tokenizer", "--bpe-files", "--data-dir", "--workers"})
     if len(names) != 1:
         raise ConfigError(f"data prepare: expected the name of one data set, got {len(names)}; see `mada-lab --help`")
+    workers = options.get("--workers", "1")
+    if not workers.isdecimal() or int(workers) < 1:
+        raise ConfigError(f"data prepare, option --workers: expected a number of threads, got {workers}; correct it")
     from mada_lab.data.prepare import prepare as prepare_data
+    from mada_lab.progress import CountBar
 
-    from_file = options.get("--from-file")
-    folder = prepare_data(names[0], Path(options.get("--data-dir", "data")), Path(from_file) if from_file else None)
-    print(f"data set {names[0]}: {folder}")
+    given, bpe_files = (Path(options[name]) if name in options else None for name in ("--from-file", "--bpe-files"))
+    with CountBar(names[0]) as bar:
+        folder = prepare_data(
+            names[0],
+            Path(options.get("--data-dir", "data")),
+            given,
+            tokenizer=options.get("--tokenizer"),
+            bpe_files=bpe_files,
+            workers=int(workers) if "--workers" in options else None,
+            listen=bar,
+        )
+    print(f"data set {folder.name}: {folder}")
 
 
 def train(words: list[str]) -> None:
@@ -69,8 +83,7 @@ def train(words: list[str]) -> None:
 
     config = settings.load(words)
     from mada_lab import optimizers
-    from mada_lab.data.corpus import Corpus
-    from mada_lab.data.prepare import prepare as prepare_data
+    from mada_lab.data.prepare import open_or_prepare
     from mada_lab.loop import train as train_model
     from mada_lab.progress import ProgressBar
 
@@ -78,7 +91,7 @@ def train(words: list[str]) -> None:
     unused = optimizers.without_effect(config)
     if unused:
         print(f"note: {config.optimizer} has no {', '.join(unused)}: these keys have no effect", file=sys.stderr)
-    corpus = Corpus.open(prepare_data(config.dataset, Path(config.data_dir)))
+    corpus = open_or_prepare(config.dataset, Path(config.data_dir))
     with ProgressBar(config.max_iters, config.optimizer) as bar:
         session = train_model(config, corpus, bar)
     print(

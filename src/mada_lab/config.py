@@ -9,7 +9,7 @@ class TrainConfig:
     """A training run. The defaults train a GPT of 0.8M parameters on the embedded corpus, on a laptop, in minutes."""
 
     dataset: str = "pydoc"
-    """Name of a prepared data set; pydoc is prepared by itself."""
+    """Name of a text data set; small ones are prepared by themselves, larger ones by `mada-lab data prepare NAME`."""
     data_dir: str = "data"
     """Folder that holds the data sets."""
     out_dir: str = "out"

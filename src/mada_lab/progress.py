@@ -15,6 +15,25 @@ class Listener(Protocol):
         """A line was added to the record."""
 
 
+class CountBar:
+    """A bar on standard error for work that tells how much is done; nothing appears for what takes a second."""
+
+    def __init__(self, name: str) -> None:
+        self._bar = tqdm(desc=name, unit_scale=True, dynamic_ncols=True, mininterval=0.5, delay=1.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+    def __call__(self, count: int, unit: str) -> None:
+        """`count` more are done."""
+        self._bar.unit = f" {unit}"
+        self._bar.update(count)
+
+
 class ProgressBar:
     """A bar on standard error; without a terminal, tqdm prints lines instead."""
 

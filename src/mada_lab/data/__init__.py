@@ -1,1 +1,1 @@
-"""Data sets: prepared once into token files with a sidecar, then read through memory maps."""
+"""Data sets: prepared once into token or image files with a sidecar, then read from the disk as needed."""

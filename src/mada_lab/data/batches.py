@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mada_lab.data.disk_array import DiskArray
 from mada_lab.errors import DataError
 
 # Exclusive or with this turns a seed into the one of the evaluation sets, so that a run that passes the same seed for
@@ -17,11 +18,11 @@ EVALUATION_STREAM = 0x5EED_E7A1
 class Batches:
     """An endless sequence of training batches: a function of the tokens, the sizes and the seed alone."""
 
-    def __init__(self, tokens: NDArray[Any], block_size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, tokens: NDArray[Any] | DiskArray, block_size: int, batch_size: int, seed: int) -> None:
         """Starts the sequence of `seed`.
 
         Args:
-            tokens: Token ids: shape (n,), any integer type; may be mapped from disk.
+            tokens: Token ids: shape (n,), any integer type.
             block_size: Tokens in a row of a batch.
             batch_size: Rows in a batch.
             seed: Starts the generator of the offsets.
@@ -36,14 +37,15 @@ class Batches:
             )
         self._tokens = tokens
         self._batch_size = batch_size
-        self._window = np.arange(block_size + 1)
+        self._length = block_size + 1
         self._generator = torch.Generator().manual_seed(seed)
 
     def next(self) -> tuple[Tensor, Tensor]:
         """The next batch: inputs, and targets one token further, each int64 of shape (batch_size, block_size)."""
-        starts = len(self._tokens) - len(self._window) + 1
-        offsets = torch.randint(starts, (self._batch_size, 1), generator=self._generator).numpy()
-        rows = torch.from_numpy(self._tokens[offsets + self._window].astype(np.int64))
+        starts = len(self._tokens) - self._length + 1
+        offsets = torch.randint(starts, (self._batch_size, 1), generator=self._generator).flatten().tolist()
+        stretches = [self._tokens[start : start + self._length] for start in offsets]
+        rows = torch.from_numpy(np.stack(stretches).astype(np.int64))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
     def state(self) -> Tensor:
@@ -56,7 +58,7 @@ class Batches:
 
 
 def fixed_batches(
-    tokens: NDArray[Any], block_size: int, batch_size: int, count: int, seed: int
+    tokens: NDArray[Any] | DiskArray, block_size: int, batch_size: int, count: int, seed: int
 ) -> list[tuple[Tensor, Tensor]]:
     """The evaluation set: `count` batches like those of `Batches`, always the same for the same arguments.
 

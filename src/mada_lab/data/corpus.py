@@ -1,41 +1,42 @@
-"""A prepared data set, opened: token arrays mapped from disk, after a look at everything that could be wrong."""
+"""A prepared text data set, opened: token arrays that stay on the disk, after a look at all that could be wrong."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from mada_lab.data import sidecar
-from mada_lab.data.sidecar import Sidecar, Split
-from mada_lab.data.tokenizer import CharTokenizer
+from mada_lab.data import gpt2, sidecar
+from mada_lab.data.disk_array import DiskArray
+from mada_lab.data.download import read_pinned
+from mada_lab.data.gpt2 import Gpt2Tokenizer
+from mada_lab.data.sidecar import Sidecar
+from mada_lab.data.tokenizer import CharTokenizer, Tokenizer
 from mada_lab.errors import DataError
 
-# A file up to here is read through once whenever it is opened, which takes less than a second and finds every changed
-# byte. A longer one would delay each start: its length is checked, and `verify` reads it when asked. Its ids were in
-# range when its digest was taken, as preparation makes each id from a position in the vocabulary.
+# A file up to here is read through whenever it is opened, which takes less than a second and finds every changed byte.
+# A longer one would delay each start: it is read through beside whatever goes on, and the first read after the
+# damage was found is refused.
 VERIFIED_AT_OPEN_BYTES = 256 << 20
-CHUNK_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A prepared data set.
+    """A prepared text data set.
 
     Attributes:
         folder: Where it lies.
         meta: What its sidecar says.
-        train: Token ids of the training split: shape (tokens,), an unsigned integer type, read-only, on disk.
-        val: The same of the validation split.
+        splits: By name, the token ids: shape (tokens,), an unsigned integer type, on the disk.
     """
 
     folder: Path
     meta: Sidecar
-    train: NDArray[Any]
-    val: NDArray[Any]
+    splits: Mapping[str, DiskArray]
 
     @classmethod
     def open(cls, folder: Path) -> "Corpus":
@@ -46,76 +47,109 @@ class Corpus:
                 to VERIFIED_AT_OPEN_BYTES) its content isn't what was written.
         """
         meta = sidecar.read(folder)
-        train, val = (_map(_file(folder, split), meta, meta.splits[split]) for split in sidecar.SPLITS)
-        corpus = cls(folder, meta, train, val)
-        for split in sidecar.SPLITS:
-            if meta.splits[split].bytes <= VERIFIED_AT_OPEN_BYTES:
-                corpus.verify(split)
+        size, dtype = meta.vocabulary.size, meta.token_dtype
+        splits = {
+            name: DiskArray(folder / f"{name}.bin", dtype, (split.tokens,), size, sidecar.REMEDY)
+            for name, split in meta.splits.items()
+        }
+        corpus = cls(folder, meta, splits)
+        for name, tokens in splits.items():
+            verify_or_watch(tokens, meta.splits[name].sha256)
         return corpus
 
     @property
+    def train(self) -> DiskArray:
+        """The training split. Raises DataError if there is none."""
+        return self.split("train")
+
+    @property
+    def val(self) -> DiskArray:
+        """The validation split. Raises DataError if there is none."""
+        return self.split("val")
+
+    def split(self, name: str) -> DiskArray:
+        """A split by name: train, val or test.
+
+        Raises:
+            DataError: The data set has no such split.
+        """
+        if name not in self.splits:
+            raise DataError(
+                f"data set, in {self.folder}: expected a split {name}, got only {', '.join(self.splits)}; "
+                "choose a data set that has it"
+            )
+        return self.splits[name]
+
+    @property
     def name(self) -> str:
-        """Name of the corpus."""
+        """Name of the data set."""
         return self.meta.name
 
     @property
     def vocabulary_size(self) -> int:
         """Number of token ids: every id is in [0, vocabulary_size)."""
-        return len(self.meta.vocabulary)
+        return self.meta.vocabulary.size
 
     @property
     def sha256(self) -> dict[str, str]:
         """Hexadecimal digest of each split's file, for the manifest of a run."""
         return {name: split.sha256 for name, split in self.meta.splits.items()}
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """What made the tokens.
+
+        Raises:
+            DataError: Its file is missing or damaged, or its package isn't installed.
+        """
+        characters = self.meta.vocabulary.characters
+        if characters is not None:
+            return CharTokenizer(characters)
+        file = replace(gpt2.ENCODER, remedy=sidecar.REMEDY)
+        return Gpt2Tokenizer(read_pinned(self.folder / file.name, file))
+
     def encode(self, text: str) -> NDArray[Any]:
-        """Token ids of `text`: shape (tokens,). Raises DataError for a character out of the vocabulary."""
-        return CharTokenizer(self.meta.vocabulary).encode(text)
+        """Token ids of `text`: shape (tokens,). Raises DataError for a character out of a vocabulary of characters."""
+        return self.tokenizer.encode(text)
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
         """Text of token ids in one dimension. Raises DataError for an id out of the vocabulary."""
-        return CharTokenizer(self.meta.vocabulary).decode(ids)
+        return self.tokenizer.decode(ids)
 
     def verify(self, split: str) -> None:
-        """Reads every token of a split, `train` or `val`.
+        """Reads every token of a split.
 
         Raises:
             DataError: A token id is out of the vocabulary, or the content isn't what was written.
         """
-        tokens = self.train if split == "train" else self.val
-        path, digest = _file(self.folder, split), hashlib.sha256()
-        for start in range(0, len(tokens), CHUNK_TOKENS):
-            chunk = tokens[start : start + CHUNK_TOKENS]
-            _check_range(chunk, start, self.vocabulary_size, path)
-            digest.update(chunk.data)
-        expected, actual = self.sha256[split], digest.hexdigest()
-        if actual != expected:
-            raise DataError(f"tokens, in {path}: expected sha256 {expected}, got {actual}; {sidecar.REMEDY}")
+        verify(self.split(split), self.sha256[split])
 
 
-def _file(folder: Path, split: str) -> Path:
-    return folder / f"{split}.bin"
+def verify(array: DiskArray, sha256: str) -> None:
+    """Reads the whole file of `array`.
+
+    Raises:
+        DataError: A number is out of its range, or the content hasn't the digest `sha256`.
+    """
+    digest = hashlib.sha256()
+    for chunk in array.chunks():
+        digest.update(chunk.data)
+    if digest.hexdigest() != sha256:
+        raise DataError(f"data, in {array.path}: expected sha256 {sha256}, got {digest.hexdigest()}; {sidecar.REMEDY}")
 
 
-def _map(path: Path, meta: Sidecar, split: Split) -> NDArray[Any]:
-    """Maps a token file, whose length must be known before: a map that reaches over the end kills the process."""
-    try:
-        actual = path.stat().st_size
-        if actual != split.bytes:
-            raise DataError(f"tokens, in {path}: expected {split.bytes} bytes, got {actual}; {sidecar.REMEDY}")
-        return np.memmap(path, dtype=meta.token_dtype, mode="r", shape=(split.tokens,))
-    except OSError as error:
-        raise DataError(
-            f"tokens, in {path}: expected a readable file, got {error.strerror}; {sidecar.REMEDY}"
-        ) from error
+def verify_or_watch(array: DiskArray, sha256: str) -> threading.Thread | None:
+    """`verify`: now, or for a long file in a thread, which leaves what it finds in `array.fault`."""
+    if array.nbytes <= VERIFIED_AT_OPEN_BYTES:
+        verify(array, sha256)
+        return None
 
+    def watch() -> None:
+        try:
+            verify(array, sha256)
+        except DataError as error:
+            array.fault = error
 
-def _check_range(chunk: NDArray[Any], start: int, vocabulary_size: int, path: Path) -> None:
-    """Raises DataError for the first id that no embedding has a row for; `start` is the offset of the chunk."""
-    if chunk.max() < vocabulary_size:
-        return
-    at = int(np.argmax(chunk >= vocabulary_size))
-    raise DataError(
-        f"tokens, in {path}: expected ids in [0, {vocabulary_size}), got {chunk[at]} at offset {start + at}; "
-        f"{sidecar.REMEDY}"
-    )
+    thread = threading.Thread(target=watch, name=f"verify {array.path.name}", daemon=True)
+    thread.start()
+    return thread

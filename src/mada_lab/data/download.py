@@ -1,26 +1,54 @@
-"""Bytes from the network or from a file of the user, handed out only after their checksum was found right."""
+"""Files from the network or from the user, handed out only after their checksum was found right."""
 
 import hashlib
 import http.client
+import os
 import time
+import urllib.error
 import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from mada_lab.errors import DataError
 
+TRIES = 4
 TIMEOUT_SECONDS = 30.0  # for each wait on the network
-DEADLINE_SECONDS = 600.0  # for the whole transfer: a server that sends one byte at a time never meets the timeout
+# A server that sends one byte at a time never meets that timeout: the whole transfer, all tries together, has a minute
+# and the time that its length takes at a slow rate.
+GRACE_SECONDS = 60.0
+SLOWEST_BYTES_PER_SECOND = 20_000
 CHUNK_BYTES = 1 << 16
 REMEDY = "try again later, or fetch the file by other means and pass it with --from-file PATH"
 
 
-class _Readable(Protocol):
-    """What a response and a file have in common: `read1` returns what has arrived, without waiting for more."""
+@dataclass(frozen=True)
+class PinnedFile:
+    """A file whose content is known beforehand.
 
-    def read1(self, size: int, /) -> bytes: ...
+    Attributes:
+        url: An https address.
+        sha256: Hexadecimal digest of the content.
+        bytes: Its length.
+        remedy: What to do if it can't be had.
+    """
+
+    url: str
+    sha256: str
+    bytes: int
+    remedy: str = REMEDY
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return urlsplit(self.url).path.rpartition("/")[2]
+
+
+class _CutError(Exception):
+    """A failure of the network that another try may not meet."""
 
 
 class HttpsOnlyRedirects(urllib.request.HTTPRedirectHandler):
@@ -39,64 +67,175 @@ class HttpsOnlyRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def fetch(
-    url: str, sha256: str, max_bytes: int, *handlers: urllib.request.BaseHandler, deadline: float = DEADLINE_SECONDS
-) -> bytes:
-    """Downloads `url` into memory.
+    file: PinnedFile,
+    folder: Path,
+    *handlers: urllib.request.BaseHandler,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Path:
+    """Downloads `file` into `folder`, unless it is there.
+
+    The content grows in `NAME.part`, where a later try or a later process goes on, and gets its name when its checksum
+    was found right.
 
     Args:
-        url: An https address; each redirect must be one too.
-        sha256: Hexadecimal digest of the expected content.
-        max_bytes: The transfer stops at the first byte more than this.
+        file: What to download.
+        folder: Where to; made when the first bytes arrive.
         *handlers: Further urllib handlers: another proxy, or a network made of paper for a test.
-        deadline: Seconds after which the transfer is given up, however alive it is.
+        sleep: Waits some seconds between two tries.
+        clock: Seconds that go by.
 
     Returns:
-        The content, whose digest is `sha256`.
+        The path of the file.
 
     Raises:
-        DataError: The address isn't https, the network failed, or the content is too long, too slow or another one.
+        DataError: The address isn't https, the network failed in every try, or the content is too long, too slow or
+            another one.
     """
-    require_https(url)
+    require_https(file.url)
+    path, part = folder / file.name, folder / f"{file.name}.part"
+    if _is_right(path, file):
+        return path
     opener = urllib.request.build_opener(HttpsOnlyRedirects, *handlers)
-    give_up = time.monotonic() + deadline
+    give_up = clock() + GRACE_SECONDS + file.bytes / SLOWEST_BYTES_PER_SECOND
+    for attempt in range(TRIES):
+        resumed = part.exists()
+        try:
+            _transfer(opener, file, part, lambda: clock() > give_up)
+        except _CutError as error:
+            if attempt + 1 == TRIES:
+                raise DataError(
+                    f"download, from {file.url}: expected {file.bytes} bytes in {TRIES} tries, got {error}; "
+                    f"{file.remedy}"
+                ) from error
+            sleep(2.0**attempt)
+            continue
+        if _is_right(part, file):
+            os.replace(part, path)
+            return path
+        actual = _digest(part)
+        part.unlink()
+        if not resumed:  # what was resumed may have been begun by another server
+            break
+    raise DataError(f"content, in {file.url}: expected sha256 {file.sha256}, got {actual}; {file.remedy}")
+
+
+def _transfer(
+    opener: urllib.request.OpenerDirector, file: PinnedFile, part: Path, too_late: Callable[[], bool]
+) -> None:
+    """Appends to `part` what it lacks; returns when it has the length of `file`.
+
+    Raises:
+        _CutError: The network failed; what has arrived is in `part`.
+        DataError: Another try would be in vain.
+    """
+    done = part.stat().st_size if part.exists() else 0
+    if done == file.bytes:
+        return
+    with _open(opener, file, part, done) as response:
+        _append(response, file, part, done if _goes_on_at(response, done) else 0, too_late)
+
+
+def _open(opener: urllib.request.OpenerDirector, file: PinnedFile, part: Path, done: int) -> Any:
+    """The response to the request for `file` from offset `done` on."""
+    request = urllib.request.Request(file.url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
-        with opener.open(url, timeout=TIMEOUT_SECONDS) as response:
-            content = read_at_most(response, max_bytes, url, give_up)
-    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a redirect to no address at all
-        raise DataError(f"download, from {url}: expected a response, got {describe(error)}; {REMEDY}") from error
-    return require_sha256(content, sha256, url)
+        return opener.open(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # the part is longer than the file
+            part.unlink(missing_ok=True)
+        if error.code in (408, 416, 429) or error.code >= 500:
+            raise _CutError(describe(error)) from error
+        raise _refused(file, error) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _CutError(describe(error)) from error
+    except ValueError as error:  # a redirect to no address at all
+        raise _refused(file, error) from error
 
 
-def read_file(path: Path, sha256: str, max_bytes: int) -> bytes:
-    """The content of a file that the user fetched by other means, under the same cap and checksum as a download.
+def _receive(response: Any) -> bytes:
+    """What has arrived, without waiting for more; nothing at the end."""
+    try:
+        chunk: bytes = response.read1(CHUNK_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise _CutError(describe(error)) from error
+    return chunk
+
+
+def _goes_on_at(response: Any, offset: int) -> bool:
+    """Whether the server sends what comes at `offset`; many know no ranges, and send the whole."""
+    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {offset}-")
+
+
+def _append(response: Any, file: PinnedFile, part: Path, done: int, too_late: Callable[[], bool]) -> None:
+    """Writes the body of `response` to `part` from offset `done` on."""
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdigit() and done + int(announced) != file.bytes:
+        raise _unlike(file, part, f"a Content-Length of {announced}" + (f" after {done}" if done else ""))
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with open(part, "r+b" if part.exists() else "wb") as target:
+        target.seek(done)
+        target.truncate()
+        while chunk := _receive(response):
+            done += len(chunk)
+            if done > file.bytes:
+                raise _unlike(file, part, "more")
+            target.write(chunk)
+            target.flush()  # a process that is killed loses nothing
+            if too_late():
+                raise DataError(
+                    f"download, from {file.url}: expected its end by now, got {done} of {file.bytes} bytes; "
+                    f"{file.remedy}"
+                )
+    if done < file.bytes:
+        raise _CutError(f"{done} bytes")
+
+
+def _unlike(file: PinnedFile, part: Path, got: str) -> DataError:
+    """The error for content that can't be the expected one, which isn't kept."""
+    part.unlink(missing_ok=True)
+    return DataError(f"content, in {file.url}: expected {file.bytes} bytes, got {got}; {file.remedy}")
+
+
+def _refused(file: PinnedFile, error: Exception) -> DataError:
+    return DataError(f"download, from {file.url}: expected a response, got {describe(error)}; {file.remedy}")
+
+
+def read_pinned(path: Path, file: PinnedFile) -> bytes:
+    """The content of a file on the disk, if it is `file`.
 
     Raises:
         DataError: The file can't be read, is too long, or isn't the expected one.
     """
     try:
-        with open(path, "rb") as file:
-            content = read_at_most(file, max_bytes, str(path))
+        with open(path, "rb") as source:
+            content = source.read(file.bytes + 1)
     except OSError as error:
-        raise DataError(
-            f"--from-file, in {path}: expected a readable file, got {describe(error)}; check the path"
-        ) from error
-    return require_sha256(content, sha256, str(path))
+        raise _unreadable(path, error) from error
+    if len(content) > file.bytes:
+        raise DataError(f"content, in {path}: expected {file.bytes} bytes, got more; {file.remedy}")
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != file.sha256:
+        raise DataError(f"content, in {path}: expected sha256 {file.sha256}, got {actual}; {file.remedy}")
+    return content
 
 
-def read_at_most(source: _Readable, max_bytes: int, where: str, give_up: float = float("inf")) -> bytes:
-    """Everything `source` has, if that is at most `max_bytes` and arrives before `time.monotonic()` is `give_up`.
+def require_pinned(path: Path, file: PinnedFile) -> Path:
+    """Returns `path` if the file there is `file`: `read_pinned` for one that is too large for the memory.
 
     Raises:
-        DataError: It has more, or takes longer.
+        DataError: The file can't be read, or isn't the expected one.
     """
-    content = bytearray()
-    while chunk := source.read1(CHUNK_BYTES):
-        content += chunk
-        if len(content) > max_bytes:
-            raise DataError(f"content, in {where}: expected at most {max_bytes} bytes, got more; {REMEDY}")
-        if time.monotonic() > give_up:
-            raise DataError(f"download, from {where}: expected its end by now, got {len(content)} bytes; {REMEDY}")
-    return bytes(content)
+    try:
+        length = path.stat().st_size
+        if length != file.bytes:
+            raise DataError(f"content, in {path}: expected {file.bytes} bytes, got {length}; {file.remedy}")
+        actual = _digest(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if actual != file.sha256:
+        raise DataError(f"content, in {path}: expected sha256 {file.sha256}, got {actual}; {file.remedy}")
+    return path
 
 
 def require_https(url: str) -> None:
@@ -105,14 +244,19 @@ def require_https(url: str) -> None:
         raise DataError(f"download, from {url}: expected an https address, got another scheme; {REMEDY}")
 
 
-def require_sha256(content: bytes, sha256: str, where: str) -> bytes:
-    """Returns `content` if its digest is `sha256`, and raises DataError otherwise."""
-    actual = hashlib.sha256(content).hexdigest()
-    if actual != sha256:
-        raise DataError(f"content, in {where}: expected sha256 {sha256}, got {actual}; {REMEDY}")
-    return content
-
-
 def describe(error: Exception) -> str:
     """An exception in one line, by its text where it has one."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"file, in {path}: expected a readable file, got {describe(error)}; check the path")
+
+
+def _is_right(path: Path, file: PinnedFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.bytes and _digest(path) == file.sha256
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()

@@ -1,89 +1,213 @@
-"""From a corpus known by name to a folder of token files: `train.bin`, `val.bin`, and the sidecar `meta.json`.
+"""From a data set known by name to its folder: token files or images, and the sidecar `meta.json`.
 
-The result depends on the text alone. The folder appears whole or not at all, so that after a kill one starts again.
+The result depends on the source alone, not on the number of workers or on what was interrupted before. The folder
+appears whole or not at all; what was downloaded is kept until then, so that after a kill only the rest is fetched.
 """
 
 import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from mada_lab.data import corpora, sidecar
+from mada_lab.data import catalog, cuts, gpt2, pipeline, sidecar
+from mada_lab.data.catalog import Choice, ImageSet, TextSet
 from mada_lab.data.corpus import Corpus
-from mada_lab.data.sidecar import Sidecar, Split
-from mada_lab.data.tokenizer import CharTokenizer
-from mada_lab.errors import DataError
-from mada_lab.files import new_folder, write_atomic
+from mada_lab.data.download import describe
+from mada_lab.data.gpt2 import Gpt2Tokenizer, find_encoder
+from mada_lab.data.image_sources import Pictures
+from mada_lab.data.images import PARTS, ImageData, ImageSidecar, ImageSplit
+from mada_lab.data.images import SPLITS as IMAGE_SPLITS
+from mada_lab.data.pipeline import Piece
+from mada_lab.data.sidecar import Sidecar, Split, Vocabulary
+from mada_lab.data.sources import Texts
+from mada_lab.data.tokenizer import CharTokenizer, lone_surrogate
+from mada_lab.data.writer import HashedFile
+from mada_lab.errors import ConfigError, DataError
+from mada_lab.files import new_folder_or_none, only_process, write_atomic
+
+Listen = Callable[[int, str], object]
+"""Called with a number of characters or images that are done, and the word for them."""
 
 
-def prepare(name: str, data_dir: Path, from_file: Path | None = None) -> Path:
+def prepare(
+    name: str,
+    data_dir: Path,
+    from_file: Path | None = None,
+    *,
+    tokenizer: str | None = None,
+    bpe_files: Path | None = None,
+    workers: int | None = None,
+    listen: Listen = lambda count, unit: None,
+) -> Path:
     """Makes the folder `data_dir / name`, unless it is there and valid.
 
     Args:
-        name: A name in `corpora.CORPORA`.
+        name: A name in `catalog.DATA_SETS`, or NAME_TOKENIZER.
         data_dir: Where the data sets live; made if missing.
-        from_file: A file to read instead of the download, with the same content.
+        from_file: A file or folder to read instead of the download.
+        tokenizer: One of the data set's, rather than the usual one; the folder is then `data_dir / NAME_TOKENIZER`.
+        bpe_files: A folder with GPT-2's encoder.json and vocab.bpe, to read instead of a download.
+        workers: Threads that encode; None is one for each CPU.
+        listen: Follows the progress.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: No corpus has this name.
-        DataError: The text can't be had or isn't UTF-8 of two characters or more, the folder can't be written, or it
-            exists and is damaged.
+        ConfigError: No data set has this name, or a file was given that it has no use for.
+        DataError: The source can't be had or is damaged, the folder can't be written, or it exists and is damaged. Then
+            nothing has changed on the disk, except that what was downloaded stays in NAME.download for the next time.
     """
-    source = corpora.find(name)
-    folder = data_dir / name
-    if folder.exists():
-        return _keep(folder, name)
-    content = source.read(from_file)
-    text = _text(content, source.origin)
-    files, meta = _tokenize(text, source, hashlib.sha256(content).hexdigest())
+    choice = catalog.find(name, tokenizer)
+    folder, downloads = data_dir / choice.name, data_dir / f"{choice.name}.download"
     try:
-        _write(folder, files, meta)
+        if not folder.exists():
+            with only_process(folder):
+                if not folder.exists():  # else another process was faster
+                    _make(choice, folder, downloads, _Options(from_file, bpe_files, workers, listen))
+        shutil.rmtree(downloads, ignore_errors=True)
     except OSError as error:
         raise DataError(
-            f"data set, in {folder}: expected a place to write, got {error.strerror}; free it, or choose another folder"
+            f"data set, in {folder}: expected a place to write, got {describe(error)}; free it, or choose another"
         ) from error
+    opened = ImageData.open(folder) if isinstance(choice.data_set, ImageSet) else Corpus.open(folder)
+    _require_name(opened, choice)
     return folder
 
 
-def _keep(folder: Path, name: str) -> Path:
-    """Returns a folder made earlier, after looking into it."""
-    found = Corpus.open(folder).name
-    if found != name:
-        raise DataError(f"data set, in {folder}: expected {name}, got {found}; {sidecar.REMEDY}")
-    return folder
+def open_or_prepare(name: str, data_dir: Path) -> Corpus:
+    """The text data set `name`, prepared first if it's small.
 
-
-def _text(content: bytes, origin: str) -> str:
-    """Decodes `content` as it stands: a byte order mark and carriage returns are characters like any other."""
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
+    Raises:
+        ConfigError: No data set has this name, or it has no text.
+        DataError: It is missing and large, can't be prepared, or is damaged.
+    """
+    choice = catalog.find(name)
+    if isinstance(choice.data_set, ImageSet):
+        raise ConfigError(
+            f"data set, in key dataset: expected one of text, got {name}, which has images; choose another"
+        )
+    folder = data_dir / choice.name
+    if not folder.exists() and choice.data_set.download_bytes > catalog.UNASKED_BYTES:
+        gigabytes = choice.data_set.download_bytes / 1e9
         raise DataError(
-            f"text, in {origin}: expected UTF-8, got the byte {content[error.start]:#04x} at offset {error.start}; "
-            "convert the file to UTF-8"
-        ) from error
-    if len(text) < len(sidecar.SPLITS):
-        raise DataError(f"text, in {origin}: expected 2 characters or more, got {len(text)}; use a longer text")
-    return text
+            f"data set {name}, in {folder}: expected it prepared, got no such folder; "
+            f"run `mada-lab data prepare {name}` first (a download of {gigabytes:.1f} GB)"
+        )
+    if not folder.exists():
+        prepare(name, data_dir)
+    corpus = Corpus.open(folder)
+    _require_name(corpus, choice)
+    return corpus
 
 
-def _tokenize(text: str, source: corpora.TextSource, source_sha256: str) -> tuple[dict[str, bytes], Sidecar]:
-    """The token files by split, and their sidecar. The first 90 % of the characters train, the rest validates."""
-    tokenizer = CharTokenizer.of(text)
-    cut = len(text) * 9 // 10  # in integers: exact at any length
-    parts = dict(zip(sidecar.SPLITS, (text[:cut], text[cut:]), strict=True))
-    files = {split: tokenizer.encode(part).tobytes() for split, part in parts.items()}
+def _require_name(opened: Corpus | ImageData, choice: Choice) -> None:
+    if opened.name != choice.name:
+        raise DataError(f"data set, in {opened.folder}: expected {choice.name}, got {opened.name}; {sidecar.REMEDY}")
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The arguments of `prepare` that are the same for all data sets."""
+
+    from_file: Path | None
+    bpe_files: Path | None
+    workers: int | None
+    listen: Listen
+
+
+def _make(choice: Choice, folder: Path, downloads: Path, options: _Options) -> None:
+    if isinstance(choice.data_set, ImageSet):
+        pictures = choice.data_set.source.open(options.from_file, downloads)
+        with new_folder_or_none(folder) as part:
+            _write_images(part, choice.name, pictures, options)
+        return
+    tokenizer = None
+    if choice.tokenizer == Gpt2Tokenizer.name:  # before the text, so that a missing package costs no download
+        tokenizer = Gpt2Tokenizer(find_encoder(options.bpe_files, downloads))
+    texts = choice.data_set.source.open(options.from_file, downloads)
+    with new_folder_or_none(folder) as part:
+        write_text(part, choice, texts, tokenizer, options.workers, options.listen)
+
+
+def write_text(
+    part: Path,
+    choice: Choice,
+    texts: Texts,
+    tokenizer: Gpt2Tokenizer | None,
+    workers: int | None = None,
+    listen: Listen = lambda count, unit: None,
+) -> None:
+    """Encodes a text into the files of a data set.
+
+    Args:
+        part: An empty folder, to become the data set's.
+        choice: The data set.
+        texts: Its text.
+        tokenizer: None for one that has the characters of the text.
+        workers: Threads that encode; None is one for each CPU.
+        listen: Follows the progress.
+
+    Raises:
+        DataError: The text is damaged, or too short for its splits.
+    """
+    data_set = choice.data_set
+    assert isinstance(data_set, TextSet)
+    used = tokenizer or CharTokenizer.of(piece.text for piece in pipeline.pieces(data_set.cut(texts)))
+    digest = hashlib.sha256()
+    found = _digested(pipeline.pieces(data_set.cut(texts)), digest, texts.origin)
+    files: dict[str, HashedFile] = {}
+    with ExitStack() as stack:
+        for encoded in pipeline.encode(found, used, data_set.end_of_text, workers):
+            if encoded.split not in files:
+                files[encoded.split] = stack.enter_context(HashedFile(part / f"{encoded.split}.bin"))
+            files[encoded.split].write(encoded.ids)
+            listen(encoded.characters, "characters")
+    for split in sorted(cuts.splits(data_set.cut, texts) - set(files)):
+        raise DataError(f"text, in {texts.origin}: expected some for split {split}, got none; use a longer text")
+    splits = {split: Split(file.rows, file.bytes, file.sha256) for split, file in files.items()}
+    meta = Sidecar(choice.name, texts.origin, digest.hexdigest(), _vocabulary(used), splits)
+    if tokenizer is not None:
+        write_atomic(part / gpt2.ENCODER.name, tokenizer.encoder_json)
+    write_atomic(part / sidecar.FILE_NAME, meta.to_json())
+
+
+def _vocabulary(tokenizer: Gpt2Tokenizer | CharTokenizer) -> Vocabulary:
+    if isinstance(tokenizer, CharTokenizer):
+        return Vocabulary(tokenizer.name, tokenizer.vocabulary_size, characters=tokenizer.vocabulary)
+    return Vocabulary(tokenizer.name, tokenizer.vocabulary_size, sha256=gpt2.ENCODER.sha256)
+
+
+def _digested(found: Iterable[Piece], digest: "hashlib._Hash", origin: str) -> Iterator[Piece]:
+    """Hands the pieces on, and their UTF-8 to `digest`. Raises DataError for a text that has none."""
+    for number, piece in enumerate(found, 1):
+        try:
+            digest.update(piece.text.encode())
+        except UnicodeEncodeError as error:
+            raise lone_surrogate(error, f"text, in {origin}, in piece {number}") from error
+        yield piece
+
+
+def _write_images(part: Path, name: str, pictures: Pictures, options: _Options) -> None:
+    files: dict[tuple[str, str], HashedFile] = {}
+    with ExitStack() as stack:
+        for split in IMAGE_SPLITS:
+            for kind in PARTS:
+                files[split, kind] = stack.enter_context(HashedFile(part / f"{split}_{kind}.bin"))
+        for split, images, labels in pictures.batches:
+            if labels.max() >= len(pictures.classes):
+                raise DataError(
+                    f"labels, in {pictures.origin}: expected numbers in [0, {len(pictures.classes)}), "
+                    f"got {labels.max()}; mend them"
+                )
+            files[split, "images"].write(images)
+            files[split, "labels"].write(labels)
+            options.listen(len(images), "images")
     splits = {
-        split: Split(len(parts[split]), len(content), hashlib.sha256(content).hexdigest())
-        for split, content in files.items()
+        split: ImageSplit(files[split, "images"].rows, *(files[split, kind].sha256 for kind in PARTS))
+        for split in IMAGE_SPLITS
     }
-    meta = Sidecar(source.name, source.origin, source_sha256, tokenizer.dtype.name, tokenizer.vocabulary, splits)
-    return files, meta
-
-
-def _write(folder: Path, files: dict[str, bytes], meta: Sidecar) -> None:
-    with new_folder(folder) as part:
-        for split, content in files.items():
-            write_atomic(part / f"{split}.bin", content)
-        write_atomic(part / sidecar.FILE_NAME, meta.to_json())
+    meta = ImageSidecar(name, pictures.origin, pictures.shape, pictures.brightest, pictures.classes, splits)
+    write_atomic(part / sidecar.FILE_NAME, meta.to_json())

@@ -1,4 +1,4 @@
-"""The sidecar `meta.json`: what the token files beside it hold, in words that need no guess and run no code."""
+"""The sidecar `meta.json` of a text: what the token files hold, in words that need no guess and run no code."""
 
 import json
 import reprlib
@@ -9,16 +9,34 @@ from typing import Any
 
 import numpy as np
 
-from mada_lab.data.tokenizer import CharTokenizer
+from mada_lab.data import gpt2
+from mada_lab.data.tokenizer import id_dtype
 from mada_lab.errors import DataError
 
 Json = Any  # a value out of `json.loads`
 
 FILE_NAME = "meta.json"
 FORMAT_VERSION = 1
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
 REMEDY = "delete the folder and run `mada-lab data prepare NAME` again"
-FIXED = {"format_version": FORMAT_VERSION, "byteorder": "little", "tokenizer": "char"}
+FIXED = {"format_version": FORMAT_VERSION, "byteorder": "little"}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the token ids mean.
+
+    Attributes:
+        tokenizer: `char` or `gpt2`.
+        size: Number of ids.
+        characters: With `char`, the characters by id, in the order of their code points.
+        sha256: With `gpt2`, the hexadecimal digest of its file, a copy of which lies beside the sidecar.
+    """
+
+    tokenizer: str
+    size: int
+    characters: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,29 +59,39 @@ class Sidecar:
     """What a folder of token files holds.
 
     Attributes:
-        name: Name of the corpus.
+        name: Name of the data set.
         source: Where the text came from.
-        source_sha256: Hexadecimal digest of the text, as UTF-8.
-        dtype: Name of the integer type of a token; the files are little-endian.
-        vocabulary: The characters by id, in the order of their code points.
-        splits: By name, `train` and `val`.
+        source_sha256: Hexadecimal digest of the text, all of it, as UTF-8.
+        vocabulary: What the ids mean.
+        splits: By name, some of `SPLITS`.
     """
 
     name: str
     source: str
     source_sha256: str
-    dtype: str
-    vocabulary: str
+    vocabulary: Vocabulary
     splits: Mapping[str, Split]
 
     @property
     def token_dtype(self) -> np.dtype[Any]:
-        """The type of a token in the files."""
-        return np.dtype(self.dtype).newbyteorder("<")
+        """The type of a token in the files, which are little-endian."""
+        return id_dtype(self.vocabulary.size)
 
     def to_json(self) -> str:
         """The text of `meta.json`: ASCII, and the same for the same content."""
-        fields = {**FIXED, **asdict(self), "vocabulary": list(self.vocabulary)}
+        fields: dict[str, Json] = {
+            **FIXED,
+            "tokenizer": self.vocabulary.tokenizer,
+            "name": self.name,
+            "source": self.source,
+            "source_sha256": self.source_sha256,
+            "dtype": self.token_dtype.name,
+        }
+        if self.vocabulary.characters is not None:
+            fields["vocabulary"] = list(self.vocabulary.characters)
+        else:
+            fields |= {"vocabulary_size": self.vocabulary.size, "tokenizer_sha256": self.vocabulary.sha256}
+        fields["splits"] = {name: asdict(self.splits[name]) for name in SPLITS if name in self.splits}
         return json.dumps(fields, indent=1) + "\n"
 
 
@@ -73,14 +101,51 @@ def read(folder: Path) -> Sidecar:
     Raises:
         DataError: It is missing, isn't JSON, or says something that no preparation writes.
     """
+    fields, path = read_json(folder), folder / FILE_NAME
+    if isinstance(fields, dict) and fields.get("kind") == "images":
+        raise DataError(f"sidecar, in {path}: expected a data set of text, got one of images; choose another data set")
+    require_fixed(fields, path)
+    for key in ("name", "source", "source_sha256"):
+        require(isinstance(fields.get(key), str), path, key, "a string", fields.get(key))
+    vocabulary = _parse_vocabulary(fields, path)
+    dtype, got = id_dtype(vocabulary.size), fields.get("dtype")
+    require(got == dtype.name, path, "dtype", f"{dtype.name} for {vocabulary.size} token ids", got)
+    splits = _parse_splits(fields.get("splits"), dtype.itemsize, path)
+    return Sidecar(fields["name"], fields["source"], fields["source_sha256"], vocabulary, splits)
+
+
+def read_json(folder: Path) -> Json:
+    """What `meta.json` in `folder` says, not yet believed.
+
+    Raises:
+        DataError: It is missing, or isn't JSON.
+    """
     path = folder / FILE_NAME
     try:
-        fields = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"sidecar, in {path}: expected a readable file, got {_unreadable(folder, error)}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"sidecar, in {path}: expected JSON, got {type(error).__name__}; {REMEDY}") from error
-    return _parse(fields, path)
+
+
+def require_fixed(fields: Json, path: Path) -> None:
+    """Raises DataError unless `fields` is an object with what every sidecar says."""
+    require(isinstance(fields, dict), path, "(all)", "an object", fields)
+    for key, value in FIXED.items():
+        got = fields.get(key)
+        require(type(got) is type(value) and got == value, path, key, repr(value), got)
+
+
+def require(condition: bool, path: Path, key: str, expected: str, got: object) -> None:
+    """Raises DataError unless `condition`; the value is shortened, so that the message stays one line."""
+    if not condition:
+        raise DataError(f"sidecar, in {path}, key {key}: expected {expected}, got {reprlib.repr(got)}; {REMEDY}")
+
+
+def require_count(value: Json, path: Path, key: str) -> None:
+    """Raises DataError unless `value` is an integer from 1 on."""
+    require(type(value) is int and value > 0, path, key, "a positive integer", value)
 
 
 def _unreadable(folder: Path, error: OSError) -> str:
@@ -92,45 +157,35 @@ def _unreadable(folder: Path, error: OSError) -> str:
     return f"{error.strerror}; {REMEDY}"
 
 
-def _parse(fields: Json, path: Path) -> Sidecar:
-    """Builds the sidecar from what JSON gave, believing none of it."""
-    _require(isinstance(fields, dict), path, "(all)", "an object", fields)
-    for key, value in FIXED.items():
-        got = fields.get(key)
-        _require(type(got) is type(value) and got == value, path, key, repr(value), got)
-    for key in ("name", "source", "source_sha256"):
-        _require(isinstance(fields.get(key), str), path, key, "a string", fields.get(key))
-    vocabulary = _parse_vocabulary(fields.get("vocabulary"), path)
-    dtype, got = CharTokenizer(vocabulary).dtype, fields.get("dtype")
-    _require(got == dtype.name, path, "dtype", f"{dtype.name} for {len(vocabulary)} characters", got)
-    splits = _parse_splits(fields.get("splits"), dtype.itemsize, path)
-    return Sidecar(fields["name"], fields["source"], fields["source_sha256"], dtype.name, vocabulary, splits)
+def _parse_vocabulary(fields: Json, path: Path) -> Vocabulary:
+    tokenizer = fields.get("tokenizer")
+    require(tokenizer in ("char", "gpt2"), path, "tokenizer", "char or gpt2", tokenizer)
+    if tokenizer == "char":
+        characters = _parse_characters(fields.get("vocabulary"), path)
+        return Vocabulary(tokenizer, len(characters), characters=characters)
+    for key, value in (("vocabulary_size", gpt2.VOCABULARY_SIZE), ("tokenizer_sha256", gpt2.ENCODER.sha256)):
+        require(fields.get(key) == value, path, key, repr(value), fields.get(key))
+    return Vocabulary(tokenizer, gpt2.VOCABULARY_SIZE, sha256=gpt2.ENCODER.sha256)
 
 
-def _parse_vocabulary(value: Json, path: Path) -> str:
+def _parse_characters(value: Json, path: Path) -> str:
     good = isinstance(value, list) and len(value) > 0 and all(isinstance(x, str) and len(x) == 1 for x in value)
     good = good and value == sorted(set(value))
-    _require(good, path, "vocabulary", "single characters, ascending, each once", value)
+    require(good, path, "vocabulary", "single characters, ascending, each once", value)
     return "".join(value)
 
 
 def _parse_splits(value: Json, token_bytes: int, path: Path) -> dict[str, Split]:
-    good = isinstance(value, dict) and set(value) == set(SPLITS)
-    _require(good, path, "splits", " and ".join(SPLITS), value)
-    return {name: _parse_split(value[name], token_bytes, path, f"splits.{name}") for name in SPLITS}
+    good = isinstance(value, dict) and len(value) > 0 and set(value) <= set(SPLITS)
+    require(good, path, "splits", f"one or several of {', '.join(SPLITS)}", value)
+    return {name: _parse_split(value[name], token_bytes, path, f"splits.{name}") for name in SPLITS if name in value}
 
 
 def _parse_split(value: Json, token_bytes: int, path: Path, key: str) -> Split:
-    _require(isinstance(value, dict), path, key, "an object", value)
+    require(isinstance(value, dict), path, key, "an object", value)
     tokens, length, sha256 = (value.get(x) for x in ("tokens", "bytes", "sha256"))
-    _require(type(tokens) is int and tokens > 0, path, f"{key}.tokens", "a positive integer", tokens)
+    require_count(tokens, path, f"{key}.tokens")
     expected = tokens * token_bytes
-    _require(type(length) is int and length == expected, path, f"{key}.bytes", str(expected), length)
-    _require(isinstance(sha256, str), path, f"{key}.sha256", "a string", sha256)
+    require(type(length) is int and length == expected, path, f"{key}.bytes", str(expected), length)
+    require(isinstance(sha256, str), path, f"{key}.sha256", "a string", sha256)
     return Split(tokens, length, sha256)
-
-
-def _require(condition: bool, path: Path, key: str, expected: str, got: object) -> None:
-    """Raises DataError unless `condition`; the value is shortened, so that the message stays one line."""
-    if not condition:
-        raise DataError(f"sidecar, in {path}, key {key}: expected {expected}, got {reprlib.repr(got)}; {REMEDY}")

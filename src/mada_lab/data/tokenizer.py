@@ -1,13 +1,43 @@
-"""Text to token ids and back, one token per character."""
+"""Text to token ids and back. Here, one token per character; `gpt2.py` has GPT-2's byte pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mada_lab.errors import DataError
+
+
+class Tokenizer(Protocol):
+    """What the preparation and the sampling of text need. Every id is in [0, vocabulary_size)."""
+
+    @property
+    def name(self) -> str:
+        """Name on the command line."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids."""
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id that ends a document, which no text is encoded to; None if there is none."""
+
+    def encode(self, text: str) -> NDArray[Any]:
+        """The ids of `text`: one dimension, of type `id_dtype(vocabulary_size)`.
+
+        Cut before a space or a line feed that follows something else, a text gives the same ids as in one piece.
+        """
+
+    def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
+        """The text whose ids these are, given in one dimension."""
+
+
+def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
+    """The smallest unsigned integer that holds every id, little-endian: uint8 up to 256 ids, uint16 up to 65,536."""
+    return np.min_scalar_type(vocabulary_size - 1).newbyteorder("<")
 
 
 @dataclass(frozen=True)
@@ -19,19 +49,24 @@ class CharTokenizer:
     """
 
     vocabulary: str
+    name = "char"
+    end_of_text = None
 
     @classmethod
-    def of(cls, text: str) -> "CharTokenizer":
-        """The tokenizer with the characters of `text`."""
-        return cls("".join(sorted(set(text))))
+    def of(cls, texts: Iterable[str]) -> "CharTokenizer":
+        """The tokenizer with the characters of all `texts`."""
+        found: set[str] = set()
+        for text in texts:
+            found.update(text)
+        return cls("".join(sorted(found)))
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """The smallest unsigned integer that holds every id, little-endian: uint8 up to 256 characters."""
-        return np.min_scalar_type(len(self.vocabulary) - 1).newbyteorder("<")
+    def vocabulary_size(self) -> int:
+        """Number of characters."""
+        return len(self.vocabulary)
 
     def encode(self, text: str) -> NDArray[Any]:
-        """The ids of the characters of `text`: shape (len(text),), dtype `self.dtype`.
+        """The ids of the characters of `text`: shape (len(text),).
 
         Raises:
             DataError: A character isn't in the vocabulary.
@@ -45,7 +80,7 @@ class CharTokenizer:
                 f"text, at character {at}: expected characters of the vocabulary, got {text[at]!r}; "
                 "remove it, or use the data set that the model was trained on"
             )
-        return ids.astype(self.dtype)
+        return ids.astype(id_dtype(self.vocabulary_size))
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
         """The text whose ids these are, given in one dimension.
@@ -53,16 +88,29 @@ class CharTokenizer:
         Raises:
             DataError: An id isn't in [0, len(vocabulary)).
         """
-        ids = np.asarray(ids, dtype=np.int64)
-        strange = np.flatnonzero((ids < 0) | (ids >= len(self.vocabulary)))
-        if strange.size:
-            at = int(strange[0])
-            raise DataError(
-                f"token, at offset {at}: expected an id in [0, {len(self.vocabulary)}), got {ids[at]}; "
-                "use the data set that the model was trained on"
-            )
-        points: bytes = code_points(self.vocabulary)[ids].tobytes()
+        points: bytes = code_points(self.vocabulary)[checked(ids, self.vocabulary_size)].tobytes()
         return points.decode("utf-32-le", "surrogatepass")
+
+
+def checked(ids: Sequence[int] | NDArray[Any], vocabulary_size: int) -> NDArray[np.int64]:
+    """`ids` as an array. Raises DataError for the first that isn't in [0, vocabulary_size)."""
+    ids = np.asarray(ids, dtype=np.int64)
+    strange = np.flatnonzero((ids < 0) | (ids >= vocabulary_size))
+    if strange.size:
+        at = int(strange[0])
+        raise DataError(
+            f"token, at offset {at}: expected an id in [0, {vocabulary_size}), got {ids[at]}; "
+            "use the data set that the model was trained on"
+        )
+    return ids
+
+
+def lone_surrogate(error: UnicodeEncodeError, what: str) -> DataError:
+    """The error for a text that can't be written as UTF-8."""
+    return DataError(
+        f"{what}, at character {error.start}: expected characters, got the lone surrogate "
+        f"{error.object[error.start]!a}; remove it"
+    )
 
 
 def code_points(text: str) -> NDArray[np.uint32]:

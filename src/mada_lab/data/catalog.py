@@ -1,0 +1,163 @@
+"""All data sets known by name. A further one is one more entry here; `docs/data.md` says more about each."""
+
+import difflib
+from dataclasses import dataclass
+
+from mada_lab.data.cuts import Cut, as_given, every, last_tenth
+from mada_lab.data.download import PinnedFile
+from mada_lab.data.image_sources import Cifar10, Digits, ImageSource
+from mada_lab.data.sources import Hub, PythonTopics, TextFile, TextSource
+from mada_lab.errors import ConfigError
+
+# What `train` fetches by itself if it's missing. Larger sets wait for `data prepare`.
+UNASKED_BYTES = 10 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSet:
+    """A data set of text.
+
+    Attributes:
+        source: Where the text comes from.
+        tokenizers: What may encode it, the usual one first. The folder with another is called NAME_TOKENIZER.
+        cut: How training and validation text come about.
+        end_of_text: Whether each document is followed by the tokenizer's end-of-text token, where it has one.
+        download_bytes: How much has to be fetched, roughly.
+    """
+
+    source: TextSource
+    tokenizers: tuple[str, ...]
+    cut: Cut = as_given
+    end_of_text: bool = False
+    download_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """A data set of images.
+
+    Attributes:
+        source: Where the images come from.
+        download_bytes: How much has to be fetched, roughly.
+    """
+
+    source: ImageSource
+    download_bytes: int = 0
+
+
+TINY_SHAKESPEARE = PinnedFile(
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    bytes=1_115_394,
+)
+CIFAR10_BINARY = PinnedFile(
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    bytes=170_052_171,
+)
+LAMBADA_REVISION = "900124bf3b8235c6daf21033af9948b3f07346c4"
+LAMBADA_TEST = PinnedFile(
+    f"https://huggingface.co/datasets/EleutherAI/lambada_openai/resolve/{LAMBADA_REVISION}/data/lambada_test.jsonl",
+    sha256="4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226",
+    bytes=1_819_752,
+)
+
+
+def _wikitext(config: str, train_files: int) -> Hub:
+    def files(split: str, count: int) -> tuple[str, ...]:
+        return tuple(f"{config}/{split}-{number:05}-of-{count:05}.parquet" for number in range(count))
+
+    paths = {"train": files("train", train_files), "val": files("validation", 1), "test": files("test", 1)}
+    return Hub("Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3", paths, lines=True)
+
+
+DATA_SETS: dict[str, TextSet | ImageSet] = {
+    "pydoc": TextSet(source=PythonTopics(), tokenizers=("char", "gpt2"), cut=last_tenth),
+    "shakespeare": TextSet(
+        source=TextFile(TINY_SHAKESPEARE), tokenizers=("gpt2", "char"), cut=last_tenth, download_bytes=1_100_000
+    ),
+    "wikitext": TextSet(
+        source=_wikitext("wikitext-2-raw-v1", 1), tokenizers=("gpt2",), cut=last_tenth, download_bytes=7_700_000
+    ),
+    "wikitext103": TextSet(
+        source=_wikitext("wikitext-103-raw-v1", 2), tokenizers=("gpt2",), cut=last_tenth, download_bytes=315_000_000
+    ),
+    "lambada": TextSet(
+        source=Hub(
+            "EleutherAI/lambada_openai",
+            LAMBADA_REVISION,
+            {"test": ("data/lambada_test.jsonl",)},
+            pinned={"data/lambada_test.jsonl": LAMBADA_TEST},
+        ),
+        tokenizers=("gpt2",),
+        end_of_text=True,
+        download_bytes=1_800_000,
+    ),
+    "openwebtext": TextSet(
+        source=Hub(
+            "Skylion007/openwebtext",
+            "79d93d786212f7344586290adb811d4ae6a1762c",
+            {"train": tuple(f"plain_text/train-{number:05}-of-00080.parquet" for number in range(80))},
+        ),
+        tokenizers=("gpt2",),
+        cut=every(2000),  # nanoGPT's share of validation text
+        end_of_text=True,
+        download_bytes=24_000_000_000,
+    ),
+    "cifar10": ImageSet(source=Cifar10(CIFAR10_BINARY), download_bytes=170_000_000),
+    "digits": ImageSet(source=Digits()),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A data set, and how it's prepared.
+
+    Attributes:
+        name: Name of its folder, and in its sidecar.
+        data_set: Its entry.
+        tokenizer: The tokenizer of a text.
+    """
+
+    name: str
+    data_set: TextSet | ImageSet
+    tokenizer: str | None = None
+
+
+def choices() -> dict[str, Choice]:
+    """Everything that can be prepared, by the name of its folder."""
+    found: dict[str, Choice] = {}
+    for name, data_set in DATA_SETS.items():
+        if isinstance(data_set, ImageSet):
+            found[name] = Choice(name, data_set)
+            continue
+        for tokenizer in data_set.tokenizers:
+            folder = name if tokenizer == data_set.tokenizers[0] else f"{name}_{tokenizer}"
+            found[folder] = Choice(folder, data_set, tokenizer)
+    return found
+
+
+def find(name: str, tokenizer: str | None = None) -> Choice:
+    """The data set called `name`, encoded by `tokenizer`.
+
+    Args:
+        name: A name in `DATA_SETS`, or NAME_TOKENIZER.
+        tokenizer: One of the data set's; None is the one in the name, or else the usual one.
+
+    Raises:
+        ConfigError: There is none; the message offers the nearest name.
+    """
+    known = choices()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else "choose one of these"
+        raise ConfigError(f"data set, in key dataset: expected one of {', '.join(known)}, got {name!r}; {remedy}")
+    wanted = known[name]
+    if tokenizer in (None, wanted.tokenizer):
+        return wanted
+    other = known.get(f"{name}_{tokenizer}")
+    if other is None:
+        allowed = [choice.tokenizer or "none" for choice in known.values() if choice.data_set is wanted.data_set]
+        expected = " or ".join(allowed if name in DATA_SETS else [str(wanted.tokenizer)])
+        raise ConfigError(f"--tokenizer, with data set {name}: expected {expected}, got {tokenizer}; leave it out")
+    return other

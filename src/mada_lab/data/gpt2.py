@@ -1,0 +1,129 @@
+"""GPT-2's byte-pair encoding, by tiktoken, from the vocabulary that OpenAI published with the model.
+
+tiktoken would fetch its files itself, without a time limit, and only into a cache that each machine fills anew. Here
+they come from where the user says, from tiktoken's cache, or through `download`, and a data set keeps its copy.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mada_lab.data import optional
+from mada_lab.data.download import PinnedFile, fetch, read_pinned
+from mada_lab.data.tokenizer import checked, id_dtype, lone_surrogate
+from mada_lab.errors import DataError
+
+REMEDY = "pass a folder with encoder.json and vocab.bpe as --bpe-files DIR, or set TIKTOKEN_CACHE_DIR"
+ENCODER = PinnedFile(
+    "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/encoder.json",
+    sha256="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    bytes=1_042_301,
+    remedy=REMEDY,
+)
+#: The merges in their order. The ids in `ENCODER` are that order, so this file is only checked.
+MERGES = PinnedFile(
+    "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe",
+    sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    bytes=456_318,
+    remedy=REMEDY,
+)
+VOCABULARY_SIZE = 50_257
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Gpt2Tokenizer:
+    """Bytes of UTF-8, merged into 50,257 tokens; any text can be encoded, and no text becomes a control token."""
+
+    name = "gpt2"
+
+    def __init__(self, encoder_json: bytes) -> None:
+        """Builds the tokenizer.
+
+        Args:
+            encoder_json: Content of the file `ENCODER`, also an attribute.
+
+        Raises:
+            DataError: tiktoken isn't installed.
+        """
+        tiktoken = optional.load("tiktoken", "mada-optim[lab]")
+        pattern = optional.load("tiktoken_ext.openai_public", "mada-optim[lab]").r50k_pat_str
+        self.encoder_json, self.vocabulary_size = encoder_json, VOCABULARY_SIZE
+        names = json.loads(encoder_json)
+        self.end_of_text = int(names.pop(END_OF_TEXT))
+        byte_of = {character: byte for byte, character in enumerate(_printable())}
+        ranks = {bytes(byte_of[character] for character in name): id_ for name, id_ in names.items()}
+        self._dtype = id_dtype(self.vocabulary_size)
+        self.encoding = tiktoken.Encoding(
+            self.name,
+            pat_str=pattern,
+            mergeable_ranks=ranks,
+            special_tokens={END_OF_TEXT: self.end_of_text},
+            explicit_n_vocab=self.vocabulary_size,
+        )
+
+    def encode(self, text: str) -> NDArray[Any]:
+        """The ids of `text`: uint16 of shape (tokens,). Other threads may run meanwhile.
+
+        Raises:
+            DataError: It has a lone surrogate, which is no character.
+        """
+        try:
+            ids: NDArray[Any] = self.encoding.encode_to_numpy(text, disallowed_special=())
+        except UnicodeEncodeError as error:
+            raise lone_surrogate(error, "text") from error
+        return ids.astype(self._dtype)
+
+    def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
+        """The text whose ids these are, given in one dimension; bytes that aren't UTF-8 become U+FFFD.
+
+        Raises:
+            DataError: An id isn't in [0, vocabulary_size).
+        """
+        text: str = self.encoding.decode(checked(ids, self.vocabulary_size).tolist())
+        return text
+
+
+def find_encoder(bpe_files: Path | None, downloads: Path) -> bytes:
+    """The content of `ENCODER`.
+
+    Args:
+        bpe_files: A folder that holds it and `MERGES`; None for tiktoken's cache, or else the network.
+        downloads: Where to download to.
+
+    Raises:
+        DataError: It can't be had, or isn't what the digest pins.
+    """
+    if bpe_files is not None:
+        content, _ = (read_pinned(bpe_files / file.name, file) for file in (ENCODER, MERGES))
+        return content
+    for path in _cached():
+        try:
+            return read_pinned(path, ENCODER)
+        except DataError:
+            continue
+    return read_pinned(fetch(ENCODER, downloads), ENCODER)
+
+
+def _cached() -> Iterator[Path]:
+    """Where tiktoken would keep the file, most wanted first."""
+    for folder in (os.environ.get("TIKTOKEN_CACHE_DIR"), os.environ.get("DATA_GYM_CACHE_DIR")):
+        if folder:
+            yield Path(folder, _cache_key())
+    yield Path(tempfile.gettempdir(), "data-gym-cache", _cache_key())
+
+
+def _cache_key() -> str:
+    return hashlib.sha1(ENCODER.url.encode(), usedforsecurity=False).hexdigest()
+
+
+def _printable() -> str:
+    """The character that stands for each byte in `ENCODER`: itself where it is visible, else from U+0100 on."""
+    visible = [chr(byte).isprintable() and chr(byte) != " " for byte in range(256)]
+    others = iter(range(256, 512))
+    return "".join(chr(byte) if visible[byte] else chr(next(others)) for byte in range(256))

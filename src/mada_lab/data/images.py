@@ -1,0 +1,158 @@
+"""A prepared data set of images: its sidecar, and its arrays, which stay on the disk."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mada_lab.data import sidecar
+from mada_lab.data.corpus import verify_or_watch
+from mada_lab.data.disk_array import DiskArray
+from mada_lab.data.sidecar import Json, require, require_count
+
+SPLITS = ("train", "test")
+PARTS = ("images", "labels")
+BYTE = np.dtype(np.uint8)
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Two files of a split, `SPLIT_images.bin` and `SPLIT_labels.bin`.
+
+    Attributes:
+        images: How many images there are, and labels.
+        images_sha256: Hexadecimal digest of the pixels.
+        labels_sha256: The same of the labels.
+    """
+
+    images: int
+    images_sha256: str
+    labels_sha256: str
+
+
+@dataclass(frozen=True)
+class ImageSidecar:
+    """What a folder of images holds.
+
+    Attributes:
+        name: Name of the data set.
+        source: Where the images came from.
+        shape: Height, width and channels.
+        brightest: The largest value of a pixel.
+        classes: Names by label.
+        splits: By name, `train` and `test`.
+    """
+
+    name: str
+    source: str
+    shape: tuple[int, int, int]
+    brightest: int
+    classes: tuple[str, ...]
+    splits: Mapping[str, ImageSplit]
+
+    def to_json(self) -> str:
+        """The text of `meta.json`: ASCII, and the same for the same content."""
+        return json.dumps({**sidecar.FIXED, "kind": "images", "dtype": "uint8", **asdict(self)}, indent=1) + "\n"
+
+
+def read(folder: Path) -> ImageSidecar:
+    """The sidecar in `folder`, every field of it checked.
+
+    Raises:
+        DataError: It is missing, isn't JSON, or says something that no preparation writes.
+    """
+    fields, path = sidecar.read_json(folder), folder / sidecar.FILE_NAME
+    sidecar.require_fixed(fields, path)
+    for key, value in (("kind", "images"), ("dtype", "uint8")):
+        require(fields.get(key) == value, path, key, repr(value), fields.get(key))
+    for key in ("name", "source"):
+        require(isinstance(fields.get(key), str), path, key, "a string", fields.get(key))
+    shape, brightest, classes, splits = (fields.get(x) for x in ("shape", "brightest", "classes", "splits"))
+    good = isinstance(shape, list) and len(shape) == 3 and all(type(x) is int and 0 < x < 1 << 16 for x in shape)
+    require(good, path, "shape", "height, width and channels", shape)
+    require(type(brightest) is int and 0 < brightest < 256, path, "brightest", "an integer in [1, 255]", brightest)
+    good = isinstance(classes, list) and 0 < len(classes) <= 256 and all(isinstance(x, str) for x in classes)
+    require(good, path, "classes", "1 to 256 names", classes)
+    require(isinstance(splits, dict) and set(splits) == set(SPLITS), path, "splits", " and ".join(SPLITS), splits)
+    found = {name: _parse_split(splits[name], path, f"splits.{name}") for name in SPLITS}
+    return ImageSidecar(fields["name"], fields["source"], tuple(shape), brightest, tuple(classes), found)
+
+
+def _parse_split(value: Json, path: Path, key: str) -> ImageSplit:
+    require(isinstance(value, dict), path, key, "an object", value)
+    require_count(value.get("images"), path, f"{key}.images")
+    for digest in ("images_sha256", "labels_sha256"):
+        require(isinstance(value.get(digest), str), path, f"{key}.{digest}", "a string", value.get(digest))
+    return ImageSplit(value["images"], value["images_sha256"], value["labels_sha256"])
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """A split.
+
+    Attributes:
+        images: uint8 of shape (n, height, width, channels).
+        labels: uint8 of shape (n,), each the number of a class.
+    """
+
+    images: DiskArray
+    labels: DiskArray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A prepared data set of images.
+
+    Attributes:
+        folder: Where it lies.
+        meta: What its sidecar says.
+        train: The training split.
+        test: The test split.
+    """
+
+    folder: Path
+    meta: ImageSidecar
+    train: LabelledImages
+    test: LabelledImages
+
+    @classmethod
+    def open(cls, folder: Path) -> "ImageData":
+        """Opens what `prepare` made.
+
+        Raises:
+            DataError: The sidecar is missing or wrong, a file is missing or not of its length, or its content isn't
+                what was written (long files: `corpus.verify_or_watch`).
+        """
+        meta = read(folder)
+        train, test = (_open_split(folder, meta, split) for split in SPLITS)
+        return cls(folder, meta, train, test)
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self.meta.name
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Hexadecimal digest of each file, for the manifest of a run."""
+        splits = self.meta.splits.items()
+        return {f"{name}_{part}": getattr(split, f"{part}_sha256") for name, split in splits for part in PARTS}
+
+
+def _open_split(folder: Path, meta: ImageSidecar, name: str) -> LabelledImages:
+    split = meta.splits[name]
+    shapes: dict[str, tuple[tuple[int, ...], int]] = {
+        "images": ((split.images, *meta.shape), meta.brightest + 1),
+        "labels": ((split.images,), len(meta.classes)),
+    }
+    arrays: dict[str, Any] = {}
+    for part, (shape, limit) in shapes.items():
+        arrays[part] = DiskArray(folder / f"{name}_{part}.bin", BYTE, shape, limit, sidecar.REMEDY)
+        verify_or_watch(arrays[part], getattr(split, f"{part}_sha256"))
+    return LabelledImages(**arrays)

@@ -1,0 +1,154 @@
+"""Documents out of files: text, JSON lines, Parquet. A document comes in parts, as it may be larger than the memory."""
+
+import codecs
+import itertools
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mada_lab.data import optional
+from mada_lab.data.download import describe
+from mada_lab.data.sidecar import SPLITS
+from mada_lab.errors import DataError
+
+Document = Iterable[str]
+
+TEXT_SUFFIXES = (".txt", ".raw", ".tokens")
+SUFFIXES = (*TEXT_SUFFIXES, ".jsonl", ".parquet")
+BLOCK_BYTES = 1 << 20
+ROWS = 256
+WORDS = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
+
+
+def documents(path: Path) -> Iterator[Document]:
+    """The documents in a file, by its suffix: a text is one, and so is each line of JSON, and each row of Parquet.
+
+    JSON and Parquet have the text in the field or column `text`.
+
+    Raises:
+        DataError: The file can't be read, or holds something else.
+    """
+    try:
+        if path.suffix in TEXT_SUFFIXES:
+            yield text_parts(path)
+        elif path.suffix == ".jsonl":
+            yield from ([text] for text in _json_lines(path))
+        else:
+            yield from ([text] for text in _parquet_rows(path))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def text_parts(path: Path) -> Iterator[str]:
+    """A text file in parts, none empty, as it stands: carriage returns and byte order marks are like other characters.
+
+    Raises:
+        DataError: It can't be read, or isn't UTF-8.
+    """
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                offset += len(block)
+                if text := decoder.decode(block):
+                    yield text
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise not_utf8(error, str(path), offset - len(error.object)) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def not_utf8(error: UnicodeDecodeError, where: str, offset: int = 0) -> DataError:
+    """The error for bytes that aren't UTF-8, of which `offset` others came before."""
+    return DataError(
+        f"text, in {where}: expected UTF-8, got the byte {error.object[error.start]:#04x} "
+        f"at offset {offset + error.start}; convert the file to UTF-8"
+    )
+
+
+def by_split(given: Path, expected: Iterable[str]) -> dict[str, list[Path]]:
+    """Sorts files of the user into splits, by the words train, valid and test in their names.
+
+    Args:
+        given: A file, a folder that holds files, or several of them, joined as in the variable PATH.
+        expected: Names of the splits there may be; with a single one, the files' names don't matter.
+
+    Returns:
+        Files by split, in the order of their names.
+
+    Raises:
+        DataError: There is no such file, or it can't be told what to do with one.
+    """
+    expected = tuple(expected)
+    paths = [given] if given.exists() else [Path(name) for name in str(given).split(os.pathsep)]
+    found: dict[str, list[Path]] = {}
+    for path in itertools.chain.from_iterable(map(_files, paths)):
+        words = [WORDS[word] for word in re.findall(r"[a-z]+", path.name.lower()) if word in WORDS]
+        split = expected[0] if len(expected) == 1 else next(iter(words), None)
+        if split not in expected:
+            raise DataError(
+                f"--from-file, in {path}: expected {' or '.join(expected)} in the name, got {path.name}; rename it"
+            )
+        found.setdefault(split, []).append(path)
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _files(path: Path) -> list[Path]:
+    """`path`, or what a folder holds."""
+    if not path.exists():
+        raise DataError(f"--from-file, in {path}: expected a readable file, got none; check the path")
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
+    if not files or files[0].suffix not in SUFFIXES:
+        raise DataError(f"--from-file, in {path}: expected files {', '.join(SUFFIXES)}, got none; choose another path")
+    return files
+
+
+def _json_lines(path: Path) -> Iterator[str]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _json_text(line, f"{path}, line {number}")
+
+
+def _json_text(line: bytes, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"text, in {where}: expected JSON, got {describe(error)}; mend the line") from error
+    return _text(row, where)
+
+
+def _text(row: Any, where: str) -> str:
+    text = row.get("text") if isinstance(row, Mapping) else None
+    if not isinstance(text, str):
+        raise DataError(f"text, in {where}: expected a string under text, got {type(text).__name__}; mend the file")
+    return text
+
+
+def _parquet_rows(path: Path) -> Iterator[str]:
+    """The rows of a Parquet file through `datasets`, which reads them in groups, without a copy on the disk."""
+    datasets = optional.load("datasets", "mada-optim[hf]")
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it would write its own lines beside our error
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            rows = datasets.load_dataset(
+                "parquet", data_files=[str(path)], split="train", streaming=True, columns=["text"], cache_dir=cache
+            )
+            for batch in rows.iter(batch_size=ROWS):
+                yield from (_text({"text": text}, str(path)) for text in batch["text"])
+        except DataError:
+            raise
+        except Exception as error:  # those of pyarrow and of the file system below have no common class
+            raise DataError(
+                f"text, in {path}: expected Parquet with a column text, got {describe(error)}; mend the file"
+            ) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"text, in {path}: expected a readable file, got {describe(error)}; check the path")

@@ -1,0 +1,41 @@
+"""A file that is written bit by bit, its digest taken on the way."""
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+
+class HashedFile:
+    """Goes into a folder that is not in its place yet: see `files.new_folder`.
+
+    Attributes:
+        rows: Rows written so far.
+        bytes: Their length.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
+        self._digest = hashlib.sha256()
+        self.rows = self.bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Closes the file; what was buffered is written, or fails, here."""
+        self._file.close()
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal digest of the content so far."""
+        return self._digest.hexdigest()
+
+    def write(self, array: NDArray[Any]) -> None:
+        """Appends the rows of a contiguous, little-endian array."""
+        self._file.write(array.data)
+        self._digest.update(array.data)
+        self.rows += len(array)
+        self.bytes += array.nbytes
