@@ -186,10 +186,12 @@ def test_rules_in_rules(name):
 def test_what_is_needed_twice_gets_a_line_and_a_letter_of_its_own():
     def update(c, g, s, t):
         x1 = g - s["m"]
-        return (lambda y: y * torch.sign(y))(c["q"] * g + x1), {"m": x1}
+        u = (lambda y: y * torch.sign(y))(c["q"] * g + x1)
+        x1 = x1 / t
+        return u + x1 / (1 + x1**2), {"m": s["m"] + g}
 
     d = describe(Rule("mine", update, (Q,), (Slot("m", "m"),)))
-    assert [x.left for x in d.equations] == ["m_t", "x_{1,t}", "u_t"]
+    assert [x.left for x in d.equations] == ["x_{2,t}", "x_{1,t}", "u_t", "m_t"]
     assert_says_the_rule(d, d.equations, Rule("mine", update, (Q,), (Slot("m", "m"),)), {"q": number(0.4)}, ("m",))
 
     def two_of_a_letter(c, g, s, t):

@@ -3,6 +3,7 @@
 The tree of an equation has the operations of the graph, except that the shared term `root` is one operation.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -83,28 +84,31 @@ class _Reader:
         for node in nodes:
             if node.op == "placeholder":
                 self.symbols[node] = Symbol(_given(str(node.target), letter, given))
+        self._taken = {x.latex for x in self.symbols.values()} | {latex for latex, _ in self.ends.values()}
         self._name_lines(form)
 
     def _name_lines(self, form: Traced) -> None:
         """Gives lines to slots, the update, slots not kept, the author's variables, and what is needed twice."""
         for name, (latex, node) in self.ends.items():
             self._name(node, name, latex)
-        self._taken = {x.latex for x in self.symbols.values()} | {latex for latex, _ in self.ends.values()}
         for slot in form.rule.slots:
             self._name_if_free(form.after[slot.name], slot.name, at(slot.symbol, "t"))
         for name, node in form.names.items():
             self._name_if_free(node, name, at(symbol(name), "t"))
-        for i, node in enumerate(self._shared(), 1):
-            self._name_if_free(node, f"x{i}", f"x_{{{i},t}}")
+        numbers = itertools.count(1)
+        for node in self._shared():
+            while node not in self.symbols:
+                i = next(numbers)
+                self._name_if_free(node, f"x{i}", f"x_{{{i},t}}")
 
     def _name_if_free(self, node: Any, name: str, latex: str) -> None:
         if latex not in self._taken:
             self._name(node, name, latex)
-            self._taken.add(latex)
 
     def _name(self, node: Any, name: str, latex: str) -> None:
         if node in self.operations and node not in self.symbols:
             self.symbols[node], self.names[node] = Symbol(latex), name
+            self._taken.add(latex)
 
     def _shared(self) -> list[fx.Node]:
         """Operations without a line that are needed more than once, and are no mere operation on letters."""
