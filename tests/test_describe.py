@@ -18,6 +18,8 @@ from matplotlib.mathtext import MathTextParser
 from mada_optim import HyperOptimizer
 from mada_optim.describe import describe
 from mada_optim.describe.__main__ import main
+from mada_optim.describe.corners import correspondence
+from mada_optim.describe.graphs import traced
 from mada_optim.describe.pages import COMMAND, all_pages, page
 from mada_optim.describe.symbols import at, symbol
 from mada_optim.rules import RULES
@@ -202,6 +204,18 @@ def test_what_is_needed_twice_gets_a_line_and_a_letter_of_its_own():
     assert_says_the_rule(describe(rule), describe(rule).equations, rule, {"q": number(0.4)}, ())
 
 
+def test_parentheses_and_exponents_that_chance_may_miss():
+    def update(c, g, s, t):
+        mu_next = c["q"] + g**2
+        quotient = (g / (mu_next * (c["r"] + 1)) - g / (g / t) / (t * t)) / (2 + mu_next**2)
+        return quotient - (g - (mu_next - 3) * -g) + (-g) ** 2 * 2, {}
+
+    rule = Rule("mine", update, (Q, R), ())
+    lines = describe(rule).equations
+    assert_says_the_rule(describe(rule), lines, rule, options(rule), (), zeros=False)
+    assert r"(\mu^{\text{next}}_t)^2" in lines[1].right
+
+
 def test_an_equality_needs_the_same_start_and_the_same_operations():
     adam = RULES["adam"]
     copy = replace(adam, name="mine")
@@ -210,6 +224,11 @@ def test_an_equality_needs_the_same_start_and_the_same_operations():
     assert describe(later).equals == ()
     swapped = replace(copy, update=lambda c, g, s, t: adam.update({**c, "beta2": c["beta1"]}, g, s, t))
     assert describe(swapped).equals == ()
+    one = Rule("one", lambda c, g, s, t: (c["q"] * g + c["q"] * t, {}), (Q, R), ())
+    two = Rule("two", lambda c, g, s, t: (c["q"] * g + c["r"] * t, {}), (Q, R), ())
+    assert correspondence(traced(one), traced(one)) == {}
+    assert correspondence(traced(one), traced(two)) is None
+    assert correspondence(traced(two), traced(one)) is None
 
 
 @pytest.mark.parametrize("learning", [False, True])
