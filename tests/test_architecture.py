@@ -13,9 +13,27 @@ ALLOWED = {
     "mada_optim.spec": (),
     "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules"),
     "mada_optim.specialize": ("mada_optim.spec",),
+<<<<<<< HEAD
     "mada_optim.builder": ("mada_optim.specialize",),
     "mada_optim.partials": ("mada_optim.builder",),
     "mada_optim.differentiate": ("mada_optim.builder", "mada_optim.partials"),
+=======
+    "mada_optim.describe": (
+        "mada_optim.spec",
+        "mada_optim.rules",
+        "mada_optim.specialize",
+        "mada_optim.checks",
+        "mada_optim.describe",
+    ),
+    "mada_optim.describe.__main__": ("mada_optim.rules", "mada_optim.describe"),
+    "mada_optim.describe.pages": (
+        "mada_optim.spec",
+        "mada_optim.rules",
+        "mada_optim.describe",
+        "mada_optim.optim",
+        "mada_optim.presets",
+    ),
+>>>>>>> describe
     "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine"),
     "mada_optim.hyper": ("mada_optim.spec", "mada_optim.hyper"),
     "mada_optim.kernels": (

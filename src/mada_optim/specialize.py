@@ -16,12 +16,14 @@ from typing import Any
 
 from torch import Tensor, fx
 from torch.fx.node import map_arg
-from torch.fx.proxy import GraphAppendingTracer, Proxy, TraceError
+from torch.fx.proxy import GraphAppendingTracer, Proxy
 
 from mada_optim.spec import Coefficients, Rule, Slots, Update
 
 CORNERS = (0.0, 1.0)
 SLOT = "slot_"  # prefix of a slot's node: a slot may be called like a coefficient
+
+UNTRACEABLE = (ValueError, TypeError, RuntimeError)  # TraceError is a ValueError
 
 Corners = tuple[tuple[str, float], ...]
 Known = float | int
@@ -49,7 +51,7 @@ def specialize(rule: Rule, fixed: Corners) -> Rule:
         return rule
     try:
         graph = reduced(rule, fixed)
-    except (TraceError, TypeError):
+    except UNTRACEABLE:
         return rule
     slots = tuple(slot for slot in rule.slots if slot.name in outputs(graph)[1])
     return replace(rule, update=_function(graph), slots=slots)
@@ -59,8 +61,7 @@ def reduced(rule: Rule, fixed: Corners) -> fx.Graph:
     """The graph of what `rule` comes to.
 
     Raises:
-        TraceError: The rule branches on what it is given.
-        TypeError: It hands something to Python that wants numbers.
+        One of UNTRACEABLE: The rule branches on what it is given, or hands it to something that wants numbers.
     """
     graph = trace(rule)
     fold(graph, dict(fixed))

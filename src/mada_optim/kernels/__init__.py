@@ -6,7 +6,6 @@ Without loops.cpp there are none, and all runs on the eager engine.
 import functools
 
 import torch
-from torch.fx.proxy import TraceError
 
 from mada_optim.builder import Builder
 from mada_optim.differentiate import differentiate, plain_roots, share_inverses
@@ -15,7 +14,7 @@ from mada_optim.kernels.cpu import Kernel
 from mada_optim.kernels.emit import NoCodeError, emit
 from mada_optim.partials import NoDerivativeError
 from mada_optim.spec import LR, Rule
-from mada_optim.specialize import SLOT, Corners, reduced, specialize
+from mada_optim.specialize import SLOT, UNTRACEABLE, Corners, reduced, specialize
 
 __all__ = ["Kernel", "NoKernelError", "choose"]
 
@@ -66,7 +65,7 @@ def source(rule: Rule, fixed: Corners, learned: tuple[str, ...]) -> str:
         plain_roots(forward)
         share_inverses(Builder(forward, scalars), forward)
         return emit(rule, specialize(rule, fixed), forward, backward, of_rule)
-    except (TraceError, TypeError) as error:
-        raise NoKernelError(f"the rule {rule.name!r} can't be traced") from error
     except (NoDerivativeError, NoCodeError) as error:
         raise NoKernelError(f"the rule {rule.name!r} has an operation without loops: {error}") from error
+    except UNTRACEABLE as error:
+        raise NoKernelError(f"the rule {rule.name!r} can't be traced") from error
