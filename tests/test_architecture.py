@@ -13,11 +13,9 @@ ALLOWED = {
     "mada_optim.spec": (),
     "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules"),
     "mada_optim.specialize": ("mada_optim.spec",),
-<<<<<<< HEAD
     "mada_optim.builder": ("mada_optim.specialize",),
     "mada_optim.partials": ("mada_optim.builder",),
     "mada_optim.differentiate": ("mada_optim.builder", "mada_optim.partials"),
-=======
     "mada_optim.describe": (
         "mada_optim.spec",
         "mada_optim.rules",
@@ -33,7 +31,6 @@ ALLOWED = {
         "mada_optim.optim",
         "mada_optim.presets",
     ),
->>>>>>> describe
     "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine"),
     "mada_optim.hyper": ("mada_optim.spec", "mada_optim.hyper"),
     "mada_optim.kernels": (
