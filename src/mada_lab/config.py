@@ -46,7 +46,10 @@ class TrainConfig:
     """Optimizer steps."""
 
     optimizer: str = "mada"
-    """mada, mada_released, hyperadam, adamw, adam, amsgrad, avgrad, yogi, adan, lion."""
+    """mada, hyperadam, adamw (torch's own), or a rule of mada_optim with nothing learned (sgd, adagrad, rmsprop, adam,
+    amsgrad, avgrad, nadam, yogi, adan, lion); mada_released is the published code's."""
+    learn: str | None = None
+    """Coefficients to learn, with commas between: beta1,beta2,lr, say; all, none; None is the optimizer's default."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     decay_lr: bool = True
@@ -75,8 +78,16 @@ class TrainConfig:
     """1 is Adam's target, 0 is Yogi's (MADA)."""
     gamma: float | None = None
     """1 is the adaptive step, 0 is Lion's sign (MADA)."""
+    momentum: float | None = None
+    """Decay of the momentum (sgd, rmsprop)."""
+    nesterov: float | None = None
+    """1 is Nesterov's momentum, 0 the heavy ball (sgd)."""
+    alpha: float | None = None
+    """Second-moment decay (rmsprop)."""
+    centered: float | None = None
+    """1 divides by the standard deviation, 0 by the root mean square (rmsprop)."""
     hyper_lr: float | None = None
-    """Learning rate of the coefficients; None is the paper's: 5e-4 for beta1 and beta2, 1e-1 for the others."""
+    """Learning rate of the coefficients; None is the paper's: 5e-4 for the betas, 1e-1 for the others."""
     hyper_momentum: float = 0.0
     """Momentum of the coefficients' steps, in [0, 1)."""
     hyper_clip: float = 10.0

@@ -13,20 +13,16 @@ from mada_lab.errors import ConfigError
 from mada_optim import HyperOptimizer
 from mada_optim.rules import RULES
 
-#: Name on the command line to the class, and the rule where it isn't the class's own.
-OURS: dict[str, tuple[type[HyperOptimizer], str | None]] = {
-    "mada": (mada_optim.MADA, "mada"),
-    "mada_released": (mada_optim.MADA, "mada_released"),
-    "hyperadam": (mada_optim.HyperAdam, None),
-    "adam": (mada_optim.Adam, None),
-    "amsgrad": (mada_optim.AMSGrad, None),
-    "avgrad": (mada_optim.AVGrad, None),
-    "yogi": (mada_optim.Yogi, None),
-    "adan": (mada_optim.Adan, None),
-    "lion": (mada_optim.Lion, None),
+#: Name on the command line to the class and what it is given: a rule by its name learns nothing unless `learn` says so.
+OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
+    **{name: (HyperOptimizer, {"rule": name, "learn": ()}) for name in RULES},
+    "mada": (mada_optim.MADA, {}),
+    "mada_released": (mada_optim.MADA, {"rule": "mada_released"}),
+    "hyperadam": (mada_optim.HyperAdam, {}),
 }
 NAMES = (*OURS, "adamw")
-COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
+#: The coefficients that a configuration may set, each under its own name.
+COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nesterov", "alpha", "centered")
 
 
 def build(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -42,9 +38,9 @@ def build(model: nn.Module, config: TrainConfig) -> Optimizer:
         if config.optimizer == "adamw":
             betas = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
             return torch.optim.AdamW(decay_groups(model, config.weight_decay), lr=config.learning_rate, **betas)
-        cls, rule = OURS[config.optimizer]
-        options = {} if rule is None else {"rule": rule}
-        return cls(decay_groups(model, config.weight_decay), lr=config.learning_rate, **options, **_keywords(config))
+        cls, options = OURS[config.optimizer]
+        options = {**options, **_keywords(config)}
+        return cls(decay_groups(model, config.weight_decay), lr=config.learning_rate, **options)
     except ValueError as error:
         raise ConfigError(f"optimizer {config.optimizer}, in the configuration: {error}") from error
 
@@ -81,8 +77,14 @@ def _keywords(config: TrainConfig) -> dict[str, Any]:
         chosen["betas"] = tuple(chosen.pop(q, default[q]) for q in ("beta1", "beta2"))
     if config.eps is not None:
         chosen["eps"] = config.eps
+    if config.learn is not None:
+        chosen["learn"] = () if config.learn == "none" else _learned(config.learn)
     hyper = ("hyper_lr", "hyper_momentum", "hyper_clip", "hyper_start")
     return {**chosen, **{key: getattr(config, key) for key in hyper}}
+
+
+def _learned(names: str) -> str | tuple[str, ...]:
+    return names if names == "all" else tuple(name.strip() for name in names.split(","))
 
 
 def _coefficient_names(optimizer: str) -> tuple[str, ...]:
@@ -92,8 +94,8 @@ def _coefficient_names(optimizer: str) -> tuple[str, ...]:
 
 
 def _rule_name(optimizer: str) -> str:
-    cls, rule = OURS[optimizer]
-    return rule or cls.preset.rule
+    cls, options = OURS[optimizer]
+    return options.get("rule", cls.preset.rule)
 
 
 def _or(x: float | None, default: float) -> float:

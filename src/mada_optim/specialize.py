@@ -23,7 +23,9 @@ from mada_optim.spec import Coefficients, Rule, Slots, Update
 CORNERS = (0.0, 1.0)
 SLOT = "slot_"  # prefix of a slot's node: a slot may be called like a coefficient
 
-UNTRACEABLE = (ValueError, TypeError, RuntimeError)  # TraceError is a ValueError
+#: What a function raises that can't be evaluated on symbols: it branches on a value (a TraceError, which is a
+#: ValueError), or asks for a number or a length.
+UNTRACEABLE = (ValueError, TypeError, RuntimeError)
 
 Corners = tuple[tuple[str, float], ...]
 Known = float | int

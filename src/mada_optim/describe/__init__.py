@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from mada_optim import checks
 from mada_optim.describe.corners import Fixed, equal_rule, single, slots_left
 from mada_optim.describe.expression import letters, lines
-from mada_optim.describe.graphs import UNTRACEABLE, Traced, function, traced
+from mada_optim.describe.graphs import Traced, function, traced
 from mada_optim.describe.latex import latex
 from mada_optim.describe.symbols import symbol
 from mada_optim.rules import RULES
 from mada_optim.spec import Coefficient, Rule, Slot
+from mada_optim.specialize import UNTRACEABLE
 
 ELEMENT = 4  # bytes of a number in fp32
 SCALAR = 8  # bytes of a number per tensor, in fp64

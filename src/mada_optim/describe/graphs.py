@@ -16,10 +16,6 @@ from mada_optim.rules.terms import root
 from mada_optim.spec import Rule
 from mada_optim.specialize import SLOT, fold, trace
 
-#: What a function raises that can't be evaluated on symbols: it branches on a value (a TraceError, which is a
-#: ValueError), or asks for a number or a length.
-UNTRACEABLE = (ValueError, TypeError, RuntimeError)
-
 COMMUTATIVE = (operator.add, operator.mul)
 
 Bound = dict[fx.Node, Any]
