@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from mada_optim import HyperOptimizer
 from mada_optim.engine.eager import compute_dtype, largest_gradient
+from mada_optim.kernels.cpu import FAMILY
 from mada_optim.rules import RULES
 from mada_optim.spec import option_key
 from tests.problems import everything, same_bits
 
 ELEMENTS = 4
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+ENGINES = [("eager", rule) for rule in RULES] + [("auto", rule) for rule in FAMILY]  # of the others, auto is eager
 DENORMAL = {torch.float32: 1e-45, torch.bfloat16: 1e-40, torch.float64: 5e-324}
 
 
@@ -42,7 +44,7 @@ class Case:
 
 
 def vectors(dtype):
-    """Elements of both signs and of size 10^e, with e up to 3, 15.6 (the last that fp32 takes) or 30; zero, denormal."""
+    """Elements of both signs and of size 10^e, e up to 3, 15.6 (the last that fp32 takes) or 30; zero; denormal."""
 
     def below(tenths):
         sizes = [10 ** (e / 10) for e in range(-300, tenths + 1)]
@@ -126,11 +128,7 @@ class Referee:
 
     def skipped_step(self):
         self.tally.skipped += 1
-        fresh, before = not self.opt.state, everything(self.opt)
-        self.opt.step()
-        if fresh:  # the state at t = 0, which any first step makes
-            self.opt.state.clear()
-        self.tally.touched += not same_bits(before, everything(self.opt))
+        self.tally.touched += step_changes_a_bit(self.opt)
 
     def counted_step(self):
         q, velocity, first = self.coefficients(), self.group["hyper_velocity"].clone(), not self.group["applied_steps"]
@@ -156,6 +154,15 @@ class Referee:
         self.tally.turned += inside
         self.tally.stuck += stays and (not self.momentum or self.held.get(name, math.inf) <= abs(h))
         self.held[name] = abs(h) if stays else math.inf
+
+
+def step_changes_a_bit(opt):
+    """Steps, and tells whether a bit has changed; the state at t = 0, which any first step makes, is none."""
+    fresh, before = not opt.state, everything(opt)
+    opt.step()
+    if fresh:
+        opt.state.clear()
+    return not same_bits(before, everything(opt))
 
 
 def play(case):
