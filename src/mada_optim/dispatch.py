@@ -87,7 +87,7 @@ class Work:
 
         `total` (scopes, learned), zeros where the coefficients live, takes them up.
         """
-        finite = eager.all_usable([cell.g for cell in self._rest], total.device)
+        finite = eager.all_usable(self._rest, total.device)
         for table in self._tables:
             is_finite, h = table.hypergradients(len(total))
             finite = finite & is_finite

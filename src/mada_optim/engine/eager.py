@@ -49,12 +49,6 @@ def largest_gradient(dtype: torch.dtype) -> float:
     return math.ldexp(math.sqrt(torch.finfo(dtype).max), -12)
 
 
-def all_usable(gradients: list[Tensor], device: torch.device) -> Tensor:
-    """A 0-d boolean on `device`: is every element of every gradient a number that a step can take?"""
-    verdicts = [(x.abs() <= largest_gradient(x.dtype)).all().to(device) for x in gradients]
-    return torch.stack([torch.ones((), dtype=torch.bool, device=device), *verdicts]).all()
-
-
 def scalar(x: float | Tensor, device: torch.device) -> Tensor:
     """`x` as a 0-d tensor on `device`, in the dtype of coefficients."""
     if isinstance(x, Tensor):
@@ -102,6 +96,13 @@ class Cell:
         lr, *coefficients = self.state["applied"].unbind()
         then = dict(zip(self.rule.coefficient_names(), coefficients, strict=True))
         return lr, {**self.coefficients(), **then}, self.state["gradient"].to(self.g.dtype)
+
+
+def all_usable(cells: list[Cell], device: torch.device) -> Tensor:
+    """A 0-d boolean on `device`: is every element of every gradient a number that the cell's dtypes can take?"""
+    limits = [min(largest_gradient(x.dtype) for x in (cell.g, *cell.slots().values())) for cell in cells]
+    verdicts = [(cell.g.abs() <= limit).all().to(device) for cell, limit in zip(cells, limits, strict=True)]
+    return torch.stack([torch.ones((), dtype=torch.bool, device=device), *verdicts]).all()
 
 
 def new_state(rule: Rule, p: Tensor, slot_dtype: torch.dtype, learning: bool) -> dict[str, Tensor]:

@@ -12,6 +12,10 @@ from torch.optim.optimizer import Optimizer
 
 HyperOptimizerFactory = Callable[[list[Tensor]], Optimizer]
 
+#: On a bound, the past pushes outward with at most so many times the present hypergradient. It is what the published
+#: momentum, .5, builds up out of equal hypergradients: a smaller number would change the published traces.
+REBOUND = 2.0
+
 
 @dataclass(frozen=True)
 class Learner:
@@ -42,8 +46,16 @@ class Learner:
         return torch.clamp(h, -self.limit, self.limit)
 
     def step(self, q: Tensor, h: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients and the velocity after one step of SGD with momentum along `h`."""
-        velocity = self.momentum * velocity + h
+        """The coefficients and the velocity after one step of SGD with momentum along `h`.
+
+        A coefficient that is pushed against its bound doesn't wind up: once the hypergradients have turned, and don't
+        shrink faster than the momentum forgets, it leaves the bound at the second step, without momentum at the first.
+        A finite `h` never makes the velocity infinite or NaN, whose later steps would be NaN too.
+        """
+        past, most, largest = self.momentum * velocity, REBOUND * h.abs(), torch.finfo(h.dtype).max
+        outward = ((q <= self.low) & (past > 0)) | ((q >= self.high) & (past < 0))
+        past = torch.where(outward, torch.clamp(past, -most, most), past)
+        velocity = torch.clamp(past + h, -largest, largest)
         return q - self.lr * velocity, velocity
 
     def project(self, q: Tensor) -> Tensor:
@@ -69,8 +81,9 @@ class ExternalLearner:
         State that the optimizer makes at a first step which doesn't count is left at zero.
 
         Returns:
-            The coefficients it proposes, (rows, names).
+            The coefficients it proposes, (rows, names); where it proposes NaN, those there were.
         """
+        start = torch.stack(self.coefficients, dim=-1)
         before = {key: x.clone() for key, x in moving_tensors(self.optimizer)}
         along = torch.where(where.unsqueeze(-1), h, 0.0)
         for x, derivative in zip(self.coefficients, along.unbind(-1), strict=True):
@@ -78,6 +91,7 @@ class ExternalLearner:
         self.optimizer.step()
         self.optimizer.zero_grad()
         proposed = torch.stack(self.coefficients, dim=-1)
+        proposed = torch.where(proposed.isnan(), start, proposed)
         for key, x in moving_tensors(self.optimizer):
             counts = where.to(x.device) if x.shape == where.shape else where.any().to(x.device)
             x.copy_(torch.where(counts, x, before.get(key, torch.zeros_like(x))))

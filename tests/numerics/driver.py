@@ -1,0 +1,41 @@
+"""Drives one coefficient through a whole optimizer, by gradients made for it."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from mada_optim import HyperOptimizer
+from mada_optim.rules import RULES
+from mada_optim.spec import option_key
+from tests.problems import everything
+
+BLENDS = ("beta3", "rho", "c", "gamma", "momentum")  # away from the values where others of these lose their derivative
+
+
+class Driver:
+    """Gives gradients whose hypergradient of the one learned coefficient is what it wants: it is linear in them."""
+
+    def __init__(self, rule, name, momentum, engine, bounds=None):
+        self.p = torch.nn.Parameter(torch.linspace(-1.0, 1.5, 6))
+        learned = {"learn": name, "hyper_lr": 1e3, "hyper_momentum": momentum, "hyper_clip": math.inf, "hyper_start": 0}
+        start = {q: 0.8 for q in BLENDS if q in RULES[rule].coefficient_names()}
+        self.opt = HyperOptimizer([self.p], lr=1.0, rule=rule, engine=engine, bounds=bounds, **start, **learned)
+        self.name, self.interval = name, self.opt.intervals[name]
+        for _ in range(3):  # after the first step betas have no say, for all of bias correction
+            self.p.grad = torch.randn(6)
+            self.opt.step()
+
+    def value(self):
+        return self.opt.param_groups[0][option_key(self.name)].item()
+
+    def step(self, wanted):
+        g, twin = torch.randn(6), copy.deepcopy(self.opt)
+        twin.param_groups[0]["params"][0].grad = g
+        twin.step()
+        self.p.grad = g * (wanted / twin.hypergradients()[self.name])
+        self.opt.step()
+        assert self.opt.hypergradients()[self.name] == pytest.approx(wanted, rel=1e-2)
+        assert all(x.isfinite().all() for x in everything(self.opt))
+        assert self.interval.low <= self.value() <= self.interval.high
