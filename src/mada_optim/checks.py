@@ -133,14 +133,17 @@ def limit(name: str, x: object, remedy: str) -> float:
 
 
 def state_dtype(dtype: object) -> torch.dtype | None:
-    """`dtype` as the dtype of slots: floating-point, or None.
+    """`dtype` as the dtype of slots: one with the range of fp32 at least, or None.
 
     Raises:
         ValueError: It is none.
     """
-    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+    if dtype in (None, torch.float32, torch.bfloat16, torch.float64):
         return dtype
-    raise ValueError(f"state_dtype={dtype!r}: expected a floating-point torch.dtype; torch.bfloat16, say, or None")
+    raise ValueError(
+        f"state_dtype={dtype!r}: expected torch.float32, torch.bfloat16 or torch.float64, which hold squares of "
+        "gradients; choose one, or None"
+    )
 
 
 def engine(name: str) -> str:

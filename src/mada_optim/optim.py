@@ -173,7 +173,12 @@ class HyperOptimizer(Optimizer):
             self._bank.attach(self.param_groups)
 
     def _settle(self, group: dict[str, Any]) -> None:
-        """Coefficients that are not learned: at a corner plain numbers, which `specialize` reads; else 0-d tensors."""
+        """Coefficients that are not learned: at a corner plain numbers, which `specialize` reads; else 0-d tensors.
+
+        An eps of 0 becomes the smallest normal number, so that an element without a gradient moves by 0, not 0/0.
+        """
+        if "eps" in self.rule.hyper_parameters:
+            group["eps"] = max(float(group["eps"]), torch.finfo(torch.float32).tiny)
         for name in self.rule.coefficient_names():
             if name not in self.learned:
                 value = float(group[name])

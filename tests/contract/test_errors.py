@@ -32,7 +32,7 @@ REFUSED = [
     ({"scope": "layer"}, r"scope='layer': expected one of 'global', 'group', 'tensor'"),
     ({"horizon": 0.9}, r"horizon=0.9"),
     ({"engine": "warp"}, r"engine='warp': expected one of 'auto', 'eager', 'cpu'"),
-    ({"state_dtype": torch.int8}, r"state_dtype=torch.int8: expected a floating-point"),
+    ({"state_dtype": torch.int8}, r"state_dtype=torch.int8: expected torch.float32, torch.bfloat16"),
     ({"rule": "madda"}, r"rule='madda': .*did you mean 'mada'\?"),
 ]
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mada_optim import HyperOptimizer
-from mada_optim.kernels.cpu import FAMILY
 from mada_optim.rules import RULES
 from tests.numerics.adversary import ENGINES
 from tests.problems import everything
@@ -44,7 +43,6 @@ def test_the_largest_gradients_there_are(engine, rule):
         assert finite(opt)
 
 
-@pytest.mark.xfail(strict=True, reason="0 / 0, and m / 0 where only the square is 0")
 @pytest.mark.parametrize("g", [0.0, 1e-30])
 @pytest.mark.parametrize(("engine", "rule"), WITH_EPS)
 def test_no_eps(engine, rule, g):
@@ -53,7 +51,6 @@ def test_no_eps(engine, rule, g):
         assert finite(opt)
 
 
-@pytest.mark.xfail(strict=True, reason="the weight before a decay of all of it is sought by a division by 0")
 @pytest.mark.parametrize("engine", ["auto", "eager"])
 def test_a_decay_of_all_of_a_weight_does_not_freeze_what_is_learned(engine):
     """lr * weight_decay = 1: the hypergradient of lr is not finite, step after step, and no coefficient moves again."""
@@ -63,7 +60,6 @@ def test_a_decay_of_all_of_a_weight_does_not_freeze_what_is_learned(engine):
         assert all(map(math.isfinite, opt.hypergradients().values()))
 
 
-@pytest.mark.xfail(strict=True, reason="a weight times 1 - lr * weight_decay, which is -1e4, grows from step to step")
 @pytest.mark.parametrize("engine", ["auto", "eager"])
 def test_a_learned_lr_does_not_turn_decay_into_growth(engine):
     """With lr = 1 and weight_decay = .5 learning may take lr to 1e4, in one step here."""
@@ -89,12 +85,11 @@ def test_an_overflow_of_one_scope_is_its_own(engine):
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("rule", FAMILY)
+@pytest.mark.parametrize("rule", RULES)
 def test_engines_agree_on_what_is_beyond_them(rule):
-    """Weights, with sizes from denormals to the largest. Hypergradients overflow in the loops only where they do in the
-    eager engine, whose derivative of a root has larger intermediate results."""
+    """Weights, with sizes from denormals to the largest. A hypergradient may overflow in one engine and not in the
+    other, since their products come in another order; either way the step is made."""
     learned = {"learn": (*RULES[rule].coefficient_names(), "lr"), "hyper_lr": 0.0, "hyper_start": 0}
-    frozen = 0
     for _ in range(12):
         twins = [torch.nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2)]
         options = {"rule": rule, "eps": 1e-12, "weight_decay": 0.1, **learned}
@@ -105,7 +100,3 @@ def test_engines_agree_on_what_is_beyond_them(rule):
                 p.grad = g.clone()
                 opt.step()
             torch.testing.assert_close(*(p.detach() for p in twins), rtol=1e-5, atol=1e-7)
-            finite_h = [all(map(math.isfinite, opt.hypergradients().values())) for opt in opts]
-            assert finite_h[0] >= finite_h[1]
-            frozen += not finite_h[1]
-    assert 0 < frozen < 12

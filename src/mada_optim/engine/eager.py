@@ -57,9 +57,15 @@ def scalar(x: float | Tensor, device: torch.device) -> Tensor:
 
 
 def learning_rate(options: Mapping[str, Any], device: torch.device) -> Tensor:
-    """The lr of a group as a 0-d tensor on `device`, times the learned factor where there is one."""
+    """The lr of a group as a 0-d tensor on `device`, times the learned factor where there is one.
+
+    What is learned doesn't take lr to where weight decay is more than all of a weight, and turns into growth.
+    """
     lr, learned = scalar(options["lr"], device), options.get(option_key("lr"))
-    return lr if learned is None else lr * scalar(learned, device).exp()
+    if learned is None:
+        return lr
+    alpha, decay = lr * scalar(learned, device).exp(), options["weight_decay"]
+    return torch.minimum(alpha, lr.clamp(min=1 / decay)) if decay else alpha
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,15 @@ def hypergradient(learned: Sequence[str], last: LastUpdate, theta: Tensor, g_nex
     of_rule = [name for name in learned if name != LR.name]
     derivatives, product = sensitivity(last.rule, of_rule, last.c, last.g, last.s, last.t, g_next)
     if LR.name in learned:
-        decay = last.weight_decay * (g_next * theta).sum() if last.weight_decay else 0.0
-        along = (product + decay) / (1 - last.lr * last.weight_decay)
+        along = _along_displacement(last, product, theta, g_next)
         derivatives = torch.cat([derivatives, along.reshape(1).to(derivatives.dtype)])
     return -last.lr * derivatives
+
+
+def _along_displacement(last: LastUpdate, product: Tensor, theta: Tensor, g_next: Tensor) -> Tensor:
+    """< g_next, u + wd theta_before >; where nothing of theta_before was kept, its share is left out."""
+    if not last.weight_decay:
+        return product
+    kept = 1 - last.lr * last.weight_decay
+    whole = (product + last.weight_decay * (g_next * theta).sum()) / kept
+    return torch.where(kept == 0, product, whole)

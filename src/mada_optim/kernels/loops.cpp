@@ -191,8 +191,8 @@ void chunk_hypergradients(const Tensor &x, const Chunk &c, bool of_lr, double *h
         if (of_lr && x.weight_decay != 0) along_p += dot(x.g, x.p, b, end);
     }
     combine(slope, sums, h);
-    const double lr = x.applied[0];
-    h[LEARNED] = (h[LEARNED] + x.weight_decay * along_p) / (1 - lr * x.weight_decay);
+    const double lr = x.applied[0], kept = 1 - lr * x.weight_decay;
+    if (kept != 0) h[LEARNED] = (h[LEARNED] + x.weight_decay * along_p) / kept;
     for (int q = 0; q < HYPERGRADIENTS; q++) h[q] *= -lr;
 }
 
