@@ -79,10 +79,18 @@ def fold(graph: fx.Graph, known: Mapping[str, Known]) -> None:
         if node.op == "placeholder" and node.target in known:
             values[node] = known[node.target]
             continue
-        node.args = map_arg(node.args, lambda x: values.get(x, x))
-        result = ALGEBRA[node.target](*node.args) if node.target in ALGEBRA else None
+        args = map_arg(node.args, lambda x: values.get(x, x))
+        result = ALGEBRA[node.target](*args) if node.target in ALGEBRA else None
         if result is not None:
             values[node] = result
+        else:  # what is no algebra, the output too, takes tensors
+            node.args = args if node.target in ALGEBRA else map_arg(node.args, lambda x: _tensor(x, values))
+
+
+def _tensor(node: fx.Node, values: Mapping[fx.Node, Any]) -> fx.Node:
+    """What `node` comes to, as long as that is no number."""
+    value = values.get(node, node)
+    return value if isinstance(value, fx.Node) else node
 
 
 def _both(f: Callable[[float, float], float], x: Any, y: Any) -> Folded:
