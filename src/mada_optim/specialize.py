@@ -49,7 +49,7 @@ def specialize(rule: Rule, fixed: Corners) -> Rule:
         return rule
     try:
         graph = trace(rule)
-    except (TraceError, TypeError):
+    except (TraceError, TypeError, RuntimeError):  # the last: len() of a tensor
         return rule
     fold(graph, dict(fixed))
     needed = _drop_idle_slots(graph)
@@ -57,10 +57,17 @@ def specialize(rule: Rule, fixed: Corners) -> Rule:
     return replace(rule, update=_function(graph), slots=slots)
 
 
+class _Tracer(GraphAppendingTracer):
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Tensor):
+            raise TypeError("a tensor that the rule makes can't be written into a graph")
+        return super().create_arg(a)
+
+
 def trace(rule: Rule) -> fx.Graph:
     """The rule's operations as a graph from coefficients, `g`, slots (names after `SLOT`) and `t` to `(u, s')`."""
     graph = fx.Graph()
-    tracer = GraphAppendingTracer(graph)
+    tracer = _Tracer(graph)
 
     def given(name: str) -> Any:
         return Proxy(graph.placeholder(name), tracer)
