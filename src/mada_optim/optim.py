@@ -261,6 +261,8 @@ class HyperOptimizer(Optimizer):
         if not state:
             state.update(self._new_state(rule, seen))
         checks.slots_present(rule, state)
+        for name in state.keys() & (set(self.rule.slot_names()) - set(rule.slot_names())):
+            del state[name]  # switched off since: it moves no more, and must not be taken up again as it is
         return eager.Cell(rule, seen, -g if options["maximize"] else g, state, options, row)
 
     def _reduce(self, finite: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
