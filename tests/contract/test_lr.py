@@ -52,14 +52,16 @@ def test_a_hyper_lr_of_0_is_the_plain_optimizer(rule):
     assert learned.hypergradients()["lr"] != 0.0
 
 
-def test_the_update_is_made_with_the_lr_that_is_read():
-    p = torch.nn.Parameter(torch.zeros(8, dtype=torch.float64))
-    opt = SGD([p], lr=0.1, learn="lr", hyper_lr=0.3, hyper_start=0, weight_decay=0.5)
+@pytest.mark.parametrize(("cls", "dtype"), [(SGD, torch.float64), (Adam, torch.float64), (Adam, torch.float32)])
+def test_the_update_is_made_with_the_lr_that_is_read(cls, dtype):
+    """A gradient of ones is the update of SGD, and of Adam without eps."""
+    p = torch.nn.Parameter(torch.zeros(8, dtype=dtype))
+    opt = cls([p], lr=0.1, eps=0.0, learn="lr", hyper_lr=0.3, hyper_start=0, weight_decay=0.5)
     for _ in range(5):
         before, p.grad = p.detach().clone(), torch.ones_like(p)
         opt.step()
         lr = opt.coefficients()["lr"]
-        torch.testing.assert_close(p.detach(), before * (1 - lr * 0.5) - lr, rtol=1e-12, atol=0)
+        torch.testing.assert_close(p.detach(), before * (1 - lr * 0.5) - lr, rtol=10 * torch.finfo(dtype).eps, atol=0)
     assert lr > 0.11
 
 

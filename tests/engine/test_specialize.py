@@ -203,6 +203,12 @@ def bytes_held(opt):
     return held
 
 
+def elementwise(opt):
+    """The slots, one number per element, that the first parameter has."""
+    kept = opt.slots(opt.param_groups[0]["params"][0])
+    return [slot for slot in opt.rule.slots if slot.name in kept and not slot.scalar]
+
+
 @pytest.mark.parametrize(("dtype", "state_dtype"), DTYPES)
 @pytest.mark.parametrize("name", RULES)
 def test_the_bill_is_what_is_allocated(name, dtype, state_dtype):
@@ -218,3 +224,5 @@ def test_the_bill_is_what_is_allocated(name, dtype, state_dtype):
         assert bill.bytes == bytes_held(opt) == opt.memory().bytes
         assert bill.parameters == sum(p.numel() for p in params)
         assert bill.total == sum(bytes_held(opt).values())
+        wanted = {state_dtype or torch.promote_types(dtype, torch.float32)}
+        assert {opt.state[params[0]][slot.name].dtype for slot in elementwise(opt)} <= wanted
