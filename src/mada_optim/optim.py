@@ -263,6 +263,9 @@ class HyperOptimizer(Optimizer):
         """What the rule comes to in a group."""
         return specialize(self.rule, corners(self.rule, group, self.learned))
 
+    def _idle_slots(self, form: Rule) -> set[str]:
+        return set() if form is self.rule else set(self.rule.slot_names()) - set(form.slot_names())
+
     def _new_state(self, form: Rule, canvas: Tensor) -> dict[str, Tensor]:
         return eager.new_state(form, canvas, self.state_dtype or eager.compute_dtype(canvas), bool(self.learned))
 
@@ -279,6 +282,8 @@ class HyperOptimizer(Optimizer):
         if not state:
             state.update(self._new_state(rule, seen))
         checks.slots_present(rule, state)
+        for name in self._idle_slots(rule) & state.keys():
+            del state[name]  # switched off since: it moves no more, and must not be taken up again as it is
         return eager.Cell(rule, seen, -g if options["maximize"] else g, state, options, row)
 
     def _reduce(self, finite: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -316,7 +321,7 @@ class HyperOptimizer(Optimizer):
 
         A learned lr is given as it is applied: the scheduled one times the learned factor. With `scope="global"` the
         values are those of the first group; with "group" or "tensor" there is a dict for each group (by its `name`, or
-        its number) or parameter (by its name, or "group.number").
+        its number) or parameter (by its name, or "group.number"); to a name that repeats, the number is added.
         """
         return by_scope(self._bank.scope, self.param_groups, self._coefficients_of)
 

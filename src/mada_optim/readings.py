@@ -1,5 +1,6 @@
 """What a user may read off an optimizer: coefficients and hypergradients by scope, and the bill of its state."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +16,15 @@ def by_scope(scope: str, groups: Groups, read: Callable[[Mapping[str, Any], int]
     if scope == "global":
         return read(groups[0], 0)
     if scope == "group":
-        return {str(group.get("name", i)): read(group, 0) for i, group in enumerate(groups)}
-    return {name: read(group, j) for i, group in enumerate(groups) for j, name in enumerate(parameter_names(group, i))}
-
-
-def parameter_names(group: Mapping[str, Any], number: int) -> list[str]:
-    """The names that the parameters of a group were given, or "group.place"."""
-    names: list[str] | None = group.get("param_names")
-    return [f"{number}.{j}" for j in range(len(group["params"]))] if names is None else names
+        places = [(str(group.get("name", i)), str(i), group, 0) for i, group in enumerate(groups)]
+    else:
+        places = [
+            (name, f"{i}.{j}", group, j)
+            for i, group in enumerate(groups)
+            for j, name in enumerate(group.get("param_names", [f"{i}.{j}" for j in range(len(group["params"]))]))
+        ]
+    count = Counter(name for name, *_ in places)
+    return {name if count[name] == 1 else f"{name} ({place})": read(group, j) for name, place, group, j in places}
 
 
 @dataclass(frozen=True)

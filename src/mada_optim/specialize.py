@@ -66,15 +66,23 @@ def reduced(rule: Rule, fixed: Corners) -> fx.Graph:
         One of UNTRACEABLE: The rule branches on what it is given, or hands it to something that wants numbers.
     """
     graph = trace(rule)
-    fold(graph, dict(fixed))
-    _drop_idle_slots(graph)
+    if fixed:
+        fold(graph, dict(fixed))
+        _drop_idle_slots(graph)
     return graph
+
+
+class _Tracer(GraphAppendingTracer):
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Tensor):
+            raise TypeError("a tensor that the rule makes can't be written into a graph")
+        return super().create_arg(a)
 
 
 def trace(rule: Rule) -> fx.Graph:
     """The rule's operations as a graph from coefficients, `g`, slots (names after `SLOT`) and `t` to `(u, s')`."""
     graph = fx.Graph()
-    tracer = GraphAppendingTracer(graph)
+    tracer = _Tracer(graph)
 
     def given(name: str) -> Any:
         return Proxy(graph.placeholder(name), tracer)
@@ -99,10 +107,18 @@ def fold(graph: fx.Graph, known: Mapping[str, Known]) -> None:
         if node.op == "placeholder" and node.target in known:
             values[node] = known[node.target]
             continue
-        node.args = map_arg(node.args, lambda x: values.get(x, x))
-        result = ALGEBRA[node.target](*node.args) if node.target in ALGEBRA else None
+        args = map_arg(node.args, lambda x: values.get(x, x))
+        result = ALGEBRA[node.target](*args) if node.target in ALGEBRA else None
         if result is not None:
             values[node] = result
+        else:  # what is no algebra, the output too, takes tensors
+            node.args = args if node.target in ALGEBRA else map_arg(node.args, lambda x: _tensor(x, values))
+
+
+def _tensor(node: fx.Node, values: Mapping[fx.Node, Any]) -> fx.Node:
+    """What `node` comes to, as long as that is no number."""
+    value = values.get(node, node)
+    return value if isinstance(value, fx.Node) else node
 
 
 def _both(f: Callable[[float, float], float], x: Any, y: Any) -> Folded:
