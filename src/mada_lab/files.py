@@ -1,39 +1,124 @@
 """The one seam to the disk: a file or folder appears under its name whole, or not at all.
 
 Everything is written under a temporary name beside its target, flushed to the disk, and renamed into place. A process
-killed at any moment leaves the old content, or the new one.
+killed at any moment leaves the old content, or the new one; so does a machine that loses power.
+
+Whatever the application changes on a disk, it changes through these functions, and they through `os` as this module
+names it: a test that puts another `os` in its place can fail, or die, at any operation it likes.
 """
 
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+PART = ".part"
+NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+
+Piece = bytes | memoryview
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes `content` (text as UTF-8) to `path`, replacing what was there in one rename."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    part = path.with_name(path.name + PART)
+    try:
+        write_new(part, [content.encode() if isinstance(content, str) else content])
+        os.replace(part, path)
+    except OSError:
+        discard(part)
+        raise
     sync(path.parent)
+
+
+def write_new(path: Path, pieces: Iterable[Piece]) -> None:
+    """Writes `pieces` one after another to `path`, and flushes them; an error leaves a torn file."""
+    descriptor = os.open(path, NEW, 0o666)
+    try:
+        for piece in pieces:
+            _write(descriptor, piece)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_at(path: Path, position: int, content: bytes) -> None:
+    """Makes `content` what follows the first `position` bytes of `path`, in one write where the system lets it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        if os.fstat(descriptor).st_size != position:  # an earlier write was torn
+            os.ftruncate(descriptor, position)
+        _write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def _write(descriptor: int, piece: Piece) -> None:
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder to fill; at the end it is flushed and appears as `path`, which must not exist yet."""
-    part = path.with_name(path.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
-    for file in part.iterdir():
-        sync(file)
-    sync(part)
-    os.rename(part, path)
+    part = path.with_name(path.name + PART)
+    remove(part)
+    make_folder(part)
+    try:
+        yield part
+        for file in part.iterdir():
+            sync(file)
+        sync(part)
+        os.rename(part, path)
+    except BaseException:
+        discard(part)
+        raise
     sync(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, where they are missing; each survives a loss of power."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    os.mkdir(path)
+    sync(path.parent)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Gives a file or folder another name beside the old one, which nothing has yet."""
+    os.rename(old, new)
+    sync(new.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder that others look for: its name goes first, so that nobody finds half of it."""
+    part = path.with_name(path.name + PART)
+    remove(part)
+    rename(path, part)
+    remove(part)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with all that is in it; does nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        for name in sorted(os.listdir(path)):
+            remove(path / name)
+        os.rmdir(path)
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def discard(path: Path) -> None:
+    """Removes what a failure left, as far as that goes: what stays has a name that nobody looks for."""
+    with suppress(OSError):
+        remove(path)
+
+
+def open_to_lock(path: Path) -> int:
+    """A descriptor of an empty file, made if need be, for a lock."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
 def sync(path: Path) -> None:

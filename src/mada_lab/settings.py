@@ -23,7 +23,7 @@ TYPES: dict[str, Any] = typing.get_type_hints(TrainConfig)
 
 AT_LEAST_1 = (
     "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters "
-    "eval_interval eval_iters log_interval checkpoint_interval keep_checkpoints"
+    "eval_interval eval_iters log_interval checkpoint_interval keep_checkpoints digest_interval max_skipped_steps"
 ).split()
 AT_LEAST_0 = (
     "seed eval_seed warmup_iters lr_decay_iters hyper_start "
@@ -61,11 +61,27 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"configuration, in {path}: expected TOML, got: {error}; correct the file") from error
+    return _typed(values, str(path))
+
+
+def from_values(values: dict[str, Any], where: str) -> TrainConfig:
+    """The configuration with these keys, as a checkpoint holds them; `where` is for messages.
+
+    Raises:
+        ConfigError: An unknown key, a value of the wrong type, or values that don't go together.
+    """
+    given = {key: x for key, x in values.items() if x is not None or NoneType not in get_args(TYPES.get(key))}
+    config = replace(TrainConfig(), **_typed(given, where))
+    check(config)
+    return config
+
+
+def _typed(values: dict[str, Any], where: str) -> dict[str, Any]:
     for key, value in values.items():
-        require_known(key, str(path))
+        require_known(key, where)
         if not _fits(value, TYPES[key]):
             raise ConfigError(
-                f"configuration, in {path}, key {key}: expected {_described(TYPES[key])}, got {value!r}; "
+                f"configuration, in {where}, key {key}: expected {_described(TYPES[key])}, got {value!r}; "
                 "correct the value"
             )
     return {key: float(x) if float in _options(TYPES[key]) else x for key, x in values.items()}
