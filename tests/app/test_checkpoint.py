@@ -42,7 +42,7 @@ def test_round_trip_keeps_types_keys_and_bits(tmp_path):
 
 def test_the_file_of_tensors_is_the_one_that_safetensors_writes():
     tensors = {"b": torch.randn(3, 2), "a": torch.randn(5, dtype=torch.float64), "c": torch.zeros(0, 2).bfloat16()}
-    tensors |= {"e": torch.tensor([True, False, True]), "d": torch.tensor(7)}
+    tensors |= {"e": torch.tensor([True, False, True]), "d": torch.tensor(7.0)}
     ours = b"".join(packing.safetensors_file(tensors))
     assert ours == safetensors.torch.save(tensors, metadata={"format": "pt"})
 
