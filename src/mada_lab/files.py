@@ -15,7 +15,9 @@ from pathlib import Path
 PART = ".part"
 NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
-Piece = bytes | memoryview
+GATHERED_BYTES = 1 << 20  # shorter pieces are put together, up to so many bytes, before they are written
+
+Piece = bytes | bytearray | memoryview
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -34,11 +36,25 @@ def write_new(path: Path, pieces: Iterable[Piece]) -> None:
     """Writes `pieces` one after another to `path`, and flushes them; an error leaves a torn file."""
     descriptor = os.open(path, NEW, 0o666)
     try:
-        for piece in pieces:
+        for piece in _gathered(pieces):
             _write(descriptor, piece)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _gathered(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    waiting = bytearray()
+    for piece in pieces:
+        if waiting and len(waiting) + len(piece) > GATHERED_BYTES:
+            yield waiting
+            waiting = bytearray()
+        if len(piece) > GATHERED_BYTES:
+            yield piece
+        else:
+            waiting += piece
+    if waiting:
+        yield waiting
 
 
 def write_at(path: Path, position: int, content: bytes) -> None:
