@@ -33,8 +33,10 @@ def open_record(session: Session) -> RunRecord:
         _require_hardly_begun(session)
         return RunRecord.resume(session.folder, -1)
     note = _take_up(session, saved)
-    last_row = session.step if session.looked else session.step - 1
-    record = RunRecord.resume(session.folder, last_row, saved.tree["digest"], note)
+    if session.looked:
+        record = RunRecord.resume(session.folder, session.step, saved.tree["digest"], note)
+    else:  # stopped right after the step, whose row the run will write
+        record = RunRecord.resume(session.folder, session.step - 1, None, note)
     checkpoint_folder.set_aside_newer(session.folder, session.step)
     return record
 

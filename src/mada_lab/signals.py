@@ -7,10 +7,11 @@ once; files are safe from that as they are from a kill.
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, Self
 
@@ -78,11 +79,15 @@ class Signals:
         if self._received is None:
             self._received, self._at = number, now
             name = signal.Signals(number).name
-            os.write(2, f"\n{name}: finishing the step, then saving; again to leave at once\n".encode())
+            self._tell(f"{name}: finishing the step, then saving; again to leave at once")
             self._before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._lose_patience))
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         elif now - self._at > REPEAT:
             leave(number)
+
+    def _tell(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # standard error may be closed, or no file; print could meet itself here
+            os.write(sys.stderr.fileno(), f"\n{text}\n".encode())
 
     def _lose_patience(self, *_: object) -> None:
         self._late = True

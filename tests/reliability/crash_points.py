@@ -109,6 +109,7 @@ def killed_at(config, step):
 
 
 def _reference(folder, config):
+    folder.mkdir()
     whole = replace(config, out_dir=str(folder / "reference"))
     changes = runs.count_changes(whole)
     return runs.finished(whole.out_dir), len(changes)

@@ -29,4 +29,4 @@ class Tally:
         """A row of the table in docs/reliability.md."""
         good = self.cases - len(self.failures)
         figures = "; ".join(f"{key} {x}" for key, x in self.figures.items())
-        return f"| {name} | {self.promise} | {good} of {self.cases} | {figures or '–'} |"
+        return f"| {name} | {self.promise} | {good} of {self.cases} | {figures or '-'} |"
