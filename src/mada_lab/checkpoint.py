@@ -142,10 +142,12 @@ def load(folder: Path) -> Checkpoint:
         CheckpointError: It is damaged or of another format.
     """
     facts = checkpoint_folder.verify(folder)
-    for name, most in ((TENSORS, None), (VALUES, VALUES_BYTES)):
-        if name not in facts or (most is not None and facts[name].bytes > most):
-            got = "none" if name not in facts else f"{facts[name].bytes} bytes"
-            raise CheckpointError(checkpoint_folder.damage(folder / name, f"a file of {most or 'some'} bytes", got))
+    if set(facts) != {TENSORS, VALUES}:
+        got = ", ".join(sorted(facts))[:200]
+        raise CheckpointError(checkpoint_folder.damage(folder, f"{TENSORS} and {VALUES}", got))
+    if facts[VALUES].bytes > VALUES_BYTES:
+        expected, got = f"at most {VALUES_BYTES} bytes", f"{facts[VALUES].bytes} bytes"
+        raise CheckpointError(checkpoint_folder.damage(folder / VALUES, expected, got))
     try:
         values: Any = strict_json.loads((folder / VALUES).read_bytes())
         tensors = _load_tensors(folder / TENSORS)

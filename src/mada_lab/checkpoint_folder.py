@@ -197,6 +197,5 @@ def _bytes(length: int | None) -> str:
 
 
 def damage(path: Path | str, expected: str, got: str) -> str:
-    """The message about a checkpoint that can't be used, in one line whatever the file is called."""
-    shown = str(path).encode("unicode_escape").decode() if not str(path).isprintable() else path
-    return f"checkpoint, in {shown}: expected {expected}, got {got}; restore it from a copy, or remove it"
+    """The message about a checkpoint that can't be used."""
+    return f"checkpoint, in {path}: expected {expected}, got {got}; restore it from a copy, or remove it"

@@ -12,6 +12,10 @@ class LabError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """The message, in which a name or a value that would move a terminal's cursor is written out."""
+        return "".join(x if x.isprintable() else repr(x)[1:-1] for x in super().__str__())
+
 
 class ConfigError(LabError):
     """A key, a value or a combination of them in the configuration is wrong."""

@@ -46,6 +46,7 @@ def train(config: TrainConfig, corpus: Corpus, listen: Listener) -> Session:
             rows.close()
             saver.close()
             raise Interrupted(stop.number, session.step) from None
+        saver.settle()
         rows.finish(summary(session, initial, train_loss))
         saver.close()
     return session

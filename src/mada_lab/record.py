@@ -248,6 +248,8 @@ def _flat(record: Json) -> Json:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        if not path.is_file() and path.exists():  # a device may never end, a pipe never begin
+            raise OSError(0, "something else")
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(

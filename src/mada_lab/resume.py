@@ -9,7 +9,7 @@ from mada_lab.checkpoint import Checkpoint
 from mada_lab.errors import CheckpointError
 from mada_lab.record import RunRecord, read_run
 from mada_lab.session import MODEL_KEYS, Session
-from mada_lab.structure import require_fit
+from mada_lab.structure import require_alike, require_fit
 
 #: Part of the optimizer's state: a checkpoint brings them along, so that a change would have no effect.
 SAVED_KEYS = ("weight_decay", "eps", "beta1", "beta2", "beta3", "rho", "c", "gamma")
@@ -69,7 +69,10 @@ def _take_up(session: Session, saved: Checkpoint) -> dict[str, Any]:
     tree = saved.tree
     try:
         _require_same_run(session, tree["config"], tree["data"])
-        require_fit(tree["state"], session.model, session.optimizer)
+        require_fit(tree, session.model, session.optimizer)
+        random, position = session.position()
+        require_alike("data position", {"state": position}, {"state": tree["state"]["batches"]})
+        require_alike("random", {"cpu": random["cpu"]}, {"cpu": tree["state"]["random"]["cpu"]})
         session.restore(saved)
         exact = session.digest() == tree["digest"]
         if not exact and tree["device"] == session.precision.device.type:

@@ -21,6 +21,8 @@ from mada_lab.errors import ConfigError
 KEYS = {field.name for field in fields(TrainConfig)}
 TYPES: dict[str, Any] = typing.get_type_hints(TrainConfig)
 
+FILE_BYTES = 1 << 20  # at most: a path may lead to something that never ends
+
 AT_LEAST_1 = (
     "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters "
     "eval_interval eval_iters log_interval checkpoint_interval keep_checkpoints digest_interval max_skipped_steps"
@@ -54,7 +56,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: The file can't be read, isn't TOML, or has an unknown key or a value of the wrong type.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = file.read(FILE_BYTES + 1)
+        if len(content) > FILE_BYTES:
+            what = f"expected at most {FILE_BYTES} bytes, got more; check the path"
+            raise ConfigError(f"configuration, in {path}: {what}")
+        values = tomllib.loads(content.decode())
     except OSError as error:
         raise ConfigError(
             f"configuration, in {path}: expected a readable file, got {error.strerror}; check the path"

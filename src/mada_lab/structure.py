@@ -1,4 +1,4 @@
-"""Whether a saved state fits a model and an optimizer: looked into before either is touched."""
+"""Whether a saved tree fits a model, an optimizer and generators: looked into before any of them is touched."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -13,23 +13,38 @@ from mada_optim import HyperOptimizer
 
 SMALL = 64  # elements that a state beside a parameter's slots may have: a step count, a vector of coefficients
 
+MAYBE = (float, int, type(None))
+PLAIN = {"seconds": (float, int), "looked": (bool,), "digest": (str,), "device": (str,), "config": (dict,)}
+PLAIN_STATE = {"lr": (float, int), "train_loss": MAYBE, "val_loss": MAYBE, "best_val_loss": MAYBE}
 
-def require_fit(state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
-    """Refuses a state of other names, shapes or types, or with numbers that no training leaves.
+
+def require_fit(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
+    """Refuses a tree of other names, shapes or types, or with numbers that no training leaves.
 
     Raises:
         ValueError: Names the first difference.
-        KeyError, TypeError, AttributeError, IndexError: The state is of quite another kind.
+        KeyError, TypeError, AttributeError, IndexError: The tree is of quite another kind.
     """
-    ours = model.state_dict()
-    _require(list(ours) == list(state["model"]), "model", ", ".join(ours), ", ".join(state["model"]))
-    for name, x in ours.items():
-        _require_alike(f"model {name}", x, state["model"][name])
+    state = tree["state"]
+    for values, kinds in ((tree, PLAIN), (state, PLAIN_STATE)):
+        for name, kind in kinds.items():
+            _require(type(values[name]) in kind, name, " or ".join(x.__name__ for x in kind), repr(values[name]))
+    _require({*state["skips"]} == {"total", "in_a_row"}, "skips", "total, in_a_row", ", ".join(state["skips"]))
+    _require(all(type(x) is int for x in state["skips"].values()), "skips", "integers", repr(state["skips"]))
+    require_alike("model", model.state_dict(), state["model"])
     _require_optimizer(state["optimizer"], optimizer)
     tensors: Tensors = {}
     pack(state, tensors)
     strange = first_not_finite(tensors)
     _require(strange is None, str(strange), "finite numbers", "others")
+
+
+def require_alike(name: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Refuses tensors of other names, shapes or types than ours. Raises as `require_fit`."""
+    _require(list(ours) == list(theirs), name, ", ".join(ours), ", ".join(theirs))
+    for key, x in ours.items():
+        expected, got = f"{tuple(x.shape)} {x.dtype}", f"{tuple(theirs[key].shape)} {theirs[key].dtype}"
+        _require(expected == got, f"{name} {key}", expected, got)
 
 
 def _require_optimizer(saved: Mapping[str, Any], optimizer: Optimizer) -> None:
@@ -50,11 +65,6 @@ def _require_coefficients(groups: list[Mapping[str, Any]], optimizer: HyperOptim
         for name in optimizer.learned:
             low, high, x = optimizer.intervals[name].low, optimizer.intervals[name].high, float(group[name])
             _require(low <= x <= high, f"coefficient {name}", f"a number in [{low}, {high}]", f"{x}")
-
-
-def _require_alike(name: str, ours: Tensor, theirs: Tensor) -> None:
-    expected, got = f"{tuple(ours.shape)} {ours.dtype}", f"{tuple(theirs.shape)} {theirs.dtype}"
-    _require(expected == got, name, expected, got)
 
 
 def _require(condition: bool, name: str, expected: str, got: str) -> None:

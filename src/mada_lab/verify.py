@@ -85,7 +85,7 @@ def _look_inside(folder: Path) -> None:
         config = settings.from_values(tree["config"], str(folder))
         _require_as_large(config, tree["vocabulary"], tree["state"]["model"])
         model = build_model(config, tree["vocabulary"])
-        require_fit(tree["state"], model, optimizers.build(model, config))
+        require_fit(tree, model, optimizers.build(model, config))
         if packing.digest(tree["state"]) != tree["digest"]:
             raise ValueError(f"digest: expected {tree['digest']}, got {packing.digest(tree['state'])}")
     except (LabError, KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:

@@ -6,8 +6,9 @@ import torch
 
 from mada_lab import checkpoint, packing
 from mada_lab.checkpoint import Checkpoint
-from mada_lab.checkpoint_folder import available, leftovers, path_of, seal, strays
+from mada_lab.checkpoint_folder import available, leftovers, path_of, strays
 from mada_lab.errors import CheckpointError
+from tests.reliability.attacks import reseal
 
 TREE = {
     "optimizer": {"state": {0: {"m": torch.randn(2, 3), "step": torch.tensor(3.0, dtype=torch.float64)}, 7: {}}},
@@ -137,14 +138,3 @@ def test_a_sealed_checkpoint_of_another_form_is_refused(tmp_path, values):
     reseal(folder)
     with pytest.raises(CheckpointError, match="expected one that this version wrote, got"):
         checkpoint.load(folder)
-
-
-def reseal(folder):
-    """A manifest for the files as they are, as someone would write it who wants them believed."""
-    facts = {}
-    for path in folder.iterdir():
-        if path.name != "manifest.json":
-            measured = checkpoint.Measured([path.read_bytes()])
-            list(measured)
-            facts[path.name] = measured.facts
-    seal(folder, 1, facts)

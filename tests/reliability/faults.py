@@ -8,6 +8,7 @@ written its first half.
 import errno
 import os
 import signal
+import threading
 from pathlib import Path
 
 CHANGES = ("open", "write", "fsync", "ftruncate", "replace", "rename", "mkdir", "rmdir", "unlink")
@@ -28,6 +29,7 @@ class FaultyOs:
     def __init__(self, at=0, mode="KILL", in_process=False):
         self.at, self.mode, self.in_process = at, mode, in_process
         self.changes, self.dead = [], False
+        self._lock = threading.RLock()  # a checkpoint may be written beside the loop
         self._paths, self._dirty, self._renames, self._made = {}, {}, [], []
 
     def __getattr__(self, name):
@@ -36,6 +38,10 @@ class FaultyOs:
         return getattr(os, name)
 
     def _change(self, name, *args):
+        with self._lock:
+            return self._counted(name, args)
+
+    def _counted(self, name, args):
         if name == "open" and not args[1] & os.O_CREAT:  # to read, or to flush a folder
             return self._opened(os.open(*args), args)
         if self.dead:
