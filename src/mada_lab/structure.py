@@ -51,6 +51,8 @@ def _require_optimizer(saved: Mapping[str, Any], optimizer: Optimizer) -> None:
     ours = optimizer.state_dict()["param_groups"]
     members = [[group["params"] for group in groups] for groups in (ours, saved["param_groups"])]
     _require(members[0] == members[1], "optimizer groups", str(members[0]), str(members[1]))
+    for mine, theirs in zip(ours, saved["param_groups"], strict=True):
+        _require(set(theirs) <= set(mine), "optimizer group", ", ".join(mine), ", ".join(map(str, theirs)))
     params = dict(enumerate(chain.from_iterable(group["params"] for group in optimizer.param_groups)))
     for index, slots in saved["state"].items():
         for name, x in slots.items():

@@ -85,7 +85,9 @@ def _look_inside(folder: Path) -> None:
         config = settings.from_values(tree["config"], str(folder))
         _require_as_large(config, tree["vocabulary"], tree["state"]["model"])
         model = build_model(config, tree["vocabulary"])
-        require_fit(tree, model, optimizers.build(model, config))
+        optimizer = optimizers.build(model, config)
+        require_fit(tree, model, optimizer)
+        optimizer.load_state_dict(tree["state"]["optimizer"])
         if packing.digest(tree["state"]) != tree["digest"]:
             raise ValueError(f"digest: expected {tree['digest']}, got {packing.digest(tree['state'])}")
     except (LabError, KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:

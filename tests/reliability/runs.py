@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import sys
 import time
 import traceback
@@ -89,12 +90,12 @@ def train(config, fault=None, poison=(), at_step=lambda done: None):
     if fault:
         files.os = FaultyOs(*fault)
     if poison:
-        loop.gradients = _poisoned(loop.gradients, poison)
+        loop.gradients = poisoned(loop.gradients, poison)
     corpus = Corpus.open(Path(config.data_dir) / config.dataset)
     return loop.train(config, corpus, Listener(at_step))
 
 
-def _poisoned(original, steps):
+def poisoned(original, steps):
     def gradients(session, *rest):
         loss = original(session, *rest)
         if session.step + 1 in steps:
@@ -110,8 +111,6 @@ def count_changes(config):
     try:
         train(config)
     finally:
-        import os
-
         files.os = os
     return counter.changes
 
