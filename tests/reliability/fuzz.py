@@ -1,5 +1,7 @@
 """Configurations and data files with mistakes of every kind in them: an error in one line, and never more."""
 
+import contextlib
+import io
 import json
 import time
 from dataclasses import fields
@@ -124,7 +126,8 @@ def _tried(work):
     """What is wrong with how `work` went, and the seconds it took."""
     began, problem = time.monotonic(), ""
     try:
-        work()
+        with contextlib.redirect_stdout(io.StringIO()):  # --help is one of the words
+            work()
     except LabError as error:
         problem = "" if str(error).isprintable() else f"not one printable line: {error!r}"
     except SystemExit as stop:

@@ -12,7 +12,8 @@ KILLS_PER_RUN = 5
 
 def at_random(folder, config, count, rng):
     """`count` times SIGKILL at a moment drawn uniformly; each run is killed up to 5 times, then left alone."""
-    tally = Tally("whole at once; at most one save interval lost; in the end the undisturbed state, rows and summary")
+    most = "two save intervals" if config.background_save else "one save interval"
+    tally = Tally(f"whole at once; at most {most} lost; in the end the undisturbed state, rows and summary")
     reference, seconds = runs.undisturbed(folder, config)
     kills, most_lost = 0, 0
     while kills < count:
@@ -45,6 +46,7 @@ def _look(config, code):
     row, saved = runs.last_steps(config.out_dir)
     if code not in (0, -9):
         return f"exit code {code}", row - saved
-    if row - saved > config.checkpoint_interval:
+    in_flight = config.checkpoint_interval if config.background_save else 0
+    if row - saved > config.checkpoint_interval + in_flight:
         return f"{row - saved} steps lost", row - saved
     return runs.broken(config.out_dir), row - saved

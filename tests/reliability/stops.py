@@ -129,6 +129,29 @@ def _look(config, code):
     return runs.broken(config.out_dir), seconds
 
 
+def in_a_compilation(folder, config, waits):
+    """SIGTERM some seconds into a real torch.compile; there is a run from the moment that its record is there."""
+    tally = Tally("exit code 143 within 10 s, the run can be resumed")
+    folder.mkdir()
+    slowest = 0.0
+    for wait in waits:
+        mine = replace(config, compile=True, max_iters=2, warmup_iters=1, out_dir=str(folder / f"{wait}"))
+        process = runs.start(runs.train, mine)
+        while not Path(mine.out_dir, "metrics.jsonl").exists() and process.exitcode is None:
+            time.sleep(0.01)
+        process.join(wait)
+        process.terminate()
+        began = time.monotonic()
+        process.join(2 * LIMIT)
+        seconds = time.monotonic() - began
+        slowest = max(slowest, seconds)
+        good = process.exitcode == 143 and seconds < LIMIT and not runs.broken(mine.out_dir)
+        resumed = good and runs.in_child(runs.train, replace(runs.again(mine), compile=False)) == 0
+        tally.case(f"after {wait} s", "" if resumed else f"exit code {process.exitcode}, {seconds:.1f} s")
+    tally.figures = {"slowest": f"{slowest:.1f} s"}
+    return tally
+
+
 def in_data_preparation(folder, repeats, rng):
     """SIGTERM while a data set is made: the process dies of it, and nothing half made is left under its name."""
     tally = Tally("no folder, or a whole one; a second preparation gives the undisturbed bytes")
