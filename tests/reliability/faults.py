@@ -109,6 +109,8 @@ class FaultyOs:
                 os.rename(new, old)
             if content is not None:
                 new.write_bytes(content)
-        for path in self._made:
+        for path in reversed(self._made):
             if path.is_file():
                 os.unlink(path)
+            elif path.is_dir() and not os.listdir(path):
+                os.rmdir(path)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from mada_lab import cli
 from mada_lab.checkpoint_folder import path_of
 from mada_lab.loop import train
 from tests.app.conftest import Silent
@@ -42,6 +43,15 @@ def test_every_sixth_attack(tmp_path, data_dir):
 
 def test_configurations(tmp_path):
     assert fuzz.configurations(tmp_path / "configurations", 150, random.Random(0)).failures == []
+
+
+def test_no_message_moves_the_cursor(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "\x1b[31mred\nerror: \u202e"])
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        cli.main(["train", "\x1b[31m", "--debug "])
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_data_files(tmp_path):

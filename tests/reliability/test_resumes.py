@@ -19,7 +19,7 @@ from mada_lab.loop import train
 from mada_lab.record import RunRecord, read_run
 from mada_lab.session import Session
 from tests.app.conftest import Silent
-from tests.reliability import resumes, runs
+from tests.reliability import crash_points, resumes, runs
 
 
 @pytest.mark.parametrize(("dtype", "passes"), [("float32", 3), ("bfloat16", 1)])
@@ -28,6 +28,17 @@ def test_half_of_the_matrix(tmp_path, data_dir, dtype, passes):
     tally = resumes.matrix(tmp_path, config, (dtype,), (passes,), ({"background_save": passes == 3},))
     assert tally.failures == []
     assert tally.cases == len(resumes.POINTS)
+
+
+def test_a_row_is_written_once_however_often_its_step_is_resumed(tmp_path, data_dir):
+    """Stopped after step 17, whose row was not due yet; resumed, and killed before the next checkpoint; resumed."""
+    config = replace(resumes.CONFIG, data_dir=str(data_dir), out_dir=str(tmp_path / "run"))
+    reference, _ = runs.undisturbed(tmp_path / "reference", config)
+    assert runs.in_child(resumes.train_until, config, 17, ()) == 143
+    assert runs.in_child(crash_points.killed_at, runs.again(config), 19) == -9
+    assert runs.last_steps(config.out_dir) == (18, 17)
+    assert runs.in_child(runs.train, runs.again(config)) == 0
+    assert runs.finished(config.out_dir) == reference
 
 
 def flip(path):
