@@ -1,5 +1,6 @@
 """The beginning of a run, or its continuation: the session and the record stand at one and the same step."""
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from mada_lab.errors import CheckpointError
 from mada_lab.record import RunRecord, read_run
 from mada_lab.session import MODEL_KEYS, Session
 from mada_lab.structure import require_alike, require_fit
+
+logger = logging.getLogger(__name__)
 
 #: Part of the optimizer's state: a checkpoint brings them along, so that a change would have no effect.
 SAVED_KEYS = ("weight_decay", "eps", "beta1", "beta2", "beta3", "rho", "c", "gamma")
@@ -77,6 +80,8 @@ def _take_up(session: Session, saved: Checkpoint) -> dict[str, Any]:
         exact = session.digest() == tree["digest"]
         if not exact and tree["device"] == session.precision.device.type:
             raise ValueError("a state that comes back with other bits")
+        if not exact:
+            logger.warning("resumed on another kind of device than before: not bit for bit the run that was stopped")
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
         raise CheckpointError(
             f"checkpoint, in {session.folder}, of step {saved.step}: expected the state of this run, "
