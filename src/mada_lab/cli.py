@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mada_lab.errors import CheckpointError, ConfigError, Interrupted, LabError
+from mada_lab.progress import Warnings
 
 USAGE = """usage: mada-lab COMMAND [ARGUMENTS] [--debug]
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.basicConfig(handlers=[Warnings()])
     try:
         run(words)
     except Interrupted as stop:

@@ -7,6 +7,11 @@ command line prints it as one line after `error: `.
 import signal
 
 
+def visible(text: str) -> str:
+    """`text` on one line, with an escape sequence, a newline or whatever else can't be seen written out."""
+    return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)
+
+
 class LabError(Exception):
     """An expected failure: reported in one line, without a traceback unless `--debug` asks for one."""
 
@@ -14,7 +19,7 @@ class LabError(Exception):
 
     def __str__(self) -> str:
         """The message, in which a name or a value that would move a terminal's cursor is written out."""
-        return "".join(x if x.isprintable() else repr(x)[1:-1] for x in super().__str__())
+        return visible(super().__str__())
 
 
 class ConfigError(LabError):

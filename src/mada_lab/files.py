@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 PART = ".part"
 NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -34,27 +35,42 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 def write_new(path: Path, pieces: Iterable[Piece]) -> None:
     """Writes `pieces` one after another to `path`, and flushes them; an error leaves a torn file."""
-    descriptor = os.open(path, NEW, 0o666)
-    try:
-        for piece in _gathered(pieces):
-            _write(descriptor, piece)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with NewFile(path) as file:
+        for piece in pieces:
+            file.write(piece)
 
 
-def _gathered(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    waiting = bytearray()
-    for piece in pieces:
-        if waiting and len(waiting) + len(piece) > GATHERED_BYTES:
-            yield waiting
-            waiting = bytearray()
+class NewFile:
+    """A file that is written piece by piece, in few writes; flushed at the end of `with`, torn after an exception."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, NEW, 0o666)
+        self._waiting = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, piece: Piece) -> None:
+        """Appends `piece`."""
+        if len(self._waiting) + len(piece) > GATHERED_BYTES:
+            self._write_waiting()
         if len(piece) > GATHERED_BYTES:
-            yield piece
+            _write(self._descriptor, piece)
         else:
-            waiting += piece
-    if waiting:
-        yield waiting
+            self._waiting += piece
+
+    def _write_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, bytearray()
+        _write(self._descriptor, waiting)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Brings all of it to the disk, unless something has failed already."""
+        try:
+            if kind is None:
+                self._write_waiting()
+                os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
 
 
 def write_at(path: Path, position: int, content: bytes) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mada_lab import checkpoint_folder, record
-from mada_lab.errors import CheckpointError, ConfigError, LabError
+from mada_lab.errors import CheckpointError, ConfigError, LabError, visible
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Finding:
 
     def __str__(self) -> str:
         """One line."""
-        return f"{'good' if self.good else 'BAD '}  {self.name}: {self.detail}"
+        return visible(f"{'good' if self.good else 'BAD '}  {self.name}: {self.detail}")
 
 
 def verify(path: Path, deep: bool) -> list[Finding]:

@@ -5,6 +5,7 @@ Catches: an error in the background that nobody hears of, a snapshot that traini
 
 import os
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -22,9 +23,10 @@ from tests.reliability import runs
 from tests.reliability.faults import FaultyOs
 
 
-def fill(monkeypatch, after=1):
-    """From its `after`-th change on, the disk has no space left."""
-    monkeypatch.setattr(files, "os", FaultyOs(after, "FULL"))
+def fill(monkeypatch):
+    """From now on the disk has no space left."""
+    monkeypatch.setattr(files, "os", full := FaultyOs(1, "FULL"))
+    return full
 
 
 @pytest.fixture(params=[False, True], ids=["in the loop", "in the background"])
@@ -33,22 +35,28 @@ def config(request, tiny):
 
 
 class FullFrom(Silent):
-    """Fills the disk at a step, and frees it at another."""
+    """Fills the disk at a step, and frees it at another, once the checkpoint of step `missed` has met it."""
 
-    def __init__(self, patch, full, free=10**9):
+    def __init__(self, patch, full, free=10**9, missed=None):
         super().__init__()
-        self.patch, self.full, self.free = patch, full, free
+        self.patch, self.full, self.free, self.missed, self.disk = patch, full, free, missed, None
 
     def step(self, done):
         if done == self.full:
-            fill(self.patch)
+            self.disk = fill(self.patch)
         if done == self.free:
+            deadline = time.monotonic() + 30
+            while self.missed and not self.has_missed() and time.monotonic() < deadline:
+                time.sleep(0.001)
             self.patch.undo()
+
+    def has_missed(self):
+        return any(name == "mkdir" and f"{self.missed}.part" in path for name, path in self.disk.changes)
 
 
 def test_a_full_disk_is_told_and_survived(config, corpus, tmp_path, monkeypatch, caplog):
     train(replace(config, out_dir=str(tmp_path / "whole")), corpus, Silent())
-    train(config, corpus, FullFrom(monkeypatch, 12, 25))
+    train(config, corpus, FullFrom(monkeypatch, 12, 25, missed=20))
     assert "expected to write" in caplog.text
     assert "got No space left on device" in caplog.text
     assert "bytes are free" in caplog.text
@@ -105,15 +113,16 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_has(tiny, corpus, tmp_
 
 
 def test_in_the_background_a_copy_is_written_and_one_at_a_time(tiny, tmp_path, monkeypatch):
-    gate, writers, most = threading.Event(), [0], [0]
+    gates, begun, running, most = [threading.Event(), threading.Event()], [0], [0], [0]
     write = checkpoint.write
 
     def slow(*arguments):
-        writers[0] += 1
-        most[0] = max(most[0], writers[0])
-        gate.wait(10)
+        gate = gates[begun[0]]
+        begun[0], running[0] = begun[0] + 1, running[0] + 1
+        most[0] = max(most[0], running[0])
+        gate.wait(30)
         result = write(*arguments)
-        writers[0] -= 1
+        running[0] -= 1
         return result
 
     monkeypatch.setattr(checkpoint, "write", slow)
@@ -123,10 +132,11 @@ def test_in_the_background_a_copy_is_written_and_one_at_a_time(tiny, tmp_path, m
         saver.poll()
         x += 1
         assert available(tmp_path / "run") == []
-        threading.Timer(0.1, gate.set).start()
+        threading.Timer(0.1, gates[0].set).start()
         saver.save(Checkpoint(2, {"x": x}))
         assert len(available(tmp_path / "run")) == 1
         x += 1
+        gates[1].set()
     assert most == [1]
     saved = [checkpoint.load(folder).tree["x"].tolist() for folder in available(tmp_path / "run")]
     assert saved == [[1, 1, 1], [2, 2, 2]]

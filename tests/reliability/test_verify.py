@@ -54,7 +54,7 @@ def test_damage_is_named(run, capsys):
     with open(run / "metrics.jsonl", "a") as file:
         file.write("garbage\n{}\n")
     (path_of(run, 40).with_name("step_00000040.part")).mkdir()
-    (run / "checkpoints" / "notes").mkdir()
+    (run / "checkpoints" / "notes\nof mine").mkdir()
     code, lines, err = verify(capsys, run)
     assert code == 4
     assert "metrics.jsonl, line 32" in lines[0]
