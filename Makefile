@@ -1,6 +1,7 @@
 # Every target sets up what it needs: a virtual environment with pinned versions in .venv.
 #   make demo    train a small GPT with MADA and with AdamW on text that ships with Python, and write a report
 #   make test    the tests        make check   lint, format, types, architecture
+#   make drill   kills, full disks, flipped bits: the table in docs/reliability.md, in about half an hour
 #
 # On Linux pip takes torch's CUDA build, several GB. For the CPU build:
 #   make demo PIP_FLAGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
@@ -11,7 +12,7 @@ DEMO_FLAGS ?=
 BIN := .venv/bin
 LAB := $(BIN)/python -m mada_lab
 
-.PHONY: demo test check format clean
+.PHONY: demo test check drill format clean
 .DELETE_ON_ERROR:
 
 # Two layers, so that the demo doesn't wait for the tools of developers. torch comes first and alone: whatever is
@@ -41,6 +42,9 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+drill: .venv/dev
+	$(BIN)/python -m tests.reliability.drill --write
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -22,7 +22,7 @@ from mada_lab.data.catalog import TextSet, find
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.gpt2 import Gpt2Tokenizer, find_encoder
 from mada_lab.data.prepare import prepare, write_text
-from mada_lab.files import new_folder_or_none
+from mada_lab.files import new_folder
 
 HEADING = re.compile(r"(?m)^(?= = [^=\n]+ = $)")
 
@@ -34,7 +34,7 @@ def ours(text: Path, tokenizer: Gpt2Tokenizer, threads: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         texts = choice.data_set.source.open(text, Path(folder))
-        with new_folder_or_none(Path(folder, choice.name)) as part:
+        with new_folder(Path(folder, choice.name)) as part:
             write_text(part, choice, texts, tokenizer, threads)
         return time.perf_counter() - began
 

@@ -1,10 +1,12 @@
 """The command line `mada-lab`: the only place that parses arguments. Each command is a thin call into the rest."""
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mada_lab.errors import ConfigError, LabError
+from mada_lab.errors import CheckpointError, ConfigError, Interrupted, LabError
+from mada_lab.progress import Warnings
 
 USAGE = """usage: mada-lab COMMAND [ARGUMENTS] [--debug]
 
@@ -15,6 +17,7 @@ USAGE = """usage: mada-lab COMMAND [ARGUMENTS] [--debug]
                         train a GPT; `mada-lab train --help` lists the keys
   report RUN... [--out PATH]
                         one HTML page about one or several runs
+  verify PATH [--deep]  what in a run folder, or a checkpoint, is whole, and what is damaged
 """
 
 
@@ -23,8 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    logging.basicConfig(handlers=[Warnings()])
     try:
         run(words)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
     except LabError as error:
         if debug:
             raise
@@ -41,6 +48,7 @@ def run(words: list[str]) -> None:
         ("data", "prepare"): prepare,
         ("train",): train,
         ("report",): report,
+        ("verify",): verify,
     }
     for name, command in commands.items():
         if tuple(words[: len(name)]) == name:
@@ -111,6 +119,21 @@ def report(words: list[str]) -> None:
     page = write_report(folders, Path(options.get("--out", folders[0] / "report.html")))
     print("\n".join(headline([read_run(folder) for folder in folders])))
     print(f"report: {page.resolve()}")
+
+
+def verify(words: list[str]) -> None:
+    """`verify PATH [--deep]`."""
+    deep = "--deep" in words
+    names, _ = split([word for word in words if word != "--deep"], set())
+    if len(names) != 1:
+        raise ConfigError(f"verify: expected the folder of a run or a checkpoint, got {len(names)}; name one")
+    from mada_lab.verify import verify as findings_in
+
+    findings = findings_in(Path(names[0]), deep)
+    print("\n".join(str(finding) for finding in findings))
+    bad = sum(not finding.good for finding in findings)
+    if bad:
+        raise CheckpointError(f"verify, in {names[0]}: expected all of it whole, got {bad} damaged; see above")
 
 
 def split(words: list[str], allowed: set[str]) -> tuple[list[str], dict[str, str]]:

@@ -107,3 +107,11 @@ class TrainConfig:
     """Steps between checkpoints; None is eval_interval. One is written at the end in any case."""
     keep_checkpoints: int = 2
     """Number of newest checkpoints that are kept."""
+    on_save_error: Literal["warn", "abort"] = "warn"
+    """A checkpoint that can't be written: go on, with a warning, or end the run (exit code 4)."""
+    background_save: bool = False
+    """Write checkpoints beside the training, from a copy of its state in memory."""
+    digest_interval: int | None = None
+    """Steps between digests of the whole state in the record; None: with each checkpoint."""
+    max_skipped_steps: int = 10
+    """So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped."""

@@ -4,11 +4,22 @@ The message of every error has one form, `what, in which file or key: expected, 
 command line prints it as one line after `error: `.
 """
 
+import signal
+
+
+def visible(text: str) -> str:
+    """`text` on one line, with an escape sequence, a newline or whatever else can't be seen written out."""
+    return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)
+
 
 class LabError(Exception):
     """An expected failure: reported in one line, without a traceback unless `--debug` asks for one."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message, in which a name or a value that would move a terminal's cursor is written out."""
+        return visible(super().__str__())
 
 
 class ConfigError(LabError):
@@ -24,13 +35,13 @@ class DataError(LabError):
 
 
 class CheckpointError(LabError):
-    """A checkpoint is missing, damaged, or of another run."""
+    """A checkpoint or a record is missing, damaged, of another run, or can't be written."""
 
     exit_code = 4
 
 
 class NumericsError(LabError):
-    """The loss is not finite."""
+    """Numbers are not finite, step after step."""
 
     exit_code = 5
 
@@ -39,3 +50,12 @@ class DistributedError(LabError):
     """A process of the group, or the connection to it, failed."""
 
     exit_code = 6
+
+
+class Interrupted(LabError):  # noqa: N818 it is none
+    """A signal asked the run to stop, and it is saved: no error. The exit code is 128 + the signal's number."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.exit_code = 128 + number
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} at step {step}, and saved; `--init_from=resume` goes on from there")

@@ -1,40 +1,157 @@
 """The one seam to the disk: a file or folder appears under its name whole, or not at all.
 
 Everything is written under a temporary name beside its target, flushed to the disk, and renamed into place. A process
-killed at any moment leaves the old content, or the new one.
+killed at any moment leaves the old content, or the new one; so does a machine that loses power.
+
+Whatever the application changes on a disk, it changes through these functions, and they through `os` as this module
+names it: a test that puts another `os` in its place can fail, or die, at any operation it likes.
 """
 
 import fcntl
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
+
+PART = ".part"
+NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+
+GATHERED_BYTES = 1 << 20  # shorter pieces are put together, up to so many bytes, before they are written
+
+Piece = bytes | bytearray | memoryview
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes `content` (text as UTF-8) to `path`, replacing what was there in one rename."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    part = path.with_name(path.name + PART)
+    try:
+        write_new(part, [content.encode() if isinstance(content, str) else content])
+        os.replace(part, path)
+    except OSError:
+        discard(part)
+        raise
     sync(path.parent)
+
+
+def write_new(path: Path, pieces: Iterable[Piece]) -> None:
+    """Writes `pieces` one after another to `path`, and flushes them; an error leaves a torn file."""
+    with NewFile(path) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+class NewFile:
+    """A file that is written piece by piece, in few writes; flushed at the end of `with`, torn after an exception."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, NEW, 0o666)
+        self._waiting = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, piece: Piece) -> None:
+        """Appends `piece`."""
+        if len(self._waiting) + len(piece) > GATHERED_BYTES:
+            self._write_waiting()
+        if len(piece) > GATHERED_BYTES:
+            _write(self._descriptor, piece)
+        else:
+            self._waiting += piece
+
+    def _write_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, bytearray()
+        _write(self._descriptor, waiting)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Brings all of it to the disk, unless something has failed already."""
+        try:
+            if kind is None:
+                self._write_waiting()
+                os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
+
+
+def write_at(path: Path, position: int, content: bytes) -> None:
+    """Makes `content` what follows the first `position` bytes of `path`, in one write where the system lets it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        if os.fstat(descriptor).st_size != position:  # an earlier write was torn
+            os.ftruncate(descriptor, position)
+        _write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def _write(descriptor: int, piece: Piece) -> None:
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder to fill; at the end it is flushed and appears as `path`, which must not exist yet."""
-    part = path.with_name(path.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
-    for file in part.iterdir():
-        sync(file)
-    sync(part)
-    os.rename(part, path)
+    part = path.with_name(path.name + PART)
+    remove(part)
+    make_folder(part)
+    try:
+        yield part
+        for file in part.iterdir():
+            sync(file)
+        sync(part)
+        os.rename(part, path)
+    except BaseException:
+        discard(part)
+        raise
     sync(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, where they are missing; each survives a loss of power."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    os.mkdir(path)
+    sync(path.parent)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Gives a file or folder another name beside the old one, which nothing has yet."""
+    os.rename(old, new)
+    sync(new.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder that others look for: its name goes first, so that nobody finds half of it."""
+    part = path.with_name(path.name + PART)
+    remove(part)
+    rename(path, part)
+    remove(part)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with all that is in it; does nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        for name in sorted(os.listdir(path)):
+            remove(path / name)
+        os.rmdir(path)
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def discard(path: Path) -> None:
+    """Removes what a failure left, as far as that goes: what stays has a name that nobody looks for."""
+    with suppress(OSError):
+        remove(path)
+
+
+def open_to_lock(path: Path) -> int:
+    """A descriptor of an empty file, made if need be, for a lock."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
 def sync(path: Path) -> None:
@@ -44,20 +161,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# ---- for long preparations: they may fail half-way, and two processes may want the same one ----
-
-
-@contextmanager
-def new_folder_or_none(path: Path) -> Iterator[Path]:
-    """`new_folder`, and after an exception there is no trace of it."""
-    try:
-        with new_folder(path) as part:
-            yield part
-    except BaseException:
-        shutil.rmtree(path.with_name(path.name + ".part"), ignore_errors=True)
-        raise
 
 
 @contextmanager

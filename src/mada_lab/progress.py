@@ -1,8 +1,20 @@
 """The progress bar: where the run is, its losses, and the coefficients as they move."""
 
+import logging
+import sys
 from typing import Any, Protocol, Self
 
 from tqdm import tqdm
+
+from mada_lab.errors import visible
+
+
+class Warnings(logging.Handler):
+    """Prints warnings on standard error, each in one line, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one."""
+        tqdm.write(f"{record.levelname.lower()}: {visible(record.getMessage())}", file=sys.stderr)
 
 
 class Listener(Protocol):

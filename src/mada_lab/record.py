@@ -1,91 +1,172 @@
 """The record of a run: what training writes about itself, and how reports read it back.
 
 A run folder holds `manifest.json` (what is being run; written before step 0), `metrics.jsonl` (one JSON object per
-log step) and, once training has ended, `summary.json`. All of it is strict JSON: a number that is not finite is null.
+log step), `resumes.jsonl` (one object each time the run was taken up again, if it was) and, once training has ended,
+`summary.json`. All of it is strict JSON: a number that is not finite is null.
 """
 
+import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from mada_lab.errors import ConfigError
-from mada_lab.files import sync, write_atomic
+from mada_lab.errors import CheckpointError, ConfigError
+from mada_lab.files import make_folder, remove, sync, write_at, write_atomic
 from mada_lab.strict_json import dumps, flatten, loads
 
 FORMAT_VERSION = 1
-MANIFEST, METRICS, SUMMARY = "manifest.json", "metrics.jsonl", "summary.json"
+MANIFEST, METRICS, SUMMARY, RESUMES = "manifest.json", "metrics.jsonl", "summary.json", "resumes.jsonl"
+
+logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 Series = tuple[list[int], list[float]]
 
-_NUMBERS = ("tokens", "train_loss", "val_loss", "lr", "seconds")
+_NUMBERS = ("tokens", "train_loss", "val_loss", "lr", "seconds", "skipped_steps")
 _GROUPS = ("coefficients", "hypergradients", "initial_coefficients", "final_coefficients")
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunRecord:
     """The writing side. Only one process of a run holds it.
 
     Keys of a row: `step`, `tokens`, `train_loss`, `val_loss` (where evaluated), `lr`, `seconds` (since the start),
-    `coefficients` and `hypergradients` (`{name: value}`; empty or absent when nothing is learned).
+    `skipped_steps` (so far), `digest` (of the whole state, where due), `coefficients` and `hypergradients`
+    (`{name: value}`; empty or absent when nothing is learned).
+
+    A row that can't be written is kept, and written before the next one.
     """
 
     folder: Path
+    _length: int
+    _waiting: bytes = b""
 
     @classmethod
     def create(cls, folder: Path, manifest: Json) -> Self:
         """Starts the record of a new run in `folder`, which is made if need be.
 
         Raises:
-            ConfigError: The folder holds a run already, or it cannot be made.
+            ConfigError: The folder holds a run already, or it cannot be made or written.
         """
-        present = [name for name in (MANIFEST, METRICS, SUMMARY) if (folder / name).exists()]
-        if present:
-            raise ConfigError(
-                f"run record, out_dir {folder}: expected a folder without a run, got one with {present[0]}; "
-                "choose another out_dir, or continue that run with init_from=resume"
-            )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            what = f"expected a folder that can be made, got {error.strerror}; choose another out_dir"
-            raise ConfigError(f"run record, out_dir {folder}: {what}") from error
+        require_absent(folder)
         manifest = {"format_version": FORMAT_VERSION, **_flat(manifest)}
-        write_atomic(folder / MANIFEST, dumps(manifest, indent=2) + "\n")
-        write_atomic(folder / METRICS, "")
-        return cls(folder)
+        try:
+            make_folder(folder)
+            write_atomic(folder / METRICS, "")
+            write_atomic(folder / MANIFEST, dumps(manifest, indent=2) + "\n")
+        except OSError as error:
+            what = f"expected a folder that can be made and written, got {error.strerror}; choose another out_dir"
+            raise ConfigError(f"run record, out_dir {folder}: {what}") from error
+        return cls(folder, 0)
 
     @classmethod
-    def resume(cls, folder: Path, step: int) -> Self:
+    def resume(cls, folder: Path, step: int, digest: str | None = None, note: Json | None = None) -> Self:
         """Reopens the record of a run that goes on from its checkpoint of `step`.
 
         Rows after `step`, a line that a killed process left torn, and an old summary go: the run writes them again.
 
+        Args:
+            folder: The run folder.
+            step: The last step whose row stands.
+            digest: That of the state that is resumed; a row of `step` must have the same, if it has one.
+            note: What `resumes.jsonl` should say: the step, the keys that changed, the versions.
+
         Raises:
             ConfigError: A file of the record is missing or malformed; nothing is changed then.
+            CheckpointError: The row is of another state (nothing is changed), or the disk fails.
         """
         _read_manifest(folder / MANIFEST)
-        rows = _read_rows(folder / METRICS)
-        (folder / SUMMARY).unlink(missing_ok=True)
-        write_atomic(folder / METRICS, "".join(dumps(row) + "\n" for row in rows if row["step"] <= step))
-        return cls(folder)
+        rows, resumes = [row for row in _read_rows(folder / METRICS) if row["step"] <= step], _read_resumes(folder)
+        found = rows[-1].get("digest") if rows and rows[-1]["step"] == step else None
+        if digest is not None and found not in (None, digest):
+            raise CheckpointError(
+                f"checkpoint, in {folder}, of step {step}: expected the state of digest {found} that {METRICS} names, "
+                f"got {digest}; bring record and checkpoints of one run together"
+            )
+        content = _lines(rows)
+        try:
+            if note is not None:
+                write_atomic(folder / RESUMES, _lines([*resumes, note]))
+            remove(folder / SUMMARY)
+            write_atomic(folder / METRICS, content)
+        except OSError as error:
+            raise _not_written(folder, error) from error
+        return cls(folder, len(content))
 
     def log(self, row: Json) -> None:
         """Appends one row, which has left the process on return. Coefficients per group get names `group.beta1`."""
+        self._waiting += _lines([_flat(row)])
+        try:
+            self._write_waiting()
+        except OSError as error:
+            logger.warning(
+                "run record, in %s: expected to add a row, got %s. Training goes on; the row waits in memory",
+                self.folder / METRICS,
+                error.strerror,
+            )
+
+    def _write_waiting(self) -> None:
         # One unbuffered write: a reader beside the run, or a kill, nearly always finds the row whole.
-        with open(self.folder / METRICS, "ab", buffering=0) as file:
-            file.write((dumps(_flat(row)) + "\n").encode())
+        if self._waiting:
+            write_at(self.folder / METRICS, self._length, self._waiting)
+            self._length, self._waiting = self._length + len(self._waiting), b""
+
+    def sync(self) -> None:
+        """Brings all rows to the disk, before a checkpoint: none is ahead of them. A failure is told, not raised."""
+        try:
+            self.close()
+        except CheckpointError as error:
+            logger.warning("%s", error)
+
+    def close(self) -> None:
+        """Brings all rows to the disk for good.
+
+        Raises:
+            CheckpointError: The disk fails.
+        """
+        try:
+            self._write_waiting()
+            sync(self.folder / METRICS)
+        except OSError as error:
+            raise _not_written(self.folder, error) from error
 
     def finish(self, summary: Json) -> None:
         """Writes the summary, which says that the run has ended.
 
-        Keys: `optimizer`, `steps`, `initial_coefficients`, `final_coefficients`, `final_train_loss`, `final_val_loss`,
-        `best_val_loss`, `seconds`, `peak_memory_bytes`.
+        Keys: `optimizer`, `steps`, `skipped_steps`, `initial_coefficients`, `final_coefficients`, `final_train_loss`,
+        `final_val_loss`, `best_val_loss`, `seconds`, `peak_memory_bytes`.
+
+        Raises:
+            CheckpointError: The disk fails.
         """
-        sync(self.folder / METRICS)
-        write_atomic(self.folder / SUMMARY, dumps(_flat(summary), indent=2) + "\n")
+        self.close()
+        try:
+            write_atomic(self.folder / SUMMARY, dumps(_flat(summary), indent=2) + "\n")
+        except OSError as error:
+            raise _not_written(self.folder, error) from error
+
+
+def require_absent(folder: Path) -> None:
+    """Raises ConfigError if `folder` holds a run. Rows before there is a manifest are none: a kill left the file."""
+    holds = [name for name in (MANIFEST, METRICS, SUMMARY, "checkpoints") if (folder / name).exists()]
+    if holds and not (holds == [METRICS] and (folder / METRICS).stat().st_size == 0):
+        raise ConfigError(
+            f"run record, out_dir {folder}: expected a folder without a run, got one with {holds[0]}; "
+            "choose another out_dir, or continue that run with init_from=resume"
+        )
+
+
+def _not_written(folder: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"run record, in {folder}: expected to write it, got {error.strerror}; "
+        "free some space, or check the disk, and go on with init_from=resume"
+    )
+
+
+def _lines(rows: Iterable[Json]) -> bytes:
+    return "".join(dumps(row) + "\n" for row in rows).encode()
 
 
 @dataclass(frozen=True)
@@ -98,6 +179,8 @@ class Run:
         manifest: Content of `manifest.json`.
         rows: Rows of `metrics.jsonl`, in the order written.
         summary: Content of `summary.json`; None while the run goes on, or when it was stopped.
+        resumes: Rows of `resumes.jsonl`: `step`, `changed` (`{key: {"from": ..., "to": ...}}`), `exact`, `versions`,
+            `commit`.
     """
 
     name: str
@@ -105,6 +188,7 @@ class Run:
     manifest: Json
     rows: list[Json]
     summary: Json | None
+    resumes: list[Json] = field(default_factory=list)
 
     def series(self, key: str) -> Series:
         """Steps and values of the rows that have `key`. A value that was not finite is NaN."""
@@ -149,7 +233,8 @@ def read_run(folder: Path) -> Run:
     """
     manifest = _read_manifest(folder / MANIFEST)
     summary = _read_summary(folder / SUMMARY) if (folder / SUMMARY).exists() else None
-    return Run(folder.resolve().name, folder, manifest, _read_rows(folder / METRICS), summary)
+    rows, resumes = _read_rows(folder / METRICS), _read_resumes(folder)
+    return Run(folder.resolve().name, folder, manifest, rows, summary, resumes)
 
 
 def _series(points: Iterable[tuple[int, float | None]]) -> Series:
@@ -163,6 +248,8 @@ def _flat(record: Json) -> Json:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        if not path.is_file() and path.exists():  # a device may never end, a pipe never begin
+            raise OSError(0, "something else")
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(
@@ -195,7 +282,7 @@ def _read_manifest(path: Path) -> Json:
 def _read_summary(path: Path) -> Json:
     summary = _read_object(path)
     for key, value in summary.items():
-        if key in ("steps", "seconds", "peak_memory_bytes") or key.endswith("_loss"):
+        if key in ("steps", "skipped_steps", "seconds", "peak_memory_bytes") or key.endswith("_loss"):
             _expect(_is_number(value), f"{path}, {key}", "a number or null", value)
     return _groups_checked(summary, f"{path}")
 
@@ -214,10 +301,15 @@ def _read_rows(path: Path) -> list[Json]:
     return rows
 
 
+def _read_resumes(folder: Path) -> list[Json]:
+    return _read_rows(folder / RESUMES) if (folder / RESUMES).exists() else []
+
+
 def _checked(row: Json, where: str) -> Json:
     _expect(isinstance(row, dict) and type(row.get("step")) is int, where, "an object with an integer step", row)
     for key in _NUMBERS:
         _expect(_is_number(row.get(key)), f"{where}, {key}", "a number or null", row.get(key))
+    _expect(isinstance(row.get("digest", ""), str), f"{where}, digest", "a string", row.get("digest"))
     return _groups_checked(row, where)
 
 

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 
 from mada_lab.errors import ConfigError
-from mada_lab.files import write_atomic
+from mada_lab.files import make_folder, write_atomic
 from mada_lab.outcome import distinct, outcome
 from mada_lab.plots.style import printable
 from mada_lab.record import Run, read_run
@@ -24,7 +24,7 @@ def write_report(folders: list[Path], out: Path) -> Path:
     """
     content = report([read_run(folder) for folder in folders])
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         write_atomic(out, content)
     except OSError as error:
         raise ConfigError(

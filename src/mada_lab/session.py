@@ -1,25 +1,31 @@
 """All that moves while a run trains: built from the configuration, put into a checkpoint, and taken up from one."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from mada_lab import checkpoint, environment, optimizers, precision
+from mada_lab import environment, optimizers, packing, precision, randomness
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.config import TrainConfig
 from mada_lab.data.batches import Batches
 from mada_lab.data.corpus import Corpus
-from mada_lab.errors import CheckpointError
 from mada_lab.model.gpt import GPT, GPTConfig
+from mada_lab.numerics import Skips
 from mada_lab.precision import Precision
 from mada_optim import HyperOptimizer
 
 MODEL_KEYS = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
-#: What a resumed run may not change; its checkpoint wouldn't fit, or its data would be others.
-FIXED_KEYS = (*MODEL_KEYS, "dataset", "optimizer", "seed", "batch_size", "gradient_accumulation_steps")
+
+Position = tuple[dict[str, Tensor], Tensor]
+
+
+def build_model(config: TrainConfig, vocabulary_size: int) -> GPT:
+    """The network that `config` describes, with fresh weights."""
+    return GPT(GPTConfig(vocab_size=vocabulary_size, **{key: getattr(config, key) for key in MODEL_KEYS}))
 
 
 @dataclass
@@ -27,8 +33,12 @@ class Session:
     """A run between two steps.
 
     Attributes:
-        step: Optimizer steps done.
-        seconds: Time they took, evaluations included.
+        step: Optimizer steps done, those that were skipped included.
+        looked: Whether the evaluation and the row that are due at this step are done.
+        seconds: Time that all of it took, evaluations included.
+        skips: How many steps were skipped, as their loss or gradient was not finite.
+        train_loss: The loss of the last step; None before the first.
+        lr: The learning rate of the last step; 0 before the first.
         val_loss: The last validation loss, in nats per token; None before the first.
         best_val_loss: The lowest one.
     """
@@ -41,7 +51,11 @@ class Session:
     scaler: torch.amp.GradScaler
     batches: Batches
     step: int = 0
+    looked: bool = False
     seconds: float = 0.0
+    skips: Skips = field(default_factory=Skips)
+    train_loss: float | None = None
+    lr: float = 0.0
     val_loss: float | None = None
     best_val_loss: float | None = None
 
@@ -50,8 +64,7 @@ class Session:
         """A session at step 0: fresh weights, a fresh optimizer, the first batch ahead. Seeds torch."""
         place = precision.choose(config)
         torch.manual_seed(config.seed)
-        sizes = {key: getattr(config, key) for key in MODEL_KEYS}
-        model = GPT(GPTConfig(vocab_size=corpus.vocabulary_size, **sizes)).to(place.device)
+        model = build_model(config, corpus.vocabulary_size).to(place.device)
         scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype == torch.float16)
         batches = Batches(corpus.train, config.block_size, config.batch_size, config.seed)
         return cls(config, corpus, place, model, optimizers.build(model, config), scaler, batches)
@@ -78,55 +91,52 @@ class Session:
             "model": {"parameters": self.model.parameter_count()},
         }
 
-    def save(self) -> None:
-        """Writes a checkpoint into the run's folder."""
-        tree = {
-            "config": asdict(self.config),
-            "data": self.corpus.sha256,
+    def state(self) -> dict[str, Any]:
+        """All that decides how training goes on; its tensors are the live ones."""
+        return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "batches": self.batches.state(),
-            "random": checkpoint.random_state(),
-            "seconds": self.seconds,
+            "random": randomness.state(self.precision.device),
+            "skips": asdict(self.skips),
+            "train_loss": self.train_loss,
+            "lr": self.lr,
             "val_loss": self.val_loss,
             "best_val_loss": self.best_val_loss,
         }
-        checkpoint.save(self.folder, Checkpoint(self.step, tree), self.config.keep_checkpoints)
 
-    def resume(self) -> None:
-        """Takes up the newest checkpoint in the run's folder.
+    def digest(self) -> str:
+        """16 digits that any bit of any tensor in the state changes."""
+        return packing.digest(self.state())
 
-        Raises:
-            CheckpointError: There is none, or it is of another run.
-        """
-        saved = checkpoint.load_newest(self.folder)
-        tree = saved.tree
-        self._require_same_run(tree)
-        try:
-            self.model.load_state_dict(tree["model"])
-            self.optimizer.load_state_dict(tree["optimizer"])
-            self.scaler.load_state_dict(tree["scaler"])
-            self.batches.restore(tree["batches"])
-            checkpoint.restore_random_state(tree["random"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"checkpoint, in {self.folder}, of step {saved.step}: expected the state of this run, "
-                f"got {' '.join(str(error).split())}; resume with the configuration that wrote it"
-            ) from error
-        self.step, self.seconds = saved.step, tree["seconds"]
-        self.val_loss, self.best_val_loss = tree["val_loss"], tree["best_val_loss"]
+    def checkpoint(self) -> Checkpoint:
+        """What is saved: the state, and what a resumed run compares itself with."""
+        state = self.state()
+        origin = {"config": asdict(self.config), "data": self.corpus.sha256, "device": self.precision.device.type}
+        sizes = {"vocabulary": self.corpus.vocabulary_size}
+        progress = {"seconds": self.seconds, "looked": self.looked, "digest": packing.digest(state)}
+        return Checkpoint(self.step, {**origin, **sizes, **progress, "state": state})
 
-    def _require_same_run(self, tree: dict[str, Any]) -> None:
-        for key in FIXED_KEYS:
-            ours, theirs = getattr(self.config, key), tree["config"].get(key)
-            if ours != theirs:
-                raise CheckpointError(
-                    f"checkpoint, in {self.folder}, key {key}: expected {ours}, got {theirs}; "
-                    f"resume with --{key}={theirs}, or start afresh in another out_dir"
-                )
-        if tree["data"] != self.corpus.sha256:
-            raise CheckpointError(
-                f"checkpoint, in {self.folder}: expected the data that the run started with, got other content in "
-                f"{self.corpus.folder}; restore that data set, or start afresh in another out_dir"
-            )
+    def restore(self, saved: Checkpoint) -> None:
+        """Takes up what `checkpoint` gave, which must fit (`mada_lab.structure`)."""
+        state = saved.tree["state"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.model.load_state_dict(state["model"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.batches.restore(state["batches"])
+        randomness.restore(state["random"], self.precision.device)
+        self.skips = Skips(**state["skips"])
+        self.train_loss, self.lr = state["train_loss"], state["lr"]
+        self.val_loss, self.best_val_loss = state["val_loss"], state["best_val_loss"]
+        self.step, self.seconds, self.looked = saved.step, saved.tree["seconds"], saved.tree["looked"]
+
+    def position(self) -> Position:
+        """Where random numbers and data stand."""
+        return randomness.state(self.precision.device), self.batches.state()
+
+    def rewind(self, position: Position) -> None:
+        """Gives up a step that began at `position` and has moved nothing yet."""
+        self.optimizer.zero_grad()
+        randomness.restore(position[0], self.precision.device)
+        self.batches.restore(position[1])

@@ -21,9 +21,11 @@ from mada_lab.errors import ConfigError
 KEYS = {field.name for field in fields(TrainConfig)}
 TYPES: dict[str, Any] = typing.get_type_hints(TrainConfig)
 
+FILE_BYTES = 1 << 20  # at most: a path may lead to something that never ends
+
 AT_LEAST_1 = (
     "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters "
-    "eval_interval eval_iters log_interval checkpoint_interval keep_checkpoints"
+    "eval_interval eval_iters log_interval checkpoint_interval keep_checkpoints digest_interval max_skipped_steps"
 ).split()
 AT_LEAST_0 = (
     "seed eval_seed warmup_iters lr_decay_iters hyper_start "
@@ -54,18 +56,39 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: The file can't be read, isn't TOML, or has an unknown key or a value of the wrong type.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = file.read(FILE_BYTES + 1)
+        if len(content) > FILE_BYTES:
+            what = f"expected at most {FILE_BYTES} bytes, got more; check the path"
+            raise ConfigError(f"configuration, in {path}: {what}")
+        values = tomllib.loads(content.decode())
     except OSError as error:
         raise ConfigError(
             f"configuration, in {path}: expected a readable file, got {error.strerror}; check the path"
         ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"configuration, in {path}: expected TOML, got: {error}; correct the file") from error
+    return _typed(values, str(path))
+
+
+def from_values(values: dict[str, Any], where: str) -> TrainConfig:
+    """The configuration with these keys, as a checkpoint holds them; `where` is for messages.
+
+    Raises:
+        ConfigError: An unknown key, a value of the wrong type, or values that don't go together.
+    """
+    given = {key: x for key, x in values.items() if x is not None or NoneType not in get_args(TYPES.get(key))}
+    config = replace(TrainConfig(), **_typed(given, where))
+    check(config)
+    return config
+
+
+def _typed(values: dict[str, Any], where: str) -> dict[str, Any]:
     for key, value in values.items():
-        require_known(key, str(path))
+        require_known(key, where)
         if not _fits(value, TYPES[key]):
             raise ConfigError(
-                f"configuration, in {path}, key {key}: expected {_described(TYPES[key])}, got {value!r}; "
+                f"configuration, in {where}, key {key}: expected {_described(TYPES[key])}, got {value!r}; "
                 "correct the value"
             )
     return {key: float(x) if float in _options(TYPES[key]) else x for key, x in values.items()}

@@ -25,7 +25,7 @@ def prepared(tmp_path: Path, reference: Path) -> Path:
 def test_wikitext_trains_and_is_reported(prepared: Path, tmp_path: Path) -> None:
     run = mada_lab("train", *QUICK, "--dataset=wikitext", "--out_dir=out", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    weights = load_newest(tmp_path / "out").tree["model"]
+    weights = load_newest(tmp_path / "out").tree["state"]["model"]
     assert 50_257 in {length for tensor in weights.values() for length in tensor.shape}
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["data"]["name"] == "wikitext"

@@ -50,7 +50,8 @@ REFUSED = [
     (["data", "prepare", "shakespeare_char", "--from-file=missing.txt"], 3, "missing.txt"),
     (["report"], 2, "expected one run folder"),
     (["report", "missing"], 2, "missing"),
-    (["tarin"], 2, "expected one of data prepare, train, report"),
+    (["verify", "missing"], 2, "expected a run folder or a checkpoint"),
+    (["tarin"], 2, "expected one of data prepare, train, report, verify"),
 ]
 
 

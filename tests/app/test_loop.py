@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mada_lab import checkpoint, optimizers
+from mada_lab import optimizers
+from mada_lab.checkpoint_folder import available
 from mada_lab.errors import CheckpointError, ConfigError, NumericsError
 from mada_lab.loop import train
 from mada_lab.model.gpt import GPT, GPTConfig
@@ -159,10 +160,13 @@ def test_a_diverged_run_stops_with_its_last_checkpoint_intact(tiny, corpus, tmp_
                     sessions[0].model.wpe.weight.fill_(float("nan"))
 
     monkeypatch.setattr(Session, "start", remember)
-    with pytest.raises(NumericsError, match="at step 13: expected a finite number"):
-        train(tiny, corpus, Poison())
-    assert [x.name for x in checkpoint.available(tmp_path / "run")] == ["step_00000010"]
-    assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1].startswith('{"step": 13')
+    with pytest.raises(NumericsError, match="at step 15: expected finite numbers, got others 3 times in a row"):
+        train(replace(tiny, max_skipped_steps=3), corpus, Poison())
+    assert [x.name for x in available(tmp_path / "run")] == ["step_00000010"]
+    assert (
+        read_run(tmp_path / "run").rows[-1] | {"step": 15, "train_loss": None, "skipped_steps": 3}
+        == (read_run(tmp_path / "run").rows[-1])
+    )
 
 
 def test_learning_rate_schedule(tiny):

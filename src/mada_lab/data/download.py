@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import os
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from mada_lab import files
 from mada_lab.errors import DataError
 
 TRIES = 4
@@ -111,10 +111,10 @@ def fetch(
             sleep(2.0**attempt)
             continue
         if _is_right(part, file):
-            os.replace(part, path)
+            files.rename(part, path)
             return path
         actual = _digest(part)
-        part.unlink()
+        files.remove(part)
         if not resumed:  # what was resumed may have been begun by another server
             break
     raise DataError(f"content, in {file.url}: expected sha256 {file.sha256}, got {actual}; {file.remedy}")
@@ -143,7 +143,7 @@ def _open(opener: urllib.request.OpenerDirector, file: PinnedFile, part: Path, d
         return opener.open(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the part is longer than the file
-            part.unlink(missing_ok=True)
+            files.remove(part)
         if error.code in (408, 416, 429) or error.code >= 500:
             raise _CutError(describe(error)) from error
         raise _refused(file, error) from error
@@ -172,28 +172,23 @@ def _append(response: Any, file: PinnedFile, part: Path, done: int, too_late: Ca
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and done + int(announced) != file.bytes:
         raise _unlike(file, part, f"a Content-Length of {announced}" + (f" after {done}" if done else ""))
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with open(part, "r+b" if part.exists() else "wb") as target:
-        target.seek(done)
-        target.truncate()
-        while chunk := _receive(response):
-            done += len(chunk)
-            if done > file.bytes:
-                raise _unlike(file, part, "more")
-            target.write(chunk)
-            target.flush()  # a process that is killed loses nothing
-            if too_late():
-                raise DataError(
-                    f"download, from {file.url}: expected its end by now, got {done} of {file.bytes} bytes; "
-                    f"{file.remedy}"
-                )
+    files.make_folder(part.parent)
+    while chunk := _receive(response):
+        if done + len(chunk) > file.bytes:
+            raise _unlike(file, part, "more")
+        files.write_at(part, done, chunk)  # a process that is killed loses nothing
+        done += len(chunk)
+        if too_late():
+            raise DataError(
+                f"download, from {file.url}: expected its end by now, got {done} of {file.bytes} bytes; {file.remedy}"
+            )
     if done < file.bytes:
         raise _CutError(f"{done} bytes")
 
 
 def _unlike(file: PinnedFile, part: Path, got: str) -> DataError:
     """The error for content that can't be the expected one, which isn't kept."""
-    part.unlink(missing_ok=True)
+    files.remove(part)
     return DataError(f"content, in {file.url}: expected {file.bytes} bytes, got {got}; {file.remedy}")
 
 

@@ -5,12 +5,12 @@ appears whole or not at all; what was downloaded is kept until then, so that aft
 """
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from mada_lab import files
 from mada_lab.data import catalog, cuts, gpt2, pipeline, sidecar
 from mada_lab.data.catalog import Choice, ImageSet, TextSet
 from mada_lab.data.corpus import Corpus
@@ -25,7 +25,7 @@ from mada_lab.data.sources import Texts
 from mada_lab.data.tokenizer import CharTokenizer, lone_surrogate
 from mada_lab.data.writer import HashedFile
 from mada_lab.errors import ConfigError, DataError
-from mada_lab.files import new_folder_or_none, only_process, write_atomic
+from mada_lab.files import new_folder, only_process, write_atomic
 
 Listen = Callable[[int, str], object]
 """Called with a number of characters or images that are done, and the word for them."""
@@ -67,7 +67,7 @@ def prepare(
             with only_process(folder):
                 if not folder.exists():  # else another process was faster
                     _make(choice, folder, downloads, _Options(from_file, bpe_files, workers, listen))
-        shutil.rmtree(downloads, ignore_errors=True)
+        files.discard(downloads)
     except OSError as error:
         raise DataError(
             f"data set, in {folder}: expected a place to write, got {describe(error)}; free it, or choose another"
@@ -121,14 +121,14 @@ class _Options:
 def _make(choice: Choice, folder: Path, downloads: Path, options: _Options) -> None:
     if isinstance(choice.data_set, ImageSet):
         pictures = choice.data_set.source.open(options.from_file, downloads)
-        with new_folder_or_none(folder) as part:
+        with new_folder(folder) as part:
             _write_images(part, choice.name, pictures, options)
         return
     tokenizer = None
     if choice.tokenizer == Gpt2Tokenizer.name:  # before the text, so that a missing package costs no download
         tokenizer = Gpt2Tokenizer(find_encoder(options.bpe_files, downloads))
     texts = choice.data_set.source.open(options.from_file, downloads)
-    with new_folder_or_none(folder) as part:
+    with new_folder(folder) as part:
         write_text(part, choice, texts, tokenizer, options.workers, options.listen)
 
 

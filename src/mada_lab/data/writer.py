@@ -7,6 +7,8 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
+from mada_lab.files import NewFile
+
 
 class HashedFile:
     """Goes into a folder that is not in its place yet: see `files.new_folder`.
@@ -17,7 +19,7 @@ class HashedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
+        self._file = NewFile(path)
         self._digest = hashlib.sha256()
         self.rows = self.bytes = 0
 
@@ -25,8 +27,8 @@ class HashedFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Closes the file; what was buffered is written, or fails, here."""
-        self._file.close()
+        """Closes the file; what was gathered is written and flushed, or fails, here."""
+        self._file.__exit__(kind, error, _)
 
     @property
     def sha256(self) -> str:
@@ -35,7 +37,7 @@ class HashedFile:
 
     def write(self, array: NDArray[Any]) -> None:
         """Appends the rows of a contiguous, little-endian array."""
-        self._file.write(array.data)
+        self._file.write(array.data.cast("B"))
         self._digest.update(array.data)
         self.rows += len(array)
         self.bytes += array.nbytes

@@ -1,0 +1,60 @@
+"""What a run shows of itself between two steps: an evaluation, a row of the record, and in the end a summary."""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from mada_lab import environment
+from mada_lab.evaluate import Batch, mean_loss
+from mada_lab.session import Session
+from mada_optim import HyperOptimizer
+
+
+def due(session: Session, interval: int) -> bool:
+    """Whether something that happens every `interval` steps, and after the last one, happens now."""
+    return session.step % interval == 0 or session.step == session.config.max_iters
+
+
+def evaluate(session: Session, forward: nn.Module, validation: list[Batch]) -> None:
+    """Looks at the validation set."""
+    session.val_loss = mean_loss(forward, validation, session.precision)
+    if math.isfinite(session.val_loss):
+        session.best_val_loss = min(session.val_loss, session.best_val_loss or math.inf)
+
+
+def due_row(session: Session) -> dict[str, Any]:
+    """The row of this step, if one is due; reads the coefficients from the device."""
+    config, optimizer = session.config, session.optimizer
+    evaluated, stuck = due(session, config.eval_interval), session.skips.in_a_row >= config.max_skipped_steps
+    digested = due(session, config.digest_interval or config.checkpoint_interval or config.eval_interval)
+    if not (evaluated or stuck or digested or due(session, config.log_interval)):
+        return {}
+    tokens = session.step * config.gradient_accumulation_steps * config.batch_size * config.block_size
+    row: dict[str, Any] = {"step": session.step, "tokens": tokens}
+    if session.train_loss is not None:
+        row["train_loss"] = session.train_loss
+    if evaluated:
+        row["val_loss"] = session.val_loss
+    row.update(lr=session.lr, seconds=session.seconds, skipped_steps=session.skips.total)
+    if digested:
+        row["digest"] = session.digest()
+    if isinstance(optimizer, HyperOptimizer) and optimizer.learned:
+        row.update(coefficients=optimizer.coefficients(), hypergradients=optimizer.hypergradients())
+    return row
+
+
+def summary(session: Session, initial_coefficients: dict[str, float], train_loss: float) -> dict[str, Any]:
+    """What the run came to. Both losses are means over fixed batches, without dropout."""
+    return {
+        "optimizer": session.config.optimizer,
+        "steps": session.step,
+        "skipped_steps": session.skips.total,
+        "initial_coefficients": initial_coefficients,
+        "final_coefficients": session.coefficients(),
+        "final_train_loss": train_loss,
+        "final_val_loss": session.val_loss,
+        "best_val_loss": session.best_val_loss,
+        "seconds": session.seconds,
+        "peak_memory_bytes": environment.peak_memory_bytes(session.precision.device),
+    }

@@ -1,0 +1,66 @@
+"""Numbers that have stopped being numbers: one decision per step, and a guard before anything is saved."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mada_lab.errors import NumericsError
+
+
+@dataclass
+class Skips:
+    """Steps that moved nothing, as their loss or their gradient was not finite.
+
+    Attributes:
+        total: Since the start of the run.
+        in_a_row: Up to now.
+    """
+
+    total: int = 0
+    in_a_row: int = 0
+
+    def count(self, skipped: bool) -> None:
+        """Counts a step."""
+        self.total += skipped
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Norm of the whole gradient, 0-d: finite only if every element of it is."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def decide(loss: Tensor, norm: Tensor) -> tuple[float, bool]:
+    """The loss, and whether the step may be taken. The one place where a step waits for the device, and only once."""
+    both = torch.stack([loss.float(), norm.float().to(loss.device)]).tolist()
+    return both[0], all(map(math.isfinite, both))
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor with an element that is not finite; None if all are."""
+    for name, x in tensors.items():
+        if x.is_floating_point() and x.numel() and not all(torch.stack(torch.aminmax(x)).isfinite()):
+            return name
+    return None
+
+
+def require_finite(tensors: Mapping[str, Tensor], step: int) -> None:
+    """Raises NumericsError, with the first name, unless every element of every tensor is finite."""
+    name = first_not_finite(tensors)
+    if name is not None:
+        raise NumericsError(
+            f"state, at step {step}, in {name}: expected finite numbers, got others, which are not saved; "
+            "lower learning_rate, and go on from the last checkpoint with init_from=resume"
+        )
+
+
+def require_progress(step: int, skips: Skips, most: int) -> None:
+    """Raises NumericsError when `most` steps in a row were skipped: no further one would go otherwise."""
+    if skips.in_a_row >= most:
+        raise NumericsError(
+            f"loss or gradient, at step {step}: expected finite numbers, got others {skips.in_a_row} times in a row; "
+            "lower learning_rate, and start afresh or from the last checkpoint with init_from=resume"
+        )

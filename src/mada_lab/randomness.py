@@ -1,0 +1,23 @@
+"""The generators that dropout draws from: torch's global one, and the device's."""
+
+import torch
+from torch import Tensor
+
+
+def state(device: torch.device) -> dict[str, Tensor]:
+    """Where the generators stand; each a tensor of bytes on the CPU."""
+    found = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        found["mps"] = torch.mps.get_rng_state()
+    return found
+
+
+def restore(saved: dict[str, Tensor], device: torch.device) -> None:
+    """Takes up the generators where `state` found them; that of another kind of device is passed over."""
+    torch.set_rng_state(saved["cpu"])
+    if device.type == "cuda" and "cuda" in saved:
+        torch.cuda.set_rng_state(saved["cuda"], device)
+    if device.type == "mps" and "mps" in saved:
+        torch.mps.set_rng_state(saved["mps"])

@@ -1,0 +1,110 @@
+"""The beginning of a run, or its continuation: the session and the record stand at one and the same step."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mada_lab import checkpoint, checkpoint_folder, environment
+from mada_lab.checkpoint import Checkpoint
+from mada_lab.errors import CheckpointError
+from mada_lab.record import RunRecord, read_run
+from mada_lab.session import MODEL_KEYS, Session
+from mada_lab.structure import require_alike, require_fit
+
+logger = logging.getLogger(__name__)
+
+#: Part of the optimizer's state: a checkpoint brings them along, so that a change would have no effect.
+SAVED_KEYS = ("weight_decay", "eps", "beta1", "beta2", "beta3", "rho", "c", "gamma")
+#: What a resumed run may not change; its checkpoint wouldn't fit, or its data would be others.
+FIXED_KEYS = (*MODEL_KEYS, "dataset", "optimizer", "seed", "batch_size", "gradient_accumulation_steps", *SAVED_KEYS)
+
+
+def open_record(session: Session) -> RunRecord:
+    """The record of a fresh run, or of the one that is resumed, with `session` taken up at its checkpoint.
+
+    A run that was stopped before its first checkpoint begins again.
+
+    Raises:
+        ConfigError: There is another run in the folder, or its record is damaged.
+        CheckpointError: There is nothing to resume, nothing whole, or something of another run.
+    """
+    if session.config.init_from == "scratch":
+        return RunRecord.create(session.folder, session.manifest())
+    saved = checkpoint.load_newest(session.folder)
+    if saved is None:
+        _require_hardly_begun(session)
+        return RunRecord.resume(session.folder, -1)
+    note = _take_up(session, saved)
+    if session.looked:
+        record = RunRecord.resume(session.folder, session.step, saved.tree["digest"], note)
+    else:  # stopped right after the step, whose row the run will write
+        record = RunRecord.resume(session.folder, session.step - 1, None, note)
+    checkpoint_folder.set_aside_newer(session.folder, session.step)
+    return record
+
+
+def require_run(folder: Path) -> None:
+    """Raises CheckpointError unless `folder` holds a run, or checkpoints of one."""
+    if not (folder / "manifest.json").exists() and not checkpoint_folder.available(folder):
+        raise _nothing(folder)
+
+
+def _nothing(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint, in {folder / 'checkpoints'}: expected one to resume from, got none; "
+        "use --init_from=scratch, or the out_dir of a run that has one"
+    )
+
+
+def _require_hardly_begun(session: Session) -> None:
+    """Refuses to begin again what has come further than its first checkpoint: someone took that away."""
+    run = read_run(session.folder)
+    config, data = run.manifest.get("config", {}), run.manifest.get("data")
+    _require_same_run(session, config, data.get("sha256", {}) if isinstance(data, dict) else {})
+    first = config.get("checkpoint_interval") or config.get("eval_interval") or 0
+    if run.summary or (run.rows and run.rows[-1]["step"] > first):
+        raise _nothing(session.folder)
+
+
+def _take_up(session: Session, saved: Checkpoint) -> dict[str, Any]:
+    """Puts the checkpoint into the session, and returns what the record should say about it."""
+    tree = saved.tree
+    try:
+        _require_same_run(session, tree["config"], tree["data"])
+        require_fit(tree, session.model, session.optimizer)
+        random, position = session.position()
+        require_alike("data position", {"state": position}, {"state": tree["state"]["batches"]})
+        require_alike("random", {"cpu": random["cpu"]}, {"cpu": tree["state"]["random"]["cpu"]})
+        session.restore(saved)
+        exact = session.digest() == tree["digest"]
+        if not exact and tree["device"] == session.precision.device.type:
+            raise ValueError("a state that comes back with other bits")
+        if not exact:
+            logger.warning("resumed on another kind of device than before: not bit for bit the run that was stopped")
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
+        raise CheckpointError(
+            f"checkpoint, in {session.folder}, of step {saved.step}: expected the state of this run, "
+            f"got {type(error).__name__}: {' '.join(str(error).split())}; resume with the configuration that wrote it"
+        ) from error
+    ours = {key: x for key, x in asdict(session.config).items() if key != "init_from"}
+    changed = {
+        key: {"from": tree["config"].get(key), "to": x} for key, x in ours.items() if x != tree["config"].get(key)
+    }
+    origin = {"versions": environment.versions(), "commit": environment.commit()}
+    return {"step": saved.step, "changed": changed, "exact": exact, **origin}
+
+
+def _require_same_run(session: Session, config: dict[str, Any], data: dict[str, str]) -> None:
+    for key in FIXED_KEYS:
+        ours, theirs = getattr(session.config, key), config.get(key)
+        if ours != theirs:
+            raise CheckpointError(
+                f"checkpoint, in {session.folder}, key {key}: expected {ours}, got {theirs}; "
+                f"resume with --{key}={theirs}, or start afresh in another out_dir"
+            )
+    if data != session.corpus.sha256:
+        raise CheckpointError(
+            f"checkpoint, in {session.folder}: expected the data that the run started with, got other content in "
+            f"{session.corpus.folder}; restore that data set, or start afresh in another out_dir"
+        )

@@ -1,0 +1,45 @@
+"""The matrix of resumes: every kind of run, stopped at every kind of point, goes on bit for bit."""
+
+import itertools
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+from tests.reliability import runs
+from tests.reliability.tally import Tally
+
+STEPS_AFTER = 20
+#: Name of a point: the step after which the run is stopped, and the steps whose gradient is not finite.
+POINTS = {
+    "between evaluations": (17, ()),
+    "at an evaluation and a checkpoint": (20, ()),
+    "after a skipped step": (17, (17,)),
+    "before hyper_start": (3, ()),
+}
+CONFIG = replace(runs.TINY, digest_interval=1, hyper_start=6)
+
+
+def matrix(folder, config, dtypes=("float32", "bfloat16"), accumulations=(1, 3), options=({},)):
+    """Each cell stops a run by SIGTERM, resumes it, and compares rows and digests with those of an undisturbed run."""
+    tally = Tally("20 further steps with the same digests of the whole state, rows and summary")
+    cells = itertools.product(dtypes, accumulations, POINTS, options)
+    for i, (dtype, passes, point, option) in enumerate(cells):
+        stop, poison = POINTS[point]
+        mine = replace(config, dtype=dtype, gradient_accumulation_steps=passes, max_iters=stop + STEPS_AFTER, **option)
+        whole, part = (replace(mine, out_dir=str(folder / f"{i}-{name}")) for name in ("whole", "part"))
+        codes = [runs.in_child(runs.train, whole, None, poison), runs.in_child(train_until, part, stop, poison)]
+        stood_at = runs.last_steps(part.out_dir)[1]
+        codes.append(runs.in_child(runs.train, runs.again(part), None, poison))
+        problem = "" if codes == [0, 143, 0] and stood_at == stop else f"exit codes {codes}, stopped at {stood_at}"
+        if not problem and runs.finished(whole.out_dir) != runs.finished(part.out_dir):
+            problem = "another result"
+        if not problem and Path(whole.out_dir, "metrics.jsonl").read_text().count('"digest"') != mine.max_iters + 1:
+            problem = "digests are missing"
+        tally.case(f"{dtype}, {passes} passes, {point}, {option}", problem)
+    return tally
+
+
+def train_until(config, step, poison):
+    """Trains, and asks itself to stop when `step` steps are done."""
+    runs.train(config, None, poison, lambda done: os.kill(os.getpid(), signal.SIGTERM) if done == step else None)

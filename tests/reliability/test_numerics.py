@@ -1,0 +1,130 @@
+"""Losses and gradients that are not finite: the step moves nothing, is counted, and a run of them ends in time.
+
+Catches: a skip that multiplies by zero (0 * NaN is NaN), one that moves a moment, a coefficient or a step count, a
+checkpoint of weights that are no numbers.
+"""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mada_lab import numerics, saver
+from mada_lab.checkpoint import Checkpoint
+from mada_lab.checkpoint_folder import available
+from mada_lab.errors import NumericsError
+from mada_lab.loop import gradients, train, update
+from mada_lab.numerics import Skips
+from mada_lab.record import read_run
+from mada_lab.session import Session
+from mada_lab.signals import Signals
+from tests.app.conftest import Silent
+from tests.problems import same_bits
+from tests.reliability import runs
+
+
+def moved(session):
+    """All that a step may move, but for data and random numbers."""
+    tensors = [x.detach().clone() for x in session.model.state_dict().values()]
+    state = session.optimizer.state_dict()
+    tensors += [x.clone() for slots in state["state"].values() for x in slots.values()]
+    for group in state["param_groups"]:
+        tensors += [torch.as_tensor(x) for x in group.values() if isinstance(x, torch.Tensor | float)]
+    return tensors
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("optimizer", ["mada", "mada_released", "hyperadam", "adamw", "lion"])
+def test_a_gradient_that_is_not_finite_moves_nothing(tiny, corpus, optimizer, bad):
+    session = Session.start(replace(tiny, optimizer=optimizer), corpus)
+    for _ in range(8):
+        update(session, gradients(session, session.model, Signals()))
+    before, position = moved(session), session.batches.state()
+    loss = gradients(session, session.model, Signals())
+    session.model.wpe.weight.grad[3, 2] = bad
+    update(session, loss)
+    assert same_bits(moved(session), before)
+    assert (session.step, session.skips) == (9, Skips(total=1, in_a_row=1))
+    assert not torch.equal(session.batches.state(), position)
+    assert all(p.grad is None for p in session.model.parameters())
+    update(session, gradients(session, session.model, Signals()))
+    assert not same_bits(moved(session), before)
+    assert session.skips == Skips(total=1, in_a_row=0)
+
+
+def test_a_loss_that_is_not_finite_moves_nothing_though_its_gradient_is(tiny, corpus):
+    session = Session.start(tiny, corpus)
+    before = moved(session)
+    update(session, gradients(session, session.model, Signals()) * math.nan)
+    assert same_bits(moved(session), before)
+
+
+def test_a_scaled_loss_that_overflows_is_a_skip_and_lowers_the_scale(tiny, corpus):
+    session = Session.start(replace(tiny, dtype="float16"), corpus)
+    update(session, gradients(session, session.model, Signals()))
+    before, scale = moved(session), session.scaler.get_scale()
+    loss = gradients(session, session.model, Signals())
+    session.model.wpe.weight.grad[0, 0] = math.inf
+    update(session, loss)
+    assert same_bits(moved(session), before)
+    assert session.scaler.get_scale() == scale / 2
+    assert session.skips.total == 1
+
+
+def test_clipping_is_torchs_own(tiny, corpus):
+    """The norm is taken once, for the decision and for the clipping."""
+    session = Session.start(tiny, corpus)
+    gradients(session, session.model, Signals())
+    parameters = list(session.model.parameters())
+    mine = [p.grad.clone() for p in parameters]
+    norm = numerics.gradient_norm(parameters)
+    assert torch.equal(norm, torch.nn.utils.clip_grad_norm_(parameters, 0.01))
+    clipped = [p.grad.clone() for p in parameters]
+    for p, g in zip(parameters, mine, strict=True):
+        p.grad.copy_(g)
+    torch.nn.utils.clip_grads_with_norm_(parameters, 0.01, norm)
+    assert same_bits(clipped, [p.grad for p in parameters])
+
+
+def poison(monkeypatch, steps):
+    monkeypatch.setattr("mada_lab.loop.gradients", runs.poisoned(gradients, steps))
+
+
+def test_skips_are_recorded_and_few_do_not_end_a_run(tiny, corpus, tmp_path, monkeypatch):
+    poison(monkeypatch, (7, 8, 20))
+    session = train(replace(tiny, max_skipped_steps=3), corpus, Silent())
+    run = read_run(tmp_path / "run")
+    assert [row["skipped_steps"] for row in run.rows] == [0] * 7 + [1] + [2] * 12 + [3] * 11
+    assert run.summary["skipped_steps"] == session.skips.total == 3
+    assert run.summary["steps"] == 30
+
+
+def test_many_in_a_row_end_it_with_the_last_checkpoint_intact(tiny, corpus, tmp_path, monkeypatch):
+    poison(monkeypatch, range(13, 100))
+    with pytest.raises(NumericsError, match="at step 16: expected finite numbers, got others 4 times in a row"):
+        train(replace(tiny, max_skipped_steps=4), corpus, Silent())
+    run = read_run(tmp_path / "run")
+    assert (run.rows[-1]["step"], run.rows[-1]["skipped_steps"], run.summary) == (16, 4, None)
+    monkeypatch.undo()
+    train(replace(tiny, init_from="resume", max_skipped_steps=4), corpus, heard := Silent())
+    assert heard.rows[0]["step"] == 11
+    assert heard.rows[-1]["skipped_steps"] == 0
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_weights_that_are_not_finite_are_never_saved(tiny, tmp_path, background):
+    config = replace(tiny, background_save=background)
+    for bad in (math.nan, math.inf):
+        tree = {"model": {"a": torch.ones(3), "b": torch.tensor([[1.0, bad], [0.0, 0.0]])}}
+        with saver.Saver(config) as it, pytest.raises(NumericsError, match=r"at step 7, in /model/b: expected finite"):
+            it.save(Checkpoint(7, tree))
+    assert available(tmp_path / "run") == []
+
+
+def test_finiteness_is_seen_in_every_type_and_place():
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        good = {"a": torch.tensor([1.0, -2.0], dtype=dtype), "empty": torch.zeros(0, dtype=dtype), "n": torch.tensor(3)}
+        assert numerics.first_not_finite(good) is None
+        assert numerics.first_not_finite({**good, "z": torch.tensor(-math.inf, dtype=dtype)}) == "z"
+    assert numerics.first_not_finite({"max": torch.tensor([torch.finfo(torch.float32).max] * 5)}) is None
