@@ -121,9 +121,7 @@ def _disturbed(config, fault, reference):
         return f"exit code {code}"
     if broken := runs.broken(config.out_dir):
         return f"not whole: {broken}"
-    if code != 0 or fault[1] == "FULL":
-        code = runs.in_child(runs.train, runs.again(config))
-    if code == 0 and runs.finished(config.out_dir) != reference:  # a checkpoint that failed is missed, and no more
+    if code != 0:
         code = runs.in_child(runs.train, runs.again(config))
     same = code == 0 and runs.finished(config.out_dir) == reference
     shutil.rmtree(config.out_dir)
