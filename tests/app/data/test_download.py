@@ -199,7 +199,7 @@ def test_slow_body_is_given_up(tmp_path: Path) -> None:
 
 def test_full_disk_is_no_failure_of_the_network(tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="a file"):
         fetch(Page(CONTENT), tmp_path / "a file" / "folder")
 
 
