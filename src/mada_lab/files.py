@@ -170,25 +170,25 @@ def only_process(path: Path) -> Iterator[None]:
     The folder that `path` is to lie in is made for the time being, and stays if something is put into it.
     """
     made = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lock = path.with_name(f".{path.name}.lock")
     try:
         descriptor = _locked(lock)
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            remove(lock)
             os.close(descriptor)
     finally:
         with suppress(OSError):  # not empty
             for parent in made:
-                parent.rmdir()
+                os.rmdir(parent)
 
 
 def _locked(lock: Path) -> int:
     """Opens a lock file and waits for its lock; the descriptor is to be closed after the file was removed."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_to_lock(lock)
         with suppress(OSError):  # some network file systems have no locks; then nobody waits
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):

@@ -54,7 +54,7 @@ class Builder:
         return x.target is not total and any(map(self.is_element, x.all_input_nodes))
 
     def mul(self, x: Value, y: Value) -> Any:
-        """X y, simplified."""
+        """The product of two values, simplified."""
         return self(operator.mul, x, y)
 
     def sum_of(self, adjoint: Adjoint) -> Adjoint:

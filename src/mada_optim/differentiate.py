@@ -151,5 +151,5 @@ def _scaled(build: Builder, x: fx.Node) -> Adjoint:
 
 
 def add_term(build: Builder, adjoint: Adjoint, e: Value, k: Value) -> None:
-    """Adjoint += k e."""
+    """Adds the term k e to an adjoint."""
     adjoint[e] = build(operator.add, adjoint[e], k) if e in adjoint else k

@@ -61,9 +61,8 @@ class Dispatcher:
         jobs: dict[kernels.Kernel, tuple[list[Cell], list[CTensor]]] = {}
         rest = []
         for cell in cells:
-            if (
-                cell.rule not in self._kernels
-            ):  # a corner was set in a group since it was added, or the optimizer is a copy
+            # not prepared yet: a corner was set in a group since it was added, or the optimizer is a copy
+            if cell.rule not in self._kernels:
                 self.prepare(corners(self._rule, cell.options, self._learned), cell.p.device)
             kernel = self._kernels[cell.rule]
             row = None if kernel is None else kernel.row(cell)
