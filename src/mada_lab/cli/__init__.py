@@ -1,0 +1,58 @@
+"""The command line `mada-lab`: the only place that parses arguments. Each command, a file here, calls into the rest."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from mada_lab.errors import ConfigError, Interrupted, LabError
+from mada_lab.progress import Warnings
+
+#: What is typed, and the file that has its USAGE and its `run`.
+COMMANDS = {
+    ("data", "prepare"): "prepare",
+    ("train",): "train",
+    ("report",): "report",
+    ("verify",): "verify",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command; an error ends the process with its exit code (`mada_lab.errors`) and one line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    logging.basicConfig(handlers=[Warnings()])
+    try:
+        run(words)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except LabError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("error: interrupted; `--init_from=resume` goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(words: list[str]) -> None:
+    """Finds the command and hands it its arguments."""
+    for typed, file in COMMANDS.items():
+        if tuple(words[: len(typed)]) == typed:
+            return command(file).run(words[len(typed) :])
+    if not words or words[0] in ("-h", "--help", "help"):
+        print("usage: mada-lab COMMAND [ARGUMENTS] [--debug]")
+        for file in COMMANDS.values():
+            print("\n" + command(file).USAGE, end="")
+        return None
+    known = ", ".join(" ".join(typed) for typed in COMMANDS)
+    raise ConfigError(f"command line: expected one of {known}, got {' '.join(words[:2])}; see `mada-lab --help`")
+
+
+def command(file: str) -> ModuleType:
+    """The file of a command, imported when it is asked for: no command pays for another's libraries."""
+    return importlib.import_module(f"mada_lab.cli.{file}")
