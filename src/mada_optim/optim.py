@@ -112,10 +112,6 @@ class HyperOptimizer(Optimizer):
         self.state_dtype = checks.state_dtype(state_dtype)
         self.reduce_group = reduce_group
         self._bank = Bank(self.learned, checks.scope(scope))
-        checks.extensions(horizon)
-        self.state_dtype = checks.state_dtype(state_dtype)
-        self.reduce_group = reduce_group
-        self._bank = Bank(self.learned, checks.scope(scope))
         self._requested_engine = checks.engine(engine)
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, self.state_dtype)
         self._external: ExternalLearner | None = None
@@ -254,10 +250,9 @@ class HyperOptimizer(Optimizer):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use torch.optim.SparseAdam")
         self._bank.adopt(self.param_groups)
         forms = [self._form(group) for group in self.param_groups]
-        return [self._cell(p, forms[i], self._options(group, j), self._row(i, j)) for p, group, i, j in ready]
-
-    def _row(self, group: int, parameter: int) -> int:
-        return self._bank.row(group, parameter) if self.learned else 0
+        kept = [frozenset(eager.state_names(form, bool(self.learned))) for form in forms]
+        row = self._bank.row
+        return [self._cell(p, forms[i], kept[i], self._options(group, j), row(i, j)) for p, group, i, j in ready]
 
     def _form(self, group: Mapping[str, Any]) -> Rule:
         """What the rule comes to in a group."""
@@ -275,16 +270,22 @@ class HyperOptimizer(Optimizer):
             return group
         return {**group, **{key: group[key][parameter] for key in self._bank.columns}}
 
-    def _cell(self, p: Tensor, rule: Rule, options: Mapping[str, Any], row: int) -> eager.Cell:
+    def _cell(self, p: Tensor, form: Rule, kept: frozenset[str], options: Mapping[str, Any], row: int) -> eager.Cell:
         assert p.grad is not None
-        seen, state = eager.canvas(p), self.state[p]
-        g = eager.canvas(p.grad).to(eager.compute_dtype(seen))
+        seen, state, g = eager.canvas(p), self.state[p], eager.canvas(p.grad)
+        if not g.dtype is seen.dtype is torch.float32:
+            g = g.to(eager.compute_dtype(seen))
         if not state:
-            state.update(self._new_state(rule, seen))
-        checks.slots_present(rule, state)
-        for name in self._idle_slots(rule) & state.keys():
-            del state[name]  # switched off since: it moves no more, and must not be taken up again as it is
-        return eager.Cell(rule, seen, -g if options["maximize"] else g, state, options, row)
+            state.update(self._new_state(form, seen))
+        elif state.keys() != kept:
+            self._fit_state(form, state)
+        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, row)
+
+    def _fit_state(self, form: Rule, state: dict[str, Tensor]) -> None:
+        """Drops slots that were switched off since: they move no more, and must not be taken up again as they are."""
+        checks.slots_present(form, state)
+        for name in self._idle_slots(form) & state.keys():
+            del state[name]
 
     def _reduce(self, finite: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over the shards in one message; a shard that is not finite stops the step on all of them."""

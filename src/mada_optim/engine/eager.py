@@ -11,8 +11,7 @@ hypergradient a derivative of the very update that was applied, at the price of 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +35,9 @@ def canvas(x: Tensor) -> Tensor:
 
     A complex tensor is two real ones (as in torch.optim); a 0-d tensor would be promoted to the coefficients' fp64.
     """
-    x = torch.view_as_real(x) if x.is_complex() else x
-    return x.reshape(1) if x.ndim == 0 else x
+    if x.is_complex():
+        x = torch.view_as_real(x)
+    return x if x.ndim else x.reshape(1)
 
 
 def largest_gradient(dtype: torch.dtype) -> float:
@@ -68,8 +68,7 @@ def learning_rate(options: Mapping[str, Any], device: torch.device) -> Tensor:
     return torch.minimum(alpha, lr.clamp(min=1 / decay)) if decay else alpha
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One parameter tensor in one step.
 
     Attributes:
@@ -109,6 +108,11 @@ def all_usable(cells: list[Cell], device: torch.device) -> Tensor:
     limits = [min(largest_gradient(x.dtype) for x in (cell.g, *cell.slots().values())) for cell in cells]
     verdicts = [(cell.g.abs() <= limit).all().to(device) for cell, limit in zip(cells, limits, strict=True)]
     return torch.stack([torch.ones((), dtype=torch.bool, device=device), *verdicts]).all()
+
+
+def state_names(rule: Rule, learning: bool) -> list[str]:
+    """The keys of a parameter's state."""
+    return ["step", *rule.slot_names(), *(("gradient", "applied") if learning else ())]
 
 
 def new_state(rule: Rule, p: Tensor, slot_dtype: torch.dtype, learning: bool) -> dict[str, Tensor]:

@@ -48,8 +48,8 @@ class Bank:
             self.columns[option_key(name)].copy_(column)
 
     def row(self, group: int, parameter: int) -> int:
-        """The row of a parameter, by its group and its place there."""
-        place = self._places[group]
+        """The row of a parameter, by its group and its place there; 0 where nothing is learned."""
+        place = self._places[group] if self._places else 0
         return place.start + parameter if isinstance(place, slice) else place
 
     def add_group(self, start: Mapping[str, Tensor], parameters: int) -> None:

@@ -59,7 +59,7 @@ INLINE uint32_t random_bits(uint32_t element, uint32_t seed) {
 }
 INLINE uint32_t seed_of(double t, int slot) { return uint32_t(int64_t(t)) * 0x2545F491u + uint32_t(slot + 1) * 0x9E3779B1u; }
 
-constexpr int MAX_SLOTS = 12, MAX_SCALARS = 8, MAX_HYPER = 12;
+constexpr int MAX_SLOTS = 12, MAX_SCALARS = 8;
 
 // One parameter tensor: what Python fills in, in this order. Unused pointers are null.
 struct Tensor {
@@ -70,9 +70,7 @@ struct Tensor {
     double *t;
     State *gradient;              // of the last update
     double *applied;              // its learning rate and coefficients; null where nothing is learned
-    const double *now;            // those of this step
-    double weight_decay;
-    double hyper[MAX_HYPER];
+    const double *now;            // those of this step; then weight decay and hyper-parameters
 };
 
 #include "rule.h"
@@ -81,10 +79,12 @@ constexpr int64_t CHUNK = 16384;  // elements in a thread's piece of work
 constexpr int64_t BLOCK = 1024;   // elements summed in fp32 before the sum goes to double
 constexpr int HYPERGRADIENTS = LEARNED + 1;
 
+double weight_decay_of(const Tensor &x) { return x.now[1 + COEFFICIENTS]; }
+
 // Values of `Which` (Step or Slope) where the update was made with `values`, its learning rate and coefficients.
 template <typename Which>
 Which at(const Tensor &x, const double *values, double t, const double *scalars) {
-    return Which(values + 1, x.hyper, t, scalars);
+    return Which(values + 1, x.now + 1 + COEFFICIENTS + 1, t, scalars);
 }
 
 // Scalar slots as they are stored.
@@ -188,11 +188,11 @@ void chunk_hypergradients(const Tensor &x, const Chunk &c, bool of_lr, double *h
     for (int64_t b = c.begin; b < c.end; b += BLOCK) {
         const int64_t end = std::min(b + BLOCK, c.end);
         add_sums(x, slope, b, end, sums);
-        if (of_lr && x.weight_decay != 0) along_p += dot(x.g, x.p, b, end);
+        if (of_lr && weight_decay_of(x) != 0) along_p += dot(x.g, x.p, b, end);
     }
     combine(slope, sums, h);
-    const double lr = x.applied[0], kept = 1 - lr * x.weight_decay;
-    if (kept != 0) h[LEARNED] = (h[LEARNED] + x.weight_decay * along_p) / kept;
+    const double lr = x.applied[0], decay = weight_decay_of(x), kept = 1 - lr * decay;
+    if (kept != 0) h[LEARNED] = (h[LEARNED] + decay * along_p) / kept;
     for (int q = 0; q < HYPERGRADIENTS; q++) h[q] *= -lr;
 }
 
@@ -233,7 +233,7 @@ void advance(const Tensor *xs, int64_t count, int threads, const bool *usable) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t j = 0; j < total; j++) {
         const Tensor &x = xs[chunks[j].tensor];
-        const double lr = x.now[0], keep = 1 - lr * x.weight_decay;
+        const double lr = x.now[0], keep = 1 - lr * weight_decay_of(x);
         const auto loop = !x.applied           ? move_chunk<false, false>
                           : Steps::settles(x) ? move_chunk<true, true>
                                               : move_chunk<true, false>;

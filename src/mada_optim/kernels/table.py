@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from mada_optim.engine.eager import Cell, largest_gradient, learning_rate, scalar
-from mada_optim.spec import LR
+from mada_optim.spec import LR, Rule
 
-MAX_SLOTS, MAX_SCALARS, MAX_HYPER = 12, 8, 12  # loops.cpp has them too
+MAX_SLOTS, MAX_SCALARS = 12, 8  # loops.cpp has them too
+CPU = torch.device("cpu")
+LIMIT = ctypes.c_double(largest_gradient(torch.float32))
 
 
 class CTensor(ctypes.Structure):
@@ -27,9 +29,25 @@ class CTensor(ctypes.Structure):
         ("gradient", ctypes.c_void_p),
         ("applied", ctypes.c_void_p),
         ("now", ctypes.c_void_p),
-        ("weight_decay", ctypes.c_double),
-        ("hyper", ctypes.c_double * MAX_HYPER),
     )
+
+
+class Numbers:
+    """What a group (or a tensor, where each has its own) sets: a vector that `now` of its rows points to.
+
+    Learning rate, coefficients, weight decay, hyper-parameters: the loops know the order.
+    """
+
+    def __init__(self, rule: Rule, options: Mapping[str, Any]) -> None:
+        self._names, self._options = rule.coefficient_names(), options
+        fixed = [options["weight_decay"], *(options[name] for name in rule.hyper_parameters)]
+        self._vector = torch.tensor([*([0.0] * (1 + len(self._names))), *fixed], dtype=torch.float64, device=CPU)
+        self.address = self._vector.data_ptr()
+
+    def update(self) -> None:
+        """Takes learning rate and coefficients as they are now."""
+        now = [learning_rate(self._options, CPU), *(scalar(self._options[name], CPU) for name in self._names)]
+        self._vector[: len(now)] = torch.stack(now)
 
 
 class Table:
@@ -38,40 +56,35 @@ class Table:
     Args:
         library: The compiled loops.
         learned: The learned coefficients.
-        names: The rule's coefficients.
         rows: One per tensor.
         cells: The tensors.
-        vectors: The options of each group (or tensor, where each has its own), with the vector that `now` of its rows
-            points to.
+        numbers: What each group sets.
     """
 
     def __init__(
         self,
         library: ctypes.CDLL,
         learned: tuple[str, ...],
-        names: tuple[str, ...],
         rows: ctypes.Array[CTensor],
         cells: list[Cell],
-        vectors: list[tuple[Mapping[str, Any], Tensor]],
+        numbers: list[Numbers],
     ) -> None:
-        self._library, self._learned, self._names, self._cells, self._vectors = library, learned, names, cells, vectors
+        self._library, self._learned, self._cells, self._numbers = library, learned, cells, numbers
         self._call = (rows, ctypes.c_int64(len(rows)), torch.get_num_threads())
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
         of_lr = LR.name in self._learned
         columns = len(self._learned) + (not of_lr)
-        out = torch.empty(scopes * columns + 1, dtype=torch.float64, device="cpu")
-        limit, rows = ctypes.c_double(largest_gradient(torch.float32)), ctypes.c_int64(scopes)
-        self._library.hypergradients(*self._call, limit, of_lr, rows, ctypes.c_void_p(out.data_ptr()))
+        out = torch.empty(scopes * columns + 1, dtype=torch.float64, device=CPU)
+        rows = ctypes.c_int64(scopes)
+        self._library.hypergradients(*self._call, LIMIT, of_lr, rows, ctypes.c_void_p(out.data_ptr()))
         return out[-1] == 0, out[:-1].reshape(scopes, columns)[:, : len(self._learned)]
 
     def advance(self, where: Tensor) -> None:
         """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
-        cpu = torch.device("cpu")
-        for options, vector in self._vectors:
-            now = [learning_rate(options, cpu), *(scalar(options[name], cpu) for name in self._names)]
-            torch.stack(now, out=vector)
+        for numbers in self._numbers:
+            numbers.update()
         self._library.advance(*self._call, ctypes.c_void_p(where.data_ptr()))
         # as every in-place operation of torch does
         torch.autograd.graph.increment_version([cell.p for cell in self._cells])
