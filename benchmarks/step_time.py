@@ -1,6 +1,7 @@
 """Optimizer step time and state, ours beside torch's AdamW, paired in one run.
 
     python benchmarks/step_time.py [--model 0.8M|3.2M|26M|124M|200x1000] [--repeats 15] [--device cpu|cuda]
+                                   [--only NAME ...]     124M takes 4 GB and more for each
     python benchmarks/step_time.py --growth     from 1e5 to 1e8 parameters: nanoseconds per parameter
 
 Every round times each optimizer once, in turn, so that what disturbs the machine disturbs them alike; ratios are taken
@@ -36,12 +37,15 @@ OPTIMIZERS: dict[str, Make] = {
     "torch AdamW foreach": lambda p: torch.optim.AdamW(p, foreach=True),
     "MADA, all six learned": lambda p: mada_optim.MADA(p, hyper_start=0),
     "MADA, eager engine": lambda p: mada_optim.MADA(p, hyper_start=0, engine="eager"),
+    "MADA, tiled engine": lambda p: mada_optim.MADA(p, hyper_start=0, engine="tiled"),
     "MADA, six and lr learned": lambda p: mada_optim.MADA(p, hyper_start=0, learn=EVERYTHING),
     "MADA, six per tensor": lambda p: mada_optim.MADA(p, hyper_start=0, scope="tensor"),
     "MADA, bf16 state": lambda p: mada_optim.MADA(p, hyper_start=0, state_dtype=torch.bfloat16),
     "MADA, none learned": lambda p: mada_optim.MADA(p, learn=()),
     "HyperAdam": lambda p: mada_optim.HyperAdam(p, hyper_start=0),
     "Adam": lambda p: mada_optim.Adam(p),
+    "HyperAdam, tiled engine": lambda p: mada_optim.HyperAdam(p, hyper_start=0, engine="tiled"),
+    "Adam, tiled engine": lambda p: mada_optim.Adam(p, engine="tiled"),
     "Lion": lambda p: mada_optim.Lion(p),
     "SGD, momentum": lambda p: mada_optim.SGD(p, momentum=0.9),
 }
@@ -123,13 +127,15 @@ def main() -> None:
     parser.add_argument("--model", choices=(*MODELS, SMALL), default="3.2M")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--only", nargs="+", choices=OPTIMIZERS, metavar="NAME", help="these, beside the baseline")
     parser.add_argument("--growth", action="store_true")
     arguments = parser.parse_args()
     if arguments.growth:
         print_growth(arguments.repeats, arguments.device)
         return
 
-    contenders = {name: contender(make, arguments.model, arguments.device) for name, make in OPTIMIZERS.items()}
+    chosen = {name: OPTIMIZERS[name] for name in (BASELINE, *(arguments.only or OPTIMIZERS))}
+    contenders = {name: contender(make, arguments.model, arguments.device) for name, make in chosen.items()}
     stirred = torch.zeros(STIRRED, device=arguments.device)
     for _ in range(arguments.repeats):
         for each in contenders.values():

@@ -1,6 +1,7 @@
 """Which engine moves which tensor: compiled loops where there are some for the rule, the eager engine for the rest."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,6 @@ from mada_optim import kernels
 from mada_optim.engine import eager
 from mada_optim.engine.eager import Cell
 from mada_optim.hyper.gradient import LastUpdate, hypergradient
-from mada_optim.kernels.table import CTensor, Table
 from mada_optim.spec import Rule
 from mada_optim.specialize import Corners, corners, specialize
 
@@ -44,21 +44,22 @@ class Dispatcher:
         if self._requested == "eager":
             return None
         try:
-            return kernels.choose(self._rule, fixed, self._learned, device, self._state_dtype)
+            return kernels.choose(self._requested, self._rule, fixed, self._learned, device, self._state_dtype)
         except kernels.NoKernelError as error:
-            if self._requested == "cpu":
-                raise ValueError(f"engine='cpu': {error}; leave it at 'auto'") from error
+            if self._requested != "auto":
+                raise ValueError(f"engine={self._requested!r}: {error}; leave it at 'auto'") from error
             self.reasons.append(str(error))
             return None
 
     @property
     def engine(self) -> str:
         """Name of the fastest engine in use."""
-        return "cpu" if any(self._kernels.values()) else "eager"
+        names = {kernel.name for kernel in self._kernels.values() if kernel is not None}
+        return next((name for name in ("cpu", "tiled") if name in names), "eager")
 
     def share_out(self, cells: list[Cell]) -> "Work":
         """The tensors of one step, by engine."""
-        jobs: dict[kernels.Kernel, tuple[list[Cell], list[CTensor]]] = {}
+        jobs: dict[kernels.Kernel, tuple[list[Cell], list[Any]]] = {}
         rest = []
         for cell in cells:
             # not prepared yet: a corner was set in a group since it was added, or the optimizer is a copy
@@ -78,8 +79,8 @@ class Dispatcher:
 class Work:
     """The tensors of one step: those that loops take, as one job for each kind of loops, and the rest."""
 
-    def __init__(self, tables: list[Table], rest: list[Cell]) -> None:
-        self._tables, self._rest = tables, rest
+    def __init__(self, jobs: list[kernels.Job], rest: list[Cell]) -> None:
+        self._jobs, self._rest = jobs, rest
 
     def hypergradients(self, learned: Sequence[str], total: Tensor) -> tuple[Tensor, Tensor]:
         """Whether the step counts (0-d), and the hypergradients of what an update has moved before.
@@ -87,8 +88,8 @@ class Work:
         `total` (scopes, learned), zeros where the coefficients live, takes them up.
         """
         finite = eager.all_usable(self._rest, total.device)
-        for table in self._tables:
-            is_finite, h = table.hypergradients(len(total))
+        for job in self._jobs:
+            is_finite, h = job.hypergradients(len(total))
             finite = finite & is_finite
             total += h
         for cell in self._rest if learned else ():
@@ -98,8 +99,8 @@ class Work:
 
     def advance(self, finite: Tensor) -> None:
         """Moves weights and slots, where the 0-d boolean holds."""
-        for table in self._tables:
-            table.advance(finite)
+        for job in self._jobs:
+            job.advance(finite)
         for cell in self._rest:
             eager.advance(cell, finite.to(cell.p.device))
 

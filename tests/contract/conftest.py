@@ -1,7 +1,8 @@
-"""Every contract is held by each engine: once as users get it, once with the eager loop alone."""
+"""Every contract is held by each engine: as users get it, without a compiler, and the eager loop alone."""
 
 import pytest
 
+from mada_optim import kernels
 from mada_optim.kernels import NoKernelError
 
 
@@ -9,8 +10,11 @@ def no_kernel(*_):
     raise NoKernelError("this test runs the eager engine")
 
 
-@pytest.fixture(params=["auto", "eager"], autouse=True)
+@pytest.fixture(params=["auto", "tiled", "eager"], autouse=True)
 def engine(request, monkeypatch):
     if request.param == "eager":
         monkeypatch.setattr("mada_optim.kernels.choose", no_kernel)
+    if request.param == "tiled":
+        choose = kernels.choose
+        monkeypatch.setattr("mada_optim.kernels.choose", lambda _, *what: choose("tiled", *what))
     return request.param

@@ -21,7 +21,7 @@ def live_tensors():
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # the collector touches torch's deprecated attributes
-@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("engine", ["auto", "tiled", "eager"])
 def test_memory_is_constant_over_1000_steps(engine):
     params = parameters()
     opt = learning(params, engine=engine)
@@ -48,7 +48,7 @@ class NoHostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("engine", ["auto", "tiled", "eager"])
 @pytest.mark.parametrize("learn", ["all", ()])
 @pytest.mark.parametrize("rule", RULES)
 def test_a_step_reads_nothing_on_the_host(rule, learn, engine):

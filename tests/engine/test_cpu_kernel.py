@@ -1,4 +1,4 @@
-"""The C++ loops against the eager engine: parameters, every slot, and hypergradients, at every step.
+"""The C++ loops, and the programs on tiles, against the eager engine: parameters, every slot, and hypergradients, at every step.
 
 Catches: a closed-form derivative that is not the rule's, a slot that is stored at the wrong time, an element left out
 where a chunk or a vector ends, and a pointer to memory that has moved.
@@ -24,7 +24,11 @@ SHAPES = [(300, 211), (1,), (), (17,), (1025,), (0, 3), (33, 7)]  # over one chu
 HEADER = source(RULES["adam"], (), ())
 
 
-def pair(rule, learn, start=None, **options):
+ENGINES = ("cpu", "tiled")
+ROUNDING = {"cpu": 1e-5, "tiled": 5e-5}  # of a hypergradient: tiles are summed in fp32, by `torch.dot`
+
+
+def pair(rule, learn, engine="cpu", start=None, **options):
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
     twins = copy.deepcopy(params)
@@ -32,7 +36,8 @@ def pair(rule, learn, start=None, **options):
     if learn:
         options = {"hyper_start": 2, "hyper_lr": 1e-3, "hyper_momentum": 0.5, **options}
     build_one = {"rule": rule, "learn": learn, "lr": 1e-2, "weight_decay": 0.1, **start, **options}
-    return params, HyperOptimizer(params, **build_one), twins, HyperOptimizer(twins, engine="eager", **build_one)
+    fast, slow = (HyperOptimizer(x, engine=e, **build_one) for x, e in ((params, engine), (twins, "eager")))
+    return params, fast, twins, slow
 
 
 def close(a, b, rtol=2e-5):
@@ -52,16 +57,24 @@ def gradients(seed):
 EVERY = [(rule, learn) for rule in RULES for learn in ("all", ("lr",), ())]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("rule", "learn"), [*EVERY, ("mada", ("beta2", "rho", "lr"))])
-def test_loops_equal_the_eager_engine(rule, learn):
-    assert_equal_runs(*pair(rule, learn), rule=rule)
+def test_equal_to_the_eager_engine(rule, learn, engine):
+    assert_equal_runs(*pair(rule, learn, engine), rule=rule, engine=engine)
 
 
-@pytest.mark.parametrize("options", [{"maximize": True}, {"scope": "tensor"}, {"state_dtype": torch.bfloat16}], ids=str)
+BF16 = {"state_dtype": torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [("cpu", BF16), *((engine, x) for engine in ENGINES for x in ({"maximize": True}, {"scope": "tensor"}))],
+    ids=str,
+)
 @pytest.mark.parametrize("learn", [("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr"), ()], ids=["all", "none"])
-def test_loops_equal_the_eager_engine_under_options(learn, options):
-    one_digit = 2**-7 if "state_dtype" in options else 2e-5  # stochastic rounding may fall on the other side
-    assert_equal_runs(*pair("mada", learn, **options), rule="mada", rtol=one_digit)
+def test_equal_to_the_eager_engine_under_options(learn, engine, options):
+    one_digit = 2**-7 if options == BF16 else 2e-5  # stochastic rounding may fall on the other side
+    assert_equal_runs(*pair("mada", learn, engine, **options), rule="mada", rtol=one_digit, engine=engine)
 
 
 CORNERS = {
@@ -74,13 +87,14 @@ CORNERS = {
 
 @pytest.mark.parametrize("learn", [("beta1", "lr"), ()], ids=["learning", "fixed"])
 @pytest.mark.parametrize("corner", CORNERS)
-def test_loops_equal_the_eager_engine_at_the_corners(corner, learn):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_equal_to_the_eager_engine_at_the_corners(engine, corner, learn):
     at = dict(zip(("beta3", "rho", "c", "gamma"), CORNERS[corner], strict=True))
-    assert_equal_runs(*pair("mada", learn, start={**SPREAD_OF_MADA, **at}), rule="mada")
+    assert_equal_runs(*pair("mada", learn, engine, start={**SPREAD_OF_MADA, **at}), rule="mada", engine=engine)
 
 
-def assert_equal_runs(params, fast, twins, slow, rule, rtol=2e-5):
-    assert (fast.engine, slow.engine) == ("cpu", "eager")
+def assert_equal_runs(params, fast, twins, slow, rule, rtol=2e-5, engine="cpu"):
+    assert (fast.engine, slow.engine) == (engine, "eager")
     assert fast.engine_reasons == []
     fast_h, slow_h = [], []
     for step in range(12):
@@ -108,10 +122,11 @@ def numbers(reading):
     return torch.tensor([y for x in reading.values() for y in (x.values() if isinstance(x, dict) else [x])])
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("rule", [rule for rule in RULES if RULES[rule].coefficients])
-def test_loops_are_as_exact_as_the_eager_engine(rule):
-    """Both against the eager engine in float64: the loops' rounding is of the same size."""
-    params, fast, twins, slow = pair(rule, "all", hyper_lr=0.0)
+def test_as_exact_as_the_eager_engine(rule, engine):
+    """Both against the eager engine in float64: the rounding is of the same size."""
+    params, fast, twins, slow = pair(rule, "all", engine, hyper_lr=0.0)
     exact = [torch.nn.Parameter(p.detach().double()) for p in params]
     start = {q.name: SPREAD[q.name] for q in RULES[rule].coefficients}
     oracle = HyperOptimizer(exact, rule=rule, learn="all", lr=1e-2, weight_decay=0.1, hyper_lr=0.0, **start)
@@ -123,7 +138,7 @@ def test_loops_are_as_exact_as_the_eager_engine(rule):
             opt.step()
     for name, h in oracle.hypergradients().items():
         size = max(abs(h), 1e-3)
-        assert abs(fast.hypergradients()[name] - h) <= 2 * abs(slow.hypergradients()[name] - h) + 1e-5 * size
+        assert abs(fast.hypergradients()[name] - h) <= 2 * abs(slow.hypergradients()[name] - h) + ROUNDING[engine] * size
     error = [sum((p.detach() - r.detach()).norm() for p, r in zip(x, exact, strict=True)) for x in (params, twins)]
     assert error[0] <= 2 * error[1]
 
@@ -189,15 +204,15 @@ def test_a_step_is_seen_by_autograd():
         loss.backward()
 
 
-def test_without_a_compiler_one_warning_and_the_eager_engine(monkeypatch):
+def test_without_a_compiler_one_warning_and_the_tiled_engine(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda _: None)
     build.attempt.cache_clear()
     build.warn.cache_clear()
     try:
-        with pytest.warns(UserWarning, match=r"slow eager engine.*no C\+\+ compiler found") as caught:
+        with pytest.warns(UserWarning, match=r"without its compiled CPU loops.*no C\+\+ compiler found") as caught:
             first, second = MADA(parameters()), MADA(parameters())
         assert len(caught) == 1
-        assert (first.engine, second.engine) == ("eager", "eager")
+        assert (first.engine, second.engine) == ("tiled", "tiled")
         with pytest.raises(ValueError, match=r"engine='cpu': no C\+\+ compiler"):
             MADA(parameters(), engine="cpu")
     finally:

@@ -1,17 +1,25 @@
-"""Compiled loops, written from a rule's own graph and proven equal to the eager engine, and their choice.
+"""Fast ways to run a rule, made from the rule's own graph and proven equal to the eager engine, and their choice.
 
-Without loops.cpp there are none, and all runs on the eager engine.
+    loops     C++, compiled on demand: loops.cpp around what emit.py writes
+    tiled     torch operations on pieces that the caches hold: tiles.py, for machines without a compiler
+
+Without loops.cpp and tiles' row in `choose` there are none, and all runs on the eager engine.
 """
 
 import functools
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor, fx
 
 from mada_optim.builder import Builder
 from mada_optim.differentiate import differentiate, plain_roots, share_inverses
+from mada_optim.engine.eager import Cell
 from mada_optim.kernels import build
-from mada_optim.kernels.cpu import Kernel
+from mada_optim.kernels.cpu import Loops
 from mada_optim.kernels.emit import NoCodeError, emit
+from mada_optim.kernels.lower import NoLoweringError
+from mada_optim.kernels.tiles import Tiled
 from mada_optim.partials import NoDerivativeError
 from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT, UNTRACEABLE, Corners, reduced, specialize
@@ -21,30 +29,66 @@ __all__ = ["Kernel", "NoKernelError", "choose"]
 STATES = (None, torch.float32, torch.bfloat16)
 
 
+class Job(Protocol):
+    """Tensors of one step, given to a kernel."""
+
+    def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
+        """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
+
+    def advance(self, where: Tensor) -> None:
+        """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
+
+
+class Kernel(Protocol):
+    """One form of a rule, ready to run."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name."""
+
+    def row(self, cell: Cell) -> Any:
+        """What it prepares for a tensor; None for one that it can't move."""
+
+    def table(self, cells: list[Cell], prepared: list[Any]) -> Job:
+        """Tensors, with what `row` gave for each, as one job."""
+
+
 class NoKernelError(Exception):
     """There are no loops here; the message says why."""
 
 
 def choose(
-    rule: Rule, fixed: Corners, learned: tuple[str, ...], device: torch.device, state_dtype: torch.dtype | None
+    engine: str,
+    rule: Rule,
+    fixed: Corners,
+    learned: tuple[str, ...],
+    device: torch.device,
+    state_dtype: torch.dtype | None,
 ) -> Kernel:
-    """The loops for `rule` with `fixed` coefficients.
+    """What runs `rule` with `fixed` coefficients: for "auto" loops, or where they can't be compiled programs on tiles.
 
     Raises:
-        NoKernelError: There are none, or they can't be compiled.
+        NoKernelError: The engine can't be had here.
     """
     if device.type != "cpu" or not build.SOURCE.exists():
         raise NoKernelError(f"there are no loops for {device.type}")
     if state_dtype not in STATES:
         raise NoKernelError(f"there are no loops for state_dtype={state_dtype}")
-    header = source(rule, fixed, learned)
-    bf16_state = state_dtype is torch.bfloat16
+    if engine == "tiled":
+        return tiled(rule, fixed, learned, state_dtype)
     try:
-        library = build.load(header, bf16_state)
+        return loops(rule, fixed, learned, state_dtype)
     except build.BuildError as error:
         build.warn(str(error))
-        raise NoKernelError(str(error)) from error
-    return Kernel(rule, specialize(rule, fixed), learned, library, state_dtype or torch.float32)
+        if engine == "cpu":
+            raise NoKernelError(str(error)) from error
+        return tiled(rule, fixed, learned, state_dtype)
+
+
+def loops(rule: Rule, fixed: Corners, learned: tuple[str, ...], state_dtype: torch.dtype | None) -> Loops:
+    """The compiled loops."""
+    library = build.load(source(rule, fixed, learned), state_dtype is torch.bfloat16)
+    return Loops(rule, specialize(rule, fixed), learned, library, state_dtype or torch.float32)
 
 
 @functools.lru_cache(maxsize=256)
@@ -54,18 +98,51 @@ def source(rule: Rule, fixed: Corners, learned: tuple[str, ...]) -> str:
     Raises:
         NoKernelError: The rule isn't pointwise, or does what isn't known here.
     """
+    forward, backward = graphs(rule, fixed, learned)
+    try:
+        return emit(rule, specialize(rule, fixed), forward, backward, tuple(q for q in learned if q != LR.name))
+    except NoCodeError as error:
+        raise NoKernelError(f"the rule {rule.name!r} has an operation without loops: {error}") from error
+
+
+def tiled(rule: Rule, fixed: Corners, learned: tuple[str, ...], state_dtype: torch.dtype | None) -> Tiled:
+    """The programs on tiles.
+
+    Raises:
+        NoKernelError: The rule does what isn't known here, or the slots are not in fp32.
+    """
+    if state_dtype not in (None, torch.float32):
+        raise NoKernelError(f"there are no programs on tiles for state_dtype={state_dtype}")
+    forward, backward = graphs(rule, fixed, learned)
+    try:
+        return Tiled(rule, specialize(rule, fixed), learned, forward, backward, scalar_inputs(rule))
+    except NoLoweringError as error:
+        raise NoKernelError(f"the rule {rule.name!r} has an operation that isn't lowered: {error}") from error
+
+
+@functools.lru_cache(maxsize=256)
+def graphs(rule: Rule, fixed: Corners, learned: tuple[str, ...]) -> tuple[fx.Graph, fx.Graph]:
+    """The graph of a rule with `fixed` coefficients, and that of its derivatives.
+
+    Raises:
+        NoKernelError: The rule isn't pointwise, can't be traced, or can't be differentiated here.
+    """
     if not rule.pointwise:
         raise NoKernelError(f"the rule {rule.name!r} is not pointwise")
-    scalar_slots = [SLOT + slot.name for slot in rule.slots if slot.scalar]
-    scalars = (*rule.coefficient_names(), *rule.hyper_parameters, "t", *scalar_slots)
     of_rule = tuple(q for q in learned if q != LR.name)
     try:
         forward = reduced(rule, fixed)
-        backward = differentiate(forward, of_rule, scalars, with_product=LR.name in learned)
+        backward = differentiate(forward, of_rule, scalar_inputs(rule), with_product=LR.name in learned)
         plain_roots(forward)
-        share_inverses(Builder(forward, scalars), forward)
-        return emit(rule, specialize(rule, fixed), forward, backward, of_rule)
-    except (NoDerivativeError, NoCodeError) as error:
+        share_inverses(Builder(forward, scalar_inputs(rule)), forward)
+    except NoDerivativeError as error:
         raise NoKernelError(f"the rule {rule.name!r} has an operation without loops: {error}") from error
     except UNTRACEABLE as error:
         raise NoKernelError(f"the rule {rule.name!r} can't be traced") from error
+    return forward, backward
+
+
+def scalar_inputs(rule: Rule) -> tuple[str, ...]:
+    """Names of a graph's inputs that have one number per tensor."""
+    slots = (SLOT + slot.name for slot in rule.slots if slot.scalar)
+    return (*rule.coefficient_names(), *rule.hyper_parameters, "t", *slots)

@@ -33,7 +33,7 @@ class BuildError(Exception):
 @functools.cache
 def warn(reason: str) -> None:
     """Says once why the slow engine runs."""
-    warnings.warn(f"mada_optim runs its slow eager engine, since the CPU loops can't be had: {reason}", stacklevel=4)
+    warnings.warn(f"mada_optim runs without its compiled CPU loops, several times slower: {reason}", stacklevel=4)
 
 
 def load(header: str, bf16_state: bool = False) -> ctypes.CDLL:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from mada_optim.engine.eager import Cell
-from mada_optim.kernels.table import CTensor, Numbers, Table
+from mada_optim.kernels.numbers import numbers_of
+from mada_optim.kernels.table import CTensor, Table
 from mada_optim.spec import Rule
 
 
-class Kernel:
-    """The loops for one form of a rule.
+class Loops:
+    """The loops for one form of a rule, and the choice of the tensors that they may have.
 
     Args:
         rule: The whole rule.
@@ -21,6 +22,8 @@ class Kernel:
         library: What `build.load` gave.
         state_dtype: The dtype of slots that it was built for.
     """
+
+    name = "cpu"
 
     def __init__(
         self, rule: Rule, form: Rule, learned: tuple[str, ...], library: ctypes.CDLL, state_dtype: torch.dtype
@@ -42,12 +45,11 @@ class Kernel:
         """`cells` as one job of one step; `prepared` is what `row` gave for each."""
         if len(self._rows) > 2 * len(cells):  # of states that were replaced, which would be held for good
             self._rows = {id(cell.state): self._rows[id(cell.state)] for cell in cells}
-        numbers: dict[int, Numbers] = {}
+        numbers = numbers_of(self._rule, cells)
+        addresses = {key: x.vector.data_ptr() for key, x in numbers.items()}
         for row, cell in zip(prepared, cells, strict=True):
-            key = id(cell.options)
-            if key not in numbers:
-                numbers[key] = Numbers(self._rule, cell.options)
-            row.p, row.g, row.scope, row.now = cell.p.data_ptr(), cell.g.data_ptr(), cell.scope, numbers[key].address
+            row.p, row.g, row.scope = cell.p.data_ptr(), cell.g.data_ptr(), cell.scope
+            row.now = addresses[id(cell.options)]
         return Table(self._library, self._learned, (CTensor * len(cells))(*prepared), cells, list(numbers.values()))
 
     def _state_row(self, state: dict[str, Tensor], size: int) -> CTensor | None:

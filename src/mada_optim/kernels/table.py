@@ -1,17 +1,15 @@
 """The table of tensors that the loops are given, and the two calls into them."""
 
 import ctypes
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mada_optim.engine.eager import Cell, largest_gradient, learning_rate, scalar
-from mada_optim.spec import LR, Rule
+from mada_optim.engine.eager import Cell, largest_gradient
+from mada_optim.kernels.numbers import CPU, Numbers
+from mada_optim.spec import LR
 
 MAX_SLOTS, MAX_SCALARS = 12, 8  # loops.cpp has them too
-CPU = torch.device("cpu")
 LIMIT = ctypes.c_double(largest_gradient(torch.float32))
 
 
@@ -30,24 +28,6 @@ class CTensor(ctypes.Structure):
         ("applied", ctypes.c_void_p),
         ("now", ctypes.c_void_p),
     )
-
-
-class Numbers:
-    """What a group (or a tensor, where each has its own) sets: a vector that `now` of its rows points to.
-
-    Learning rate, coefficients, weight decay, hyper-parameters: the loops know the order.
-    """
-
-    def __init__(self, rule: Rule, options: Mapping[str, Any]) -> None:
-        self._names, self._options = rule.coefficient_names(), options
-        fixed = [options["weight_decay"], *(options[name] for name in rule.hyper_parameters)]
-        self._vector = torch.tensor([*([0.0] * (1 + len(self._names))), *fixed], dtype=torch.float64, device=CPU)
-        self.address = self._vector.data_ptr()
-
-    def update(self) -> None:
-        """Takes learning rate and coefficients as they are now."""
-        now = [learning_rate(self._options, CPU), *(scalar(self._options[name], CPU) for name in self._names)]
-        self._vector[: len(now)] = torch.stack(now)
 
 
 class Table:
