@@ -29,7 +29,7 @@ def reference() -> Path:
 def pytest_collection_modifyitems(items):
     """Tests of the C++ loops need a compiler, which a fresh machine may lack; all others must pass without."""
     try:
-        kernels.choose("cpu", RULES["adam"], (), (), torch.device("cpu"), None)
+        kernels.choose("cpu", RULES["adam"], (), (), False, torch.device("cpu"), None)
     except kernels.NoKernelError as error:
         for item in items:
             if item.get_closest_marker("kernel"):

@@ -155,13 +155,18 @@ def engine(name: str) -> str:
     return member("engine", name, ("auto", "eager", "tiled", "cpu"), "leave it at 'auto'")
 
 
-def extensions(horizon: object) -> None:
-    """What the signature foresees and is not built yet is refused, not ignored.
+def horizon(x: object, learned: Sequence[str]) -> float:
+    """The decay of lr's trace.
 
     Raises:
-        ValueError: `horizon` is not 0.
+        ValueError: It is not in [0, 1), or there is no learned lr that it would be for.
     """
-    number("horizon", horizon, Interval(0.0, 0.0), "leave it at 0, the one-step hypergradient")
+    value = number("horizon", x, DECAY, "0 is the one-step hypergradient, .999 remembers some thousand steps")
+    if value and LR.name not in learned:
+        raise ValueError(
+            f"horizon={x!r}: expected 'lr' in learn, whose trace it decays; name it, or leave horizon at 0"
+        )
+    return value
 
 
 def scope(name: str) -> str:
@@ -239,6 +244,7 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
     """
     for name in ("lr", "eps", "weight_decay", *rule.hyper_parameters):
         number(name, options[name], NON_NEGATIVE, "choose a finite one")
+    number("horizon", options["horizon"], DECAY, "choose a number inside")
     for q in rule.coefficients:
         _coefficient(q, options[q.name], learned.get(q.name))
     params = options["params"]

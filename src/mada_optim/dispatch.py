@@ -9,7 +9,7 @@ from torch import Tensor
 from mada_optim import kernels
 from mada_optim.engine import eager
 from mada_optim.engine.eager import Cell
-from mada_optim.hyper.gradient import LastUpdate, hypergradient
+from mada_optim.hyper.gradient import LastUpdate, along_trace, hypergradient
 from mada_optim.spec import Rule
 from mada_optim.specialize import Corners, corners, specialize
 
@@ -21,11 +21,15 @@ class Dispatcher:
         requested: The engine that was asked for.
         rule: The whole rule.
         learned: The learned coefficients.
+        traced: Whether lr is learned from its trace.
         state_dtype: The dtype of slots, None for that of computation.
     """
 
-    def __init__(self, requested: str, rule: Rule, learned: tuple[str, ...], state_dtype: torch.dtype | None) -> None:
-        self._requested, self._rule, self._learned, self._state_dtype = requested, rule, learned, state_dtype
+    def __init__(
+        self, requested: str, rule: Rule, learned: tuple[str, ...], traced: bool, state_dtype: torch.dtype | None
+    ) -> None:
+        self._requested, self._rule, self._state_dtype = requested, rule, state_dtype
+        self._learned, self._traced = learned, traced
         self._kernels: dict[Rule, kernels.Kernel | None] = {}
         #: Why tensors run on the eager engine: one reason for each form of the rule that has no loops.
         self.reasons: list[str] = []
@@ -44,7 +48,8 @@ class Dispatcher:
         if self._requested == "eager":
             return None
         try:
-            return kernels.choose(self._requested, self._rule, fixed, self._learned, device, self._state_dtype)
+            what = (self._rule, fixed, self._learned, self._traced, device, self._state_dtype)
+            return kernels.choose(self._requested, *what)
         except kernels.NoKernelError as error:
             if self._requested != "auto":
                 raise ValueError(f"engine={self._requested!r}: {error}; leave it at 'auto'") from error
@@ -93,8 +98,9 @@ class Work:
             finite = finite & is_finite
             total += h
         for cell in self._rest if learned else ():
-            h = hypergradient(learned, _last_update(cell), cell.p.to(cell.g.dtype), cell.g)
-            total[cell.scope] += torch.where(cell.state["step"] > 0, h, 0.0).to(total.device)
+            total[cell.scope] += torch.where(cell.state["step"] > 0, _hypergradient(learned, cell), 0.0).to(
+                total.device
+            )
         return finite, total
 
     def advance(self, finite: Tensor) -> None:
@@ -103,6 +109,14 @@ class Work:
             job.advance(finite)
         for cell in self._rest:
             eager.advance(cell, finite.to(cell.p.device))
+
+
+def _hypergradient(learned: Sequence[str], cell: Cell) -> Tensor:
+    """The hypergradients of one tensor, 1-d: of one step, and of lr from its trace where there is one."""
+    of_trace = [along_trace(cell.g, cell.state["trace"])] if "trace" in cell.state else []
+    one_step = learned[: len(learned) - len(of_trace)]  # lr comes last
+    h = [hypergradient(one_step, _last_update(cell), cell.p.to(cell.g.dtype), cell.g)] if one_step else []
+    return torch.cat([*h, *(x.reshape(1).to(cell.state["step"].dtype) for x in of_trace)])
 
 
 def _last_update(cell: Cell) -> LastUpdate:

@@ -1,5 +1,6 @@
 """HyperOptimizer: any rule as a `torch.optim.Optimizer` that learns the rule's coefficients while it trains."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -61,11 +62,14 @@ class HyperOptimizer(Optimizer):
         hyper_momentum: Momentum of the hyper-step, in [0, 1): one for all, or a dict. None: 0.
         hyper_clip: Each hypergradient is clipped to [-hyper_clip, hyper_clip]; math.inf leaves them as they are.
         hyper_start: Steps before the first hyper-step.
+        hyper_stop: Steps after which the coefficients stay as they are. None: they are learned to the end. A learned lr
+            wants an end before the schedule brings lr down, lest it works against that.
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
             library too: a tower) from a list of tensors, one per learned coefficient, 1-d with an entry per scope.
             `hyper_lr` and `hyper_momentum` are then unused.
         bounds: (low, high) by learned coefficient, for lr of its factor; the rule's interval for the others.
-        horizon: Decay of the sensitivity's trace; only 0, the paper's one-step hypergradient, is offered.
+        horizon: Decay of the trace that lr is learned from, in [0, 1): its hypergradient looks back over some
+            1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step.
         scope: Over what a learned coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
         engine: "eager" is the reference loop; "cpu" is C++ loops, written from the rule and compiled on demand, for
             dense fp32 tensors; "auto" is the fastest to be had. `opt.engine` names what runs, `opt.engine_reasons` why.
@@ -95,6 +99,7 @@ class HyperOptimizer(Optimizer):
         hyper_momentum: float | Mapping[str, float] | None = None,
         hyper_clip: float = 10.0,
         hyper_start: int = 50,
+        hyper_stop: int | None = None,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float = 0.0,
@@ -108,16 +113,18 @@ class HyperOptimizer(Optimizer):
         self.rule = _rule(self.preset.rule if rule is None else rule)
         self.learned = checks.learned_names(self.rule, self.preset.learn if learn is None else learn)
         self.intervals = checks.intervals(self.rule, bounds, self.learned)
-        checks.extensions(horizon)
         self.state_dtype = checks.state_dtype(state_dtype)
         self.reduce_group = reduce_group
+        traced = checks.horizon(horizon, self.learned) > 0
+        one_step = [q for q in self.learned if not (traced and q == LR.name)]
+        self._memory = eager.Memory(last_update=bool(one_step), trace=traced)
         self._bank = Bank(self.learned, checks.scope(scope))
         self._requested_engine = checks.engine(engine)
-        self._dispatcher = Dispatcher(engine, self.rule, self.learned, self.state_dtype)
+        self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
         self._external: ExternalLearner | None = None
         self._incoming: dict[str, Any] = {}
 
-        defaults: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "eps": 0.0}
+        defaults: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "eps": 0.0, "horizon": horizon}
         defaults["lr"] = self.preset.lr if lr is None else lr
         defaults.update(self.rule.hyper_parameters)
         defaults.update({q.name: q.default for q in self.rule.coefficients})
@@ -134,6 +141,7 @@ class HyperOptimizer(Optimizer):
             high=self._vector([self.intervals[q].high for q in self.learned]),
             limit=checks.limit("hyper_clip", hyper_clip, "the paper's is 10"),
             start=checks.count("hyper_start", hyper_start, "the paper's is 50"),
+            stop=math.inf if hyper_stop is None else checks.count("hyper_stop", hyper_stop, "None is for no end"),
         )
         if hyper_optimizer is not None and self.learned:
             leaves = [self._bank.columns[option_key(q)] for q in self.learned]
@@ -250,7 +258,7 @@ class HyperOptimizer(Optimizer):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use torch.optim.SparseAdam")
         self._bank.adopt(self.param_groups)
         forms = [self._form(group) for group in self.param_groups]
-        kept = [frozenset(eager.state_names(form, bool(self.learned))) for form in forms]
+        kept = [frozenset(eager.state_names(form, self._memory)) for form in forms]
         row = self._bank.row
         return [self._cell(p, forms[i], kept[i], self._options(group, j), row(i, j)) for p, group, i, j in ready]
 
@@ -262,7 +270,7 @@ class HyperOptimizer(Optimizer):
         return set() if form is self.rule else set(self.rule.slot_names()) - set(form.slot_names())
 
     def _new_state(self, form: Rule, canvas: Tensor) -> dict[str, Tensor]:
-        return eager.new_state(form, canvas, self.state_dtype or eager.compute_dtype(canvas), bool(self.learned))
+        return eager.new_state(form, canvas, self.state_dtype or eager.compute_dtype(canvas), self._memory)
 
     def _options(self, group: Mapping[str, Any], parameter: int) -> Mapping[str, Any]:
         """A group as one of its parameters sees it: with one number for each learned coefficient."""
@@ -393,7 +401,8 @@ class HyperOptimizer(Optimizer):
             self._incoming = {}
 
     def _receive(self, state_dict: dict[str, Any]) -> None:
-        snapshot.check(self.rule, self.learned, self.param_groups, state_dict, tower=self._external is not None)
+        what = (self.rule, self.learned, self._memory, self.param_groups)
+        snapshot.check(*what, state_dict, tower=self._external is not None)
         self._incoming = state_dict
 
     def _restore(self) -> None:
@@ -409,7 +418,7 @@ class HyperOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy take along, beside what torch.optim's own optimizers do."""
         own = ("rule", "learned", "intervals", "state_dtype", "reduce_group")
-        private = ("_bank", "_learner", "_external", "_requested_engine", "_option_names")
+        private = ("_bank", "_memory", "_learner", "_external", "_requested_engine", "_option_names")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in (*own, *private)}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -419,7 +428,9 @@ class HyperOptimizer(Optimizer):
             self._restore()
             return
         self._incoming = {}
-        self._dispatcher = Dispatcher(self._requested_engine, self.rule, self.learned, self.state_dtype)
+        self._dispatcher = Dispatcher(
+            self._requested_engine, self.rule, self.learned, self._memory.trace, self.state_dtype
+        )
         self._bank.attach(self.param_groups)  # compiled loops can't travel, and are looked up anew
 
 

@@ -20,9 +20,14 @@ def cloned(group: Mapping[str, Any]) -> Group:
 
 
 def check(
-    rule: Rule, learned: tuple[str, ...], groups: list[Group], state_dict: Mapping[str, Any], tower: bool
+    rule: Rule,
+    learned: tuple[str, ...],
+    memory: eager.Memory,
+    groups: list[Group],
+    state_dict: Mapping[str, Any],
+    tower: bool,
 ) -> None:
-    """Refuses the state of another rule, of another `learn` or `scope`, or of tensors of other shapes.
+    """Refuses the state of another rule, `learn` or `scope`, one with a trace or without, or of other shapes.
 
     `tower` says whether an optimizer learns the coefficients, whose state must then be there. Slots that the rule has
     and this optimizer has no use for may be there: version 0.1.0 wrote them.
@@ -44,7 +49,7 @@ def check(
         if state:
             _tensors(state)
             canvas = eager.canvas(p.detach()).to("meta")
-            expected = eager.new_state(form, canvas, eager.compute_dtype(canvas), bool(learned))
+            expected = eager.new_state(form, canvas, eager.compute_dtype(canvas), memory)
             idle = set(rule.slot_names()) - set(form.slot_names())
             _same("state of a parameter", _shapes(expected, expected), _shapes(state, state.keys() - idle))
 

@@ -30,7 +30,6 @@ REFUSED = [
     ({"bounds": {"beta1": (0.5, 2.0)}}, r"bounds of beta1=2.0"),
     ({"learn": "rho", "bounds": {"c": (0.0, 1.0)}}, r"bounds key='c'"),
     ({"scope": "layer"}, r"scope='layer': expected one of 'global', 'group', 'tensor'"),
-    ({"horizon": 0.9}, r"horizon=0.9"),
     ({"engine": "warp"}, r"engine='warp': expected one of 'auto', 'eager', 'tiled', 'cpu'"),
     ({"state_dtype": torch.int8}, r"state_dtype=torch.int8: expected torch.float32, torch.bfloat16"),
     ({"rule": "madda"}, r"rule='madda': .*did you mean 'mada'\?"),

@@ -6,7 +6,8 @@ depends on values is selected on the device, so that a step which must change no
 What a parameter's state holds. Where nothing is learned: `step` (t) and the rule's slots after step t. While something
 is learned: the slots *before* step t, and with them the `gradient` of step t and `applied`, the learning rate and the
 coefficients that it was applied with. The slots after step t follow from those; keeping the ones before makes the
-hypergradient a derivative of the very update that was applied, at the price of one copy of the gradient.
+hypergradient a derivative of the very update that was applied, at the price of one copy of the gradient. An lr that is
+learned from its trace needs the `trace`, and nothing else of that.
 """
 
 import math
@@ -110,20 +111,35 @@ def all_usable(cells: list[Cell], device: torch.device) -> Tensor:
     return torch.stack([torch.ones((), dtype=torch.bool, device=device), *verdicts]).all()
 
 
-def state_names(rule: Rule, learning: bool) -> list[str]:
+class Memory(NamedTuple):
+    """What is kept beside the slots.
+
+    Attributes:
+        last_update: The last update, for hypergradients of one step: `gradient` and `applied`.
+        trace: The decayed displacement, from which lr is learned.
+    """
+
+    last_update: bool
+    trace: bool = False
+
+
+def state_names(rule: Rule, memory: Memory) -> list[str]:
     """The keys of a parameter's state."""
-    return ["step", *rule.slot_names(), *(("gradient", "applied") if learning else ())]
+    last_update = ["gradient", "applied"] * memory.last_update
+    return ["step", *rule.slot_names(), *last_update, *["trace"] * memory.trace]
 
 
-def new_state(rule: Rule, p: Tensor, slot_dtype: torch.dtype, learning: bool) -> dict[str, Tensor]:
+def new_state(rule: Rule, p: Tensor, slot_dtype: torch.dtype, memory: Memory) -> dict[str, Tensor]:
     """The state of the canvas `p` at t = 0."""
     state = {"step": scalar(0.0, p.device)}
     for slot in rule.slots:
         whole = torch.full_like(p, slot.init, dtype=slot_dtype)
         state[slot.name] = scalar(slot.init, p.device) if slot.scalar else whole
-    if learning:
+    if memory.last_update:
         state["gradient"] = torch.zeros_like(p, dtype=min(p.dtype, slot_dtype, key=lambda dtype: dtype.itemsize))
         state["applied"] = torch.zeros(1 + len(rule.coefficients), dtype=scalar_dtype(p.device), device=p.device)
+    if memory.trace:
+        state["trace"] = torch.zeros_like(p, dtype=slot_dtype)
     return state
 
 
@@ -149,9 +165,12 @@ def advance(cell: Cell, where: Tensor) -> None:
     now = slots_after_last_update(cell)
     u, after = cell.rule.update(c, cell.g, now, t + 1)
 
-    decay = 1 - lr * cell.options["weight_decay"]
-    store(cell.p, decay * cell.p.to(u.dtype) - lr * u, where)
-    learning = "applied" in cell.state
+    learning, weight_decay, p = "applied" in cell.state, cell.options["weight_decay"], cell.p.to(u.dtype)
+    if "trace" in cell.state:
+        trace, last = cell.state["trace"], sum(not slot.scalar for slot in cell.rule.slots) + 1
+        moved = cell.options["horizon"] * trace.to(u.dtype) - (lr * weight_decay * p + lr * u)
+        store(trace, narrowed(moved, trace.dtype, t, last), where)
+    store(cell.p, (1 - lr * weight_decay) * p - lr * u, where)
     kept = {**(now if learning else after), "gradient": cell.g}
     whole = [slot.name for slot in cell.rule.slots if not slot.scalar] + ["gradient"] * learning
     for slot in cell.rule.slots:

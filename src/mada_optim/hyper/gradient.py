@@ -92,6 +92,17 @@ def hypergradient(learned: Sequence[str], last: LastUpdate, theta: Tensor, g_nex
     return -last.lr * derivatives
 
 
+def along_trace(g_next: Tensor, trace: Tensor) -> Tensor:
+    """The hypergradient of ln lr over many steps, `< g_next, S >` (0-d), S being the trace of its sensitivity.
+
+        S_t = lambda S_{t-1} + d theta_t / d ln lr,
+
+    where the second term is the displacement theta_t - theta_{t-1} itself: what moved the weights moves them in
+    proportion to lr. lambda = 0 is the derivative of the last update alone.
+    """
+    return (g_next * trace).sum()
+
+
 def _along_displacement(last: LastUpdate, product: Tensor, theta: Tensor, g_next: Tensor) -> Tensor:
     """< g_next, u + wd theta_before >; where nothing of theta_before was kept, its share is left out."""
     if not last.weight_decay:

@@ -3,6 +3,7 @@
 Matrices have one row per scope and one column per learned coefficient.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ class Learner:
         high: Upper ends of the intervals.
         limit: Each hypergradient is clipped to [-limit, limit].
         start: Number of applied steps before the first hyper-step.
+        stop: Number of applied steps after which there is none; math.inf for no end.
     """
 
     lr: Tensor
@@ -36,10 +38,12 @@ class Learner:
     high: Tensor
     limit: float
     start: int
+    stop: float = math.inf
 
     def may_step(self, h: Tensor, applied_steps: Tensor) -> Tensor:
-        """By scope: are there enough steps behind, one at least, and is every hypergradient finite?"""
-        return (applied_steps >= max(self.start, 1)) & torch.isfinite(h).all(-1)
+        """By scope: are there enough steps behind, one at least, not too many, and is every hypergradient finite?"""
+        due = (applied_steps >= max(self.start, 1)) & (applied_steps < self.stop)
+        return due & torch.isfinite(h).all(-1)
 
     def clip(self, h: Tensor) -> Tensor:
         """Each hypergradient on its own, to [-limit, limit]."""

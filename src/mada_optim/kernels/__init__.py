@@ -62,6 +62,7 @@ def choose(
     rule: Rule,
     fixed: Corners,
     learned: tuple[str, ...],
+    traced: bool,
     device: torch.device,
     state_dtype: torch.dtype | None,
 ) -> Kernel:
@@ -75,20 +76,21 @@ def choose(
     if state_dtype not in STATES:
         raise NoKernelError(f"there are no loops for state_dtype={state_dtype}")
     if engine == "tiled":
-        return tiled(rule, fixed, learned, state_dtype)
+        return tiled(rule, fixed, learned, traced, state_dtype)
     try:
-        return loops(rule, fixed, learned, state_dtype)
+        return loops(rule, fixed, learned, traced, state_dtype)
     except build.BuildError as error:
         build.warn(str(error))
         if engine == "cpu":
             raise NoKernelError(str(error)) from error
-        return tiled(rule, fixed, learned, state_dtype)
+        return tiled(rule, fixed, learned, traced, state_dtype)
 
 
-def loops(rule: Rule, fixed: Corners, learned: tuple[str, ...], state_dtype: torch.dtype | None) -> Loops:
+def loops(rule: Rule, fixed: Corners, learned: tuple[str, ...], traced: bool, state_dtype: torch.dtype | None) -> Loops:
     """The compiled loops."""
-    library = build.load(source(rule, fixed, learned), state_dtype is torch.bfloat16)
-    return Loops(rule, specialize(rule, fixed), learned, library, state_dtype or torch.float32)
+    defines = ("STATE_BF16",) * (state_dtype is torch.bfloat16) + ("TRACED",) * traced
+    library = build.load(source(rule, fixed, one_step(learned, traced)), defines)
+    return Loops(rule, specialize(rule, fixed), learned, traced, library, state_dtype or torch.float32)
 
 
 @functools.lru_cache(maxsize=256)
@@ -105,7 +107,7 @@ def source(rule: Rule, fixed: Corners, learned: tuple[str, ...]) -> str:
         raise NoKernelError(f"the rule {rule.name!r} has an operation without loops: {error}") from error
 
 
-def tiled(rule: Rule, fixed: Corners, learned: tuple[str, ...], state_dtype: torch.dtype | None) -> Tiled:
+def tiled(rule: Rule, fixed: Corners, learned: tuple[str, ...], traced: bool, state_dtype: torch.dtype | None) -> Tiled:
     """The programs on tiles.
 
     Raises:
@@ -113,9 +115,9 @@ def tiled(rule: Rule, fixed: Corners, learned: tuple[str, ...], state_dtype: tor
     """
     if state_dtype not in (None, torch.float32):
         raise NoKernelError(f"there are no programs on tiles for state_dtype={state_dtype}")
-    forward, backward = graphs(rule, fixed, learned)
+    forward, backward = graphs(rule, fixed, one_step(learned, traced))
     try:
-        return Tiled(rule, specialize(rule, fixed), learned, forward, backward, scalar_inputs(rule))
+        return Tiled(rule, specialize(rule, fixed), learned, traced, forward, backward, scalar_inputs(rule))
     except NoLoweringError as error:
         raise NoKernelError(f"the rule {rule.name!r} has an operation that isn't lowered: {error}") from error
 
@@ -140,6 +142,11 @@ def graphs(rule: Rule, fixed: Corners, learned: tuple[str, ...]) -> tuple[fx.Gra
     except UNTRACEABLE as error:
         raise NoKernelError(f"the rule {rule.name!r} can't be traced") from error
     return forward, backward
+
+
+def one_step(learned: tuple[str, ...], traced: bool) -> tuple[str, ...]:
+    """The coefficients whose hypergradient is the derivative of the last update."""
+    return tuple(q for q in learned if not (traced and q == LR.name))
 
 
 def scalar_inputs(rule: Rule) -> tuple[str, ...]:

@@ -36,39 +36,39 @@ def warn(reason: str) -> None:
     warnings.warn(f"mada_optim runs without its compiled CPU loops, several times slower: {reason}", stacklevel=4)
 
 
-def load(header: str, bf16_state: bool = False) -> ctypes.CDLL:
-    """The compiled loops around `header`, what `emit` wrote for a rule; built if need be.
+def load(header: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The compiled loops around `header`, what `emit` wrote for a rule, with macros defined; built if need be.
 
     Raises:
         BuildError: They can't be built or loaded; tried once per process.
     """
-    result = attempt(header, bf16_state)
+    result = attempt(header, defines)
     if isinstance(result, BuildError):
         raise result
     return result
 
 
 @functools.cache
-def attempt(header: str, bf16_state: bool) -> ctypes.CDLL | BuildError:
+def attempt(header: str, defines: tuple[str, ...]) -> ctypes.CDLL | BuildError:
     """The loops, or why there are none."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))), None)
     if compiler is None:
         return BuildError(f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX)")
     try:
-        return load_linked(compiler, header, bf16_state, ())
+        return load_linked(compiler, header, defines, ())
     except OSError:  # torch keeps its OpenMP runtime to itself: take the compiler's own
         pass
     except (BuildError, subprocess.SubprocessError) as error:
         return BuildError(describe(compiler, error))
     try:
-        return load_linked(compiler, header, bf16_state, ("-fopenmp",))
+        return load_linked(compiler, header, defines, ("-fopenmp",))
     except (OSError, BuildError, subprocess.SubprocessError) as error:
         return BuildError(describe(compiler, error))
 
 
-def load_linked(compiler: str, header: str, bf16_state: bool, link_flags: tuple[str, ...]) -> ctypes.CDLL:
+def load_linked(compiler: str, header: str, defines: tuple[str, ...], link_flags: tuple[str, ...]) -> ctypes.CDLL:
     """The loops linked with `link_flags`, from the cache or compiled into it."""
-    flags = (*FLAGS, "-DSTATE_BF16") if bf16_state else FLAGS
+    flags = (*FLAGS, *(f"-D{name}" for name in defines))
     path = cache_folder() / f"loops-{digest(header, compiler, (*flags, *link_flags))}.so"
     if not path.exists():
         compile_to(path, header, [compiler, *flags], link_flags)

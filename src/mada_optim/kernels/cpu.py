@@ -18,7 +18,8 @@ class Loops:
     Args:
         rule: The whole rule.
         form: What is left of it, with the slots that the loops move.
-        learned: The learned coefficients.
+        learned: The learned coefficients, lr last.
+        traced: Whether lr is learned from its trace.
         library: What `build.load` gave.
         state_dtype: The dtype of slots that it was built for.
     """
@@ -26,10 +27,17 @@ class Loops:
     name = "cpu"
 
     def __init__(
-        self, rule: Rule, form: Rule, learned: tuple[str, ...], library: ctypes.CDLL, state_dtype: torch.dtype
+        self,
+        rule: Rule,
+        form: Rule,
+        learned: tuple[str, ...],
+        traced: bool,
+        library: ctypes.CDLL,
+        state_dtype: torch.dtype,
     ) -> None:
         assert library.tensor_bytes() == ctypes.sizeof(CTensor)
-        self._library, self._rule, self._learned, self._state_dtype = library, rule, learned, state_dtype
+        self._library, self._rule, self._state_dtype = library, rule, state_dtype
+        self._learned, self._traced = learned, traced
         self._slots = [slot.name for slot in form.slots if not slot.scalar]
         self._scalars = [slot.name for slot in form.slots if slot.scalar]
         self._rows: dict[int, tuple[list[Tensor], CTensor | None]] = {}
@@ -50,7 +58,9 @@ class Loops:
         for row, cell in zip(prepared, cells, strict=True):
             row.p, row.g, row.scope = cell.p.data_ptr(), cell.g.data_ptr(), cell.scope
             row.now = addresses[id(cell.options)]
-        return Table(self._library, self._learned, (CTensor * len(cells))(*prepared), cells, list(numbers.values()))
+        return Table(
+            self._library, self._learned, self._traced, (CTensor * len(cells))(*prepared), cells, list(numbers.values())
+        )
 
     def _state_row(self, state: dict[str, Tensor], size: int) -> CTensor | None:
         """Made once per state, whose tensors are held: none can be mistaken for a later one at its address."""
@@ -62,12 +72,13 @@ class Loops:
         return row
 
     def _fits(self, name: str, x: Tensor, size: int) -> bool:
-        per_element = name in self._slots or name == "gradient"
+        per_element = name in self._slots or name in ("gradient", "trace")
         dtype, numel = (self._state_dtype, size) if per_element else (torch.float64, x.numel())
         return x.dtype is dtype and x.numel() == numel and x.is_contiguous() and x.is_cpu
 
     def _new_row(self, state: dict[str, Tensor], size: int) -> CTensor:
-        row = CTensor(**{name: state[name].data_ptr() for name in ("step", "gradient", "applied") if name in state})
+        beside = [name for name in ("step", "gradient", "applied", "trace") if name in state]
+        row = CTensor(**{name: state[name].data_ptr() for name in beside})
         row.size = size
         for i, name in enumerate(self._slots):
             row.slots[i] = state[name].data_ptr()

@@ -32,6 +32,7 @@ INLINE float fused(float a, float b, float c) {
 
 #ifdef STATE_BF16
 typedef uint16_t State;
+INLINE float load(float x) { return x; }
 INLINE float load(State x) {
     const uint32_t bits = uint32_t(x) << 16;
     float y;
@@ -70,7 +71,8 @@ struct Tensor {
     double *t;
     State *gradient;              // of the last update
     double *applied;              // its learning rate and coefficients; null where nothing is learned
-    const double *now;            // those of this step; then weight decay and hyper-parameters
+    State *trace;                 // decayed displacement of p, from which lr is learned; null where it isn't
+    const double *now;            // rate and coefficients of this step; then weight decay, horizon, hyper-parameters
 };
 
 #include "rule.h"
@@ -80,11 +82,12 @@ constexpr int64_t BLOCK = 1024;   // elements summed in fp32 before the sum goes
 constexpr int HYPERGRADIENTS = LEARNED + 1;
 
 double weight_decay_of(const Tensor &x) { return x.now[1 + COEFFICIENTS]; }
+double horizon_of(const Tensor &x) { return x.now[1 + COEFFICIENTS + 1]; }
 
 // Values of `Which` (Step or Slope) where the update was made with `values`, its learning rate and coefficients.
 template <typename Which>
 Which at(const Tensor &x, const double *values, double t, const double *scalars) {
-    return Which(values + 1, x.now + 1 + COEFFICIENTS + 1, t, scalars);
+    return Which(values + 1, x.now + 1 + COEFFICIENTS + 2, t, scalars);
 }
 
 // Scalar slots as they are stored.
@@ -112,16 +115,22 @@ struct Steps {
     static bool settles(const Tensor &x) { return x.applied && *x.t >= 1; }
 };
 
-float dot(const float *__restrict a, const float *__restrict b, int64_t begin, int64_t end) {
+template <typename Other>
+float dot(const float *__restrict a, const Other *__restrict b, int64_t begin, int64_t end) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; i++) sum += a[i] * b[i];
+    for (int64_t i = begin; i < end; i++) sum += a[i] * load(b[i]);
     return sum;
 }
 
 // Moves weights and slots. Learning, the slots are first settled: moved over the last update, and stored so.
 template <bool LEARNING, bool SETTLE>
 void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64_t begin, int64_t end) {
+#ifdef TRACED
+    State *__restrict trace = x.trace;
+    const float horizon = float(horizon_of(x)), lost = lr * float(weight_decay_of(x));
+    const uint32_t seed_trace = seed_of(*x.t, SLOTS + 1);
+#endif
     const StepFloats then(steps.last), now(steps.now);
     const double t = *x.t;
     const float *__restrict g_now = x.g;
@@ -145,7 +154,11 @@ void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64
             FOR_EACH_SLOT(STORE)
         }
         const float g = g_now[i];
-        p[i] = keep * p[i] - lr * update(now, g, s);
+        const float u = update(now, g, s);
+#ifdef TRACED
+        trace[i] = store(horizon * load(trace[i]) - (lost * p[i] + lr * u), random_bits(uint32_t(i), seed_trace));
+#endif
+        p[i] = keep * p[i] - lr * u;
         if (LEARNING) {
             gradient[i] = store(g, random_bits(uint32_t(i), seed_gradient));
         } else {
@@ -196,6 +209,15 @@ void chunk_hypergradients(const Tensor &x, const Chunk &c, bool of_lr, double *h
     for (int q = 0; q < HYPERGRADIENTS; q++) h[q] *= -lr;
 }
 
+#ifdef TRACED
+// < g, S > of one chunk: the hypergradient of ln lr.
+double traced(const Tensor &x, const Chunk &c) {
+    double sum = 0;
+    for (int64_t b = c.begin; b < c.end; b += BLOCK) sum += dot(x.g, x.trace, b, std::min(b + BLOCK, c.end));
+    return sum;
+}
+#endif
+
 }  // namespace
 
 extern "C" {
@@ -216,6 +238,9 @@ void hypergradients(const Tensor *xs, int64_t count, int threads, double limit, 
         const Tensor &x = xs[c.tensor];
         usable[j] = chunk_is_usable(x.g, float(limit), c.begin, c.end);
         if (x.applied && *x.t >= 1) chunk_hypergradients(x, c, of_lr, &h[j * HYPERGRADIENTS]);
+#ifdef TRACED
+        h[j * HYPERGRADIENTS + LEARNED] = traced(x, c);
+#endif
     }
     std::fill(out, out + scopes * HYPERGRADIENTS + 1, 0.0);
     for (int64_t j = 0; j < total; j++) {  // in this order, whoever made them

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 class Numbers:
-    """Learning rate, coefficients, weight decay and hyper-parameters of a group (or of a tensor that has its own).
+    """Learning rate, coefficients, weight decay, horizon and hyper-parameters of a group (or of a tensor with its own).
 
     Args:
         rule: The whole rule, whose order it keeps.
@@ -22,7 +22,7 @@ class Numbers:
 
     def __init__(self, rule: Rule, options: Mapping[str, Any]) -> None:
         self._names, self._options = rule.coefficient_names(), options
-        fixed = [options["weight_decay"], *(options[name] for name in rule.hyper_parameters)]
+        fixed = [options["weight_decay"], options["horizon"], *(options[name] for name in rule.hyper_parameters)]
         self.vector = torch.tensor([*([0.0] * (1 + len(self._names))), *fixed], dtype=torch.float64, device=CPU)
 
     def update(self) -> Tensor:

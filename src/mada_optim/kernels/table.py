@@ -26,6 +26,7 @@ class CTensor(ctypes.Structure):
         ("step", ctypes.c_void_p),
         ("gradient", ctypes.c_void_p),
         ("applied", ctypes.c_void_p),
+        ("trace", ctypes.c_void_p),
         ("now", ctypes.c_void_p),
     )
 
@@ -35,7 +36,8 @@ class Table:
 
     Args:
         library: The compiled loops.
-        learned: The learned coefficients.
+        learned: The learned coefficients, lr last.
+        traced: Whether lr is learned from its trace.
         rows: One per tensor.
         cells: The tensors.
         numbers: What each group sets.
@@ -45,20 +47,24 @@ class Table:
         self,
         library: ctypes.CDLL,
         learned: tuple[str, ...],
+        traced: bool,
         rows: ctypes.Array[CTensor],
         cells: list[Cell],
         numbers: list[Numbers],
     ) -> None:
-        self._library, self._learned, self._cells, self._numbers = library, learned, cells, numbers
+        self._library, self._cells, self._numbers = library, cells, numbers
+        self._learned, self._traced = learned, traced
         self._call = (rows, ctypes.c_int64(len(rows)), torch.get_num_threads())
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
-        of_lr = LR.name in self._learned
+        of_lr = LR.name in self._learned  # its column is the last, of its trace or of one step
         columns = len(self._learned) + (not of_lr)
         out = torch.empty(scopes * columns + 1, dtype=torch.float64, device=CPU)
         rows = ctypes.c_int64(scopes)
-        self._library.hypergradients(*self._call, LIMIT, of_lr, rows, ctypes.c_void_p(out.data_ptr()))
+        self._library.hypergradients(
+            *self._call, LIMIT, of_lr and not self._traced, rows, ctypes.c_void_p(out.data_ptr())
+        )
         return out[-1] == 0, out[:-1].reshape(scopes, columns)[:, : len(self._learned)]
 
     def advance(self, where: Tensor) -> None:

@@ -30,7 +30,8 @@ class Tiled:
     Args:
         rule: The whole rule.
         form: What is left of it.
-        learned: The learned coefficients.
+        learned: The learned coefficients, lr last.
+        traced: Whether lr is learned from its trace.
         forward: The graph of `form`.
         backward: The graph of its derivatives.
         scalars: Names of the graphs' inputs that are scalars.
@@ -46,18 +47,21 @@ class Tiled:
         rule: Rule,
         form: Rule,
         learned: tuple[str, ...],
+        traced: bool,
         forward: fx.Graph,
         backward: fx.Graph,
         scalars: tuple[str, ...],
     ) -> None:
-        self.rule, self.learned, self.forward, self.backward = rule, learned, forward, backward
+        self.rule, self.forward, self.backward = rule, forward, backward
+        self.learned, self.traced = learned, traced
+        self.settles = len(learned) > traced  # something is learned from the last update, which the state then keeps
         self.slots = [slot.name for slot in form.slots if not slot.scalar]
         self.scalar_slots = [slot.name for slot in form.slots if slot.scalar]
         self.totals = [x for x in backward.nodes if x.target is total]
         u, self.after = outputs(forward)
         moved, kinds = {name: self.after[name] for name in self.slots}, Builder(forward, scalars)
         self.settle = lower(forward, kinds, [], moved)
-        self.move = lower(forward, kinds, [u], {} if learned else moved)
+        self.move = lower(forward, kinds, [u], {} if self.settles else moved)
         self.slope = lower(backward, Builder(backward, scalars), self.totals, {})
         assert self.move.result is not None
         self.result = self.move.result
@@ -66,7 +70,8 @@ class Tiled:
 
     def row(self, cell: Cell) -> Cell | None:
         """The cell, if its tensors may be moved: dense, in CPU memory, in fp32."""
-        tensors = [cell.p, cell.g, *(cell.state[name] for name in (*self.slots, *(["gradient"] * bool(self.learned))))]
+        beside = ["gradient"] * self.settles + ["trace"] * self.traced
+        tensors = [cell.p, cell.g, *(cell.state[name] for name in (*self.slots, *beside))]
         return cell if all(x.numel() == cell.p.numel() and _plain(x) for x in tensors) else None
 
     def table(self, cells: list[Cell], _: list[Cell]) -> "Tiles":
@@ -91,18 +96,27 @@ class Tiles:
         finite = torch.stack([torch.zeros((), device=CPU), *largest]).amax() <= largest_gradient(torch.float32)
         out = torch.zeros(scopes, len(learned), dtype=torch.float64, device=CPU)
         if learned:
-            rows = torch.tensor([cell.scope for cell in self._cells], device=CPU)
-            h, begun = self._derivatives(), self._of_state("step") > 0
-            out.index_add_(0, rows, torch.where(begun.unsqueeze(-1), h, 0.0))
+            rows, begun = torch.tensor([cell.scope for cell in self._cells], device=CPU), self._of_state("step") > 0
+            h = [self._derivatives()] if self._kernel.settles else []
+            h += [self._along_trace()] if self._kernel.traced else []
+            out.index_add_(0, rows, torch.where(begun.unsqueeze(-1), torch.cat(h, dim=-1), 0.0))
         return finite, out
 
+    def _along_trace(self) -> Tensor:
+        """< g, S >, (tensors, 1)."""
+        h = torch.zeros(len(self._cells), 1, dtype=torch.float64, device=CPU)
+        for i, cell in enumerate(self._cells):
+            for g, trace in zip(_pieces(cell.g), _pieces(cell.state["trace"]), strict=True):
+                h[i] += torch.dot(g, trace)
+        return h
+
     def _derivatives(self) -> Tensor:
-        """-lr < g, d theta / dq >, (tensors, learned)."""
-        kernel, learned = self._kernel, self._kernel.learned
+        """-lr < g, d theta / dq >, (tensors, learned in one step)."""
+        kernel, of_lr = self._kernel, LR.name in self._kernel.learned and not self._kernel.traced
         lr, inputs = self._applied()
         values = evaluate(kernel.backward, inputs, {})
         decay = self._now()[:, 1 + len(kernel.rule.coefficients)]
-        wants_along = LR.name in learned and any(cell.options["weight_decay"] for cell in self._cells)
+        wants_along = of_lr and any(cell.options["weight_decay"] for cell in self._cells)
         totals, along = torch.zeros(len(self._cells), len(kernel.totals)), torch.zeros(len(self._cells))
         for i, (cell, scalars) in enumerate(zip(self._cells, rows_of(kernel.slope, values), strict=True)):
             inner = {"g": cell.state["gradient"], "cotangent": cell.g}
@@ -115,7 +129,7 @@ class Tiles:
         values = evaluate(kernel.backward, inputs, values)
         derivatives, product = outputs(kernel.backward)
         columns = [self._vector(values.get(x, x)) for x in derivatives]
-        if LR.name in learned:  # hyper/gradient.py has the formula
+        if of_lr:  # hyper/gradient.py has the formula
             kept, whole = 1 - lr * decay, self._vector(values.get(product, product))
             columns.append(torch.where(kept == 0, whole, (whole + decay * along) / kept))
         return -lr.unsqueeze(-1) * torch.stack(columns, dim=-1)
@@ -124,7 +138,7 @@ class Tiles:
         """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
         if not ctypes.c_bool.from_address(where.data_ptr()).value:
             return
-        kernel, learning = self._kernel, bool(self._kernel.learned)
+        kernel, learning = self._kernel, self._kernel.settles
         t, between, then = self._of_state("step"), self._scalar_slots(), {}
         if learning:
             _, inputs = self._applied()
@@ -132,17 +146,22 @@ class Tiles:
             between = {k: torch.where(t > 0, self._after(k, then), x) for k, x in between.items()}
         now = self._now()
         values = evaluate(kernel.forward, self._inputs(now[:, 1:], t + 1, between), {})
-        keep, minus_lr = (1 - now[:, 0] * now[:, 1 + len(kernel.rule.coefficients)]).float(), -now[:, 0].float()
+        decay = now[:, 0] * now[:, 1 + len(kernel.rule.coefficients)]
+        keep, decay, lr = (1 - decay).float(), decay.float(), now[:, 0].float()
         settles = rows_of(kernel.settle, then) if learning else [[]] * len(self._cells)
         moves = rows_of(kernel.move, values)
         for i, cell in enumerate(self._cells):
             if learning and ctypes.c_double.from_address(cell.state["step"].data_ptr()).value > 0:
                 for registers in self._registers(kernel.settle, cell, {"g": cell.state["gradient"]}, settles[i]):
                     kernel.settle.run(registers)
+            traces = _pieces(cell.state["trace"]) if kernel.traced else ()
             pieces = zip(_pieces(cell.p), self._registers(kernel.move, cell, {"g": cell.g}, moves[i]), strict=True)
-            for p, registers in pieces:
+            for j, (p, registers) in enumerate(pieces):
                 kernel.move.run(registers)
-                p.mul_(keep[i]).addcmul_(registers[kernel.result], minus_lr[i])
+                u = registers[kernel.result]
+                if kernel.traced:
+                    traces[j].mul_(cell.options["horizon"]).sub_(decay[i] * p).sub_(lr[i] * u)
+                p.mul_(keep[i]).addcmul_(u, lr[i], value=-1)
         kept = between if learning else {k: self._after(k, values) for k in between}
         self._store(kept, t + 1, now[:, : 1 + len(kernel.rule.coefficients)] if learning else None)
 
@@ -165,7 +184,7 @@ class Tiles:
             yield [*piece, *scalars, *program.numbers, *buffers]
 
     def _now(self) -> Tensor:
-        """Learning rate, coefficients, weight decay and hyper-parameters, (tensors, all of them)."""
+        """What `Numbers` has, (tensors, all of it)."""
         return torch.stack([x.update() for x in self._numbers])[self._groups]
 
     def _applied(self) -> tuple[Tensor, Vectors]:
@@ -176,7 +195,7 @@ class Tiles:
 
     def _inputs(self, options: Tensor, t: Tensor, scalar_slots: dict[str, Tensor]) -> Vectors:
         rule, columns = self._kernel.rule, options.unbind(-1)
-        names = (*rule.coefficient_names(), "", *rule.hyper_parameters)
+        names = (*rule.coefficient_names(), "weight_decay", "horizon", *rule.hyper_parameters)
         slots = {SLOT + name: x for name, x in scalar_slots.items()}
         return {**dict(zip(names, columns, strict=True)), "t": t, **slots}
 
