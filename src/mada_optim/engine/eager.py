@@ -111,6 +111,11 @@ def all_usable(cells: list[Cell], device: torch.device) -> Tensor:
     return torch.stack([torch.ones((), dtype=torch.bool, device=device), *verdicts]).all()
 
 
+def per_element(rule: Rule) -> tuple[str, ...]:
+    """Names of what a state has for each element of its parameter; the rest is scalars and short vectors."""
+    return (*(slot.name for slot in rule.slots if not slot.scalar), "gradient")
+
+
 def new_state(rule: Rule, p: Tensor, slot_dtype: torch.dtype, learning: bool) -> dict[str, Tensor]:
     """The state of the canvas `p` at t = 0."""
     state = {"step": scalar(0.0, p.device)}
