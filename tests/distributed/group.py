@@ -1,6 +1,5 @@
 """Some processes that form a group over gloo, out of a server with torch loaded; what hangs is killed."""
 
-import multiprocessing
 import tempfile
 import time
 import traceback
@@ -8,10 +7,8 @@ import traceback
 import torch
 import torch.distributed as dist
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["torch._dynamo", "torch.distributed.fsdp", "mada_lab.loop", "tests.distributed.group"]
-)
+from tests.reliability.runs import PROCESSES
+
 DEADLINE = 60.0  # seconds
 
 
