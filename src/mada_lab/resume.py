@@ -122,7 +122,7 @@ def _note(session: Session, saved: Checkpoint, digest: str) -> dict[str, Any]:
     before, now = tree.get("processes", 1), session.world.size
     if before != now:
         changed["processes"] = {"from": before, "to": now}
-    if before != now or "parallel" in changed:
+    if before != now or (now > 1 and "parallel" in changed):
         logger.warning("resumed on other processes than before: sums are rounded otherwise than in the run before")
     origin = {"versions": environment.versions(), "commit": environment.commit()}
     return {"step": saved.step, "changed": changed, "exact": exact, **origin}

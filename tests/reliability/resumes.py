@@ -22,18 +22,25 @@ CONFIG = replace(runs.TINY, digest_interval=1, hyper_start=6)
 
 
 def matrix(
-    folder, config, dtypes=("float32", "bfloat16"), accumulations=(1, 3), options=({},), points=tuple(POINTS), size=1
+    folder,
+    config,
+    dtypes=("float32", "bfloat16"),
+    accumulations=(1, 3),
+    options=({},),
+    points=tuple(POINTS),
+    size=1,
+    after=STEPS_AFTER,
 ):
     """Each cell stops a run by SIGTERM, resumes it, and compares rows and digests with those of an undisturbed run.
 
-    With `size` processes, one of them is sent the signal.
+    With `size` processes, one of them is sent the signal. `after` steps follow the resumption.
     """
     launch = runs.in_child if size == 1 else partial(ranks.in_group, size)
-    tally = Tally("20 further steps with the same digests of the whole state, rows and summary")
+    tally = Tally(f"{after} further steps with the same digests of the whole state, rows and summary")
     cells = itertools.product(dtypes, accumulations, points, options)
     for i, (dtype, passes, point, option) in enumerate(cells):
         stop, poison = POINTS[point]
-        mine = replace(config, dtype=dtype, gradient_accumulation_steps=passes, max_iters=stop + STEPS_AFTER, **option)
+        mine = replace(config, dtype=dtype, gradient_accumulation_steps=passes, max_iters=stop + after, **option)
         whole, part = (replace(mine, out_dir=str(folder / f"{i}-{name}")) for name in ("whole", "part"))
         # a group stops after the step in which it agrees to
         codes = [launch(runs.train, whole, None, poison), launch(train_until, part, stop - (size > 1), poison)]

@@ -24,6 +24,11 @@ def run(words: list[str]) -> None:
     is_first = distributed.is_first()
     if unused and is_first:
         print(f"note: {config.optimizer} has no {', '.join(unused)}: these keys have no effect", file=sys.stderr)
+    if config.parallel != "ddp" and not distributed.started_by_torchrun():
+        print(
+            f"note: one process, so that parallel={config.parallel} has no effect; see docs/distributed.md",
+            file=sys.stderr,
+        )
     with distributed.group(config), ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar:
         with distributed.one_by_one():
             corpus = open_or_prepare(config.dataset, Path(config.data_dir))
