@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mada_lab.config import TrainConfig
-from mada_lab.errors import ConfigError, DistributedError, Followed
+from mada_lab.errors import ConfigError, DistributedError, Followed, Interrupted
 
 T = TypeVar("T")
 
@@ -183,8 +183,11 @@ def group(config: TrainConfig) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with _explained():
         dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timedelta(seconds=config.distributed_timeout))
-        yield
-        # On the way of an error the group is left as it is: to take leave of a process that is gone could take for ever
+        try:
+            yield
+        except Interrupted:  # with all of them; after an error, to take leave of a process that is gone could take long
+            dist.destroy_process_group()
+            raise
         dist.destroy_process_group()
 
 
@@ -204,6 +207,11 @@ def require_shares(config: TrainConfig, size: int, local_size: int) -> None:
         raise ConfigError(
             f"configuration, key gradient_accumulation_steps: expected a multiple of the {size} processes that share "
             f"these forward passes, got {passes}; set it to {max(size, passes // size * size)}, say"
+        )
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"configuration, key device: expected auto, cpu or cuda for several processes, got {config.device}; use "
+            "auto, which gives each process of a machine its own"
         )
     if config.parallel == "hybrid" and size % local_size:
         raise ConfigError(

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import loop
+from mada_lab import distributed, loop
 from mada_lab.checkpoint_folder import available
+from mada_lab.errors import ConfigError, DistributedError
 from mada_lab.record import read_run
 from tests.reliability import ranks, resumes, runs
 
@@ -103,8 +104,28 @@ def test_processes_with_different_configurations_are_refused(config):
     assert not Path(config.out_dir).exists()
 
 
-def test_passes_that_do_not_divide_are_refused(config):
-    assert ranks.in_group(2, runs.train, replace(config, gradient_accumulation_steps=3)) == 2
+@pytest.mark.parametrize(
+    ("sizes", "change", "message"),
+    [
+        (
+            (2, 2),
+            {"gradient_accumulation_steps": 3},
+            "expected a multiple of the 2 processes .* got 3; set it to 2, say",
+        ),
+        ((2, 2), {"device": "cuda:1"}, "key device: expected auto, cpu or cuda"),
+        ((4, 3), {"parallel": "hybrid"}, "as many processes on each machine"),
+        ((2, 2), {"parallel": "fsdp", "dtype": "float16"}, "key dtype: expected bfloat16 or float32"),
+    ],
+)
+def test_what_processes_cannot_share_is_refused(config, sizes, change, message):
+    with pytest.raises(ConfigError, match=message):
+        distributed.require_shares(replace(config, **change), *sizes)
+
+
+def test_half_an_environment_is_refused(config, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DistributedError, match=r"environment, RANK.*: expected what torchrun sets"):
+        distributed.group(config).__enter__()
 
 
 def test_an_error_of_the_first_is_one_of_all(config):
