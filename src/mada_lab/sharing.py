@@ -47,15 +47,18 @@ def handed_out(saved: Checkpoint | None, model: nn.Module, optimizer: Optimizer,
         return None
     owners = _owners(model, optimizer)
     for name, shape, dtype in listed:
-        x = world.told_tensor(tensors.get(name), shape, NAMES[dtype])
-        p = owners.get(name.rpartition("/")[0]) if name.rpartition("/")[2] not in PER_TENSOR else None
-        p = owners.get(name, p)
+        x, p = world.told_tensor(tensors.get(name), shape, NAMES[dtype]), _owner(name, owners)
         tensors[name] = _share(x, p) if p is not None and p.shape == x.shape else x.cpu()
     return Checkpoint(skeleton["step"], unpack(skeleton["tree"], tensors))
 
 
 def _share(x: Tensor, p: Tensor) -> Tensor:
     return shards.like(p, shards.taken_from(x, p).clone())
+
+
+def _owner(name: str, owners: Mapping[str, Tensor]) -> Tensor | None:
+    path, _, slot = name.rpartition("/")
+    return owners.get(name, None if slot in PER_TENSOR else owners.get(path))
 
 
 def _owners(model: nn.Module, optimizer: Optimizer) -> Mapping[str, Tensor]:

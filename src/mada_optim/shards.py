@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MODULE = "torch.distributed.tensor"
+
 
 def is_sharded(x: Any) -> bool:
-    """Whether `x` is a DTensor. Imports nothing: where that module was never imported, there is none."""
-    module = sys.modules.get("torch.distributed.tensor")
+    """Whether `x` is a DTensor. Imports nothing: where their module was never imported, there is none."""
+    module = sys.modules.get(MODULE)
     return module is not None and isinstance(x, module.DTensor)
 
 
@@ -47,6 +49,8 @@ def reduction(params: Iterable[Tensor], pointwise: bool) -> tuple[list[Any], str
         RuntimeError: Parameters are sharded over different processes, or some are and some aren't, so that one sum
             would count some of them twice; or the rule needs whole tensors.
     """
+    if MODULE not in sys.modules:
+        return [], "cpu"
     layouts = {_layout(x) for x in params}
     wanted = {_sharded_dimensions(layout) for layout in layouts}
     if len(wanted) > 1:

@@ -5,11 +5,13 @@ summed, messages that grow, state that can't be saved and loaded as the whole th
 """
 
 import copy
-from functools import partial
+import shutil
+import tempfile
 
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -192,7 +194,15 @@ def whole(_, opt, __, other):
 
 
 def by_dcp(first, opt, second, other):
-    set_optimizer_state_dict(second, other, copy.deepcopy(get_optimizer_state_dict(first, opt)))
+    """Through files of torch.distributed.checkpoint, one per process."""
+    folder = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(folder)
+    dcp.save({"optimizer": get_optimizer_state_dict(first, opt)}, checkpoint_id=folder[0])
+    found = {"optimizer": get_optimizer_state_dict(second, other)}
+    dcp.load(found, checkpoint_id=folder[0])
+    set_optimizer_state_dict(second, other, found["optimizer"])
+    dist.barrier()
+    shutil.rmtree(folder[0], ignore_errors=True)
 
 
 @pytest.mark.parametrize("through", [plainly, whole, by_dcp])
@@ -219,9 +229,9 @@ def test_shards_beside_whole_parameters_are_refused():
     assert all(group.run(2, mixed))
 
 
-def ddp(options):
+def ddp():
     model = nn.parallel.DistributedDataParallel(net())
-    opt = learning(model.parameters(), **options)
+    opt = learning(model.parameters())
     sent, original = [], dist.all_reduce
     dist.all_reduce = lambda *x, **rest: (sent.append(1), original(*x, **rest))[1]
     for i in range(200):
@@ -232,7 +242,7 @@ def ddp(options):
 
 
 def test_ddp_needs_no_message():
-    ranks = group.run(2, partial(ddp, {}))
+    ranks = group.run(2, ddp)
     model = net()
     opt = learning(model.parameters())
     for i in range(5):
