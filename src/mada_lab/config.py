@@ -24,6 +24,11 @@ class TrainConfig:
     """Precision of the forward pass; weights and optimizer stay in float32. float16 scales the loss."""
     compile: bool = False
     """Run the model through torch.compile."""
+    parallel: Literal["ddp", "fsdp", "hybrid"] = "ddp"
+    """On several processes: each has the whole model (ddp); weights, gradients and optimizer are shared out among all
+    (fsdp), or among those on one machine, and machines hold replicas (hybrid)."""
+    distributed_timeout: float = 600.0
+    """Seconds until a process that doesn't answer ends the run."""
 
     n_layer: int = 4
     """Transformer blocks."""
@@ -41,7 +46,7 @@ class TrainConfig:
     batch_size: int = 12
     """Sequences per forward pass."""
     gradient_accumulation_steps: int = 1
-    """Forward passes per optimizer step."""
+    """Forward passes per optimizer step, of all processes together, which share them."""
     max_iters: int = 2000
     """Optimizer steps."""
 

@@ -16,6 +16,8 @@ class LabError(Exception):
     """An expected failure: reported in one line, without a traceback unless `--debug` asks for one."""
 
     exit_code = 1
+    #: Whether all processes of a run meet it at once, so that one of them may tell it for all.
+    is_shared = False
 
     def __str__(self) -> str:
         """The message, in which a name or a value that would move a terminal's cursor is written out."""
@@ -44,6 +46,7 @@ class NumericsError(LabError):
     """Numbers are not finite, step after step."""
 
     exit_code = 5
+    is_shared = True
 
 
 class DistributedError(LabError):
@@ -52,8 +55,20 @@ class DistributedError(LabError):
     exit_code = 6
 
 
+class Followed(LabError):  # noqa: N818 it is another's
+    """The first process of the group failed, which it tells; the others end with it, and with its code."""
+
+    is_shared = True
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__("the first process of the group failed")
+
+
 class Interrupted(LabError):  # noqa: N818 it is none
     """A signal asked the run to stop, and it is saved: no error. The exit code is 128 + the signal's number."""
+
+    is_shared = True
 
     def __init__(self, number: int, step: int) -> None:
         self.exit_code = 128 + number

@@ -18,7 +18,7 @@ def due(session: Session, interval: int) -> bool:
 
 def evaluate(session: Session, forward: nn.Module, validation: list[Batch]) -> None:
     """Looks at the validation set."""
-    session.val_loss = mean_loss(forward, validation, session.precision)
+    session.val_loss = mean_loss(forward, validation, session.precision, session.world)
     if math.isfinite(session.val_loss):
         session.best_val_loss = min(session.val_loss, session.best_val_loss or math.inf)
 

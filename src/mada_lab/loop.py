@@ -5,12 +5,13 @@ import time
 import torch
 from torch import Tensor, nn
 
-from mada_lab import lock, numerics, record, resume
+from mada_lab import distributed, lock, numerics, randomness, record, resume
 from mada_lab.config import TrainConfig
 from mada_lab.data.batches import fixed_batches
 from mada_lab.data.corpus import Corpus
 from mada_lab.errors import Interrupted
 from mada_lab.evaluate import Batch, mean_loss
+from mada_lab.followers import NoRecord, NoSaver
 from mada_lab.look import due, due_row, evaluate, summary
 from mada_lab.progress import Listener
 from mada_lab.record import RunRecord
@@ -27,28 +28,36 @@ def train(config: TrainConfig, corpus: Corpus, listen: Listener) -> Session:
         ConfigError: The configuration can't be run here, or out_dir holds another run.
         CheckpointError: There is nothing to resume from, it is of another run, or the disk fails.
         NumericsError: Loss or gradient were not finite in `max_skipped_steps` steps in a row.
+        DistributedError: The processes don't run the same.
         Interrupted: A signal asked the run to stop; it is saved.
     """
     session = Session.start(config, corpus)
-    initial = session.coefficients()
-    (record.require_absent if config.init_from == "scratch" else resume.require_run)(session.folder)
-    with lock.hold(session.folder), Signals() as signals, Saver(config) as saver:
+    initial, world = session.coefficients(), session.world
+    world.require_same(session.common())
+    fresh = config.init_from == "scratch"
+    world.on_first(lambda: (record.require_absent if fresh else resume.require_run)(session.folder))
+    with (
+        world.held_by_first(lambda: lock.hold(session.folder)),
+        Signals(alone=world.size == 1) as signals,
+        Saver(config) if world.is_first else NoSaver() as saver,
+    ):
         rows = resume.open_record(session)
         forward = torch.compile(session.model) if config.compile else session.model
+        forward = distributed.wrapped(forward, config.parallel, world)
         sizes = (config.block_size, config.batch_size, config.eval_iters, config.eval_seed)
         validation, training = (fixed_batches(tokens, *sizes) for tokens in (corpus.val, corpus.train))
         try:
             run(session, forward, validation, rows, saver, signals, listen)
             with signals.abandonable():
-                train_loss = mean_loss(forward, training, session.precision)
+                train_loss = mean_loss(forward, training, session.precision, world)
         except Stop as stop:
             save(session, rows, saver)
             rows.close()
             saver.close()
             raise Interrupted(stop.number, session.step) from None
-        saver.settle()
-        rows.finish(summary(session, initial, train_loss))
-        saver.close()
+        world.on_first(saver.settle)
+        world.on_first(lambda: rows.finish(summary(session, initial, train_loss)))
+        world.on_first(saver.close)
     return session
 
 
@@ -56,8 +65,8 @@ def run(
     session: Session,
     forward: nn.Module,
     validation: list[Batch],
-    rows: RunRecord,
-    saver: Saver,
+    rows: RunRecord | NoRecord,
+    saver: Saver | NoSaver,
     signals: Signals,
     listen: Listener,
 ) -> None:
@@ -80,24 +89,26 @@ def run(
         if session.step >= config.max_iters:
             return
         loss = gradients(session, forward, signals)
-        update(session, loss)
+        signals.agree(update(session, loss, signals.received))
         listen.step(session.step)
 
 
 def gradients(session: Session, forward: nn.Module, signals: Signals) -> Tensor:
-    """The gradient over all forward passes of a step; returns their mean loss, 0-d, on the device.
+    """The gradient over all forward passes of a step; returns the mean loss of this process's, 0-d, on the device.
 
     If it is broken off, nothing has happened: data and random numbers stand where they stood.
     """
-    passes, place, position = session.config.gradient_accumulation_steps, session.precision, session.position()
+    passes, place, world, position = session.passes, session.precision, session.world, session.position()
     total = torch.zeros((), device=place.device)
     try:
         with signals.abandonable():
-            for _ in range(passes):
+            for i in range(passes):
+                randomness.seed_pass(session.config.seed, session.step, i * world.size + world.rank)
                 ids, targets = (x.to(place.device) for x in session.batches.next())
-                with place.autocast():
-                    _, loss = forward(ids, targets)
-                session.scaler.scale(loss / passes).backward()
+                with distributed.accumulating(forward, session.model, last=i == passes - 1):
+                    with place.autocast():
+                        _, loss = forward(ids, targets)
+                    session.scaler.scale(loss / passes).backward()
                 total += loss.detach() / passes
     except BaseException:
         session.rewind(position)
@@ -105,12 +116,15 @@ def gradients(session: Session, forward: nn.Module, signals: Signals) -> Tensor:
     return total
 
 
-def update(session: Session, loss: Tensor) -> None:
-    """Moves the weights by the gradient, if it and the loss are finite; else moves nothing, and counts that."""
+def update(session: Session, loss: Tensor, asked: int | None = None) -> int | None:
+    """Moves the weights by the gradient, if it and the loss are finite; else moves nothing, and counts that.
+
+    Returns the signal by which this process (`asked`), or another of the run, was asked to stop.
+    """
     config, scaler, optimizer, model = session.config, session.scaler, session.optimizer, session.model
     scaler.unscale_(optimizer)
     norm = numerics.gradient_norm(model.parameters())
-    session.train_loss, finite = numerics.decide(loss, norm)
+    session.train_loss, finite, heard = numerics.decide(loss, norm, asked, session.world)
     session.lr = learning_rate(config, session.step + 1)
     if finite:
         if config.grad_clip > 0:
@@ -122,10 +136,13 @@ def update(session: Session, loss: Tensor) -> None:
     optimizer.zero_grad()
     session.skips.count(not finite)
     session.step, session.looked = session.step + 1, False
+    return heard
 
 
-def save(session: Session, rows: RunRecord, saver: Saver) -> None:
+def save(session: Session, rows: RunRecord | NoRecord, saver: Saver | NoSaver) -> None:
     """Writes a checkpoint, if there is none of this step yet. Rows go first: no checkpoint is ahead of them."""
-    if not saver.has(session.step):
+    world = session.world
+    if not world.told(bool(world.on_first(lambda: saver.has(session.step)))):
         rows.sync()
-        saver.save(session.checkpoint())
+        state = session.checkpoint()
+        world.on_first(lambda: saver.save(state))

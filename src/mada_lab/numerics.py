@@ -1,13 +1,15 @@
 """Numbers that have stopped being numbers: one decision per step, and a guard before anything is saved."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mada_lab.distributed import ALONE, World
 from mada_lab.errors import NumericsError
+from mada_lab.signals import SIGNALS
+from mada_optim import shards
 
 
 @dataclass
@@ -29,14 +31,24 @@ class Skips:
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """Norm of the whole gradient, 0-d: finite only if every element of it is."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    """Norm of the whole gradient, all processes' shards of it included, 0-d: finite only if every element of it is."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm.full_tensor() if shards.is_sharded(norm) else norm  # type: ignore[attr-defined]
 
 
-def decide(loss: Tensor, norm: Tensor) -> tuple[float, bool]:
-    """The loss, and whether the step may be taken. The one place where a step waits for the device, and only once."""
-    both = torch.stack([loss.float(), norm.float().to(loss.device)]).tolist()
-    return both[0], all(map(math.isfinite, both))
+def decide(
+    loss: Tensor, norm: Tensor, asked: int | None = None, world: World = ALONE
+) -> tuple[float, bool, int | None]:
+    """The mean loss of all processes, whether the step may be taken, and the signal that asks one of them to stop.
+
+    The one place where a step waits for the device, and for the other processes, and only once: in one message.
+    """
+    own = torch.stack([loss.float(), norm.float().to(loss.device)])
+    not_finite = (~own.isfinite()).any().float().reshape(1)
+    signals = torch.tensor([float(asked == number) for number in SIGNALS], device=loss.device)
+    mean, strange, *counts = world.sum(torch.cat([own[:1] / world.size, not_finite, signals])).tolist()
+    heard = next((int(number) for number, count in zip(SIGNALS, counts, strict=True) if count), None)
+    return mean, not strange, heard
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:

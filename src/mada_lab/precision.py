@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mada_lab import distributed
 from mada_lab.config import TrainConfig
 from mada_lab.errors import ConfigError
 
@@ -31,6 +32,8 @@ def choose(config: TrainConfig) -> Precision:
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and (local_rank := distributed.local_rank()) is not None:
+        name = f"cuda:{local_rank}"  # each process of a machine has a device of its own
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -47,10 +47,11 @@ class CountBar:
 
 
 class ProgressBar:
-    """A bar on standard error; without a terminal, tqdm prints lines instead."""
+    """A bar on standard error, if it is to be shown; without a terminal, tqdm prints lines instead."""
 
-    def __init__(self, steps: int, name: str) -> None:
-        self._bar = tqdm(total=steps, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5)
+    def __init__(self, steps: int, name: str, shown: bool = True) -> None:
+        options = {"dynamic_ncols": True, "mininterval": 0.5, "disable": not shown}
+        self._bar = tqdm(total=steps, desc=name, unit="step", **options)
         self._last_val: float | None = None
 
     def __enter__(self) -> Self:

@@ -1,7 +1,19 @@
 """The generators that dropout draws from: torch's global one, and the device's."""
 
+import hashlib
+
 import torch
 from torch import Tensor
+
+
+def seed_pass(seed: int, step: int, number: int) -> None:
+    """Starts the generators for one forward pass of a step.
+
+    What a pass draws depends on its number in the step, not on the process that computes it: any number of processes
+    train with the same dropout.
+    """
+    digest = hashlib.blake2b(f"{seed} {step} {number}".encode(), digest_size=4).digest()  # what mt19937 takes
+    torch.manual_seed(int.from_bytes(digest, "little"))
 
 
 def state(device: torch.device) -> dict[str, Tensor]:

@@ -1,13 +1,16 @@
 """The beginning of a run, or its continuation: the session and the record stand at one and the same step."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mada_lab import checkpoint, checkpoint_folder, environment
+from mada_lab import checkpoint, checkpoint_folder, environment, sharing
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.errors import CheckpointError
+from mada_lab.followers import NoRecord
 from mada_lab.record import RunRecord, read_run
 from mada_lab.session import MODEL_KEYS, Session
 from mada_lab.structure import require_alike, require_fit
@@ -20,7 +23,7 @@ SAVED_KEYS = ("weight_decay", "eps", "beta1", "beta2", "beta3", "rho", "c", "gam
 FIXED_KEYS = (*MODEL_KEYS, "dataset", "optimizer", "seed", "batch_size", "gradient_accumulation_steps", *SAVED_KEYS)
 
 
-def open_record(session: Session) -> RunRecord:
+def open_record(session: Session) -> RunRecord | NoRecord:
     """The record of a fresh run, or of the one that is resumed, with `session` taken up at its checkpoint.
 
     A run that was stopped before its first checkpoint begins again.
@@ -29,19 +32,18 @@ def open_record(session: Session) -> RunRecord:
         ConfigError: There is another run in the folder, or its record is damaged.
         CheckpointError: There is nothing to resume, nothing whole, or something of another run.
     """
+    world = session.world
     if session.config.init_from == "scratch":
-        return RunRecord.create(session.folder, session.manifest())
-    saved = checkpoint.load_newest(session.folder)
+        return world.on_first(lambda: RunRecord.create(session.folder, session.manifest())) or NoRecord()
+    saved = sharing.handed_out(
+        world.on_first(lambda: _fitting(session)), session.model, session.optimizer, session.world
+    )
     if saved is None:
-        _require_hardly_begun(session)
-        return RunRecord.resume(session.folder, -1)
-    note = _take_up(session, saved)
-    if session.looked:
-        record = RunRecord.resume(session.folder, session.step, saved.tree["digest"], note)
-    else:  # stopped right after the step, whose row the run will write
-        record = RunRecord.resume(session.folder, session.step - 1, None, note)
-    checkpoint_folder.set_aside_newer(session.folder, session.step)
-    return record
+        return world.on_first(lambda: RunRecord.resume(session.folder, -1)) or NoRecord()
+    with _explained(session, saved.step):
+        session.restore(saved)
+    digest = session.digest()
+    return world.on_first(lambda: _reopened(session, saved, digest)) or NoRecord()
 
 
 def require_run(folder: Path) -> None:
@@ -67,30 +69,61 @@ def _require_hardly_begun(session: Session) -> None:
         raise _nothing(session.folder)
 
 
-def _take_up(session: Session, saved: Checkpoint) -> dict[str, Any]:
-    """Puts the checkpoint into the session, and returns what the record should say about it."""
+def _fitting(session: Session) -> Checkpoint | None:
+    """The newest checkpoint, once all of it fits the session; None for a run that begins again."""
+    saved = checkpoint.load_newest(session.folder)
+    if saved is None:
+        _require_hardly_begun(session)
+        return None
     tree = saved.tree
-    try:
+    with _explained(session, saved.step):
         _require_same_run(session, tree["config"], tree["data"])
         require_fit(tree, session.model, session.optimizer)
         random, position = session.position()
         require_alike("data position", {"state": position}, {"state": tree["state"]["batches"]})
         require_alike("random", {"cpu": random["cpu"]}, {"cpu": tree["state"]["random"]["cpu"]})
-        session.restore(saved)
-        exact = session.digest() == tree["digest"]
-        if not exact and tree["device"] == session.precision.device.type:
-            raise ValueError("a state that comes back with other bits")
-        if not exact:
-            logger.warning("resumed on another kind of device than before: not bit for bit the run that was stopped")
+    return saved
+
+
+@contextmanager
+def _explained(session: Session, step: int) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
         raise CheckpointError(
-            f"checkpoint, in {session.folder}, of step {saved.step}: expected the state of this run, "
+            f"checkpoint, in {session.folder}, of step {step}: expected the state of this run, "
             f"got {type(error).__name__}: {' '.join(str(error).split())}; resume with the configuration that wrote it"
         ) from error
+
+
+def _reopened(session: Session, saved: Checkpoint, digest: str) -> RunRecord:
+    """The record of a session that was taken up from `saved`, and has `digest` now."""
+    note = _note(session, saved, digest)
+    if session.looked:
+        record = RunRecord.resume(session.folder, session.step, saved.tree["digest"], note)
+    else:  # stopped right after the step, whose row the run will write
+        record = RunRecord.resume(session.folder, session.step - 1, None, note)
+    checkpoint_folder.set_aside_newer(session.folder, session.step)
+    return record
+
+
+def _note(session: Session, saved: Checkpoint, digest: str) -> dict[str, Any]:
+    """What the record should say about a resumption."""
+    tree, exact = saved.tree, digest == saved.tree["digest"]
+    with _explained(session, saved.step):
+        if not exact and tree["device"] == session.precision.device.type:
+            raise ValueError("a state that comes back with other bits")
+    if not exact:
+        logger.warning("resumed on another kind of device than before: not bit for bit the run that was stopped")
     ours = {key: x for key, x in asdict(session.config).items() if key != "init_from"}
     changed = {
         key: {"from": tree["config"].get(key), "to": x} for key, x in ours.items() if x != tree["config"].get(key)
     }
+    before, now = tree.get("processes", 1), session.world.size
+    if before != now:
+        changed["processes"] = {"from": before, "to": now}
+    if before != now or (now > 1 and "parallel" in changed):
+        logger.warning("resumed on other processes than before: sums are rounded otherwise than in the run before")
     origin = {"versions": environment.versions(), "commit": environment.commit()}
     return {"step": saved.step, "changed": changed, "exact": exact, **origin}
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from mada_lab import environment, optimizers, packing, precision, randomness
+from mada_lab import distributed, environment, optimizers, packing, precision, randomness, sharing
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.config import TrainConfig
 from mada_lab.data.batches import Batches
 from mada_lab.data.corpus import Corpus
+from mada_lab.distributed import ALONE, World
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.numerics import Skips
 from mada_lab.precision import Precision
@@ -41,6 +42,7 @@ class Session:
         lr: The learning rate of the last step; 0 before the first.
         val_loss: The last validation loss, in nats per token; None before the first.
         best_val_loss: The lowest one.
+        world: The processes that share the work.
     """
 
     config: TrainConfig
@@ -58,21 +60,30 @@ class Session:
     lr: float = 0.0
     val_loss: float | None = None
     best_val_loss: float | None = None
+    world: World = ALONE
 
     @classmethod
     def start(cls, config: TrainConfig, corpus: Corpus) -> "Session":
         """A session at step 0: fresh weights, a fresh optimizer, the first batch ahead. Seeds torch."""
         place = precision.choose(config)
+        world = distributed.current(place.device)
         torch.manual_seed(config.seed)
         model = build_model(config, corpus.vocabulary_size).to(place.device)
+        distributed.shard(model, list(model.h), config.parallel, world)
         scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype == torch.float16)
-        batches = Batches(corpus.train, config.block_size, config.batch_size, config.seed)
-        return cls(config, corpus, place, model, optimizers.build(model, config), scaler, batches)
+        sizes = (config.block_size, config.batch_size, config.seed)
+        batches = Batches(corpus.train, *sizes, world.rank, world.size)
+        return cls(config, corpus, place, model, optimizers.build(model, config), scaler, batches, world=world)
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.config.out_dir)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a step on this process."""
+        return self.config.gradient_accumulation_steps // self.world.size
 
     def coefficients(self) -> dict[str, float]:
         """The optimizer's coefficients; none for an optimizer that has none to learn."""
@@ -87,12 +98,22 @@ class Session:
             "versions": environment.versions(),
             "commit": environment.commit(),
             "seed": self.config.seed,
+            "processes": self.world.size,
             "data": {"name": self.corpus.name, "sha256": self.corpus.sha256},
             "model": {"parameters": self.model.parameter_count()},
         }
 
+    def common(self) -> dict[str, Any]:
+        """What all processes must have in common."""
+        return {
+            "configuration": {key: x for key, x in asdict(self.config).items() if key not in ("out_dir", "data_dir")},
+            "data": self.corpus.sha256,
+            "versions": environment.versions(),
+            "commit": environment.commit() if self.world.size > 1 else None,
+        }
+
     def state(self) -> dict[str, Any]:
-        """All that decides how training goes on; its tensors are the live ones."""
+        """All that decides how training goes on; its tensors are the live ones, or this process's shards."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -107,15 +128,17 @@ class Session:
         }
 
     def digest(self) -> str:
-        """16 digits that any bit of any tensor in the state changes."""
-        return packing.digest(self.state())
+        """16 digits that any bit of any tensor in the state changes; "" on other processes than the first."""
+        state = sharing.gathered(self.state(), self.world)
+        return packing.digest(state) if self.world.is_first else ""
 
     def checkpoint(self) -> Checkpoint:
-        """What is saved: the state, and what a resumed run compares itself with."""
-        state = self.state()
+        """What is saved: the state, and what a resumed run compares itself with. On the first process, it is whole."""
+        state = sharing.gathered(self.state(), self.world)
         origin = {"config": asdict(self.config), "data": self.corpus.sha256, "device": self.precision.device.type}
         sizes = {"vocabulary": self.corpus.vocabulary_size}
-        progress = {"seconds": self.seconds, "looked": self.looked, "digest": packing.digest(state)}
+        digest = packing.digest(state) if self.world.is_first else ""
+        progress = {"seconds": self.seconds, "looked": self.looked, "digest": digest, "processes": self.world.size}
         return Checkpoint(self.step, {**origin, **sizes, **progress, "state": state})
 
     def restore(self, saved: Checkpoint) -> None:

@@ -149,6 +149,8 @@ def _problems(config: TrainConfig) -> Iterator[str]:
         yield f"min_lr: expected at most learning_rate={config.learning_rate}, got {config.min_lr}"
     if config.warmup_iters > config.max_iters:
         yield f"warmup_iters: expected at most max_iters={config.max_iters}, got {config.warmup_iters}"
+    if config.distributed_timeout <= 0:
+        yield f"distributed_timeout: expected more than 0 seconds, got {config.distributed_timeout}"
     if not config.out_dir.strip():
         yield "out_dir: expected a folder, got an empty name"
 

@@ -3,6 +3,9 @@
 The first signal lets the step in hand be finished, which is then saved. If that takes longer than `PATIENCE` (a step of
 many forward passes, an evaluation, a compilation), the work in hand is given up. A second signal ends the process at
 once; files are safe from that as they are from a kill.
+
+Of several processes each tells the others at the end of a step whether it was asked, and all stop together. They always
+finish the step: one that gave it up would leave the others waiting for its share.
 """
 
 import os
@@ -35,10 +38,16 @@ class Stop(BaseException):
 
 
 class Signals:
-    """Listens for the signals while it is entered; in a thread other than the main one it hears nothing."""
+    """Listens for the signals while it is entered; in a thread other than the main one it hears nothing.
 
-    def __init__(self) -> None:
+    Args:
+        alone: Whether this process stops when it is asked; of several, it stops when all have agreed to.
+    """
+
+    def __init__(self, alone: bool = True) -> None:
+        self._alone = alone
         self._received: int | None = None
+        self._agreed: int | None = None
         self._at = 0.0
         self._late = False
         self._in_abandonable = False
@@ -58,10 +67,20 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def received(self) -> int | None:
+        """The signal that has come."""
+        return self._received
+
+    def agree(self, number: int | None) -> None:
+        """Takes up the signal that one of several processes has told all of them of."""
+        self._agreed = self._agreed or number
+
     def check(self) -> None:
         """Raises Stop if a signal has come: called between two steps."""
-        if self._received is not None:
-            raise Stop(self._received)
+        number = self._received if self._alone else self._agreed
+        if number is not None:
+            raise Stop(number)
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:

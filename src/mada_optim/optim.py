@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from mada_optim import checks, snapshot
+from mada_optim import checks, shards, snapshot
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
 from mada_optim.hyper.bank import Bank
@@ -76,7 +76,8 @@ class HyperOptimizer(Optimizer):
         maximize: Steps along the gradient instead of against it.
         state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
         reduce_group: Process group over which parameters are sharded: hypergradients are summed over it, and a gradient
-            that is not finite stops the step on all of it.
+            that is not finite stops the step on all of it. For DTensors, as of FSDP2's `fully_shard`, it follows from
+            their layout, and None is right; so it is where each process has whole parameters, as with DDP.
         options: Starting values of the rule's other coefficients, and its hyper-parameters, by name.
 
     Raises:
@@ -280,7 +281,7 @@ class HyperOptimizer(Optimizer):
 
     def _cell(self, p: Tensor, form: Rule, kept: frozenset[str], options: Mapping[str, Any], row: int) -> eager.Cell:
         assert p.grad is not None
-        seen, state, g = eager.canvas(p), self.state[p], eager.canvas(p.grad)
+        seen, state, g = eager.canvas(shards.local(p)), self.state[p], eager.canvas(shards.local_gradient(p))
         if not g.dtype is seen.dtype is torch.float32:
             g = g.to(eager.compute_dtype(seen))
         if not state:
@@ -298,9 +299,13 @@ class HyperOptimizer(Optimizer):
     def _reduce(self, finite: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over the shards in one message; a shard that is not finite stops the step on all of them."""
         if self.reduce_group is None:
+            params = (p for group in self.param_groups for p in group["params"])
+            groups, device_type = shards.reduction(params, self.rule.pointwise)
+        else:
+            groups, device_type = [self.reduce_group], h.device.type
+        if not groups:
             return finite, h
-        message = torch.cat([h.flatten(), (~finite).to(h.dtype).reshape(1)])
-        torch.distributed.all_reduce(message, group=self.reduce_group)
+        message = shards.summed(torch.cat([h.flatten(), (~finite).to(h.dtype).reshape(1)]), groups, device_type)
         return message[-1] == 0, message[:-1].reshape(h.shape)
 
     def _active(self, cells: list[eager.Cell]) -> Tensor:
@@ -352,9 +357,9 @@ class HyperOptimizer(Optimizer):
         return h
 
     def memory(self) -> Bill:
-        """What the state costs, or will cost after the first step. `print` it for a table."""
+        """What the state costs, or will cost after the first step, on this process. `print` it for a table."""
         return Bill.of(
-            (p, self._new_state(self._form(group), eager.canvas(p.detach()).to("meta")))
+            (shards.local(p), self._new_state(self._form(group), eager.canvas(shards.local(p).detach()).to("meta")))
             for group in self.param_groups
             for p in group["params"]
         )
@@ -366,13 +371,17 @@ class HyperOptimizer(Optimizer):
             return {}
         places = ((group, j) for group in self.param_groups for j, x in enumerate(group["params"]) if x is p)
         group, j = next(places)
-        seen = eager.canvas(p)
+        seen = eager.canvas(shards.local(p))
         g = seen.to(eager.compute_dtype(seen))
         cell = eager.Cell(self._form(group), seen, g, self.state[p], self._options(group, j))
-        return {name: x.clone() for name, x in eager.slots_after_last_update(cell).items()}
+        slots, per_element = eager.slots_after_last_update(cell), eager.per_element(cell.rule)
+        return {name: shards.like(p, x.clone()) if name in per_element else x.clone() for name, x in slots.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """As in torch.optim; the coefficients in it are copies, which later steps don't change."""
+        """As in torch.optim; the coefficients in it are copies, which later steps don't change.
+
+        What belongs to a DTensor element by element is a DTensor of the same layout.
+        """
         first = self.register_state_dict_post_hook(lambda _, ours: self._completed(ours), prepend=True)
         try:
             return super().state_dict()
@@ -381,6 +390,7 @@ class HyperOptimizer(Optimizer):
 
     def _completed(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         state_dict["param_groups"] = [snapshot.cloned(group) for group in state_dict["param_groups"]]
+        state_dict["state"] = snapshot.whole(self.param_groups, state_dict, self.rule)
         if self._external is not None:
             state_dict["hyper_optimizer"] = self._external.optimizer.state_dict()
         return state_dict

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mada_optim import shards
 from mada_optim.engine import eager
 from mada_optim.hyper.bank import MEMORY
 from mada_optim.spec import Rule, option_key
@@ -17,6 +18,16 @@ Group = dict[str, Any]
 def cloned(group: Mapping[str, Any]) -> Group:
     """A group whose tensors are copies."""
     return {key: x.clone() if isinstance(x, Tensor) else x for key, x in group.items()}
+
+
+def whole(groups: list[Group], state_dict: Mapping[str, Any], rule: Rule) -> dict[Any, Any]:
+    """The state in `state_dict`, with DTensors for what the parameters have shards of."""
+    per_element, states = eager.per_element(rule), dict(state_dict["state"])
+    for p, key in _keys(groups, state_dict):
+        if key in states and shards.is_sharded(p):
+            own = states[key].items()
+            states[key] = {name: shards.like(p, x) if name in per_element else x for name, x in own}
+    return states
 
 
 def check(
@@ -48,7 +59,7 @@ def check(
     for (p, state), form in zip(_pairs(groups, state_dict), forms, strict=False):
         if state:
             _tensors(state)
-            canvas = eager.canvas(p.detach()).to("meta")
+            canvas = eager.canvas(shards.outline(p))
             expected = eager.new_state(form, canvas, eager.compute_dtype(canvas), memory)
             idle = set(rule.slot_names()) - set(form.slot_names())
             _same("state of a parameter", _shapes(expected, expected), _shapes(state, state.keys() - idle))
@@ -69,19 +80,30 @@ def restored(
     a coefficient of .9995 would come back as 1. Slots of `rule` that `form(group)` has no use for are left behind.
     """
     idle = [set(rule.slot_names()) - set(form(group).slot_names()) for group in groups for _ in group["params"]]
+    per_element = eager.per_element(rule)
+
+    def own(p: Tensor, name: str, x: Tensor) -> Tensor:
+        mine = shards.taken_from(x, p) if name in per_element else x
+        return mine.detach().clone().to(p.device)
+
     return {
-        p: {name: x.detach().clone().to(p.device) for name, x in state.items() if name not in unused}
+        p: {name: own(p, name, x) for name, x in state.items() if name not in unused}
         for (p, state), unused in zip(_pairs(groups, state_dict), idle, strict=False)
         if state
     }
 
 
 def _pairs(groups: list[Group], state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Each parameter with its saved state, or {}. A state dict numbers parameters in the order of the groups."""
+    """Each parameter with its saved state, or {}."""
+    for p, key in _keys(groups, state_dict):
+        yield p, state_dict["state"].get(key) or {}
+
+
+def _keys(groups: list[Group], state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, Any]]:
+    """Each parameter with its key. A state dict numbers parameters in the order of the groups."""
     ours = chain.from_iterable(group["params"] for group in groups)
     keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-    for p, key in zip(ours, keys, strict=False):
-        yield p, state_dict["state"].get(key) or {}
+    yield from zip(ours, keys, strict=False)
 
 
 def _shapes(tensors: Mapping[str, Any], keys: Iterable[str]) -> dict[str, tuple[int, ...]]:

@@ -48,7 +48,11 @@ class Drill:
             "crash points of data preparation": lambda at: crash_points.of_data(at, every=self._every()),
             "kill -9 at random moments": lambda at: self._kills(at, False),
             "kill -9, saving in the background": lambda at: self._kills(at, True),
+            "kill -9 of one of two processes": lambda at: self._kills_of_two(at, "ddp"),
+            "kill -9 of one of two processes, sharded": lambda at: self._kills_of_two(at, "fsdp"),
             "resume matrix": lambda at: resumes.matrix(at, self._ready(resumes.CONFIG, at)),
+            "resume matrix, two processes": lambda at: self._matrix_of_two(at, "ddp"),
+            "resume matrix, two processes, sharded": lambda at: self._matrix_of_two(at, "fsdp"),
             "SIGTERM in phases of a run": lambda at: self._stops(at, 10, QUICK),
             "SIGTERM in work of a minute": lambda at: self._stops(at, 3, SLOW),
             "SIGTERM in torch.compile": lambda at: stops.in_a_compilation(at, self._with_data(stops.CONFIG), (1, 4, 8)),
@@ -88,6 +92,14 @@ class Drill:
     def _kills(self, at, background):
         config = replace(self._with_data(kills.CONFIG), background_save=background)
         return kills.at_random(at, config, self._count(200), self.rng)
+
+    def _kills_of_two(self, at, parallel):
+        config = replace(self._with_data(kills.GROUP), parallel=parallel)
+        return kills.at_random(at, config, self._count(30), self.rng, size=2)
+
+    def _matrix_of_two(self, at, parallel):
+        config = replace(self._ready(resumes.CONFIG, at), parallel=parallel)
+        return resumes.matrix(at, config, accumulations=(2, 4), size=2)
 
     def _stops(self, at, repeats, phases):
         return stops.in_phases(at, self._with_data(stops.CONFIG), self._count(repeats), self.rng, phases)

@@ -4,9 +4,10 @@ import itertools
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from tests.reliability import runs
+from tests.reliability import ranks, runs
 from tests.reliability.tally import Tally
 
 STEPS_AFTER = 20
@@ -20,17 +21,31 @@ POINTS = {
 CONFIG = replace(runs.TINY, digest_interval=1, hyper_start=6)
 
 
-def matrix(folder, config, dtypes=("float32", "bfloat16"), accumulations=(1, 3), options=({},)):
-    """Each cell stops a run by SIGTERM, resumes it, and compares rows and digests with those of an undisturbed run."""
-    tally = Tally("20 further steps with the same digests of the whole state, rows and summary")
-    cells = itertools.product(dtypes, accumulations, POINTS, options)
+def matrix(
+    folder,
+    config,
+    dtypes=("float32", "bfloat16"),
+    accumulations=(1, 3),
+    options=({},),
+    points=tuple(POINTS),
+    size=1,
+    after=STEPS_AFTER,
+):
+    """Each cell stops a run by SIGTERM, resumes it, and compares rows and digests with those of an undisturbed run.
+
+    With `size` processes, one of them is sent the signal. `after` steps follow the resumption.
+    """
+    launch = runs.in_child if size == 1 else partial(ranks.in_group, size)
+    tally = Tally(f"{after} further steps with the same digests of the whole state, rows and summary")
+    cells = itertools.product(dtypes, accumulations, points, options)
     for i, (dtype, passes, point, option) in enumerate(cells):
         stop, poison = POINTS[point]
-        mine = replace(config, dtype=dtype, gradient_accumulation_steps=passes, max_iters=stop + STEPS_AFTER, **option)
+        mine = replace(config, dtype=dtype, gradient_accumulation_steps=passes, max_iters=stop + after, **option)
         whole, part = (replace(mine, out_dir=str(folder / f"{i}-{name}")) for name in ("whole", "part"))
-        codes = [runs.in_child(runs.train, whole, None, poison), runs.in_child(train_until, part, stop, poison)]
+        # a group stops after the step in which it agrees to
+        codes = [launch(runs.train, whole, None, poison), launch(train_until, part, stop - (size > 1), poison)]
         stood_at = runs.last_steps(part.out_dir)[1]
-        codes.append(runs.in_child(runs.train, runs.again(part), None, poison))
+        codes.append(launch(runs.train, runs.again(part), None, poison))
         problem = "" if codes == [0, 143, 0] and stood_at == stop else f"exit codes {codes}, stopped at {stood_at}"
         if not problem and runs.finished(whole.out_dir) != runs.finished(part.out_dir):
             problem = "another result"
@@ -42,4 +57,10 @@ def matrix(folder, config, dtypes=("float32", "bfloat16"), accumulations=(1, 3),
 
 def train_until(config, step, poison):
     """Trains, and asks itself to stop when `step` steps are done."""
-    runs.train(config, None, poison, lambda done: os.kill(os.getpid(), signal.SIGTERM) if done == step else None)
+    is_last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
+
+    def at_step(done):
+        if done == step and is_last:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    runs.train(config, None, poison, at_step)

@@ -18,10 +18,12 @@ from mada_lab.data.corpus import Corpus
 from mada_lab.errors import LabError
 from mada_lab.record import read_run
 from mada_lab.strict_json import loads
+from mada_optim import shards
 from tests.reliability.faults import FaultyOs
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch._dynamo", "mada_lab.loop", "mada_lab.verify", "tests.reliability.runs"])
+LOADED = ("torch._dynamo", "torch.distributed.fsdp", "mada_lab.loop", "mada_lab.verify", "tests.reliability.runs")
+PROCESSES.set_forkserver_preload(list(LOADED))
 DEADLINE = 60.0  # seconds: what takes longer hangs
 CRASHED = 99  # exit code of a traceback
 
@@ -67,12 +69,12 @@ def in_child(work, *arguments, deadline=DEADLINE):
 
 def start(work, *arguments):
     """Starts `work` in a process of its own, whose output goes to a file that nobody looks at but on failure."""
-    process = PROCESSES.Process(target=_guarded, args=(work, arguments))
+    process = PROCESSES.Process(target=guarded, args=(work, arguments))
     process.start()
     return process
 
 
-def _guarded(work, arguments):
+def guarded(work, arguments):
     torch.set_num_threads(1)
     with open("/dev/null", "w") as nowhere:
         sys.stderr, errors = nowhere, sys.stderr
@@ -99,7 +101,7 @@ def poisoned(original, steps):
     def gradients(session, *rest):
         loss = original(session, *rest)
         if session.step + 1 in steps:
-            next(session.model.parameters()).grad.view(-1)[3] = float("nan")
+            shards.local(next(session.model.parameters()).grad).view(-1)[3] = float("nan")
         return loss
 
     return gradients
@@ -115,13 +117,13 @@ def count_changes(config):
     return counter.changes
 
 
-def undisturbed(folder, config):
+def undisturbed(folder, config, launch=in_child):
     """What the run comes to, and the seconds that it takes."""
     folder.mkdir()
     in_child(time.sleep, 0)  # the server starts
     whole = replace(config, out_dir=str(folder / "undisturbed"))
     began = time.monotonic()
-    assert in_child(train, whole) == 0
+    assert launch(train, whole) == 0
     return finished(whole.out_dir), time.monotonic() - began
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -26,13 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(handlers=[Warnings()])
     try:
         run(words)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
     except LabError as error:
-        if debug:
+        if debug and not isinstance(error, Interrupted):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if not error.is_shared or os.environ.get("RANK", "0") == "0":
+            print(error if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("error: interrupted; `--init_from=resume` goes on from the last checkpoint", file=sys.stderr)

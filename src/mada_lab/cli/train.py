@@ -14,18 +14,27 @@ def run(words: list[str]) -> None:
     from mada_lab import settings
 
     config = settings.load(words)
-    from mada_lab import optimizers
+    from mada_lab import distributed, optimizers
     from mada_lab.data.prepare import open_or_prepare
     from mada_lab.loop import train as train_model
     from mada_lab.progress import ProgressBar
 
     optimizers.require_known(config.optimizer)
     unused = optimizers.without_effect(config)
-    if unused:
+    is_first = distributed.is_first()
+    if unused and is_first:
         print(f"note: {config.optimizer} has no {', '.join(unused)}: these keys have no effect", file=sys.stderr)
-    corpus = open_or_prepare(config.dataset, Path(config.data_dir))
-    with ProgressBar(config.max_iters, config.optimizer) as bar:
+    if config.parallel != "ddp" and not distributed.started_by_torchrun():
+        print(
+            f"note: one process, so that parallel={config.parallel} has no effect; see docs/distributed.md",
+            file=sys.stderr,
+        )
+    with distributed.group(config), ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar:
+        with distributed.one_by_one():
+            corpus = open_or_prepare(config.dataset, Path(config.data_dir))
         session = train_model(config, corpus, bar)
-    print(
-        f"{config.optimizer}: final validation loss {session.val_loss:.4f} after {session.step} steps: {config.out_dir}"
-    )
+    if is_first:
+        print(
+            f"{config.optimizer}: final validation loss {session.val_loss:.4f} after {session.step} steps: "
+            f"{config.out_dir}"
+        )

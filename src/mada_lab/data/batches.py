@@ -16,9 +16,20 @@ EVALUATION_STREAM = 0x5EED_E7A1
 
 
 class Batches:
-    """An endless sequence of training batches: a function of the tokens, the sizes and the seed alone."""
+    """An endless sequence of training batches: a function of the tokens, the sizes and the seed alone.
 
-    def __init__(self, tokens: NDArray[Any] | DiskArray, block_size: int, batch_size: int, seed: int) -> None:
+    Of `world` processes, each is given every `world`-th batch of the one sequence, and all of them keep its place.
+    """
+
+    def __init__(
+        self,
+        tokens: NDArray[Any] | DiskArray,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         """Starts the sequence of `seed`.
 
         Args:
@@ -26,6 +37,8 @@ class Batches:
             block_size: Tokens in a row of a batch.
             batch_size: Rows in a batch.
             seed: Starts the generator of the offsets.
+            rank: Which of each `world` batches `next` gives.
+            world: Number of processes.
 
         Raises:
             DataError: There are fewer than block_size + 1 tokens, too few for one row and its targets.
@@ -37,13 +50,15 @@ class Batches:
             )
         self._tokens = tokens
         self._batch_size = batch_size
+        self._rank, self._world = rank, world
         self._length = block_size + 1
         self._generator = torch.Generator().manual_seed(seed)
 
     def next(self) -> tuple[Tensor, Tensor]:
         """The next batch: inputs, and targets one token further, each int64 of shape (batch_size, block_size)."""
         starts = len(self._tokens) - self._length + 1
-        offsets = torch.randint(starts, (self._batch_size, 1), generator=self._generator).flatten().tolist()
+        drawn = [torch.randint(starts, (self._batch_size, 1), generator=self._generator) for _ in range(self._world)]
+        offsets = drawn[self._rank].flatten().tolist()
         stretches = [self._tokens[start : start + self._length] for start in offsets]
         rows = torch.from_numpy(np.stack(stretches).astype(np.int64))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()

@@ -129,6 +129,11 @@ def state_names(rule: Rule, memory: Memory) -> list[str]:
     return ["step", *rule.slot_names(), *last_update, *["trace"] * memory.trace]
 
 
+def per_element(rule: Rule) -> tuple[str, ...]:
+    """Names of what a state has for each element of its parameter; the rest is scalars and short vectors."""
+    return (*(slot.name for slot in rule.slots if not slot.scalar), "gradient", "trace")
+
+
 def new_state(rule: Rule, p: Tensor, slot_dtype: torch.dtype, memory: Memory) -> dict[str, Tensor]:
     """The state of the canvas `p` at t = 0."""
     state = {"step": scalar(0.0, p.device)}

@@ -1,0 +1,118 @@
+"""Parameters that are sharded over processes, as FSDP2's `fully_shard` leaves them: DTensors, each with a local shard.
+
+A process steps its own shards, as if they were plain parameters. What a step decides over all elements, the
+hypergradients and whether the gradient is finite, is summed over the mesh dimensions that parameters are sharded on; on
+the others, where processes hold the same numbers, nothing is sent.
+"""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MODULE = "torch.distributed.tensor"
+
+
+def is_sharded(x: Any) -> bool:
+    """Whether `x` is a DTensor. Imports nothing: where their module was never imported, there is none."""
+    module = sys.modules.get(MODULE)
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def local(x: Tensor) -> Tensor:
+    """What this process holds of `x`: its shard, maybe empty, of a DTensor; a plain tensor itself."""
+    shard: Tensor = x.to_local() if is_sharded(x) else x  # type: ignore[attr-defined]
+    return shard
+
+
+def local_gradient(p: Any) -> Tensor:
+    """What this process holds of the gradient of `p`, element for element that of its shard.
+
+    Raises:
+        RuntimeError: The gradient is laid out otherwise than the parameter.
+    """
+    g = p.grad
+    if is_sharded(p) and (not is_sharded(g) or g.placements != p.placements or g.device_mesh != p.device_mesh):
+        got = g.placements if is_sharded(g) else "a plain tensor"
+        raise RuntimeError(f"gradient of a sharded parameter: expected {p.placements}, got {got}; redistribute it")
+    return local(g)
+
+
+def reduction(params: Iterable[Tensor], pointwise: bool) -> tuple[list[Any], str]:
+    """The process groups to sum over, one after the other, and the type of device that they send from.
+
+    No group: each process has whole parameters.
+
+    Raises:
+        RuntimeError: Parameters are sharded over different processes, or some are and some aren't, so that one sum
+            would count some of them twice; or the rule needs whole tensors.
+    """
+    if MODULE not in sys.modules:
+        return [], "cpu"
+    layouts = {_layout(x) for x in params}
+    wanted = {_sharded_dimensions(layout) for layout in layouts}
+    if len(wanted) > 1:
+        got = " and ".join(sorted("plain" if layout is None else str(layout[1]) for layout in layouts))
+        raise RuntimeError(
+            f"parameters: expected all to be sharded over the same mesh dimensions, got {got}; "
+            "shard all of them (`fully_shard` of the root module takes what its blocks have left), or use one "
+            "optimizer for each kind"
+        )
+    ((mesh, dimensions),) = wanted or {(None, ())}
+    if dimensions and not pointwise:
+        raise RuntimeError("parameters: expected whole ones, as the rule is not pointwise, got shards; replicate them")
+    return [mesh.get_group(i) for i in dimensions], mesh.device_type if dimensions else "cpu"
+
+
+def _layout(x: Any) -> Any:
+    return (x.device_mesh, x.placements) if is_sharded(x) else None
+
+
+def _sharded_dimensions(layout: Any) -> tuple[Any, tuple[int, ...]]:
+    if layout is None:
+        return None, ()
+    mesh, placements = layout
+    if any(x.is_partial() for x in placements):
+        raise RuntimeError(f"parameters: expected shards or replicas, got {placements}; redistribute them")
+    dimensions = tuple(i for i, x in enumerate(placements) if not x.is_replicate())
+    return (mesh, dimensions) if dimensions else (None, ())
+
+
+def summed(message: Tensor, groups: list[Any], device_type: str) -> Tensor:
+    """The sum of `message` over all groups: the same bits on every process of them."""
+    sent = message.to(device_type)
+    for group in groups:
+        torch.distributed.all_reduce(sent, group=group)
+    return sent.to(message.device)
+
+
+def like(p: Tensor, shard: Tensor) -> Tensor:
+    """A shard, of what belongs to `p` element by element, as the DTensor that it is a part of; shares its memory."""
+    if not is_sharded(p):
+        return shard
+    from torch.distributed.tensor import DTensor
+
+    shape = p.shape + shard.shape[p.ndim :]  # a complex parameter is seen with one dimension more
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(shard, p.device_mesh, p.placements, run_check=False, shape=shape, stride=stride)  # type: ignore[attr-defined]
+
+
+def taken_from(whole: Tensor, p: Tensor) -> Tensor:
+    """What this process holds of `whole`, which belongs to `p` element by element: a DTensor, or all of it."""
+    if not is_sharded(p):
+        return whole.full_tensor() if is_sharded(whole) else whole  # type: ignore[attr-defined]
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh, placements = p.device_mesh, p.placements  # type: ignore[attr-defined]
+    if not isinstance(whole, DTensor):
+        replicas = [Replicate()] * mesh.ndim
+        whole = DTensor.from_local(whole.to(p.device), mesh, replicas, run_check=False)
+    shard: Tensor = whole.redistribute(mesh, placements).to_local()
+    return shard
+
+
+def outline(p: Tensor) -> Tensor:
+    """The whole of `p` without its numbers, on the device "meta"."""
+    return torch.empty(p.shape, dtype=p.dtype, device="meta")

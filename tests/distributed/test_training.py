@@ -1,0 +1,164 @@
+"""One training run on several processes: the run that one process would do, and one end for all of them.
+
+Catches: data or dropout that depend on the number of processes, gradients that are not means, a checkpoint that only
+the processes that wrote it can read, processes that part ways at a signal, a failure or a number that is none.
+"""
+
+import json
+import math
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mada_lab import distributed, loop
+from mada_lab.checkpoint_folder import available
+from mada_lab.errors import ConfigError, DistributedError
+from mada_lab.record import read_run
+from tests.reliability import ranks, resumes, runs
+
+CONFIG = replace(runs.TINY, gradient_accumulation_steps=4, max_iters=8, eval_interval=4, eval_iters=3, hyper_start=1)
+KINDS = {
+    "ddp 2": (2, None, "ddp"),
+    "fsdp 2": (2, None, "fsdp"),
+    "fsdp 4": (4, None, "fsdp"),
+    "hybrid 2 x 2": (4, 2, "hybrid"),
+}
+
+
+@pytest.fixture
+def config(data_dir, tmp_path):
+    return replace(CONFIG, data_dir=str(data_dir), out_dir=str(tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def alone(data_dir, tmp_path_factory):
+    """The rows and the summary of one process."""
+    config = replace(CONFIG, data_dir=str(data_dir), out_dir=str(tmp_path_factory.mktemp("alone") / "run"))
+    assert runs.in_child(runs.train, config) == 0
+    return read_run(Path(config.out_dir))
+
+
+def numbers(row):
+    """What is measured in a row, in one dict."""
+    plain = {key: x for key, x in row.items() if key in ("train_loss", "val_loss", "lr", "tokens", "skipped_steps")}
+    return {**plain, **row["coefficients"], **{f"h {name}": x for name, x in row["hypergradients"].items()}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_run_of_one_process(config, alone, kind):
+    size, local_size, parallel = KINDS[kind]
+    assert ranks.in_group(size, runs.train, replace(config, parallel=parallel), local_size=local_size) == 0
+    run = read_run(Path(config.out_dir))
+    assert len(run.rows) == len(alone.rows) == 9
+    for ours, theirs in zip(run.rows, alone.rows, strict=True):
+        assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-6, abs=1e-6)
+    assert run.summary["final_train_loss"] == pytest.approx(alone.summary["final_train_loss"], rel=1e-6)
+    assert run.manifest["processes"] == size
+
+
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(config, alone):
+    """Two processes with shards, then one, then two with replicas."""
+    assert ranks.in_group(2, resumes.train_until, replace(config, parallel="fsdp"), 2, ()) == 143
+    assert runs.last_steps(config.out_dir) == (2, 3)
+    assert runs.in_child(resumes.train_until, runs.again(config), 5, ()) == 143
+    assert ranks.in_group(2, runs.train, runs.again(config)) == 0
+    run = read_run(Path(config.out_dir))
+    for ours, theirs in zip(run.rows, alone.rows, strict=True):
+        assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-6, abs=1e-6)
+    assert [note["exact"] for note in run.resumes] == [True, True]
+    assert [note["changed"].get("processes") for note in run.resumes] == [{"from": 2, "to": 1}, {"from": 1, "to": 2}]
+
+
+def killing(config, number):
+    """Rank 1 meets its end in step 3."""
+
+    def at_step(done):
+        if done == 3 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), number)
+
+    runs.train(config, at_step=at_step)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_process_that_is_killed_ends_the_others(config, parallel):
+    began = time.monotonic()
+    codes = ranks.Group(2, killing, replace(config, parallel=parallel, max_iters=10_000), signal.SIGKILL).codes(30)
+    assert codes == [6, -9]
+    assert time.monotonic() - began < 20
+
+
+def test_a_process_that_hangs_ends_the_others(config):
+    assert ranks.Group(2, killing, replace(config, distributed_timeout=2.0), signal.SIGSTOP).codes(10) == [6, None]
+
+
+def differing(config):
+    runs.train(replace(config, learning_rate=1e-3 * (1 + int(os.environ["RANK"]))))
+
+
+def test_processes_with_different_configurations_are_refused(config):
+    assert ranks.in_group(2, differing, config) == 6
+    assert not Path(config.out_dir).exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "change", "message"),
+    [
+        (
+            (2, 2),
+            {"gradient_accumulation_steps": 3},
+            "expected a multiple of the 2 processes .* got 3; set it to 2, say",
+        ),
+        ((2, 2), {"device": "cuda:1"}, "key device: expected auto, cpu or cuda"),
+        ((4, 3), {"parallel": "hybrid"}, "as many processes on each machine"),
+        ((2, 2), {"parallel": "fsdp", "dtype": "float16"}, "key dtype: expected bfloat16 or float32"),
+    ],
+)
+def test_what_processes_cannot_share_is_refused(config, sizes, change, message):
+    with pytest.raises(ConfigError, match=message):
+        distributed.require_shares(replace(config, **change), *sizes)
+
+
+def test_half_an_environment_is_refused(config, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DistributedError, match=r"environment, RANK.*: expected what torchrun sets"):
+        distributed.group(config).__enter__()
+
+
+def test_an_error_of_the_first_is_one_of_all(config):
+    """The folder holds another run, which only the first process looks at."""
+    Path(config.out_dir).mkdir()
+    Path(config.out_dir, "manifest.json").write_text("{}")
+    assert ranks.in_group(2, runs.train, config) == 2
+
+
+def with_a_bad_loss(config):
+    original = loop.gradients
+
+    def gradients(session, *rest):
+        bad = session.world.rank == 1 and session.step == 2
+        return original(session, *rest) * (math.nan if bad else 1.0)
+
+    loop.gradients = gradients
+    runs.train(config)
+
+
+def test_a_loss_that_is_not_finite_on_one_stops_the_step_of_all(config):
+    assert ranks.in_group(2, with_a_bad_loss, config) == 0
+    assert [row["skipped_steps"] for row in read_run(Path(config.out_dir)).rows][1:4] == [0, 0, 1]
+
+
+def test_only_the_first_process_writes(config):
+    """Each process notes what it changed on the disk."""
+    assert ranks.in_group(2, counting, config) == 0
+    first, second = (json.loads(Path(f"{config.out_dir}.{rank}").read_text()) for rank in range(2))
+    assert first > 20
+    assert second == 0
+    assert len(available(Path(config.out_dir))) == 2
+
+
+def counting(config):
+    Path(f"{config.out_dir}.{os.environ['RANK']}").write_text(str(len(runs.count_changes(config))))
