@@ -5,27 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from mada_lab import environment, optimizers, packing, precision, randomness
 from mada_lab.checkpoint import Checkpoint
-from mada_lab.config import TrainConfig
-from mada_lab.data.batches import Batches
-from mada_lab.data.corpus import Corpus
-from mada_lab.model.gpt import GPT, GPTConfig
+from mada_lab.config import RunConfig
 from mada_lab.numerics import Skips
 from mada_lab.precision import Precision
+from mada_lab.tasks import Batches, Data, Task
+from mada_lab.tasks.choice import choose
 from mada_optim import HyperOptimizer
 
-MODEL_KEYS = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
-
 Position = tuple[dict[str, Tensor], Tensor]
-
-
-def build_model(config: TrainConfig, vocabulary_size: int) -> GPT:
-    """The network that `config` describes, with fresh weights."""
-    return GPT(GPTConfig(vocab_size=vocabulary_size, **{key: getattr(config, key) for key in MODEL_KEYS}))
 
 
 @dataclass
@@ -39,14 +31,16 @@ class Session:
         skips: How many steps were skipped, as their loss or gradient was not finite.
         train_loss: The loss of the last step; None before the first.
         lr: The learning rate of the last step; 0 before the first.
-        val_loss: The last validation loss, in nats per token; None before the first.
+        val_loss: The last validation loss, in nats per token or image; None before the first.
         best_val_loss: The lowest one.
+        val_accuracy: The last accuracy on the validation set; None where it has none.
+        kept: The buffers as they were before the gradient of this step.
     """
 
-    config: TrainConfig
-    corpus: Corpus
+    config: RunConfig
+    task: Task
     precision: Precision
-    model: GPT
+    model: nn.Module
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     batches: Batches
@@ -58,16 +52,18 @@ class Session:
     lr: float = 0.0
     val_loss: float | None = None
     best_val_loss: float | None = None
+    val_accuracy: float | None = None
+    kept: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def start(cls, config: TrainConfig, corpus: Corpus) -> "Session":
+    def start(cls, config: RunConfig, data: Data) -> "Session":
         """A session at step 0: fresh weights, a fresh optimizer, the first batch ahead. Seeds torch."""
         place = precision.choose(config)
         torch.manual_seed(config.seed)
-        model = build_model(config, corpus.vocabulary_size).to(place.device)
+        task = choose(config, data)
+        model = task.model().to(place.device)
         scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype == torch.float16)
-        batches = Batches(corpus.train, config.block_size, config.batch_size, config.seed)
-        return cls(config, corpus, place, model, optimizers.build(model, config), scaler, batches)
+        return cls(config, task, place, model, optimizers.build(model, config), scaler, task.batches())
 
     @property
     def folder(self) -> Path:
@@ -87,8 +83,8 @@ class Session:
             "versions": environment.versions(),
             "commit": environment.commit(),
             "seed": self.config.seed,
-            "data": {"name": self.corpus.name, "sha256": self.corpus.sha256},
-            "model": {"parameters": self.model.parameter_count()},
+            "data": {"name": self.task.data.name, "sha256": self.task.data.sha256},
+            "model": {"parameters": sum(p.numel() for p in self.model.parameters())},
         }
 
     def state(self) -> dict[str, Any]:
@@ -104,6 +100,7 @@ class Session:
             "lr": self.lr,
             "val_loss": self.val_loss,
             "best_val_loss": self.best_val_loss,
+            **({} if self.val_accuracy is None else {"val_accuracy": self.val_accuracy}),
         }
 
     def digest(self) -> str:
@@ -113,10 +110,9 @@ class Session:
     def checkpoint(self) -> Checkpoint:
         """What is saved: the state, and what a resumed run compares itself with."""
         state = self.state()
-        origin = {"config": asdict(self.config), "data": self.corpus.sha256, "device": self.precision.device.type}
-        sizes = {"vocabulary": self.corpus.vocabulary_size}
+        origin = {"config": asdict(self.config), "data": self.task.data.sha256, "device": self.precision.device.type}
         progress = {"seconds": self.seconds, "looked": self.looked, "digest": packing.digest(state)}
-        return Checkpoint(self.step, {**origin, **sizes, **progress, "state": state})
+        return Checkpoint(self.step, {**origin, **self.task.sizes(), **progress, "state": state})
 
     def restore(self, saved: Checkpoint) -> None:
         """Takes up what `checkpoint` gave, which must fit (`mada_lab.structure`)."""
@@ -129,6 +125,7 @@ class Session:
         self.skips = Skips(**state["skips"])
         self.train_loss, self.lr = state["train_loss"], state["lr"]
         self.val_loss, self.best_val_loss = state["val_loss"], state["best_val_loss"]
+        self.val_accuracy = state.get("val_accuracy")
         self.step, self.seconds, self.looked = saved.step, saved.tree["seconds"], saved.tree["looked"]
 
     def position(self) -> Position:
@@ -140,3 +137,13 @@ class Session:
         self.optimizer.zero_grad()
         randomness.restore(position[0], self.precision.device)
         self.batches.restore(position[1])
+        self.restore_buffers()
+
+    def keep_buffers(self) -> None:
+        """Before a step: a forward pass moves the running statistics of batch normalisation."""
+        self.kept = [x.clone() for x in self.model.buffers()]
+
+    def restore_buffers(self) -> None:
+        """After a step that moved nothing else."""
+        for x, kept in zip(self.model.buffers(), self.kept, strict=True):
+            x.copy_(kept)
