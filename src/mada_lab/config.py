@@ -136,9 +136,9 @@ class VisionConfig(RunConfig):
     dataset: str = "digits"
     """Name of a data set of images, prepared by `mada-lab data prepare NAME`; digits is prepared by itself."""
     train_images: int | None = None
-    """Train on the first so many images of the training split; None is all."""
+    """Train on so many images of the training split, drawn once for all seeds; None is all."""
     test_images: int | None = None
-    """Evaluate on the first so many images of the test split; None is all."""
+    """Evaluate on so many images of the test split, drawn once for all seeds; None is all."""
     crop_padding: int = 0
     """Train on random crops of the images, padded by so many pixels on each side."""
     flip: bool = False
@@ -155,6 +155,8 @@ class VisionConfig(RunConfig):
     """Images per forward pass."""
     max_iters: int = 200
     """Optimizer steps; an epoch has train_images / (batch_size * gradient_accumulation_steps) of them."""
+    learning_rate: float = 1e-2
+    """Peak learning rate."""
     warmup_iters: int = 20
     """Steps of linear warm-up."""
     eval_interval: int = 50

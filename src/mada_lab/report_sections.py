@@ -41,6 +41,10 @@ def results(runs: Runs) -> str:
         [label + _state(run), *_numbers(it, found[0] if i else None)]
         for i, (label, run, it) in enumerate(zip(labels(runs), runs, found, strict=True))
     ]
+    if any(it.val_accuracy is not None for it in found):
+        head.insert(5, "final<br>accuracy")
+        for row, it in zip(rows, found, strict=True):
+            row.insert(5, number(it.val_accuracy, ".2%"))
     caption = (
         "Losses in nats, lower is better. “vs. first run” is the run's final validation loss less that of the first "
         "run, as measured, without an estimate of the variation between seeds. Time includes evaluations."

@@ -12,6 +12,7 @@ from mada_lab.data.images import LabelledImages
 from mada_lab.errors import DataError
 
 ORDER, AUGMENTATION = range(2)  # streams of random numbers under one seed
+SUBSET_SEED = 0  # whatever a run's seed is, its images are the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +59,24 @@ class Scale:
         return (pixels.float() - self.mean) / self.deviation
 
 
-def load(split: LabelledImages, first: int | None = None) -> Images:
-    """The first so many images of a split, or all of them.
+def load(split: LabelledImages, count: int | None = None) -> Images:
+    """Images of a split: all of them, or `count` drawn at random, always the same.
+
+    Drawn, as files may be sorted by class. What is drawn for a smaller count is part of what is for a larger one.
 
     Raises:
         DataError: It has fewer, or its file is damaged.
     """
-    count = len(split) if first is None else first
+    count = len(split) if count is None else count
     if count > len(split):
         raise DataError(
             f"images, in {split.images.path}: expected at least {count}, got {len(split)}; "
             "lower train_images and test_images"
         )
-    pixels = torch.from_numpy(split.images[:count]).permute(0, 3, 1, 2).contiguous()
-    return Images(pixels, torch.from_numpy(split.labels[:count].astype(np.int64)))
+    drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(SUBSET_SEED))[:count].sort().values
+    chosen = slice(None) if count == len(split) else drawn.numpy()
+    pixels = torch.from_numpy(split.images[chosen]).permute(0, 3, 1, 2).contiguous()
+    return Images(pixels, torch.from_numpy(split.labels[chosen].astype(np.int64)))
 
 
 def in_order(images: Images, scale: Scale, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -95,7 +95,7 @@ class Vision:
         return InOrder(load(self.data.test, self.config.test_images), self.scale, self.config.batch_size)
 
     def training(self) -> InOrder:
-        """The first training images, as they are, and no more than there are test images."""
+        """Training images as they are, drawn from those in use, and no more than there are test images."""
         count = min(len(self.images), self.config.test_images or len(self.data.test))
         return InOrder(load(self.data.train, count), self.scale, self.config.batch_size)
 
