@@ -30,12 +30,12 @@ def train(config: RunConfig, data: Data, listen: Listener) -> Session:
         Interrupted: A signal asked the run to stop; it is saved.
     """
     session = Session.start(config, data)
+    validation, training = session.task.validation(), session.task.training()
     initial = session.coefficients()
     (record.require_absent if config.init_from == "scratch" else resume.require_run)(session.folder)
     with lock.hold(session.folder), Signals() as signals, Saver(config) as saver:
         rows = resume.open_record(session)
         forward = torch.compile(session.model) if config.compile else session.model
-        validation, training = session.task.validation(), session.task.training()
         try:
             run(session, forward, validation, rows, saver, signals, listen)
             with signals.abandonable():

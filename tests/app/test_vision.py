@@ -260,6 +260,13 @@ def test_a_resumed_run_is_the_run_that_never_stopped(small, digits, tmp_path, mo
     assert read_run(tmp_path / "run").summary["final_val_accuracy"] == reference.val_accuracy
 
 
+@pytest.mark.parametrize("key", ["train_images", "test_images"])
+def test_more_images_than_there_are_leave_nothing_on_the_disk(small, digits, tmp_path, key):
+    with pytest.raises(DataError, match="expected at least 2000, got"):
+        train(replace(small, **{key: 2000}), digits, Silent())
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_network_is_not_resumed(small, digits):
     train(replace(small, max_iters=5), digits, Silent())
     with pytest.raises(LabError, match="key width: expected 6, got 4"):
