@@ -1,15 +1,18 @@
-"""The keys of a training run: flat, named as in nanoGPT and in the MADA paper's code. A step is an optimizer step."""
+"""The keys of a training run, a class for each kind: flat, named as in nanoGPT and in the MADA paper's code.
+
+A step is an optimizer step.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A training run. The defaults train a GPT of 0.8M parameters on the embedded corpus, on a laptop, in minutes."""
+class RunConfig:
+    """The keys that mean the same whatever is trained."""
 
-    dataset: str = "pydoc"
-    """Name of a text data set; small ones are prepared by themselves, larger ones by `mada-lab data prepare NAME`."""
+    dataset: str
+    """Name of a data set; small ones are prepared by themselves, larger ones by `mada-lab data prepare NAME`."""
     data_dir: str = "data"
     """Folder that holds the data sets."""
     out_dir: str = "out"
@@ -30,21 +33,8 @@ class TrainConfig:
     distributed_timeout: float = 600.0
     """Seconds until a process that doesn't answer ends the run."""
 
-    n_layer: int = 4
-    """Transformer blocks."""
-    n_head: int = 4
-    """Attention heads per block; divides n_embd."""
-    n_embd: int = 128
-    """Channels."""
-    block_size: int = 64
-    """Tokens of context."""
-    dropout: float = 0.0
-    """Probability that an activation is dropped, in [0, 1)."""
-    bias: bool = False
-    """Biases in linear layers and norms."""
-
     batch_size: int = 12
-    """Sequences per forward pass."""
+    """Sequences, or images, per forward pass."""
     gradient_accumulation_steps: int = 1
     """Forward passes per optimizer step, of all processes together, which share them."""
     max_iters: int = 2000
@@ -101,11 +91,7 @@ class TrainConfig:
     """Steps before the coefficients start to move."""
 
     eval_interval: int = 250
-    """Steps between evaluations on the fixed validation set."""
-    eval_iters: int = 20
-    """Batches of the validation set."""
-    eval_seed: int = 0
-    """Draws the validation set; runs of one eval_seed are evaluated on the same text, whatever their seed."""
+    """Steps between evaluations on the fixed validation set, or on the test images."""
     log_interval: int = 10
     """Steps between lines of the record."""
     checkpoint_interval: int | None = None
@@ -120,3 +106,63 @@ class TrainConfig:
     """Steps between digests of the whole state in the record; None: with each checkpoint."""
     max_skipped_steps: int = 10
     """So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """A training run. The defaults train a GPT of 0.8M parameters on the embedded corpus, on a laptop, in minutes."""
+
+    dataset: str = "pydoc"
+    """Name of a text data set; small ones are prepared by themselves, larger ones by `mada-lab data prepare NAME`."""
+
+    n_layer: int = 4
+    """Transformer blocks."""
+    n_head: int = 4
+    """Attention heads per block; divides n_embd."""
+    n_embd: int = 128
+    """Channels."""
+    block_size: int = 64
+    """Tokens of context."""
+    dropout: float = 0.0
+    """Probability that an activation is dropped, in [0, 1)."""
+    bias: bool = False
+    """Biases in linear layers and norms."""
+
+    eval_iters: int = 20
+    """Batches of the validation set."""
+    eval_seed: int = 0
+    """Draws the validation set; runs of one eval_seed are evaluated on the same text, whatever their seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig(RunConfig):
+    """A training run on images. The defaults train a CNN on the digits of scikit-learn, in seconds."""
+
+    dataset: str = "digits"
+    """Name of a data set of images, prepared by `mada-lab data prepare NAME`; digits is prepared by itself."""
+    train_images: int | None = None
+    """Train on so many images of the training split, drawn once for all seeds; None is all."""
+    test_images: int | None = None
+    """Evaluate on so many images of the test split, drawn once for all seeds; None is all."""
+    crop_padding: int = 0
+    """Train on random crops of the images, padded by so many pixels on each side."""
+    flip: bool = False
+    """Train on mirror images, left to right, every second time."""
+
+    model: Literal["cnn", "resnet"] = "cnn"
+    """cnn has 5 layers; resnet is the residual network for CIFAR-10 of He et al. (2016)."""
+    width: int = 16
+    """Channels of the first layer; the later ones have 2 and 4 times as many."""
+    depth: int = 20
+    """Layers of the resnet: 6n + 2."""
+
+    batch_size: int = 64
+    """Images per forward pass."""
+    max_iters: int = 200
+    """Optimizer steps; an epoch has train_images / (batch_size * gradient_accumulation_steps) of them."""
+    learning_rate: float = 1e-2
+    """Peak learning rate."""
+    warmup_iters: int = 20
+    """Steps of linear warm-up."""
+    eval_interval: int = 50
+    """Steps between evaluations on the test images."""

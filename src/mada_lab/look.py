@@ -1,12 +1,13 @@
 """What a run shows of itself between two steps: an evaluation, a row of the record, and in the end a summary."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 from mada_lab import environment
-from mada_lab.evaluate import Batch, mean_loss
+from mada_lab.evaluate import Batch
 from mada_lab.session import Session
 from mada_optim import HyperOptimizer
 
@@ -16,9 +17,10 @@ def due(session: Session, interval: int) -> bool:
     return session.step % interval == 0 or session.step == session.config.max_iters
 
 
-def evaluate(session: Session, forward: nn.Module, validation: list[Batch]) -> None:
+def evaluate(session: Session, forward: nn.Module, validation: Iterable[Batch]) -> None:
     """Looks at the validation set."""
-    session.val_loss = mean_loss(forward, validation, session.precision, session.world)
+    found = session.task.measure(forward, validation, session.precision, session.world)
+    session.val_loss, session.val_accuracy = found.loss, found.accuracy
     if math.isfinite(session.val_loss):
         session.best_val_loss = min(session.val_loss, session.best_val_loss or math.inf)
 
@@ -30,18 +32,23 @@ def due_row(session: Session) -> dict[str, Any]:
     digested = due(session, config.digest_interval or config.checkpoint_interval or config.eval_interval)
     if not (evaluated or stuck or digested or due(session, config.log_interval)):
         return {}
-    tokens = session.step * config.gradient_accumulation_steps * config.batch_size * config.block_size
-    row: dict[str, Any] = {"step": session.step, "tokens": tokens}
+    row: dict[str, Any] = {"step": session.step, **session.task.seen(session.step)}
     if session.train_loss is not None:
         row["train_loss"] = session.train_loss
     if evaluated:
         row["val_loss"] = session.val_loss
+        row.update(accuracy(session))
     row.update(lr=session.lr, seconds=session.seconds, skipped_steps=session.skips.total)
     if digested:
         row["digest"] = session.digest()
     if isinstance(optimizer, HyperOptimizer) and optimizer.learned:
         row.update(coefficients=optimizer.coefficients(), hypergradients=optimizer.hypergradients())
     return row
+
+
+def accuracy(session: Session) -> dict[str, float]:
+    """The accuracy of the last evaluation, if the task has one."""
+    return {} if session.val_accuracy is None else {"val_accuracy": session.val_accuracy}
 
 
 def summary(session: Session, initial_coefficients: dict[str, float], train_loss: float) -> dict[str, Any]:
@@ -55,6 +62,7 @@ def summary(session: Session, initial_coefficients: dict[str, float], train_loss
         "final_train_loss": train_loss,
         "final_val_loss": session.val_loss,
         "best_val_loss": session.best_val_loss,
+        **{f"final_{key}": x for key, x in accuracy(session).items()},
         "seconds": session.seconds,
         "peak_memory_bytes": environment.peak_memory_bytes(session.precision.device),
     }

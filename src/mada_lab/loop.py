@@ -1,16 +1,15 @@
 """The training loop: one optimizer step after another, and a look at the validation set now and then."""
 
 import time
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from mada_lab import distributed, lock, numerics, randomness, record, resume
-from mada_lab.config import TrainConfig
-from mada_lab.data.batches import fixed_batches
-from mada_lab.data.corpus import Corpus
+from mada_lab.config import RunConfig
 from mada_lab.errors import Interrupted
-from mada_lab.evaluate import Batch, mean_loss
+from mada_lab.evaluate import Batch
 from mada_lab.followers import NoRecord, NoSaver
 from mada_lab.look import due, due_row, evaluate, summary
 from mada_lab.progress import Listener
@@ -19,10 +18,11 @@ from mada_lab.saver import Saver
 from mada_lab.schedule import learning_rate
 from mada_lab.session import Session
 from mada_lab.signals import Signals, Stop
+from mada_lab.tasks import Data
 
 
-def train(config: TrainConfig, corpus: Corpus, listen: Listener) -> Session:
-    """Trains a GPT, and leaves its record and its checkpoints in `config.out_dir`.
+def train(config: RunConfig, data: Data, listen: Listener) -> Session:
+    """Trains what `config` describes, and leaves its record and its checkpoints in `config.out_dir`.
 
     Raises:
         ConfigError: The configuration can't be run here, or out_dir holds another run.
@@ -31,7 +31,8 @@ def train(config: TrainConfig, corpus: Corpus, listen: Listener) -> Session:
         DistributedError: The processes don't run the same.
         Interrupted: A signal asked the run to stop; it is saved.
     """
-    session = Session.start(config, corpus)
+    session = Session.start(config, data)
+    validation, training = session.task.validation(), session.task.training()
     initial, world = session.coefficients(), session.world
     world.require_same(session.common())
     fresh = config.init_from == "scratch"
@@ -44,12 +45,10 @@ def train(config: TrainConfig, corpus: Corpus, listen: Listener) -> Session:
         rows = resume.open_record(session)
         forward = torch.compile(session.model) if config.compile else session.model
         forward = distributed.wrapped(forward, config.parallel, world)
-        sizes = (config.block_size, config.batch_size, config.eval_iters, config.eval_seed)
-        validation, training = (fixed_batches(tokens, *sizes) for tokens in (corpus.val, corpus.train))
         try:
             run(session, forward, validation, rows, saver, signals, listen)
             with signals.abandonable():
-                train_loss = mean_loss(forward, training, session.precision, world)
+                train_loss = session.task.measure(forward, training, session.precision, world).loss
         except Stop as stop:
             save(session, rows, saver)
             rows.close()
@@ -64,7 +63,7 @@ def train(config: TrainConfig, corpus: Corpus, listen: Listener) -> Session:
 def run(
     session: Session,
     forward: nn.Module,
-    validation: list[Batch],
+    validation: Iterable[Batch],
     rows: RunRecord | NoRecord,
     saver: Saver | NoSaver,
     signals: Signals,
@@ -96,10 +95,11 @@ def run(
 def gradients(session: Session, forward: nn.Module, signals: Signals) -> Tensor:
     """The gradient over all forward passes of a step; returns the mean loss of this process's, 0-d, on the device.
 
-    If it is broken off, nothing has happened: data and random numbers stand where they stood.
+    If it is broken off, nothing has happened: data, random numbers and buffers stand where they stood.
     """
     passes, place, world, position = session.passes, session.precision, session.world, session.position()
     total = torch.zeros((), device=place.device)
+    session.keep_buffers()
     try:
         with signals.abandonable():
             for i in range(passes):
@@ -132,6 +132,8 @@ def update(session: Session, loss: Tensor, asked: int | None = None) -> int | No
         for group in optimizer.param_groups:
             group["lr"] = session.lr
         scaler.step(optimizer)
+    else:
+        session.restore_buffers()
     scaler.update()
     optimizer.zero_grad()
     session.skips.count(not finite)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
-from mada_lab.config import TrainConfig
+from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError
 from mada_optim import HyperOptimizer
 from mada_optim.rules import RULES
@@ -25,7 +25,7 @@ NAMES = (*OURS, "adamw")
 COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nesterov", "alpha", "centered")
 
 
-def build(model: nn.Module, config: TrainConfig) -> Optimizer:
+def build(model: nn.Module, config: RunConfig) -> Optimizer:
     """The optimizer that `config` names, with weight decay on tensors of 2 or more dimensions only.
 
     `adamw` is torch.optim's own: a baseline that shares no code with ours.
@@ -53,7 +53,7 @@ def require_known(name: str) -> None:
         raise ConfigError(f"optimizer, in key optimizer: expected one of {', '.join(NAMES)}, got {name}; {remedy}")
 
 
-def without_effect(config: TrainConfig) -> list[str]:
+def without_effect(config: RunConfig) -> list[str]:
     """The coefficients that `config` sets, and its optimizer doesn't have."""
     had = set(_coefficient_names(config.optimizer))
     return [q for q in COEFFICIENTS if getattr(config, q) is not None and q not in had]
@@ -69,7 +69,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _keywords(config: TrainConfig) -> dict[str, Any]:
+def _keywords(config: RunConfig) -> dict[str, Any]:
     names = _coefficient_names(config.optimizer)
     chosen = {q: getattr(config, q) for q in names if getattr(config, q) is not None}
     if "beta1" in chosen or "beta2" in chosen:

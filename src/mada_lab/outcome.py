@@ -19,6 +19,7 @@ class Outcome:
         train_loss: The final training loss.
         val_loss: The final validation loss.
         best_val_loss: The lowest validation loss.
+        val_accuracy: The final accuracy on the validation set, in [0, 1]; None where the task has none.
         seconds: Time since the start of training, evaluations included.
         peak_memory: The most memory ever allocated, in bytes.
     """
@@ -30,6 +31,7 @@ class Outcome:
     best_val_loss: float | None
     seconds: float | None
     peak_memory: float | None
+    val_accuracy: float | None = None
 
     @property
     def milliseconds_per_step(self) -> float | None:
@@ -50,6 +52,7 @@ def outcome(run: Run) -> Outcome:
         best_val_loss=_best(run),
         seconds=summary.get("seconds", last.get("seconds")),
         peak_memory=summary.get("peak_memory_bytes"),
+        val_accuracy=_final(run, "val_accuracy"),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from mada_lab import distributed
-from mada_lab.config import TrainConfig
+from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype if lower else None, enabled=lower)
 
 
-def choose(config: TrainConfig) -> Precision:
+def choose(config: RunConfig) -> Precision:
     """The device and dtype that `config` asks for.
 
     Raises:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 Json = dict[str, Any]
 Series = tuple[list[int], list[float]]
 
-_NUMBERS = ("tokens", "train_loss", "val_loss", "lr", "seconds", "skipped_steps")
+_NUMBERS = ("tokens", "images", "train_loss", "val_loss", "val_accuracy", "lr", "seconds", "skipped_steps")
 _GROUPS = ("coefficients", "hypergradients", "initial_coefficients", "final_coefficients")
 
 
@@ -32,9 +32,9 @@ _GROUPS = ("coefficients", "hypergradients", "initial_coefficients", "final_coef
 class RunRecord:
     """The writing side. Only one process of a run holds it.
 
-    Keys of a row: `step`, `tokens`, `train_loss`, `val_loss` (where evaluated), `lr`, `seconds` (since the start),
-    `skipped_steps` (so far), `digest` (of the whole state, where due), `coefficients` and `hypergradients`
-    (`{name: value}`; empty or absent when nothing is learned).
+    Keys of a row: `step`, `tokens` or `images`, `train_loss`, `val_loss` and, of images, `val_accuracy` (where
+    evaluated), `lr`, `seconds` (since the start), `skipped_steps` (so far), `digest` (of the whole state, where due),
+    `coefficients` and `hypergradients` (`{name: value}`; empty or absent when nothing is learned).
 
     A row that can't be written is kept, and written before the next one.
     """
@@ -136,7 +136,8 @@ class RunRecord:
         """Writes the summary, which says that the run has ended.
 
         Keys: `optimizer`, `steps`, `skipped_steps`, `initial_coefficients`, `final_coefficients`, `final_train_loss`,
-        `final_val_loss`, `best_val_loss`, `seconds`, `peak_memory_bytes`.
+        `final_val_loss`, `best_val_loss`, `seconds`, `peak_memory_bytes`; of images,
+        `final_val_accuracy` too.
 
         Raises:
             CheckpointError: The disk fails.
@@ -282,7 +283,7 @@ def _read_manifest(path: Path) -> Json:
 def _read_summary(path: Path) -> Json:
     summary = _read_object(path)
     for key, value in summary.items():
-        if key in ("steps", "skipped_steps", "seconds", "peak_memory_bytes") or key.endswith("_loss"):
+        if key in ("steps", "skipped_steps", "seconds", "peak_memory_bytes") or key.endswith(("_loss", "_accuracy")):
             _expect(_is_number(value), f"{path}, {key}", "a number or null", value)
     return _groups_checked(summary, f"{path}")
 

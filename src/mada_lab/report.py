@@ -68,4 +68,6 @@ def _headline(run: Run) -> str:
     else:
         value = f"{found.val_loss:.4f}" if isfinite(found.val_loss) else "not finite"
         what = f"final validation loss {value}" if run.summary else f"validation loss {value} at step {steps[-1]}"
+    if found.val_accuracy is not None:
+        what += f", accuracy {found.val_accuracy:.2%}"
     return f"{printable(run.name)}: {what} ({printable(found.optimizer)}, {found.steps} steps)"

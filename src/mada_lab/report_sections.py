@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mada_lab.outcome import Outcome, outcome
 from mada_lab.plots.coefficients import coefficient_panels, hypergradient_panels, names_of
 from mada_lab.plots.curves import SMOOTHING
-from mada_lab.plots.losses import training_loss, validation_loss
+from mada_lab.plots.losses import training_loss, validation_accuracy, validation_loss
 from mada_lab.plots.style import line_style, svg
 from mada_lab.record import Json, Run
 from mada_lab.report_page import NONE, comparison, figure, folded, line_sample, number, table, text
@@ -41,6 +41,10 @@ def results(runs: Runs) -> str:
         [label + _state(run), *_numbers(it, found[0] if i else None)]
         for i, (label, run, it) in enumerate(zip(labels(runs), runs, found, strict=True))
     ]
+    if any(it.val_accuracy is not None for it in found):
+        head.insert(5, "final<br>accuracy")
+        for row, it in zip(rows, found, strict=True):
+            row.insert(5, number(it.val_accuracy, ".2%"))
     caption = (
         "Losses in nats, lower is better. “vs. first run” is the run's final validation loss less that of the first "
         "run, as measured, without an estimate of the variation between seeds. Time includes evaluations."
@@ -70,7 +74,7 @@ def _numbers(it: Outcome, first: Outcome | None) -> list[str]:
 
 
 def losses(runs: Runs) -> str:
-    """Both loss figures."""
+    """Both loss figures, and that of the accuracy where there is one."""
     caption = (
         f"Training loss: each logged value (light), and its centred mean over 1/{SMOOTHING} of the log steps (strong). "
         "Validation loss: a marker at each evaluation. Both figures have one vertical range, that of the losses after "
@@ -80,6 +84,9 @@ def losses(runs: Runs) -> str:
         svg(training_loss(runs), "training", "Training loss over optimizer steps"),
         svg(validation_loss(runs), "validation", "Validation loss over optimizer steps"),
     ]
+    if any(run.series("val_accuracy")[0] for run in runs):
+        caption += " Validation accuracy: share of right answers at each evaluation."
+        pictures.append(svg(validation_accuracy(runs), "accuracy", "Validation accuracy over optimizer steps"))
     return figure(pictures, caption, "wide")
 
 

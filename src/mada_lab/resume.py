@@ -12,15 +12,15 @@ from mada_lab.checkpoint import Checkpoint
 from mada_lab.errors import CheckpointError
 from mada_lab.followers import NoRecord
 from mada_lab.record import RunRecord, read_run
-from mada_lab.session import MODEL_KEYS, Session
+from mada_lab.session import Session
 from mada_lab.structure import require_alike, require_fit
 
 logger = logging.getLogger(__name__)
 
 #: Part of the optimizer's state: a checkpoint brings them along, so that a change would have no effect.
 SAVED_KEYS = ("weight_decay", "eps", "beta1", "beta2", "beta3", "rho", "c", "gamma")
-#: What a resumed run may not change; its checkpoint wouldn't fit, or its data would be others.
-FIXED_KEYS = (*MODEL_KEYS, "dataset", "optimizer", "seed", "batch_size", "gradient_accumulation_steps", *SAVED_KEYS)
+#: What a resumed run may not change, beside what its task fixes: the checkpoint wouldn't fit, or the data be others.
+FIXED_KEYS = ("dataset", "optimizer", "seed", "batch_size", "gradient_accumulation_steps", *SAVED_KEYS)
 
 
 def open_record(session: Session) -> RunRecord | NoRecord:
@@ -129,15 +129,15 @@ def _note(session: Session, saved: Checkpoint, digest: str) -> dict[str, Any]:
 
 
 def _require_same_run(session: Session, config: dict[str, Any], data: dict[str, str]) -> None:
-    for key in FIXED_KEYS:
+    for key in (*session.task.fixed_keys, *FIXED_KEYS):
         ours, theirs = getattr(session.config, key), config.get(key)
         if ours != theirs:
             raise CheckpointError(
                 f"checkpoint, in {session.folder}, key {key}: expected {ours}, got {theirs}; "
                 f"resume with --{key}={theirs}, or start afresh in another out_dir"
             )
-    if data != session.corpus.sha256:
+    if data != session.task.data.sha256:
         raise CheckpointError(
             f"checkpoint, in {session.folder}: expected the data that the run started with, got other content in "
-            f"{session.corpus.folder}; restore that data set, or start afresh in another out_dir"
+            f"{session.task.data.folder}; restore that data set, or start afresh in another out_dir"
         )

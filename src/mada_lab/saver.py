@@ -7,7 +7,7 @@ from typing import Self
 
 from mada_lab import checkpoint, checkpoint_folder, numerics
 from mada_lab.checkpoint import Checkpoint
-from mada_lab.config import TrainConfig
+from mada_lab.config import RunConfig
 from mada_lab.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 class Saver:
     """Writes the checkpoints of a run. In the background it writes one at a time, from copies."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: RunConfig) -> None:
         self._folder, self._keep = Path(config.out_dir), config.keep_checkpoints
         self._abort = config.on_save_error == "abort"
         self._pool = ThreadPoolExecutor(1, "checkpoint") if config.background_save else None

@@ -2,10 +2,10 @@
 
 import math
 
-from mada_lab.config import TrainConfig
+from mada_lab.config import RunConfig
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
+def learning_rate(config: RunConfig, step: int) -> float:
     """The learning rate of optimizer step `step`, the first being 1.
 
     It rises linearly to `learning_rate` at step `warmup_iters`, and falls to `min_lr` at step `lr_decay_iters`.

@@ -5,28 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from mada_lab import distributed, environment, optimizers, packing, precision, randomness, sharing
 from mada_lab.checkpoint import Checkpoint
-from mada_lab.config import TrainConfig
-from mada_lab.data.batches import Batches
-from mada_lab.data.corpus import Corpus
+from mada_lab.config import RunConfig
 from mada_lab.distributed import ALONE, World
-from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.numerics import Skips
 from mada_lab.precision import Precision
+from mada_lab.tasks import Batches, Data, Task
+from mada_lab.tasks.choice import choose
 from mada_optim import HyperOptimizer
 
-MODEL_KEYS = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
-
 Position = tuple[dict[str, Tensor], Tensor]
-
-
-def build_model(config: TrainConfig, vocabulary_size: int) -> GPT:
-    """The network that `config` describes, with fresh weights."""
-    return GPT(GPTConfig(vocab_size=vocabulary_size, **{key: getattr(config, key) for key in MODEL_KEYS}))
 
 
 @dataclass
@@ -40,15 +32,17 @@ class Session:
         skips: How many steps were skipped, as their loss or gradient was not finite.
         train_loss: The loss of the last step; None before the first.
         lr: The learning rate of the last step; 0 before the first.
-        val_loss: The last validation loss, in nats per token; None before the first.
+        val_loss: The last validation loss, in nats per token or image; None before the first.
         best_val_loss: The lowest one.
+        val_accuracy: The last accuracy on the validation set; None where it has none.
+        kept: The buffers as they were before the gradient of this step.
         world: The processes that share the work.
     """
 
-    config: TrainConfig
-    corpus: Corpus
+    config: RunConfig
+    task: Task
     precision: Precision
-    model: GPT
+    model: nn.Module
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     batches: Batches
@@ -60,20 +54,22 @@ class Session:
     lr: float = 0.0
     val_loss: float | None = None
     best_val_loss: float | None = None
+    val_accuracy: float | None = None
+    kept: list[Tensor] = field(default_factory=list)
     world: World = ALONE
 
     @classmethod
-    def start(cls, config: TrainConfig, corpus: Corpus) -> "Session":
+    def start(cls, config: RunConfig, data: Data) -> "Session":
         """A session at step 0: fresh weights, a fresh optimizer, the first batch ahead. Seeds torch."""
         place = precision.choose(config)
         world = distributed.current(place.device)
         torch.manual_seed(config.seed)
-        model = build_model(config, corpus.vocabulary_size).to(place.device)
-        distributed.shard(model, list(model.h), config.parallel, world)
+        task = choose(config, data)
+        model = task.model().to(place.device)
+        distributed.shard(model, task.blocks(model), config.parallel, world)
         scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype == torch.float16)
-        sizes = (config.block_size, config.batch_size, config.seed)
-        batches = Batches(corpus.train, *sizes, world.rank, world.size)
-        return cls(config, corpus, place, model, optimizers.build(model, config), scaler, batches, world=world)
+        optimizer = optimizers.build(model, config)
+        return cls(config, task, place, model, optimizer, scaler, task.batches(world), world=world)
 
     @property
     def folder(self) -> Path:
@@ -99,15 +95,15 @@ class Session:
             "commit": environment.commit(),
             "seed": self.config.seed,
             "processes": self.world.size,
-            "data": {"name": self.corpus.name, "sha256": self.corpus.sha256},
-            "model": {"parameters": self.model.parameter_count()},
+            "data": {"name": self.task.data.name, "sha256": self.task.data.sha256},
+            "model": {"parameters": sum(p.numel() for p in self.model.parameters())},
         }
 
     def common(self) -> dict[str, Any]:
         """What all processes must have in common."""
         return {
             "configuration": {key: x for key, x in asdict(self.config).items() if key not in ("out_dir", "data_dir")},
-            "data": self.corpus.sha256,
+            "data": self.task.data.sha256,
             "versions": environment.versions(),
             "commit": environment.commit() if self.world.size > 1 else None,
         }
@@ -125,6 +121,7 @@ class Session:
             "lr": self.lr,
             "val_loss": self.val_loss,
             "best_val_loss": self.best_val_loss,
+            **({} if self.val_accuracy is None else {"val_accuracy": self.val_accuracy}),
         }
 
     def digest(self) -> str:
@@ -135,11 +132,10 @@ class Session:
     def checkpoint(self) -> Checkpoint:
         """What is saved: the state, and what a resumed run compares itself with. On the first process, it is whole."""
         state = sharing.gathered(self.state(), self.world)
-        origin = {"config": asdict(self.config), "data": self.corpus.sha256, "device": self.precision.device.type}
-        sizes = {"vocabulary": self.corpus.vocabulary_size}
+        origin = {"config": asdict(self.config), "data": self.task.data.sha256, "device": self.precision.device.type}
         digest = packing.digest(state) if self.world.is_first else ""
         progress = {"seconds": self.seconds, "looked": self.looked, "digest": digest, "processes": self.world.size}
-        return Checkpoint(self.step, {**origin, **sizes, **progress, "state": state})
+        return Checkpoint(self.step, {**origin, **self.task.sizes(), **progress, "state": state})
 
     def restore(self, saved: Checkpoint) -> None:
         """Takes up what `checkpoint` gave, which must fit (`mada_lab.structure`)."""
@@ -152,6 +148,7 @@ class Session:
         self.skips = Skips(**state["skips"])
         self.train_loss, self.lr = state["train_loss"], state["lr"]
         self.val_loss, self.best_val_loss = state["val_loss"], state["best_val_loss"]
+        self.val_accuracy = state.get("val_accuracy")
         self.step, self.seconds, self.looked = saved.step, saved.tree["seconds"], saved.tree["looked"]
 
     def position(self) -> Position:
@@ -163,3 +160,13 @@ class Session:
         self.optimizer.zero_grad()
         randomness.restore(position[0], self.precision.device)
         self.batches.restore(position[1])
+        self.restore_buffers()
+
+    def keep_buffers(self) -> None:
+        """Before a step: a forward pass moves the running statistics of batch normalisation."""
+        self.kept = [x.clone() for x in self.model.buffers()]
+
+    def restore_buffers(self) -> None:
+        """After a step that moved nothing else."""
+        for x, kept in zip(self.model.buffers(), self.kept, strict=True):
+            x.copy_(kept)

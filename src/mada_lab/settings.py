@@ -1,4 +1,4 @@
-"""From a TOML file and a command line to a checked TrainConfig. Everything read is data; nothing is executed."""
+"""From a TOML file and a command line to a checked configuration. Everything read is data; nothing is executed."""
 
 import contextlib
 import difflib
@@ -8,48 +8,56 @@ import re
 import tomllib
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
-from mada_lab.config import TrainConfig
+from mada_lab.config import RunConfig, TrainConfig, VisionConfig
 from mada_lab.errors import ConfigError
 
-KEYS = {field.name for field in fields(TrainConfig)}
-TYPES: dict[str, Any] = typing.get_type_hints(TrainConfig)
+C = TypeVar("C", bound=RunConfig)
+
+#: What is typed before the keys of each kind.
+COMMANDS: dict[type[RunConfig], str] = {TrainConfig: "train", VisionConfig: "vision"}
 
 FILE_BYTES = 1 << 20  # at most: a path may lead to something that never ends
 
 AT_LEAST_1 = (
     "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters "
-    "eval_interval eval_iters log_interval checkpoint_interval keep_checkpoints digest_interval max_skipped_steps"
+    "eval_interval eval_iters log_interval checkpoint_interval keep_checkpoints digest_interval max_skipped_steps "
+    "width depth train_images test_images"
 ).split()
 AT_LEAST_0 = (
     "seed eval_seed warmup_iters lr_decay_iters hyper_start "
-    "learning_rate min_lr weight_decay grad_clip eps hyper_lr hyper_clip"
+    "learning_rate min_lr weight_decay grad_clip eps hyper_lr hyper_clip crop_padding"
 ).split()
 BELOW_1 = "dropout beta1 beta2 beta3 hyper_momentum".split()
 UP_TO_1 = "rho c gamma".split()
 
 
-def load(arguments: Sequence[str]) -> TrainConfig:
+def keys(kind: type[RunConfig]) -> dict[str, Any]:
+    """The keys of a kind of configuration, and their types."""
+    return typing.get_type_hints(kind)
+
+
+def load(arguments: Sequence[str], kind: type[C] = TrainConfig) -> C:  # type: ignore[assignment] # mypy#3737
     """The configuration that `[CONFIG.toml] --key=value ...` names: defaults, then the file, then the command line.
 
     Raises:
         ConfigError: An unknown key, a value of the wrong type, or values that don't go together.
     """
-    config, rest = TrainConfig(), list(arguments)
+    config, rest = kind(), list(arguments)
     if rest and not rest[0].startswith("-"):
-        config = replace(config, **read_toml(Path(rest.pop(0))))
+        config = replace(config, **read_toml(Path(rest.pop(0)), kind))
     config = parse_arguments(rest, config)
     check(config)
     return config
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, kind: type[RunConfig] = TrainConfig) -> dict[str, Any]:
     """The keys in a TOML file, each of its right type.
 
     Raises:
@@ -68,73 +76,77 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"configuration, in {path}: expected TOML, got: {error}; correct the file") from error
-    return _typed(values, str(path))
+    return _typed(values, str(path), kind)
 
 
-def from_values(values: dict[str, Any], where: str) -> TrainConfig:
+def from_values(values: dict[str, Any], where: str, kind: type[C] = TrainConfig) -> C:  # type: ignore[assignment]
     """The configuration with these keys, as a checkpoint holds them; `where` is for messages.
 
     Raises:
         ConfigError: An unknown key, a value of the wrong type, or values that don't go together.
     """
-    given = {key: x for key, x in values.items() if x is not None or NoneType not in get_args(TYPES.get(key))}
-    config = replace(TrainConfig(), **_typed(given, where))
+    types = keys(kind)
+    given = {key: x for key, x in values.items() if x is not None or NoneType not in get_args(types.get(key))}
+    config = replace(kind(), **_typed(given, where, kind))
     check(config)
     return config
 
 
-def _typed(values: dict[str, Any], where: str) -> dict[str, Any]:
+def _typed(values: dict[str, Any], where: str, kind: type[RunConfig]) -> dict[str, Any]:
+    types = keys(kind)
     for key, value in values.items():
-        require_known(key, where)
-        if not _fits(value, TYPES[key]):
+        require_known(key, where, kind)
+        if not _fits(value, types[key]):
             raise ConfigError(
-                f"configuration, in {where}, key {key}: expected {_described(TYPES[key])}, got {value!r}; "
+                f"configuration, in {where}, key {key}: expected {_described(types[key])}, got {value!r}; "
                 "correct the value"
             )
-    return {key: float(x) if float in _options(TYPES[key]) else x for key, x in values.items()}
+    return {key: float(x) if float in _options(types[key]) else x for key, x in values.items()}
 
 
-def parse_arguments(arguments: Sequence[str], default: TrainConfig) -> TrainConfig:
+def parse_arguments(arguments: Sequence[str], default: C) -> C:
     """`default`, with the keys on the command line replaced. `--help` prints all keys and exits.
 
     Raises:
         ConfigError: An unknown key, or a value of the wrong type.
     """
+    kind = type(default)
+    command = f"mada-lab {COMMANDS[kind]}"
     for argument in arguments:
         if argument.startswith("--") and argument not in ("--help", "--"):
-            require_known(argument[2:].split("=")[0].replace("-", "_"), "the command line")
+            require_known(argument[2:].split("=")[0].replace("-", "_"), "the command line", kind)
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
             return tyro.cli(
-                tyro.conf.FlagConversionOff[TrainConfig],
+                tyro.conf.FlagConversionOff[kind],  # type: ignore[valid-type] # known at run time only
                 args=arguments,
                 default=default,
-                prog="mada-lab train [CONFIG.toml]",
+                prog=f"{command} [CONFIG.toml]",
             )
     except SystemExit as stop:
         if stop.code == 0:  # --help
             raise
-        raise ConfigError(f"command line: {_first_sentence(shown.getvalue())}; see `mada-lab train --help`") from None
+        raise ConfigError(f"command line: {_first_sentence(shown.getvalue())}; see `{command} --help`") from None
 
 
-def require_known(key: str, where: str) -> None:
+def require_known(key: str, where: str, kind: type[RunConfig] = TrainConfig) -> None:
     """Raises ConfigError with the nearest key, unless `key` is one."""
-    if key not in KEYS:
-        near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]}?" if near else "`mada-lab train --help` lists the keys"
+    if key not in keys(kind):
+        near = difflib.get_close_matches(key, keys(kind), n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]}?" if near else f"`mada-lab {COMMANDS[kind]} --help` lists the keys"
         raise ConfigError(f"configuration, in {where}: expected a known key, got {key}; {remedy}")
 
 
-def check(config: TrainConfig) -> None:
+def check(config: RunConfig) -> None:
     """Raises ConfigError with everything that is wrong at once, before anything is allocated."""
     problems = list(_problems(config))
     if problems:
         raise ConfigError("; ".join(problems) + "; change these keys")
 
 
-def _problems(config: TrainConfig) -> Iterator[str]:
-    values = {key: getattr(config, key) for key in KEYS}
+def _problems(config: RunConfig) -> Iterator[str]:
+    values = {key: getattr(config, key) for key in keys(type(config))}
     numbers = {key: x for key, x in values.items() if isinstance(x, int | float)}
     yield from (
         f"{key}: expected a finite number, got {x}" for key, x in sorted(numbers.items()) if not math.isfinite(x)
@@ -143,7 +155,7 @@ def _problems(config: TrainConfig) -> Iterator[str]:
     yield from _outside(numbers, AT_LEAST_0, "at least 0", lambda x: x >= 0)
     yield from _outside(numbers, BELOW_1, "a number in [0, 1)", lambda x: 0 <= x < 1)
     yield from _outside(numbers, UP_TO_1, "a number in [0, 1]", lambda x: 0 <= x <= 1)
-    if config.n_head >= 1 and config.n_embd % config.n_head:
+    if isinstance(config, TrainConfig) and config.n_head >= 1 and config.n_embd % config.n_head:
         yield f"n_embd: expected a multiple of n_head={config.n_head}, got {config.n_embd}"
     if config.decay_lr and config.min_lr > config.learning_rate:
         yield f"min_lr: expected at most learning_rate={config.learning_rate}, got {config.min_lr}"

@@ -15,7 +15,13 @@ SMALL = 64  # elements that a state beside a parameter's slots may have: a step 
 
 MAYBE = (float, int, type(None))
 PLAIN = {"seconds": (float, int), "looked": (bool,), "digest": (str,), "device": (str,), "config": (dict,)}
-PLAIN_STATE = {"lr": (float, int), "train_loss": MAYBE, "val_loss": MAYBE, "best_val_loss": MAYBE}
+PLAIN_STATE = {
+    "lr": (float, int),
+    "train_loss": MAYBE,
+    "val_loss": MAYBE,
+    "best_val_loss": MAYBE,
+    "val_accuracy": MAYBE,
+}
 
 
 def require_fit(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
@@ -26,7 +32,7 @@ def require_fit(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer)
         KeyError, TypeError, AttributeError, IndexError: The tree is of quite another kind.
     """
     state = tree["state"]
-    for values, kinds in ((tree, PLAIN), (state, PLAIN_STATE)):
+    for values, kinds in ((tree, PLAIN), ({"val_accuracy": None, **state}, PLAIN_STATE)):
         for name, kind in kinds.items():
             _require(type(values[name]) in kind, name, " or ".join(x.__name__ for x in kind), repr(values[name]))
     _require({*state["skips"]} == {"total", "in_a_row"}, "skips", "total, in_a_row", ", ".join(state["skips"]))

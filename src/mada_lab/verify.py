@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mada_lab import checkpoint_folder, record
 from mada_lab.errors import CheckpointError, ConfigError, LabError, visible
@@ -77,14 +76,13 @@ def _others(folder: Path) -> Iterator[Finding]:
 def _look_inside(folder: Path) -> None:
     """Raises CheckpointError unless the state in a checkpoint fits a model and an optimizer of its configuration."""
     from mada_lab import checkpoint, optimizers, packing, settings
-    from mada_lab.session import build_model
     from mada_lab.structure import require_fit
+    from mada_lab.tasks.choice import kind, rebuild
 
     tree = checkpoint.load(folder).tree
     try:
-        config = settings.from_values(tree["config"], str(folder))
-        _require_as_large(config, tree["vocabulary"], tree["state"]["model"])
-        model = build_model(config, tree["vocabulary"])
+        config = settings.from_values(tree["config"], str(folder), kind(tree))
+        model = rebuild(config, tree)
         optimizer = optimizers.build(model, config)
         require_fit(tree, model, optimizer)
         optimizer.load_state_dict(tree["state"]["optimizer"])
@@ -93,11 +91,3 @@ def _look_inside(folder: Path) -> None:
     except (LabError, KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
         got = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise CheckpointError(checkpoint_folder.damage(folder, "a state that fits its configuration", got)) from error
-
-
-def _require_as_large(config: Any, vocabulary: int, tensors: dict[str, Any]) -> None:
-    """Refuses sizes that the tensors don't bear out, before a model of these sizes is made."""
-    told = config.n_embd * (vocabulary + config.block_size + 12 * config.n_layer * config.n_embd)
-    held = sum(x.numel() for x in tensors.values())
-    if not 0 < told <= held:
-        raise ValueError(f"configuration: expected sizes of at most {held:,} parameters, got {told:,}")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from mada_lab import files, look, loop
+from mada_lab import files, loop
 from mada_lab.data.prepare import prepare
+from mada_lab.tasks import language
 from tests.reliability import runs
 from tests.reliability.tally import Tally
 
@@ -74,10 +75,10 @@ PHASES = {
     "between two steps": lambda trap: None,
     "in a forward pass": lambda trap: trap.in_forward(),
     "in the optimizer's step": lambda trap: trap.before(torch.amp.GradScaler, "step"),
-    "in an evaluation": lambda trap: trap.before(look, "mean_loss"),
+    "in an evaluation": lambda trap: trap.before(language, "mean_loss"),
     "in a save": lambda trap: trap.before(files, "write_new"),
     "in a forward pass (or a compilation) of a minute": lambda trap: trap.in_forward(),
-    "in an evaluation of a minute": lambda trap: trap.before(look, "mean_loss"),
+    "in an evaluation of a minute": lambda trap: trap.before(language, "mean_loss"),
 }
 
 

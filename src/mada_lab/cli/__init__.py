@@ -16,6 +16,7 @@ COMMANDS = {
     ("train",): "train",
     ("report",): "report",
     ("verify",): "verify",
+    ("vision",): "vision",
 }
 
 

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from mada_lab.config import RunConfig
+
 USAGE = """\
 train [CONFIG.toml] --key=value ...
     train a GPT; `mada-lab train --help` lists the keys
@@ -14,16 +16,13 @@ def run(words: list[str]) -> None:
     from mada_lab import settings
 
     config = settings.load(words)
-    from mada_lab import distributed, optimizers
+    from mada_lab import distributed
     from mada_lab.data.prepare import open_or_prepare
     from mada_lab.loop import train as train_model
     from mada_lab.progress import ProgressBar
 
-    optimizers.require_known(config.optimizer)
-    unused = optimizers.without_effect(config)
     is_first = distributed.is_first()
-    if unused and is_first:
-        print(f"note: {config.optimizer} has no {', '.join(unused)}: these keys have no effect", file=sys.stderr)
+    require_optimizer(config, shown=is_first)
     if config.parallel != "ddp" and not distributed.started_by_torchrun():
         print(
             f"note: one process, so that parallel={config.parallel} has no effect; see docs/distributed.md",
@@ -38,3 +37,13 @@ def run(words: list[str]) -> None:
             f"{config.optimizer}: final validation loss {session.val_loss:.4f} after {session.step} steps: "
             f"{config.out_dir}"
         )
+
+
+def require_optimizer(config: RunConfig, shown: bool = True) -> None:
+    """Raises ConfigError unless there is such an optimizer, and notes the keys that it has no use for, if `shown`."""
+    from mada_lab import optimizers
+
+    optimizers.require_known(config.optimizer)
+    unused = optimizers.without_effect(config)
+    if unused and shown:
+        print(f"note: {config.optimizer} has no {', '.join(unused)}: these keys have no effect", file=sys.stderr)

@@ -89,18 +89,38 @@ def open_or_prepare(name: str, data_dir: Path) -> Corpus:
         raise ConfigError(
             f"data set, in key dataset: expected one of text, got {name}, which has images; choose another"
         )
+    corpus = Corpus.open(_prepared(choice, data_dir))
+    _require_name(corpus, choice)
+    return corpus
+
+
+def open_or_prepare_images(name: str, data_dir: Path) -> ImageData:
+    """The data set of images `name`, prepared first if it's small.
+
+    Raises:
+        ConfigError: No data set has this name, or it has no images.
+        DataError: It is missing and large, can't be prepared, or is damaged.
+    """
+    choice = catalog.find(name)
+    if isinstance(choice.data_set, TextSet):
+        raise ConfigError(
+            f"data set, in key dataset: expected one of images, got {name}, which is text; choose cifar10 or digits"
+        )
+    images = ImageData.open(_prepared(choice, data_dir))
+    _require_name(images, choice)
+    return images
+
+
+def _prepared(choice: Choice, data_dir: Path) -> Path:
+    """The folder of a data set, made first if that takes a small download, or none."""
     folder = data_dir / choice.name
     if not folder.exists() and choice.data_set.download_bytes > catalog.UNASKED_BYTES:
         gigabytes = choice.data_set.download_bytes / 1e9
         raise DataError(
-            f"data set {name}, in {folder}: expected it prepared, got no such folder; "
-            f"run `mada-lab data prepare {name}` first (a download of {gigabytes:.1f} GB)"
+            f"data set {choice.name}, in {folder}: expected it prepared, got no such folder; "
+            f"run `mada-lab data prepare {choice.name}` first (a download of {gigabytes:.1f} GB)"
         )
-    if not folder.exists():
-        prepare(name, data_dir)
-    corpus = Corpus.open(folder)
-    _require_name(corpus, choice)
-    return corpus
+    return folder if folder.exists() else prepare(choice.name, data_dir)
 
 
 def _require_name(opened: Corpus | ImageData, choice: Choice) -> None:

@@ -1,10 +1,14 @@
-"""Training and validation loss of several runs, overlaid. Both figures of the same runs have one vertical range."""
+"""Training and validation loss of several runs, overlaid, and accuracy.
+
+Both figures of the losses of the same runs have one vertical range.
+"""
 
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
 
 from mada_lab.plots import style
 from mada_lab.plots.curves import floats, loss_range, smooth, thin
@@ -32,15 +36,30 @@ def training_loss(runs: Sequence[Run]) -> Figure:
 def validation_loss(runs: Sequence[Run]) -> Figure:
     """Validation loss over steps, with a marker at each evaluation."""
     figure, axes = _panel("Validation loss", runs)
+    _evaluations(axes, runs, "val_loss")
+    return figure
+
+
+@style.drawing()
+def validation_accuracy(runs: Sequence[Run]) -> Figure:
+    """Share of right answers over steps, with a marker at each evaluation."""
+    figure = Figure(figsize=style.WIDE, layout="constrained")
+    axes = figure.add_subplot(title="Validation accuracy", xlabel="optimizer step", ylabel="accuracy")
+    style.step_axis(axes, runs)
+    _evaluations(axes, runs, "val_accuracy", "lower right")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure
+
+
+def _evaluations(axes: Axes, runs: Sequence[Run], key: str, corner: str = "upper right") -> None:
     lines: list[tuple[str, Line2D]] = []
     for i, run in enumerate(runs):
-        steps, values = run.series("val_loss")
+        steps, values = run.series(key)
         if not steps:
             continue
         [line] = axes.plot(*thin(steps, values), **style.line_style(i), **style.LINE, **style.dots(i))
         lines.append((run.name, line))
-    _name(axes, lines, "no evaluation yet")
-    return figure
+    _name(axes, lines, "no evaluation yet", corner)
 
 
 def _panel(title: str, runs: Sequence[Run]) -> tuple[Figure, Axes]:
@@ -55,8 +74,8 @@ def _panel(title: str, runs: Sequence[Run]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _name(axes: Axes, lines: list[tuple[str, Line2D]], nothing: str) -> None:
+def _name(axes: Axes, lines: list[tuple[str, Line2D]], nothing: str, corner: str = "upper right") -> None:
     if lines:
-        style.legend(axes, [line for _, line in lines], [name for name, _ in lines])
+        style.legend(axes, [line for _, line in lines], [name for name, _ in lines], corner)
     else:
         style.say(axes, nothing)

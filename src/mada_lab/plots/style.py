@@ -100,14 +100,14 @@ def printable(text: object, limit: int | None = None) -> str:
     return line[: limit // 2] + "…" + line[len(line) - (limit - limit // 2 - 1) :]
 
 
-def legend(axes: Axes, handles: Sequence[Line2D], names: Sequence[str]) -> None:
-    """A legend with `names` as they are, in the corner that falling losses leave free, or below if it is long.
+def legend(axes: Axes, handles: Sequence[Line2D], names: Sequence[str], corner: str = "upper right") -> None:
+    """A legend with `names` as they are, in the corner that the lines leave free, or below if it is long.
 
     matplotlib on its own leaves out names that begin with an underscore.
     """
     numbers = [str(i) for i in range(len(names))]
     if len(names) <= 4:
-        box = axes.legend(handles, numbers, loc="upper right")
+        box = axes.legend(handles, numbers, loc=corner)
     else:
         figure = axes.get_figure(root=True)
         assert figure is not None

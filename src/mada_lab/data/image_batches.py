@@ -1,0 +1,177 @@
+"""Batches of images: in random order, cropped and mirrored at random, or all of them in their own order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 the field's name for it
+
+from mada_lab.data.images import LabelledImages
+from mada_lab.errors import DataError
+
+ORDER, AUGMENTATION = range(2)  # streams of random numbers under one seed
+SUBSET_SEED = 0  # whatever a run's seed is, its images are the same
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images in memory.
+
+    Attributes:
+        pixels: uint8 of shape (n, channels, height, width).
+        labels: int64 of shape (n,).
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Makes each channel of mean 0 and standard deviation 1.
+
+    Attributes:
+        mean: float32 of shape (channels, 1, 1).
+        deviation: The same; positive.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, images: Images) -> "Scale":
+        """The scale in which `images` have this mean and deviation. A channel of one value everywhere becomes 0."""
+        counts = [torch.bincount(x.flatten(), minlength=256).double() for x in images.pixels.transpose(0, 1)]
+        shares = torch.stack(counts) / (images.pixels.numel() / len(counts))
+        values = torch.arange(256.0, dtype=torch.float64)
+        mean = shares @ values
+        variance = (shares * (values - mean[:, None]) ** 2).sum(1)
+        deviation = torch.where(variance > 0, variance, 1.0).sqrt()
+        return cls(mean.float()[:, None, None], deviation.float()[:, None, None])
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """float32 of the shape of `pixels`."""
+        return (pixels.float() - self.mean) / self.deviation
+
+
+def load(split: LabelledImages, count: int | None = None) -> Images:
+    """Images of a split: all of them, or `count` drawn at random, always the same.
+
+    Drawn, as files may be sorted by class. What is drawn for a smaller count is part of what is for a larger one.
+
+    Raises:
+        DataError: It has fewer, or its file is damaged.
+    """
+    count = len(split) if count is None else count
+    if count > len(split):
+        raise DataError(
+            f"images, in {split.images.path}: expected at least {count}, got {len(split)}; "
+            "lower train_images and test_images"
+        )
+    drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(SUBSET_SEED))[:count].sort().values
+    chosen = slice(None) if count == len(split) else drawn.numpy()
+    pixels = torch.from_numpy(split.images[chosen]).permute(0, 3, 1, 2).contiguous()
+    return Images(pixels, torch.from_numpy(split.labels[chosen].astype(np.int64)))
+
+
+def in_order(images: Images, scale: Scale, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All images, scaled, and their labels; the last batch may be shorter."""
+    for pixels, labels in zip(images.pixels.split(batch_size), images.labels.split(batch_size), strict=True):
+        yield scale(pixels), labels
+
+
+class ImageBatches:
+    """An endless sequence of training batches, epoch after epoch, each in an order of its own.
+
+    Batch number k is a function of the images, the settings, the seed and k alone. What an epoch's last full batch
+    leaves over is left out of that epoch.
+    """
+
+    def __init__(
+        self, images: Images, scale: Scale, batch_size: int, seed: int, crop_padding: int = 0, flip: bool = False
+    ) -> None:
+        """Starts the sequence of `seed`.
+
+        Args:
+            images: What is drawn from.
+            scale: Applied to each batch.
+            batch_size: Images in a batch.
+            seed: Decides orders, crops and flips.
+            crop_padding: As in `crop`.
+            flip: Whether to mirror every second image or so.
+
+        Raises:
+            DataError: There are fewer images than a batch has.
+        """
+        if len(images) < batch_size:
+            raise DataError(
+                f"images, with batch_size {batch_size}: expected at least {batch_size}, got {len(images)}; "
+                "reduce batch_size, or raise train_images"
+            )
+        self._images, self._scale, self._batch_size, self._seed = images, scale, batch_size, seed
+        self._padding, self._flip = crop_padding, flip
+        self._number = 0
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next batch: float32 (batch_size, channels, height, width), and labels, int64 (batch_size,)."""
+        chosen = self._chosen()
+        x = self._scale(self._images.pixels[chosen])
+        generator = self._generator(AUGMENTATION, self._number)
+        if self._padding or self._flip:
+            x = augment(x, self._padding, self._flip, generator)
+        self._number += 1
+        return x, self._images.labels[chosen]
+
+    def _chosen(self) -> Tensor:
+        per_epoch = len(self._images) // self._batch_size
+        epoch, place = divmod(self._number, per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = torch.randperm(len(self._images), generator=self._generator(ORDER, epoch))
+        return self._order[place * self._batch_size : (place + 1) * self._batch_size]
+
+    def _generator(self, stream: int, number: int) -> torch.Generator:
+        [seed] = np.random.SeedSequence((self._seed, stream, number)).generate_state(1, np.uint64).tolist()
+        return torch.Generator().manual_seed(seed)
+
+    def state(self) -> Tensor:
+        """The number of the next batch, for a checkpoint: int64, of shape (1,)."""
+        return torch.tensor([self._number])
+
+    def restore(self, state: Tensor) -> None:
+        """Goes on from where `state` was taken, given the same images, settings and seed.
+
+        Raises:
+            ValueError: No sequence stands there.
+        """
+        if int(state) < 0:
+            raise ValueError(f"data position: expected the number of a batch, got {int(state)}")
+        self._number = int(state)
+
+
+def augment(x: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """A random crop of each image, and, with `flip`, every second one mirrored, both as He et al. (2016) do.
+
+    Args:
+        x: Images, (n, channels, height, width), of mean 0.
+        padding: Zeros that are added on each side before a crop of the old size.
+        flip: Whether to mirror.
+        generator: Where crops and flips are drawn from.
+
+    Returns:
+        Images of the same shape.
+    """
+    n, _, height, width = x.shape
+    top, left = torch.randint(2 * padding + 1, (2, n, 1), generator=generator)
+    rows, columns = top + torch.arange(height), left + torch.arange(width)
+    if flip:
+        columns = torch.where(torch.rand(n, 1, generator=generator) < 0.5, columns.flip(1), columns)
+    padded = F.pad(x, (padding, padding, padding, padding)).permute(0, 2, 3, 1)
+    chosen = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return chosen.permute(0, 3, 1, 2).contiguous()

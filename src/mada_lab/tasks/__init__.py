@@ -1,0 +1,79 @@
+"""What is trained on what: all that the loop leaves open."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from mada_lab.distributed import World
+from mada_lab.evaluate import Batch, Measured
+from mada_lab.precision import Precision
+
+
+class Data(Protocol):
+    """A data set, opened."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Hexadecimal digest of each file."""
+
+
+class Batches(Protocol):
+    """An endless sequence of training batches."""
+
+    def next(self) -> Batch:
+        """The next batch: what the model takes, and its targets, on the CPU."""
+
+    def state(self) -> Tensor:
+        """Where the sequence stands, on the CPU."""
+
+    def restore(self, state: Tensor) -> None:
+        """Goes on from where `state` was taken."""
+
+
+class Task(Protocol):
+    """A network and its data.
+
+    A network takes a batch, inputs and targets, and returns its outputs and their mean cross-entropy, 0-d.
+    """
+
+    @property
+    def data(self) -> Data:
+        """The data set."""
+
+    @property
+    def fixed_keys(self) -> tuple[str, ...]:
+        """Keys of the configuration that a resumed run may not change, in addition to those of every run."""
+
+    def model(self) -> nn.Module:
+        """The network with fresh weights, drawn from torch's global generator."""
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The parts of `model` that sharding gathers one at a time."""
+
+    def batches(self, world: World) -> Batches:
+        """What it is trained on, from the beginning: this process's share."""
+
+    def validation(self) -> Iterable[Batch]:
+        """What it is evaluated on: always the same."""
+
+    def training(self) -> Iterable[Batch]:
+        """The fixed part of the training data that its final training loss is taken on."""
+
+    def measure(self, model: nn.Module, batches: Iterable[Batch], precision: Precision, world: World) -> Measured:
+        """How good `model` is on `batches`, which processes share, without dropout. Draws no random number."""
+
+    def seen(self, step: int) -> dict[str, int]:
+        """How much of the training data `step` steps take, by its unit."""
+
+    def sizes(self) -> dict[str, Any]:
+        """What the size of the network depends on beside the configuration, for a checkpoint."""

@@ -1,0 +1,44 @@
+"""The task of a configuration."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mada_lab.config import RunConfig, TrainConfig, VisionConfig
+from mada_lab.data.corpus import Corpus
+from mada_lab.data.images import ImageData
+from mada_lab.tasks import Data, Task, language, vision
+
+
+def choose(config: RunConfig, data: Data) -> Task:
+    """The task that `config` describes, on `data`.
+
+    Raises:
+        TypeError: They are of two kinds.
+    """
+    match config, data:
+        case TrainConfig(), Corpus():
+            return language.Language(config, data)
+        case VisionConfig(), ImageData():
+            return vision.Vision(config, data)
+    raise TypeError(f"{type(config).__name__} and {type(data).__name__} don't go together")
+
+
+def kind(tree: dict[str, Any]) -> type[RunConfig]:
+    """The class of the configuration in a checkpoint."""
+    return VisionConfig if "classes" in tree else TrainConfig
+
+
+def rebuild(config: RunConfig, tree: dict[str, Any]) -> nn.Module:
+    """The network of a checkpoint, with fresh weights, once its sizes are borne out by the saved ones.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: They aren't, or it is no checkpoint of this configuration.
+    """
+    tensors: dict[str, Tensor] = tree["state"]["model"]
+    match config:
+        case TrainConfig():
+            return language.rebuild_model(config, tree, tensors)
+        case VisionConfig():
+            return vision.rebuild_model(config, tree, tensors)
+    raise TypeError(f"{type(config).__name__} has no network")

@@ -1,0 +1,88 @@
+"""A GPT and a text."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from mada_lab.config import TrainConfig
+from mada_lab.data.batches import Batches, fixed_batches
+from mada_lab.data.corpus import Corpus
+from mada_lab.distributed import World
+from mada_lab.evaluate import Batch, Measured, mean_loss
+from mada_lab.model.gpt import GPT, GPTConfig
+from mada_lab.precision import Precision
+
+MODEL_KEYS = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+
+
+def build_model(config: TrainConfig, vocabulary_size: int) -> GPT:
+    """The network that `config` describes, with fresh weights."""
+    return GPT(GPTConfig(vocab_size=vocabulary_size, **{key: getattr(config, key) for key in MODEL_KEYS}))
+
+
+def rebuild_model(config: TrainConfig, sizes: dict[str, Any], tensors: dict[str, Tensor]) -> GPT:
+    """The network of a checkpoint.
+
+    Args:
+        config: Its configuration.
+        sizes: What `Language.sizes` gave.
+        tensors: The saved weights. Sizes that they don't bear out are refused before a network of these sizes is made.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: Such are they.
+    """
+    vocabulary = sizes["vocabulary"]
+    told = config.n_embd * (vocabulary + config.block_size + 12 * config.n_layer * config.n_embd)
+    held = sum(x.numel() for x in tensors.values())
+    if not 0 < told <= held:
+        raise ValueError(f"configuration: expected sizes of at most {held:,} parameters, got {told:,}")
+    return build_model(config, vocabulary)
+
+
+@dataclass(frozen=True)
+class Language:
+    """The task of `mada-lab train`: the next token."""
+
+    config: TrainConfig
+    data: Corpus
+    fixed_keys = MODEL_KEYS
+
+    def model(self) -> GPT:
+        """As the protocol."""
+        return build_model(self.config, self.data.vocabulary_size)
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """As the protocol."""
+        assert isinstance(model, GPT)
+        return list(model.h)
+
+    def batches(self, world: World) -> Batches:
+        """As the protocol."""
+        sizes = (self.config.block_size, self.config.batch_size, self.config.seed)
+        return Batches(self.data.train, *sizes, world.rank, world.size)
+
+    def validation(self) -> list[Batch]:
+        """As the protocol."""
+        return fixed_batches(self.data.val, *self._evaluation())
+
+    def training(self) -> list[Batch]:
+        """As the protocol."""
+        return fixed_batches(self.data.train, *self._evaluation())
+
+    def _evaluation(self) -> tuple[int, int, int, int]:
+        return self.config.block_size, self.config.batch_size, self.config.eval_iters, self.config.eval_seed
+
+    def measure(self, model: nn.Module, batches: Iterable[Batch], precision: Precision, world: World) -> Measured:
+        """As the protocol."""
+        return Measured(mean_loss(model, list(batches), precision, world))
+
+    def seen(self, step: int) -> dict[str, int]:
+        """As the protocol."""
+        config = self.config
+        return {"tokens": step * config.gradient_accumulation_steps * config.batch_size * config.block_size}
+
+    def sizes(self) -> dict[str, Any]:
+        """As the protocol."""
+        return {"vocabulary": self.data.vocabulary_size}

@@ -1,0 +1,122 @@
+"""A network for images, and labelled images."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from mada_lab.config import VisionConfig
+from mada_lab.data.image_batches import ImageBatches, Images, Scale, in_order, load
+from mada_lab.data.images import ImageData
+from mada_lab.distributed import World
+from mada_lab.errors import ConfigError
+from mada_lab.evaluate import Batch, Measured, classification
+from mada_lab.model.cnn import CNN
+from mada_lab.model.resnet import ResNet
+from mada_lab.precision import Precision
+
+
+def build_model(config: VisionConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network that `config` describes, with fresh weights, for images of this height, width and channels."""
+    if config.model == "resnet":
+        return ResNet(shape[2], classes, config.depth, config.width)
+    return CNN(shape[2], shape[:2], classes, config.width)
+
+
+def rebuild_model(config: VisionConfig, sizes: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+    """The network of a checkpoint.
+
+    Args:
+        config: Its configuration.
+        sizes: What `Vision.sizes` gave.
+        tensors: The saved weights. Sizes that they don't bear out are refused before a network of these sizes is made.
+
+    Raises:
+        ConfigError, ValueError, KeyError, TypeError, AttributeError: Such are they.
+    """
+    height, width, channels = sizes["shape"]
+    told = least_parameters(config, (height, width, channels), sizes["classes"])
+    held = sum(x.numel() for x in tensors.values())
+    if not 0 < told <= held:
+        raise ValueError(f"configuration: expected sizes of at most {held:,} parameters, got {told:,}")
+    return build_model(config, (height, width, channels), sizes["classes"])
+
+
+def least_parameters(config: VisionConfig, shape: tuple[int, int, int], classes: int) -> int:
+    """A number of parameters that the network has at least: in its head, and in its first and its hidden layers."""
+    height, width, channels = shape
+    ends = config.width * (4 * classes + 9 * channels)
+    if config.model == "resnet":
+        return ends + 9 * (config.depth - 2) * config.width**2
+    return ends + 32 * config.width**2 * (height // 8) * (width // 8)
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """Images, to be gone through again and again, in one order."""
+
+    images: Images
+    scale: Scale
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return in_order(self.images, self.scale, self.batch_size)
+
+
+@dataclass(frozen=True)
+class Vision:
+    """The task of `mada-lab vision`: the class of an image."""
+
+    config: VisionConfig
+    data: ImageData
+    fixed_keys = ("model", "width", "depth", "train_images", "test_images", "crop_padding", "flip")
+
+    @cached_property
+    def images(self) -> Images:
+        """The training images. Raises DataError if there are too few."""
+        return load(self.data.train, self.config.train_images)
+
+    @cached_property
+    def scale(self) -> Scale:
+        """That of the training images."""
+        return Scale.of(self.images)
+
+    def model(self) -> nn.Module:
+        """As the protocol."""
+        return build_model(self.config, self.data.meta.shape, len(self.data.meta.classes))
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """None: these networks are small."""
+        return []
+
+    def batches(self, world: World) -> ImageBatches:
+        """As the protocol. Raises ConfigError under torchrun: images are trained on by one process."""
+        if world.size > 1:
+            raise ConfigError(
+                f"vision, in WORLD_SIZE: expected one process, got {world.size}; start it without torchrun"
+            )
+        config = self.config
+        return ImageBatches(self.images, self.scale, config.batch_size, config.seed, config.crop_padding, config.flip)
+
+    def validation(self) -> InOrder:
+        """The test images."""
+        return InOrder(load(self.data.test, self.config.test_images), self.scale, self.config.batch_size)
+
+    def training(self) -> InOrder:
+        """Training images as they are, drawn from those in use, and no more than there are test images."""
+        count = min(len(self.images), self.config.test_images or len(self.data.test))
+        return InOrder(load(self.data.train, count), self.scale, self.config.batch_size)
+
+    def measure(self, model: nn.Module, batches: Iterable[Batch], precision: Precision, world: World) -> Measured:
+        """As the protocol."""
+        return classification(model, batches, precision)
+
+    def seen(self, step: int) -> dict[str, int]:
+        """As the protocol."""
+        return {"images": step * self.config.gradient_accumulation_steps * self.config.batch_size}
+
+    def sizes(self) -> dict[str, Any]:
+        """As the protocol."""
+        return {"shape": list(self.data.meta.shape), "classes": len(self.data.meta.classes)}
