@@ -19,7 +19,7 @@ OTHERS_END = 10.0  # seconds until the other processes of a group have noticed
 def at_random(folder, config, count, rng, size=1):
     """`count` times SIGKILL at a moment drawn uniformly; each run is killed up to 5 times, then left alone.
 
-    Of `size` processes one is killed, drawn at random too; the others must end when torchrun asks them to, which it does
+    Of `size` processes one is killed, drawn at random too; the others must end when they are asked to, as torchrun does
     when it sees a dead one.
     """
     launch = runs.in_child if size == 1 else partial(ranks.in_group, size)
