@@ -1,5 +1,6 @@
 """What a run ran on: versions, the commit, the memory it took."""
 
+import hashlib
 import platform
 import resource
 import subprocess
@@ -30,6 +31,15 @@ def commit() -> str | None:
         return revision + ("+changes" if _git(here, "status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def source_digest() -> str:
+    """SHA-256 of the files of this code, by which two installations of it can be compared."""
+    total = hashlib.sha256()
+    for package in (Path(__file__).parent, Path(mada_optim.__file__).parent):
+        for path in sorted(package.rglob("*.py")):
+            total.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return total.hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str:

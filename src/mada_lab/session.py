@@ -105,7 +105,7 @@ class Session:
             "configuration": {key: x for key, x in asdict(self.config).items() if key not in ("out_dir", "data_dir")},
             "data": self.task.data.sha256,
             "versions": environment.versions(),
-            "commit": environment.commit() if self.world.size > 1 else None,
+            "code": environment.source_digest() if self.world.size > 1 else "",
         }
 
     def state(self) -> dict[str, Any]:

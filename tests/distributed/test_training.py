@@ -92,7 +92,9 @@ def test_a_process_that_is_killed_ends_the_others(config, parallel):
 
 
 def test_a_process_that_hangs_ends_the_others(config):
-    assert ranks.Group(2, killing, replace(config, distributed_timeout=2.0), signal.SIGSTOP).codes(10) == [6, None]
+    group = ranks.Group(2, killing, replace(config, distributed_timeout=2.0), signal.SIGSTOP)
+    group.processes[0].join(20)
+    assert group.codes(0) == [6, None]
 
 
 def differing(config):

@@ -1,5 +1,6 @@
 """Runs that are killed at random moments."""
 
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -18,7 +19,8 @@ OTHERS_END = 10.0  # seconds until the other processes of a group have noticed
 def at_random(folder, config, count, rng, size=1):
     """`count` times SIGKILL at a moment drawn uniformly; each run is killed up to 5 times, then left alone.
 
-    Of `size` processes one is killed, drawn at random too; the others must end by themselves.
+    Of `size` processes one is killed, drawn at random too; the others must end when they are asked to, as torchrun does
+    when it sees a dead one.
     """
     launch = runs.in_child if size == 1 else partial(ranks.in_group, size)
     most = "two save intervals" if config.background_save else "one save interval"
@@ -55,11 +57,16 @@ def _one_killed_after(config, seconds, size, victim):
     group = ranks.Group(size, runs.train, runs.again(config))
     group.processes[victim].join(seconds)
     group.processes[victim].kill()
+    group.processes[victim].join()
+    if group.processes[victim].exitcode != 0:
+        for process in group.processes:
+            process.terminate()
     codes = group.codes(OTHERS_END)
     others = {code for rank, code in enumerate(codes) if rank != victim}
     if codes[victim] == 0:
         return 0 if others == {0} else codes
-    return -9 if codes[victim] == -9 and others <= {0, 6} else codes
+    # before the run listens for signals, SIGTERM ends a process as it does any
+    return -9 if codes[victim] == -9 and others <= {0, 6, -signal.SIGTERM} else codes
 
 
 def _look(config, code):
