@@ -31,7 +31,7 @@ def train(config: TrainConfig, corpus: Corpus, listen: Listener) -> Session:
     """
     session = Session.start(config, corpus)
     initial = session.coefficients()
-    (record.require_absent if config.init_from == "scratch" else resume.require_run)(session.folder)
+    (resume.require_run if config.init_from == "resume" else record.require_absent)(session.folder)
     with lock.hold(session.folder), Signals() as signals, Saver(config) as saver:
         rows = resume.open_record(session)
         forward = torch.compile(session.model) if config.compile else session.model

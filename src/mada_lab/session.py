@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from mada_lab import environment, optimizers, packing, precision, randomness
+from mada_lab import environment, initial, optimizers, packing, precision, randomness
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.config import TrainConfig
 from mada_lab.data.batches import Batches
@@ -61,10 +61,15 @@ class Session:
 
     @classmethod
     def start(cls, config: TrainConfig, corpus: Corpus) -> "Session":
-        """A session at step 0: fresh weights, a fresh optimizer, the first batch ahead. Seeds torch."""
+        """A session at step 0: the weights of `init_from`, a fresh optimizer, the first batch ahead. Seeds torch."""
         place = precision.choose(config)
+        trained = initial.find(config.init_from, corpus.meta.vocabulary)
+        config = config if trained is None else initial.adopt(config, trained.config)
         torch.manual_seed(config.seed)
-        model = build_model(config, corpus.vocabulary_size).to(place.device)
+        model = build_model(config, corpus.vocabulary_size)
+        if trained is not None:
+            initial.put(trained, model)
+        model.to(place.device)
         scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype == torch.float16)
         batches = Batches(corpus.train, config.block_size, config.batch_size, config.seed)
         return cls(config, corpus, place, model, optimizers.build(model, config), scaler, batches)
@@ -114,7 +119,7 @@ class Session:
         """What is saved: the state, and what a resumed run compares itself with."""
         state = self.state()
         origin = {"config": asdict(self.config), "data": self.corpus.sha256, "device": self.precision.device.type}
-        sizes = {"vocabulary": self.corpus.vocabulary_size}
+        sizes = {"vocabulary": self.corpus.vocabulary_size, "tokenizer": asdict(self.corpus.meta.vocabulary)}
         progress = {"seconds": self.seconds, "looked": self.looked, "digest": packing.digest(state)}
         return Checkpoint(self.step, {**origin, **sizes, **progress, "state": state})
 

@@ -15,6 +15,9 @@ COMMANDS = {
     ("train",): "train",
     ("report",): "report",
     ("verify",): "verify",
+    ("eval",): "eval",
+    ("export",): "export",
+    ("generate",): "generate",
 }
 
 
