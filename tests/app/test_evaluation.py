@@ -22,10 +22,12 @@ from mada_lab.data.prepare import prepare
 from mada_lab.data.tokenizer import CharTokenizer
 from mada_lab.errors import ConfigError, DataError
 from mada_lab.evaluate import mean_loss
+from mada_lab.generate import sample
 from mada_lab.loop import train
 from mada_lab.precision import Precision
 from mada_lab.weights import read
 from tests.app.conftest import Silent
+from tests.app.test_model import model, scrambled
 
 PLACE = Precision(torch.device("cpu"), torch.float32)
 
@@ -162,3 +164,12 @@ def test_wikitext_from_a_folder_of_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a split val, got only test"):
         texts.of_file(tmp_path / "test.txt", "wikitext", "val")
     shutil.rmtree(tmp_path)
+
+
+def test_a_sample_sees_as_many_tokens_as_the_network_has_positions() -> None:
+    network = scrambled(model()).eval()
+    prompt = list(range(40))
+    made = list(sample(network, prompt, 5, 0.0, None, 0, PLACE))
+    for at, token in enumerate(made, 40):
+        logits, _ = network(torch.tensor([[*prompt, *made][at - 32 : at]]))
+        assert int(logits[0, -1].argmax()) == token

@@ -175,3 +175,26 @@ def test_a_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
     (folder / published_tokenizer.TOKENIZER).unlink()
     with pytest.raises(CheckpointError, match=r"61 token ids, and no tokenizer\.json"):
         weights.read(str(folder))
+
+
+def test_names_of_the_hub_ask_its_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client of paper: it shows what is asked for, and what is made of its failure; the network stays untested."""
+    hub = pytest.importorskip("huggingface_hub")
+    folder, asked = export(network(), tmp_path / "export"), []
+
+    def download(repository: str, name: str) -> str:
+        asked.append((repository, name))
+        return str(folder / name)
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    found = weights.read("gpt2-medium")
+    assert asked == [("openai-community/gpt2-medium", x) for x in ("config.json", "model.safetensors")]
+    assert (found.origin, found.folder) == ("openai-community/gpt2-medium", None)
+    (folder / published.CONFIG).unlink()
+
+    def fail(repository: str, name: str) -> str:
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr(hub, "hf_hub_download", fail)
+    with pytest.raises(CheckpointError, match=r"expected model\.safetensors, got OSError: no network; try again"):
+        weights.read("gpt2")
