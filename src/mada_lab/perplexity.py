@@ -120,7 +120,8 @@ def token_losses(model: GPT, rows: Tensor, precision: Precision) -> Tensor:
     rows = rows.to(precision.device)
     with precision.autocast():
         logits, _ = model(rows[:, :-1])
-    return F.cross_entropy(logits.float().transpose(1, 2), rows[:, 1:], reduction="none").cpu()
+    losses = F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
+    return losses.unflatten(0, (len(rows), -1)).cpu()
 
 
 def _batches(windows: Iterable[Window], vocabulary_size: int) -> Iterator[list[Window]]:
