@@ -17,8 +17,9 @@ class RunConfig:
     """Folder that holds the data sets."""
     out_dir: str = "out"
     """Folder of the run: its record and its checkpoints."""
-    init_from: Literal["scratch", "resume"] = "scratch"
-    """Fresh weights, or the newest checkpoint in out_dir."""
+    init_from: str = "scratch"
+    """scratch for fresh weights, resume for the newest checkpoint in out_dir, or trained weights that a fresh optimizer
+    goes on from: the folder of a run, a checkpoint or an export, or gpt2, gpt2-medium, gpt2-large, gpt2-xl."""
     seed: int = 1337
     """Seed of the initial weights, of dropout, and of the order of the training data."""
     device: str = "auto"

@@ -35,7 +35,7 @@ def train(config: RunConfig, data: Data, listen: Listener) -> Session:
     validation, training = session.task.validation(), session.task.training()
     initial, world = session.coefficients(), session.world
     world.require_same(session.common())
-    fresh = config.init_from == "scratch"
+    fresh = config.init_from != "resume"
     world.on_first(lambda: (record.require_absent if fresh else resume.require_run)(session.folder))
     with (
         world.held_by_first(lambda: lock.hold(session.folder)),

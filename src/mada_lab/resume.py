@@ -33,7 +33,7 @@ def open_record(session: Session) -> RunRecord | NoRecord:
         CheckpointError: There is nothing to resume, nothing whole, or something of another run.
     """
     world = session.world
-    if session.config.init_from == "scratch":
+    if session.config.init_from != "resume":
         return world.on_first(lambda: RunRecord.create(session.folder, session.manifest())) or NoRecord()
     saved = sharing.handed_out(
         world.on_first(lambda: _fitting(session)), session.model, session.optimizer, session.world
@@ -52,11 +52,11 @@ def require_run(folder: Path) -> None:
         raise _nothing(folder)
 
 
-def _nothing(folder: Path) -> CheckpointError:
-    return CheckpointError(
-        f"checkpoint, in {folder / 'checkpoints'}: expected one to resume from, got none; "
-        "use --init_from=scratch, or the out_dir of a run that has one"
-    )
+def _nothing(
+    folder: Path, remedy: str = "use --init_from=scratch, or the out_dir of a run that has one"
+) -> CheckpointError:
+    where = folder / "checkpoints"
+    return CheckpointError(f"checkpoint, in {where}: expected one to resume from, got none; {remedy}")
 
 
 def _require_hardly_begun(session: Session) -> None:
@@ -64,6 +64,8 @@ def _require_hardly_begun(session: Session) -> None:
     run = read_run(session.folder)
     config, data = run.manifest.get("config", {}), run.manifest.get("data")
     _require_same_run(session, config, data.get("sha256", {}) if isinstance(data, dict) else {})
+    if config.get("init_from", "scratch") not in ("scratch", "resume"):  # the weights it began with aren't kept
+        raise _nothing(session.folder, f"remove the folder, and start again with --init_from={config['init_from']}")
     first = config.get("checkpoint_interval") or config.get("eval_interval") or 0
     if run.summary or (run.rows and run.rows[-1]["step"] > first):
         raise _nothing(session.folder)

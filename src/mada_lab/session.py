@@ -60,7 +60,7 @@ class Session:
 
     @classmethod
     def start(cls, config: RunConfig, data: Data) -> "Session":
-        """A session at step 0: fresh weights, a fresh optimizer, the first batch ahead. Seeds torch."""
+        """A session at step 0: the weights of `init_from`, a fresh optimizer, the first batch ahead. Seeds torch."""
         place = precision.choose(config)
         world = distributed.current(place.device)
         torch.manual_seed(config.seed)
@@ -69,7 +69,7 @@ class Session:
         distributed.shard(model, task.blocks(model), config.parallel, world)
         scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype == torch.float16)
         optimizer = optimizers.build(model, config)
-        return cls(config, task, place, model, optimizer, scaler, task.batches(world), world=world)
+        return cls(task.config, task, place, model, optimizer, scaler, task.batches(world), world=world)
 
     @property
     def folder(self) -> Path:

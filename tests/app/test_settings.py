@@ -69,7 +69,7 @@ REFUSED = [
     (["--n_embd=130"], "n_embd: expected a multiple of n_head=4"),
     (["--warmup_iters=5000"], "warmup_iters: expected at most max_iters=2000"),
     (["--min_lr=1"], "min_lr: expected at most learning_rate"),
-    (["--init_from=elsewhere"], "invalid choice 'elsewhere'"),
+    (["--dtype=elsewhere"], "invalid choice 'elsewhere'"),
     (["--out_dir="], "out_dir: expected a folder"),
     (["missing.toml"], "in missing.toml: expected a readable file"),
 ]

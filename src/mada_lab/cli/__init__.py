@@ -17,6 +17,9 @@ COMMANDS = {
     ("report",): "report",
     ("verify",): "verify",
     ("vision",): "vision",
+    ("eval",): "eval",
+    ("export",): "export",
+    ("generate",): "generate",
 }
 
 

@@ -1,5 +1,8 @@
 """Words on a command line: names, and options with their values."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from mada_lab.errors import ConfigError
 
 
@@ -23,3 +26,19 @@ def split(words: list[str], allowed: set[str]) -> tuple[list[str], dict[str, str
             raise ConfigError(f"command line, option {name}: expected a value, got none; see `mada-lab --help`")
         options[name] = value
     return names, options
+
+
+def whole_number(
+    command: str, options: Mapping[str, str], name: str, default: int, low: int, high: int | None = None
+) -> int:
+    """The whole number that option `name` gives, in [low, high]. Raises ConfigError for another value."""
+    text = options.get(name, str(default))
+    if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
+        allowed = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise ConfigError(f"{command}, option {name}: expected a whole number {allowed}, got {text}; correct it")
+    return int(text)
+
+
+def path_of(options: Mapping[str, str], name: str) -> Path | None:
+    """The path that option `name` gives, if it is given."""
+    return Path(options[name]) if name in options else None

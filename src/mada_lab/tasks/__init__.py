@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from mada_lab.config import RunConfig
 from mada_lab.distributed import World
 from mada_lab.evaluate import Batch, Measured
 from mada_lab.precision import Precision
@@ -47,6 +48,10 @@ class Task(Protocol):
     """
 
     @property
+    def config(self) -> RunConfig:
+        """The configuration, with the sizes of the weights that training starts from."""
+
+    @property
     def data(self) -> Data:
         """The data set."""
 
@@ -55,7 +60,7 @@ class Task(Protocol):
         """Keys of the configuration that a resumed run may not change, in addition to those of every run."""
 
     def model(self) -> nn.Module:
-        """The network with fresh weights, drawn from torch's global generator."""
+        """The network at the start: with fresh weights, drawn from torch's global generator, or with given ones."""
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The parts of `model` that sharding gathers one at a time."""

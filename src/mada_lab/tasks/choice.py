@@ -4,9 +4,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mada_lab import initial
 from mada_lab.config import RunConfig, TrainConfig, VisionConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.images import ImageData
+from mada_lab.errors import ConfigError
 from mada_lab.tasks import Data, Task, language, vision
 
 
@@ -15,11 +17,18 @@ def choose(config: RunConfig, data: Data) -> Task:
 
     Raises:
         TypeError: They are of two kinds.
+        ConfigError: `init_from` names weights that can't be taken.
+        CheckpointError: It names damaged ones.
     """
     match config, data:
         case TrainConfig(), Corpus():
-            return language.Language(config, data)
+            return language.Language.of(config, data)
         case VisionConfig(), ImageData():
+            if config.init_from not in initial.WORDS:
+                raise ConfigError(
+                    f"configuration, key init_from: expected {' or '.join(initial.WORDS)}, got {config.init_from}; "
+                    "only texts start from trained weights"
+                )
             return vision.Vision(config, data)
     raise TypeError(f"{type(config).__name__} and {type(data).__name__} don't go together")
 

@@ -1,11 +1,12 @@
 """A GPT and a text."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from mada_lab import initial
 from mada_lab.config import TrainConfig
 from mada_lab.data.batches import Batches, fixed_batches
 from mada_lab.data.corpus import Corpus
@@ -13,6 +14,7 @@ from mada_lab.distributed import World
 from mada_lab.evaluate import Batch, Measured, mean_loss
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.precision import Precision
+from mada_lab.weights import Weights
 
 MODEL_KEYS = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
 
@@ -47,11 +49,26 @@ class Language:
 
     config: TrainConfig
     data: Corpus
+    trained: Weights | None = None
     fixed_keys = MODEL_KEYS
+
+    @classmethod
+    def of(cls, config: TrainConfig, data: Corpus) -> "Language":
+        """The task, with the weights that `init_from` names.
+
+        Raises:
+            ConfigError: There are none, or they don't fit the data or the configuration.
+            CheckpointError: They are damaged, or of another kind of network.
+        """
+        trained = initial.find(config.init_from, data.meta.vocabulary)
+        return cls(config if trained is None else initial.adopt(config, trained.config), data, trained)
 
     def model(self) -> GPT:
         """As the protocol."""
-        return build_model(self.config, self.data.vocabulary_size)
+        model = build_model(self.config, self.data.vocabulary_size)
+        if self.trained is not None:
+            initial.put(self.trained, model)
+        return model
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """As the protocol."""
@@ -85,4 +102,4 @@ class Language:
 
     def sizes(self) -> dict[str, Any]:
         """As the protocol."""
-        return {"vocabulary": self.data.vocabulary_size}
+        return {"vocabulary": self.data.vocabulary_size, "tokenizer": asdict(self.data.meta.vocabulary)}
