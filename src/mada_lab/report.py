@@ -13,7 +13,16 @@ from mada_lab.outcome import distinct, outcome
 from mada_lab.plots.style import printable
 from mada_lab.record import Run, read_run
 from mada_lab.report_page import page, section
-from mada_lab.report_sections import coefficients, configuration, header, hypergradients, losses, origin, results
+from mada_lab.report_sections import (
+    coefficients,
+    configuration,
+    header,
+    hypergradients,
+    losses,
+    origin,
+    regret,
+    results,
+)
 
 
 def write_report(folders: list[Path], out: Path) -> Path:
@@ -46,7 +55,8 @@ def report(runs: Sequence[Run]) -> str:
     body = [
         header(title, runs),
         section("Results", results(runs)),
-        section("Losses", losses(runs)),
+        *(section("Regret", *parts) for parts in [regret(runs)] if parts),
+        *(section("Losses", part) for part in [losses(runs)] if part),
         section("Coefficients", *coefficients(runs)),
         section("Hypergradients", *hypergradients(runs)),
         section("Configuration", *configuration(runs)),

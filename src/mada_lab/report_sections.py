@@ -8,6 +8,7 @@ from mada_lab.plots.coefficients import coefficient_panels, hypergradient_panels
 from mada_lab.plots.curves import SMOOTHING
 from mada_lab.plots.losses import training_loss, validation_loss
 from mada_lab.plots.style import line_style, svg
+from mada_lab.plots.toy import is_toy, toy_panels
 from mada_lab.record import Json, Run
 from mada_lab.report_page import NONE, comparison, figure, folded, line_sample, number, table, text
 from mada_lab.strict_json import flatten
@@ -15,6 +16,7 @@ from mada_lab.strict_json import flatten
 Runs = Sequence[Run]
 
 _ELSEWHERE = ("config", "format_version", "optimizer", "initial_coefficients")
+_ENDS = ("iterate", "average_regret")
 _PANELS = 24
 """At most so many panels of a kind: a run may learn a set of coefficients per tensor."""
 
@@ -69,8 +71,21 @@ def _numbers(it: Outcome, first: Outcome | None) -> list[str]:
     ]
 
 
+def regret(runs: Runs) -> list[str]:
+    """What methods did in an online problem; nothing if none of the runs is one."""
+    toys = [(label, run) for label, run in zip(labels(runs), runs, strict=True) if is_toy(run)]
+    if not toys:
+        return []
+    pictures = [svg(panel, name, f"{name} over time") for name, panel in toy_panels(runs).items()]
+    caption = "Plays are in [-1, 1], the best fixed one is -1; average regret is what was paid above it, over t."
+    ends = [[label, *(number(run.series(key)[1][-1], ".4f") for key in _ENDS)] for label, run in toys]
+    return [figure(pictures, caption, "wide"), table(["run", "x", "average regret"], ends)]
+
+
 def losses(runs: Runs) -> str:
-    """Both loss figures."""
+    """Both loss figures; nothing where no run has losses."""
+    if all(map(is_toy, runs)):
+        return ""
     caption = (
         f"Training loss: each logged value (light), and its centred mean over 1/{SMOOTHING} of the log steps (strong). "
         "Validation loss: a marker at each evaluation. Both figures have one vertical range, that of the losses after "

@@ -7,6 +7,7 @@ graphs, and each graph is evaluated on Python's floats, which are fp64.
 import math
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,13 +53,13 @@ class ScalarOptimizer:
         self._hyper = {name: float(group[name]) for name in rule.hyper_parameters}
         self._slots: Numbers = {SLOT + slot.name: slot.init for slot in form.slots}
         self._last: tuple[float, Numbers] | None = None  # lr of the last update, and what its rule was given
-        self._learner, self._hyper_step = optimizer.learner, hyper_step(optimizer.learner)
-        self._rows = list(zip(learned, *(getattr(self._learner, x).tolist() for x in _VECTORS), strict=True))
-        self._velocity = dict.fromkeys(learned, 0.0)
+        self._learned, self._learner = learned, optimizer.learner
+        self._hyper_step = hyper_step(optimizer.learner, len(learned))
+        self._velocity = [0.0] * len(learned)
 
     def step(self, g: float, lr: float) -> None:
         """One step with the gradient `g`: the hyper-step first, then slots and number with the new coefficients."""
-        if self._rows and self._last is not None:
+        if self._learned and self._last is not None:
             self._learn(g, *self._last)
         self.t += 1
         given = {**self.coefficients, **self._hyper, **self._slots, "g": g, "t": self.t}
@@ -72,13 +73,9 @@ class ScalarOptimizer:
         h = [-lr * x for x in derivatives]
         if self.t < max(self._learner.start, 1) or not all(map(math.isfinite, h)):
             return
-        for x, (q, *numbers) in zip(h, self._rows, strict=True):
-            given = dict(zip(_VECTORS, numbers, strict=True))
-            given |= {"q": self.coefficients[q], "h": x, "velocity": self._velocity[q]}
-            self.coefficients[q], self._velocity[q] = self._hyper_step(given)
-
-
-_VECTORS = ("lr", "momentum", "low", "high")  # what a learner has one of for each coefficient
+        q = [self.coefficients[name] for name in self._learned]
+        q, self._velocity = self._hyper_step(*q, *h, *self._velocity)
+        self.coefficients.update(zip(self._learned, q, strict=True))
 
 
 class _Float64(Proxy):
@@ -90,20 +87,36 @@ class _Tracer(GraphAppendingTracer):
         return _Float64(node, self)
 
 
-def hyper_step(learner: Learner) -> Function:
-    """The learner's clip, step and projection of one coefficient, as a function on floats."""
+def hyper_step(learner: Learner, count: int) -> Function:
+    """The learner's clip, step and projection of `count` coefficients, as a function on floats.
+
+    It takes all q, then all h, then all velocities, and gives the new q and velocities.
+    """
     graph = fx.Graph()
     tracer = _Tracer(graph)
-    q, h, velocity, *vectors = (tracer.proxy(graph.placeholder(x)) for x in ("q", "h", "velocity", *_VECTORS))
-    given: dict[str, Any] = dict(zip(_VECTORS, vectors, strict=True))
-    one = Learner(**given, limit=learner.limit, start=learner.start)
-    new, velocity = one.step(q, one.clip(h), velocity)  # type: ignore[arg-type, assignment]
-    graph.output(tracer.create_arg((one.project(new), velocity)))
-    return on_floats(graph)
+    given = [[tracer.proxy(graph.placeholder(f"{x}_{i}")) for i in range(count)] for x in ("q", "h", "velocity")]
+    moved = []
+    for i, (q, h, velocity) in enumerate(zip(*given, strict=True)):
+        numbers: dict[str, Any] = {x: float(getattr(learner, x)[i]) for x in ("lr", "momentum", "low", "high")}
+        one: Any = replace(learner, **numbers)
+        new, velocity = one.step(q, one.clip(h), velocity)
+        moved.append((one.project(new), velocity))
+    graph.output(tracer.create_arg(([q for q, _ in moved], [velocity for _, velocity in moved])))
+    return _compiled(graph)
 
 
 def on_floats(graph: fx.Graph) -> Callable[[Mapping[str, float]], Any]:
-    """The graph as a function of its inputs by name, all of them floats; the graph is spent.
+    """The graph as a function of its inputs by name, all of them floats; the graph is spent."""
+    used = [str(node.target) for node in graph.nodes if node.op == "placeholder" and node.users]
+    for node in [node for node in graph.nodes if node.op == "placeholder" and not node.users]:
+        graph.erase_node(node)
+    forward = _compiled(graph)
+    pick = operator.itemgetter(*used) if len(used) > 1 else lambda given: [given[name] for name in used]
+    return lambda given: forward(*pick(given))
+
+
+def _compiled(graph: fx.Graph) -> Function:
+    """The graph, with its operations on tensors replaced, as a function of its inputs in their order.
 
     Raises:
         ValueError: It has an operation that is not known here.
@@ -114,14 +127,8 @@ def on_floats(graph: fx.Graph) -> Callable[[Mapping[str, float]], Any]:
             if name not in SCALAR:
                 raise ValueError(f"the operation {name} has no form for floats; add it to SCALAR")
             node.op, node.target = "call_function", SCALAR[name]
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    used = [str(node.target) for node in inputs if node.users]
-    for node in inputs:
-        if not node.users:
-            graph.erase_node(node)
-    forward = fx.GraphModule({}, graph).forward
-    pick = operator.itemgetter(*used) if len(used) > 1 else lambda given: tuple(given[name] for name in used)
-    return lambda given: forward(*pick(given))
+    forward: Function = fx.GraphModule({}, graph).forward
+    return forward
 
 
 def _is_python(target: object) -> bool:
