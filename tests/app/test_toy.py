@@ -95,10 +95,12 @@ def test_a_record_has_all_that_the_figure_shows(tmp_path):
         record(Game(problem="reddi", method=name, steps=1000, points=50), tmp_path / name)
     runs = [read_run(tmp_path / name) for name in ("adam", "mada")]
     assert runs[1].coefficient("rho")[1][-1] == runs[1].final_coefficients()["rho"]
-    panels = toy_figure(runs).axes
-    lines = [[len(line.get_xdata()) for line in axes.get_lines()] for axes in panels]
-    rows = [len(run.rows) for run in runs]
-    assert [counts[:2] for counts in lines] == [rows, rows, [0, rows[1]]]
+    lines = [axes.get_lines()[:2] for axes in toy_figure(runs).axes]
+    last = [line.get_ydata()[-1] for line in (*lines[0], *lines[1], lines[2][1])]
+    ends = [run.summary for run in runs]
+    assert last[:4] == [end[key] for key in ("final_average_regret", "final_iterate") for end in ends]
+    assert last[4] == ends[1]["final_coefficients"]["rho"]
+    assert len(lines[2][0].get_xdata()) == 0  # Adam has none
 
 
 def test_the_command(tmp_path):
