@@ -31,7 +31,12 @@ def write_report(folders: list[Path], out: Path) -> Path:
     Raises:
         ConfigError: There is no folder, a record is missing or malformed, or `out` can't be written.
     """
-    content = report([read_run(folder) for folder in folders])
+    return write_page([read_run(folder) for folder in folders], out)
+
+
+def write_page(runs: Sequence[Run], out: Path) -> Path:
+    """Likewise about runs that were read already."""
+    content = report(runs)
     try:
         make_folder(out.parent)
         write_atomic(out, content)

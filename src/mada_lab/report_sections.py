@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mada_lab.outcome import Outcome, outcome
 from mada_lab.plots.coefficients import coefficient_panels, hypergradient_panels, names_of
 from mada_lab.plots.curves import SMOOTHING
-from mada_lab.plots.losses import training_loss, validation_loss
+from mada_lab.plots.losses import MARKED, training_loss, validation_loss
 from mada_lab.plots.style import line_style, svg
 from mada_lab.plots.toy import is_toy, toy_panels
 from mada_lab.record import Json, Run
@@ -88,8 +88,9 @@ def losses(runs: Runs) -> str:
         return ""
     caption = (
         f"Training loss: each logged value (light), and its centred mean over 1/{SMOOTHING} of the log steps (strong). "
-        "Validation loss: a marker at each evaluation. Both figures have one vertical range, that of the losses after "
-        "the first 10&nbsp;% of the steps; earlier and diverged values lie above it. Gaps: losses that were not finite."
+        f"Validation loss: a marker at each evaluation, up to {MARKED} of them. Both figures have one vertical range, "
+        "that of the losses after the first 10&nbsp;% of the steps; earlier and diverged values lie above it. Gaps: "
+        "losses that were not finite."
     )
     pictures = [
         svg(training_loss(runs), "training", "Training loss over optimizer steps"),

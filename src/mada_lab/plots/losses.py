@@ -10,6 +10,8 @@ from mada_lab.plots import style
 from mada_lab.plots.curves import floats, loss_range, smooth, thin
 from mada_lab.record import Run
 
+MARKED = 50  # beyond so many evaluations, their markers would hide the lines
+
 
 @style.drawing()
 def training_loss(runs: Sequence[Run]) -> Figure:
@@ -30,14 +32,15 @@ def training_loss(runs: Sequence[Run]) -> Figure:
 
 @style.drawing()
 def validation_loss(runs: Sequence[Run]) -> Figure:
-    """Validation loss over steps, with a marker at each evaluation."""
+    """Validation loss over steps, with a marker at each evaluation unless they are many."""
     figure, axes = _panel("Validation loss", runs)
     lines: list[tuple[str, Line2D]] = []
     for i, run in enumerate(runs):
         steps, values = run.series("val_loss")
         if not steps:
             continue
-        [line] = axes.plot(*thin(steps, values), **style.line_style(i), **style.LINE, **style.dots(i))
+        look = style.LINE | (style.dots(i) if len(steps) <= MARKED else {"linewidth": 1.2})
+        [line] = axes.plot(*thin(steps, values), **style.line_style(i), **look)
         lines.append((run.name, line))
     _name(axes, lines, "no evaluation yet")
     return figure
