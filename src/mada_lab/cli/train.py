@@ -17,15 +17,17 @@ def run(words: list[str]) -> None:
     from mada_lab import optimizers
     from mada_lab.data.prepare import open_or_prepare
     from mada_lab.loop import train as train_model
+    from mada_lab.mirror import mirrored, requested
     from mada_lab.progress import ProgressBar
 
     optimizers.require_known(config.optimizer)
+    requested(config.mirror)
     unused = optimizers.without_effect(config)
     if unused:
         print(f"note: {config.optimizer} has no {', '.join(unused)}: these keys have no effect", file=sys.stderr)
     corpus = open_or_prepare(config.dataset, Path(config.data_dir))
-    with ProgressBar(config.max_iters, config.optimizer) as bar:
-        session = train_model(config, corpus, bar)
+    with ProgressBar(config.max_iters, config.optimizer) as bar, mirrored(config, bar) as listen:
+        session = train_model(config, corpus, listen)
     print(
         f"{config.optimizer}: final validation loss {session.val_loss:.4f} after {session.step} steps: {config.out_dir}"
     )
