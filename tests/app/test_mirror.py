@@ -4,6 +4,7 @@ Catches: a number that a mirror lacks, or has at another step; a mirror that bre
 after training has begun.
 """
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def test_tensorboard_shows_what_the_record_says(tiny, corpus):
     """The files are read back by TensorBoard's own reader; after a resume, the run that went on is what is shown."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    mirrored_run(replace(tiny, max_iters=10), corpus, "tensorboard")
+    mirrored_run(replace(tiny, max_iters=13), corpus, "tensorboard")
+    shutil.rmtree(tiny_folder(tiny) / "checkpoints" / "step_00000013")  # as if stopped after step 10 was saved
     mirrored_run(replace(tiny, max_iters=20, init_from="resume", decay_lr=False), corpus, "tensorboard")
     shown = EventAccumulator(str(tiny_folder(tiny) / "tensorboard"))
     shown.Reload()
