@@ -16,7 +16,6 @@ from mada_lab.strict_json import flatten
 Runs = Sequence[Run]
 
 _ELSEWHERE = ("config", "format_version", "optimizer", "initial_coefficients")
-_ENDS = ("iterate", "average_regret")
 _PANELS = 24
 """At most so many panels of a kind: a run may learn a set of coefficients per tensor."""
 
@@ -35,7 +34,9 @@ def _data_name(run: Run) -> object:
 
 
 def results(runs: Runs) -> str:
-    """The headline table."""
+    """The headline table; nothing where no run has losses."""
+    if all(map(is_toy, runs)):
+        return ""
     head = ["run", "optimizer", "steps", "final<br>training loss", "final<br>validation loss", "vs.<br>first run"]
     head += ["best<br>validation loss", "time<br>(s)", "ms<br>per step", "peak memory<br>(GiB)"]
     found = [outcome(run) for run in runs]
@@ -78,8 +79,14 @@ def regret(runs: Runs) -> list[str]:
         return []
     pictures = [svg(panel, name, f"{name} over time") for name, panel in toy_panels(runs).items()]
     caption = "Plays are in [-1, 1], the best fixed one is -1; average regret is what was paid above it, over t."
-    ends = [[label, *(number(run.series(key)[1][-1], ".4f") for key in _ENDS)] for label, run in toys]
-    return [figure(pictures, caption, "wide"), table(["run", "x", "average regret"], ends)]
+    rows = [[label + _state(run), *_ends(run)] for label, run in toys]
+    return [figure(pictures, caption, "wide"), table(["run", "steps", "x", "average regret", "time<br>(s)"], rows)]
+
+
+def _ends(run: Run) -> list[str]:
+    last = run.rows[-1]
+    keys = {"step": ",d", "iterate": ".4f", "average_regret": ".4f", "seconds": ",.1f"}
+    return [number(last.get(key), spec) for key, spec in keys.items()]
 
 
 def losses(runs: Runs) -> str:
