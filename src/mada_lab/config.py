@@ -107,6 +107,8 @@ class RunConfig:
     """Steps between digests of the whole state in the record; None: with each checkpoint."""
     max_skipped_steps: int = 10
     """So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped."""
+    mirror: str = "none"
+    """Where rows of the record go too: none, tensorboard, wandb (offline), or several with commas between."""
 
 
 @dataclass(frozen=True, kw_only=True)

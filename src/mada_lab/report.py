@@ -13,7 +13,16 @@ from mada_lab.outcome import distinct, outcome
 from mada_lab.plots.style import printable
 from mada_lab.record import Run, read_run
 from mada_lab.report_page import page, section
-from mada_lab.report_sections import coefficients, configuration, header, hypergradients, losses, origin, results
+from mada_lab.report_sections import (
+    coefficients,
+    configuration,
+    header,
+    hypergradients,
+    losses,
+    origin,
+    regret,
+    results,
+)
 
 
 def write_report(folders: list[Path], out: Path) -> Path:
@@ -22,7 +31,12 @@ def write_report(folders: list[Path], out: Path) -> Path:
     Raises:
         ConfigError: There is no folder, a record is missing or malformed, or `out` can't be written.
     """
-    content = report([read_run(folder) for folder in folders])
+    return write_page([read_run(folder) for folder in folders], out)
+
+
+def write_page(runs: Sequence[Run], out: Path) -> Path:
+    """Likewise about runs that were read already."""
+    content = report(runs)
     try:
         make_folder(out.parent)
         write_atomic(out, content)
@@ -45,8 +59,9 @@ def report(runs: Sequence[Run]) -> str:
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"Comparison of {len(runs)} runs"
     body = [
         header(title, runs),
-        section("Results", results(runs)),
-        section("Losses", losses(runs)),
+        *(section("Results", part) for part in [results(runs)] if part),
+        *(section("Regret", *parts) for parts in [regret(runs)] if parts),
+        *(section("Losses", part) for part in [losses(runs)] if part),
         section("Coefficients", *coefficients(runs)),
         section("Hypergradients", *hypergradients(runs)),
         section("Configuration", *configuration(runs)),

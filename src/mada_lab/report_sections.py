@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from mada_lab.outcome import Outcome, outcome
 from mada_lab.plots.coefficients import coefficient_panels, hypergradient_panels, names_of
 from mada_lab.plots.curves import SMOOTHING
-from mada_lab.plots.losses import training_loss, validation_accuracy, validation_loss
+from mada_lab.plots.losses import MARKED, training_loss, validation_accuracy, validation_loss
 from mada_lab.plots.style import line_style, svg
+from mada_lab.plots.toy import is_toy, toy_panels
 from mada_lab.record import Json, Run
 from mada_lab.report_page import NONE, comparison, figure, folded, line_sample, number, table, text
 from mada_lab.strict_json import flatten
@@ -33,7 +34,9 @@ def _data_name(run: Run) -> object:
 
 
 def results(runs: Runs) -> str:
-    """The headline table."""
+    """The headline table; nothing where no run has losses."""
+    if all(map(is_toy, runs)):
+        return ""
     head = ["run", "optimizer", "steps", "final<br>training loss", "final<br>validation loss", "vs.<br>first run"]
     head += ["best<br>validation loss", "time<br>(s)", "ms<br>per step", "peak memory<br>(GiB)"]
     found = [outcome(run) for run in runs]
@@ -73,12 +76,32 @@ def _numbers(it: Outcome, first: Outcome | None) -> list[str]:
     ]
 
 
+def regret(runs: Runs) -> list[str]:
+    """What methods did in an online problem; nothing if none of the runs is one."""
+    toys = [(label, run) for label, run in zip(labels(runs), runs, strict=True) if is_toy(run)]
+    if not toys:
+        return []
+    pictures = [svg(panel, name, f"{name} over time") for name, panel in toy_panels(runs).items()]
+    caption = "Plays are in [-1, 1], the best fixed one is -1; average regret is what was paid above it, over t."
+    rows = [[label + _state(run), *_ends(run)] for label, run in toys]
+    return [figure(pictures, caption, "wide"), table(["run", "steps", "x", "average regret", "time<br>(s)"], rows)]
+
+
+def _ends(run: Run) -> list[str]:
+    last = run.rows[-1]
+    keys = {"step": ",d", "iterate": ".4f", "average_regret": ".4f", "seconds": ",.1f"}
+    return [number(last.get(key), spec) for key, spec in keys.items()]
+
+
 def losses(runs: Runs) -> str:
-    """Both loss figures, and that of the accuracy where there is one."""
+    """Both loss figures, and that of the accuracy where there is one; nothing where no run has losses."""
+    if all(map(is_toy, runs)):
+        return ""
     caption = (
         f"Training loss: each logged value (light), and its centred mean over 1/{SMOOTHING} of the log steps (strong). "
-        "Validation loss: a marker at each evaluation. Both figures have one vertical range, that of the losses after "
-        "the first 10&nbsp;% of the steps; earlier and diverged values lie above it. Gaps: losses that were not finite."
+        f"Validation loss: a marker at each evaluation, up to {MARKED} of them. Both figures have one vertical range, "
+        "that of the losses after the first 10&nbsp;% of the steps; earlier and diverged values lie above it. Gaps: "
+        "losses that were not finite."
     )
     pictures = [
         svg(training_loss(runs), "training", "Training loss over optimizer steps"),

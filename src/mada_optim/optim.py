@@ -243,6 +243,11 @@ class HyperOptimizer(Optimizer):
         return list(self._dispatcher.reasons)
 
     @property
+    def learner(self) -> Learner:
+        """The hyper-step of the learned coefficients: its numbers, and its pure functions."""
+        return self._learner
+
+    @property
     def hyper_optimizer(self) -> Optimizer | None:
         """What learns the coefficients, where `hyper_optimizer` was given: the next storey of a tower."""
         return None if self._external is None else self._external.optimizer

@@ -6,7 +6,12 @@ import subprocess
 
 import pytest
 
-from mada_lab.report import write_report
+from mada_lab.experiments.regret import Game, record
+from mada_lab.plots.gallery import gallery
+from mada_lab.plots.save import save_figures
+from mada_lab.published_logs import read_published
+from mada_lab.record import read_run
+from mada_lab.report import write_page, write_report
 from tests.app.synthetic_runs import make_run
 
 CHROMIUM = shutil.which("chromium")
@@ -33,3 +38,36 @@ def test_figures_are_there_and_the_browser_has_no_complaint(tmp_path):
     assert "<script" not in content
     # A browser closes what it finds open; the last section is where it was written only if all before it balanced.
     assert content.rstrip().endswith("</section>\n</main>\n\n\n</body></html>")
+
+
+def test_toys_and_published_logs_are_drawn_without_complaint(tmp_path):
+    """A page whose runs have a regret, beside a training run and a log that was read from CSV."""
+    toys = [read_run(_toy(tmp_path / name, name)) for name in ("adam", "mada")]
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "log.csv").write_text(
+        "step,rho,train_loss,val_loss\n0,1,3.5,3.5\n10,0.5,2.5,3\n20,0.5,2,2.5\n"
+    )
+    runs = [*toys, read_run(make_run(tmp_path / "gpt")), *read_published(tmp_path / "logs")]
+    content, complaints = dom(write_page(runs, tmp_path / "report.html"), tmp_path / "profile")
+    assert complaints == []
+    figures = re.findall(r'<svg[^>]* aria-label="([^"]*)"', content)
+    assert {"average_regret over time", "iterate over time", "rho over time"} <= set(figures)
+    assert {"Validation loss over optimizer steps", "Coefficient rho over optimizer steps"} <= set(figures)
+    assert "<h2>Regret</h2>" in content
+    identifiers = re.findall(r' id="([^"]*)"', content)
+    assert len(identifiers) == len(set(identifiers))
+
+
+@pytest.mark.parametrize("name", ["toy", "coefficients"])
+def test_a_figures_file_is_an_image_that_the_browser_draws(name, tmp_path):
+    runs = [read_run(_toy(tmp_path / "toy", "mada")), read_run(make_run(tmp_path / "gpt"))]
+    save_figures(gallery(runs), tmp_path / "figures")
+    content, complaints = dom(tmp_path / "figures" / f"{name}.svg", tmp_path / "profile")
+    assert complaints == []
+    assert "parsererror" not in content
+    assert content.count("<path") > 10
+
+
+def _toy(folder, method):
+    record(Game(problem="reddi", method=method, steps=500, points=40), folder)
+    return folder

@@ -20,6 +20,7 @@ COMMANDS = {
     ("eval",): "eval",
     ("export",): "export",
     ("generate",): "generate",
+    ("toy",): "toy",
 }
 
 

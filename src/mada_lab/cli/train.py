@@ -1,6 +1,7 @@
 """`mada-lab train`."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from mada_lab.config import RunConfig
@@ -19,6 +20,7 @@ def run(words: list[str]) -> None:
     from mada_lab import distributed
     from mada_lab.data.prepare import open_or_prepare
     from mada_lab.loop import train as train_model
+    from mada_lab.mirror import mirrored
     from mada_lab.progress import ProgressBar
 
     is_first = distributed.is_first()
@@ -31,7 +33,8 @@ def run(words: list[str]) -> None:
     with distributed.group(config), ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar:
         with distributed.one_by_one():
             corpus = open_or_prepare(config.dataset, Path(config.data_dir))
-        session = train_model(config, corpus, bar)
+        with mirrored(config, bar) if is_first else nullcontext(bar) as listen:
+            session = train_model(config, corpus, listen)
     if is_first:
         print(
             f"{config.optimizer}: final validation loss {session.val_loss:.4f} after {session.step} steps: "
@@ -44,6 +47,7 @@ def require_optimizer(config: RunConfig, shown: bool = True) -> None:
     from mada_lab import optimizers
 
     optimizers.require_known(config.optimizer)
+    requested(config.mirror)
     unused = optimizers.without_effect(config)
     if unused and shown:
         print(f"note: {config.optimizer} has no {', '.join(unused)}: these keys have no effect", file=sys.stderr)

@@ -36,15 +36,25 @@ def hypergradient_panels(runs: Sequence[Run], limit: int | None = None) -> dict[
 
 @style.drawing()
 def coefficient_grid(runs: Sequence[Run], columns: int = 3) -> Figure:
-    """All coefficients in one figure, to save on its own; `style.legend` names the runs in the first panel."""
-    names = names_of(runs, "coefficients")
-    rows = -(-max(len(names), 1) // columns)
+    """All coefficients in one figure, to save on its own, with the runs named below."""
+    return _grid(runs, "coefficients", _coefficient, columns)
+
+
+@style.drawing()
+def hypergradient_grid(runs: Sequence[Run], columns: int = 3) -> Figure:
+    """Likewise for the hypergradients."""
+    return _grid(runs, "hypergradients", _hypergradient, columns)
+
+
+def _grid(runs: Sequence[Run], group: str, draw: Panel, columns: int) -> Figure:
+    names = names_of(runs, group)
+    columns = min(columns, len(names)) or 1
+    rows = -(-len(names) // columns) or 1
     figure = Figure(figsize=(style.SMALL[0] * columns, style.SMALL[1] * rows), layout="constrained")
     for i, name in enumerate(names):
-        _coefficient(figure.add_subplot(rows, columns, i + 1), runs, name)
-    handles = [style.sample(i) for i in range(len(runs))]
-    if names:
-        style.legend(figure.axes[0], handles, [run.name for run in runs])
+        draw(figure.add_subplot(rows, columns, i + 1), runs, name)
+    with_any = [(style.sample(i), run.name) for i, run in enumerate(runs) if run.names(group)]
+    style.legend_below(figure, [line for line, _ in with_any], [name for _, name in with_any], columns)
     return figure
 
 

@@ -74,8 +74,10 @@ def coefficient_range(low: float, high: float, least: float = 0.01) -> Range:
     """A vertical range for values in [low, high] whose span is a round number, `least` at the smallest.
 
     The floor keeps a coefficient that hardly moves looking so. Values in [0, 1] get a range that stays there, but for
-    a margin which keeps a line on the bound visible.
+    a margin which keeps a line on the bound visible; so do those that take up nearly all of it.
     """
+    if low >= 0 and high <= 1 and high - low > 0.92:
+        return -0.04, 1.04
     span = round_up(max(least, (high - low) / 0.92))
     bottom = (low + high - span) / 2
     if low >= 0 and high <= 1 and span <= 1:

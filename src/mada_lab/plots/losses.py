@@ -14,6 +14,8 @@ from mada_lab.plots import style
 from mada_lab.plots.curves import floats, loss_range, smooth, thin
 from mada_lab.record import Run
 
+MARKED = 50  # beyond so many evaluations, their markers would hide the lines
+
 
 @style.drawing()
 def training_loss(runs: Sequence[Run]) -> Figure:
@@ -34,7 +36,7 @@ def training_loss(runs: Sequence[Run]) -> Figure:
 
 @style.drawing()
 def validation_loss(runs: Sequence[Run]) -> Figure:
-    """Validation loss over steps, with a marker at each evaluation."""
+    """Validation loss over steps, with a marker at each evaluation unless they are many."""
     figure, axes = _panel("Validation loss", runs)
     _evaluations(axes, runs, "val_loss")
     return figure
@@ -57,7 +59,8 @@ def _evaluations(axes: Axes, runs: Sequence[Run], key: str, corner: str = "upper
         steps, values = run.series(key)
         if not steps:
             continue
-        [line] = axes.plot(*thin(steps, values), **style.line_style(i), **style.LINE, **style.dots(i))
+        look = style.LINE | (style.dots(i) if len(steps) <= MARKED else {"linewidth": 1.2})
+        [line] = axes.plot(*thin(steps, values), **style.line_style(i), **look)
         lines.append((run.name, line))
     _name(axes, lines, "no evaluation yet", corner)
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -105,14 +106,26 @@ def legend(axes: Axes, handles: Sequence[Line2D], names: Sequence[str], corner: 
 
     matplotlib on its own leaves out names that begin with an underscore.
     """
-    numbers = [str(i) for i in range(len(names))]
     if len(names) <= 4:
-        box = axes.legend(handles, numbers, loc=corner)
-    else:
-        figure = axes.get_figure(root=True)
-        assert figure is not None
-        box = figure.legend(handles, numbers, loc="outside lower left", ncols=2)
-        figure.set_figheight(figure.get_figheight() + 0.2 * ((len(names) + 1) // 2))
+        box = axes.legend(handles, _numbers(names), loc=corner)
+        _name(box, names)
+        return
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    legend_below(figure, handles, names)
+
+
+def legend_below(figure: Figure, handles: Sequence[Line2D], names: Sequence[str], columns: int = 2) -> None:
+    """A legend under all that the figure has, which grows by it."""
+    _name(figure.legend(handles, _numbers(names), loc="outside lower left", ncols=columns), names)
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(names) // columns))
+
+
+def _numbers(names: Sequence[str]) -> list[str]:
+    return [str(i) for i in range(len(names))]
+
+
+def _name(box: Legend, names: Sequence[str]) -> None:
     for text, name in zip(box.get_texts(), names, strict=True):
         text.set_text(printable(name, 32))
 

@@ -1,0 +1,52 @@
+"""`mada-lab toy`."""
+
+from pathlib import Path
+
+from mada_lab.cli.words import split
+from mada_lab.errors import ConfigError
+
+USAGE = """\
+toy [--problem reddi|c3] [--methods A,B] [--schedule sqrt|constant] [--lr X] [--steps N] [--out DIR]
+    an online problem on which Adam goes the wrong way, played by Adam, AMSGrad, AVGrad, Yogi and MADA
+"""
+
+
+def run(words: list[str]) -> None:
+    """`toy` with its options; prints one line per method."""
+    names, options = split(words, {"--problem", "--methods", "--schedule", "--lr", "--steps", "--out"})
+    if names:
+        raise ConfigError(f"toy: expected options alone, got {names[0]}; see `mada-lab --help`")
+    from mada_lab.experiments.regret import METHODS, Game, record
+    from mada_lab.plots.save import save_figures
+    from mada_lab.plots.toy import toy_figure
+    from mada_lab.record import read_run
+    from mada_lab.report import write_report
+
+    problem, schedule = options.get("--problem", "reddi"), options.get("--schedule", "sqrt")
+    out = Path(options.get("--out", f"out/toy/{problem}_{schedule}"))
+    lr, steps = _number("--lr", options.get("--lr")), _number("--steps", options.get("--steps", "1e6"))
+    methods = options.get("--methods", ",".join(METHODS)).split(",")
+    games = [
+        Game(problem=problem, method=name, schedule=schedule, learning_rate=lr, steps=int(steps or 0))
+        for name in methods
+    ]
+    for game in games:
+        end = record(game, out / game.method)
+        per_step = end["seconds"] / game.steps * 1e6
+        print(
+            f"{game.method:14} x = {end['final_iterate']:+.4f}, average regret {end['final_average_regret']:.4f}, "
+            f"{game.steps:,} steps in {end['seconds']:.1f} s of one core ({per_step:.1f} µs a step)",
+            flush=True,
+        )
+    folders = [out / game.method for game in games]
+    save_figures({"toy": toy_figure([read_run(folder) for folder in folders])}, out)
+    print(f"report: {write_report(folders, out / 'report.html').resolve()}")
+
+
+def _number(name: str, word: str | None) -> float | None:
+    if word is None:
+        return None
+    try:
+        return float(word)
+    except ValueError as error:
+        raise ConfigError(f"toy, option {name}: expected a number, got {word}; correct it") from error

@@ -1,0 +1,1 @@
+"""The paper's experiments: functions from numbers to run records."""

@@ -1,0 +1,116 @@
+"""The online problems. The fast path on floats must do what the optimizers do, and the game must keep its rules.
+
+Catches: a rule, derivative or hyper-step that differs from the library's in any operation; an optimizer that is cut off
+from the number it moves when that is projected; a regret counted after the move or against the wrong play.
+"""
+
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+
+from mada_lab.errors import ConfigError
+from mada_lab.experiments.regret import METHODS, PROBLEMS, SCHEDULES, Game, play, record, recorded
+from mada_lab.experiments.scalar import ScalarOptimizer
+from mada_lab.plots.toy import toy_figure
+from mada_lab.record import read_run
+from mada_optim import MADA
+from tests.app.test_cli import mada_lab
+
+
+def by_the_optimizer(game):
+    """The same game with the optimizer object: the average regret, the iterate and the coefficients after each play."""
+    problem, schedule = PROBLEMS[game.problem], SCHEDULES[game.schedule]
+    x, optimizer = game.optimizer()
+    paid = 0.0
+    for t in range(1, game.steps + 1):
+        slope = 1010.0 if game.problem == "reddi" and t % 101 == 1 else problem.slope(t)
+        paid += slope * x.item() - slope * -1.0
+        x.grad = torch.full_like(x, slope)
+        optimizer.param_groups[0]["lr"] = schedule(game.lr, t)
+        optimizer.step()
+        with torch.no_grad():
+            x.clamp_(-1.0, 1.0)
+        yield t, paid / t, x.item(), optimizer.coefficients()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("problem", "steps"), [("reddi", 1500), ("c3", 300)])
+def test_floats_do_what_the_optimizer_does(problem, steps, method):
+    game = Game(problem=problem, method=method, steps=steps, points=2 * steps)
+    points = {point.step: point for point in play(game)}
+    assert len(points) > steps / 2
+    for t, regret, x, coefficients in by_the_optimizer(game):
+        if t in points:
+            assert points[t].iterate == pytest.approx(x, abs=1e-11), t
+            assert points[t].average_regret == pytest.approx(regret, rel=1e-11), t
+            assert points[t].coefficients == pytest.approx(coefficients if points[t].coefficients else {}, abs=1e-11)
+    moved = points[steps].coefficients
+    assert not moved or abs(moved["rho"] - 1) > 0.1  # or nothing was compared
+
+
+def test_what_theorem_1_says_of_adam_and_its_remedies_hold():
+    """From 0 Adam is at +1, AMSGrad and AVGrad are at -1, and MADA has turned, within 20,000 plays."""
+    ends = {
+        name: list(play(Game(problem="c3", method=name, steps=20_000)))[-1]
+        for name in "adam amsgrad avgrad mada".split()
+    }
+    assert ends["adam"].iterate > 0.999
+    assert max(ends[name].iterate for name in ("amsgrad", "avgrad", "mada")) < -0.9
+    assert ends["adam"].average_regret == pytest.approx(2 / 3, abs=0.01)  # 2 (3 - 1 - 1)/3 a play
+
+
+@pytest.mark.parametrize("method", ["mada", "mada_all"])
+def test_a_million_steps_take_less_than_a_minute_of_one_core(method):
+    began = time.process_time()
+    list(play(Game(problem="reddi", method=method, steps=20_000)))
+    assert (time.process_time() - began) * 1_000_000 / 20_000 < 60
+
+
+def test_points_are_even_in_time_and_in_its_logarithm():
+    points = recorded(1_000_000, 600)
+    assert (points[0], points[-1]) == (1, 1_000_000)
+    assert max(b - a for a, b in pairwise(points)) < 1_000_000 / 290
+    assert sum(t < 1000 for t in points) > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"weight_decay": 0.1}, "no weight decay"), ({"learn": ("rho", "lr")}, "no weight decay")]
+)
+def test_what_the_scalar_path_lacks_is_refused(options, message):
+    x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match=message):
+        ScalarOptimizer(MADA([x], **options), 0.0)
+
+
+def test_wrong_names_are_refused():
+    for wrong in ({"method": "adamm"}, {"problem": "c4"}, {"schedule": "cosine"}, {"steps": 0}):
+        with pytest.raises(ConfigError, match=f"toy, {next(iter(wrong))}: expected"):
+            Game(**{"problem": "c3", "method": "adam", **wrong})
+
+
+def test_a_record_has_all_that_the_figure_shows(tmp_path):
+    for name in ("adam", "mada"):
+        record(Game(problem="reddi", method=name, steps=1000, points=50), tmp_path / name)
+    runs = [read_run(tmp_path / name) for name in ("adam", "mada")]
+    assert runs[1].coefficient("rho")[1][-1] == runs[1].final_coefficients()["rho"]
+    lines = [axes.get_lines()[:2] for axes in toy_figure(runs).axes]
+    last = [line.get_ydata()[-1] for line in (*lines[0], *lines[1], lines[2][1])]
+    ends = [run.summary for run in runs]
+    assert last[:4] == [end[key] for key in ("final_average_regret", "final_iterate") for end in ends]
+    assert last[4] == ends[1]["final_coefficients"]["rho"]
+    assert len(lines[2][0].get_xdata()) == 0  # Adam has none
+
+
+def test_the_command(tmp_path):
+    run = mada_lab("toy", "--problem=c3", "--methods=adam,mada", "--steps=1e3", "--out", "toy", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("adam ")
+    assert {p.name for p in (tmp_path / "toy").iterdir()} == {"adam", "mada", "report.html", "toy.png", "toy.svg"}
+    page = (tmp_path / "toy" / "report.html").read_text()
+    assert "<h2>Regret</h2>" in page
+    assert "<h2>Losses</h2>" not in page
+    again = mada_lab("toy", "--problem=c3", "--methods=adam", "--steps=1e3", "--out", "toy", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "expected a folder without a run" in again.stderr
