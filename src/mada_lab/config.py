@@ -86,6 +86,9 @@ class TrainConfig:
     """Second-moment decay (rmsprop)."""
     centered: float | None = None
     """1 divides by the standard deviation, 0 by the root mean square (rmsprop)."""
+    coefficients_from: str | None = None
+    """Folder of a finished run whose final coefficients this one has, instead of those above; fixed, unless learn is
+    set."""
     hyper_lr: float | None = None
     """Learning rate of the coefficients; None is the paper's: 5e-4 for the betas, 1e-1 for the others."""
     hyper_momentum: float = 0.0

@@ -55,6 +55,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file can't be read, isn't TOML, or has an unknown key or a value of the wrong type.
     """
+    return typed(read_tables(path), str(path))
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """What a TOML file holds. Raises ConfigError: it can't be read, or isn't TOML."""
     try:
         with open(path, "rb") as file:
             content = file.read(FILE_BYTES + 1)
@@ -68,7 +73,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"configuration, in {path}: expected TOML, got: {error}; correct the file") from error
-    return _typed(values, str(path))
+    return values
 
 
 def from_values(values: dict[str, Any], where: str) -> TrainConfig:
@@ -78,12 +83,13 @@ def from_values(values: dict[str, Any], where: str) -> TrainConfig:
         ConfigError: An unknown key, a value of the wrong type, or values that don't go together.
     """
     given = {key: x for key, x in values.items() if x is not None or NoneType not in get_args(TYPES.get(key))}
-    config = replace(TrainConfig(), **_typed(given, where))
+    config = replace(TrainConfig(), **typed(given, where))
     check(config)
     return config
 
 
-def _typed(values: dict[str, Any], where: str) -> dict[str, Any]:
+def typed(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """`values`, each of its key's type. Raises ConfigError: an unknown key, or a value of the wrong type."""
     for key, value in values.items():
         require_known(key, where)
         if not _fits(value, TYPES[key]):
@@ -92,6 +98,19 @@ def _typed(values: dict[str, Any], where: str) -> dict[str, Any]:
                 "correct the value"
             )
     return {key: float(x) if float in _options(TYPES[key]) else x for key, x in values.items()}
+
+
+def parse_value(key: str, text: str) -> Any:
+    """The value that `text` stands for, of the key's type. Raises ConfigError."""
+    require_known(key, "the command line")
+    words = {"true": True, "false": False}
+    for read in (int, float, lambda word: words[word.lower()], str):
+        with contextlib.suppress(ValueError, KeyError):
+            value = read(text)
+            if _fits(value, TYPES[key]):
+                return typed({key: value}, "the command line")[key]
+    what = f"expected {_described(TYPES[key])}, got {text!r}; correct the value"
+    raise ConfigError(f"configuration, in the command line, key {key}: {what}")
 
 
 def parse_arguments(arguments: Sequence[str], default: TrainConfig) -> TrainConfig:

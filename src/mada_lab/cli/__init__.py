@@ -15,6 +15,7 @@ COMMANDS = {
     ("train",): "train",
     ("report",): "report",
     ("verify",): "verify",
+    ("sweep",): "sweep",
 }
 
 

@@ -14,11 +14,12 @@ def run(words: list[str]) -> None:
     from mada_lab import settings
 
     config = settings.load(words)
-    from mada_lab import optimizers
+    from mada_lab import optimizers, starting_point
     from mada_lab.data.prepare import open_or_prepare
     from mada_lab.loop import train as train_model
     from mada_lab.progress import ProgressBar
 
+    config = starting_point.resolve(config)
     optimizers.require_known(config.optimizer)
     unused = optimizers.without_effect(config)
     if unused:

@@ -1,0 +1,237 @@
+"""One worker of a sweep: it computes points until none is left, beside any number of others."""
+
+import json
+import math
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError
+from optuna.samplers import TPESampler
+from optuna.storages import BaseStorage
+
+from mada_lab import lock
+from mada_lab.config import TrainConfig
+from mada_lab.data.corpus import Corpus
+from mada_lab.data.prepare import open_or_prepare
+from mada_lab.errors import CheckpointError, ConfigError, Interrupted, visible
+from mada_lab.experiments.claims import MOST_DEATHS, Beat, Claim, ClaimLost, Claims, Standing
+from mada_lab.experiments.plan import Plan, Values, describe, differences
+from mada_lab.experiments.runs import complete
+from mada_lab.progress import Listener
+
+GRACE = 60.0  # seconds without a sign of life, after which a worker counts as dead
+POLL = 0.1  # of the grace period: how often a worker with nothing to do looks around
+PLAN = "plan"
+
+
+class SweepListener(Protocol):
+    """What follows a worker from outside."""
+
+    def standing(self, settled: int, failed: int, size: int) -> None:
+        """So many of the sweep's points are settled, by whichever worker; `failed` of them failed."""
+
+    def begins(self, name: str, config: TrainConfig) -> None:
+        """This worker begins the point called `name`."""
+
+    def step(self, done: int) -> None:
+        """`done` steps of the point are done."""
+
+    def told(self, message: str) -> None:
+        """Something happened that a person wants to know."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A settled point.
+
+    Attributes:
+        values: Its keys.
+        folder: Its run folder; None if it never came to that.
+        error: Why it failed; None if it didn't.
+    """
+
+    point: int
+    name: str
+    values: Values
+    folder: Path | None
+    error: str | None
+
+
+def join(plan: Plan | None, storage: BaseStorage, name: str, local: TrainConfig) -> tuple[Plan, optuna.Study]:
+    """The sweep called `name` in the storage, begun if need be; without a `plan`, the one that is there.
+
+    Raises:
+        ConfigError: There is none, or it has another plan.
+    """
+    digests = [study.study_name for study in storage.get_all_studies() if study.study_name.startswith(f"{name}-")]
+    found = [_read_plan(optuna.load_study(study_name=x, storage=storage), local) for x in digests]
+    known = [other for other in found if other is not None]
+    if plan is None:
+        if len(known) != 1:
+            what = f"expected one called {name}, got {len(known)}; give the keys of the sweep too"
+            raise ConfigError(f"sweep, storage: {what}")
+        plan = known[0]
+    others = [other for other in known if other.digest != plan.digest]
+    if others:
+        keys = ", ".join(differences(plan, others[0]))
+        what = f"expected the sweep called {name} to be this one, got one that differs in {keys}"
+        raise ConfigError(f"sweep, storage: {what}; give back the old values, or choose another --storage or --name")
+    return plan, _study(plan, storage, f"{name}-{plan.digest}")
+
+
+def _study(plan: Plan, storage: BaseStorage, name: str) -> optuna.Study:
+    """The study of a plan; all who make it at the same time write the same into it."""
+    try:
+        study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
+    except DuplicatedStudyError:
+        study = optuna.load_study(study_name=name, storage=storage)
+    if PLAN not in study.user_attrs:
+        study.set_user_attr(PLAN, json.dumps(plan.to_json()))
+    return study
+
+
+def _read_plan(study: optuna.Study, local: TrainConfig) -> Plan | None:
+    text = study.user_attrs.get(PLAN)
+    return None if text is None else Plan.from_json(json.loads(text), local)
+
+
+def claims_of(study: optuna.Study, grace: float = GRACE) -> Claims:
+    """The claims in a study, for a worker of this process."""
+    return Claims(study, f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}", grace)
+
+
+class Worker:
+    """Computes points of a plan.
+
+    Args:
+        plan: What there is to compute.
+        claims: Who computes what.
+        out: Folder of the run folders.
+        listen: Follows it.
+    """
+
+    def __init__(self, plan: Plan, claims: Claims, out: Path, listen: SweepListener) -> None:
+        self.plan, self.claims, self.out, self.listen = plan, claims, out, listen
+        data_dir = Path(plan.base.data_dir)
+        self._corpus: Callable[[str], Corpus] = cache(lambda name: open_or_prepare(name, data_dir))
+
+    def work(self) -> list[Result]:
+        """Computes points until all are settled, by this worker or another; the results in the order of the plan.
+
+        Raises:
+            Interrupted: A signal asked to stop; the point in hand is saved, and free for another worker.
+        """
+        while True:
+            standing = self._look()
+            if len(standing.settled) >= self.plan.size:
+                return self.results(standing)
+            for point in self.claims.bury_dead(self._lives):
+                self.listen.told(f"point {point}: its worker is gone; another takes it up")
+            claim = self.claims.take(self.plan.size)
+            if claim is None:
+                time.sleep(POLL * self.claims.grace)
+            else:
+                self._compute(claim)
+
+    def _look(self) -> Standing:
+        standing = self.claims.standing()
+        failed = sum("error" in trial.user_attrs for trial in standing.settled.values())
+        self.listen.standing(len(standing.settled), failed, self.plan.size)
+        return standing
+
+    def results(self, standing: Standing) -> list[Result]:
+        """What the settled points came to."""
+        found = []
+        for point, trial in sorted(standing.settled.items()):
+            name, values = self._known(point, standing)
+            folder = self.out / name if name else None
+            found.append(Result(point, name, values, folder, trial.user_attrs.get("error")))
+        return found
+
+    def _compute(self, claim: Claim) -> None:
+        with Beat(self.claims, claim) as beat:
+            try:
+                if self.claims.standing().deaths[claim.point] >= MOST_DEATHS:
+                    self.claims.fail(claim, f"{MOST_DEATHS} workers ended in it without a word")
+                    return
+                name, values = self._point(claim)
+                config = replace(self.plan.config(values), out_dir=str(self.out / name))
+                self.listen.begins(name, config)
+                run = complete(config, self._corpus(config.dataset), _Heard(self.listen, beat))
+                self._settle(claim, name, run.summary or {})
+            except ClaimLost:
+                self.listen.told(f"point {claim.point}: others took this worker for dead, and take the point up")
+            except (Interrupted, KeyboardInterrupt):
+                self.claims.release(claim)
+                raise
+            except Exception as error:
+                self._failed(claim, error)
+
+    def _settle(self, claim: Claim, name: str, summary: Values) -> None:
+        losses = {key: summary.get(key) for key in ("final_train_loss", "final_val_loss")}
+        value = losses["final_val_loss"]
+        if value is None or not math.isfinite(value):
+            self.claims.fail(claim, "validation loss: expected a finite number, got another; lower the learning rate")
+            self.listen.told(f"{name} failed: its validation loss is not finite")
+        else:
+            self.claims.settle(claim, value, **losses)
+
+    def _failed(self, claim: Claim, error: Exception) -> None:
+        """A failure of the point is a result. One of the folder, which another process holds, is none."""
+        try:
+            if isinstance(error, CheckpointError) and self._lives(claim.point):
+                self.claims.release(claim)
+                time.sleep(POLL * self.claims.grace)
+                return
+            message = visible(f"{type(error).__name__}: {error}")
+            self.claims.fail(claim, message)
+            self.listen.told(f"point {claim.point} failed: {message}")
+        except ClaimLost:
+            self.listen.told(f"point {claim.point} failed, and others have taken it up: {error}")
+
+    def _point(self, claim: Claim) -> tuple[str, Values]:
+        """Name and keys of a claimed point; a search draws them, once."""
+        name, values = self._known(claim.point, self.claims.standing())
+        if not name:
+            study = self.claims.study
+            # Seeded by the point: one worker alone draws the same each time.
+            study.sampler = TPESampler(seed=self.plan.base.seed + claim.point)
+            trial = optuna.Trial(study, claim.trial)
+            for key, distribution in self.plan.distributions().items():
+                trial._suggest(key, distribution)
+            values = dict(trial.params)
+            name = describe(claim.point, values)
+        if self.plan.search:
+            self.claims.note(claim, values=values, name=name)
+        return name, values
+
+    def _known(self, point: int, standing: Standing) -> tuple[str, Values]:
+        """Name and keys of a point; none if it is yet to be drawn."""
+        return standing.drawn.get(point, ("", {})) if self.plan.search else self.plan.points[point]
+
+    def _lives(self, point: int) -> bool:
+        """Whether a process of this machine, or of this file system, trains in the point's folder."""
+        name, _ = self._known(point, self.claims.standing())
+        return bool(name) and (self.out / name).exists() and lock.is_held(self.out / name)
+
+
+class _Heard(Listener):
+    """Passes on the steps of a run, and ends it if its claim is lost."""
+
+    def __init__(self, listen: SweepListener, beat: Beat) -> None:
+        self._listen, self._beat = listen, beat
+
+    def step(self, done: int) -> None:
+        self._beat.check()
+        self._listen.step(done)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Rows are in the record."""
