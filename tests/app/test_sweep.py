@@ -9,19 +9,24 @@ import signal
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from mada_lab.cli import compare as compare_command
+from mada_lab.cli import sweep as command
 from mada_lab.errors import CheckpointError, ConfigError
+from mada_lab.experiments.compare import plans
 from mada_lab.experiments.plan import Plan
 from mada_lab.experiments.runs import complete
 from mada_lab.experiments.storage import open_storage, quiet
-from mada_lab.experiments.sweep import Worker, claims_of, join
+from mada_lab.experiments.sweep import SweepStopped, Worker, claims_of, join
 from mada_lab.record import read_run
 from tests.app.conftest import Silent
 from tests.reliability import runs
 
 POINTS, WORKERS, GRACE = 12, 4, 3.0
+CONFIGS = Path(__file__).parents[2] / "configs"
 STORAGES = ["sweep.journal", "sqlite:///{}/sweep.db"]
 
 
@@ -127,6 +132,9 @@ def test_a_failure_is_a_result_and_the_sweep_goes_on(tiny, tmp_path):
     again = Quiet()
     assert worker(plan, tmp_path, listen=again).work() == [bad, good]
     assert again.begun == []
+    worker(plan, tmp_path).claims.retry_failed()
+    assert worker(plan, tmp_path, listen=again).work() == [bad, good]
+    assert again.begun == [bad.name]
 
 
 def test_a_point_that_kills_its_workers_is_given_up(tiny, tmp_path):
@@ -199,3 +207,59 @@ WRONG = [
 def test_a_wrong_plan_is_refused_before_anything_is_computed(plan, message):
     with pytest.raises(ConfigError, match=message):
         partial(Plan, runs.TINY)(**plan).check()
+
+
+@pytest.mark.parametrize("at", ["in a run", "after its last step"])
+def test_a_signal_ends_the_worker_and_frees_its_point(tiny, tmp_path, monkeypatch, at):
+    def stop(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1.0
+
+    plan, quiet = tiny_plan(tiny, seed=[1, 2]), Quiet()
+    if at == "in a run":
+        quiet.step = lambda done: done == 10 and stop()
+    else:  # the loop doesn't look at signals any more
+        monkeypatch.setattr("mada_lab.loop.mean_loss", stop)
+    with pytest.raises(SweepStopped, match="stopped by SIGTERM") as stopped:
+        worker(plan, tmp_path, listen=quiet).work()
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    assert quiet.begun == ["seed=1"]
+    monkeypatch.undo()
+    standing = worker(plan, tmp_path).claims.standing()
+    assert (len(standing.settled), standing.held) == (0 if at == "in a run" else 1, {})
+    began = time.monotonic()
+    assert [result.error for result in worker(plan, tmp_path, grace=60.0).work()] == [None, None]
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("sweeps/*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_sweep_is_valid(path):
+    tables, base = command.read([str(path)])
+    Plan(base, grid=tables["grid"], search=tables["search"]).check()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("compare/*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_comparison_is_valid(path):
+    options, cases, base = compare_command.read([str(path)])
+    assert len(plans(base, cases, options["seeds"])[0].points) >= 6
+
+
+def test_options_of_the_command_line():
+    words = [
+        "--grid",
+        "beta1=.5,.8",
+        "--grid=optimizer=adamw,mada",
+        "--trials=3",
+        "--max_iters=200",
+        "--search=eps=1e-9..1e-7:log",
+    ]
+    tables, base = command.read(words)
+    assert tables["grid"] == {"beta1": [0.5, 0.8], "optimizer": ["adamw", "mada"]}
+    assert tables["search"] == {"eps": "1e-9..1e-7:log"}
+    assert (tables["sweep"], base.max_iters) == ({"trials": 3}, 200)
+    for words, message in (
+        (["--trials=x"], "expected a number"),
+        (["--grid", "beta1=x"], "expected a number, got 'x'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            command.read(words)

@@ -16,6 +16,8 @@ COMMANDS = {
     ("report",): "report",
     ("verify",): "verify",
     ("sweep",): "sweep",
+    ("grid",): "grid",
+    ("compare",): "compare",
 }
 
 

@@ -1,15 +1,17 @@
 """`mada-lab sweep`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from mada_lab.cli.words import flag, take
 from mada_lab.config import TrainConfig
 from mada_lab.errors import ConfigError, visible
 
 USAGE = """\
 sweep [CONFIG.toml] [--key=value ...] [--grid KEY=V1,V2,... ...] [--search KEY=LOW..HIGH[:log] ... --trials N]
-      [--out DIR] [--storage FILE|URL] [--name NAME] [--grace SECONDS]
+      [--out DIR] [--storage FILE|URL] [--name NAME] [--grace SECONDS] [--retry-failed]
     train every point of a grid, or N draws of a search (optuna's TPE, on the validation loss), each as a run in
     DIR/runs; CONFIG.toml may have tables [grid], [search] and [sweep] (trials, out, storage, name, grace). Start it as
     often as you like, on as many machines: workers of one storage (DIR/sweep.journal, or a database) share the points,
@@ -22,9 +24,10 @@ TABLES = ("grid", "search", "sweep")
 
 def run(words: list[str]) -> None:
     """`sweep` with its options; a worker, until all points are settled."""
+    retry, words = flag(words, "--retry-failed")
     tables, base = read(words)
     from mada_lab.experiments import storage as storages
-    from mada_lab.experiments.sweep import Worker, claims_of, join
+    from mada_lab.experiments.sweep import GRACE, Worker, claims_of, join
 
     storages.quiet()
     options = tables["sweep"]
@@ -32,9 +35,11 @@ def run(words: list[str]) -> None:
     given = _plan(tables, base)
     storage = storages.open_storage(options.get("storage", str(out / "sweep.journal")))
     plan, study = join(given, storage, options.get("name", "sweep"), base)
+    claims = claims_of(study, float(options.get("grace", GRACE)))
+    if retry:
+        print(f"{claims.retry_failed()} failed points are tried again", file=sys.stderr)
     with SweepBar() as bar:
-        worker = Worker(plan, claims_of(study, float(options.get("grace", 60))), out / "runs", bar)
-        results = worker.work()
+        results = Worker(plan, claims, out / "runs", bar).work()
     failed = [result for result in results if result.error is not None]
     print("\n".join(f"failed: {result.name}: {result.error}" for result in failed), end="\n" if failed else "")
     print(f"sweep: {len(results) - len(failed)} of {plan.size} points, {len(failed)} failed: {out / 'runs'}")
@@ -64,40 +69,18 @@ def read(words: list[str]) -> tuple[dict[str, dict[str, Any]], TrainConfig]:
     if where != "the command line":
         values = settings.read_tables(Path(words.pop(0)))
     tables = {name: dict(values.pop(name, {})) for name in TABLES}
-    rest = _take_options(words, tables)
+    given, rest = take(words, (*OPTIONS, "grid", "search"))
+    tables["sweep"] |= {name: texts[-1] for name, texts in given.items() if name in OPTIONS}
+    for name in ("grid", "search"):
+        tables[name] |= {key: axis for key, _, axis in (text.partition("=") for text in given.get(name, []))}
     unknown = [key for key in tables["sweep"] if key not in OPTIONS]
     if unknown:
         raise ConfigError(f"sweep, in {where}: expected one of {', '.join(OPTIONS)}, got {unknown[0]}; correct it")
     for name, number in (("trials", int), ("grace", float)):
         _require_number(tables["sweep"], name, number)
-    base = TrainConfig()
-    if values:
-        from dataclasses import replace
-
-        base = replace(base, **settings.typed(values, where))
-    base = settings.parse_arguments(rest, base)
+    base = settings.parse_arguments(rest, replace(TrainConfig(), **settings.typed(values, where)))
     settings.check(base)
     return {**tables, "grid": _axes(tables["grid"]), "search": _searched(tables["search"])}, base
-
-
-def _take_options(words: list[str], tables: dict[str, dict[str, Any]]) -> list[str]:
-    """Puts the sweep's own options into the tables; the other words."""
-    rest, waiting = [], iter(words)
-    for word in waiting:
-        name, given, value = word.partition("=")
-        option = name.removeprefix("--")
-        if not name.startswith("--") or option not in (*OPTIONS, "grid", "search"):
-            rest.append(word)
-            continue
-        value = value if given else next(waiting, "")
-        if option in OPTIONS:
-            tables["sweep"][option] = value
-        else:
-            key, _, axis = value.partition("=")
-            tables[option][key] = axis
-        if not value:
-            raise ConfigError(f"command line, option {name}: expected a value, got none; see `mada-lab --help`")
-    return rest
 
 
 def _require_number(options: dict[str, Any], name: str, number: type) -> None:

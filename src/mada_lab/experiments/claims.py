@@ -9,7 +9,7 @@ While it computes, a worker changes its trial every now and then. One that is qu
 whoever watches, has failed; failing is final in a storage, and frees the point for a new claim. What a trial means:
 
     running                         claimed
-    complete, or failed with error  settled, the latter as a failure
+    complete, or failed with error  settled, the latter as a failure, until someone wants it tried again
     failed without error            its worker died, or was stopped (`released`); the point is free
     pruned                          came second in a race; it means nothing
 """
@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -29,6 +29,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 logger = logging.getLogger(__name__)
 
 BEATS = 6  # signs of life within the grace period
+RETRIED = "retried "  # begins the study's attributes that say which failures no longer stand
 MOST_DEATHS = 3  # workers that a point may take with it
 
 
@@ -53,11 +54,12 @@ class Standing:
     drawn: dict[int, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, trials: Sequence[FrozenTrial]) -> Self:
+    def of(cls, trials: Sequence[FrozenTrial], retried: Collection[int] = ()) -> Self:
+        """The standing after `trials`, the failures with a number in `retried` left out."""
         standing = cls()
         for trial in sorted(trials, key=lambda trial: trial.number):
             point = trial.user_attrs.get("point")
-            if not isinstance(point, int):
+            if not isinstance(point, int) or trial.number in retried:
                 continue
             if is_settled(trial):
                 standing.settled.setdefault(point, trial)
@@ -98,7 +100,18 @@ class Claims:
 
     def standing(self) -> Standing:
         """How the points stand now."""
-        return Standing.of(self._trials())
+        return Standing.of(self._trials(), self._retried())
+
+    def retry_failed(self) -> int:
+        """Frees the points that have failed so far; their number."""
+        failed = [trial for trial in self.standing().settled.values() if trial.state == TrialState.FAIL]
+        for trial in failed:  # a key for each: what another worker writes at the same time isn't lost
+            self.study.set_user_attr(f"{RETRIED}{trial.number}", True)
+        return len(failed)
+
+    def _retried(self) -> set[int]:
+        attributes = self._storage.get_study_user_attrs(self._id)
+        return {int(key.removeprefix(RETRIED)) for key in attributes if key.startswith(RETRIED)}
 
     def _trials(self) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._id, deepcopy=False)
@@ -117,8 +130,9 @@ class Claims:
         trials = {x._trial_id: x for x in self._trials()}
         number = trials[trial].number
         rivals = [x for x in trials.values() if x.user_attrs.get("point") == point and x.number != number]
+        retried = self._retried()
         first = all(x.number > number for x in rivals if x.state == TrialState.RUNNING)
-        if first and not any(map(is_settled, rivals)):
+        if first and not any(is_settled(x) and x.number not in retried for x in rivals):
             return Claim(point, trial)
         self._storage.set_trial_state_values(trial, TrialState.PRUNED)
         return None

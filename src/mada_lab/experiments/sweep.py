@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import re
+import signal
 import socket
 import time
 import uuid
@@ -21,15 +23,28 @@ from mada_lab import lock
 from mada_lab.config import TrainConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import open_or_prepare
-from mada_lab.errors import CheckpointError, ConfigError, Interrupted, visible
+from mada_lab.errors import CheckpointError, ConfigError, Interrupted, LabError, visible
 from mada_lab.experiments.claims import MOST_DEATHS, Beat, Claim, ClaimLost, Claims, Standing
 from mada_lab.experiments.plan import Plan, Values, describe, differences
 from mada_lab.experiments.runs import complete
 from mada_lab.progress import Listener
+from mada_lab.signals import Signals, Stop
 
 GRACE = 60.0  # seconds without a sign of life, after which a worker counts as dead
 POLL = 0.1  # of the grace period: how often a worker with nothing to do looks around
+GLANCE = 0.1  # seconds between looks at whether a signal has come, meanwhile
 PLAN = "plan"
+POINT = "@"
+
+
+class SweepStopped(Interrupted):
+    """A signal asked this worker to stop."""
+
+    def __init__(self, number: int) -> None:
+        LabError.__init__(
+            self, f"stopped by {signal.Signals(number).name}, and saved; the same command goes on from there"
+        )
+        self.exit_code = 128 + number
 
 
 class SweepListener(Protocol):
@@ -71,8 +86,9 @@ def join(plan: Plan | None, storage: BaseStorage, name: str, local: TrainConfig)
     Raises:
         ConfigError: There is none, or it has another plan.
     """
-    digests = [study.study_name for study in storage.get_all_studies() if study.study_name.startswith(f"{name}-")]
-    found = [_read_plan(optuna.load_study(study_name=x, storage=storage), local) for x in digests]
+    ours = re.compile(rf"{re.escape(name)}-[0-9a-f]{{12}}")
+    names = [study.study_name for study in storage.get_all_studies() if ours.fullmatch(study.study_name)]
+    found = [_read_plan(optuna.load_study(study_name=x, storage=storage), local) for x in names]
     known = [other for other in found if other is not None]
     if plan is None:
         if len(known) != 1:
@@ -127,9 +143,17 @@ class Worker:
         """Computes points until all are settled, by this worker or another; the results in the order of the plan.
 
         Raises:
-            Interrupted: A signal asked to stop; the point in hand is saved, and free for another worker.
+            SweepStopped: A signal asked to stop; the point in hand is saved, and free for another worker.
         """
+        try:
+            with Signals() as signals:
+                return self._work(signals)
+        except Stop as stop:
+            raise SweepStopped(stop.number) from None
+
+    def _work(self, signals: Signals) -> list[Result]:
         while True:
+            signals.check()
             standing = self._look()
             if len(standing.settled) >= self.plan.size:
                 return self.results(standing)
@@ -137,9 +161,15 @@ class Worker:
                 self.listen.told(f"point {point}: its worker is gone; another takes it up")
             claim = self.claims.take(self.plan.size)
             if claim is None:
-                time.sleep(POLL * self.claims.grace)
+                self._rest(signals)
             else:
                 self._compute(claim)
+
+    def _rest(self, signals: Signals) -> None:
+        end = time.monotonic() + POLL * self.claims.grace
+        while time.monotonic() < end:
+            signals.check()
+            time.sleep(GLANCE)
 
     def _look(self) -> Standing:
         standing = self.claims.standing()
@@ -163,17 +193,25 @@ class Worker:
                     self.claims.fail(claim, f"{MOST_DEATHS} workers ended in it without a word")
                     return
                 name, values = self._point(claim)
-                config = replace(self.plan.config(values), out_dir=str(self.out / name))
+                config = self._config(name, values)
                 self.listen.begins(name, config)
                 run = complete(config, self._corpus(config.dataset), _Heard(self.listen, beat))
                 self._settle(claim, name, run.summary or {})
             except ClaimLost:
                 self.listen.told(f"point {claim.point}: others took this worker for dead, and take the point up")
-            except (Interrupted, KeyboardInterrupt):
+            except Interrupted as stop:
                 self.claims.release(claim)
-                raise
+                raise SweepStopped(stop.exit_code - 128) from None
             except Exception as error:
                 self._failed(claim, error)
+
+    def _config(self, name: str, values: Values) -> TrainConfig:
+        """The configuration of a point, in its folder; `coefficients_from=@POINT` is another point of this sweep."""
+        config = replace(self.plan.config(values), out_dir=str(self.out / name))
+        source = config.coefficients_from
+        if source is not None and source.startswith(POINT):
+            return replace(config, coefficients_from=str(self.out / source.removeprefix(POINT)))
+        return config
 
     def _settle(self, claim: Claim, name: str, summary: Values) -> None:
         losses = {key: summary.get(key) for key in ("final_train_loss", "final_val_loss")}
