@@ -122,6 +122,7 @@ def test_a_worker_that_was_only_slow_gives_up_what_others_took(tiny, tmp_path):
     assert [result.error for result in first.work()] == [None]
     assert slow.messages == ["point 0: others took this worker for dead, and take the point up"]
     assert slow.begun == ["seed=1", "seed=1"]
+    assert len(read_run(tmp_path / "runs" / "seed=1").resumes) == 1
 
 
 def test_a_failure_is_a_result_and_the_sweep_goes_on(tiny, tmp_path):

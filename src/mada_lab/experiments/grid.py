@@ -10,7 +10,7 @@ import numpy as np
 
 from mada_lab.errors import ConfigError
 from mada_lab.outcome import outcome
-from mada_lab.plots.contours import LOSSES, Surface, mean_over_seeds, spread_over_seeds
+from mada_lab.plots.contours import LOSSES, Surface
 from mada_lab.plots.curves import Floats
 from mada_lab.record import MANIFEST, read_run
 
@@ -82,11 +82,11 @@ def _or_nan(x: float | None) -> float:
 def _surface(name: str, cells: Sequence[Cell]) -> Surface:
     beta1, beta2, seeds = (sorted({getattr(cell, key) for cell in cells}) for key in ("beta1", "beta2", "seed"))
     shape = (len(beta1), len(beta2), len(seeds))
-    training, validation = np.full(shape, np.nan), np.full(shape, np.nan)
+    training, validation, ran = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, bool)
     for cell in cells:
         place = beta1.index(cell.beta1), beta2.index(cell.beta2), seeds.index(cell.seed)
-        training[place], validation[place] = cell.training, cell.validation
-    return Surface(name, np.array(beta1), np.array(beta2), training, validation)
+        training[place], validation[place], ran[place] = cell.training, cell.validation, True
+    return Surface(name, np.array(beta1), np.array(beta2), training, validation, ran)
 
 
 HEAD = ("loss", "optimizer", "best (β₁, β₂)", "median", "worst (β₁, β₂)", "sd of seeds", "failed runs")
@@ -102,17 +102,16 @@ def table(surfaces: Sequence[Surface]) -> str:
 
 def _row(which: str, surface: Surface, first: Surface) -> str:
     losses = surface.losses(which)
-    mean = mean_over_seeds(losses)
-    seeds = spread_over_seeds(losses)
+    mean, seeds = surface.mean(which), surface.spread_over_seeds(which)
     cells = [
         which,
         surface.name,
         _extreme(surface, mean, np.nanargmin),
         f"{np.nanmedian(mean):.4f}",
         _extreme(surface, mean, np.nanargmax),
-        "one seed" if math.isnan(seeds) else f"{seeds:.4f}",
-        f"{int(np.isnan(losses).sum())} of {losses.size}",
-        *(("", "") if surface is first else _against(mean, mean_over_seeds(first.losses(which)))),
+        "-" if math.isnan(seeds) else f"{seeds:.4f}",
+        f"{int(np.isnan(losses[surface.ran]).sum())} of {surface.ran.sum()}",
+        *(("", "") if surface is first else _against(mean, first.mean(which))),
     ]
     return f"| {' | '.join(cells)} |"
 

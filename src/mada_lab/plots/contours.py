@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from mada_lab.plots import style
 from mada_lab.plots.curves import Floats, finite
@@ -32,8 +33,9 @@ class Surface:
         name: The optimizer.
         beta1: Shape (m,), rising.
         beta2: Shape (n,), rising.
-        training: Shape (m, n, seeds), in nats; NaN where a run failed or is missing.
+        training: Shape (m, n, seeds), in nats; NaN where a run failed or there is none.
         validation: Likewise.
+        ran: Shape (m, n, seeds), whether there is a run.
     """
 
     name: str
@@ -41,10 +43,23 @@ class Surface:
     beta2: Floats
     training: Floats
     validation: Floats
+    ran: NDArray[np.bool_]
 
     def losses(self, which: str) -> Floats:
         """`training` or `validation`."""
         return self.training if which == "training" else self.validation
+
+    def mean(self, which: str) -> Floats:
+        """Mean over the seeds that ran: shape (m, n). NaN where none did, or one failed."""
+        count = self.ran.sum(axis=-1)
+        total = np.where(self.ran, self.losses(which), 0.0).sum(axis=-1)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    def spread_over_seeds(self, which: str) -> float:
+        """The standard deviation over seeds, pooled over the cells that have several; NaN if none has."""
+        losses = self.losses(which)
+        several = losses[np.isfinite(losses).sum(axis=-1) > 1]
+        return float(np.sqrt(np.nanvar(several, axis=-1, ddof=1).mean())) if several.size else math.nan
 
 
 @style.drawing()
@@ -56,7 +71,7 @@ def contours(surfaces: Sequence[Surface]) -> Figure:
     inner = {"left": 0.65 / width, "right": 1 - 0.15 / width, "bottom": 1.15 / height, "top": 1 - 0.3 / height}
     places = figure.add_gridspec(rows, len(LOSSES), hspace=0.24, wspace=0.1, **inner)
     for column, which in enumerate(LOSSES):
-        levels, colours = levels_of([mean_over_seeds(surface.losses(which)) for surface in surfaces]), _colours()
+        levels, colours = levels_of([surface.mean(which) for surface in surfaces]), _colours()
         norm = BoundaryNorm(levels, colours.N, extend="both")
         for row, surface in enumerate(surfaces):
             axes = figure.add_subplot(places[row, column])
@@ -69,12 +84,6 @@ def contours(surfaces: Sequence[Surface]) -> Figure:
         bar.set_xlabel(f"final {which} loss (nats)")
         bar.tick_params(labelsize=8)
     return figure
-
-
-def mean_over_seeds(losses: Floats) -> Floats:
-    """Mean over the last axis: shape (m, n). A cell where one seed failed has failed."""
-    mean: Floats = losses.mean(axis=-1)
-    return mean
 
 
 def levels_of(grids: Sequence[Floats]) -> Floats:
@@ -90,7 +99,7 @@ def levels_of(grids: Sequence[Floats]) -> Floats:
 
 
 def _panel(axes: Axes, surface: Surface, which: str, levels: Floats, norm: BoundaryNorm, colours: Colormap) -> None:
-    mean = mean_over_seeds(surface.losses(which))
+    mean = surface.mean(which)
     axes.grid(visible=False)
     if np.isfinite(mean).all() and min(mean.shape) > 1:
         style_of = {"levels": levels, "norm": norm, "extend": "both"}
@@ -138,10 +147,3 @@ def _colours() -> Colormap:
     stops = ["#F4F8FB", "#9CC7E2", "#2F7FB8", "#0B3C5D"]
     colours = LinearSegmentedColormap.from_list("losses", stops)
     return colours.with_extremes(under="#FFFFFF", over="#051B2B")
-
-
-def spread_over_seeds(losses: Floats) -> float:
-    """The standard deviation over seeds, pooled over the cells; NaN for one seed."""
-    if losses.shape[-1] < 2:
-        return math.nan
-    return float(np.sqrt(np.nanmean(losses.var(axis=-1, ddof=1))))
