@@ -61,6 +61,9 @@ def worker(plan, folder, storage=STORAGES[0], grace=GRACE, listen=None):
 def claim_all(plan, folder, storage):
     """Claims and settles points until there is none, without computing anything; notes its claims in a file."""
     claims = worker(plan, folder, storage).claims
+    (folder / f"ready.{os.getpid()}").touch()
+    while len(list(folder.glob("ready.*"))) < WORKERS:  # else the first has done it all when the last arrives
+        time.sleep(0.001)
     taken = []
     while claim := claims.take(plan.size):
         taken.append(claim.point)
