@@ -17,10 +17,11 @@ from mada_lab.cli import compare as compare_command
 from mada_lab.cli import sweep as command
 from mada_lab.errors import CheckpointError, ConfigError
 from mada_lab.experiments.compare import plans
+from mada_lab.experiments.join import claims_of, join
 from mada_lab.experiments.plan import Plan
 from mada_lab.experiments.runs import complete
 from mada_lab.experiments.storage import open_storage, quiet
-from mada_lab.experiments.sweep import SweepStopped, Worker, claims_of, join
+from mada_lab.experiments.sweep import SweepStopped, Worker
 from mada_lab.record import read_run
 from tests.app.conftest import Silent
 from tests.reliability import runs

@@ -28,7 +28,8 @@ def run(words: list[str]) -> None:
     from mada_lab.experiments import storage as storages
     from mada_lab.experiments.compare import markdown, plans, read_groups
     from mada_lab.experiments.compare_page import final, overlay, write_page
-    from mada_lab.experiments.sweep import GRACE, Worker, claims_of, join
+    from mada_lab.experiments.join import GRACE, claims_of, join
+    from mada_lab.experiments.sweep import Worker
     from mada_lab.plots.image import save
 
     storages.quiet()

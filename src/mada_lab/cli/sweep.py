@@ -27,7 +27,8 @@ def run(words: list[str]) -> None:
     retry, words = flag(words, "--retry-failed")
     tables, base = read(words)
     from mada_lab.experiments import storage as storages
-    from mada_lab.experiments.sweep import GRACE, Worker, claims_of, join
+    from mada_lab.experiments.join import GRACE, claims_of, join
+    from mada_lab.experiments.sweep import Worker
 
     storages.quiet()
     options = tables["sweep"]

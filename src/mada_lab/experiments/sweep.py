@@ -1,13 +1,8 @@
 """One worker of a sweep: it computes points until none is left, beside any number of others."""
 
-import json
 import math
-import os
-import re
 import signal
-import socket
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,25 +10,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage
 
 from mada_lab import lock
 from mada_lab.config import TrainConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import open_or_prepare
-from mada_lab.errors import CheckpointError, ConfigError, Interrupted, LabError, visible
+from mada_lab.errors import CheckpointError, Interrupted, LabError, visible
 from mada_lab.experiments.claims import MOST_DEATHS, Beat, Claim, ClaimLost, Claims, Standing
-from mada_lab.experiments.plan import Plan, Values, describe, differences
+from mada_lab.experiments.plan import Plan, Values, describe
 from mada_lab.experiments.runs import complete
 from mada_lab.progress import Listener
 from mada_lab.signals import Signals, Stop
 
-GRACE = 60.0  # seconds without a sign of life, after which a worker counts as dead
 POLL = 0.1  # of the grace period: how often a worker with nothing to do looks around
 GLANCE = 0.1  # seconds between looks at whether a signal has come, meanwhile
-PLAN = "plan"
 POINT = "@"
 
 
@@ -80,50 +72,6 @@ class Result:
     error: str | None
 
 
-def join(plan: Plan | None, storage: BaseStorage, name: str, local: TrainConfig) -> tuple[Plan, optuna.Study]:
-    """The sweep called `name` in the storage, begun if need be; without a `plan`, the one that is there.
-
-    Raises:
-        ConfigError: There is none, or it has another plan.
-    """
-    ours = re.compile(rf"{re.escape(name)}-[0-9a-f]{{12}}")
-    names = [study.study_name for study in storage.get_all_studies() if ours.fullmatch(study.study_name)]
-    found = [_read_plan(optuna.load_study(study_name=x, storage=storage), local) for x in names]
-    known = [other for other in found if other is not None]
-    if plan is None:
-        if len(known) != 1:
-            what = f"expected one called {name}, got {len(known)}; give the keys of the sweep too"
-            raise ConfigError(f"sweep, storage: {what}")
-        plan = known[0]
-    others = [other for other in known if other.digest != plan.digest]
-    if others:
-        keys = ", ".join(differences(plan, others[0]))
-        what = f"expected the sweep called {name} to be this one, got one that differs in {keys}"
-        raise ConfigError(f"sweep, storage: {what}; give back the old values, or choose another --storage or --name")
-    return plan, _study(plan, storage, f"{name}-{plan.digest}")
-
-
-def _study(plan: Plan, storage: BaseStorage, name: str) -> optuna.Study:
-    """The study of a plan; all who make it at the same time write the same into it."""
-    try:
-        study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
-    except DuplicatedStudyError:
-        study = optuna.load_study(study_name=name, storage=storage)
-    if PLAN not in study.user_attrs:
-        study.set_user_attr(PLAN, json.dumps(plan.to_json()))
-    return study
-
-
-def _read_plan(study: optuna.Study, local: TrainConfig) -> Plan | None:
-    text = study.user_attrs.get(PLAN)
-    return None if text is None else Plan.from_json(json.loads(text), local)
-
-
-def claims_of(study: optuna.Study, grace: float = GRACE) -> Claims:
-    """The claims in a study, for a worker of this process."""
-    return Claims(study, f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}", grace)
-
-
 class Worker:
     """Computes points of a plan.
 
@@ -144,12 +92,16 @@ class Worker:
 
         Raises:
             SweepStopped: A signal asked to stop; the point in hand is saved, and free for another worker.
+            CheckpointError: The storage fails.
         """
         try:
             with Signals() as signals:
                 return self._work(signals)
         except Stop as stop:
             raise SweepStopped(stop.number) from None
+        except (StorageInternalError, OSError) as error:
+            what = f"expected to read and write it, got {type(error).__name__}: {error}"
+            raise CheckpointError(f"sweep storage: {what}; start this worker again, and it goes on") from error
 
     def _work(self, signals: Signals) -> list[Result]:
         while True:
@@ -189,21 +141,30 @@ class Worker:
     def _compute(self, claim: Claim) -> None:
         with Beat(self.claims, claim) as beat:
             try:
-                if self.claims.standing().deaths[claim.point] >= MOST_DEATHS:
-                    self.claims.fail(claim, f"{MOST_DEATHS} workers ended in it without a word")
-                    return
-                name, values = self._point(claim)
-                config = self._config(name, values)
-                self.listen.begins(name, config)
-                run = complete(config, self._corpus(config.dataset), _Heard(self.listen, beat))
-                self._settle(claim, name, run.summary or {})
+                self._attempt(claim, beat)
             except ClaimLost:
                 self.listen.told(f"point {claim.point}: others took this worker for dead, and take the point up")
-            except Interrupted as stop:
+
+    def _attempt(self, claim: Claim, beat: Beat) -> None:
+        """Computes the point and settles it. Raises ClaimLost, SweepStopped; what else the run raises is a result."""
+        if self.claims.standing().deaths[claim.point] >= MOST_DEATHS:
+            return self._failed(claim, f"{MOST_DEATHS} workers ended in it without a word")
+        try:
+            name, values = self._point(claim)
+            config = self._config(name, values)
+            self.listen.begins(name, config)
+            run = complete(config, self._corpus(config.dataset), _Heard(self.listen, beat))
+        except ClaimLost:
+            raise
+        except Interrupted as stop:
+            self.claims.release(claim)
+            raise SweepStopped(stop.exit_code - 128) from None
+        except Exception as error:
+            if isinstance(error, CheckpointError) and self._lives(claim.point):  # the folder's, not the point's
                 self.claims.release(claim)
-                raise SweepStopped(stop.exit_code - 128) from None
-            except Exception as error:
-                self._failed(claim, error)
+                return time.sleep(POLL * self.claims.grace)
+            return self._failed(claim, f"{type(error).__name__}: {error}")
+        return self._settle(claim, run.summary or {})
 
     def _config(self, name: str, values: Values) -> TrainConfig:
         """The configuration of a point, in its folder; `coefficients_from=@POINT` is another point of this sweep."""
@@ -213,27 +174,17 @@ class Worker:
             return replace(config, coefficients_from=str(self.out / source.removeprefix(POINT)))
         return config
 
-    def _settle(self, claim: Claim, name: str, summary: Values) -> None:
+    def _settle(self, claim: Claim, summary: Values) -> None:
         losses = {key: summary.get(key) for key in ("final_train_loss", "final_val_loss")}
         value = losses["final_val_loss"]
         if value is None or not math.isfinite(value):
-            self.claims.fail(claim, "validation loss: expected a finite number, got another; lower the learning rate")
-            self.listen.told(f"{name} failed: its validation loss is not finite")
+            self._failed(claim, "validation loss: expected a finite number, got another; lower the learning rate")
         else:
             self.claims.settle(claim, value, **losses)
 
-    def _failed(self, claim: Claim, error: Exception) -> None:
-        """A failure of the point is a result. One of the folder, which another process holds, is none."""
-        try:
-            if isinstance(error, CheckpointError) and self._lives(claim.point):
-                self.claims.release(claim)
-                time.sleep(POLL * self.claims.grace)
-                return
-            message = visible(f"{type(error).__name__}: {error}")
-            self.claims.fail(claim, message)
-            self.listen.told(f"point {claim.point} failed: {message}")
-        except ClaimLost:
-            self.listen.told(f"point {claim.point} failed, and others have taken it up: {error}")
+    def _failed(self, claim: Claim, error: str) -> None:
+        self.claims.fail(claim, visible(error))
+        self.listen.told(f"point {claim.point} failed: {error}")
 
     def _point(self, claim: Claim) -> tuple[str, Values]:
         """Name and keys of a claimed point; a search draws them, once."""
