@@ -94,7 +94,7 @@ HEAD = ("loss", "optimizer", "best (β₁, β₂)", "median", "worst (β₁, β�
 
 def table(surfaces: Sequence[Surface]) -> str:
     """Markdown: the cells of each optimizer from best to worst, and how often it is below the first one."""
-    head = [*HEAD, f"below {surfaces[0].name} in", "mean difference"]
+    head = [*HEAD, f"below {surfaces[0].name} in", "median difference"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     lines += [_row(which, surface, surfaces[0]) for which in LOSSES for surface in surfaces]
     return "\n".join(lines)
@@ -126,4 +126,4 @@ def _against(mean: Floats, first: Floats) -> tuple[str, str]:
         return "other cells", ""
     both = np.isfinite(mean) & np.isfinite(first)
     difference = (mean - first)[both]
-    return f"{int((difference < 0).sum())} of {both.sum()}", f"{difference.mean():+.4f}"
+    return f"{int((difference < 0).sum())} of {both.sum()}", f"{np.median(difference):+.4f}"
