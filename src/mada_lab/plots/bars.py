@@ -73,7 +73,7 @@ def bars(losses: Sequence[Bar], paired: Sequence[Bar], title: str) -> Figure:
 
     Losses have no zero worth starting a bar from; differences have.
     """
-    figure = Figure(figsize=(7.4, 1.1 + BAR * len(losses)), layout="constrained")
+    figure = Figure(figsize=(6.2, 1.1 + BAR * len(losses)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     left.set_title(title)
     left.set_xlabel("final loss (nats): mean, sd, seeds")
