@@ -82,6 +82,9 @@ class RunConfig:
     """Second-moment decay (rmsprop)."""
     centered: float | None = None
     """1 divides by the standard deviation, 0 by the root mean square (rmsprop)."""
+    coefficients_from: str | None = None
+    """Folder of a finished run whose final coefficients this one has, instead of those above; fixed, unless learn is
+    set."""
     hyper_lr: float | None = None
     """Learning rate of the coefficients; None is the paper's: 5e-4 for the betas, 1e-1 for the others."""
     hyper_momentum: float = 0.0
@@ -90,6 +93,10 @@ class RunConfig:
     """Each hypergradient is clipped to this size."""
     hyper_start: int = 50
     """Steps before the coefficients start to move."""
+    hyper_stop: int | None = None
+    """Steps after which they stay; None is never."""
+    horizon: float = 0.0
+    """Decay of the trace that a learned lr is learned from, in [0, 1); 0 looks one step back."""
 
     eval_interval: int = 250
     """Steps between evaluations on the fixed validation set, or on the test images."""

@@ -53,3 +53,12 @@ def _lock(descriptor: int, folder: Path) -> None:
         if error.errno not in UNSUPPORTED:
             raise
         logger.warning("%s can't be locked here: take care that no other process trains in it", folder)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process has `folder`, as far as the file system tells."""
+    try:
+        with hold(folder):
+            return False
+    except CheckpointError:
+        return True

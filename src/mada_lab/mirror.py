@@ -14,7 +14,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
-from mada_lab.config import TrainConfig
+from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.progress import Listener
 from mada_lab.strict_json import flatten
@@ -38,7 +38,7 @@ class TensorBoard:
     A resumed run shadows, from its first row on, what the run before it had written.
     """
 
-    def __init__(self, config: TrainConfig, first_step: int) -> None:
+    def __init__(self, config: RunConfig, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = Path(config.out_dir) / "tensorboard"
@@ -58,7 +58,7 @@ class WeightsAndBiases:
     The environment variable WANDB_MODE, if set, says otherwise. A resumed run is another one, in the same group.
     """
 
-    def __init__(self, config: TrainConfig, first_step: int) -> None:
+    def __init__(self, config: RunConfig, first_step: int) -> None:
         import wandb
 
         folder = Path(config.out_dir)
@@ -79,7 +79,7 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-MIRRORS: dict[str, Callable[[TrainConfig, int], Mirror]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+MIRRORS: dict[str, Callable[[RunConfig, int], Mirror]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 def requested(words: str) -> list[str]:
@@ -108,7 +108,7 @@ def installed(package: str) -> bool:
 
 
 @contextmanager
-def mirrored(config: TrainConfig, listen: Listener) -> Iterator[Listener]:
+def mirrored(config: RunConfig, listen: Listener) -> Iterator[Listener]:
     """`listen`, and what writes the mirrors that `config` names.
 
     Raises:
@@ -124,7 +124,7 @@ def mirrored(config: TrainConfig, listen: Listener) -> Iterator[Listener]:
 class Mirrors:
     """Listens to a run, and hands each row on. Mirrors are opened at the first: by then the folder is the run's."""
 
-    def __init__(self, config: TrainConfig, names: list[str], listen: Listener) -> None:
+    def __init__(self, config: RunConfig, names: list[str], listen: Listener) -> None:
         self._config, self._waiting, self._listen = config, names, listen
         self._open: dict[str, Mirror] = {}
 

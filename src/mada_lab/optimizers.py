@@ -79,7 +79,7 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         chosen["eps"] = config.eps
     if config.learn is not None:
         chosen["learn"] = () if config.learn == "none" else _learned(config.learn)
-    hyper = ("hyper_lr", "hyper_momentum", "hyper_clip", "hyper_start")
+    hyper = ("hyper_lr", "hyper_momentum", "hyper_clip", "hyper_start", "hyper_stop", "horizon")
     return {**chosen, **{key: getattr(config, key) for key in hyper}}
 
 

@@ -31,10 +31,10 @@ AT_LEAST_1 = (
     "width depth train_images test_images"
 ).split()
 AT_LEAST_0 = (
-    "seed eval_seed warmup_iters lr_decay_iters hyper_start "
+    "seed eval_seed warmup_iters lr_decay_iters hyper_start hyper_stop "
     "learning_rate min_lr weight_decay grad_clip eps hyper_lr hyper_clip crop_padding"
 ).split()
-BELOW_1 = "dropout beta1 beta2 beta3 hyper_momentum".split()
+BELOW_1 = "dropout beta1 beta2 beta3 hyper_momentum horizon".split()
 UP_TO_1 = "rho c gamma".split()
 
 
@@ -63,6 +63,11 @@ def read_toml(path: Path, kind: type[RunConfig] = TrainConfig) -> dict[str, Any]
     Raises:
         ConfigError: The file can't be read, isn't TOML, or has an unknown key or a value of the wrong type.
     """
+    return typed(read_tables(path), str(path), kind)
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """What a TOML file holds. Raises ConfigError: it can't be read, or isn't TOML."""
     try:
         with open(path, "rb") as file:
             content = file.read(FILE_BYTES + 1)
@@ -76,7 +81,7 @@ def read_toml(path: Path, kind: type[RunConfig] = TrainConfig) -> dict[str, Any]
         ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"configuration, in {path}: expected TOML, got: {error}; correct the file") from error
-    return _typed(values, str(path), kind)
+    return values
 
 
 def from_values(values: dict[str, Any], where: str, kind: type[C] = TrainConfig) -> C:  # type: ignore[assignment]
@@ -87,12 +92,13 @@ def from_values(values: dict[str, Any], where: str, kind: type[C] = TrainConfig)
     """
     types = keys(kind)
     given = {key: x for key, x in values.items() if x is not None or NoneType not in get_args(types.get(key))}
-    config = replace(kind(), **_typed(given, where, kind))
+    config = replace(kind(), **typed(given, where, kind))
     check(config)
     return config
 
 
-def _typed(values: dict[str, Any], where: str, kind: type[RunConfig]) -> dict[str, Any]:
+def typed(values: dict[str, Any], where: str, kind: type[RunConfig] = TrainConfig) -> dict[str, Any]:
+    """`values`, each of its key's type. Raises ConfigError: an unknown key, or a value of the wrong type."""
     types = keys(kind)
     for key, value in values.items():
         require_known(key, where, kind)
@@ -102,6 +108,20 @@ def _typed(values: dict[str, Any], where: str, kind: type[RunConfig]) -> dict[st
                 "correct the value"
             )
     return {key: float(x) if float in _options(types[key]) else x for key, x in values.items()}
+
+
+def parse_value(key: str, text: str) -> Any:
+    """The value that `text` stands for, of the key's type. Raises ConfigError."""
+    require_known(key, "the command line")
+    types = keys(TrainConfig)
+    words = {"true": True, "false": False}
+    for read in (int, float, lambda word: words[word.lower()], str):
+        with contextlib.suppress(ValueError, KeyError):
+            value = read(text)
+            if _fits(value, types[key]):
+                return typed({key: value}, "the command line")[key]
+    what = f"expected {_described(types[key])}, got {text!r}; correct the value"
+    raise ConfigError(f"configuration, in the command line, key {key}: {what}")
 
 
 def parse_arguments(arguments: Sequence[str], default: C) -> C:

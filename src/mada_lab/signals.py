@@ -60,12 +60,16 @@ class Signals:
                     self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Puts back what was there before."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Puts back what was there before. A request that came too late to end anything goes on to outer Signals."""
         if self._received is not None:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._received is not None and kind is None:
+            before = self._before.get(self._received)
+            if callable(before) and isinstance(getattr(before, "__self__", None), Signals):
+                before(self._received, None)
 
     @property
     def received(self) -> int | None:

@@ -21,6 +21,9 @@ COMMANDS = {
     ("export",): "export",
     ("generate",): "generate",
     ("toy",): "toy",
+    ("sweep",): "sweep",
+    ("grid",): "grid",
+    ("compare",): "compare",
 }
 
 

@@ -17,13 +17,13 @@ def run(words: list[str]) -> None:
     from mada_lab import settings
 
     config = settings.load(words)
-    from mada_lab import distributed
+    from mada_lab import distributed, starting_point
     from mada_lab.data.prepare import open_or_prepare
     from mada_lab.loop import train as train_model
     from mada_lab.mirror import mirrored
     from mada_lab.progress import ProgressBar
 
-    is_first = distributed.is_first()
+    config, is_first = starting_point.resolve(config), distributed.is_first()
     require_optimizer(config, shown=is_first)
     if config.parallel != "ddp" and not distributed.started_by_torchrun():
         print(
@@ -43,8 +43,9 @@ def run(words: list[str]) -> None:
 
 
 def require_optimizer(config: RunConfig, shown: bool = True) -> None:
-    """Raises ConfigError unless there is such an optimizer, and notes the keys that it has no use for, if `shown`."""
+    """Raises ConfigError unless optimizer and mirrors can be had; notes the keys without effect, if `shown`."""
     from mada_lab import optimizers
+    from mada_lab.mirror import requested
 
     optimizers.require_known(config.optimizer)
     requested(config.mirror)

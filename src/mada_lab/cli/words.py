@@ -1,6 +1,6 @@
 """Words on a command line: names, and options with their values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mada_lab.errors import ConfigError
@@ -42,3 +42,25 @@ def whole_number(
 def path_of(options: Mapping[str, str], name: str) -> Path | None:
     """The path that option `name` gives, if it is given."""
     return Path(options[name]) if name in options else None
+
+
+def flag(words: list[str], name: str) -> tuple[bool, list[str]]:
+    """Whether `name` is among the words, and the others."""
+    return name in words, [word for word in words if word != name]
+
+
+def take(words: list[str], names: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The values of the options called `names`, each as often as it was given, and the words that are none of them."""
+    found: dict[str, list[str]] = {}
+    rest, waiting = [], iter(words)
+    for word in waiting:
+        option, given, value = word.partition("=")
+        name = option.removeprefix("--")
+        if not option.startswith("--") or name not in names:
+            rest.append(word)
+            continue
+        value = value if given else next(waiting, "")
+        if not value:
+            raise ConfigError(f"command line, option {option}: expected a value, got none; see `mada-lab --help`")
+        found.setdefault(name, []).append(value)
+    return found, rest

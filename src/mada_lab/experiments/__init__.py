@@ -1,1 +1,1 @@
-"""The paper's experiments: functions from numbers to run records."""
+"""The paper's experiments: online problems; sweeps, grids and comparisons of many run folders."""

@@ -1,0 +1,156 @@
+"""`mada-lab sweep`."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from mada_lab.cli.words import flag, take
+from mada_lab.config import TrainConfig
+from mada_lab.errors import ConfigError, visible
+
+USAGE = """\
+sweep [CONFIG.toml] [--key=value ...] [--grid KEY=V1,V2,... ...] [--search KEY=LOW..HIGH[:log] ... --trials N]
+      [--out DIR] [--storage FILE|URL] [--name NAME] [--grace SECONDS] [--retry-failed]
+    train every point of a grid, or N draws of a search (optuna's TPE, on the validation loss), each as a run in
+    DIR/runs; CONFIG.toml may have tables [grid], [search] and [sweep] (trials, out, storage, name, grace). Start it as
+    often as you like, on as many machines: workers of one storage (DIR/sweep.journal, or a database) share the points,
+    and take over those of a worker that was silent for SECONDS (60); with --storage alone a worker joins what is there
+"""
+
+OPTIONS = ("trials", "out", "storage", "name", "grace")
+TABLES = ("grid", "search", "sweep")
+
+
+def run(words: list[str]) -> None:
+    """`sweep` with its options; a worker, until all points are settled."""
+    retry, words = flag(words, "--retry-failed")
+    tables, base = read(words)
+    from mada_lab.experiments import storage as storages
+    from mada_lab.experiments.join import GRACE, claims_of, join
+    from mada_lab.experiments.sweep import Worker
+
+    storages.quiet()
+    options = tables["sweep"]
+    out = Path(options.get("out", base.out_dir))
+    given = _plan(tables, base)
+    storage = storages.open_storage(options.get("storage", str(out / "sweep.journal")))
+    plan, study = join(given, storage, options.get("name", "sweep"), base)
+    claims = claims_of(study, float(options.get("grace", GRACE)))
+    if retry:
+        print(f"{claims.retry_failed()} failed points are tried again", file=sys.stderr)
+    with SweepBar() as bar:
+        results = Worker(plan, claims, out / "runs", bar).work()
+    failed = [result for result in results if result.error is not None]
+    print("\n".join(f"failed: {result.name}: {result.error}" for result in failed), end="\n" if failed else "")
+    print(f"sweep: {len(results) - len(failed)} of {plan.size} points, {len(failed)} failed: {out / 'runs'}")
+
+
+def _plan(tables: dict[str, Any], base: TrainConfig) -> Any:
+    from mada_lab.experiments.plan import Plan
+
+    if not tables["grid"] and not tables["search"] and not tables["sweep"].get("trials"):
+        return None
+    plan = Plan(base, grid=tables["grid"], search=tables["search"], trials=int(tables["sweep"].get("trials", 0)))
+    plan.check()
+    return plan
+
+
+def read(words: list[str]) -> tuple[dict[str, dict[str, Any]], TrainConfig]:
+    """The tables [grid], [search], [sweep], and the keys that all runs share.
+
+    Raises:
+        ConfigError: An unknown key or option, or a value of the wrong type.
+    """
+    from mada_lab import settings
+
+    values: dict[str, Any] = {}
+    words = list(words)
+    where = words[0] if words and not words[0].startswith("-") else "the command line"
+    if where != "the command line":
+        values = settings.read_tables(Path(words.pop(0)))
+    tables = {name: dict(values.pop(name, {})) for name in TABLES}
+    given, rest = take(words, (*OPTIONS, "grid", "search"))
+    tables["sweep"] |= {name: texts[-1] for name, texts in given.items() if name in OPTIONS}
+    for name in ("grid", "search"):
+        tables[name] |= {key: axis for key, _, axis in (text.partition("=") for text in given.get(name, []))}
+    unknown = [key for key in tables["sweep"] if key not in OPTIONS]
+    if unknown:
+        raise ConfigError(f"sweep, in {where}: expected one of {', '.join(OPTIONS)}, got {unknown[0]}; correct it")
+    for name, number in (("trials", int), ("grace", float)):
+        _require_number(tables["sweep"], name, number)
+    base = settings.parse_arguments(rest, replace(TrainConfig(), **settings.typed(values, where)))
+    settings.check(base)
+    return {**tables, "grid": _axes(tables["grid"]), "search": _searched(tables["search"])}, base
+
+
+def _require_number(options: dict[str, Any], name: str, number: type) -> None:
+    try:
+        if name in options:
+            options[name] = number(options[name])
+    except (TypeError, ValueError):
+        what = f"expected a number, got {options[name]!r}; correct it"
+        raise ConfigError(f"sweep, option {name}: {what}") from None
+    if options.get(name, 1) <= 0:
+        raise ConfigError(f"sweep, option {name}: expected more than 0, got {options[name]}; correct it")
+
+
+def _axes(grid: dict[str, Any]) -> dict[str, list[Any]]:
+    from mada_lab import settings
+    from mada_lab.experiments.plan import axis
+
+    return {
+        key: [settings.typed({key: x}, "the sweep's grid")[key] for x in given]
+        if isinstance(given, list)
+        else axis(key, str(given))
+        for key, given in grid.items()
+    }
+
+
+def _searched(search: dict[str, Any]) -> dict[str, Any]:
+    """Ranges as they are, and lists of choices."""
+    from mada_lab.experiments.plan import axis
+
+    return {
+        key: given if ".." in given else axis(key, given) if isinstance(given, str) else _axes({key: given})[key]
+        for key, given in search.items()
+    }
+
+
+class SweepBar:
+    """A bar over the points of a sweep, and where this worker is in its own."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc="sweep", unit="point", dynamic_ncols=True, mininterval=0.5)
+        self._name, self._steps, self._failed = "", 0, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+    def standing(self, settled: int, failed: int, size: int) -> None:
+        """Moves the bar to what all workers have settled."""
+        self._bar.total, self._failed = size, failed
+        if self._bar.n == 0:
+            self._bar.initial = settled  # done before: no part of this worker's rate
+        self._bar.n = settled
+        self._bar.refresh()
+
+    def begins(self, name: str, config: TrainConfig) -> None:
+        """Names the point in hand."""
+        self._name, self._steps = visible(name), config.max_iters
+
+    def step(self, done: int) -> None:
+        """Shows the step of the point in hand."""
+        failed = f", {self._failed} failed" if self._failed else ""
+        self._bar.set_postfix_str(f"{self._name} {done}/{self._steps}{failed}", refresh=False)
+        self._bar.update(0)
+
+    def told(self, message: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.write(visible(message), file=sys.stderr)

@@ -1,0 +1,219 @@
+"""Which worker computes which point of a sweep: agreed on through optuna's storage alone, on any number of machines.
+
+A worker claims a point by adding a running trial that carries it, and then reading all trials. A storage numbers trials
+in one order for all, and whoever has added one sees every trial before it: of several claims on a point, the one of
+lowest number stands, and the others see that. There is no queue to fill first, and nothing that a dead worker could
+leave half done.
+
+While it computes, a worker changes its trial every now and then. One that is quiet for `grace` seconds, by the clock of
+whoever watches, has failed; failing is final in a storage, and frees the point for a new claim. What a trial means:
+
+    running                         claimed
+    complete, or failed with error  settled, the latter as a failure, until someone wants it tried again
+    failed without error            its worker died, or was stopped (`released`); the point is free
+    pruned                          came second in a race; it means nothing
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from optuna import Study
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+logger = logging.getLogger(__name__)
+
+BEATS = 6  # signs of life within the grace period
+RETRIED = "retried "  # begins the study's attributes that say which failures no longer stand
+MOST_DEATHS = 3  # workers that a point may take with it
+
+
+class ClaimLost(Exception):  # noqa: N818 nothing went wrong here: others took this worker for dead
+    """The trial isn't this worker's any more."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the points stand.
+
+    Attributes:
+        settled: By point, the trial that has its result or its failure.
+        held: By point, the trial of the worker that computes it.
+        deaths: By point, how many workers ended in it without a word.
+        drawn: By point, name and keys that a worker has drawn for it, in a search.
+    """
+
+    settled: dict[int, FrozenTrial] = field(default_factory=dict)
+    held: dict[int, FrozenTrial] = field(default_factory=dict)
+    deaths: Counter[int] = field(default_factory=Counter)
+    drawn: dict[int, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, trials: Sequence[FrozenTrial], retried: Collection[int] = ()) -> Self:
+        """The standing after `trials`, the failures with a number in `retried` left out."""
+        standing = cls()
+        for trial in sorted(trials, key=lambda trial: trial.number):
+            point = trial.user_attrs.get("point")
+            if not isinstance(point, int) or trial.number in retried:
+                continue
+            if is_settled(trial):
+                standing.settled.setdefault(point, trial)
+            elif trial.state == TrialState.RUNNING:
+                standing.held.setdefault(point, trial)
+            elif trial.state == TrialState.FAIL and not trial.user_attrs.get("released"):
+                standing.deaths[point] += 1
+            if "values" in trial.user_attrs and "name" in trial.user_attrs:
+                standing.drawn[point] = (trial.user_attrs["name"], trial.user_attrs["values"])
+        return standing
+
+    def free(self, points: int) -> list[int]:
+        """The points that nobody has claimed or settled."""
+        return [i for i in range(points) if i not in self.settled and i not in self.held]
+
+
+def is_settled(trial: FrozenTrial) -> bool:
+    """Whether the trial has come to a result, or to a failure that stands."""
+    return trial.state == TrialState.COMPLETE or (trial.state == TrialState.FAIL and "error" in trial.user_attrs)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A point that this worker has claimed, and its trial's id in the storage."""
+
+    point: int
+    trial: int
+
+
+class Claims:
+    """One worker's view of the claims in a study."""
+
+    def __init__(self, study: Study, worker: str, grace: float) -> None:
+        self.study, self.grace = study, grace
+        self._storage, self._id = study._storage, study._study_id
+        self._worker = worker
+        self._seen: dict[int, tuple[Any, float]] = {}
+
+    def standing(self) -> Standing:
+        """How the points stand now."""
+        return Standing.of(self._trials(), self._retried())
+
+    def retry_failed(self) -> int:
+        """Frees the points that have failed so far; their number."""
+        failed = [trial for trial in self.standing().settled.values() if trial.state == TrialState.FAIL]
+        for trial in failed:  # a key for each: what another worker writes at the same time isn't lost
+            self.study.set_user_attr(f"{RETRIED}{trial.number}", True)
+        return len(failed)
+
+    def _retried(self) -> set[int]:
+        attributes = self._storage.get_study_user_attrs(self._id)
+        return {int(key.removeprefix(RETRIED)) for key in attributes if key.startswith(RETRIED)}
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._storage.get_all_trials(self._id, deepcopy=False)
+
+    def take(self, points: int) -> Claim | None:
+        """Claims a free point, the first that it can get; None if there is none."""
+        for point in self.standing().free(points):
+            claim = self._claim(point)
+            if claim is not None:
+                return claim
+        return None
+
+    def _claim(self, point: int) -> Claim | None:
+        marks = {"point": point, "worker": self._worker, "beat": 0}
+        trial = self._storage.create_new_trial(self._id, create_trial(state=TrialState.RUNNING, user_attrs=marks))
+        trials = {x._trial_id: x for x in self._trials()}
+        number = trials[trial].number
+        rivals = [x for x in trials.values() if x.user_attrs.get("point") == point and x.number != number]
+        retried = self._retried()
+        first = all(x.number > number for x in rivals if x.state == TrialState.RUNNING)
+        if first and not any(is_settled(x) and x.number not in retried for x in rivals):
+            return Claim(point, trial)
+        self._storage.set_trial_state_values(trial, TrialState.PRUNED)
+        return None
+
+    def note(self, claim: Claim, **facts: Any) -> None:
+        """Adds facts to the trial. Raises ClaimLost if it isn't this worker's any more."""
+        self._tell(claim, None, facts)
+
+    def settle(self, claim: Claim, value: float, **facts: Any) -> None:
+        """The point has a result. Raises ClaimLost."""
+        self._tell(claim, TrialState.COMPLETE, facts, value)
+
+    def fail(self, claim: Claim, error: str) -> None:
+        """The point has failed, and stands so. Raises ClaimLost."""
+        self._tell(claim, TrialState.FAIL, {"error": error})
+
+    def release(self, claim: Claim) -> None:
+        """This worker is stopped; the point is free at once. Raises ClaimLost."""
+        self._tell(claim, TrialState.FAIL, {"released": True})
+
+    def _tell(self, claim: Claim, state: TrialState | None, facts: dict[str, Any], value: float | None = None) -> None:
+        try:
+            for name, fact in facts.items():
+                self._storage.set_trial_user_attr(claim.trial, name, fact)
+            if state is not None:
+                self._storage.set_trial_state_values(claim.trial, state, None if value is None else [value])
+        except UpdateFinishedTrialError as error:
+            raise ClaimLost from error
+
+    def bury_dead(self, lives: Callable[[int], bool]) -> list[int]:
+        """Fails the trials that were quiet for the grace period, unless `lives(point)` knows better; their points."""
+        now, buried = time.monotonic(), []
+        held = self.standing().held
+        self._seen = {x._trial_id: self._seen.get(x._trial_id, (None, now)) for x in held.values()}
+        for point, trial in held.items():
+            beat = trial.user_attrs.get("beat")
+            last, since = self._seen[trial._trial_id]
+            if beat != last:
+                self._seen[trial._trial_id] = (beat, now)
+            elif now - since > self.grace and not lives(point) and self._bury(trial):
+                buried.append(point)
+        return buried
+
+    def _bury(self, trial: FrozenTrial) -> bool:
+        try:
+            return self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        except UpdateFinishedTrialError:  # another worker did it, or it had only been slow
+            return False
+
+
+class Beat:
+    """Shows in the storage, beside whatever this process does, that a claim's worker lives."""
+
+    def __init__(self, claims: Claims, claim: Claim) -> None:
+        self._claims, self._claim = claims, claim
+        self._end, self._lost = threading.Event(), False
+        self._thread = threading.Thread(target=self._beat, name="beat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises ClaimLost if others took this worker for dead."""
+        if self._lost:
+            raise ClaimLost
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._end.wait(self._claims.grace / BEATS):
+            count += 1
+            try:
+                self._claims.note(self._claim, beat=count)
+            except ClaimLost:
+                self._lost = True
+                return
+            except Exception as error:  # the storage is out of reach; if it stays so, the others take over
+                logger.warning(
+                    "sweep storage: expected to write a sign of life, got %s: %s", type(error).__name__, error
+                )

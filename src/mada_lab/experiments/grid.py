@@ -1,0 +1,129 @@
+"""A grid over initial betas, read back: the final losses as surfaces, and in numbers. Without torch."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mada_lab.errors import ConfigError
+from mada_lab.outcome import outcome
+from mada_lab.plots.contours import LOSSES, Surface
+from mada_lab.plots.curves import Floats
+from mada_lab.record import MANIFEST, read_run
+
+PUBLISHED = "shakespeare_grid_*.csv"
+FIRST = ("adamw", "adam", "hyperadam", "mada")
+"""Optimizers in the order of the rows, the baseline first; others follow."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid; a loss is NaN if it isn't finite, or if the run has no summary."""
+
+    optimizer: str
+    beta1: float
+    beta2: float
+    seed: int
+    training: float
+    validation: float
+
+
+def read_surfaces(folder: Path) -> list[Surface]:
+    """The surfaces in a sweep's folder, or in one of the authors' published tables.
+
+    Raises:
+        ConfigError: There are none, or a record or a table is malformed.
+    """
+    tables = sorted(folder.glob(PUBLISHED))
+    cells = [cell for path in tables for cell in _published(path)] if tables else _runs(folder)
+    if not cells:
+        what = f"expected run folders with beta1 and beta2 in their configuration, or {PUBLISHED}, got none"
+        raise ConfigError(f"grid, {folder}: {what}; pass the folder of a sweep")
+    names = sorted({cell.optimizer for cell in cells}, key=lambda x: (FIRST.index(x) if x in FIRST else len(FIRST), x))
+    return [_surface(name, [cell for cell in cells if cell.optimizer == name]) for name in names]
+
+
+def _runs(folder: Path) -> list[Cell]:
+    runs = [read_run(path.parent) for path in sorted((folder / "runs").glob(f"*/{MANIFEST}"))]
+    cells = []
+    for run in runs:
+        config, found = run.manifest.get("config", {}), outcome(run)
+        betas = [config.get("beta1"), config.get("beta2")]
+        if None not in betas:
+            done = run.summary is not None
+            losses = (_or_nan(x) if done else math.nan for x in (found.train_loss, found.val_loss))
+            cells.append(Cell(found.optimizer, *betas, config.get("seed", 0), *losses))
+    return cells
+
+
+def _published(path: Path) -> list[Cell]:
+    """A table with the columns initial_beta1, initial_beta2, train_loss, val_loss; an empty loss is a failed run."""
+    name = path.stem.removeprefix("shakespeare_grid_")
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [Cell(name, float(row["initial_beta1"]), float(row["initial_beta2"]), 0, *_losses(row)) for row in rows]
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, csv.Error) as error:
+        what = f"expected the columns of a published grid, got {type(error).__name__}: {error}; check the file"
+        raise ConfigError(f"grid, {path}: {what}") from error
+
+
+def _losses(row: dict[str, str]) -> Iterable[float]:
+    return (float(row[key]) if row[key] else math.nan for key in ("train_loss", "val_loss"))
+
+
+def _or_nan(x: float | None) -> float:
+    return math.nan if x is None else x
+
+
+def _surface(name: str, cells: Sequence[Cell]) -> Surface:
+    beta1, beta2, seeds = (sorted({getattr(cell, key) for cell in cells}) for key in ("beta1", "beta2", "seed"))
+    shape = (len(beta1), len(beta2), len(seeds))
+    training, validation, ran = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, bool)
+    for cell in cells:
+        place = beta1.index(cell.beta1), beta2.index(cell.beta2), seeds.index(cell.seed)
+        training[place], validation[place], ran[place] = cell.training, cell.validation, True
+    return Surface(name, np.array(beta1), np.array(beta2), training, validation, ran)
+
+
+HEAD = ("loss", "optimizer", "best (β₁, β₂)", "median", "worst (β₁, β₂)", "sd of seeds", "failed runs")
+
+
+def table(surfaces: Sequence[Surface]) -> str:
+    """Markdown: the cells of each optimizer from best to worst, and how often it is below the first one."""
+    head = [*HEAD, f"below {surfaces[0].name} in", "median difference"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines += [_row(which, surface, surfaces[0]) for which in LOSSES for surface in surfaces]
+    return "\n".join(lines)
+
+
+def _row(which: str, surface: Surface, first: Surface) -> str:
+    losses = surface.losses(which)
+    mean, seeds = surface.mean(which), surface.spread_over_seeds(which)
+    cells = [
+        which,
+        surface.name,
+        _extreme(surface, mean, np.nanargmin),
+        f"{np.nanmedian(mean):.4f}",
+        _extreme(surface, mean, np.nanargmax),
+        "-" if math.isnan(seeds) else f"{seeds:.4f}",
+        f"{int(np.isnan(losses[surface.ran]).sum())} of {surface.ran.sum()}",
+        *(("", "") if surface is first else _against(mean, first.mean(which))),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _extreme(surface: Surface, mean: Floats, which: object) -> str:
+    i, j = np.unravel_index(which(mean), mean.shape)  # type: ignore[operator]
+    return f"{mean[i, j]:.4f} ({surface.beta1[i]:g}, {surface.beta2[j]:g})"
+
+
+def _against(mean: Floats, first: Floats) -> tuple[str, str]:
+    if mean.shape != first.shape:
+        return "other cells", ""
+    both = np.isfinite(mean) & np.isfinite(first)
+    difference = (mean - first)[both]
+    return f"{int((difference < 0).sum())} of {both.sum()}", f"{np.median(difference):+.4f}"

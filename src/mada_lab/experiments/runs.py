@@ -1,0 +1,39 @@
+"""A run that is brought to its end, from wherever it stands."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from mada_lab import starting_point
+from mada_lab.config import TrainConfig
+from mada_lab.data.corpus import Corpus
+from mada_lab.errors import ConfigError
+from mada_lab.loop import train
+from mada_lab.progress import Listener
+from mada_lab.record import MANIFEST, SUMMARY, Run, read_run
+
+#: Keys in which a run that goes on may differ from what began it.
+MAY_DIFFER = ("out_dir", "data_dir", "device", "init_from", "coefficients_from")
+
+
+def complete(config: TrainConfig, corpus: Corpus, listen: Listener) -> Run:
+    """The finished run of `config`: read if its folder holds it, taken up at its checkpoint, or trained afresh.
+
+    Raises:
+        LabError: As `train`; ConfigError too if the folder holds a run of another configuration.
+    """
+    folder, config = Path(config.out_dir), starting_point.resolve(config)
+    begun = (folder / MANIFEST).exists()
+    if begun:
+        _require_same(read_run(folder), config)
+    if not (begun and (folder / SUMMARY).exists()):
+        train(replace(config, init_from="resume" if begun else "scratch"), corpus, listen)
+    return read_run(folder)
+
+
+def _require_same(run: Run, config: TrainConfig) -> None:
+    theirs = run.manifest.get("config", {})
+    other = [key for key, x in asdict(config).items() if key not in MAY_DIFFER and theirs.get(key) != x]
+    if other:
+        key = other[0]
+        what = f"expected {key}={getattr(config, key)}, got {theirs.get(key)}"
+        raise ConfigError(f"run folder, in {run.folder}: {what}; choose another folder, or remove this run")

@@ -1,0 +1,149 @@
+"""Final losses over the initial betas: one row per optimizer, training and validation loss side by side."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from mada_lab.plots import style
+from mada_lab.plots.curves import Floats, finite
+
+PANEL = (3.3, 2.35)
+"""Size of a panel, in inches."""
+LEVELS = 10
+SHOWN = (1, 95)
+"""Percentiles of the losses that the colours reach at most: a corner where training fails would take them all."""
+FAR = 4
+"""So many times as far above the median as the lowest is below it."""
+LOSSES = ("training", "validation")
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """The final losses of one optimizer over a grid of initial betas.
+
+    Attributes:
+        name: The optimizer.
+        beta1: Shape (m,), rising.
+        beta2: Shape (n,), rising.
+        training: Shape (m, n, seeds), in nats; NaN where a run failed or there is none.
+        validation: Likewise.
+        ran: Shape (m, n, seeds), whether there is a run.
+    """
+
+    name: str
+    beta1: Floats
+    beta2: Floats
+    training: Floats
+    validation: Floats
+    ran: NDArray[np.bool_]
+
+    def losses(self, which: str) -> Floats:
+        """`training` or `validation`."""
+        return self.training if which == "training" else self.validation
+
+    def mean(self, which: str) -> Floats:
+        """Mean over the seeds that ran: shape (m, n). NaN where none did, or one failed."""
+        count = self.ran.sum(axis=-1)
+        total = np.where(self.ran, self.losses(which), 0.0).sum(axis=-1)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    def spread_over_seeds(self, which: str) -> float:
+        """The standard deviation over seeds, pooled over the cells that have several; NaN if none has."""
+        losses = self.losses(which)
+        several = losses[np.isfinite(losses).sum(axis=-1) > 1]
+        return float(np.sqrt(np.nanvar(several, axis=-1, ddof=1).mean())) if several.size else math.nan
+
+
+@style.drawing()
+def contours(surfaces: Sequence[Surface]) -> Figure:
+    """Contours of the mean over seeds, each column with one scale. A star is the lowest cell, a cross a failed one."""
+    rows, width = len(surfaces), PANEL[0] * len(LOSSES)
+    height = PANEL[1] * rows + 0.9
+    figure = Figure(figsize=(width, height))
+    inner = {"left": 0.65 / width, "right": 1 - 0.15 / width, "bottom": 1.15 / height, "top": 1 - 0.3 / height}
+    places = figure.add_gridspec(rows, len(LOSSES), hspace=0.24, wspace=0.1, **inner)
+    for column, which in enumerate(LOSSES):
+        levels, colours = levels_of([surface.mean(which) for surface in surfaces]), _colours()
+        norm = BoundaryNorm(levels, colours.N, extend="both")
+        for row, surface in enumerate(surfaces):
+            axes = figure.add_subplot(places[row, column])
+            _panel(axes, surface, which, levels, norm, colours)
+            axes.set(xlabel="initial β₁" if row == rows - 1 else "", ylabel="" if column else "initial β₂")
+            axes.tick_params(labelbottom=row == rows - 1, labelleft=column == 0)
+        place = axes.get_position()
+        bar = figure.add_axes((place.x0, 0.5 / height, place.width, 0.11 / height))
+        figure.colorbar(ScalarMappable(norm, colours), cax=bar, orientation="horizontal", ticks=levels[::2])
+        bar.set_xlabel(f"final {which} loss (nats)")
+        bar.tick_params(labelsize=8)
+    return figure
+
+
+def levels_of(grids: Sequence[Floats]) -> Floats:
+    """Round levels over the losses of all `grids`, but for those at the ends and those far above the median."""
+    values = finite(np.concatenate([grid.ravel() for grid in grids]))
+    if not len(values):
+        return np.array([0.0, 1.0])
+    low, high = (float(x) for x in np.percentile(values, SHOWN))
+    middle = float(np.median(values))
+    high = min(high, middle + FAR * (middle - low)) if middle > low else high
+    levels = MaxNLocator(LEVELS).tick_values(low, high if high > low else low + 0.01)
+    return np.asarray(levels, dtype=np.float64)
+
+
+def _panel(axes: Axes, surface: Surface, which: str, levels: Floats, norm: BoundaryNorm, colours: Colormap) -> None:
+    mean = surface.mean(which)
+    axes.grid(visible=False)
+    if np.isfinite(mean).all() and min(mean.shape) > 1:
+        style_of = {"levels": levels, "norm": norm, "extend": "both"}
+        axes.contourf(surface.beta1, surface.beta2, mean.T, cmap=colours, **style_of)
+        axes.contour(surface.beta1, surface.beta2, mean.T, levels=levels, colors="white", linewidths=0.5)
+    else:  # contours would fill in what isn't known
+        axes.pcolormesh(*_edges(surface), mean.T, cmap=colours, norm=norm)
+    _mark(axes, surface, mean)
+    spread = f"{np.nanmin(mean):.3f} to {np.nanmax(mean):.3f}" if np.isfinite(mean).any() else "no finite loss"
+    axes.set_title(style.printable(surface.name, 24))
+    axes.set_title(spread, loc="right", fontsize=9, fontweight="normal", color=style.MUTED)
+
+
+def _mark(axes: Axes, surface: Surface, mean: Floats) -> None:
+    """A dot at each cell, a cross at each that failed, a star at the lowest."""
+    beta1, beta2 = np.meshgrid(surface.beta1, surface.beta2, indexing="ij")
+    known = np.isfinite(mean)
+    axes.plot(beta1[known], beta2[known], ".", color=style.INK, markersize=1.6, alpha=0.6)
+    axes.plot(beta1[~known], beta2[~known], "x", color=COLOUR_OF_FAILURE, markersize=5, clip_on=False)
+    if known.any():
+        i, j = np.unravel_index(np.nanargmin(mean), mean.shape)
+        star = {"marker": "*", "markersize": 11, "markeredgecolor": style.INK, "markeredgewidth": 0.7, "clip_on": False}
+        axes.plot([surface.beta1[i]], [surface.beta2[j]], color="white", zorder=5, **star)
+
+
+COLOUR_OF_FAILURE = style.COLOURS[1]
+
+
+def _edges(surface: Surface) -> tuple[Floats, Floats]:
+    """Where the cells around the points end."""
+    x, y = (_between(beta) for beta in (surface.beta1, surface.beta2))
+    return x, y
+
+
+def _between(points: Floats) -> Floats:
+    if len(points) == 1:
+        return np.array([points[0] - 0.01, points[0] + 0.01])
+    middle = (points[1:] + points[:-1]) / 2
+    ends = np.clip([2 * points[0] - middle[0], 2 * points[-1] - middle[-1]], 0.0, 1.0)
+    return np.concatenate([ends[:1], middle, ends[1:]])
+
+
+def _colours() -> Colormap:
+    """Light where the loss is low, dark where it is high; one hue, which any colour vision tells apart."""
+    stops = ["#F4F8FB", "#9CC7E2", "#2F7FB8", "#0B3C5D"]
+    colours = LinearSegmentedColormap.from_list("losses", stops)
+    return colours.with_extremes(under="#FFFFFF", over="#051B2B")
