@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mada_lab import loop
 from mada_lab.cli import compare as compare_command
 from mada_lab.cli import sweep as command
 from mada_lab.errors import CheckpointError, ConfigError
@@ -224,7 +225,8 @@ def test_a_signal_ends_the_worker_and_frees_its_point(tiny, tmp_path, monkeypatc
     if at == "in a run":
         quiet.step = lambda done: done == 10 and stop()
     else:  # the loop doesn't look at signals any more
-        monkeypatch.setattr("mada_lab.loop.mean_loss", stop)
+        summary = loop.summary
+        monkeypatch.setattr(loop, "summary", lambda *args: stop() and summary(*args))
     with pytest.raises(SweepStopped, match="stopped by SIGTERM") as stopped:
         worker(plan, tmp_path, listen=quiet).work()
     assert stopped.value.exit_code == 128 + signal.SIGTERM

@@ -31,9 +31,9 @@ def complete(config: TrainConfig, corpus: Corpus, listen: Listener) -> Run:
 
 
 def _require_same(run: Run, config: TrainConfig) -> None:
-    theirs = run.manifest.get("config", {})
-    other = [key for key, x in asdict(config).items() if key not in MAY_DIFFER and theirs.get(key) != x]
+    theirs = {**asdict(TrainConfig()), **run.manifest.get("config", {})}  # an older run lacks the keys made since
+    other = [key for key, x in asdict(config).items() if key not in MAY_DIFFER and theirs[key] != x]
     if other:
         key = other[0]
-        what = f"expected {key}={getattr(config, key)}, got {theirs.get(key)}"
+        what = f"expected {key}={getattr(config, key)}, got {theirs[key]}"
         raise ConfigError(f"run folder, in {run.folder}: {what}; choose another folder, or remove this run")
