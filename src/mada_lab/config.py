@@ -87,6 +87,9 @@ class RunConfig:
     set."""
     hyper_lr: float | None = None
     """Learning rate of the coefficients; None is the paper's: 5e-4 for the betas, 1e-1 for the others."""
+    hyper_optimizer: Literal["sgd", "adam"] = "sgd"
+    """What moves the coefficients: the paper's SGD, or torch's Adam (betas hyper_momentum and .999; hyper_lr 1e-3 if
+    none is given)."""
     hyper_momentum: float = 0.0
     """Momentum of the coefficients' steps, in [0, 1)."""
     hyper_clip: float = 10.0
@@ -114,6 +117,8 @@ class RunConfig:
     """Steps between digests of the whole state in the record; None: with each checkpoint."""
     max_skipped_steps: int = 10
     """So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped."""
+    peak_flops: float | None = None
+    """Operations per second that a device can do, for the utilisation in the record; None: known for some GPUs."""
     mirror: str = "none"
     """Where rows of the record go too: none, tensorboard, wandb (offline), or several with commas between."""
 

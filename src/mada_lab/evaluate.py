@@ -36,9 +36,9 @@ def mean_loss(model: nn.Module, batches: Sequence[Batch], precision: Precision, 
     losses = torch.zeros(len(batches), device=precision.device)
     for first in range(0, len(batches), world.size):
         place = min(first + world.rank, len(batches) - 1)
-        ids, targets = batches[place]
+        ids, targets = precision.send(batches[place])
         with precision.autocast():
-            _, loss = model(ids.to(precision.device), targets.to(precision.device))
+            _, loss = model(ids, targets)
         if place == first + world.rank:
             losses[place] = loss
     model.train(was_training)

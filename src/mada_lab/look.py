@@ -9,6 +9,7 @@ from torch import nn
 from mada_lab import environment
 from mada_lab.evaluate import Batch
 from mada_lab.session import Session
+from mada_lab.speed import speed
 from mada_optim import HyperOptimizer
 
 
@@ -38,6 +39,8 @@ def due_row(session: Session) -> dict[str, Any]:
     if evaluated:
         row["val_loss"] = session.val_loss
         row.update(accuracy(session))
+    if (step_seconds := session.pace.take()) is not None:
+        row["speed"] = speed(step_seconds, session.task.seen(1), session.flops, session.peak_flops, session.world.size)
     row.update(lr=session.lr, seconds=session.seconds, skipped_steps=session.skips.total)
     if digested:
         row["digest"] = session.digest()

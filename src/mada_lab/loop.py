@@ -87,8 +87,10 @@ def run(
             save(session, rows, saver)
         if session.step >= config.max_iters:
             return
+        start = time.monotonic()
         loss = gradients(session, forward, signals)
         signals.agree(update(session, loss, signals.received))
+        session.pace.add(time.monotonic() - start)
         listen.step(session.step)
 
 
@@ -104,7 +106,7 @@ def gradients(session: Session, forward: nn.Module, signals: Signals) -> Tensor:
         with signals.abandonable():
             for i in range(passes):
                 randomness.seed_pass(session.config.seed, session.step, i * world.size + world.rank)
-                ids, targets = (x.to(place.device) for x in session.batches.next())
+                ids, targets = place.send(session.batches.next())
                 with distributed.accumulating(forward, session.model, last=i == passes - 1):
                     with place.autocast():
                         _, loss = forward(ids, targets)

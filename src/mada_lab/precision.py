@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from mada_lab import distributed
 from mada_lab.config import RunConfig
@@ -21,6 +22,13 @@ class Precision:
         """A context in which matrix products run in `dtype`."""
         lower = self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype if lower else None, enabled=lower)
+
+    def send(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """A batch on the device. To a CUDA device it goes from pinned memory, beside what runs there."""
+        if self.device.type != "cuda":
+            return batch[0].to(self.device), batch[1].to(self.device)
+        ids, targets = (x.pin_memory().to(self.device, non_blocking=True) for x in batch)
+        return ids, targets
 
 
 def choose(config: RunConfig) -> Precision:

@@ -25,7 +25,7 @@ Json = dict[str, Any]
 Series = tuple[list[int], list[float]]
 
 _NUMBERS = ("tokens", "images", "train_loss", "val_loss", "val_accuracy", "lr", "seconds", "skipped_steps")
-_GROUPS = ("coefficients", "hypergradients", "initial_coefficients", "final_coefficients")
+_GROUPS = ("coefficients", "hypergradients", "speed", "initial_coefficients", "final_coefficients")
 
 
 @dataclass
@@ -34,7 +34,9 @@ class RunRecord:
 
     Keys of a row: `step`, `tokens` or `images`, `train_loss`, `val_loss` and, of images, `val_accuracy` (where
     evaluated), `lr`, `seconds` (since the start), `skipped_steps` (so far), `digest` (of the whole state, where due),
-    `coefficients` and `hypergradients` (`{name: value}`; empty or absent when nothing is learned).
+    `speed` (`step_seconds` since the last row, evaluations left out, `tokens_per_second`, and where it can be told
+    `model_flops_utilisation`), `coefficients` and `hypergradients` (`{name: value}`; empty or absent when nothing is
+    learned).
 
     A row that can't be written is kept, and written before the next one.
     """

@@ -14,6 +14,7 @@ from mada_lab.config import RunConfig
 from mada_lab.distributed import ALONE, World
 from mada_lab.numerics import Skips
 from mada_lab.precision import Precision
+from mada_lab.speed import Pace, peak_flops
 from mada_lab.tasks import Batches, Data, Task
 from mada_lab.tasks.choice import choose
 from mada_optim import HyperOptimizer
@@ -37,6 +38,9 @@ class Session:
         val_accuracy: The last accuracy on the validation set; None where it has none.
         kept: The buffers as they were before the gradient of this step.
         world: The processes that share the work.
+        pace: The steps since the last row.
+        flops: Operations of a step, over all processes; None where they aren't counted.
+        peak_flops: What the device can do per second; None where nobody can tell.
     """
 
     config: RunConfig
@@ -57,6 +61,9 @@ class Session:
     val_accuracy: float | None = None
     kept: list[Tensor] = field(default_factory=list)
     world: World = ALONE
+    pace: Pace = field(default_factory=Pace)
+    flops: float | None = None
+    peak_flops: float | None = None
 
     @classmethod
     def start(cls, config: RunConfig, data: Data) -> "Session":
@@ -66,10 +73,12 @@ class Session:
         torch.manual_seed(config.seed)
         task = choose(config, data)
         model = task.model().to(place.device)
+        flops = task.flops(model)
         distributed.shard(model, task.blocks(model), config.parallel, world)
         scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype == torch.float16)
-        optimizer = optimizers.build(model, config)
-        return cls(task.config, task, place, model, optimizer, scaler, task.batches(world), world=world)
+        optimizer, batches = optimizers.build(model, config), task.batches(world)
+        speeds = {"flops": flops, "peak_flops": peak_flops(place.device, config.peak_flops)}
+        return cls(task.config, task, place, model, optimizer, scaler, batches, world=world, **speeds)
 
     @property
     def folder(self) -> Path:

@@ -253,7 +253,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(small, digits, tmp_path, mo
     resumed = train(replace(small, init_from="resume"), digits, heard)
     assert same_bits([*reference.model.state_dict().values()], [*resumed.model.state_dict().values()])
     assert resumed.digest() == reference.digest()
-    seconds = {"seconds": 0.0}
+    seconds = {"seconds": 0.0, "speed": None}
     assert [row | seconds for row in heard.rows] == [row | seconds for row in whole.rows[stop + 1 :]]
     finished = train(replace(small, init_from="resume"), digits, Silent())
     assert finished.val_accuracy == reference.val_accuracy is not None

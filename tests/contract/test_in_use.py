@@ -115,7 +115,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_at_a_corner_mada_does_the_work_of_the_named_optimizer(name):
+def test_at_a_corner_mada_does_the_work_of_the_named_optimizer(name, engine):
     """Operations of torch in a step: at most one more for each coefficient that the named one has not."""
     start, _ = OFF[name]
     params, others = parameters()[:1], parameters()[:1]
@@ -123,8 +123,8 @@ def test_at_a_corner_mada_does_the_work_of_the_named_optimizer(name):
     further = len(mada.rule.coefficients) - len(named.rule.coefficients)
     count = operations(mada, params)
     assert count <= operations(named, others) + further
-    everything_on = parameters(torch.float64)[:1]  # which the eager loop moves
-    assert count <= 0.75 * operations(fixed(everything_on, {}), everything_on)
+    everything_on = parameters(torch.float32 if engine == "tiled" else torch.float64)[:1]  # fp64: the eager loop's
+    assert count <= 0.8 * operations(fixed(everything_on, {}), everything_on)
 
 
 @pytest.mark.parametrize("name", OFF)

@@ -136,7 +136,7 @@ def again(config):
 def finished(folder):
     """What a run came to, without times: its rows, its summary, the digest of its last checkpoint."""
     run = read_run(Path(folder))
-    rows = [{key: x for key, x in row.items() if key != "seconds"} for row in run.rows]
+    rows = [{key: x for key, x in row.items() if key not in ("seconds", "speed")} for row in run.rows]
     assert rows, "nothing was recorded"
     summary = {key: x for key, x in (run.summary or {}).items() if key not in ("seconds", "peak_memory_bytes")}
     return json.dumps([rows, summary, digest(folder)])

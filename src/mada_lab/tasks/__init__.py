@@ -80,5 +80,8 @@ class Task(Protocol):
     def seen(self, step: int) -> dict[str, int]:
         """How much of the training data `step` steps take, by its unit."""
 
+    def flops(self, model: nn.Module) -> float | None:
+        """Operations of one step, forward and backward; None where they aren't counted."""
+
     def sizes(self) -> dict[str, Any]:
         """What the size of the network depends on beside the configuration, for a checkpoint."""

@@ -100,6 +100,12 @@ class Language:
         config = self.config
         return {"tokens": step * config.gradient_accumulation_steps * config.batch_size * config.block_size}
 
+    def flops(self, model: nn.Module) -> float:
+        """6 N + 12 L C T per token (Chowdhery et al. 2022, PaLM, appendix B); N leaves out the positions' embedding."""
+        config = self.config
+        weights = sum(p.numel() for p in model.parameters()) - config.block_size * config.n_embd
+        return self.seen(1)["tokens"] * (6.0 * weights + 12 * config.n_layer * config.n_embd * config.block_size)
+
     def sizes(self) -> dict[str, Any]:
         """As the protocol."""
         return {"vocabulary": self.data.vocabulary_size, "tokenizer": asdict(self.data.meta.vocabulary)}

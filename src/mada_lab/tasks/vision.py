@@ -117,6 +117,9 @@ class Vision:
         """As the protocol."""
         return {"images": step * self.config.gradient_accumulation_steps * self.config.batch_size}
 
+    def flops(self, model: nn.Module) -> None:
+        """Not counted."""
+
     def sizes(self) -> dict[str, Any]:
         """As the protocol."""
         return {"shape": list(self.data.meta.shape), "classes": len(self.data.meta.classes)}

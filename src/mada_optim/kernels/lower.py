@@ -1,8 +1,8 @@
 """A rule's graph as torch operations that write into buffers, for a piece of a tensor that the caches hold.
 
-There are fewer operations than in the graph: a product and a sum are one `addcmul`, a product and its total one `dot`,
-and a choice by a comparison is arithmetic with its 0 or 1, which torch does several times as fast on a CPU. A value
-takes a buffer that is free, and leaves it after its last use.
+There are fewer operations than in the graph: a product and a sum are one `addcmul`, and a choice by a comparison is
+arithmetic with its 0 or 1, which torch does several times as fast on a CPU. A value takes a buffer that is free, and
+leaves it after its last use.
 """
 
 import operator
@@ -115,9 +115,8 @@ def lower(graph: fx.Graph, kinds: Builder, ends: Sequence[Any], slots: Mapping[s
 
 def _operation(x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]) -> Operation:
     args: tuple[Any, ...] = (*x.args, *x.kwargs.values())
-    if x.target is total:
-        made = chosen.get(args[0]) if args[0] in once else None
-        return Operation(torch.dot, made.reads) if made and _of_elements(made, kinds) else Operation(torch.sum, args)
+    if x.target is total:  # of a buffer: `torch.dot` of two tensors gives other bits when they lie elsewhere
+        return Operation(torch.sum, args)
     if x.target is operator.truediv and args[0] == 1.0:
         return Operation(torch.reciprocal, args[1:])
     if x.target is torch.where:
@@ -131,10 +130,6 @@ def _operation(x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], 
     if x.target not in OPERATIONS or set(x.kwargs) - {"min"} or not isinstance(args[0], fx.Node):
         raise NoLoweringError(str(x.target))
     return Operation(OPERATIONS[x.target], args)
-
-
-def _of_elements(product: Operation, kinds: Builder) -> bool:
-    return product.function is torch.mul and all(map(kinds.is_element, product.reads))
 
 
 def _rest_and_product(x: fx.Node, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]) -> tuple[Any, ...] | None:

@@ -66,7 +66,7 @@ class Tiled:
         assert self.move.result is not None
         self.result = self.move.result
         most = max(program.buffers for program in (self.settle, self.move, self.slope))
-        self.buffers = torch.empty(most, TILE, device=CPU)
+        self.buffers = torch.empty(most, TILE, dtype=torch.float32, device=CPU)
 
     def row(self, cell: Cell) -> Cell | None:
         """The cell, if its tensors may be moved: dense, in CPU memory, in fp32."""
@@ -93,7 +93,9 @@ class Tiles:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
         learned = self._kernel.learned
         largest = [torch.stack(torch.aminmax(g)).abs().amax() for cell in self._cells for g in _pieces(cell.g)]
-        finite = torch.stack([torch.zeros((), device=CPU), *largest]).amax() <= largest_gradient(torch.float32)
+        finite = torch.stack([torch.zeros((), dtype=torch.float32, device=CPU), *largest]).amax() <= largest_gradient(
+            torch.float32
+        )
         out = torch.zeros(scopes, len(learned), dtype=torch.float64, device=CPU)
         if learned:
             rows, begun = torch.tensor([cell.scope for cell in self._cells], device=CPU), self._of_state("step") > 0
@@ -107,7 +109,7 @@ class Tiles:
         h = torch.zeros(len(self._cells), 1, dtype=torch.float64, device=CPU)
         for i, cell in enumerate(self._cells):
             for g, trace in zip(_pieces(cell.g), _pieces(cell.state["trace"]), strict=True):
-                h[i] += torch.dot(g, trace)
+                h[i] += (g * trace).sum()
         return h
 
     def _derivatives(self) -> Tensor:
@@ -117,14 +119,15 @@ class Tiles:
         values = evaluate(kernel.backward, inputs, {})
         decay = self._now()[:, 1 + len(kernel.rule.coefficients)]
         wants_along = of_lr and any(cell.options["weight_decay"] for cell in self._cells)
-        totals, along = torch.zeros(len(self._cells), len(kernel.totals)), torch.zeros(len(self._cells))
+        sums_of = torch.zeros(len(self._cells), len(kernel.totals) + 1, dtype=torch.float32, device=CPU)
+        totals, along = sums_of[:, :-1], sums_of[:, -1]
         for i, (cell, scalars) in enumerate(zip(self._cells, rows_of(kernel.slope, values), strict=True)):
             inner = {"g": cell.state["gradient"], "cotangent": cell.g}
             for registers in self._registers(kernel.slope, cell, inner, scalars):
                 sums = kernel.slope.run(registers)
                 totals[i] += torch.stack(sums) if sums else 0.0
             for g, p in zip(_pieces(cell.g), _pieces(cell.p), strict=True) if wants_along else ():
-                along[i] += torch.dot(g, p)
+                along[i] += (g * p).sum()
         values |= zip(kernel.totals, totals.double().unbind(-1), strict=True)
         values = evaluate(kernel.backward, inputs, values)
         derivatives, product = outputs(kernel.backward)
@@ -210,7 +213,9 @@ class Tiles:
         return self._vector(values.get(node, node))
 
     def _vector(self, x: Any) -> Tensor:
-        return x if isinstance(x, Tensor) else torch.full((len(self._cells),), float(x), dtype=torch.float64)
+        return (
+            x if isinstance(x, Tensor) else torch.full((len(self._cells),), float(x), dtype=torch.float64, device=CPU)
+        )
 
 
 def evaluate(graph: fx.Graph, inputs: Vectors, known: Values) -> Values:
