@@ -82,6 +82,8 @@ class RunConfig:
     """Second-moment decay (rmsprop)."""
     centered: float | None = None
     """1 divides by the standard deviation, 0 by the root mean square (rmsprop)."""
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the optimizer's slots; bfloat16 halves them, with stochastic rounding (not of adamw)."""
     coefficients_from: str | None = None
     """Folder of a finished run whose final coefficients this one has, instead of those above; fixed, unless learn is
     set."""

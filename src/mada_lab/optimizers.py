@@ -80,6 +80,8 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
     if config.learn is not None:
         chosen["learn"] = () if config.learn == "none" else _learned(config.learn)
     hyper = ("hyper_lr", "hyper_momentum", "hyper_clip", "hyper_start", "hyper_stop", "horizon")
+    if config.state_dtype != "float32":
+        chosen["state_dtype"] = getattr(torch, config.state_dtype)
     if config.hyper_optimizer == "adam":
         lr, betas = _or(config.hyper_lr, 1e-3), (config.hyper_momentum, 0.999)
         chosen["hyper_optimizer"] = lambda leaves: torch.optim.Adam(leaves, lr=lr, betas=betas)

@@ -47,7 +47,7 @@ class Loops:
 
         They move plain, dense, fp32 tensors in CPU memory whose gradient and state are such too.
         """
-        return self._state_row(cell.state, cell.p.numel()) if _plain(cell.p) and _plain(cell.g) else None
+        return self._state_row(cell.state, cell.p.numel()) if plain(cell.p) and plain(cell.g) else None
 
     def table(self, cells: list[Cell], prepared: list[CTensor]) -> Table:
         """`cells` as one job of one step; `prepared` is what `row` gave for each."""
@@ -87,6 +87,7 @@ class Loops:
         return row
 
 
-def _plain(x: Tensor) -> bool:
-    own = type(x) is Tensor or type(x) is torch.nn.Parameter  # a subclass may keep its numbers elsewhere
+def plain(x: Tensor) -> bool:
+    """Whether `x` is a dense fp32 tensor in CPU memory, and no subclass, which may keep its numbers elsewhere."""
+    own = type(x) is Tensor or type(x) is torch.nn.Parameter
     return own and x.dtype is torch.float32 and x.is_cpu and x.is_contiguous()

@@ -14,6 +14,7 @@ from torch.fx.node import map_arg
 
 from mada_optim.builder import Builder, total
 from mada_optim.engine.eager import Cell, largest_gradient
+from mada_optim.kernels.cpu import plain
 from mada_optim.kernels.lower import Program, lower
 from mada_optim.kernels.numbers import CPU, numbers_of
 from mada_optim.spec import LR, Rule
@@ -72,7 +73,7 @@ class Tiled:
         """The cell, if its tensors may be moved: dense, in CPU memory, in fp32."""
         beside = ["gradient"] * self.settles + ["trace"] * self.traced
         tensors = [cell.p, cell.g, *(cell.state[name] for name in (*self.slots, *beside))]
-        return cell if all(x.numel() == cell.p.numel() and _plain(x) for x in tensors) else None
+        return cell if all(x.numel() == cell.p.numel() and plain(x) for x in tensors) else None
 
     def table(self, cells: list[Cell], _: list[Cell]) -> "Tiles":
         """`cells` as one job of one step."""
@@ -244,8 +245,3 @@ def rows_of(program: Program, values: Values) -> list[list[Tensor]]:
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
     return torch.split(x.view(-1), TILE) if x.numel() else ()
-
-
-def _plain(x: Tensor) -> bool:
-    own = type(x) is Tensor or type(x) is torch.nn.Parameter
-    return own and x.dtype is torch.float32 and x.is_cpu and x.is_contiguous()
