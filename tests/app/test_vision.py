@@ -302,6 +302,13 @@ def test_sizes_that_the_weights_do_not_bear_out_are_refused_before_a_network_is_
             rebuild(replace(small, **keys), tree)
 
 
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="expected one process, got several"):
+        cli.run(["vision", f"--data_dir={tmp_path}", f"--out_dir={tmp_path / 'run'}"])
+    assert not [*tmp_path.iterdir()]
+
+
 def test_texts_have_no_classes(tmp_path):
     with pytest.raises(ConfigError, match="expected one of images, got pydoc"):
         cli.run(["vision", "--dataset=pydoc", f"--data_dir={tmp_path}", f"--out_dir={tmp_path / 'run'}"])

@@ -11,7 +11,6 @@ from mada_lab.config import VisionConfig
 from mada_lab.data.image_batches import ImageBatches, Images, Scale, in_order, load
 from mada_lab.data.images import ImageData
 from mada_lab.distributed import World
-from mada_lab.errors import ConfigError
 from mada_lab.evaluate import Batch, Measured, classification
 from mada_lab.model.cnn import CNN
 from mada_lab.model.resnet import ResNet
@@ -92,11 +91,7 @@ class Vision:
         return []
 
     def batches(self, world: World) -> ImageBatches:
-        """As the protocol. Raises ConfigError under torchrun: images are trained on by one process."""
-        if world.size > 1:
-            raise ConfigError(
-                f"vision, in WORLD_SIZE: expected one process, got {world.size}; start it without torchrun"
-            )
+        """As the protocol, of one process: `mada-lab vision` refuses others."""
         config = self.config
         return ImageBatches(self.images, self.scale, config.batch_size, config.seed, config.crop_padding, config.flip)
 
