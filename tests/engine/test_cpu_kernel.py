@@ -18,6 +18,13 @@ from tests.problems import everything, give_gradients, learning, parameters, sam
 
 pytestmark = pytest.mark.kernel
 
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """So that tensors have several, the last one short."""
+    monkeypatch.setattr("mada_optim.kernels.tiles.TILE", 4096)
+
+
 NO_DERIVATIVE = {"lion": {"beta1", "beta2"}}  # signs
 SPREAD_OF_MADA = {q: SPREAD[q] for q in RULES["mada"].coefficient_names()}
 SHAPES = [(300, 211), (1,), (), (17,), (1025,), (0, 3), (33, 7)]  # over one chunk, over one block, tails of vectors
