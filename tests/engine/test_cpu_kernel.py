@@ -12,7 +12,7 @@ import torch
 from mada_optim import MADA, HyperOptimizer
 from mada_optim.kernels import build, source
 from mada_optim.rules import RULES
-from mada_optim.spec import Coefficient, Interval, Rule
+from mada_optim.spec import Coefficient, Interval, Rule, Slot
 from tests.gradient.test_sensitivity import SPREAD
 from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
 
@@ -293,6 +293,34 @@ def test_a_rule_of_a_third_party_has_loops_of_its_own():
     assert fast.coefficients()["a"] == pytest.approx(slow.coefficients()["a"], abs=1e-6) != 0.5
     for p, q in zip(params, twins, strict=True):
         torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_slot_that_is_read_after_its_next_value(engine):
+    def update(c, g, s, t):
+        after = c["a"] * s["m"] + g
+        return after + s["m"], {"m": after}
+
+    params, twins = (p := parameters()), copy.deepcopy(p)
+    rule = Rule("own", update, (Coefficient("a", "a", Interval(0.0, 1.0), 0.5),), (Slot("m", "m"),))
+    fast = HyperOptimizer(params, rule=rule, learn=(), engine=engine)
+    slow = HyperOptimizer(twins, rule=rule, learn=(), engine="eager")
+    train(fast, params, range(4))
+    train(slow, twins, range(4))
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_parameter_that_has_grown_is_an_error(engine):
+    p = torch.nn.Parameter(torch.ones(4))
+    opt = HyperOptimizer([p], rule="adam", learn=(), engine=engine)
+    train(opt, [p], range(2))
+    p.grad, p.data = None, torch.ones(9)
+    p.grad = torch.ones(9)
+    with pytest.raises(RuntimeError, match="size"):
+        opt.step()
+    assert same_bits([p], [torch.ones(9)])
 
 
 @pytest.mark.parametrize(
