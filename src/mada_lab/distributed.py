@@ -186,9 +186,15 @@ def group(config: TrainConfig) -> Iterator[None]:
         try:
             yield
         except Interrupted:  # with all of them; after an error, to take leave of a process that is gone could take long
-            dist.destroy_process_group()
+            _take_leave()
             raise
-        dist.destroy_process_group()
+        _take_leave()
+
+
+def _take_leave() -> None:
+    """All at once: a process that ended while another still talked has been seen to hang in its last moment."""
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _require_environment() -> None:
