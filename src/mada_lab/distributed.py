@@ -186,8 +186,18 @@ def group(config: TrainConfig) -> Iterator[None]:
         try:
             yield
         except Interrupted:  # with all of them; after an error, to take leave of a process that is gone could take long
-            dist.destroy_process_group()
+            _take_leave()
             raise
+        _take_leave()
+
+
+def _take_leave() -> None:
+    """Ends the group. One over gloo is left to the end of the process.
+
+    Its destructor waits for the thread that sends, and keeps the interpreter's lock meanwhile; if that thread still has
+    the last message to free, which takes the lock, both wait for ever (torch 2.13).
+    """
+    if dist.get_backend() != "gloo":
         dist.destroy_process_group()
 
 
