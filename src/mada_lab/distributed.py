@@ -192,9 +192,13 @@ def group(config: TrainConfig) -> Iterator[None]:
 
 
 def _take_leave() -> None:
-    """All at once: a process that ended while another still talked has been seen to hang in its last moment."""
-    dist.barrier()
-    dist.destroy_process_group()
+    """Ends the group. One over gloo is left to the end of the process.
+
+    Its destructor waits for the thread that sends, and keeps the interpreter's lock meanwhile; if that thread still has
+    the last message to free, which takes the lock, both wait for ever (torch 2.13).
+    """
+    if dist.get_backend() != "gloo":
+        dist.destroy_process_group()
 
 
 def _require_environment() -> None:

@@ -46,6 +46,5 @@ def _member(pipe, rank, world, store, work, arguments):
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
         pipe.send(("returned", work(*arguments)))
         dist.barrier()
-        dist.destroy_process_group()
     except BaseException:
         pipe.send(("raised", traceback.format_exc()))
