@@ -20,7 +20,7 @@ from mada_optim.kernels.numbers import CPU, numbers_of
 from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT, outputs
 
-TILE = 1 << 17  # elements, 512 KiB of each operand: less is no work for two threads, more leaves the cache
+TILE = 1 << 18  # elements, 1 MiB of each operand: less is no work for two threads, more leaves the cache
 Vectors = dict[str, Tensor]  # (tensors,) by the name of a graph's input
 Values = dict[fx.Node, Tensor]  # (tensors,) by node
 
