@@ -32,7 +32,7 @@ HEADER = source(RULES["adam"], (), ())
 
 
 ENGINES = ("cpu", "tiled")
-ROUNDING = {"cpu": 1e-5, "tiled": 5e-5}  # of a hypergradient: tiles are summed in fp32, by `torch.dot`
+ROUNDING = {"cpu": 1e-5, "tiled": 5e-5}  # of a hypergradient: a tile is summed in fp32 as a whole
 
 
 def pair(rule, learn, engine="cpu", start=None, **options):
