@@ -3,7 +3,7 @@
     loops     C++, compiled on demand: loops.cpp around what emit.py writes
     tiled     torch operations on pieces that the caches hold: tiles.py, for machines without a compiler
 
-Without loops.cpp and tiles' row in `choose` there are none, and all runs on the eager engine.
+Without loops.cpp there are none of either, and all runs on the eager engine.
 """
 
 import functools

@@ -94,9 +94,8 @@ class Tiles:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
         learned = self._kernel.learned
         largest = [torch.stack(torch.aminmax(g)).abs().amax() for cell in self._cells for g in _pieces(cell.g)]
-        finite = torch.stack([torch.zeros((), dtype=torch.float32, device=CPU), *largest]).amax() <= largest_gradient(
-            torch.float32
-        )
+        most = torch.stack([torch.zeros((), dtype=torch.float32, device=CPU), *largest]).amax()
+        finite = most <= largest_gradient(torch.float32)
         out = torch.zeros(scopes, len(learned), dtype=torch.float64, device=CPU)
         if learned:
             rows, begun = torch.tensor([cell.scope for cell in self._cells], device=CPU), self._of_state("step") > 0
