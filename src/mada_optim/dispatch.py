@@ -98,9 +98,8 @@ class Work:
             finite = finite & is_finite
             total += h
         for cell in self._rest if learned else ():
-            total[cell.scope] += torch.where(cell.state["step"] > 0, _hypergradient(learned, cell), 0.0).to(
-                total.device
-            )
+            h = torch.where(cell.state["step"] > 0, _hypergradient(learned, cell), 0.0)
+            total[cell.scope] += h.to(total.device)
         return finite, total
 
     def advance(self, finite: Tensor) -> None:

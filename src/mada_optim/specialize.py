@@ -10,7 +10,7 @@ whole rule, is 0 here. A rule that can't be traced, since it branches in Python 
 
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ UNTRACEABLE = (ValueError, TypeError, RuntimeError)
 
 Corners = tuple[tuple[str, float], ...]
 Known = float | int
+Inputs = Callable[[fx.Node], Iterable[fx.Node]]
 Folded = Any  # a number, a node of the graph, or None where the operation stays
 
 
@@ -157,6 +158,18 @@ ALGEBRA: dict[Any, Callable[[Any, Any], Folded]] = {
 }
 
 
+def nodes_behind(ends: Iterable[Any], inputs: Inputs = lambda node: node.all_input_nodes) -> set[fx.Node]:
+    """All that the nodes among `ends` are computed from, and they themselves; `inputs` gives a node's operands."""
+    reached: set[fx.Node] = set()
+    ahead = [x for x in ends if isinstance(x, fx.Node)]
+    while ahead:
+        node = ahead.pop()
+        if node not in reached:
+            reached.add(node)
+            ahead.extend(inputs(node))
+    return reached
+
+
 def _drop_idle_slots(graph: fx.Graph) -> None:
     """Leaves the slots that reach the update, through whatever number of steps."""
     u, after = outputs(graph)
@@ -168,14 +181,7 @@ def _drop_idle_slots(graph: fx.Graph) -> None:
 
 
 def _slots_behind(ends: list[Any]) -> set[str]:
-    reached: set[fx.Node] = set()
-    ahead = [x for x in ends if isinstance(x, fx.Node)]
-    while ahead:
-        node = ahead.pop()
-        if node not in reached:
-            reached.add(node)
-            ahead.extend(node.all_input_nodes)
-    names = (str(node.target) for node in reached if node.op == "placeholder")
+    names = (str(node.target) for node in nodes_behind(ends) if node.op == "placeholder")
     return {name.removeprefix(SLOT) for name in names if name.startswith(SLOT)}
 
 

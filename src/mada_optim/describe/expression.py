@@ -14,7 +14,7 @@ from torch.fx.node import map_arg
 
 from mada_optim.describe.graphs import Traced, under_root
 from mada_optim.describe.symbols import at, symbol
-from mada_optim.specialize import SLOT
+from mada_optim.specialize import SLOT, nodes_behind
 
 SEQUENCE = "sequence"  # the operation that makes one argument of several
 
@@ -160,11 +160,4 @@ def _inputs(node: fx.Node) -> list[fx.Node]:
 
 def _behind(ends: list[Any]) -> list[fx.Node]:
     """All that `ends` are computed from, in the order of computation."""
-    reached: set[fx.Node] = set()
-    ahead = [x for x in ends if isinstance(x, fx.Node)]
-    while ahead:
-        node = ahead.pop()
-        if node not in reached:
-            reached.add(node)
-            ahead.extend(_inputs(node))
-    return sorted(reached)
+    return sorted(nodes_behind(ends, _inputs))

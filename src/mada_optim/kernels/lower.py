@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from mada_optim.builder import Builder, total
-from mada_optim.specialize import SLOT
+from mada_optim.specialize import SLOT, nodes_behind
 
 LARGEST = torch.finfo(torch.float32).max
 #: Operations with an `out`; those with a name are called as methods in rules.
@@ -103,7 +103,7 @@ def lower(graph: fx.Graph, kinds: Builder, ends: Sequence[Any], slots: Mapping[s
         NoLoweringError: An operation isn't known here.
     """
     wanted = [*ends, *slots.values()]
-    needed = _behind(wanted)
+    needed = nodes_behind(wanted)
     steps = [x for x in graph.nodes if x in needed and x.op != "placeholder" and (kinds.is_element(x) or x in ends)]
     uses = [y for x in steps for y in x.all_input_nodes] + wanted
     once = {x for x in steps if uses.count(x) == 1}
@@ -200,36 +200,42 @@ def _allocate(
 
     last = {y: i for i, x in enumerate(steps) for y in reads[x]} | dict.fromkeys([*ends, *slots.values()], len(steps))
     home = {x: registers[elements.get(SLOT + name, SLOT + name)] for name, x in slots.items()}
-    code, free, first = [], [], len(registers)
-    count = first
-    for i, x in enumerate(steps):
-        function, sources = chosen[x].function, tuple(registers[y] for y in reads[x])
-        assert function is not None
-        free += [registers[y] for y in dict.fromkeys(reads[x]) if last[y] == i and registers[y] >= first]
+    first = len(registers)
+    code, buffers = _code([(x, chosen[x].function, reads[x]) for x in steps], registers, last, home)
+    code += [Instruction(_copy, (registers[x],), home[x]) for x in slots.values() if registers[x] != home[x]]
+    result = registers[ends[0]] if len(ends) == 1 and ends[0] in registers else None
+    return Program(code, tuple(names), tuple(scalars), tuple(numbers), buffers - first, result)
+
+
+def _code(
+    steps: list[tuple[fx.Node, Any, tuple[Any, ...]]],
+    registers: dict[Any, int],
+    last: Mapping[Any, int],
+    home: Mapping[Any, int],
+) -> tuple[list[Instruction], int]:
+    """The instructions, and the number of registers with their buffers; `registers` takes up where each value is.
+
+    Args:
+        steps: Values, with what makes each and what that reads.
+        registers: Those of the inputs.
+        last: The last step that reads a value.
+        home: The registers of slots, by the slot's next value, which is put there once the slot is read out.
+    """
+    code, free, first = list[Instruction](), list[int](), len(registers)
+    inputs, count = {register: x for x, register in registers.items()}, first
+    for i, (x, function, sources) in enumerate(steps):
+        free += [registers[y] for y in dict.fromkeys(sources) if last[y] == i and registers[y] >= first]
+        reads = tuple(registers[y] for y in sources)
         if x.target is total:
-            code.append(Instruction(function, sources, None))
+            code.append(Instruction(function, reads, None))
             continue
-        over = next((y for y, r in registers.items() if r == home.get(x)), None)
-        if x in home and last.get(over, -1) <= i:
+        if x in home and last.get(inputs[home[x]], -1) <= i:
             out = home[x]
         else:
             out, count = (free.pop(), count) if free else (count, count + 1)
         registers[x] = out
-        code.append(Instruction(function, sources, out))
-    code += [Instruction(_copy, (registers[x],), home[x]) for x in slots.values() if registers[x] != home[x]]
-    result = registers[ends[0]] if len(ends) == 1 and ends[0] in registers else None
-    return Program(code, tuple(names), tuple(scalars), tuple(numbers), count - first, result)
-
-
-def _behind(ends: Sequence[Any]) -> set[fx.Node]:
-    reached: set[fx.Node] = set()
-    ahead = [x for x in ends if isinstance(x, fx.Node)]
-    while ahead:
-        node = ahead.pop()
-        if node not in reached:
-            reached.add(node)
-            ahead.extend(node.all_input_nodes)
-    return reached
+        code.append(Instruction(function, reads, out))
+    return code, count
 
 
 def _subcmul(x: Tensor, y: Tensor, z: Tensor, out: Tensor) -> Tensor:
