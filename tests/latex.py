@@ -7,10 +7,13 @@ import re
 
 import torch
 
+from mada_optim.orthogonal import orthogonal
+
 TOKEN = re.compile(r"\\\\|\\[A-Za-z]+|\\[,|]|\d+(?:\.\d+)?|\\?\S")
 FUNCTIONS = {
     r"\mathrm{sign}": torch.sign,
     r"\mathrm{const}": lambda x: x,
+    r"\mathrm{orth}": orthogonal,
     r"\exp": torch.exp,
     r"\ln": torch.log,
     r"\tanh": torch.tanh,

@@ -11,7 +11,9 @@ FILES = sorted(SRC.rglob("*.py"))
 #: What each part of the library may import of the library.
 ALLOWED = {
     "mada_optim.spec": (),
-    "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules"),
+    "mada_optim.orthogonal": (),
+    "mada_optim.matrices": ("mada_optim.spec", "mada_optim.specialize"),
+    "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules", "mada_optim.orthogonal"),
     "mada_optim.specialize": ("mada_optim.spec",),
     "mada_optim.builder": ("mada_optim.specialize",),
     "mada_optim.partials": ("mada_optim.builder",),
@@ -57,6 +59,7 @@ ALLOWED = {
         "mada_optim.specialize",
         "mada_optim.engine",
         "mada_optim.hyper",
+        "mada_optim.matrices",
         "mada_optim.shards",
     ),
     "mada_optim.optim": (
@@ -67,6 +70,7 @@ ALLOWED = {
         "mada_optim.hyper",
         "mada_optim.dispatch",
         "mada_optim.checks",
+        "mada_optim.matrices",
         "mada_optim.readings",
         "mada_optim.shards",
         "mada_optim.snapshot",

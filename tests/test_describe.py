@@ -165,7 +165,8 @@ def test_adam_reads_like_its_paper():
     ]
 
 
-CONTAINED = {"mada": {"adam", "avgrad", "yogi", "adan", "lion"}, "adan": {"adam"}}
+OF_MADA = {"adam", "avgrad", "yogi", "adan", "lion"}
+CONTAINED = {"mada": OF_MADA, "mada_matrix": {*OF_MADA, "mada", "muon"}, "adan": {"adam"}}
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -239,12 +240,12 @@ def test_bytes_are_those_of_the_state(name, learning):
     learn = ("all" if rule.coefficients else "lr") if learning else ()
 
     def total(size):
-        p = torch.nn.Parameter(torch.zeros(size))
-        return HyperOptimizer([p], rule=rule, learn=learn, engine="eager", **inside).memory().total
+        group = {"params": [torch.nn.Parameter(torch.zeros(size, 2))], "matrix": True}
+        return HyperOptimizer([group], rule=rule, learn=learn, engine="eager", **inside).memory().total
 
-    each = (total(30) - total(10)) / 20
+    each = (total(30) - total(10)) / 40
     assert d.bytes_per_parameter(learning) == each
-    assert d.bytes_per_tensor(learning) == total(10) - 10 * each
+    assert d.bytes_per_tensor(learning) == total(10) - 20 * each
 
 
 def test_pages_are_up_to_date():

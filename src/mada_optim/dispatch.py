@@ -69,7 +69,7 @@ class Dispatcher:
         for cell in cells:
             # not prepared yet: a corner was set in a group since it was added, or the optimizer is a copy
             if cell.rule not in self._kernels:
-                self.prepare(corners(self._rule, cell.options, self._learned), cell.p.device)
+                self.prepare(corners(self._rule, cell.options, ()), cell.p.device)  # what is learned is a tensor
             kernel = self._kernels[cell.rule]
             row = None if kernel is None else kernel.row(cell)
             if kernel is None or row is None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from mada_optim import checks, shards, snapshot
+from mada_optim import checks, matrices, shards, snapshot
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
 from mada_optim.hyper.bank import Bank
@@ -18,7 +18,7 @@ from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Lea
 from mada_optim.readings import Bill, Reading, by_scope
 from mada_optim.rules import RULES
 from mada_optim.spec import LR, Rule, option_key
-from mada_optim.specialize import corners, is_corner, specialize
+from mada_optim.specialize import corners, is_corner
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,18 @@ class HyperOptimizer(Optimizer):
                 checks.ties({q: x for q, x in param_group.items() if q in self.learned}, self.param_groups[0])
             checks.room(self._external is not None, self._bank.scope)
         super().add_param_group(param_group)
+        self._sort_matrices()
         self._attach_coefficients(param_group)
-        self._dispatcher.prepare(corners(self.rule, param_group, self.learned), self._home)
+        for is_matrix in {matrices.is_hidden(self.rule, param_group, j) for j in range(len(param_group["params"]))}:
+            seen = matrices.seen(self.rule, param_group, is_matrix)
+            self._dispatcher.prepare(corners(self.rule, seen, ()), self._home)  # what is learned is a tensor
+
+    def _sort_matrices(self) -> None:
+        """Says in each group which parameters are hidden weight matrices, until their state is begun."""
+        if self.rule.matrix_weight is not None:
+            for group, flags in zip(self.param_groups, matrices.hidden(self.param_groups), strict=True):
+                if not any(self.state.get(p) for p in group["params"]):
+                    group["matrix"] = flags
 
     def _attach_coefficients(self, group: dict[str, Any]) -> None:
         """The learned coefficients become views of the bank's; of the others, those at a corner stay plain numbers."""
@@ -264,14 +274,17 @@ class HyperOptimizer(Optimizer):
         if any(p.grad.is_sparse for p, *_ in ready):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use torch.optim.SparseAdam")
         self._bank.adopt(self.param_groups)
-        forms = [self._form(group) for group in self.param_groups]
-        kept = [frozenset(eager.state_names(form, self._memory)) for form in forms]
-        row = self._bank.row
-        return [self._cell(p, forms[i], kept[i], self._options(group, j), row(i, j)) for p, group, i, j in ready]
+        kinds = [[self._kind(group, is_matrix) for is_matrix in (False, True)] for group in self.param_groups]
+        return [self._cell(p, *kinds[i][matrices.is_hidden(self.rule, group, j)], i, j) for p, group, i, j in ready]
 
-    def _form(self, group: Mapping[str, Any]) -> Rule:
-        """What the rule comes to in a group."""
-        return specialize(self.rule, corners(self.rule, group, self.learned))
+    def _kind(self, group: Mapping[str, Any], is_matrix: bool) -> tuple[Rule, frozenset[str], Mapping[str, Any]]:
+        """What the hidden weight matrices of a group, or its other tensors, have in common: rule, state, options."""
+        form = matrices.form(self.rule, group, self.learned, is_matrix)
+        return form, frozenset(eager.state_names(form, self._memory)), matrices.seen(self.rule, group, is_matrix)
+
+    def _form(self, group: Mapping[str, Any], parameter: int) -> Rule:
+        """What the rule comes to for a parameter."""
+        return matrices.form(self.rule, group, self.learned, matrices.is_hidden(self.rule, group, parameter))
 
     def _idle_slots(self, form: Rule) -> set[str]:
         return set() if form is self.rule else set(self.rule.slot_names()) - set(form.slot_names())
@@ -283,9 +296,12 @@ class HyperOptimizer(Optimizer):
         """A group as one of its parameters sees it: with one number for each learned coefficient."""
         if self._bank.scope != "tensor" or not self.learned:
             return group
-        return {**group, **{key: group[key][parameter] for key in self._bank.columns}}
+        own = {key: group[key][parameter] for key in self._bank.columns if isinstance(group[key], Tensor)}
+        return {**group, **own}
 
-    def _cell(self, p: Tensor, form: Rule, kept: frozenset[str], options: Mapping[str, Any], row: int) -> eager.Cell:
+    def _cell(
+        self, p: Tensor, form: Rule, kept: frozenset[str], seen_group: Mapping[str, Any], i: int, j: int
+    ) -> eager.Cell:
         assert p.grad is not None
         seen, state, g = eager.canvas(shards.local(p)), self.state[p], eager.canvas(shards.local_gradient(p))
         if not g.dtype is seen.dtype is torch.float32:
@@ -294,7 +310,8 @@ class HyperOptimizer(Optimizer):
             state.update(self._new_state(form, seen))
         elif state.keys() != kept:
             self._fit_state(form, state)
-        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, row)
+        g = -g if seen_group["maximize"] else g
+        return eager.Cell(form, seen, g, state, self._options(seen_group, j), self._bank.row(i, j))
 
     def _fit_state(self, form: Rule, state: dict[str, Tensor]) -> None:
         """Drops slots that were switched off since: they move no more, and must not be taken up again as they are."""
@@ -365,9 +382,9 @@ class HyperOptimizer(Optimizer):
     def memory(self) -> Bill:
         """What the state costs, or will cost after the first step, on this process. `print` it for a table."""
         return Bill.of(
-            (shards.local(p), self._new_state(self._form(group), eager.canvas(shards.local(p).detach()).to("meta")))
+            (shards.local(p), self._new_state(self._form(group, j), eager.canvas(shards.local(p).detach()).to("meta")))
             for group in self.param_groups
-            for p in group["params"]
+            for j, p in enumerate(group["params"])
         )
 
     @torch.no_grad()
@@ -379,7 +396,8 @@ class HyperOptimizer(Optimizer):
         group, j = next(places)
         seen = eager.canvas(shards.local(p))
         g = seen.to(eager.compute_dtype(seen))
-        cell = eager.Cell(self._form(group), seen, g, self.state[p], self._options(group, j))
+        options = self._options(matrices.seen(self.rule, group, matrices.is_hidden(self.rule, group, j)), j)
+        cell = eager.Cell(self._form(group, j), seen, g, self.state[p], options)
         slots, per_element = eager.slots_after_last_update(cell), eager.per_element(cell.rule)
         return {name: shards.like(p, x.clone()) if name in per_element else x.clone() for name, x in slots.items()}
 

@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mada_optim import shards
+from mada_optim import matrices, shards
 from mada_optim.engine import eager
 from mada_optim.hyper.bank import MEMORY
 from mada_optim.spec import Rule, option_key
-from mada_optim.specialize import corners, specialize
 
 Group = dict[str, Any]
 
@@ -55,7 +54,8 @@ def check(
     forms = []
     for ours, theirs in zip(groups, state_dict["param_groups"], strict=False):
         _same("parameter group", _shapes(ours, keys), _shapes(theirs, keys))
-        forms += [_form(rule, learned, {**ours, **theirs})] * len(ours["params"])
+        group = {**ours, **theirs}
+        forms += [_form(rule, learned, group, matrices.is_hidden(rule, group, j)) for j in range(len(ours["params"]))]
     for (p, state), form in zip(_pairs(groups, state_dict), forms, strict=False):
         if state:
             _tensors(state)
@@ -65,21 +65,22 @@ def check(
             _same("state of a parameter", _shapes(expected, expected), _shapes(state, state.keys() - idle))
 
 
-def _form(rule: Rule, learned: tuple[str, ...], group: Group) -> Rule:
-    """What the rule comes to in a saved group, where a corner may be a tensor."""
+def _form(rule: Rule, learned: tuple[str, ...], group: Group, is_matrix: bool) -> Rule:
+    """What the rule comes to for parameters of a saved group, where a corner may be a tensor."""
     fixed = {q: float(group[q]) for q in rule.coefficient_names() if q not in learned}
-    return specialize(rule, corners(rule, {**rule.hyper_parameters, **group, **fixed}, learned))
+    return matrices.form(rule, {**rule.hyper_parameters, **group, **fixed}, learned, is_matrix)
 
 
 def restored(
-    groups: list[Group], state_dict: Mapping[str, Any], form: Callable[[Group], Rule], rule: Rule
+    groups: list[Group], state_dict: Mapping[str, Any], form: Callable[[Group, int], Rule], rule: Rule
 ) -> dict[Tensor, dict[str, Tensor]]:
     """The saved state of each parameter, copied to the parameter's device in the dtype that it was saved in.
 
     `torch.optim.Optimizer.load_state_dict` rounds floating-point state to its parameter's dtype: with bf16 parameters
-    a coefficient of .9995 would come back as 1. Slots of `rule` that `form(group)` has no use for are left behind.
+    a coefficient of .9995 would come back as 1. Slots of `rule` that `form(group, parameter)` has no use for are left behind.
     """
-    idle = [set(rule.slot_names()) - set(form(group).slot_names()) for group in groups for _ in group["params"]]
+    places = [(group, j) for group in groups for j in range(len(group["params"]))]
+    idle = [set(rule.slot_names()) - set(form(*place).slot_names()) for place in places]
     per_element = eager.per_element(rule)
 
     def own(p: Tensor, name: str, x: Tensor) -> Tensor:

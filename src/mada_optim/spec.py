@@ -105,6 +105,8 @@ class Rule:
         hyper_parameters: Fixed numbers by name with their defaults, options of a parameter group like `eps`.
         pointwise: Whether each element of `u` and of the slots depends on that element alone. Only an engine that
             regroups elements may use it.
+        matrix_weight: A coefficient that weighs what only hidden weight matrices have (`mada_optim.matrices`): on every
+            other tensor it is fixed at 0, where the rule is pointwise.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Rule:
     slots: tuple[Slot, ...]
     hyper_parameters: Mapping[str, float] = field(default_factory=dict)
     pointwise: bool = True
+    matrix_weight: str | None = None
 
     def coefficient_names(self) -> tuple[str, ...]:
         """Names of the coefficients, in the rule's order."""

@@ -57,7 +57,8 @@ def specialize(rule: Rule, fixed: Corners) -> Rule:
     except UNTRACEABLE:
         return rule
     slots = tuple(slot for slot in rule.slots if slot.name in outputs(graph)[1])
-    return replace(rule, update=_function(graph), slots=slots)
+    pointwise = rule.pointwise or (rule.matrix_weight, 0.0) in fixed
+    return replace(rule, update=_function(graph), slots=slots, pointwise=pointwise)
 
 
 def reduced(rule: Rule, fixed: Corners) -> fx.Graph:

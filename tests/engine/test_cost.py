@@ -50,7 +50,7 @@ class NoHostReads(TorchDispatchMode):
 
 @pytest.mark.parametrize("engine", ["auto", "tiled", "eager"])
 @pytest.mark.parametrize("learn", ["all", ()])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [name for name in RULES if name != "muon"])  # which the eager engine alone runs
 def test_a_step_reads_nothing_on_the_host(rule, learn, engine):
     params = parameters()
     opt = HyperOptimizer(params, rule=rule, learn=learn, weight_decay=0.1, hyper_start=0, engine=engine)
@@ -71,7 +71,7 @@ def test_slots_allocated_are_slots_declared(rule, learn):
     """With coefficients between the corners, where each has its part."""
     p = torch.nn.Parameter(torch.randn(6, 7))
     inside = {q.name: 0.9 for q in RULES[rule].coefficients}
-    opt = HyperOptimizer([p], rule=rule, learn=learn, **inside)
+    opt = HyperOptimizer([{"params": [p], "matrix": True}], rule=rule, learn=learn, **inside)
     train(opt, [p], range(2))
     per_element = [name for name, x in opt.state[p].items() if x.shape == p.shape]
     declared = [x.name for x in RULES[rule].slots if not x.scalar]

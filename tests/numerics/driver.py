@@ -11,7 +11,14 @@ from mada_optim.rules import RULES
 from mada_optim.spec import option_key
 from tests.problems import everything
 
-BLENDS = ("beta3", "rho", "c", "gamma", "momentum")  # away from the values where others of these lose their derivative
+BLENDS = (
+    "beta3",
+    "rho",
+    "c",
+    "gamma",
+    "momentum",
+    "omega",
+)  # away from the values where others of these lose their derivative
 
 
 class Driver:
@@ -21,17 +28,20 @@ class Driver:
         self.p = torch.nn.Parameter(torch.linspace(-1.0, 1.5, 6))
         learned = {"learn": name, "hyper_lr": 1e3, "hyper_momentum": momentum, "hyper_clip": math.inf, "hyper_start": 0}
         start = {q: 0.8 for q in BLENDS if q in RULES[rule].coefficient_names()}
-        self.opt = HyperOptimizer([self.p], lr=1.0, rule=rule, engine=engine, bounds=bounds, **start, **learned)
+        if RULES[rule].matrix_weight is not None:
+            self.p = torch.nn.Parameter(self.p.detach().reshape(2, 3))
+        group = {"params": [self.p], "matrix": True}
+        self.opt = HyperOptimizer([group], lr=1.0, rule=rule, engine=engine, bounds=bounds, **start, **learned)
         self.name, self.interval = name, self.opt.intervals[name]
         for _ in range(3):  # after the first step betas have no say, for all of bias correction
-            self.p.grad = torch.randn(6)
+            self.p.grad = torch.randn_like(self.p)
             self.opt.step()
 
     def value(self):
         return self.opt.param_groups[0][option_key(self.name)].item()
 
     def step(self, wanted):
-        g, twin = torch.randn(6), copy.deepcopy(self.opt)
+        g, twin = torch.randn_like(self.p), copy.deepcopy(self.opt)
         twin.param_groups[0]["params"][0].grad = g
         twin.step()
         self.p.grad = g * (wanted / twin.hypergradients()[self.name])

@@ -85,7 +85,7 @@ def test_an_overflow_of_one_scope_is_its_own(engine):
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.pointwise or rule.matrix_weight])
 def test_engines_agree_on_what_is_beyond_them(rule):
     """Weights, with sizes from denormals to the largest. A hypergradient may overflow in one engine and not in the
     other, since their products come in another order; either way the step is made."""

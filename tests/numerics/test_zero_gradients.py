@@ -42,7 +42,7 @@ def beside_silence(rule, engine, steps, elements, tensors):
 
 
 @pytest.mark.usefixtures("_denormals")
-@pytest.mark.parametrize(("engine", "rule"), ENGINES)
+@pytest.mark.parametrize(("engine", "rule"), [x for x in ENGINES if x[1] != "muon"])  # whose elements hang together
 def test_silent_tensors_and_elements_have_no_say(engine, rule):
     """Tensors not a bit; elements only through the order in which the others are summed."""
     coefficients, weights, _ = beside_silence(rule, engine, 20, elements=0, tensors=0)

@@ -129,7 +129,7 @@ def graphs(rule: Rule, fixed: Corners, learned: tuple[str, ...]) -> tuple[fx.Gra
     Raises:
         NoKernelError: The rule isn't pointwise, can't be traced, or can't be differentiated here.
     """
-    if not rule.pointwise:
+    if not specialize(rule, fixed).pointwise:
         raise NoKernelError(f"the rule {rule.name!r} is not pointwise")
     of_rule = tuple(q for q in learned if q != LR.name)
     try:

@@ -17,6 +17,8 @@ FILES = (
     "lion",
     "mada",
     "mada_released",
+    "muon",
+    "mada_matrix",
 )
 
 RULES: dict[str, Rule] = {rule.name: rule for rule in (import_module(f"{__name__}.{file}").RULE for file in FILES)}

@@ -1,0 +1,66 @@
+"""Which parameters are hidden weight matrices, where the user doesn't say.
+
+Orthogonalised momentum is for the weights between hidden layers. Embeddings and the last layer, whose rows belong to
+tokens or classes, and vectors do better with a step per element (Jordan et al. 2024, Muon). An optimizer sees tensors
+and, where it is given `model.named_parameters()`, their names.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mada_optim.spec import Rule
+from mada_optim.specialize import corners, specialize
+
+EMBEDDING = re.compile(r"emb|wte|wpe|token|vocab", re.IGNORECASE)
+HEAD = re.compile(r"head|classif|logits|unembed|(^|\.)out(put)?(\.|$)", re.IGNORECASE)
+
+
+def hidden(groups: Iterable[Mapping[str, Any]]) -> list[list[bool]]:
+    """For each parameter of each group, whether it is a hidden weight matrix.
+
+    It has two dimensions or more, of which the first and all others together exceed 1, and no name of an embedding or a
+    head. Where there is no name of either, the last matrix is taken for the head: with an embedding and no head, the
+    embedding serves as both. A group that says `matrix=True` or `matrix=False` has its matrices so or none.
+    """
+    groups = list(groups)
+    named = [(name, p) for group in groups for name, p in _named(group) if _is_matrix(p)]
+    ends = any(EMBEDDING.search(name) or HEAD.search(name) for name, _ in named)
+    last = None if ends or not named else named[-1][1]
+    return [[_hidden(group, name, p, last) for name, p in _named(group)] for group in groups]
+
+
+def _hidden(group: Mapping[str, Any], name: str, p: Tensor, last: Tensor | None) -> bool:
+    if not _is_matrix(p):
+        return False
+    said = group.get("matrix")
+    if isinstance(said, bool):
+        return said
+    return p is not last and not EMBEDDING.search(name) and not HEAD.search(name)
+
+
+def _named(group: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:
+    params = group["params"]
+    return zip(group.get("param_names", [""] * len(params)), params, strict=True)
+
+
+def _is_matrix(p: Tensor) -> bool:
+    return p.ndim >= 2 and p.shape[0] > 1 and p.numel() > p.shape[0] and not p.is_complex()
+
+
+def is_hidden(rule: Rule, group: Mapping[str, Any], parameter: int) -> bool:
+    """Whether a parameter has the member for matrices; so has every one where the rule treats all alike."""
+    return rule.matrix_weight is None or group["matrix"][parameter]
+
+
+def seen(rule: Rule, group: Mapping[str, Any], is_matrix: bool) -> Mapping[str, Any]:
+    """A group as its hidden weight matrices see it, or as its other tensors do: with that member's weight fixed at 0."""
+    return group if is_matrix or rule.matrix_weight is None else {**group, rule.matrix_weight: 0.0}
+
+
+def form(rule: Rule, group: Mapping[str, Any], learned: tuple[str, ...], is_matrix: bool) -> Rule:
+    """What the rule comes to on them."""
+    moving = tuple(q for q in learned if is_matrix or q != rule.matrix_weight)
+    return specialize(rule, corners(rule, seen(rule, group, is_matrix), moving))

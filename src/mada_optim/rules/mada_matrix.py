@@ -1,0 +1,32 @@
+"""MADA with a member for matrices: where a parameter is a hidden weight matrix, omega mixes Muon's direction in.
+
+    u = (1 - omega) u_mada + omega u_muon
+
+Corners: Muon at omega = 1, `mada` at omega = 0, which is what every other tensor has. Both updates have about the same
+root mean square, so one learning rate serves all.
+"""
+
+from torch import Tensor
+
+from mada_optim.rules import mada, muon
+from mada_optim.spec import UNIT, Coefficient, Coefficients, Rule, Slots
+
+OMEGA = Coefficient("omega", r"\omega", UNIT, 1.0)
+
+
+def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    omega = c["omega"]
+    u_mada, slots = mada.update(c, g, s, t)
+    u_muon, of_matrix = muon.update({"mu": c["mu"], "kappa": c["kappa_matrix"]}, g, s, t)
+    return (1 - omega) * u_mada + omega * u_muon, {**slots, **of_matrix}
+
+
+RULE = Rule(
+    "mada_matrix",
+    update,
+    (*mada.RULE.coefficients, OMEGA),
+    (*mada.RULE.slots, *muon.RULE.slots),
+    {**mada.RULE.hyper_parameters, "mu": 0.95, "kappa_matrix": 0.2},
+    pointwise=False,
+    matrix_weight="omega",
+)

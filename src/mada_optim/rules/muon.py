@@ -1,0 +1,27 @@
+"""Muon: Jordan et al. 2024 (kellerjordan.github.io/posts/muon): Nesterov's momentum, orthogonalised. For matrices.
+
+Its update has a root mean square of kappa, .2, as Adam's about has, so that one learning rate serves both (Liu et al.
+2025, arXiv 2502.16982, section 2.2); `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` is this rule. The momentum
+is an average: orthogonalisation doesn't see that factor.
+
+Deviation from `torch.optim.Muon`: no rounding to bf16.
+"""
+
+from torch import Tensor
+
+from mada_optim.orthogonal import orthogonal
+from mada_optim.rules.terms import ema
+from mada_optim.spec import DECAY, Coefficient, Coefficients, Interval, Rule, Slot, Slots
+
+# The derivative in mu is 0 at mu = 0, from where no hyper-step would lead away.
+MU = Coefficient("mu", r"\mu", Interval(0.01, 0.999), 0.95, DECAY, hyper_lr=5e-4)
+MATRIX_MOMENTUM = Slot("b", "b")
+
+
+def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    b = ema(c["mu"], s["b"], g)
+    u = c["kappa"] * orthogonal(ema(c["mu"], b, g))
+    return u, {"b": b}
+
+
+RULE = Rule("muon", update, (MU,), (MATRIX_MOMENTUM,), {"kappa": 0.2}, pointwise=False)

@@ -1,0 +1,152 @@
+"""The member for matrices: whose parameters it moves, its corners, and Muon.
+
+Catches: an embedding, a head or a vector that is orthogonalised; a Newton-Schulz step, a scale or a momentum that isn't
+Muon's; gradients so small or large that the iteration breaks; state that doesn't survive being saved.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from mada_optim import MADA, HyperOptimizer
+from mada_optim.matrices import hidden
+from mada_optim.orthogonal import NEWTON_SCHULZ, STEPS, orthogonal
+from tests.problems import same_bits
+
+
+def singular_values_moved(x):
+    """The oracle: the polynomial on each singular value, by the decomposition."""
+    u, s, v = torch.linalg.svd(x.flatten(1), full_matrices=False)
+    s, (a, b, c) = s / s.norm(), NEWTON_SCHULZ
+    for _ in range(STEPS):
+        s = a * s + b * s**3 + c * s**5
+    return (u * s @ v).reshape(x.shape) * max(x.flatten(1).shape) ** 0.5
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (5, 5), (6, 2, 3, 3)], ids=str)
+@pytest.mark.parametrize("size", [1e-150, 1.0, 1e150])
+def test_the_iteration_moves_singular_values(shape, size):
+    x = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(orthogonal(size * x), singular_values_moved(x), rtol=1e-9, atol=1e-9)
+
+
+def test_what_has_no_direction_stays_0():
+    assert torch.equal(orthogonal(torch.zeros(3, 4)), torch.zeros(3, 4))
+    assert orthogonal(torch.zeros(0, 4)).shape == (0, 4)
+
+
+def test_its_size_is_about_1():
+    assert orthogonal(torch.randn(64, 256)).square().mean().sqrt() == pytest.approx(1.0, abs=0.25)
+
+
+def exact_newton_schulz(gradient, coefficients, steps, eps):
+    """In the place of torch's own, which rounds to bf16."""
+    return orthogonal(gradient) / max(gradient.shape) ** 0.5
+
+
+def test_muon_is_torchs(monkeypatch):
+    monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", exact_newton_schulz)
+    ours, theirs = ([nn.Parameter(torch.ones(shape).double()) for shape in ((4, 6), (6, 3))] for _ in range(2))
+    mine = HyperOptimizer(ours, lr=0.02, rule="muon", learn=(), weight_decay=0.1)
+    torchs = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(10):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        mine.step()
+        torchs.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+class Named(nn.Module):
+    def __init__(self, **modules):
+        super().__init__()
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+
+def found(params):
+    opt = MADA(params, rule="mada_matrix")
+    return [flag for group in opt.param_groups for flag in group["matrix"]]
+
+
+def test_hidden_matrices_are_found_by_shape_and_name():
+    net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 2))
+    assert found(net.parameters()) == [True, False, False, False, True, False, False, False]  # the last is the head
+    tied = Named(wte=nn.Embedding(9, 4), h=nn.Linear(4, 4), proj=nn.Linear(4, 4))
+    assert found(tied.named_parameters()) == [False, True, False, True, False]  # the embedding is the head
+    own = Named(embed=nn.Embedding(9, 4), h=nn.Linear(4, 4), lm_head=nn.Linear(4, 9))
+    assert found(own.named_parameters()) == [False, True, False, False, False]
+    kernel = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 1, 3), nn.Linear(4, 2))
+    assert found(kernel.parameters()) == [True, False, False, False, False, False]
+
+
+def test_a_group_may_say_it():
+    a, b = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(4))
+    assert hidden([{"params": [a, b], "matrix": True}, {"params": [b], "matrix": True}]) == [[True, False], [False]]
+    assert hidden([{"params": [a], "matrix": False}]) == [[False]]
+
+
+def train(opt, net, steps):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        x = torch.randn(16, 4, generator=generator, dtype=next(net.parameters()).dtype)
+        opt.zero_grad()
+        (net(x) - x.flip(1)).square().mean().backward()
+        opt.step()
+
+
+def network(dtype=torch.float64):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)).to(dtype)
+
+
+@pytest.mark.parametrize("learn", [(), ("beta1", "rho", "lr")], ids=["fixed", "learning"])
+def test_omega_0_is_mada_and_other_tensors_are_always(learn):
+    nets = [network() for _ in range(3)]
+    options = {"lr": 1e-2, "weight_decay": 0.1, "learn": learn, "hyper_start": 2, "rho": 0.7}
+    train(MADA(nets[0].parameters(), **options), nets[0], 8)
+    train(MADA(nets[1].parameters(), rule="mada_matrix", omega=0.0, **options), nets[1], 8)
+    assert same_bits(list(nets[0].parameters()), list(nets[1].parameters()))
+    groups = [{"params": list(nets[2].parameters()), "matrix": False}]
+    train(MADA(groups, rule="mada_matrix", omega=1.0, **options), nets[2], 8)
+    assert same_bits(list(nets[0].parameters()), list(nets[2].parameters()))
+
+
+def test_omega_1_is_muon_on_hidden_matrices():
+    ours, theirs = network(), network()
+    matrices = [theirs[0].weight, theirs[2].weight]
+    rest = [p for p in theirs.parameters() if all(p is not x for x in matrices)]
+    train(MADA(ours.parameters(), 1e-2, rule="mada_matrix", learn=()), ours, 8)
+    opts = [HyperOptimizer(matrices, 1e-2, rule="muon", learn=()), MADA(rest, 1e-2, learn=())]
+    both = type("Both", (), {})()
+    both.zero_grad, both.step = theirs.zero_grad, lambda: [opt.step() for opt in opts]
+    train(both, theirs, 8)
+    assert same_bits(list(ours.parameters()), list(theirs.parameters()))
+
+
+@pytest.mark.parametrize("scope", ["global", "group", "tensor"])
+def test_a_learned_omega_moves_and_is_saved(scope):
+    options = {"lr": 1e-2, "rule": "mada_matrix", "omega": 0.5, "hyper_start": 0, "learn": ("omega", "lr")}
+    options |= {"scope": scope, "hyper_lr": {"omega": 1.0}, "horizon": 0.9}
+    one, other = network(torch.float32), network(torch.float32)
+    first = MADA(one.named_parameters(), **options)
+    train(first, one, 6)
+    reading = first.coefficients()
+    omegas = [row["omega"] for row in (reading.values() if scope != "global" else [reading])]
+    assert omegas[0] != 0.5
+    second = MADA(other.named_parameters(), **options)
+    train(second, other, 1)
+    other.load_state_dict(one.state_dict())
+    second.load_state_dict(first.state_dict())
+    train(first, one, 5)
+    train(second, other, 5)
+    assert same_bits(list(one.parameters()), list(other.parameters()))
+
+
+def test_its_memory_is_one_slot_on_matrices():
+    opt = MADA(network(torch.float32).named_parameters(), rule="mada_matrix", learn=())
+    assert set(opt.memory().bytes) >= {"b", "m", "v"}
+    train(opt, net := network(torch.float32), 0)
+    assert opt.memory().bytes["b"] == 4 * (net[0].weight.numel() + net[2].weight.numel())
