@@ -17,9 +17,10 @@ from mada_optim.differentiate import differentiate, plain_roots, share_inverses
 from mada_optim.engine.eager import Cell
 from mada_optim.kernels import build
 from mada_optim.kernels.cpu import Loops
-from mada_optim.kernels.emit import NoCodeError, emit
+from mada_optim.kernels.emit import emit
 from mada_optim.kernels.lower import NoLoweringError
 from mada_optim.kernels.tiles import Tiled
+from mada_optim.kernels.walk import NoCodeError
 from mada_optim.partials import NoDerivativeError
 from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT, UNTRACEABLE, Corners, reduced, specialize
