@@ -4,6 +4,7 @@ Element values are fp32 expressions inside of a loop; scalar values are computed
 once where an element meets them.
 """
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -121,4 +122,4 @@ def is_comparison(x: fx.Node, element: bool) -> bool:
 
 def indented(lines: Iterable[str], spaces: int = 4) -> str:
     """Lines as the body of something."""
-    return "\n".join(" " * spaces + line for line in lines)
+    return textwrap.indent("\n".join(lines), " " * spaces)
