@@ -7,6 +7,7 @@ kernels on the CPU.
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import importlib.util
 import linecache
@@ -26,7 +27,7 @@ from mada_optim.specialize import SLOT
 CHUNK = 2048  # elements of one program; its sums are made in fp32, and added up in double
 BLOCK = 512  # elements that a program has in registers at once
 LANES = 128  # tensors, or chunks, of one program
-ALIGNMENT = 16  # bytes, from where on four elements are read at once
+ALIGNMENT = 16  # bytes; with it, and sizes that are multiples of 4, four elements are read at once
 WARPS = 4
 
 Row = tuple[int, ...]
@@ -45,7 +46,7 @@ def interpreted() -> bool:
 @functools.lru_cache(maxsize=256)
 def module(source: str) -> Mapping[str, Any]:
     """The kernels by name. Triton reads their source back, from where Python keeps it for tracebacks."""
-    name = f"<mada_optim kernels {hash(source):x}>"
+    name = f"<mada_optim kernels {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     kernels: dict[str, Any] = {"__name__": "mada_optim.kernels.gpu.written"}
     exec(compile(source, name, "exec"), kernels)
@@ -194,8 +195,8 @@ class Launches:
         chunks = [(j, start) for j, row in enumerate(rows) for start in range(0, row[2], CHUNK)]
         self._chunk_count = len(chunks)
         self._chunks = tables.get("chunks", chunks or [(0, 0)], torch.int64)
-        addresses = {x % ALIGNMENT for row in rows for x in row[3:]}
-        self._shape = {"ALIGNED": addresses == {0}, "CHUNK": CHUNK, "BLOCK": BLOCK}
+        aligned = all(row[2] % 4 == 0 and not any(x % ALIGNMENT for x in row[3:]) for row in rows)
+        self._shape = {"ALIGNED": aligned, "CHUNK": CHUNK, "BLOCK": BLOCK}
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""

@@ -171,7 +171,12 @@ class _Emitter:
         self.now = self.then + len(self.of_step) * self.settles
         parts = [HEAD, self._check(), self._step_values(), self._move()]
         if self.learned:
-            parts += [self._slope_values(), self._sums(), self._combine(), PER_SCOPE.replace("H", str(len(self.learned)))]
+            parts += [
+                self._slope_values(),
+                self._sums(),
+                self._combine(),
+                PER_SCOPE.replace("H", str(len(self.learned))),
+            ]
         counts = (len(self.sums), max(len(self.of_slope), 1), self.now + len(self.of_step))
         return Code("\n\n".join(parts), self.layout, *counts)
 
@@ -237,7 +242,10 @@ class _Emitter:
             ]
         first = ("lr", "1.0 - lr * weight_decay", "weight_decay", self._number("horizon"))
         body += [f"tl.store(values + j * {width} + {i}, {x}, mask=here)" for i, x in enumerate(first)]
-        body += ["tl.store(steps + j, before.to(tl.int64), mask=here)", "moves = j < tl.where(tl.load(usable) != 0, count, 0)"]
+        body += [
+            "tl.store(steps + j, before.to(tl.int64), mask=here)",
+            "moves = j < tl.where(tl.load(usable) != 0, count, 0)",
+        ]
         kept = {name: f"w_{name}" for name in next_scalars} if self.settles else next_scalars
         body += [f"put({self._address(SLOT + name)}, {x} + zero, moves)" for name, x in kept.items()]
         if self.settles:
@@ -266,19 +274,27 @@ class _Emitter:
 
     def _loop(self, body: list[str]) -> list[str]:
         head = ["i = start + tl.arange(0, BLOCK).to(tl.int64)", "mask = i < size"]
-        return ["for start in range(begin, tl.minimum(begin + CHUNK, size), BLOCK):", indented([*head, *body])]
+        hint = [
+            "if ALIGNED:",
+            "    size = tl.multiple_of(size, 4)",
+        ]  # not in a function of its own: it is of a value, by name
+        return [*hint, "for start in range(begin, tl.minimum(begin + CHUNK, size), BLOCK):", indented([*head, *body])]
 
     def _check(self) -> str:
         body = [*self._chunk(["g"]), "bad = tl.zeros([BLOCK], tl.int32)"]
         body += self._loop([_loaded("g", "g"), _counted("g", self.limit)])
-        return _kernel("check", f"table, chunks, bad_chunks, {SHAPE}", [*body, "tl.store(bad_chunks + c, tl.sum(bad, 0))"])
+        return _kernel(
+            "check", f"table, chunks, bad_chunks, {SHAPE}", [*body, "tl.store(bad_chunks + c, tl.sum(bad, 0))"]
+        )
 
     def _sums(self) -> str:
         slope, names = self.slope, self.sums
         read = ["g"] + ["gradient", *(SLOT + name for name in self.layout.slots)] * self.settles
         read += ["p"] * self.along_p + ["trace"] * self.traced
         body = [*self._chunk(read), f"k = values + tensor * {max(len(self.of_slope), 1)}" if self.settles else ""]
-        body += [f"k_{name_of(x)} = tl.load(k + {i}).to(tl.float32)" for i, x in enumerate(self.of_slope) if self.settles]
+        body += [
+            f"k_{name_of(x)} = tl.load(k + {i}).to(tl.float32)" for i, x in enumerate(self.of_slope) if self.settles
+        ]
         body += ["bad = tl.zeros([BLOCK], tl.int32)", *(f"{x} = tl.zeros([BLOCK], tl.float32)" for x in names)]
         inner = [_loaded("g_now", "g"), _counted("g_now", self.limit)]
         if self.settles:
@@ -288,7 +304,9 @@ class _Emitter:
             for name, x in zip(names, slope.totals, strict=False):
                 value = slope.statement(x.args[0], "k_") if x.args[0] in fused else slope.operand(x.args[0], True, "k_")
                 inner.append(f"{name} += tl.where(mask, {value}, 0.0)")
-        inner += ["along_p += g_now * " + _load("p")] * self.along_p + ["along_trace += g_now * " + _load("trace")] * self.traced
+        inner += ["along_p += g_now * " + _load("p")] * self.along_p + [
+            "along_trace += g_now * " + _load("trace")
+        ] * self.traced
         body += [*self._loop(inner), "tl.store(bad_chunks + c, tl.sum(bad, 0))"]
         body += [f"tl.store(partials + {i} * count + c, tl.sum({x}, 0).to(tl.float64))" for i, x in enumerate(names)]
         return _kernel("sums", f"table, chunks, count, values, partials, bad_chunks, {SHAPE}", body)
@@ -298,7 +316,11 @@ class _Emitter:
         tensors = ["p", "g", *(SLOT + name for name in slots)] + ["gradient"] * self.settles + ["trace"] * self.traced
         body = [*self._chunk(tensors), f"k = values + tensor * {self.now + len(self.of_step)}"]
         body += [f"{x} = tl.load(k + {i}).to(tl.float32)" for i, x in enumerate(("lr", "keep", "decay", "horizon"))]
-        body += ["size = tl.where(tl.load(usable) != 0, size, 0)", "before = tl.load(steps + tensor)", "seed = before.to(tl.uint32)"]
+        body += [
+            "size = tl.where(tl.load(usable) != 0, size, 0)",
+            "before = tl.load(steps + tensor)",
+            "seed = before.to(tl.uint32)",
+        ]
         for prefix, begin in (("then_", self.then), ("now_", self.now))[not self.settles :]:
             named = enumerate(self.of_step, begin)
             body += [f"{prefix}{name_of(x)} = tl.load(k + {i}).to(tl.float32)" for i, x in named]
@@ -361,7 +383,8 @@ SHAPE = "ALIGNED: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr"
 
 
 def _kernel(name: str, arguments: str, body: list[str]) -> str:
-    return f"@triton.jit\ndef {name}({arguments}):\n{indented(filter(None, body))}"
+    kept = '(do_not_specialize=["count"])' if " count," in arguments else ""  # one build, however many tensors
+    return f"@triton.jit{kept}\ndef {name}({arguments}):\n{indented(filter(None, body))}"
 
 
 def _load(name: str) -> str:
@@ -420,7 +443,7 @@ def narrowed(x, i, seed):
     return ((bits + (r & 0xFFFF)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
 '''
 
-PER_SCOPE = '''@triton.jit
+PER_SCOPE = """@triton.jit
 def per_scope(ranges, h, out, LANES: tl.constexpr):
     scope = tl.program_id(0)
     first = tl.load(ranges + 2 * scope)
@@ -430,4 +453,4 @@ def per_scope(ranges, h, out, LANES: tl.constexpr):
         for start in range(first, last, LANES):
             j = start + tl.arange(0, LANES)
             sums += tl.load(h + j * H + q, mask=j < last, other=0.0)
-        tl.store(out + scope * H + q, tl.sum(sums, 0))'''
+        tl.store(out + scope * H + q, tl.sum(sums, 0))"""
