@@ -22,7 +22,6 @@ from mada_optim.engine.eager import Cell, scalar
 from mada_optim.kernels.states import States
 from mada_optim.kernels.triton_emit import BESIDE, Code
 from mada_optim.spec import LR, Rule, option_key
-from mada_optim.specialize import SLOT
 
 CHUNK = 2048  # elements of one program; its sums are made in fp32, and added up in double
 BLOCK = 512  # elements that a program has in registers at once

@@ -13,48 +13,13 @@ from dataclasses import dataclass
 from torch import fx
 
 from mada_optim.builder import total
-from mada_optim.kernels.walk import COMPARISONS, INFIX, Language, NoCodeError, Writer, indented, name_of
+from mada_optim.kernels.triton_language import HEAD, PER_SCOPE, SHAPE, TRITON, counted, kernel, load, loaded, one
+from mada_optim.kernels.walk import Writer, indented, name_of
 from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT
 
 MASK = 0xFFFFFFFF
 BESIDE = ("step", "gradient", "applied", "trace")
-
-
-def _infix(name: str, element: bool, left: str, right: str) -> str:
-    if name == "truediv" and element:
-        return f"tl.div_rn({left}, {right})"  # `/` is approximate in fp32
-    expression = f"{left} {INFIX[name]} {right}"
-    return f"({expression}).to(tl.float64)" if name in COMPARISONS and not element else expression
-
-
-def _sign(element: bool, x: str) -> str:
-    expression = f"tl.where({x} > 0, 1.0, 0.0) - tl.where({x} < 0, 1.0, 0.0)"
-    return expression if element else f"({expression}).to(tl.float64)"
-
-
-def _pow(element: bool, x: str, n: str) -> str:
-    if element:
-        raise NoCodeError("pow of an element")
-    return f"tl.where({n} + zero == 0, 1.0, tl.exp({n} * tl.log({x} + zero)))"
-
-
-TRITON = Language(
-    calls={
-        "where": lambda _, c, x, y: f"tl.where({c}, {x}, {y})",
-        "sign": _sign,
-        "sqrt": lambda element, x: f"tl.sqrt_rn({x})" if element else f"tl.sqrt({x})",
-        "pow": _pow,
-        "neg": lambda _, x: f"-{x}",
-        "maximum": lambda _, x, y: f"tl.maximum({x}, {y})",
-        "clamp": lambda _, x, low: f"tl.maximum({x}, {low})",
-        "detach": lambda _, x: x,
-    },
-    infix=_infix,
-    number=lambda x, _: repr(x),
-    declaration=lambda _, name, value: f"{name} = {value}",
-    total=lambda j: f"sum_{j}",
-)
 
 
 @dataclass(frozen=True)
@@ -162,13 +127,12 @@ class _Emitter:
             x for x in self.slope.shared if x in ends or any(self.slope.is_element(y) or y in ends for y in x.users)
         ]
         self.along_p = self.settles and not traced and LR.name in learned
-        self.extra = ["along_p"] * self.along_p + ["along_trace"] * traced
-
-    def code(self) -> Code:
         sums = [f"sum_{j}" for j in range(len(self.slope.totals))] if self.settles else []
-        self.sums = [*sums, *self.extra]
+        self.sums = [*sums, *["along_p"] * self.along_p, *["along_trace"] * traced]
         self.then = 4  # in a row of step_values: lr, keep, decay, horizon come first
         self.now = self.then + len(self.of_step) * self.settles
+
+    def code(self) -> Code:
         parts = [HEAD, self._check(), self._step_values(), self._move()]
         if self.learned:
             parts += [
@@ -186,7 +150,10 @@ class _Emitter:
         return self.layout.columns.index(name)
 
     def _number(self, name: str) -> str:
-        return f"tl.load(numbers + j * {len(self.layout.numbers)} + {self.layout.numbers.index(name)}, mask=here, other=1.0)"
+        return f"tl.load({self._place(name)}, mask=here, other=1.0)"
+
+    def _place(self, name: str) -> str:
+        return f"numbers + j * {len(self.layout.numbers)} + {self.layout.numbers.index(name)}"
 
     def _address(self, name: str) -> str:
         return f"tl.load(row + {self._column(name)}, mask=here, other=0)"
@@ -220,7 +187,7 @@ class _Emitter:
         width = str(max(len(self.of_slope), 1))
         body = [*self._lanes(), *self._last(), *self.slope.declarations(self.slope.shared, "")]
         body += self._stored(self.of_slope, width)
-        return _kernel("slope_values", "table, numbers, count, values, LANES: tl.constexpr", body)
+        return kernel("slope_values", "table, numbers, count, values, LANES: tl.constexpr", body)
 
     def _step_values(self) -> str:
         step, width = self.step, str(self.now + len(self.of_step))
@@ -251,7 +218,7 @@ class _Emitter:
         if self.settles:
             body += [f"put(applied + {8 * i}, {x}, moves)" for i, x in enumerate(("lr", *self._now()))]
         body += [f"put({self._address('step')}, before + 1.0, moves)"]
-        return _kernel("step_values", "table, numbers, count, usable, values, steps, LANES: tl.constexpr", body)
+        return kernel("step_values", "table, numbers, count, usable, values, steps, LANES: tl.constexpr", body)
 
     def _now(self) -> list[str]:
         return [f"q_{q}" for q in self.layout.coefficients]
@@ -282,8 +249,8 @@ class _Emitter:
 
     def _check(self) -> str:
         body = [*self._chunk(["g"]), "bad = tl.zeros([BLOCK], tl.int32)"]
-        body += self._loop([_loaded("g", "g"), _counted("g", self.limit)])
-        return _kernel(
+        body += self._loop([loaded("g", "g"), counted("g", self.limit)])
+        return kernel(
             "check", f"table, chunks, bad_chunks, {SHAPE}", [*body, "tl.store(bad_chunks + c, tl.sum(bad, 0))"]
         )
 
@@ -296,23 +263,23 @@ class _Emitter:
             f"k_{name_of(x)} = tl.load(k + {i}).to(tl.float32)" for i, x in enumerate(self.of_slope) if self.settles
         ]
         body += ["bad = tl.zeros([BLOCK], tl.int32)", *(f"{x} = tl.zeros([BLOCK], tl.float32)" for x in names)]
-        inner = [_loaded("g_now", "g"), _counted("g_now", self.limit)]
+        inner = [loaded("g_now", "g"), counted("g_now", self.limit)]
         if self.settles:
-            inner += [_loaded("g", "gradient"), *(_loaded(f"s_{x}", SLOT + x) for x in self.layout.slots)]
+            inner += [loaded("g", "gradient"), *(loaded(f"s_{x}", SLOT + x) for x in self.layout.slots)]
             fused = [x.args[0] for x in slope.totals if x.args[0].target is operator.mul and len(x.args[0].users) == 1]
             inner += slope.declarations([x for x in slope.elements if x.target is not total and x not in fused], "k_")
             for name, x in zip(names, slope.totals, strict=False):
                 value = slope.statement(x.args[0], "k_") if x.args[0] in fused else slope.operand(x.args[0], True, "k_")
                 inner.append(f"{name} += tl.where(mask, {value}, 0.0)")
-        inner += ["along_p += g_now * " + _load("p")] * self.along_p + [
-            "along_trace += g_now * " + _load("trace")
+        inner += ["along_p += g_now * " + load("p")] * self.along_p + [
+            "along_trace += g_now * " + load("trace")
         ] * self.traced
         body += [*self._loop(inner), "tl.store(bad_chunks + c, tl.sum(bad, 0))"]
         body += [f"tl.store(partials + {i} * count + c, tl.sum({x}, 0).to(tl.float64))" for i, x in enumerate(names)]
-        return _kernel("sums", f"table, chunks, count, values, partials, bad_chunks, {SHAPE}", body)
+        return kernel("sums", f"table, chunks, count, values, partials, bad_chunks, {SHAPE}", body)
 
     def _move(self) -> str:
-        step, slots = self.step, self.layout.slots
+        slots = self.layout.slots
         tensors = ["p", "g", *(SLOT + name for name in slots)] + ["gradient"] * self.settles + ["trace"] * self.traced
         body = [*self._chunk(tensors), f"k = values + tensor * {self.now + len(self.of_step)}"]
         body += [f"{x} = tl.load(k + {i}).to(tl.float32)" for i, x in enumerate(("lr", "keep", "decay", "horizon"))]
@@ -324,16 +291,16 @@ class _Emitter:
         for prefix, begin in (("then_", self.then), ("now_", self.now))[not self.settles :]:
             named = enumerate(self.of_step, begin)
             body += [f"{prefix}{name_of(x)} = tl.load(k + {i}).to(tl.float32)" for i, x in named]
-        inner = [_loaded(f"s_{name}", SLOT + name) for name in slots]
+        inner = [loaded(f"s_{name}", SLOT + name) for name in slots]
         if self.settles:
-            inner += [_loaded("g", "gradient"), *self._moved("then_", "tl.where(before >= 1, {}, s_{})")]
+            inner += [loaded("g", "gradient"), *self._moved("then_", "tl.where(before >= 1, {}, s_{})")]
             inner += self._stored_slots()
-        inner += [_loaded("g", "g"), *self._moved("now_", "{}"), _loaded("p", "p")]
+        inner += [loaded("g", "g"), *self._moved("now_", "{}"), loaded("p", "p")]
         if self.traced:
-            inner += [self._store("trace", f"horizon * {_load('trace')} - (lr * decay * p + lr * u)", len(slots) + 1)]
+            inner += [self._store("trace", f"horizon * {load('trace')} - (lr * decay * p + lr * u)", len(slots) + 1)]
         inner += ["tl.store(at_p + i, keep * p - lr * u, mask=mask)"]
         inner += [self._store("gradient", "g", len(slots))] if self.settles else self._stored_slots()
-        return _kernel("move", f"table, chunks, values, steps, usable, {SHAPE}", [*body, *self._loop(inner)])
+        return kernel("move", f"table, chunks, values, steps, usable, {SHAPE}", [*body, *self._loop(inner)])
 
     def _moved(self, prefix: str, chosen: str) -> list[str]:
         """The update `u`, and the slots one step on; `chosen` says from the new and the old."""
@@ -360,97 +327,20 @@ class _Emitter:
         inner = ["c = start + tl.arange(0, LANES).to(tl.int64)", "mask = c < last", *loads]
         body += ["for start in range(first, last, LANES):", indented(inner)]
         body += [f"{x} = tl.sum({x}, 0)" for x in self.sums]
-        body += [f"begun = {_one(self._column('step'))} >= 1.0"]
+        body += [f"begun = {one(self._column('step'))} >= 1.0"]
         h = ["along_trace"] if self.traced else []
         if self.settles:
             body += ["zero = 0.0 * begun.to(tl.float64)", f"k = values + j * {max(len(self.of_slope), 1)}"]
             body += [f"k_{name_of(x)} = tl.load(k + {i})" for i, x in enumerate(self.of_slope)]
-            body += [f"lr = {_one(self._column('applied'))}", *self.slope.declarations(self.slope.combined, "k_")]
+            body += [f"lr = {one(self._column('applied'))}", *self.slope.declarations(self.slope.combined, "k_")]
             h = [f"-lr * ({self.slope.operand(x, False, 'k_')})" for x in derivatives] + h
         if self.along_p:  # hyper/gradient.py has the formula
             body += [
-                f"decay = tl.load(numbers + j * {len(self.layout.numbers)} + {self.layout.numbers.index('weight_decay')})",
+                f"decay = tl.load({self._place('weight_decay')})",
                 f"product = {self.slope.operand(product, False, 'k_')} + zero",
                 "kept = 1.0 - lr * decay",
                 "whole = (product + decay * along_p) / tl.where(kept == 0, 1.0, kept)",
             ]
             h += ["-lr * tl.where(kept == 0, product, whole)"]
         body += [f"tl.store(h + j * {len(h)} + {i}, tl.where(begun, {x}, 0.0))" for i, x in enumerate(h)]
-        return _kernel("combine", "table, numbers, count, values, partials, h, LANES: tl.constexpr", body)
-
-
-SHAPE = "ALIGNED: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr"
-
-
-def _kernel(name: str, arguments: str, body: list[str]) -> str:
-    kept = '(do_not_specialize=["count"])' if " count," in arguments else ""  # one build, however many tensors
-    return f"@triton.jit{kept}\ndef {name}({arguments}):\n{indented(filter(None, body))}"
-
-
-def _load(name: str) -> str:
-    return f"tl.load(at_{name} + i, mask=mask, other=0.0).to(tl.float32)"
-
-
-def _loaded(variable: str, name: str) -> str:
-    return f"{variable} = {_load(name)}"
-
-
-def _counted(variable: str, limit: float) -> str:
-    """What is beyond the limit; NaN compares as nothing."""
-    return f"bad += tl.where(tl.abs({variable}) <= {limit!r}, 0, 1)"
-
-
-def _one(column: int) -> str:
-    return f"tl.load(tl.load(row + {column}).to(tl.pointer_type(tl.float64)))"
-
-
-HEAD = '''import triton
-import triton.language as tl
-
-
-@triton.jit
-def doubles(address, here):
-    return tl.load(address.to(tl.pointer_type(tl.float64)), mask=here, other=1.0)
-
-
-@triton.jit
-def value_of(address, number, here):
-    """What is at an address, or where that is 0 the number."""
-    return tl.where(address != 0, doubles(address, here & (address != 0)), number)
-
-
-@triton.jit
-def put(address, x, moves):
-    tl.store(address.to(tl.pointer_type(tl.float64)), x, mask=moves)
-
-
-@triton.jit
-def pointer(address, dtype: tl.constexpr, ALIGNED: tl.constexpr):
-    at = address.to(tl.pointer_type(dtype))
-    if ALIGNED:
-        at = tl.multiple_of(at, 16)
-    return at
-
-
-@triton.jit
-def narrowed(x, i, seed):
-    """bf16, rounded as engine/rounding.py says."""
-    r = i.to(tl.uint32) * 0x9E3779B9 + seed
-    r = (r ^ (r >> 16)) * 0x85EBCA6B
-    r = (r ^ (r >> 13)) * 0xC2B2AE35
-    r = r ^ (r >> 16)
-    bits = x.to(tl.uint32, bitcast=True)
-    return ((bits + (r & 0xFFFF)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-'''
-
-PER_SCOPE = """@triton.jit
-def per_scope(ranges, h, out, LANES: tl.constexpr):
-    scope = tl.program_id(0)
-    first = tl.load(ranges + 2 * scope)
-    last = tl.load(ranges + 2 * scope + 1)
-    for q in tl.static_range(H):
-        sums = tl.zeros([LANES], tl.float64)
-        for start in range(first, last, LANES):
-            j = start + tl.arange(0, LANES)
-            sums += tl.load(h + j * H + q, mask=j < last, other=0.0)
-        tl.store(out + scope * H + q, tl.sum(sums, 0))"""
+        return kernel("combine", "table, numbers, count, values, partials, h, LANES: tl.constexpr", body)
