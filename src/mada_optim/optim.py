@@ -72,8 +72,8 @@ class HyperOptimizer(Optimizer):
             1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step.
         scope: Over what a learned coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
         engine: "eager" is the reference loop; "cpu" is C++ loops, written from the rule and compiled on demand, for
-            dense fp32 tensors; "tiled" moves the same ones without a compiler, several times slower; "auto" is the
-            fastest to be had. `opt.engine` names what runs, `opt.engine_reasons` why.
+            dense fp32 tensors; "tiled" moves the same ones without a compiler, several times slower; "triton" is kernels
+            for such tensors on CUDA, where Triton is installed; "auto" is the fastest to be had. `opt.engine` names what runs, `opt.engine_reasons` why.
         maximize: Steps along the gradient instead of against it.
         state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
         reduce_group: Process group over which parameters are sharded: hypergradients are summed over it, and a gradient
@@ -235,12 +235,12 @@ class HyperOptimizer(Optimizer):
 
     @property
     def engine(self) -> str:
-        """What runs: "cpu" or "tiled" (and "eager" for tensors that these don't take), or "eager" for all."""
+        """What runs: "cpu", "tiled" or "triton" (and "eager" for tensors that these don't take), or "eager" for all."""
         return self._dispatcher.engine
 
     @property
     def engine_reasons(self) -> list[str]:
-        """Why there are no compiled loops, for each form of the rule that has none; empty where all have."""
+        """Why there are no compiled loops or kernels, for each form of the rule that has none; empty where all have."""
         return list(self._dispatcher.reasons)
 
     @property
