@@ -221,6 +221,14 @@ def test_the_kernels_compile_for_devices_that_are_not_here(rule, learn, state, c
             assert "ld.global.b32" not in made.asm["ptx"], name
 
 
+@pytest.fixture
+def anew():
+    gpu.fault.cache_clear()
+    yield
+    gpu.fault.cache_clear()
+
+
+@pytest.mark.usefixtures("anew")
 def test_without_triton_the_reason_says_so(monkeypatch):
     monkeypatch.setattr(gpu, "installed", lambda: False)
     with pytest.raises(ValueError, match="engine='triton': Triton is not installed"):
@@ -228,8 +236,20 @@ def test_without_triton_the_reason_says_so(monkeypatch):
 
 
 @compiled
+@pytest.mark.usefixtures("anew")
 def test_on_the_cpu_there_are_kernels_only_under_the_interpreter(monkeypatch):
     monkeypatch.setattr(gpu, "installed", lambda: True)
     with pytest.raises(ValueError, match="Triton has no kernels for cpu"):
         MADA(parameters(), engine="triton")
     assert MADA(parameters()).engine != "triton"
+
+
+@pytest.mark.usefixtures("anew")
+def test_a_triton_that_fails_is_quoted(monkeypatch):
+    def failing(source):
+        raise RuntimeError("Failed to find C compiler.")
+
+    for name, instead in {"installed": lambda: True, "interpreted": lambda: True, "module": failing}.items():
+        monkeypatch.setattr(gpu, name, instead)
+    with pytest.raises(ValueError, match="Triton doesn't work here: Failed to find C compiler"):
+        MADA(parameters(), engine="triton")

@@ -139,12 +139,10 @@ def triton(
     """The kernels on a CUDA device, or on the CPU under Triton's interpreter.
 
     Raises:
-        NoKernelError: The rule does what isn't known here, or there is no Triton, or none for the device.
+        NoKernelError: The rule does what isn't known here, or Triton can't be used on the device.
     """
-    if not gpu.installed():
-        raise NoKernelError("Triton is not installed, which a torch built for CUDA brings along (pip install triton)")
-    if device.type != ("cpu" if gpu.interpreted() else "cuda"):
-        raise NoKernelError(f"Triton has no kernels for {device.type}")
+    if reason := gpu.fault(device):
+        raise NoKernelError(reason)
     dtype = state_dtype or torch.float32
     code = triton_source(rule, fixed, learned, traced, dtype)
     return gpu.Triton(rule, learned, traced, code, device, dtype)

@@ -52,6 +52,37 @@ def module(source: str) -> Mapping[str, Any]:
     return kernels
 
 
+TRIAL = """import triton
+import triton.language as tl
+
+
+@triton.jit
+def trial(x):
+    tl.store(x, 1.0)
+"""
+
+
+@functools.cache
+def fault(device: torch.device) -> str | None:
+    """Why Triton can't be used on `device`, tried out once, with a kernel; None where it can."""
+    if not installed():
+        return "Triton is not installed, which a torch built for CUDA brings along (pip install triton)"
+    if device.type != ("cpu" if interpreted() else "cuda"):
+        return f"Triton has no kernels for {device.type}"
+    try:
+        with on(device):
+            module(TRIAL)["trial"][(1,)](torch.zeros(1, dtype=torch.float32, device=device))
+    except Exception as error:  # no compiler for its launcher, a device that it doesn't know, ...
+        lines = str(error).strip().splitlines()
+        return f"Triton doesn't work here: {lines[-1] if lines else type(error).__name__}"
+    return None
+
+
+def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Where `device` is the current one, as Triton's launches want it."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
 class Triton:
     """The kernels for one form of a rule, and the choice of the tensors that they may have.
 
@@ -238,7 +269,7 @@ class Launches:
         """No product and sum in one rounding: learning with a hyper_lr of 0 and learning nothing give the same bits."""
         if not programs:
             return
-        with torch.cuda.device(self._kernel.device) if self._rows.is_cuda else contextlib.nullcontext():
+        with on(self._kernel.device):
             self._kernels[name][(programs,)](*arguments, **constants, num_warps=WARPS, enable_fp_fusion=False)
 
 
