@@ -267,8 +267,8 @@ class HyperOptimizer(Optimizer):
         self._bank.adopt(self.param_groups)
         forms = [self._form(group) for group in self.param_groups]
         kept = [frozenset(eager.state_names(form, self._memory)) for form in forms]
-        row = self._bank.row
-        return [self._cell(p, forms[i], kept[i], self._options(group, j), row(i, j)) for p, group, i, j in ready]
+        row, options = self._bank.row, [self._options_of_each(group) for group in self.param_groups]
+        return [self._cell(p, forms[i], kept[i], options[i][j], row(i, j)) for p, _, i, j in ready]
 
     def _form(self, group: Mapping[str, Any]) -> Rule:
         """What the rule comes to in a group."""
@@ -285,6 +285,14 @@ class HyperOptimizer(Optimizer):
         if self._bank.scope != "tensor" or not self.learned:
             return group
         return {**group, **{key: group[key][parameter] for key in self._bank.columns}}
+
+    def _options_of_each(self, group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """What a step needs of `_options` for each parameter of a group, made at once: views are dear, one by one."""
+        if self._bank.scope != "tensor" or not self.learned:
+            return [group] * len(group["params"])
+        keys = [option_key(q) for q in self.learned]
+        rows = zip(*(group[key].unbind() for key in keys), strict=True)
+        return [{**group, **dict(zip(keys, row, strict=True))} for row in rows]
 
     def _cell(self, p: Tensor, form: Rule, kept: frozenset[str], options: Mapping[str, Any], row: int) -> eager.Cell:
         assert p.grad is not None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mada_optim.engine.eager import Cell
-from mada_optim.kernels.numbers import numbers_of
+from mada_optim.kernels.numbers import Numbers
 from mada_optim.kernels.states import States
 from mada_optim.kernels.table import CTensor, Table
 from mada_optim.spec import Rule
@@ -52,14 +52,11 @@ class Loops:
     def table(self, cells: list[Cell], prepared: list[CTensor]) -> Table:
         """`cells` as one job of one step; `prepared` is what `row` gave for each."""
         self._states.keep((cell.state for cell in cells), len(cells))
-        numbers = numbers_of(self._rule, cells)
-        addresses = {key: x.vector.data_ptr() for key, x in numbers.items()}
-        for row, cell in zip(prepared, cells, strict=True):
-            row.p, row.g, row.scope = cell.p.data_ptr(), cell.g.data_ptr(), cell.scope
-            row.now = addresses[id(cell.options)]
-        return Table(
-            self._library, self._learned, self._traced, (CTensor * len(cells))(*prepared), cells, list(numbers.values())
-        )
+        numbers = Numbers(self._rule, cells)
+        for row, cell, now in zip(prepared, cells, numbers.addresses(), strict=True):
+            row.p, row.g, row.scope, row.now = cell.p.data_ptr(), cell.g.data_ptr(), cell.scope, now
+        rows = (CTensor * len(cells))(*prepared)
+        return Table(self._library, self._learned, self._traced, rows, cells, numbers)
 
     def _fits(self, name: str, x: Tensor, size: int) -> bool:
         per_element = name in self._slots or name in ("gradient", "trace")
