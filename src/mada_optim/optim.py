@@ -73,8 +73,8 @@ class HyperOptimizer(Optimizer):
         scope: Over what a learned coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
         engine: "eager" is the reference loop; "cpu" is C++ loops, written from the rule and compiled on demand, for
             dense fp32 tensors; "tiled" moves the same ones without a compiler, several times slower; "triton" is
-            kernels for such tensors on CUDA, where Triton is installed; "auto" is the fastest to be had. `opt.engine`
-            names what runs, `opt.engine_reasons` why.
+            kernels on CUDA, for bf16 and fp16 too, where Triton is installed; "auto" is the fastest to be had.
+            `opt.engine` names what runs, `opt.engine_reasons` why.
         maximize: Steps along the gradient instead of against it.
         state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
         reduce_group: Process group over which parameters are sharded: hypergradients are summed over it, and a gradient

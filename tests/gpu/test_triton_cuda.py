@@ -45,7 +45,7 @@ def give(step, *lists):
     """The same gradients to each, written into those that there are, so that addresses stay."""
     generator = torch.Generator("cuda").manual_seed(step)
     for each in zip(*lists, strict=True):
-        g = torch.randn(each[0].shape, generator=generator, device="cuda")
+        g = torch.randn(each[0].shape, generator=generator, device="cuda").to(each[0].dtype)
         for p in each:
             p.grad = g.clone() if p.grad is None else p.grad.copy_(g)
 
@@ -86,6 +86,21 @@ def test_corners(corner, learn):
 def test_bf16_slots(horizon):
     learn = (*RULES["mada"].coefficient_names(), "lr")
     assert_equal_runs(*twins_on_cuda("mada", learn, state_dtype=torch.bfloat16, horizon=horizon), rtol=2**-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_parameters_of_16_bits(dtype):
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape, device="cuda", dtype=dtype)) for shape in SHAPES]
+    twins = copy.deepcopy(params)
+    fast, slow = (MADA(x, lr=1e-2, engine=e, **FAST) for x, e in ((params, "triton"), (twins, "eager")))
+    for step in range(6):
+        give(step, params, twins)
+        fast.step()
+        slow.step()
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q)
+        assert ((p != q).float().sum() <= 0.02 * p.numel()) or p.numel() < 50  # a rounding on the other side
 
 
 def test_a_gradient_that_is_not_finite_changes_no_bit_and_runs_repeat_bit_for_bit():

@@ -30,6 +30,8 @@ ALIGNMENT = 16  # bytes; with it, and sizes that are multiples of 4, four elemen
 WARPS = 4
 
 Row = tuple[int, ...]
+Kind = tuple[torch.dtype, torch.dtype]  # of a parameter, and of the gradient that its state keeps
+PARAMETERS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def installed() -> bool:
@@ -113,21 +115,32 @@ class Triton:
         self._of_elements = {*code.layout.slots, *(name for name in beside if name in ("gradient", "trace"))}
         self._names = {*beside, *code.layout.slots, *code.layout.scalar_slots}
         self._states: States[Row] = States(self._new_row)
-        self._tables = Tables(device)
-        self._kernels = module(code.source)
+        self._tables: dict[Kind, Tables] = {}
+        self.kernels = module(code.source)
 
     def row(self, cell: Cell) -> Row | None:
         """The part of a row that the state decides; None for a tensor that the kernels can't move.
 
-        They move plain, dense, fp32 tensors on one device whose gradient and state are such too.
+        They move plain, dense tensors on one device, in fp32, bf16 or fp16, whose gradient, in fp32, and state are such
+        too.
         """
+        if cell.p.dtype not in PARAMETERS or cell.g.dtype is not torch.float32:
+            return None
         if not all(self._plain(x) for x in (cell.p, cell.g)):
             return None
         return self._states.row(cell.state, cell.p.numel())
 
-    def table(self, cells: list[Cell], prepared: list[Row]) -> "Launches":
+    def table(self, cells: list[Cell], prepared: list[Row]) -> "Launches | Several":
         """`cells` as one job of one step; `prepared` is what `row` gave for each."""
         self._states.keep((cell.state for cell in cells), len(cells))
+        kinds = [(cell.p.dtype, cell.state["gradient"].dtype if self.settles else cell.p.dtype) for cell in cells]
+        jobs = []
+        for kind in dict.fromkeys(kinds):
+            tensors = [(cell, row) for cell, row, own in zip(cells, prepared, kinds, strict=True) if own == kind]
+            jobs.append(self._job(kind, *map(list, zip(*tensors, strict=True))))
+        return jobs[0] if len(jobs) == 1 else Several(jobs)
+
+    def _job(self, kind: Kind, cells: list[Cell], prepared: list[Row]) -> "Launches":
         held: list[Tensor] = []
         options: dict[int, tuple[Row, tuple[float, ...]]] = {}
         rows, numbers, chunks = list[Row](), list[tuple[float, ...]](), 0
@@ -139,11 +152,12 @@ class Triton:
             rows.append((chunks, last, cell.p.numel(), *of_state, cell.p.data_ptr(), cell.g.data_ptr(), *addresses))
             numbers.append(plain)
             chunks = last
-        return Launches(self, self._kernels, self._tables, cells, rows, numbers, held)
+        tables = self._tables.setdefault(kind, Tables(self.device))
+        return Launches(self, kind, self.kernels, tables, cells, rows, numbers, held)
 
     def _plain(self, x: Tensor) -> bool:
         own = type(x) is Tensor or type(x) is torch.nn.Parameter
-        return own and x.dtype is torch.float32 and x.device == self.device and x.is_contiguous()
+        return own and x.device == self.device and x.is_contiguous()
 
     def _new_row(self, state: dict[str, Tensor], size: int) -> Row | None:
         if state.keys() != self._names or not all(self._fits(name, x, size) for name, x in state.items()):
@@ -153,7 +167,8 @@ class Triton:
 
     def _fits(self, name: str, x: Tensor, size: int) -> bool:
         dtype, numel = (self._state_dtype, size) if name in self._of_elements else (torch.float64, x.numel())
-        return x.dtype is dtype and x.numel() == numel and x.is_contiguous() and x.device == self.device
+        right = x.dtype in PARAMETERS if name == "gradient" else x.dtype is dtype
+        return right and x.numel() == numel and x.is_contiguous() and x.device == self.device
 
     def _of_options(self, options: Mapping[str, Any], held: list[Tensor]) -> tuple[Row, tuple[float, ...]]:
         """The addresses of what a group has as tensors, and the numbers of what it has as such."""
@@ -201,6 +216,7 @@ class Launches:
 
     Args:
         kernel: Whose they are.
+        kind: What they are.
         kernels: The kernels by name.
         tables: Where their tables are kept.
         cells: The tensors.
@@ -212,6 +228,7 @@ class Launches:
     def __init__(
         self,
         kernel: Triton,
+        kind: Kind,
         kernels: Mapping[str, Any],
         tables: Tables,
         cells: list[Cell],
@@ -226,7 +243,8 @@ class Launches:
         self._chunk_count = len(chunks)
         self._chunks = tables.get("chunks", chunks or [(0, 0)], torch.int64)
         aligned = all(row[2] % 4 == 0 and not any(x % ALIGNMENT for x in row[3:]) for row in rows)
-        self._shape = {"ALIGNED": aligned, "CHUNK": CHUNK, "BLOCK": BLOCK}
+        p, gradient = (getattr(kernels["tl"], str(dtype).removeprefix("torch.")) for dtype in kind)
+        self._shape = {"P": p, "GRADIENT": gradient, "ALIGNED": aligned, "CHUNK": CHUNK, "BLOCK": BLOCK}
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
@@ -271,6 +289,23 @@ class Launches:
             return
         with on(self._kernel.device):
             self._kernels[name][(programs,)](*arguments, **constants, num_warps=WARPS, enable_fp_fusion=False)
+
+
+class Several:
+    """Jobs of one step, of tensors of several dtypes, as one."""
+
+    def __init__(self, jobs: list[Launches]) -> None:
+        self._jobs = jobs
+
+    def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
+        """As `Launches.hypergradients`, over all."""
+        finite, h = zip(*(job.hypergradients(scopes) for job in self._jobs), strict=True)
+        return torch.stack(finite).all(), torch.stack(h).sum(0)
+
+    def advance(self, where: Tensor) -> None:
+        """As `Launches.advance`."""
+        for job in self._jobs:
+            job.advance(where)
 
 
 def ranges_of(scopes: list[int], rows: int) -> list[tuple[int, int]]:

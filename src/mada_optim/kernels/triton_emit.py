@@ -235,8 +235,8 @@ class _Emitter:
             f"size = tl.load(row + {self._column('size')})",
         ]
         for name in tensors:
-            dtype = "float32" if name in ("p", "g") else self.state
-            lines.append(f"at_{name} = pointer(tl.load(row + {self._column(name)}), tl.{dtype}, ALIGNED)")
+            dtype = {"p": "P", "g": "tl.float32", "gradient": "GRADIENT"}.get(name, f"tl.{self.state}")
+            lines.append(f"at_{name} = pointer(tl.load(row + {self._column(name)}), {dtype}, ALIGNED)")
         return lines
 
     def _loop(self, body: list[str]) -> list[str]:
@@ -298,7 +298,7 @@ class _Emitter:
         inner += [loaded("g", "g"), *self._moved("now_", "{}"), loaded("p", "p")]
         if self.traced:
             inner += [self._store("trace", f"horizon * {load('trace')} - (lr * decay * p + lr * u)", len(slots) + 1)]
-        inner += ["tl.store(at_p + i, keep * p - lr * u, mask=mask)"]
+        inner += ["tl.store(at_p + i, nearest(keep * p - lr * u, P), mask=mask)"]
         inner += [self._store("gradient", "g", len(slots))] if self.settles else self._stored_slots()
         return kernel("move", f"table, chunks, values, steps, usable, {SHAPE}", [*body, *self._loop(inner)])
 
@@ -314,8 +314,8 @@ class _Emitter:
         return [self._store(SLOT + name, f"s_{name}", i) for i, name in enumerate(self.layout.slots)]
 
     def _store(self, name: str, value: str, slot: int) -> str:
-        if self.state == "bfloat16":
-            value = f"narrowed({value}, i, seed * 0x2545F491 + {(slot + 1) * 0x9E3779B1 & MASK})"
+        dtype = "GRADIENT" if name == "gradient" else f"tl.{self.state}"
+        value = f"narrowed({value}, i, seed * 0x2545F491 + {(slot + 1) * 0x9E3779B1 & MASK}, {dtype})"
         return f"tl.store(at_{name} + i, {value}, mask=mask)"
 
     def _combine(self) -> str:

@@ -38,7 +38,7 @@ TRITON = Language(
     total=lambda j: f"sum_{j}",
 )
 
-SHAPE = "ALIGNED: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr"
+SHAPE = "P: tl.constexpr, GRADIENT: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr"
 
 
 def kernel(name: str, arguments: str, body: list[str]) -> str:
@@ -92,14 +92,29 @@ def pointer(address, dtype: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def narrowed(x, i, seed):
-    """bf16, rounded as engine/rounding.py says."""
-    r = i.to(tl.uint32) * 0x9E3779B9 + seed
-    r = (r ^ (r >> 16)) * 0x85EBCA6B
-    r = (r ^ (r >> 13)) * 0xC2B2AE35
-    r = r ^ (r >> 16)
-    bits = x.to(tl.uint32, bitcast=True)
-    return ((bits + (r & 0xFFFF)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+def nearest(x, dtype: tl.constexpr):
+    """`x` rounded to nearest even, in bf16 by its bits: Triton's interpreter cuts them off."""
+    if dtype == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        y = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        y = x.to(dtype)
+    return y
+
+
+@triton.jit
+def narrowed(x, i, seed, dtype: tl.constexpr):
+    """`x` as it is stored: in bf16 rounded as engine/rounding.py says, to nearest in fp16."""
+    if dtype == tl.bfloat16:
+        r = i.to(tl.uint32) * 0x9E3779B9 + seed
+        r = (r ^ (r >> 16)) * 0x85EBCA6B
+        r = (r ^ (r >> 13)) * 0xC2B2AE35
+        r = r ^ (r >> 16)
+        bits = x.to(tl.uint32, bitcast=True)
+        y = ((bits + (r & 0xFFFF)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        y = x.to(dtype)
+    return y
 '''
 
 PER_SCOPE = """@triton.jit
