@@ -1,11 +1,13 @@
 """Optimizer step time and state, ours beside torch's AdamW, paired in one run.
 
     python benchmarks/step_time.py [--model 0.8M|3.2M|26M|124M|200x1000] [--repeats 15] [--device cpu|cuda]
-                                   [--only NAME ...]     124M takes 4 GB and more for each
+                                   [--only NAME ...] [--markdown]     124M takes 4 GB and more for each
+    python benchmarks/step_time.py --device cuda --graph     steps captured in a CUDA graph
     python benchmarks/step_time.py --growth     from 1e5 to 1e8 parameters: nanoseconds per parameter
 
 Every round times each optimizer once, in turn, so that what disturbs the machine disturbs them alike; ratios are taken
-within a round. Printed are medians with quartiles. Bytes are counted from the tensors in the state.
+within a round. Printed are medians with quartiles. Bytes are counted from the tensors in the state. On CUDA the device
+itself takes the time, and what a step must move, by the state it keeps, is set against what a copy moves.
 """
 
 import argparse
@@ -30,10 +32,11 @@ MODELS = {
 }
 SMALL = "200x1000"  # tensors of a ResNet's kind: what a step costs beside its bytes
 STIRRED = 16 << 20  # fp32 elements: more than the caches hold
+COPIED = 64 << 20  # likewise, of which a copy's bandwidth is taken
 BASELINE = "torch AdamW fused"
 EVERYTHING = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr")
 OPTIMIZERS: dict[str, Make] = {
-    BASELINE: lambda p: torch.optim.AdamW(p, fused=True),
+    BASELINE: lambda p: torch.optim.AdamW(p, fused=True, capturable=p[0].is_cuda),
     "torch AdamW foreach": lambda p: torch.optim.AdamW(p, foreach=True),
     "MADA, all six learned": lambda p: mada_optim.MADA(p, hyper_start=0),
     "MADA, eager engine": lambda p: mada_optim.MADA(p, hyper_start=0, engine="eager"),
@@ -60,27 +63,62 @@ class Contender:
     parameters: list[torch.nn.Parameter]
     seconds: list[float]
 
+    graph: torch.cuda.CUDAGraph | None = None
+
     def step(self, stirred: torch.Tensor) -> None:
         """One timed step on the gradients as they are.
 
         As a backward pass would, `stirred` leaves other numbers in the caches, and the threads awake, for each alike.
         """
         stirred.add_(1.0)
-        self.wait()
-        began = time.perf_counter()
-        self.optimizer.step()
-        self.wait()
-        self.seconds.append(time.perf_counter() - began)
+        work = self.optimizer.step if self.graph is None else self.graph.replay
+        self.seconds.append(seconds_of(work, stirred.device))
 
-    def wait(self) -> None:
-        """Until the device has done what it was given."""
-        if self.parameters[0].is_cuda:
-            torch.cuda.synchronize()
+    def capture(self) -> None:
+        """From here on, a step is a replay of one that was captured."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self.optimizer.step()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.optimizer.step()
+
+    def bytes_moved_per_parameter(self) -> float:
+        """What a step reads and writes at least, in fp32: docs/performance.md counts it."""
+        state = self.state_bytes_per_parameter()
+        if not isinstance(self.optimizer, mada_optim.HyperOptimizer):
+            return 12 + 2 * state  # reads weights, gradients and state, writes all but gradients
+        return 16 + (3 if self.optimizer.learned else 2) * state  # gradients twice; for hypergradients state too
 
     def state_bytes_per_parameter(self) -> float:
         """Bytes of all tensors in the state, over the number of parameters."""
         tensors = [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
         return sum(x.numel() * x.element_size() for x in tensors) / sum(p.numel() for p in self.parameters)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """How long `work` takes, on CUDA by the device's own clock, from an idle device on."""
+    if device.type != "cuda":
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+    torch.cuda.synchronize()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    work()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def copy_bandwidth(device: torch.device, repeats: int) -> float:
+    """Bytes per second that a copy reads and writes."""
+    x = torch.zeros(COPIED, device=device)
+    y = torch.empty_like(x)
+    times = [seconds_of(lambda: y.copy_(x), device) for _ in range(repeats + 1)][1:]
+    return 2 * x.numel() * x.element_size() / statistics.median(times)
 
 
 def parameters_of(model: str, device: str) -> list[torch.nn.Parameter]:
@@ -128,31 +166,61 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", nargs="+", choices=OPTIMIZERS, metavar="NAME", help="these, beside the baseline")
+    parser.add_argument("--graph", action="store_true", help="steps captured in a CUDA graph")
+    parser.add_argument("--markdown", action="store_true", help="a table in Markdown")
     parser.add_argument("--growth", action="store_true")
     arguments = parser.parse_args()
     if arguments.growth:
         print_growth(arguments.repeats, arguments.device)
         return
 
-    chosen = {name: OPTIMIZERS[name] for name in (BASELINE, *(arguments.only or OPTIMIZERS))}
+    chosen = {name: OPTIMIZERS[name] for name in (BASELINE, *(arguments.only or available(arguments.device)))}
     contenders = {name: contender(make, arguments.model, arguments.device) for name, make in chosen.items()}
+    for each in contenders.values() if arguments.graph else ():
+        each.capture()
     stirred = torch.zeros(STIRRED, device=arguments.device)
     for _ in range(arguments.repeats):
         for each in contenders.values():
             each.step(stirred)
 
     sizes = [p.numel() for p in contenders[BASELINE].parameters]
-    print(f"{sum(sizes):,} parameters in {len(sizes)} tensors, fp32")
-    print(f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads")
+    device = torch.cuda.get_device_name() if stirred.is_cuda else f"cpu, {torch.get_num_threads()} threads"
+    print(f"{sum(sizes):,} parameters in {len(sizes)} tensors, fp32{', in a CUDA graph' * arguments.graph}")
+    print(f"torch {torch.__version__}, {device}")
     print(f"{arguments.repeats} paired rounds; median [quartiles]\n")
-    print(f"{'optimizer':24} {'engine':>8} {'ns/parameter':>24} {'x fused AdamW':>24} {'state B/param':>14}")
-    for name, each in contenders.items():
-        ns = quartiles([1e9 * s / sum(sizes) for s in each.seconds])
-        pairs = zip(each.seconds, contenders[BASELINE].seconds, strict=True)
-        ratio = quartiles([ours / base for ours, base in pairs])
-        engine = getattr(each.optimizer, "engine", "torch")
-        columns = [f"{m:.2f} [{a:.2f}, {b:.2f}]" for a, m, b in (ns, ratio)]
-        print(f"{name:24} {engine:>8} {columns[0]:>24} {columns[1]:>24} {each.state_bytes_per_parameter():>14.2f}")
+    bandwidth = copy_bandwidth(stirred.device, arguments.repeats) if stirred.is_cuda else None
+    print_table(contenders, sum(sizes), bandwidth, arguments.markdown)
+
+
+def available(device: str) -> list[str]:
+    """The optimizers that are of interest on a device."""
+    elsewhere = "tiled engine" if device == "cuda" else None
+    return [name for name in OPTIMIZERS if elsewhere is None or not name.endswith(elsewhere)]
+
+
+def print_table(contenders: dict[str, Contender], size: int, bandwidth: float | None, markdown: bool) -> None:
+    """A row for each; with a copy's `bandwidth`, the part of it that a step reaches."""
+    widths = (24, 8, 24, 24, 14, 14)[: 5 + (bandwidth is not None)]
+    names = ("optimizer", "engine", "ns/parameter", "x fused AdamW", "state B/param", "of bandwidth")
+    lines = [names, *(row(name, each, contenders[BASELINE], size, bandwidth) for name, each in contenders.items())]
+    for i, columns in enumerate(lines):
+        cells = list(zip(columns, widths, strict=False))
+        if markdown:
+            print("|" + "|".join(f" {text} " for text, _ in cells) + "|")
+            print("|" + "---|" * len(cells) if i == 0 else "", end="\n" if i == 0 else "")
+        else:
+            first, *rest = cells
+            print(" ".join([f"{first[0]:{first[1]}}", *(f"{text:>{width}}" for text, width in rest)]))
+
+
+def row(name: str, each: Contender, baseline: Contender, size: int, bandwidth: float | None) -> tuple[str, ...]:
+    """The columns of one optimizer."""
+    ns = quartiles([1e9 * s / size for s in each.seconds])
+    ratio = quartiles([ours / base for ours, base in zip(each.seconds, baseline.seconds, strict=True)])
+    engine = getattr(each.optimizer, "engine", "torch")
+    columns = [f"{m:.2f} [{a:.2f}, {b:.2f}]" for a, m, b in (ns, ratio)]
+    reached = f"{each.bytes_moved_per_parameter() / ns[1] * 1e9 / bandwidth:.0%}" if bandwidth else ""
+    return (name, engine, *columns, f"{each.state_bytes_per_parameter():.2f}", reached)
 
 
 if __name__ == "__main__":

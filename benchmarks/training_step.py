@@ -1,8 +1,9 @@
 """A whole training step with MADA, all six learned, paired with torch's fused AdamW: what a user waits for.
 
-    python benchmarks/training_step.py [--repeats 10] [--device cpu|cuda]
+    python benchmarks/training_step.py [--repeats 10] [--device cpu|cuda] [--model 10.7M|124M] [--bf16]
 
-GPT of 10.7M parameters (6 layers, 384 channels), batch 8 x 256 tokens, random ids. Rounds time both in turn.
+GPT of 10.7M parameters (6 layers, 384 channels), batch 8 x 256 tokens, or GPT-2 small, 8 x 1,024, with random ids;
+--bf16 is autocast. Rounds time both in turn.
 """
 
 import argparse
@@ -14,15 +15,18 @@ import torch
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_optim import MADA
 
-CONFIG = GPTConfig(block_size=256, vocab_size=65, n_layer=6, n_head=6, n_embd=384, dropout=0.0, bias=False)
+CONFIGS = {
+    "10.7M": GPTConfig(block_size=256, vocab_size=65, n_layer=6, n_head=6, n_embd=384, dropout=0.0, bias=False),
+    "124M": GPTConfig(dropout=0.0, bias=False),
+}
 
 
 class Trainer:
     """A model, its optimizer, and the seconds of its steps."""
 
-    def __init__(self, fused: bool, device: str) -> None:
+    def __init__(self, fused: bool, config: GPTConfig, device: str, bf16: bool) -> None:
         torch.manual_seed(0)
-        self.model = GPT(CONFIG).to(device)
+        self.model, self.bf16 = GPT(config).to(device), bf16
         parameters = self.model.parameters()
         self.optimizer = torch.optim.AdamW(parameters, fused=True) if fused else MADA(parameters, hyper_start=0)
         self.seconds: list[float] = []
@@ -30,7 +34,8 @@ class Trainer:
     def step(self, ids: torch.Tensor) -> None:
         """Forward, backward and update, timed."""
         began = time.perf_counter()
-        _, loss = self.model(ids, ids)
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.bf16):
+            _, loss = self.model(ids, ids)
         assert loss is not None
         loss.backward()
         self.optimizer.step()
@@ -45,10 +50,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--model", choices=CONFIGS, default="10.7M")
+    parser.add_argument("--bf16", action="store_true")
     arguments = parser.parse_args()
 
-    ids = torch.randint(CONFIG.vocab_size, (8, 256), device=arguments.device)
-    trainers = {"AdamW fused": Trainer(True, arguments.device), "MADA": Trainer(False, arguments.device)}
+    config = CONFIGS[arguments.model]
+    ids = torch.randint(config.vocab_size, (8, config.block_size), device=arguments.device)
+    what = (config, arguments.device, arguments.bf16)
+    trainers = {"AdamW fused": Trainer(True, *what), "MADA": Trainer(False, *what)}
     for round_ in range(arguments.repeats + 2):
         for trainer in trainers.values():
             trainer.step(ids)

@@ -152,7 +152,7 @@ def engine(name: str) -> str:
     Raises:
         ValueError: There is none of this name.
     """
-    return member("engine", name, ("auto", "eager", "tiled", "cpu"), "leave it at 'auto'")
+    return member("engine", name, ("auto", "eager", "tiled", "cpu", "triton"), "leave it at 'auto'")
 
 
 def horizon(x: object, learned: Sequence[str]) -> float:

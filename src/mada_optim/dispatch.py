@@ -60,7 +60,7 @@ class Dispatcher:
     def engine(self) -> str:
         """Name of the fastest engine in use."""
         names = {kernel.name for kernel in self._kernels.values() if kernel is not None}
-        return next((name for name in ("cpu", "tiled") if name in names), "eager")
+        return next((name for name in ("triton", "cpu", "tiled") if name in names), "eager")
 
     def share_out(self, cells: list[Cell]) -> "Work":
         """The tensors of one step, by engine."""

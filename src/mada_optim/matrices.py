@@ -56,7 +56,7 @@ def is_hidden(rule: Rule, group: Mapping[str, Any], parameter: int) -> bool:
 
 
 def seen(rule: Rule, group: Mapping[str, Any], is_matrix: bool) -> Mapping[str, Any]:
-    """A group as its hidden weight matrices see it, or as its other tensors do: with that member's weight fixed at 0."""
+    """A group as its hidden weight matrices see it, or as its other tensors do: that member's weight is fixed at 0."""
     return group if is_matrix or rule.matrix_weight is None else {**group, rule.matrix_weight: 0.0}
 
 

@@ -72,8 +72,9 @@ class HyperOptimizer(Optimizer):
             1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step.
         scope: Over what a learned coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
         engine: "eager" is the reference loop; "cpu" is C++ loops, written from the rule and compiled on demand, for
-            dense fp32 tensors; "tiled" moves the same ones without a compiler, several times slower; "auto" is the
-            fastest to be had. `opt.engine` names what runs, `opt.engine_reasons` why.
+            dense fp32 tensors; "tiled" moves the same ones without a compiler, several times slower; "triton" is
+            kernels on CUDA, for bf16 and fp16 too, where Triton is installed; "auto" is the fastest to be had.
+            `opt.engine` names what runs, `opt.engine_reasons` why.
         maximize: Steps along the gradient instead of against it.
         state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
         reduce_group: Process group over which parameters are sharded: hypergradients are summed over it, and a gradient
@@ -245,12 +246,12 @@ class HyperOptimizer(Optimizer):
 
     @property
     def engine(self) -> str:
-        """What runs: "cpu" or "tiled" (and "eager" for tensors that these don't take), or "eager" for all."""
+        """What runs: "cpu", "tiled" or "triton" (and "eager" for tensors that these don't take), or "eager" for all."""
         return self._dispatcher.engine
 
     @property
     def engine_reasons(self) -> list[str]:
-        """Why there are no compiled loops, for each form of the rule that has none; empty where all have."""
+        """Why there are no compiled loops or kernels, for each form of the rule that has none; empty where all have."""
         return list(self._dispatcher.reasons)
 
     @property
@@ -277,10 +278,11 @@ class HyperOptimizer(Optimizer):
         kinds = [[self._kind(group, is_matrix) for is_matrix in (False, True)] for group in self.param_groups]
         return [self._cell(p, *kinds[i][matrices.is_hidden(self.rule, group, j)], i, j) for p, group, i, j in ready]
 
-    def _kind(self, group: Mapping[str, Any], is_matrix: bool) -> tuple[Rule, frozenset[str], Mapping[str, Any]]:
-        """What the hidden weight matrices of a group, or its other tensors, have in common: rule, state, options."""
+    def _kind(self, group: Mapping[str, Any], is_matrix: bool) -> tuple[Rule, frozenset[str], list[Mapping[str, Any]]]:
+        """For the hidden weight matrices of a group, or its other tensors: rule, keys of the state, options of each."""
         form = matrices.form(self.rule, group, self.learned, is_matrix)
-        return form, frozenset(eager.state_names(form, self._memory)), matrices.seen(self.rule, group, is_matrix)
+        options = self._options_of_each(matrices.seen(self.rule, group, is_matrix))
+        return form, frozenset(eager.state_names(form, self._memory)), options
 
     def _form(self, group: Mapping[str, Any], parameter: int) -> Rule:
         """What the rule comes to for a parameter."""
@@ -299,8 +301,16 @@ class HyperOptimizer(Optimizer):
         own = {key: group[key][parameter] for key in self._bank.columns if isinstance(group[key], Tensor)}
         return {**group, **own}
 
+    def _options_of_each(self, group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """What a step needs of `_options` for each parameter of a group, made at once: views are dear, one by one."""
+        keys = [key for q in self.learned if isinstance(group[key := option_key(q)], Tensor)]
+        if self._bank.scope != "tensor" or not keys:
+            return [group] * len(group["params"])
+        rows = zip(*(group[key].unbind() for key in keys), strict=True)
+        return [{**group, **dict(zip(keys, row, strict=True))} for row in rows]
+
     def _cell(
-        self, p: Tensor, form: Rule, kept: frozenset[str], seen_group: Mapping[str, Any], i: int, j: int
+        self, p: Tensor, form: Rule, kept: frozenset[str], options_of_each: list[Mapping[str, Any]], i: int, j: int
     ) -> eager.Cell:
         assert p.grad is not None
         seen, state, g = eager.canvas(shards.local(p)), self.state[p], eager.canvas(shards.local_gradient(p))
@@ -310,8 +320,8 @@ class HyperOptimizer(Optimizer):
             state.update(self._new_state(form, seen))
         elif state.keys() != kept:
             self._fit_state(form, state)
-        g = -g if seen_group["maximize"] else g
-        return eager.Cell(form, seen, g, state, self._options(seen_group, j), self._bank.row(i, j))
+        options = options_of_each[j]
+        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, self._bank.row(i, j))
 
     def _fit_state(self, form: Rule, state: dict[str, Tensor]) -> None:
         """Drops slots that were switched off since: they move no more, and must not be taken up again as they are."""

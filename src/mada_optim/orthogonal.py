@@ -14,8 +14,8 @@ def orthogonal(x: Tensor) -> Tensor:
     """The semi-orthogonal matrix nearest to `x`, roughly, scaled to a root mean square of 1; 0 where `x` is 0.
 
     Five steps of the Newton-Schulz iteration X <- a X + (b A + c A^2) X, A = X X^T, in whose limit all singular values
-    are about 1 (between .7 and 1.2), with Jordan's coefficients (Muon, 2024). A kernel of a convolution is the matrix
-    of its output channels by all else, a vector a column. With k = min(rows, columns) singular values of 1 the root mean square is
+    are about 1 (between .7 and 1.2), with Jordan's coefficients (Muon, 2024). A kernel of a convolution is the
+    matrix of its output channels by all else, a vector a column. With k = min(rows, columns) singular values of 1 the root mean square is
     sqrt(k / (rows columns)) = 1 / sqrt(max(rows, columns)).
 
     One operation to who traces a rule: it is of matrices, and no constant shape could be written into a graph.
@@ -34,4 +34,5 @@ def orthogonal(x: Tensor) -> Tensor:
         gram = wide @ wide.mT
         wide = a * wide + (b * gram + c * gram @ gram) @ wide
     tall = wide if matrix.shape[0] <= matrix.shape[1] else wide.mT
-    return tall.reshape(x.shape) * math.sqrt(max(matrix.shape))
+    orthogonalised: Tensor = tall.reshape(x.shape) * math.sqrt(max(matrix.shape))
+    return orthogonalised

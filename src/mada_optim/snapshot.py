@@ -77,7 +77,8 @@ def restored(
     """The saved state of each parameter, copied to the parameter's device in the dtype that it was saved in.
 
     `torch.optim.Optimizer.load_state_dict` rounds floating-point state to its parameter's dtype: with bf16 parameters
-    a coefficient of .9995 would come back as 1. Slots of `rule` that `form(group, parameter)` has no use for are left behind.
+    a coefficient of .9995 would come back as 1. Slots of `rule` that `form(group, parameter)` has no use for are
+    left behind.
     """
     places = [(group, j) for group in groups for j in range(len(group["params"]))]
     idle = [set(rule.slot_names()) - set(form(*place).slot_names()) for place in places]

@@ -126,6 +126,13 @@ def test_omega_1_is_muon_on_hidden_matrices():
     assert same_bits(list(ours.parameters()), list(theirs.parameters()))
 
 
+def test_a_learned_omega_alone_leaves_other_tensors_alone():
+    one, other = network(torch.float32), network(torch.float32)
+    train(MADA(one.named_parameters(), rule="mada_matrix", learn="omega", scope="tensor"), one, 4)
+    train(MADA(other.named_parameters(), rule="mada_matrix", learn=()), other, 4)
+    assert same_bits(list(one.parameters()), list(other.parameters()))  # no hyper-step yet
+
+
 @pytest.mark.parametrize("scope", ["global", "group", "tensor"])
 def test_a_learned_omega_moves_and_is_saved(scope):
     options = {"lr": 1e-2, "rule": "mada_matrix", "omega": 0.5, "hyper_start": 0, "learn": ("omega", "lr")}

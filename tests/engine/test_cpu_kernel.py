@@ -102,11 +102,11 @@ def test_equal_to_the_eager_engine_at_the_corners(engine, corner, learn):
     assert_equal_runs(*pair("mada", learn, engine, start={**SPREAD_OF_MADA, **at}), rule="mada", engine=engine)
 
 
-def assert_equal_runs(params, fast, twins, slow, rule, rtol=2e-5, engine="cpu"):
+def assert_equal_runs(params, fast, twins, slow, rule, rtol=2e-5, engine="cpu", steps=12):
     assert (fast.engine, slow.engine) == (engine, "eager")
     assert fast.engine_reasons == []
     fast_h, slow_h = [], []
-    for step in range(12):
+    for step in range(steps):
         for p, q, g in zip(params, twins, gradients(step), strict=True):
             p.grad, q.grad = g.clone(), g.clone()
         if step % 4 == 2:

@@ -60,7 +60,8 @@ def problem(rule, values, t):
 def central_difference(rule, q, c, g, s, t, cotangent):
     """Richardson's extrapolation of two central differences: the error falls as h^4, rounding grows as 1/h.
 
-    A rule curves in beta on the scale of 1 - beta, so h is a fiftieth of that, at most 1e-4; of mu, whose direction is orthogonalised, a two hundredth.
+    A rule curves in beta on the scale of 1 - beta, so h is a fiftieth of that, at most 1e-4; of mu, whose
+    direction is orthogonalised, a two hundredth.
     """
 
     def quotient(h):

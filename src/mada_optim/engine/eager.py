@@ -53,6 +53,8 @@ def largest_gradient(dtype: torch.dtype) -> float:
 def scalar(x: float | Tensor, device: torch.device) -> Tensor:
     """`x` as a 0-d tensor on `device`, in the dtype of coefficients."""
     if isinstance(x, Tensor):
+        if x.ndim == 0 and x.dtype is torch.float64 and x.device == device:  # as most are: for speed
+            return x
         return x.to(device, scalar_dtype(device)).reshape(())
     return torch.full((), x, dtype=scalar_dtype(device), device=device)
 

@@ -2,8 +2,9 @@
 
     loops     C++, compiled on demand: loops.cpp around what emit.py writes
     tiled     torch operations on pieces that the caches hold: tiles.py, for machines without a compiler
+    triton    kernels on a CUDA device: gpu.py around what triton_emit.py writes
 
-Without loops.cpp there are none of either, and all runs on the eager engine.
+Where there is none of them, all runs on the eager engine.
 """
 
 import functools
@@ -14,12 +15,13 @@ from torch import Tensor, fx
 
 from mada_optim.builder import Builder
 from mada_optim.differentiate import differentiate, plain_roots, share_inverses
-from mada_optim.engine.eager import Cell
-from mada_optim.kernels import build
+from mada_optim.engine.eager import Cell, largest_gradient
+from mada_optim.kernels import build, gpu, triton_emit
 from mada_optim.kernels.cpu import Loops
-from mada_optim.kernels.emit import NoCodeError, emit
+from mada_optim.kernels.emit import emit
 from mada_optim.kernels.lower import NoLoweringError
 from mada_optim.kernels.tiles import Tiled
+from mada_optim.kernels.walk import NoCodeError
 from mada_optim.partials import NoDerivativeError
 from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT, UNTRACEABLE, Corners, reduced, specialize
@@ -66,15 +68,19 @@ def choose(
     device: torch.device,
     state_dtype: torch.dtype | None,
 ) -> Kernel:
-    """What runs `rule` with `fixed` coefficients: for "auto" loops, or where they can't be compiled programs on tiles.
+    """What runs `rule` with `fixed` coefficients.
+
+    For "auto" on the CPU loops, or where they can't be compiled programs on tiles; on CUDA what Triton compiles.
 
     Raises:
         NoKernelError: The engine can't be had here.
     """
-    if device.type != "cpu" or not build.SOURCE.exists():
-        raise NoKernelError(f"there are no loops for {device.type}")
     if state_dtype not in STATES:
         raise NoKernelError(f"there are no loops for state_dtype={state_dtype}")
+    if engine == "triton" or (engine == "auto" and device.type == "cuda"):
+        return triton(rule, fixed, learned, traced, device, state_dtype)
+    if device.type != "cpu" or not build.SOURCE.exists():
+        raise NoKernelError(f"there are no loops for {device.type}")
     if engine == "tiled":
         return tiled(rule, fixed, learned, traced, state_dtype)
     try:
@@ -120,6 +126,44 @@ def tiled(rule: Rule, fixed: Corners, learned: tuple[str, ...], traced: bool, st
         return Tiled(rule, specialize(rule, fixed), learned, traced, forward, backward, scalar_inputs(rule))
     except NoLoweringError as error:
         raise NoKernelError(f"the rule {rule.name!r} has an operation that isn't lowered: {error}") from error
+
+
+def triton(
+    rule: Rule,
+    fixed: Corners,
+    learned: tuple[str, ...],
+    traced: bool,
+    device: torch.device,
+    state_dtype: torch.dtype | None,
+) -> gpu.Triton:
+    """The kernels on a CUDA device, or on the CPU under Triton's interpreter.
+
+    Raises:
+        NoKernelError: The rule does what isn't known here, or Triton can't be used on the device.
+    """
+    if reason := gpu.fault(device):
+        raise NoKernelError(reason)
+    dtype = state_dtype or torch.float32
+    code = triton_source(rule, fixed, learned, traced, dtype)
+    return gpu.Triton(rule, learned, traced, code, device, dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def triton_source(
+    rule: Rule, fixed: Corners, learned: tuple[str, ...], traced: bool, state_dtype: torch.dtype
+) -> triton_emit.Code:
+    """What `triton_emit.emit` writes.
+
+    Raises:
+        NoKernelError: The rule isn't pointwise, or does what isn't known here.
+    """
+    forward, backward = graphs(rule, fixed, one_step(learned, traced))
+    limit = min(largest_gradient(dtype) for dtype in (torch.float32, state_dtype))
+    what = (rule, specialize(rule, fixed), forward, backward, learned, traced)
+    try:
+        return triton_emit.emit(*what, str(state_dtype).removeprefix("torch."), limit)
+    except NoCodeError as error:
+        raise NoKernelError(f"the rule {rule.name!r} has an operation without kernels: {error}") from error
 
 
 @functools.lru_cache(maxsize=256)

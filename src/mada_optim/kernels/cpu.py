@@ -1,13 +1,13 @@
 """The CPU engine: a rule's loops over all tensors as one job. This file decides which tensors they may have."""
 
 import ctypes
-from operator import is_
 
 import torch
 from torch import Tensor
 
 from mada_optim.engine.eager import Cell
-from mada_optim.kernels.numbers import numbers_of
+from mada_optim.kernels.numbers import Numbers
+from mada_optim.kernels.states import States
 from mada_optim.kernels.table import CTensor, Table
 from mada_optim.spec import Rule
 
@@ -40,43 +40,32 @@ class Loops:
         self._learned, self._traced = learned, traced
         self._slots = [slot.name for slot in form.slots if not slot.scalar]
         self._scalars = [slot.name for slot in form.slots if slot.scalar]
-        self._rows: dict[int, tuple[list[Tensor], CTensor | None]] = {}
+        self._states = States(self._new_row)
 
     def row(self, cell: Cell) -> CTensor | None:
         """The part of a row that the state decides; None for a tensor that the loops can't move.
 
         They move plain, dense, fp32 tensors in CPU memory whose gradient and state are such too.
         """
-        return self._state_row(cell.state, cell.p.numel()) if plain(cell.p) and plain(cell.g) else None
+        return self._states.row(cell.state, cell.p.numel()) if plain(cell.p) and plain(cell.g) else None
 
     def table(self, cells: list[Cell], prepared: list[CTensor]) -> Table:
         """`cells` as one job of one step; `prepared` is what `row` gave for each."""
-        if len(self._rows) > 2 * len(cells):  # of states that were replaced, which would be held for good
-            self._rows = {id(cell.state): self._rows[id(cell.state)] for cell in cells}
-        numbers = numbers_of(self._rule, cells)
-        addresses = {key: x.vector.data_ptr() for key, x in numbers.items()}
-        for row, cell in zip(prepared, cells, strict=True):
-            row.p, row.g, row.scope = cell.p.data_ptr(), cell.g.data_ptr(), cell.scope
-            row.now = addresses[id(cell.options)]
-        return Table(
-            self._library, self._learned, self._traced, (CTensor * len(cells))(*prepared), cells, list(numbers.values())
-        )
-
-    def _state_row(self, state: dict[str, Tensor], size: int) -> CTensor | None:
-        """Made once per state, whose tensors are held: none can be mistaken for a later one at its address."""
-        held, row = self._rows.get(id(state), ([], None))
-        if len(held) != len(state) or not all(map(is_, held, state.values())) or (row and row.size != size):
-            fits = all(self._fits(name, x, size) for name, x in state.items())
-            row = self._new_row(state, size) if fits else None
-            self._rows[id(state)] = (list(state.values()), row)
-        return row
+        self._states.keep((cell.state for cell in cells), len(cells))
+        numbers = Numbers(self._rule, cells)
+        for row, cell, now in zip(prepared, cells, numbers.addresses(), strict=True):
+            row.p, row.g, row.scope, row.now = cell.p.data_ptr(), cell.g.data_ptr(), cell.scope, now
+        rows = (CTensor * len(cells))(*prepared)
+        return Table(self._library, self._learned, self._traced, rows, cells, numbers)
 
     def _fits(self, name: str, x: Tensor, size: int) -> bool:
         per_element = name in self._slots or name in ("gradient", "trace")
         dtype, numel = (self._state_dtype, size) if per_element else (torch.float64, x.numel())
         return x.dtype is dtype and x.numel() == numel and x.is_contiguous() and x.is_cpu
 
-    def _new_row(self, state: dict[str, Tensor], size: int) -> CTensor:
+    def _new_row(self, state: dict[str, Tensor], size: int) -> CTensor | None:
+        if not all(self._fits(name, x, size) for name, x in state.items()):
+            return None
         beside = [name for name in ("step", "gradient", "applied", "trace") if name in state]
         row = CTensor(**{name: state[name].data_ptr() for name in beside})
         row.size = size

@@ -1,4 +1,4 @@
-"""What a group of parameters sets, as one vector for the loops and programs."""
+"""What the groups of parameters set, as rows of numbers for the loops and programs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,25 +13,35 @@ CPU = torch.device("cpu")
 
 
 class Numbers:
-    """Learning rate, coefficients, weight decay, horizon and hyper-parameters of a group (or of a tensor with its own).
+    """Learning rate, coefficients, weight decay, horizon and hyper-parameters of groups, a row for each.
+
+    A tensor with coefficients of its own is a group of its own here.
 
     Args:
         rule: The whole rule, whose order it keeps.
-        options: The group.
+        cells: The tensors.
     """
 
-    def __init__(self, rule: Rule, options: Mapping[str, Any]) -> None:
-        self._names, self._options = rule.coefficient_names(), options
-        fixed = [options["weight_decay"], options["horizon"], *(options[name] for name in rule.hyper_parameters)]
-        self.vector = torch.tensor([*([0.0] * (1 + len(self._names))), *fixed], dtype=torch.float64, device=CPU)
+    def __init__(self, rule: Rule, cells: list[Cell]) -> None:
+        groups = {id(cell.options): cell.options for cell in cells}
+        place = {key: i for i, key in enumerate(groups)}
+        #: The row of each tensor.
+        self.rows = [place[id(cell.options)] for cell in cells]
+        self._names, self._groups = rule.coefficient_names(), list(groups.values())
+        fixed, begin = ("weight_decay", "horizon", *rule.hyper_parameters), [0.0] * (1 + len(self._names))
+        numbers = [[*begin, *(options[name] for name in fixed)] for options in self._groups]
+        self.matrix = torch.tensor(numbers, dtype=torch.float64, device=CPU)
+
+    def addresses(self) -> list[int]:
+        """Where the row of each tensor is."""
+        first, width = self.matrix.data_ptr(), self.matrix.stride(0) * self.matrix.element_size()
+        return [first + row * width for row in self.rows]
 
     def update(self) -> Tensor:
-        """Takes learning rate and coefficients as they are now; returns the vector."""
-        now = [learning_rate(self._options, CPU), *(scalar(self._options[name], CPU) for name in self._names)]
-        self.vector[: len(now)] = torch.stack(now)
-        return self.vector
+        """Takes learning rates and coefficients as they are now; returns the matrix."""
+        now = [x for options in self._groups for x in self._now(options)]
+        self.matrix[:, : 1 + len(self._names)] = torch.stack(now).view(len(self._groups), -1)
+        return self.matrix
 
-
-def numbers_of(rule: Rule, cells: list[Cell]) -> dict[int, Numbers]:
-    """One for each group (or tensor) that the cells are of, by the identity of their options."""
-    return {key: Numbers(rule, options) for key, options in {id(cell.options): cell.options for cell in cells}.items()}
+    def _now(self, options: Mapping[str, Any]) -> list[Tensor]:
+        return [learning_rate(options, CPU), *(scalar(options[name], CPU) for name in self._names)]

@@ -40,7 +40,7 @@ class Table:
         traced: Whether lr is learned from its trace.
         rows: One per tensor.
         cells: The tensors.
-        numbers: What each group sets.
+        numbers: What the groups set.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Table:
         traced: bool,
         rows: ctypes.Array[CTensor],
         cells: list[Cell],
-        numbers: list[Numbers],
+        numbers: Numbers,
     ) -> None:
         self._library, self._cells, self._numbers = library, cells, numbers
         self._learned, self._traced = learned, traced
@@ -69,8 +69,7 @@ class Table:
 
     def advance(self, where: Tensor) -> None:
         """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
-        for numbers in self._numbers:
-            numbers.update()
+        self._numbers.update()
         self._library.advance(*self._call, ctypes.c_void_p(where.data_ptr()))
         # as every in-place operation of torch does
         torch.autograd.graph.increment_version([cell.p for cell in self._cells])

@@ -16,7 +16,7 @@ from mada_optim.builder import Builder, total
 from mada_optim.engine.eager import Cell, largest_gradient
 from mada_optim.kernels.cpu import plain
 from mada_optim.kernels.lower import Program, lower
-from mada_optim.kernels.numbers import CPU, numbers_of
+from mada_optim.kernels.numbers import CPU, Numbers
 from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT, outputs
 
@@ -85,10 +85,8 @@ class Tiles:
 
     def __init__(self, kernel: Tiled, cells: list[Cell]) -> None:
         self._kernel, self._cells = kernel, cells
-        numbers = numbers_of(kernel.rule, cells)
-        place = {key: i for i, key in enumerate(numbers)}
-        self._groups = torch.tensor([place[id(cell.options)] for cell in cells], device=CPU)
-        self._numbers = list(numbers.values())
+        self._numbers = Numbers(kernel.rule, cells)
+        self._groups = torch.tensor(self._numbers.rows, device=CPU)
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
@@ -188,7 +186,7 @@ class Tiles:
 
     def _now(self) -> Tensor:
         """What `Numbers` has, (tensors, all of it)."""
-        return torch.stack([x.update() for x in self._numbers])[self._groups]
+        return self._numbers.update()[self._groups]
 
     def _applied(self) -> tuple[Tensor, Vectors]:
         """The learning rate of the last update, and the scalar inputs of its graph."""

@@ -1,8 +1,8 @@
 """Muon: Jordan et al. 2024 (kellerjordan.github.io/posts/muon): Nesterov's momentum, orthogonalised. For matrices.
 
 Its update has a root mean square of kappa, .2, as Adam's about has, so that one learning rate serves both (Liu et al.
-2025, arXiv 2502.16982, section 2.2); `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` is this rule. The momentum
-is an average: orthogonalisation doesn't see that factor.
+2025, arXiv 2502.16982, section 2.2); `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` is this rule. The
+momentum is an average: orthogonalisation doesn't see that factor.
 
 Deviation from `torch.optim.Muon`: no rounding to bf16.
 """
