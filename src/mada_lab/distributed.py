@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mada_lab.config import TrainConfig
-from mada_lab.errors import ConfigError, DistributedError, Followed, Interrupted
+from mada_lab.errors import ConfigError, DistributedError, Followed, Interrupted, LabError, shared
 
 T = TypeVar("T")
 
@@ -89,6 +89,37 @@ class World:
         text = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
         buffer = text.to(self.device) if self.is_first else text.new_empty(length, device=self.device)
         return json.loads(bytes(self._sent(buffer).cpu().numpy()))
+
+    def all_told(self, tree: Any) -> list[Any]:
+        """Every process's `tree`, of what JSON has, by rank."""
+        if self.size == 1:
+            return [tree]
+        content = json.dumps(tree).encode()
+        lengths = self._gathered(torch.tensor([len(content)]))
+        padded = torch.frombuffer(bytearray(content.ljust(int(max(lengths)))), dtype=torch.uint8)
+        return [json.loads(bytes(x.cpu().numpy())) for x in self._gathered(padded)]
+
+    def _gathered(self, x: Tensor) -> list[Tensor]:
+        x = x.to(self.device)
+        found = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(found, x)
+        return found
+
+    def together(self, work: Callable[[], T], kind: type[LabError]) -> T:
+        """What `work()` returns, once it has gone well on all processes.
+
+        Raises:
+            LabError: Of this `kind`, on all, if `work` raised one on any of them: the first such one's message.
+        """
+        result, failure = None, None
+        try:
+            result = work()
+        except kind as error:
+            failure = str(error)
+        message = next((x for x in self.all_told(failure) if x is not None), None)
+        if message is not None:
+            raise shared(kind(message))
+        return cast(T, result)
 
     def told_tensor(self, x: Tensor | None, shape: list[int], dtype: torch.dtype) -> Tensor:
         """The first process's tensor, on the device of messages."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from mada_lab import distributed, environment, optimizers, packing, precision, randomness, sharing
+from mada_lab import distributed, environment, optimizers, precision, randomness, sharing
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.config import RunConfig
 from mada_lab.distributed import ALONE, World
@@ -135,14 +135,17 @@ class Session:
 
     def digest(self) -> str:
         """16 digits that any bit of any tensor in the state changes; "" on other processes than the first."""
-        state = sharing.gathered(self.state(), self.world)
-        return packing.digest(state) if self.world.is_first else ""
+        return sharing.digest(self.state(), self.world)
 
-    def checkpoint(self) -> Checkpoint:
-        """What is saved: the state, and what a resumed run compares itself with. On the first process, it is whole."""
-        state = sharing.gathered(self.state(), self.world)
+    def checkpoint(self, whole: bool = True) -> Checkpoint:
+        """What is saved: the state, and what a resumed run compares itself with.
+
+        If `whole`, it is gathered on the first process; else each has its share.
+        """
+        digest, state = self.digest(), self.state()
+        if whole:
+            state = sharing.gathered(state, self.world)
         origin = {"config": asdict(self.config), "data": self.task.data.sha256, "device": self.precision.device.type}
-        digest = packing.digest(state) if self.world.is_first else ""
         progress = {"seconds": self.seconds, "looked": self.looked, "digest": digest, "processes": self.world.size}
         return Checkpoint(self.step, {**origin, **self.task.sizes(), **progress, "state": state})
 
