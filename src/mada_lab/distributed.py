@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mada_lab.config import TrainConfig
+from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError, DistributedError, Followed, Interrupted, LabError, shared
 
 T = TypeVar("T")
@@ -197,7 +197,7 @@ def current(device: torch.device) -> World:
 
 
 @contextmanager
-def group(config: TrainConfig) -> Iterator[None]:
+def group(config: RunConfig) -> Iterator[None]:
     """Joins the processes that torchrun has started, for as long as it is entered; alone, does nothing.
 
     Raises:
@@ -241,7 +241,7 @@ def _require_environment() -> None:
         )
 
 
-def require_shares(config: TrainConfig, size: int, local_size: int) -> None:
+def require_shares(config: RunConfig, size: int, local_size: int) -> None:
     """Raises ConfigError unless `size` processes, `local_size` on each machine, can share the work of a step."""
     passes = config.gradient_accumulation_steps
     if passes % size:
@@ -306,7 +306,8 @@ def wrapped(forward: nn.Module, parallel: str, world: World) -> nn.Module:
     if world.size == 1 or parallel != "ddp":
         return forward
     devices = [world.device.index] if world.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(forward, device_ids=devices)
+    # buffers: mada_lab.running_statistics
+    return nn.parallel.DistributedDataParallel(forward, device_ids=devices, broadcast_buffers=False)
 
 
 def accumulating(forward: nn.Module, model: nn.Module, last: bool) -> AbstractContextManager[None]:

@@ -1,7 +1,7 @@
 """The training loop: one optimizer step after another, and a look at the validation set now and then."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def train(config: RunConfig, data: Data, listen: Listener) -> Session:
 def run(
     session: Session,
     forward: nn.Module,
-    validation: Iterable[Batch],
+    validation: Sequence[Batch],
     rows: RunRecord | NoRecord,
     saver: Saver | NoSaver,
     signals: Signals,
@@ -113,6 +113,7 @@ def gradients(session: Session, forward: nn.Module, signals: Signals) -> Tensor:
                         _, loss = forward(ids, targets)
                     session.scaler.scale(loss / passes).backward()
                 total += loss.detach() / passes
+            session.share_buffers()
     except BaseException:
         session.rewind(position)
         raise

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from mada_lab import distributed, environment, optimizers, precision, randomness, sharing
+from mada_lab import distributed, environment, optimizers, precision, randomness, running_statistics, sharing
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.config import RunConfig
 from mada_lab.distributed import ALONE, World
@@ -73,6 +73,7 @@ class Session:
         torch.manual_seed(config.seed)
         task = choose(config, data)
         model = task.model().to(place.device)
+        running_statistics.share(model, world)
         flops = task.flops(model)
         distributed.shard(model, task.blocks(model), config.parallel, world)
         scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype == torch.float16)
@@ -177,6 +178,10 @@ class Session:
     def keep_buffers(self) -> None:
         """Before a step: a forward pass moves the running statistics of batch normalisation."""
         self.kept = [x.clone() for x in self.model.buffers()]
+
+    def share_buffers(self) -> None:
+        """After the forward passes of a step: running statistics are those of all processes."""
+        running_statistics.merge(self.model, self.kept, self.world)
 
     def restore_buffers(self) -> None:
         """After a step that moved nothing else."""

@@ -29,6 +29,11 @@ def choose(config: RunConfig, data: Data) -> Task:
                     f"configuration, key init_from: expected {' or '.join(initial.WORDS)}, got {config.init_from}; "
                     "only texts start from trained weights"
                 )
+            if config.parallel != "ddp":
+                raise ConfigError(
+                    f"configuration, key parallel: expected ddp, got {config.parallel}; networks for images are small, "
+                    "and each process has the whole of them"
+                )
             return vision.Vision(config, data)
     raise TypeError(f"{type(config).__name__} and {type(data).__name__} don't go together")
 
