@@ -259,11 +259,6 @@ def require_shares(config: RunConfig, size: int, local_size: int) -> None:
             f"configuration, key parallel: expected as many processes on each machine with hybrid, got {size} in all "
             f"and {local_size} here; use fsdp"
         )
-    if config.parallel != "ddp" and config.dtype == "float16":
-        raise ConfigError(
-            f"configuration, key dtype: expected bfloat16 or float32 with parallel={config.parallel}, got float16, "
-            "whose loss scale would be decided shard by shard; use bfloat16"
-        )
 
 
 @contextmanager
