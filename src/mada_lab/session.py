@@ -134,9 +134,13 @@ class Session:
             **({} if self.val_accuracy is None else {"val_accuracy": self.val_accuracy}),
         }
 
-    def digest(self) -> str:
-        """16 digits that any bit of any tensor in the state changes; "" on other processes than the first."""
-        return sharing.digest(self.state(), self.world)
+    def digest(self, of_shards: bool | None = None) -> str:
+        """Digits that any bit of any tensor in the state changes, of the kind that `checkpoint_shards` asks for.
+
+        On other processes than the first they may be "".
+        """
+        of_shards = self.config.checkpoint_shards == "each" if of_shards is None else of_shards
+        return sharing.digest(self.state(), self.world, of_shards)
 
     def checkpoint(self, whole: bool = True) -> Checkpoint:
         """What is saved: the state, and what a resumed run compares itself with.

@@ -17,6 +17,7 @@ from mada_lab import checkpoint_folder, layout
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.distributed import World
 from mada_lab.errors import CheckpointError
+from mada_lab.fingerprint import fingerprint
 from mada_lab.packing import Tensors, pack, safetensors_file, unpack
 from mada_lab.saved import NAMES, Saved, same_here
 from mada_optim import shards
@@ -38,10 +39,16 @@ def gathered(tree: Any, world: World) -> Any:
     return tree
 
 
-def digest(tree: Any, world: World) -> str:
-    """`packing.digest` of the whole tree, which passes through the first process tensor by tensor; "" on others."""
+def digest(tree: Any, world: World, of_shards: bool) -> str:
+    """Digits that any bit of any tensor in `tree` changes; on other processes than the first, maybe "".
+
+    If `of_shards`, each process looks at its own (`fingerprint`); else the whole tree passes through the first one,
+    tensor by tensor (`packing.digest`).
+    """
     tensors: Tensors = {}
     pack(tree, tensors)
+    if of_shards:
+        return fingerprint(tensors, world)
     if not world.is_first and not any(map(shards.is_sharded, tensors.values())):
         return ""
     total = hashlib.sha256()

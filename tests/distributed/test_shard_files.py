@@ -7,6 +7,7 @@ damaged or forged piece that is believed; a first process that gathers what it n
 
 import os
 import random
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mada_lab import checkpoint, files, layout, saved, settings, sharing
+from mada_lab import checkpoint, files, layout, packing, saved, settings, sharing
 from mada_lab.checkpoint_folder import available, leftovers
+from mada_lab.distributed import ALONE
 from mada_lab.errors import CheckpointError, ConfigError
 from mada_lab.record import read_run
 from mada_lab.verify import verify
@@ -75,9 +77,9 @@ def test_the_files_hold_what_one_file_holds(written):
     sizes = [(each / name).stat().st_size for name in shards]
     assert abs(sizes[0] - sizes[1]) < 0.1 * sizes[0]
     assert not any(name.startswith("/state/model/") for name in saved._headers(each / "tensors.safetensors"))
-    assert runs.digest(written / "each") == runs.digest(written / "one")
     trees = [checkpoint.load(folder).tree["state"] for folder in (each, one)]
-    assert torch.equal(trees[0]["model"]["wte.weight"], trees[1]["model"]["wte.weight"])
+    assert packing.digest(trees[0]) == packing.digest(trees[1]) == runs.digest(written / "one")
+    assert runs.digest(written / "each") == sharing.digest(trees[1], ALONE, of_shards=True)
     assert all(finding.good for finding in verify(written / "each", deep=True))
 
 
@@ -218,6 +220,34 @@ def test_forged_pieces_are_refused(written, config, name):
     with pytest.raises(CheckpointError, match="expected one that this version wrote, got"):
         checkpoint.load(folder)
     assert not verify(folder, deep=True)[0].good
+
+
+def test_a_fingerprint_changes_with_each_bit_place_name_type_and_shape():
+    x = torch.arange(70_000, dtype=torch.float32).reshape(7, 10_000)
+    bit = x.clone()
+    bit.view(torch.int32)[6, 9_999] ^= 1
+    swapped = x.clone()
+    swapped[0, 0], swapped[0, 1] = x[0, 1], x[0, 0]
+    trees = [{"x": x}, {"y": x}, {"x": bit}, {"x": swapped}, {"x": x.T}, {"x": x.view(torch.int32)}]
+    trees += [{"x": x, "y": torch.zeros(0)}, {"x": x.bfloat16()}, {"x": x.double()}]
+    assert len({sharing.digest(tree, ALONE, of_shards=True) for tree in trees}) == len(trees)
+    assert sharing.digest({"x": x.T.contiguous().T}, ALONE, True) == sharing.digest({"x": x}, ALONE, True)
+
+
+def hanging_in_a_save(config):
+    def write(*_):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    if os.environ["RANK"] == "1":
+        checkpoint.write_together = write
+    runs.train(config)
+
+
+def test_a_process_that_hangs_in_a_save_ends_the_others(config):
+    members = ranks.Group(2, hanging_in_a_save, replace(config, distributed_timeout=2.0))
+    members.processes[0].join(20)
+    assert members.codes(0) == [6, None]
+    assert available(Path(config.out_dir)) == []
 
 
 def test_it_is_refused_in_the_background():
