@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mada_lab import checkpoint, files, layout, packing, saved, settings, sharing
+from mada_lab import checkpoint, files, fingerprint, layout, packing, saved, settings, sharing
 from mada_lab.checkpoint_folder import available, leftovers
 from mada_lab.distributed import ALONE
 from mada_lab.errors import CheckpointError, ConfigError
@@ -228,7 +228,17 @@ def test_a_fingerprint_changes_with_each_bit_place_name_type_and_shape():
     bit.view(torch.int32)[6, 9_999] ^= 1
     swapped = x.clone()
     swapped[0, 0], swapped[0, 1] = x[0, 1], x[0, 0]
-    trees = [{"x": x}, {"y": x}, {"x": bit}, {"x": swapped}, {"x": x.T}, {"x": x.view(torch.int32)}]
+    far = x.flatten().clone()
+    far[[0, fingerprint.CHUNK]] = far[[fingerprint.CHUNK, 0]]
+    trees = [
+        {"x": x},
+        {"y": x},
+        {"x": bit},
+        {"x": swapped},
+        {"x": far.view_as(x)},
+        {"x": x.T},
+        {"x": x.view(torch.int32)},
+    ]
     trees += [{"x": x, "y": torch.zeros(0)}, {"x": x.bfloat16()}, {"x": x.double()}]
     assert len({sharing.digest(tree, ALONE, of_shards=True) for tree in trees}) == len(trees)
     assert sharing.digest({"x": x.T.contiguous().T}, ALONE, True) == sharing.digest({"x": x}, ALONE, True)

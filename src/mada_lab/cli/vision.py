@@ -1,5 +1,6 @@
 """`mada-lab vision`."""
 
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def run(words: list[str]) -> None:
     from mada_lab.mirror import mirrored
     from mada_lab.progress import ProgressBar
 
+    # DDP's note on weights of one input channel, whose strides are two descriptions of one layout
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     config, is_first = starting_point.resolve(config), distributed.is_first()
     require_optimizer(config, shown=is_first)
     with distributed.group(config), ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar:
