@@ -1,28 +1,30 @@
 """Checkpoints without pickle: tensors in safetensors, everything else in JSON, and a manifest that proves them whole.
 
 A checkpoint appears whole or not at all, its folder is never written twice, and none of it is believed, or put into a
-model, before every byte has been found as it was written.
+model, before every byte has been found as it was written. Where processes share tensors, each of them may write a file
+of its own (`write_together`).
 """
 
 import json
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-
-from mada_lab import checkpoint_folder, files, strict_json
+from mada_lab import checkpoint_folder, files
 from mada_lab.checkpoint_folder import Facts, Measured
+from mada_lab.distributed import World
 from mada_lab.errors import CheckpointError
-from mada_lab.packing import Tensors, pack, safetensors_file, unpack
+from mada_lab.files import Piece
+from mada_lab.layout import Place, place
+from mada_lab.packing import Tensors, pack, safetensors_file
+from mada_lab.saved import TENSORS, VALUES, Index, Saved, open_saved, shard_name
+from mada_optim import shards
 
-TENSORS = "tensors.safetensors"
-VALUES = "values.json"
-VALUES_BYTES = 1 << 23  # at most: a hundred bytes per tensor, so that JSON made to fill the memory is refused unread
 SPARE_BYTES = 1 << 20  # for JSON and the file system's own needs
 
 logger = logging.getLogger(__name__)
@@ -43,22 +45,53 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint ready to be written: its tensors are on the CPU."""
+    """A checkpoint ready to be written: its tensors are on the CPU.
+
+    Attributes:
+        step: As in the checkpoint.
+        skeleton: The tree, with a name in place of each tensor.
+        tensors: What each process has whole.
+        pieces: This process's pieces of the tensors that processes share.
+        index: The shapes and types of these whole tensors, and in how many pieces they are; None without any.
+        place: Which pieces are this process's; None without any.
+    """
 
     step: int
     skeleton: Any
     tensors: Tensors
+    pieces: Tensors
+    index: Index | None
+    place: Place | None
 
     @property
     def bytes(self) -> int:
-        """About what it takes on the disk."""
-        return sum(x.numel() * x.element_size() for x in self.tensors.values()) + SPARE_BYTES
+        """About what it takes on the disk, over all processes."""
+        own = sum(x.numel() * x.element_size() for x in self.tensors.values())
+        return own + (self.index.bytes if self.index else 0) + SPARE_BYTES
 
 
 def snapshot(checkpoint: Checkpoint, *, copy: bool = False) -> Snapshot:
-    """`checkpoint` ready to be written; with `copy`, training may go on meanwhile."""
+    """`checkpoint` ready to be written; with `copy`, training may go on meanwhile.
+
+    Raises:
+        ValueError: A DTensor is not cut as `mada_lab.layout` says.
+    """
     tensors: Tensors = {}
-    return Snapshot(checkpoint.step, pack(checkpoint.tree, tensors, copy=copy), tensors)
+    skeleton = pack(checkpoint.tree, tensors)
+    shared = {name: x for name, x in tensors.items() if shards.is_sharded(x)}
+    here = {name: shards.local(x).to("cpu", copy=copy).contiguous() for name, x in tensors.items()}
+    places = {place(x) for x in shared.values()} or {None}
+    if len(places) > 1:
+        raise ValueError(f"expected tensors that are shared by the same processes, got {len(places)} kinds")
+    (own,) = places
+    return Snapshot(
+        checkpoint.step,
+        skeleton,
+        {name: x for name, x in here.items() if name not in shared},
+        {name: here[name] for name in shared},
+        None if own is None else Index.of(shared, own.count),
+        own,
+    )
 
 
 def save(run_folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -75,30 +108,102 @@ def write(run_folder: Path, taken: Snapshot, keep: int) -> Path:
     folder = checkpoint_folder.path_of(run_folder, taken.step)
     if folder.exists():
         return folder
-    try:
+    with _explained(folder, taken.bytes):
         files.make_folder(folder.parent)
         _require_space(folder.parent, taken.bytes)
         with files.new_folder(folder) as part:
-            checkpoint_folder.seal(part, taken.step, dict(_write_files(part, taken)))
-    except OSError as error:
-        raise CheckpointError(
-            f"checkpoint, in {folder}: expected to write {taken.bytes:,} bytes, got {error.strerror} "
-            f"({_free(run_folder):,} bytes are free); free some space, or check the disk"
-        ) from error
-    try:
-        checkpoint_folder.tidy(run_folder, keep)
-    except OSError as error:
-        logger.warning("old checkpoints, in %s: expected to remove them, got %s", folder.parent, error.strerror)
+            checkpoint_folder.seal(part, taken.step, _write_files(part, _contents(taken)))
+    _tidy(run_folder, keep)
     return folder
 
 
-def _write_files(part: Path, taken: Snapshot) -> Iterator[tuple[str, Facts]]:
-    values = json.dumps({"step": taken.step, "tree": taken.skeleton}, allow_nan=False).encode()
-    contents = {TENSORS: safetensors_file(taken.tensors), VALUES: iter([values])}
+def write_together(run_folder: Path, taken: Snapshot, keep: int, world: World) -> Path:
+    """`write` by all processes, each of which writes the pieces that it has; the first one all else, and seals it.
+
+    Raises:
+        CheckpointError: One of them couldn't write; on all of them. What was there before is untouched.
+    """
+    folder = checkpoint_folder.path_of(run_folder, taken.step)
+    part = folder.with_name(folder.name + files.PART)
+    explained, first = partial(_explained, folder, taken.bytes), world.is_first
+    with ExitStack() as opened:
+
+        def begin() -> None:
+            with explained():
+                files.make_folder(folder.parent)
+                _require_space(folder.parent, taken.bytes)
+                opened.enter_context(files.new_folder(folder))
+
+        def write_own() -> dict[str, Facts]:
+            with explained():
+                return _write_files(part, {**(_contents(taken) if first else {}), **_own_pieces(taken)})
+
+        def finish() -> None:
+            with explained():
+                checkpoint_folder.seal(part, taken.step, _present(part, listed))
+                opened.close()
+            _tidy(run_folder, keep)
+
+        world.together(begin if first else _nothing, CheckpointError)
+        facts = world.together(write_own, CheckpointError)
+        listed = world.all_told({name: [x.bytes, x.sha256] for name, x in facts.items()})
+        world.together(finish if first else _nothing, CheckpointError)
+    return folder
+
+
+def _nothing() -> None:
+    """What a process does while the first one works."""
+
+
+def _present(part: Path, listed: list[dict[str, Any]]) -> dict[str, Facts]:
+    """The facts of all files that processes say they have written. Raises OSError if one isn't in this folder."""
+    facts = {name: Facts(*x) for files_of_one in listed for name, x in files_of_one.items()}
+    for name, x in facts.items():
+        if (part / name).stat().st_size != x.bytes:
+            raise OSError(0, f"another length of {name}")
+    return facts
+
+
+@contextmanager
+def _explained(folder: Path, needed: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint, in {folder}: expected to write {needed:,} bytes, got {error.strerror} "
+            f"({_free(folder.parents[1]):,} bytes are free); free some space, or check the disk"
+            f"{', which all processes must share' if isinstance(error, FileNotFoundError) else ''}"
+        ) from error
+
+
+def _tidy(run_folder: Path, keep: int) -> None:
+    try:
+        checkpoint_folder.tidy(run_folder, keep)
+    except OSError as error:
+        logger.warning("old checkpoints, in %s: expected to remove them, got %s", run_folder, error.strerror)
+
+
+def _contents(taken: Snapshot) -> dict[str, Iterator[Piece]]:
+    """The files of a snapshot but for pieces, by name."""
+    values = {"step": taken.step, "tree": taken.skeleton}
+    if taken.index is not None:
+        values["shared"] = taken.index.packed()
+    text = json.dumps(values, allow_nan=False).encode()
+    return {TENSORS: safetensors_file(taken.tensors), VALUES: iter([text])}
+
+
+def _own_pieces(taken: Snapshot) -> dict[str, Iterator[Piece]]:
+    own = taken.place
+    return {shard_name(own.number): safetensors_file(taken.pieces)} if own is not None and own.is_first else {}
+
+
+def _write_files(part: Path, contents: dict[str, Iterator[Piece]]) -> dict[str, Facts]:
+    facts = {}
     for name, pieces in contents.items():
         measured = Measured(pieces)
         files.write_new(part / name, measured)
-        yield name, measured.facts
+        facts[name] = measured.facts
+    return facts
 
 
 def _require_space(folder: Path, needed: int) -> None:
@@ -114,7 +219,7 @@ def _free(folder: Path) -> int:
         return 0
 
 
-def load_newest(run_folder: Path) -> Checkpoint | None:
+def open_newest(run_folder: Path) -> Saved | None:
     """The newest checkpoint of a run that is whole, with a warning about each newer one; None if there is none at all.
 
     Raises:
@@ -126,7 +231,7 @@ def load_newest(run_folder: Path) -> Checkpoint | None:
     first: CheckpointError | None = None
     for folder in reversed(folders):
         try:
-            return load(folder)
+            return open_saved(folder)
         except CheckpointError as error:
             logger.warning("%s", error)
             first = first or error
@@ -135,31 +240,20 @@ def load_newest(run_folder: Path) -> Checkpoint | None:
     return None
 
 
+def load_newest(run_folder: Path) -> Checkpoint | None:
+    """What `open_newest` finds, with all tensors in memory."""
+    saved = open_newest(run_folder)
+    return None if saved is None else _loaded(saved)
+
+
 def load(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`, its tensors on the CPU. Nothing in it is executed.
 
     Raises:
         CheckpointError: It is damaged or of another format.
     """
-    facts = checkpoint_folder.verify(folder)
-    if set(facts) != {TENSORS, VALUES}:
-        got = ", ".join(sorted(facts))[:200]
-        raise CheckpointError(checkpoint_folder.damage(folder, f"{TENSORS} and {VALUES}", got))
-    if facts[VALUES].bytes > VALUES_BYTES:
-        expected, got = f"at most {VALUES_BYTES} bytes", f"{facts[VALUES].bytes} bytes"
-        raise CheckpointError(checkpoint_folder.damage(folder / VALUES, expected, got))
-    try:
-        values: Any = strict_json.loads((folder / VALUES).read_bytes())
-        tensors = _load_tensors(folder / TENSORS)
-        tree = unpack(values["tree"], tensors)
-        if values["step"] != checkpoint_folder.step_of(folder) or not isinstance(tree, dict):
-            raise ValueError(f"step {values['step']!r}, of {type(tree).__name__}")
-        return Checkpoint(values["step"], tree)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        got = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise CheckpointError(checkpoint_folder.damage(folder, "one that this version wrote", got)) from error
+    return _loaded(open_saved(folder))
 
 
-def _load_tensors(path: Path) -> Tensors:
-    """Copies, as what is read is mapped from the file, which may be removed or cut while the run goes on."""
-    return {name: x.clone() for name, x in safetensors.torch.load_file(path).items()}
+def _loaded(saved: Saved) -> Checkpoint:
+    return Checkpoint(saved.step, saved.tree({name: saved.whole(name) for name in saved.entries}))

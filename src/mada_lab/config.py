@@ -115,6 +115,9 @@ class RunConfig:
     """A checkpoint that can't be written: go on, with a warning, or end the run (exit code 4)."""
     background_save: bool = False
     """Write checkpoints beside the training, from a copy of its state in memory."""
+    checkpoint_shards: Literal["one", "each"] = "one"
+    """Under fsdp and hybrid: the first process gathers the state and writes all of it (one), or each process writes the
+    shards that it has (each); then all must see out_dir. Any number of processes resume from either."""
     digest_interval: int | None = None
     """Steps between digests of the whole state in the record; None: with each checkpoint."""
     max_skipped_steps: int = 10

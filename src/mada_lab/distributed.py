@@ -5,20 +5,21 @@ others wait for, and an error of it ends them all (`World.on_first`). Nothing he
 """
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mada_lab.config import TrainConfig
-from mada_lab.errors import ConfigError, DistributedError, Followed, Interrupted
+from mada_lab.config import RunConfig
+from mada_lab.errors import ConfigError, DistributedError, Followed, Interrupted, LabError, shared
 
 T = TypeVar("T")
 
@@ -89,6 +90,37 @@ class World:
         text = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
         buffer = text.to(self.device) if self.is_first else text.new_empty(length, device=self.device)
         return json.loads(bytes(self._sent(buffer).cpu().numpy()))
+
+    def all_told(self, tree: Any) -> list[Any]:
+        """Every process's `tree`, of what JSON has, by rank."""
+        if self.size == 1:
+            return [tree]
+        content = json.dumps(tree).encode()
+        lengths = self._gathered(torch.tensor([len(content)]))
+        padded = torch.frombuffer(bytearray(content.ljust(int(max(lengths)))), dtype=torch.uint8)
+        return [json.loads(bytes(x.cpu().numpy())) for x in self._gathered(padded)]
+
+    def _gathered(self, x: Tensor) -> list[Tensor]:
+        x = x.to(self.device)
+        found = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(found, x)
+        return found
+
+    def together(self, work: Callable[[], T], kind: type[LabError]) -> T:
+        """What `work()` returns, once it has gone well on all processes.
+
+        Raises:
+            LabError: Of this `kind`, on all, if `work` raised one on any of them: the first such one's message.
+        """
+        result, failure = None, None
+        try:
+            result = work()
+        except kind as error:
+            failure = str(error)
+        message = next((x for x in self.all_told(failure) if x is not None), None)
+        if message is not None:
+            raise shared(kind(message))
+        return cast(T, result)
 
     def told_tensor(self, x: Tensor | None, shape: list[int], dtype: torch.dtype) -> Tensor:
         """The first process's tensor, on the device of messages."""
@@ -166,7 +198,7 @@ def current(device: torch.device) -> World:
 
 
 @contextmanager
-def group(config: TrainConfig) -> Iterator[None]:
+def group(config: RunConfig) -> Iterator[None]:
     """Joins the processes that torchrun has started, for as long as it is entered; alone, does nothing.
 
     Raises:
@@ -210,7 +242,7 @@ def _require_environment() -> None:
         )
 
 
-def require_shares(config: TrainConfig, size: int, local_size: int) -> None:
+def require_shares(config: RunConfig, size: int, local_size: int) -> None:
     """Raises ConfigError unless `size` processes, `local_size` on each machine, can share the work of a step."""
     passes = config.gradient_accumulation_steps
     if passes % size:
@@ -227,11 +259,6 @@ def require_shares(config: TrainConfig, size: int, local_size: int) -> None:
         raise ConfigError(
             f"configuration, key parallel: expected as many processes on each machine with hybrid, got {size} in all "
             f"and {local_size} here; use fsdp"
-        )
-    if config.parallel != "ddp" and config.dtype == "float16":
-        raise ConfigError(
-            f"configuration, key dtype: expected bfloat16 or float32 with parallel={config.parallel}, got float16, "
-            "whose loss scale would be decided shard by shard; use bfloat16"
         )
 
 
@@ -275,7 +302,10 @@ def wrapped(forward: nn.Module, parallel: str, world: World) -> nn.Module:
     if world.size == 1 or parallel != "ddp":
         return forward
     devices = [world.device.index] if world.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(forward, device_ids=devices)
+    parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its name in 2.13
+    buffers = {name: False}  # mada_lab.running_statistics sees to them
+    return nn.parallel.DistributedDataParallel(forward, device_ids=devices, **buffers)
 
 
 def accumulating(forward: nn.Module, model: nn.Module, last: bool) -> AbstractContextManager[None]:

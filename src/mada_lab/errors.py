@@ -5,6 +5,9 @@ command line prints it as one line after `error: `.
 """
 
 import signal
+from typing import TypeVar
+
+E = TypeVar("E", bound="LabError")
 
 
 def visible(text: str) -> str:
@@ -22,6 +25,12 @@ class LabError(Exception):
     def __str__(self) -> str:
         """The message, in which a name or a value that would move a terminal's cursor is written out."""
         return visible(super().__str__())
+
+
+def shared(error: E) -> E:
+    """`error`, which all processes of a run meet at once."""
+    error.is_shared = True
+    return error
 
 
 class ConfigError(LabError):

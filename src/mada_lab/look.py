@@ -1,7 +1,7 @@
 """What a run shows of itself between two steps: an evaluation, a row of the record, and in the end a summary."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -18,7 +18,7 @@ def due(session: Session, interval: int) -> bool:
     return session.step % interval == 0 or session.step == session.config.max_iters
 
 
-def evaluate(session: Session, forward: nn.Module, validation: Iterable[Batch]) -> None:
+def evaluate(session: Session, forward: nn.Module, validation: Sequence[Batch]) -> None:
     """Looks at the validation set."""
     found = session.task.measure(forward, validation, session.precision, session.world)
     session.val_loss, session.val_accuracy = found.loss, found.accuracy

@@ -1,7 +1,7 @@
 """The training loop: one optimizer step after another, and a look at the validation set now and then."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from mada_lab.config import RunConfig
 from mada_lab.errors import Interrupted
 from mada_lab.evaluate import Batch
 from mada_lab.followers import NoRecord, NoSaver
+from mada_lab.group_saver import GroupSaver, saver_of
 from mada_lab.look import due, due_row, evaluate, summary
 from mada_lab.progress import Listener
 from mada_lab.record import RunRecord
@@ -40,7 +41,7 @@ def train(config: RunConfig, data: Data, listen: Listener) -> Session:
     with (
         world.held_by_first(lambda: lock.hold(session.folder)),
         Signals(alone=world.size == 1) as signals,
-        Saver(config) if world.is_first else NoSaver() as saver,
+        saver_of(config, world) as saver,
     ):
         rows = resume.open_record(session)
         forward = torch.compile(session.model) if config.compile else session.model
@@ -63,7 +64,7 @@ def train(config: RunConfig, data: Data, listen: Listener) -> Session:
 def run(
     session: Session,
     forward: nn.Module,
-    validation: Iterable[Batch],
+    validation: Sequence[Batch],
     rows: RunRecord | NoRecord,
     saver: Saver | NoSaver,
     signals: Signals,
@@ -112,6 +113,7 @@ def gradients(session: Session, forward: nn.Module, signals: Signals) -> Tensor:
                         _, loss = forward(ids, targets)
                     session.scaler.scale(loss / passes).backward()
                 total += loss.detach() / passes
+            session.share_buffers()
     except BaseException:
         session.rewind(position)
         raise
@@ -148,5 +150,8 @@ def save(session: Session, rows: RunRecord | NoRecord, saver: Saver | NoSaver) -
     world = session.world
     if not world.told(bool(world.on_first(lambda: saver.has(session.step)))):
         rows.sync()
+        if isinstance(saver, GroupSaver):
+            saver.save(session.checkpoint(whole=False))
+            return
         state = session.checkpoint()
         world.on_first(lambda: saver.save(state))

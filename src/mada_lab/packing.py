@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mada_lab.files import Piece
+from mada_optim import shards
 
 PIECE_BYTES = 1 << 24
 DTYPES = {
@@ -29,25 +30,24 @@ DTYPES = {
 Tensors = dict[str, Tensor]
 
 
-def pack(tree: Any, tensors: Tensors, *, copy: bool = False, path: str = "") -> Any:
+def pack(tree: Any, tensors: Tensors, path: str = "") -> Any:
     """JSON for `tree`, whose tensors go to `tensors` by their path. Keys keep their type, tuples stay tuples.
 
     Args:
         tree: Nested dicts, lists and tuples of tensors, numbers, strings, bools and None.
-        tensors: Receives the tensors, on the CPU and contiguous.
-        copy: Whether they are copies that later steps don't change.
+        tensors: Receives the tensors as they are; DTensors too.
         path: What leads here.
 
     Raises:
         TypeError: The tree holds something else.
     """
     if isinstance(tree, Tensor) and tree.dtype in DTYPES and not tree.is_sparse and path not in tensors:
-        tensors[path] = tree.detach().to("cpu", copy=copy).contiguous()
+        tensors[path] = tree.detach()
         return {"tensor": path}
     if isinstance(tree, dict) and all(type(key) in (str, int) for key in tree):
-        return {"dict": [[key, pack(x, tensors, copy=copy, path=f"{path}/{key}")] for key, x in tree.items()]}
+        return {"dict": [[key, pack(x, tensors, f"{path}/{key}")] for key, x in tree.items()]}
     if isinstance(tree, list | tuple):
-        items = [pack(x, tensors, copy=copy, path=f"{path}/{i}") for i, x in enumerate(tree)]
+        items = [pack(x, tensors, f"{path}/{i}") for i, x in enumerate(tree)]
         return {type(tree).__name__: items}
     if isinstance(tree, float) and not math.isfinite(tree):
         return {"float": repr(float(tree))}
@@ -88,7 +88,10 @@ def digest(tree: Any) -> str:
 
 
 def safetensors_file(tensors: Tensors) -> Iterator[Piece]:
-    """A file of `tensors` in the format of safetensors, piece by piece, so that no second copy of them is needed."""
+    """A file of `tensors` in the format of safetensors, piece by piece, so that no second copy of them is needed.
+
+    They come to the CPU one by one, and DTensors whole, so that all processes that share one must iterate.
+    """
     if sys.byteorder != "little":
         raise NotImplementedError("a checkpoint is little-endian, and so must be the machine that writes it")
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # so that all are aligned
@@ -102,6 +105,7 @@ def safetensors_file(tensors: Tensors) -> Iterator[Piece]:
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for _, x in ordered:
-        content = memoryview(x.reshape(-1).view(torch.uint8).numpy())
+        whole = x.full_tensor() if shards.is_sharded(x) else x  # type: ignore[attr-defined]
+        content = memoryview(whole.cpu().reshape(-1).view(torch.uint8).numpy())
         for start in range(0, len(content), PIECE_BYTES):
             yield content[start : start + PIECE_BYTES]

@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mada_lab import checkpoint, checkpoint_folder, environment, sharing
+from mada_lab import checkpoint, checkpoint_folder, environment, fingerprint, sharing
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.errors import CheckpointError
 from mada_lab.followers import NoRecord
 from mada_lab.record import RunRecord, read_run
+from mada_lab.saved import Saved
 from mada_lab.session import Session
-from mada_lab.structure import require_alike, require_fit
+from mada_lab.structure import require_alike, require_finite, require_fit
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +36,14 @@ def open_record(session: Session) -> RunRecord | NoRecord:
     world = session.world
     if session.config.init_from != "resume":
         return world.on_first(lambda: RunRecord.create(session.folder, session.manifest())) or NoRecord()
-    saved = sharing.handed_out(
-        world.on_first(lambda: _fitting(session)), session.model, session.optimizer, session.world
-    )
+    found = world.on_first(lambda: _fitting(session))
+    saved = sharing.handed_out(found, session.folder, session.model, session.optimizer, world)
     if saved is None:
         return world.on_first(lambda: RunRecord.resume(session.folder, -1)) or NoRecord()
+    world.together(lambda: _require_finite(session, saved), CheckpointError)
     with _explained(session, saved.step):
         session.restore(saved)
-    digest = session.digest()
+    digest = session.digest(fingerprint.is_one(saved.tree["digest"]))
     return world.on_first(lambda: _reopened(session, saved, digest)) or NoRecord()
 
 
@@ -71,13 +72,18 @@ def _require_hardly_begun(session: Session) -> None:
         raise _nothing(session.folder)
 
 
-def _fitting(session: Session) -> Checkpoint | None:
+def _require_finite(session: Session, saved: Checkpoint) -> None:
+    with _explained(session, saved.step):
+        require_finite(saved.tree["state"])
+
+
+def _fitting(session: Session) -> Saved | None:
     """The newest checkpoint, once all of it fits the session; None for a run that begins again."""
-    saved = checkpoint.load_newest(session.folder)
+    saved = checkpoint.open_newest(session.folder)
     if saved is None:
         _require_hardly_begun(session)
         return None
-    tree = saved.tree
+    tree = saved.outline
     with _explained(session, saved.step):
         _require_same_run(session, tree["config"], tree["data"])
         require_fit(tree, session.model, session.optimizer)

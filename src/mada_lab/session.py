@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from mada_lab import distributed, environment, optimizers, packing, precision, randomness, sharing
+from mada_lab import distributed, environment, optimizers, precision, randomness, running_statistics, sharing
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.config import RunConfig
 from mada_lab.distributed import ALONE, World
@@ -73,6 +73,7 @@ class Session:
         torch.manual_seed(config.seed)
         task = choose(config, data)
         model = task.model().to(place.device)
+        running_statistics.share(model, world)
         flops = task.flops(model)
         distributed.shard(model, task.blocks(model), config.parallel, world)
         scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype == torch.float16)
@@ -133,16 +134,23 @@ class Session:
             **({} if self.val_accuracy is None else {"val_accuracy": self.val_accuracy}),
         }
 
-    def digest(self) -> str:
-        """16 digits that any bit of any tensor in the state changes; "" on other processes than the first."""
-        state = sharing.gathered(self.state(), self.world)
-        return packing.digest(state) if self.world.is_first else ""
+    def digest(self, of_shards: bool | None = None) -> str:
+        """Digits that any bit of any tensor in the state changes, of the kind that `checkpoint_shards` asks for.
 
-    def checkpoint(self) -> Checkpoint:
-        """What is saved: the state, and what a resumed run compares itself with. On the first process, it is whole."""
-        state = sharing.gathered(self.state(), self.world)
+        On other processes than the first they may be "".
+        """
+        of_shards = self.config.checkpoint_shards == "each" if of_shards is None else of_shards
+        return sharing.digest(self.state(), self.world, of_shards)
+
+    def checkpoint(self, whole: bool = True) -> Checkpoint:
+        """What is saved: the state, and what a resumed run compares itself with.
+
+        If `whole`, it is gathered on the first process; else each has its share.
+        """
+        digest, state = self.digest(), self.state()
+        if whole:
+            state = sharing.gathered(state, self.world)
         origin = {"config": asdict(self.config), "data": self.task.data.sha256, "device": self.precision.device.type}
-        digest = packing.digest(state) if self.world.is_first else ""
         progress = {"seconds": self.seconds, "looked": self.looked, "digest": digest, "processes": self.world.size}
         return Checkpoint(self.step, {**origin, **self.task.sizes(), **progress, "state": state})
 
@@ -174,6 +182,10 @@ class Session:
     def keep_buffers(self) -> None:
         """Before a step: a forward pass moves the running statistics of batch normalisation."""
         self.kept = [x.clone() for x in self.model.buffers()]
+
+    def share_buffers(self) -> None:
+        """After the forward passes of a step: running statistics are those of all processes."""
+        running_statistics.merge(self.model, self.kept, self.world)
 
     def restore_buffers(self) -> None:
         """After a step that moved nothing else."""

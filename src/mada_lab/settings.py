@@ -183,6 +183,8 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"warmup_iters: expected at most max_iters={config.max_iters}, got {config.warmup_iters}"
     if config.distributed_timeout <= 0:
         yield f"distributed_timeout: expected more than 0 seconds, got {config.distributed_timeout}"
+    if config.background_save and config.checkpoint_shards == "each":
+        yield "background_save: expected false with checkpoint_shards=each (processes talk as they write), got true"
     if not config.out_dir.strip():
         yield "out_dir: expected a folder, got an empty name"
 

@@ -1,22 +1,28 @@
-"""The state of a run between processes: gathered whole on the first, which saves it, and handed out from there.
+"""The state of a run between processes: gathered, hashed, and taken up from a checkpoint, tensor by tensor.
 
-A checkpoint is the same whatever the number of processes, and however they share the model's memory: tensors are
-gathered, and handed out, one by one, so that no process needs room for more than one whole tensor beside its share.
+A checkpoint can be taken up by any number of processes, however they share the model's memory and whoever wrote it. No
+process needs room for more than one whole tensor beside its share; the first one holds all of it only when it has
+`gathered` it to write one file.
 """
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from mada_lab import checkpoint_folder, layout
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.distributed import World
-from mada_lab.packing import DTYPES, Tensors, pack, unpack
+from mada_lab.errors import CheckpointError
+from mada_lab.fingerprint import fingerprint
+from mada_lab.packing import Tensors, pack, safetensors_file, unpack
+from mada_lab.saved import NAMES, Saved, same_here
 from mada_optim import shards
 
 PER_TENSOR = ("step", "applied")  # what states of optimizers have once for a parameter, not once per element
-NAMES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def gathered(tree: Any, world: World) -> Any:
@@ -33,27 +39,67 @@ def gathered(tree: Any, world: World) -> Any:
     return tree
 
 
-def handed_out(saved: Checkpoint | None, model: nn.Module, optimizer: Optimizer, world: World) -> Checkpoint | None:
-    """What the first process has, on all: whole tensors on the CPU, and shards of what they have shards of."""
-    if world.size == 1:
-        return saved
+def digest(tree: Any, world: World, of_shards: bool) -> str:
+    """Digits that any bit of any tensor in `tree` changes; on other processes than the first, maybe "".
+
+    If `of_shards`, each process looks at its own (`fingerprint`); else the whole tree passes through the first one,
+    tensor by tensor (`packing.digest`).
+    """
     tensors: Tensors = {}
-    skeleton = None
-    if saved is not None:
-        skeleton = {"step": saved.step, "tree": pack(saved.tree, tensors, path="")}
-    listed = [[name, list(x.shape), DTYPES[x.dtype]] for name, x in tensors.items()]
-    skeleton, listed = world.told_json([skeleton, listed])
-    if skeleton is None:
+    pack(tree, tensors)
+    if of_shards:
+        return fingerprint(tensors, world)
+    if not world.is_first and not any(map(shards.is_sharded, tensors.values())):
+        return ""
+    total = hashlib.sha256()
+    for piece in safetensors_file(tensors):
+        if world.is_first:
+            total.update(piece)
+    return total.hexdigest()[:16] if world.is_first else ""
+
+
+def handed_out(
+    saved: Saved | None, run_folder: Path, model: nn.Module, optimizer: Optimizer, world: World
+) -> Checkpoint | None:
+    """What the first process has found, on all: whole tensors on the CPU, and shards of what they have shards of.
+
+    Where all processes see its files, each reads what it needs of them; else the first one reads, and sends.
+
+    Raises:
+        CheckpointError: It can't be read any more; on all.
+    """
+    facts = world.told_json(None if saved is None else saved.facts())
+    if facts is None:
         return None
-    owners = _owners(model, optimizer)
-    for name, shape, dtype in listed:
-        x, p = world.told_tensor(tensors.get(name), shape, NAMES[dtype]), _owner(name, owners)
-        tensors[name] = _share(x, p) if p is not None and p.shape == x.shape else x.cpu()
-    return Checkpoint(skeleton["step"], unpack(skeleton["tree"], tensors))
+    seen = saved or same_here(checkpoint_folder.path_of(run_folder, facts["step"]), facts)
+    owners, all_see = _owners(model, optimizer), all(world.all_told(seen is not None))
+    if seen is not None and all_see:
+        tensors = world.together(lambda: {x: _read(seen, x, _owner(x, owners)) for x in seen.entries}, CheckpointError)
+    else:
+        tensors = {}
+        for name, (dtype, shape) in facts["entries"].items():
+            mine = saved.whole(name) if saved is not None else None
+            whole = world.told_tensor(mine, shape, NAMES[dtype]).cpu()
+            tensors[name] = _share(whole, _owner(name, owners))
+    return Checkpoint(facts["step"], unpack(facts["tree"], tensors))
 
 
-def _share(x: Tensor, p: Tensor) -> Tensor:
-    return shards.like(p, shards.taken_from(x, p).clone())
+def _read(saved: Saved, name: str, p: Tensor | None) -> Tensor:
+    shape = saved.entries[name].shape
+    if p is None or tuple(p.shape) != shape:
+        return saved.whole(name)
+    return shards.like(p, saved.rows(name, *_own_rows(p)).to(p.device))
+
+
+def _share(whole: Tensor, p: Tensor | None) -> Tensor:
+    if p is None or p.shape != whole.shape:
+        return whole
+    return shards.like(p, whole[slice(*_own_rows(p))].clone().to(p.device))
+
+
+def _own_rows(p: Tensor) -> tuple[int, int]:
+    own = layout.place(p)
+    return layout.rows(p.shape[0], own.number, own.count)
 
 
 def _owner(name: str, owners: Mapping[str, Tensor]) -> Tensor | None:

@@ -9,7 +9,7 @@ from torch.optim.optimizer import Optimizer
 
 from mada_lab.numerics import first_not_finite
 from mada_lab.packing import Tensors, pack
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, shards
 
 SMALL = 64  # elements that a state beside a parameter's slots may have: a step count, a vector of coefficients
 
@@ -27,6 +27,8 @@ PLAIN_STATE = {
 def require_fit(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
     """Refuses a tree of other names, shapes or types, or with numbers that no training leaves.
 
+    Tensors may be outlines, on the device "meta", whose numbers `require_finite` is to look at when they are read.
+
     Raises:
         ValueError: Names the first difference.
         KeyError, TypeError, AttributeError, IndexError: The tree is of quite another kind.
@@ -39,9 +41,14 @@ def require_fit(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer)
     _require(all(type(x) is int for x in state["skips"].values()), "skips", "integers", repr(state["skips"]))
     require_alike("model", model.state_dict(), state["model"])
     _require_optimizer(state["optimizer"], optimizer)
+    require_finite(state)
+
+
+def require_finite(state: Any) -> None:
+    """Refuses numbers that no training leaves, in whole tensors and this process's shards. Raises as `require_fit`."""
     tensors: Tensors = {}
     pack(state, tensors)
-    strange = first_not_finite(tensors)
+    strange = first_not_finite({name: shards.local(x) for name, x in tensors.items() if not x.is_meta})
     _require(strange is None, str(strange), "finite numbers", "others")
 
 

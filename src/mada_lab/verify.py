@@ -75,7 +75,8 @@ def _others(folder: Path) -> Iterator[Finding]:
 
 def _look_inside(folder: Path) -> None:
     """Raises CheckpointError unless the state in a checkpoint fits a model and an optimizer of its configuration."""
-    from mada_lab import checkpoint, optimizers, packing, settings
+    from mada_lab import checkpoint, fingerprint, optimizers, settings, sharing
+    from mada_lab.distributed import ALONE
     from mada_lab.structure import require_fit
     from mada_lab.tasks.choice import kind, rebuild
 
@@ -86,8 +87,9 @@ def _look_inside(folder: Path) -> None:
         optimizer = optimizers.build(model, config)
         require_fit(tree, model, optimizer)
         optimizer.load_state_dict(tree["state"]["optimizer"])
-        if packing.digest(tree["state"]) != tree["digest"]:
-            raise ValueError(f"digest: expected {tree['digest']}, got {packing.digest(tree['state'])}")
+        digest = sharing.digest(tree["state"], ALONE, fingerprint.is_one(tree["digest"]))
+        if digest != tree["digest"]:
+            raise ValueError(f"digest: expected {tree['digest']}, got {digest}")
     except (LabError, KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
         got = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise CheckpointError(checkpoint_folder.damage(folder, "a state that fits its configuration", got)) from error

@@ -15,7 +15,7 @@ from torch import nn
 
 from mada_lab import cli, settings
 from mada_lab.config import VisionConfig
-from mada_lab.data.image_batches import ImageBatches, Images, Scale, augment, in_order, load
+from mada_lab.data.image_batches import ImageBatches, Images, InOrder, Scale, augment, load
 from mada_lab.data.images import ImageData
 from mada_lab.data.prepare import prepare
 from mada_lab.errors import ConfigError, DataError, LabError
@@ -221,8 +221,8 @@ def test_every_image_counts_once_in_an_evaluation():
     """5 images in batches of 2, 2 and 1."""
     pixels = torch.tensor([[0, 1], [1, 2], [2, 3], [0, 2], [1, 4]], dtype=torch.uint8).reshape(5, 1, 1, 2)
     images = Images(pixels, torch.tensor([0, 1, 0, 2, 1]))
-    found = classification(Says(), in_order(images, AS_IS, 2), CPU)
-    whole = classification(Says(), in_order(images, AS_IS, 5), CPU)
+    found = classification(Says(), InOrder(images, AS_IS, 2), CPU)
+    whole = classification(Says(), InOrder(images, AS_IS, 5), CPU)
     assert found.accuracy == whole.accuracy == 3 / 5
     assert found.loss == pytest.approx(whole.loss, rel=1e-6)
 
@@ -302,11 +302,24 @@ def test_sizes_that_the_weights_do_not_bear_out_are_refused_before_a_network_is_
             rebuild(replace(small, **keys), tree)
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="expected one process, got several"):
-        cli.run(["vision", f"--data_dir={tmp_path}", f"--out_dir={tmp_path / 'run'}"])
-    assert not [*tmp_path.iterdir()]
+def test_shards_are_refused(small, digits, tmp_path):
+    with pytest.raises(ConfigError, match="key parallel: expected ddp, got fsdp"):
+        train(replace(small, parallel="fsdp"), digits, Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_share_one_sequence_of_batches():
+    """Each has every third batch, crops included; any number of them goes on from where three stood."""
+
+    def stream(rank=0, world=1):
+        images = Images(torch.arange(20 * 64).remainder(251).to(torch.uint8).reshape(20, 1, 8, 8), torch.arange(20))
+        return ImageBatches(images, AS_IS, 4, 1, crop_padding=2, flip=True, rank=rank, world=world)
+
+    alone, three = stream(), [stream(rank, 3) for rank in range(3)]
+    for _ in range(4):
+        for one in three:
+            assert same_bits([*one.next()], [*alone.next()])
+    assert [one.state().item() for one in three] == [12, 12, 12]
 
 
 def test_texts_have_no_classes(tmp_path):

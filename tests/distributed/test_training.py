@@ -18,6 +18,7 @@ from mada_lab import distributed, loop
 from mada_lab.checkpoint_folder import available
 from mada_lab.errors import ConfigError, DistributedError
 from mada_lab.record import read_run
+from mada_optim import shards
 from tests.reliability import ranks, resumes, runs
 
 CONFIG = replace(runs.TINY, gradient_accumulation_steps=4, max_iters=8, eval_interval=4, eval_iters=3, hyper_start=1)
@@ -116,7 +117,6 @@ def test_processes_with_different_configurations_are_refused(config):
         ),
         ((2, 2), {"device": "cuda:1"}, "key device: expected auto, cpu or cuda"),
         ((4, 3), {"parallel": "hybrid"}, "as many processes on each machine"),
-        ((2, 2), {"parallel": "fsdp", "dtype": "float16"}, "key dtype: expected bfloat16 or float32"),
     ],
 )
 def test_what_processes_cannot_share_is_refused(config, sizes, change, message):
@@ -164,3 +164,41 @@ def test_only_the_first_process_writes(config):
 
 def counting(config):
     Path(f"{config.out_dir}.{os.environ['RANK']}").write_text(str(len(runs.count_changes(config))))
+
+
+HALF = replace(CONFIG, dtype="float16", dropout=0.0, max_iters=12, digest_interval=1)
+
+
+def overflowing(config):
+    """An element of one process's shard of the gradient is infinite in step 3, of the other's in step 5."""
+    original = loop.gradients
+
+    def gradients(session, *rest):
+        loss = original(session, *rest)
+        if session.world.rank == {3: 0, 5: 1}.get(session.step + 1):
+            shards.local(next(session.model.parameters()).grad).view(-1)[0] = math.inf
+        return loss
+
+    loop.gradients = gradients
+    Path(f"{config.out_dir}.{os.environ['RANK']}").write_text(json.dumps(runs.train(config).scaler.state_dict()))
+
+
+def test_the_loss_scale_is_one_on_all(config):
+    """float16 starts at a scale of 2^16; a step that overflows in one shard is skipped, and halves it, on all."""
+    mine = replace(HALF, data_dir=config.data_dir, out_dir=config.out_dir, parallel="fsdp")
+    assert ranks.in_group(2, overflowing, mine) == 0
+    scales = [json.loads(Path(f"{config.out_dir}.{rank}").read_text()) for rank in range(2)]
+    assert scales[0] == scales[1]
+    rows = read_run(Path(config.out_dir)).rows
+    skipped = [row["skipped_steps"] for row in rows]
+    assert skipped[2:6] == [skipped[2], skipped[2] + 1, skipped[2] + 1, skipped[2] + 2]
+    assert scales[0]["scale"] == 2.0 ** (16 - skipped[-1])
+
+
+def test_float16_with_shards_is_float16_without(config):
+    found = []
+    for parallel in ("ddp", "fsdp"):
+        mine = replace(HALF, data_dir=config.data_dir, out_dir=f"{config.out_dir}-{parallel}", parallel=parallel)
+        assert ranks.in_group(2, runs.train, mine) == 0
+        found.append([row["train_loss"] for row in read_run(Path(mine.out_dir)).rows[1:]])
+    assert found[1] == pytest.approx(found[0], rel=2e-3)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mada_lab import resume
+from mada_lab import checkpoint, resume
 from mada_lab.checkpoint_folder import available, path_of
 from mada_lab.errors import CheckpointError, ConfigError
 from mada_lab.loop import train
@@ -132,11 +132,12 @@ def test_a_state_that_comes_back_with_other_bits_is_refused(tiny, corpus, monkey
         train(replace(tiny, init_from="resume", max_iters=40), corpus, Silent())
 
 
-def test_nothing_of_a_misfit_reaches_the_session(tiny, corpus, tmp_path, monkeypatch):
+def test_nothing_of_a_misfit_reaches_the_session(tiny, corpus, tmp_path):
     train(tiny, corpus, Silent())
-    tree = resume.checkpoint.load_newest(tmp_path / "run").tree
+    tree = checkpoint.load_newest(tmp_path / "run").tree
     tree["state"]["model"]["wpe.weight"] = torch.zeros(2, 2)
-    monkeypatch.setattr(resume.checkpoint, "load_newest", lambda _: resume.Checkpoint(30, tree))
+    shutil.rmtree(path_of(tmp_path / "run", 30))
+    checkpoint.save(tmp_path / "run", checkpoint.Checkpoint(30, tree), keep=2)
     session = Session.start(replace(tiny, init_from="resume"), corpus)
     before = session.digest()
     with pytest.raises(CheckpointError, match=r"model wpe.weight: expected \(16, 16\) torch.float32, got \(2, 2\)"):

@@ -1,8 +1,8 @@
 """`mada-lab vision`."""
 
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
-
-from mada_lab.errors import ConfigError
 
 USAGE = """\
 vision [CONFIG.toml] --key=value ...
@@ -23,14 +23,17 @@ def run(words: list[str]) -> None:
     from mada_lab.mirror import mirrored
     from mada_lab.progress import ProgressBar
 
-    if distributed.started_by_torchrun():
-        raise ConfigError("vision, in WORLD_SIZE: expected one process, got several; start it without torchrun")
-    config = starting_point.resolve(config)
-    require_optimizer(config)
-    data = open_or_prepare_images(config.dataset, Path(config.data_dir))
-    with ProgressBar(config.max_iters, config.optimizer) as bar, mirrored(config, bar) as listen:
-        session = train_model(config, data, listen)
-    print(
-        f"{config.optimizer}: final test accuracy {session.val_accuracy:.4f}, loss {session.val_loss:.4f} "
-        f"after {session.step} steps: {config.out_dir}"
-    )
+    # DDP's note on weights of one input channel, whose strides are two descriptions of one layout
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    config, is_first = starting_point.resolve(config), distributed.is_first()
+    require_optimizer(config, shown=is_first)
+    with distributed.group(config), ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar:
+        with distributed.one_by_one():
+            data = open_or_prepare_images(config.dataset, Path(config.data_dir))
+        with mirrored(config, bar) if is_first else nullcontext(bar) as listen:
+            session = train_model(config, data, listen)
+    if is_first:
+        print(
+            f"{config.optimizer}: final test accuracy {session.val_accuracy:.4f}, loss {session.val_loss:.4f} "
+            f"after {session.step} steps: {config.out_dir}"
+        )

@@ -1,6 +1,6 @@
 """Batches of images: in random order, cropped and mirrored at random, or all of them in their own order."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,21 +79,42 @@ def load(split: LabelledImages, count: int | None = None) -> Images:
     return Images(pixels, torch.from_numpy(split.labels[chosen].astype(np.int64)))
 
 
-def in_order(images: Images, scale: Scale, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All images, scaled, and their labels; the last batch may be shorter."""
-    for pixels, labels in zip(images.pixels.split(batch_size), images.labels.split(batch_size), strict=True):
-        yield scale(pixels), labels
+@dataclass(frozen=True, eq=False)
+class InOrder(Sequence[tuple[Tensor, Tensor]]):
+    """Batches of all images, scaled when asked for, and their labels; the last one may be shorter."""
+
+    images: Images
+    scale: Scale
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:  # type: ignore[override] # no slices
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        taken = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        return self.scale(self.images.pixels[taken]), self.images.labels[taken]
 
 
 class ImageBatches:
     """An endless sequence of training batches, epoch after epoch, each in an order of its own.
 
     Batch number k is a function of the images, the settings, the seed and k alone. What an epoch's last full batch
-    leaves over is left out of that epoch.
+    leaves over is left out of that epoch. Of `world` processes, each is given every `world`-th batch of the one
+    sequence, and all of them keep its place.
     """
 
     def __init__(
-        self, images: Images, scale: Scale, batch_size: int, seed: int, crop_padding: int = 0, flip: bool = False
+        self,
+        images: Images,
+        scale: Scale,
+        batch_size: int,
+        seed: int,
+        crop_padding: int = 0,
+        flip: bool = False,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         """Starts the sequence of `seed`.
 
@@ -104,6 +125,8 @@ class ImageBatches:
             seed: Decides orders, crops and flips.
             crop_padding: As in `crop`.
             flip: Whether to mirror every second image or so.
+            rank: Which of each `world` batches `next` gives.
+            world: Number of processes.
 
         Raises:
             DataError: There are fewer images than a batch has.
@@ -115,22 +138,24 @@ class ImageBatches:
             )
         self._images, self._scale, self._batch_size, self._seed = images, scale, batch_size, seed
         self._padding, self._flip = crop_padding, flip
+        self._rank, self._world = rank, world
         self._number = 0
         self._epoch, self._order = -1, torch.empty(0)
 
     def next(self) -> tuple[Tensor, Tensor]:
         """The next batch: float32 (batch_size, channels, height, width), and labels, int64 (batch_size,)."""
-        chosen = self._chosen()
+        number = self._number + self._rank
+        chosen = self._chosen(number)
         x = self._scale(self._images.pixels[chosen])
-        generator = self._generator(AUGMENTATION, self._number)
+        generator = self._generator(AUGMENTATION, number)
         if self._padding or self._flip:
             x = augment(x, self._padding, self._flip, generator)
-        self._number += 1
+        self._number += self._world
         return x, self._images.labels[chosen]
 
-    def _chosen(self) -> Tensor:
+    def _chosen(self, number: int) -> Tensor:
         per_epoch = len(self._images) // self._batch_size
-        epoch, place = divmod(self._number, per_epoch)
+        epoch, place = divmod(number, per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = torch.randperm(len(self._images), generator=self._generator(ORDER, epoch))
@@ -141,7 +166,7 @@ class ImageBatches:
         return torch.Generator().manual_seed(seed)
 
     def state(self) -> Tensor:
-        """The number of the next batch, for a checkpoint: int64, of shape (1,)."""
+        """The number of the next batch of all processes, for a checkpoint: int64, of shape (1,)."""
         return torch.tensor([self._number])
 
     def restore(self, state: Tensor) -> None:

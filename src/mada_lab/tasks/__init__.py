@@ -1,6 +1,6 @@
 """What is trained on what: all that the loop leaves open."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,13 +68,13 @@ class Task(Protocol):
     def batches(self, world: World) -> Batches:
         """What it is trained on, from the beginning: this process's share."""
 
-    def validation(self) -> Iterable[Batch]:
+    def validation(self) -> Sequence[Batch]:
         """What it is evaluated on: always the same."""
 
-    def training(self) -> Iterable[Batch]:
+    def training(self) -> Sequence[Batch]:
         """The fixed part of the training data that its final training loss is taken on."""
 
-    def measure(self, model: nn.Module, batches: Iterable[Batch], precision: Precision, world: World) -> Measured:
+    def measure(self, model: nn.Module, batches: Sequence[Batch], precision: Precision, world: World) -> Measured:
         """How good `model` is on `batches`, which processes share, without dropout. Draws no random number."""
 
     def seen(self, step: int) -> dict[str, int]:

@@ -8,7 +8,7 @@ from mada_lab import initial
 from mada_lab.config import RunConfig, TrainConfig, VisionConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.images import ImageData
-from mada_lab.errors import ConfigError
+from mada_lab.errors import ConfigError, shared
 from mada_lab.tasks import Data, Task, language, vision
 
 
@@ -28,6 +28,13 @@ def choose(config: RunConfig, data: Data) -> Task:
                 raise ConfigError(
                     f"configuration, key init_from: expected {' or '.join(initial.WORDS)}, got {config.init_from}; "
                     "only texts start from trained weights"
+                )
+            if config.parallel != "ddp":
+                raise shared(
+                    ConfigError(
+                        f"configuration, key parallel: expected ddp, got {config.parallel}; networks for images are "
+                        "small, and each process has the whole of them"
+                    )
                 )
             return vision.Vision(config, data)
     raise TypeError(f"{type(config).__name__} and {type(data).__name__} don't go together")

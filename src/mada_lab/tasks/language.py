@@ -1,6 +1,6 @@
 """A GPT and a text."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -91,9 +91,9 @@ class Language:
     def _evaluation(self) -> tuple[int, int, int, int]:
         return self.config.block_size, self.config.batch_size, self.config.eval_iters, self.config.eval_seed
 
-    def measure(self, model: nn.Module, batches: Iterable[Batch], precision: Precision, world: World) -> Measured:
+    def measure(self, model: nn.Module, batches: Sequence[Batch], precision: Precision, world: World) -> Measured:
         """As the protocol."""
-        return Measured(mean_loss(model, list(batches), precision, world))
+        return Measured(mean_loss(model, batches, precision, world))
 
     def seen(self, step: int) -> dict[str, int]:
         """As the protocol."""

@@ -1,6 +1,6 @@
 """A network for images, and labelled images."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mada_lab.config import VisionConfig
-from mada_lab.data.image_batches import ImageBatches, Images, Scale, in_order, load
+from mada_lab.data.image_batches import ImageBatches, Images, InOrder, Scale, load
 from mada_lab.data.images import ImageData
 from mada_lab.distributed import World
 from mada_lab.evaluate import Batch, Measured, classification
@@ -53,18 +53,6 @@ def least_parameters(config: VisionConfig, shape: tuple[int, int, int], classes:
 
 
 @dataclass(frozen=True)
-class InOrder:
-    """Images, to be gone through again and again, in one order."""
-
-    images: Images
-    scale: Scale
-    batch_size: int
-
-    def __iter__(self) -> Iterator[Batch]:
-        return in_order(self.images, self.scale, self.batch_size)
-
-
-@dataclass(frozen=True)
 class Vision:
     """The task of `mada-lab vision`: the class of an image."""
 
@@ -91,9 +79,9 @@ class Vision:
         return []
 
     def batches(self, world: World) -> ImageBatches:
-        """As the protocol, of one process: `mada-lab vision` refuses others."""
-        config = self.config
-        return ImageBatches(self.images, self.scale, config.batch_size, config.seed, config.crop_padding, config.flip)
+        """As the protocol."""
+        config, images, share = self.config, (self.images, self.scale), (world.rank, world.size)
+        return ImageBatches(*images, config.batch_size, config.seed, config.crop_padding, config.flip, *share)
 
     def validation(self) -> InOrder:
         """The test images."""
@@ -104,9 +92,9 @@ class Vision:
         count = min(len(self.images), self.config.test_images or len(self.data.test))
         return InOrder(load(self.data.train, count), self.scale, self.config.batch_size)
 
-    def measure(self, model: nn.Module, batches: Iterable[Batch], precision: Precision, world: World) -> Measured:
+    def measure(self, model: nn.Module, batches: Sequence[Batch], precision: Precision, world: World) -> Measured:
         """As the protocol."""
-        return classification(model, batches, precision)
+        return classification(model, batches, precision, world)
 
     def seen(self, step: int) -> dict[str, int]:
         """As the protocol."""
