@@ -166,10 +166,14 @@ class VisionConfig(RunConfig):
     flip: bool = False
     """Train on mirror images, left to right, every second time."""
 
-    model: Literal["cnn", "resnet"] = "cnn"
-    """cnn has 5 layers; resnet is the residual network for CIFAR-10 of He et al. (2016)."""
+    label_noise: float = 0.0
+    """Share of the training images whose label is drawn anew, once for all seeds, in [0, 1)."""
+
+    model: Literal["cnn", "resnet", "mlp", "logistic"] = "cnn"
+    """cnn has 5 layers; resnet is the residual network for CIFAR-10 of He et al. (2016); mlp has two hidden layers, and
+    logistic none."""
     width: int = 16
-    """Channels of the first layer; the later ones have 2 and 4 times as many."""
+    """Channels of the first layer, of which the later ones have 2 and 4 times as many; of the mlp, units of a layer."""
     depth: int = 20
     """Layers of the resnet: 6n + 2."""
 

@@ -13,6 +13,7 @@ from mada_lab.errors import DataError
 
 ORDER, AUGMENTATION = range(2)  # streams of random numbers under one seed
 SUBSET_SEED = 0  # whatever a run's seed is, its images are the same
+NOISE_SEED = 1  # and so are its wrong labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,16 @@ def load(split: LabelledImages, count: int | None = None) -> Images:
     chosen = slice(None) if count == len(split) else drawn.numpy()
     pixels = torch.from_numpy(split.images[chosen]).permute(0, 3, 1, 2).contiguous()
     return Images(pixels, torch.from_numpy(split.labels[chosen].astype(np.int64)))
+
+
+def with_label_noise(images: Images, share: float, classes: int) -> Images:
+    """`images`, a `share` of whose labels are drawn anew, uniformly from all classes, always the same."""
+    if share == 0:
+        return images
+    generator = torch.Generator().manual_seed(NOISE_SEED)
+    chosen = torch.rand(len(images), generator=generator) < share
+    others = torch.randint(classes, (len(images),), generator=generator)
+    return Images(images.pixels, torch.where(chosen, others, images.labels))
 
 
 def in_order(images: Images, scale: Scale, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
