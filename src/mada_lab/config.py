@@ -42,12 +42,15 @@ class RunConfig:
     """Optimizer steps."""
 
     optimizer: str = "mada"
-    """mada, hyperadam, adamw (torch's own), or a rule of mada_optim with nothing learned (sgd, adagrad, rmsprop, adam,
-    amsgrad, avgrad, nadam, yogi, adan, lion); mada_released is the published code's."""
+    """mada, hyperadam, or a rule of mada_optim with nothing learned (sgd, adagrad, rmsprop, adam, amsgrad, avgrad,
+    nadam, yogi, adan, lion); mada_released is the published code's. Of others: adamw (torch's own), prodigy,
+    schedulefree, muon (torch's, with AdamW on all but hidden matrices)."""
     learn: str | None = None
     """Coefficients to learn, with commas between: beta1,beta2,lr, say; all, none; None is the optimizer's default."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
+    matrix_lr: float | None = None
+    """Peak learning rate of the hidden matrices (muon); None is learning_rate."""
     decay_lr: bool = True
     """Cosine decay to min_lr; off: constant after the warm-up."""
     warmup_iters: int = 100

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
+from mada_lab.baselines import BASELINES, LR_FACTOR, hidden_matrices
 from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError
 from mada_optim import HyperOptimizer
@@ -20,7 +21,7 @@ OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
     "mada_released": (mada_optim.MADA, {"rule": "mada_released"}),
     "hyperadam": (mada_optim.HyperAdam, {}),
 }
-NAMES = (*OURS, "adamw")
+NAMES = (*OURS, *BASELINES)
 #: The coefficients that a configuration may set, each under its own name.
 COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nesterov", "alpha", "centered")
 
@@ -28,16 +29,15 @@ COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nes
 def build(model: nn.Module, config: RunConfig) -> Optimizer:
     """The optimizer that `config` names, with weight decay on tensors of 2 or more dimensions only.
 
-    `adamw` is torch.optim's own: a baseline that shares no code with ours.
-
     Raises:
-        ConfigError: No optimizer has this name, or it refuses a value.
+        ConfigError: No optimizer has this name, its package isn't installed, or it refuses a value.
     """
     require_known(config.optimizer)
     try:
-        if config.optimizer == "adamw":
-            betas = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
-            return torch.optim.AdamW(decay_groups(model, config.weight_decay), lr=config.learning_rate, **betas)
+        if config.optimizer in BASELINES:
+            numbers = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
+            numbers["lr"] = config.learning_rate
+            return BASELINES[config.optimizer](_baseline_groups(model, config), numbers)
         cls, options = OURS[config.optimizer]
         options = {**options, **_keywords(config)}
         return cls(decay_groups(model, config.weight_decay), lr=config.learning_rate, **options)
@@ -69,6 +69,21 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
+def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
+    """`decay_groups`; for muon, hidden matrices apart from the others, with their own learning rate."""
+    groups = decay_groups(model, config.weight_decay)
+    if config.optimizer != "muon":
+        return groups
+    matrices, rate = hidden_matrices(model), _or(config.matrix_lr, config.learning_rate)
+    factor = {LR_FACTOR: rate / config.learning_rate, "lr": rate}
+    parts = [
+        {**group, **keys, "params": [x for x in group["params"] if (x[1] in matrices) == inside]}
+        for inside, keys in ((True, factor), (False, {}))
+        for group in groups
+    ]
+    return [part for part in parts if part["params"]]
+
+
 def _keywords(config: RunConfig) -> dict[str, Any]:
     names = _coefficient_names(config.optimizer)
     chosen = {q: getattr(config, q) for q in names if getattr(config, q) is not None}
@@ -93,7 +108,7 @@ def _learned(names: str) -> str | tuple[str, ...]:
 
 
 def _coefficient_names(optimizer: str) -> tuple[str, ...]:
-    if optimizer == "adamw":
+    if optimizer in BASELINES:
         return ("beta1", "beta2")
     return RULES[_rule_name(optimizer)].coefficient_names()
 

@@ -17,7 +17,6 @@ from mada_lab.model.linear import MLP
 from mada_lab.model.resnet import ResNet
 from mada_lab.precision import Precision
 
-
 #: Of the networks without convolutions.
 HIDDEN_LAYERS = {"mlp": 2, "logistic": 0}
 

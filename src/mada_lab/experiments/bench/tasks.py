@@ -67,7 +67,7 @@ _ALL = (
     BenchTask("digits_logistic", digits(400, model="logistic", batch_size=64), matrices=False),
     BenchTask("digits_mlp", digits(300, model="mlp", width=32, batch_size=64)),
     BenchTask("digits_cnn", digits(300, model="cnn", width=8, batch_size=64)),
-    BenchTask("cifar_cnn", VisionConfig(**shared(300, **CIFAR, model="cnn", width=8, batch_size=64))),
+    BenchTask("cifar_cnn", VisionConfig(**shared(300, **CIFAR, model="cnn", width=8, batch_size=32))),
     BenchTask("gpt_pydoc", gpt(500, "pydoc", **SMALL_GPT), language=True),
     BenchTask("gpt_shakespeare_small", gpt(600, "shakespeare_char", **SMALL_GPT), language=True),
     BenchTask("gpt_shakespeare_large", gpt(400, "shakespeare_char", **LARGE_GPT), language=True),
