@@ -25,7 +25,7 @@ Numbers = dict[str, Any]
 
 
 def adamw(groups: Groups, numbers: Numbers) -> Optimizer:
-    """torch's own: a baseline that shares no code with ours."""
+    """Torch's own: a baseline that shares no code with ours."""
     return torch.optim.AdamW(groups, **numbers)
 
 

@@ -92,9 +92,12 @@ class RunConfig:
     set."""
     hyper_lr: float | None = None
     """Learning rate of the coefficients; None is the paper's: 5e-4 for the betas, 1e-1 for the others."""
-    hyper_optimizer: Literal["sgd", "adam"] = "sgd"
+    hyper_lr_factor: float = 1.0
+    """Multiplies the learning rates of all coefficients."""
+    hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = "sgd"
     """What moves the coefficients: the paper's SGD, or torch's Adam (betas hyper_momentum and .999; hyper_lr 1e-3 if
-    none is given)."""
+    none is given). Two controls, by SGD: along the hypergradient instead of against it (negated), or against that of
+    another coefficient, which changes from step to step (shuffled)."""
     hyper_momentum: float = 0.0
     """Momentum of the coefficients' steps, in [0, 1)."""
     hyper_clip: float = 10.0

@@ -1,6 +1,7 @@
 """Optimizers by the name they have on the command line."""
 
 import difflib
+import inspect
 from typing import Any
 
 import torch
@@ -8,10 +9,11 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
+from mada_lab import controls
 from mada_lab.baselines import BASELINES, LR_FACTOR, hidden_matrices
 from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, checks
 from mada_optim.rules import RULES
 
 #: Name on the command line to the class and what it is given: a rule by its name learns nothing unless `learn` says so.
@@ -19,6 +21,7 @@ OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
     **{name: (HyperOptimizer, {"rule": name, "learn": ()}) for name in RULES},
     "mada": (mada_optim.MADA, {}),
     "mada_released": (mada_optim.MADA, {"rule": "mada_released"}),
+    "mada_paper": (mada_optim.MADA, {"rule": "mada", **mada_optim.PAPER}),
     "hyperadam": (mada_optim.HyperAdam, {}),
 }
 NAMES = (*OURS, *BASELINES)
@@ -94,13 +97,32 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         chosen["eps"] = config.eps
     if config.learn is not None:
         chosen["learn"] = () if config.learn == "none" else _learned(config.learn)
+    if config.hyper_lr_factor != 1.0:
+        chosen["hyper_lr"] = _hyper_rates(config, chosen.get("learn"))
+    if config.hyper_optimizer in ("negated", "shuffled"):
+        rates = _hyper_rates(config, chosen.get("learn"))
+        chosen["hyper_optimizer"] = controls.factory(config.hyper_optimizer, list(rates.values()))
     hyper = ("hyper_lr", "hyper_momentum", "hyper_clip", "hyper_start", "hyper_stop", "horizon")
     if config.state_dtype != "float32":
         chosen["state_dtype"] = getattr(torch, config.state_dtype)
     if config.hyper_optimizer == "adam":
         lr, betas = _or(config.hyper_lr, 1e-3), (config.hyper_momentum, 0.999)
         chosen["hyper_optimizer"] = lambda leaves: torch.optim.Adam(leaves, lr=lr, betas=betas)
-    return {**chosen, **{key: getattr(config, key) for key in hyper}}
+    set_ = {key: getattr(config, key) for key in hyper if getattr(config, key) is not None}
+    return {**set_, **chosen}
+
+
+def _hyper_rates(config: RunConfig, learn: str | tuple[str, ...] | None) -> dict[str, float]:
+    """The learning rate of each learned coefficient."""
+    cls, options = OURS[config.optimizer]
+    usual = inspect.signature(cls.__init__).parameters["learn"].default
+    wanted = learn if learn is not None else options.get("learn", usual)
+    rule = RULES[_rule_name(config.optimizer)]
+    names = checks.learned_names(rule, cls.preset.learn if wanted is None else wanted)
+    usual_rates = {name: x for name, x in options.get("hyper_lr", {}).items() if name in names}
+    given = usual_rates if config.hyper_lr is None else config.hyper_lr
+    rates = checks.hyper_lr(rule, given, names)
+    return {name: config.hyper_lr_factor * rate for name, rate in zip(names, rates, strict=True)}
 
 
 def _learned(names: str) -> str | tuple[str, ...]:

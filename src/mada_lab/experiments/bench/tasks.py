@@ -83,15 +83,22 @@ _ALL = (
 TASKS: dict[str, BenchTask] = {task.name: task for task in _ALL}
 
 
+#: What shows in a minute that all of the bench runs.
+QUICK = ("digits_mlp", "gpt_pydoc")
+QUICK_STEPS = 16
+QUICK_TEST: dict[type[RunConfig], dict[str, Any]] = {
+    TrainConfig: {"eval_iters": 2, "batch_size": 4},
+    VisionConfig: {"test_images": 50},
+}
+
+
 def quick(task: BenchTask) -> BenchTask:
-    """The same task with a tenth of the steps and of the validation set, to see that all of it runs."""
-    steps = task.config.max_iters // 10
-    keys = shared(steps)
-    small = {key: keys[key] for key in ("max_iters", "warmup_iters", "eval_interval", "log_interval")}
-    small["checkpoint_interval"] = steps
-    if isinstance(task.config, TrainConfig):
-        small["eval_iters"] = 8
-    return replace(task, config=replace(task.config, **small))
+    """The same task with a few steps and a small validation set, to see that all of it runs."""
+    keys = shared(QUICK_STEPS)
+    keys["eval_interval"] = keys["log_interval"] = QUICK_STEPS // 4
+    lengths = ("max_iters", "warmup_iters", "eval_interval", "log_interval", "checkpoint_interval")
+    small = {key: keys[key] for key in lengths}
+    return replace(task, config=replace(task.config, **small, hyper_start=4, **QUICK_TEST[type(task.config)]))
 
 
 def located(task: BenchTask, data_dir: str) -> BenchTask:
