@@ -27,6 +27,7 @@ class Cell:
         curves: Steps and validation losses of each run that is there.
         step_seconds: Time of a step, by run, evaluations left out.
         missing: Runs that aren't there, or failed for another reason than their numbers.
+        train_losses: Final training losses, in the order of `losses`.
     """
 
     name: str
@@ -34,16 +35,20 @@ class Cell:
     curves: list[Curve] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     missing: int = 0
+    train_losses: list[float] = field(default_factory=list)
 
     @classmethod
     def of(cls, name: str, runs: Sequence[Run | None], diverged: Sequence[bool]) -> "Cell":
         """The cell of these runs, in which those that are None without having diverged are missing."""
         there = [run for run, bad in zip(runs, diverged, strict=True) if run is not None and not bad]
-        losses = [_final(run) for run in there] + [math.nan] * sum(diverged)
+        losses, train = (
+            [_final(run, f"final_{which}_loss") for run in there] + [math.nan] * sum(diverged)
+            for which in ("val", "train")
+        )
         curves = [run.series("val_loss") for run in there]
         times = [t for run in there if (t := _step_seconds(run)) is not None]
         missing = sum(run is None and not bad for run, bad in zip(runs, diverged, strict=True))
-        return cls(name, losses, curves, times, missing)
+        return cls(name, losses, curves, times, missing, train)
 
     @property
     def diverged(self) -> int:
@@ -51,8 +56,8 @@ class Cell:
         return sum(not math.isfinite(x) for x in self.losses)
 
 
-def _final(run: Run) -> float:
-    loss = (run.summary or {}).get("final_val_loss")
+def _final(run: Run, key: str) -> float:
+    loss = (run.summary or {}).get(key)
     return math.nan if loss is None else float(loss)
 
 

@@ -13,7 +13,7 @@ from mada_lab.experiments.bench.measure import Table, geometric_mean
 from mada_lab.experiments.bench.sections import FIXED, HYPER, MADA, Scope, ablations, betas_name, hyper_name, lr_name
 from mada_lab.files import make_folder, write_atomic
 from mada_lab.plots.bars import Band, bands
-from mada_lab.plots.contours import Surface, contours
+from mada_lab.plots.contours import LOSSES, Surface, contours
 from mada_lab.plots.style import svg
 from mada_lab.report_page import figure, page, section, table, text
 
@@ -216,8 +216,12 @@ def _first(scope: Scope) -> tuple[float, float]:
 
 
 def _surface(t: Table, optimizer: str, scope: Scope) -> Surface:
-    cells = [[t.values(betas_name(optimizer, a, b)) for b in scope.betas[1]] for a in scope.betas[0]]
-    losses = np.array(cells)
-    unknown = np.full_like(losses, np.nan)
+    cells = [[t.cells[betas_name(optimizer, a, b)] for b in scope.betas[1]] for a in scope.betas[0]]
+    training, validation = (np.full((*np.shape(cells), len(scope.map_seeds)), np.nan) for _ in LOSSES)
+    for place in np.ndindex(np.shape(cells)):
+        cell = cells[place[0]][place[1]]
+        training[place][: len(cell.train_losses)] = cell.train_losses
+        validation[place][: len(cell.losses)] = cell.losses
+    ran = np.indices(validation.shape)[-1] < np.array([[[len(x.losses)] for x in row] for row in cells])
     first, second = (np.array(x) for x in scope.betas)
-    return Surface(optimizer, first, second, unknown, losses, np.isfinite(losses))
+    return Surface(optimizer, first, second, training, validation, ran)
