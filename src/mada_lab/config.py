@@ -44,7 +44,8 @@ class RunConfig:
     optimizer: str = "mada"
     """mada, hyperadam, or a rule of mada_optim with nothing learned (sgd, adagrad, rmsprop, adam, amsgrad, avgrad,
     nadam, yogi, adan, lion); mada_released is the published code's. Of others: adamw (torch's own), prodigy,
-    schedulefree, muon (torch's, with AdamW on all but hidden matrices)."""
+    schedulefree, muon (torch's, with AdamW on all but hidden matrices). Controls: mada_paper (the paper's numbers),
+    mada_traced (mada, with its steps' sizes in the record), mada_paced (nothing learned, steps of such sizes)."""
     learn: str | None = None
     """Coefficients to learn, with commas between: beta1,beta2,lr, say; all, none; None is the optimizer's default."""
     learning_rate: float = 1e-3
@@ -90,6 +91,8 @@ class RunConfig:
     coefficients_from: str | None = None
     """Folder of a finished run whose final coefficients this one has, instead of those above; fixed, unless learn is
     set."""
+    pace_from: str | None = None
+    """Folder of a finished run of mada_traced, whose steps' sizes mada_paced has."""
     hyper_lr: float | None = None
     """Learning rate of the coefficients; None is the paper's: 5e-4 for the betas, 1e-1 for the others."""
     hyper_lr_factor: float = 1.0

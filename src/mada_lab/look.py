@@ -46,6 +46,8 @@ def due_row(session: Session) -> dict[str, Any]:
     row.update(lr=session.lr, seconds=session.seconds, skipped_steps=session.skips.total)
     if digested:
         row["digest"] = session.digest()
+    if (size := getattr(optimizer, "update_rms", None)) is not None:
+        row["update_rms"] = size
     if isinstance(optimizer, HyperOptimizer) and optimizer.learned:
         row.update(coefficients=optimizer.coefficients(), hypergradients=optimizer.hypergradients())
     return row

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
     "mada": (mada_optim.MADA, {}),
     "mada_released": (mada_optim.MADA, {"rule": "mada_released"}),
     "mada_paper": (mada_optim.MADA, {"rule": "mada", **mada_optim.PAPER}),
+    "mada_traced": (controls.Traced, {}),
+    "mada_paced": (controls.Paced, {"learn": ()}),
     "hyperadam": (mada_optim.HyperAdam, {}),
 }
 NAMES = (*OURS, *BASELINES)
@@ -43,7 +46,10 @@ def build(model: nn.Module, config: RunConfig) -> Optimizer:
             return BASELINES[config.optimizer](_baseline_groups(model, config), numbers)
         cls, options = OURS[config.optimizer]
         options = {**options, **_keywords(config)}
-        return cls(decay_groups(model, config.weight_decay), lr=config.learning_rate, **options)
+        optimizer = cls(decay_groups(model, config.weight_decay), lr=config.learning_rate, **options)
+        if isinstance(optimizer, controls.Paced) and config.pace_from is not None:
+            optimizer.follow(Path(config.pace_from))
+        return optimizer
     except ValueError as error:
         raise ConfigError(f"optimizer {config.optimizer}, in the configuration: {error}") from error
 

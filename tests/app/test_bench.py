@@ -77,7 +77,7 @@ def test_every_section_can_be_planned():
         runs = sections.after_tuning(scope, task, best)
         Plan(task.config, runs).check()
         assert len({json.dumps(x, sort_keys=True) for x in runs.values()}) > 0.9 * len(runs)
-        Plan(task.config, sections.final_fixed((1,))).check()
+        Plan(task.config, sections.followers((1,))).check()
     assert set(DEFAULTS["mada_default"]) == {"optimizer", "learning_rate", "min_lr"}
     assert runs["mada.hyper=10_seed=2"]["hyper_lr_factor"] == 10.0
 

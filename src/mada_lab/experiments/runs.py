@@ -12,7 +12,7 @@ from mada_lab.record import MANIFEST, SUMMARY, Run, read_run
 from mada_lab.tasks import Data
 
 #: Keys in which a run that goes on may differ from what began it.
-MAY_DIFFER = ("out_dir", "data_dir", "device", "init_from", "coefficients_from")
+MAY_DIFFER = ("out_dir", "data_dir", "device", "init_from", "coefficients_from", "pace_from")
 
 
 def complete(config: RunConfig, data: Data, listen: Listener) -> Run:

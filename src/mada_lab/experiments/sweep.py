@@ -26,7 +26,7 @@ from mada_lab.tasks import Data
 
 POLL = 0.1  # of the grace period: how often a worker with nothing to do looks around
 GLANCE = 0.1  # seconds between looks at whether a signal has come, meanwhile
-POINT = "@"
+POINT, SOURCES = "@", ("coefficients_from", "pace_from")
 
 
 class SweepStopped(Interrupted):
@@ -168,10 +168,9 @@ class Worker:
     def _config(self, name: str, values: Values) -> RunConfig:
         """The configuration of a point, in its folder; `coefficients_from=@POINT` is another point of this sweep."""
         config = replace(self.plan.config(values), out_dir=str(self.out / name))
-        source = config.coefficients_from
-        if source is not None and source.startswith(POINT):
-            return replace(config, coefficients_from=str(self.out / source.removeprefix(POINT)))
-        return config
+        named = {key: getattr(config, key) or "" for key in SOURCES}
+        found = {key: str(self.out / x.removeprefix(POINT)) for key, x in named.items() if x.startswith(POINT)}
+        return replace(config, **found)
 
     def _settle(self, claim: Claim, summary: Values) -> None:
         losses = {key: summary.get(key) for key in ("final_train_loss", "final_val_loss")}

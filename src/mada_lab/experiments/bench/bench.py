@@ -54,7 +54,7 @@ class Bench:
             if "adamw" in chosen:
                 self._compute(task, "runs", sections.after_tuning(self.scope, task, chosen))
                 if "ablations" in self.scope.sections:
-                    self._compute(task, "fixed", sections.final_fixed(self.scope.seeds))
+                    self._compute(task, "followers", sections.followers(self.scope.seeds))
             tables.append(self.table(task))
         return tables
 
@@ -92,7 +92,7 @@ class Bench:
         if "adamw" in chosen:
             groups |= _groups(sections.after_tuning(self.scope, task, chosen))
             if "ablations" in self.scope.sections:
-                groups[sections.FIXED] = self.scope.seeds
+                groups |= _groups(sections.followers(self.scope.seeds))
         cells = self._cells(task, groups)
         return Table(task.name, task.config.max_iters, cells, task.language, task.matrices)
 

@@ -10,7 +10,17 @@ from matplotlib.figure import Figure
 from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES
 from mada_lab.experiments.bench.figures import HIGHEST, betas_ratio, figures, lr_ratio, target, tuned
 from mada_lab.experiments.bench.measure import Table, geometric_mean
-from mada_lab.experiments.bench.sections import FIXED, HYPER, MADA, Scope, ablations, betas_name, hyper_name, lr_name
+from mada_lab.experiments.bench.sections import (
+    EQUAL,
+    FIXED,
+    HYPER,
+    MADA,
+    Scope,
+    ablations,
+    betas_name,
+    hyper_name,
+    lr_name,
+)
 from mada_lab.files import make_folder, write_atomic
 from mada_lab.plots.bars import Band, bands
 from mada_lab.plots.contours import LOSSES, Surface, contours
@@ -116,7 +126,7 @@ def _betas(tables: Sequence[Table], scope: Scope) -> Rows:
 
 
 def _ablations(tables: Sequence[Table]) -> Rows:
-    names = list(dict.fromkeys([MADA, *map(hyper_name, HYPER), *ablations(), FIXED]))
+    names = list(dict.fromkeys([MADA, *map(hyper_name, HYPER), *ablations(), FIXED, EQUAL]))
     found = [
         _row(f"{name}, over tuned AdamW", [t.mean(name) / target(t) for t in tables])
         for name in names

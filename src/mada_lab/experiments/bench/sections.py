@@ -119,18 +119,24 @@ def ablations() -> Runs:
     """MADA with one coefficient learned, with none, and with hypergradients that aren't its own."""
     alone = {f"mada.only_{q}": {**DEFAULTS[MADA], "learn": q} for q in RULES["mada"].coefficient_names()}
     controls = {f"mada.{kind}": {**DEFAULTS[MADA], "hyper_optimizer": kind} for kind in ("negated", "shuffled")}
+    controls[TRACED] = {**DEFAULTS[MADA], "optimizer": "mada_traced"}
     return {**alone, "mada.none": {**DEFAULTS[MADA], "learn": "none"}, **controls, **hyper_map(FAR_HYPER)}
 
 
-def final_fixed(seeds: Sequence[int]) -> Runs:
-    """By run: MADA from the start with the coefficients that the run of this seed ended with, which then stay."""
+def followers(seeds: Sequence[int]) -> Runs:
+    """By run, what takes something of MADA's run of the same seed: its final coefficients, or the size of its steps."""
+    keys = {
+        FIXED: (DEFAULTS[MADA], "coefficients_from", MADA),
+        EQUAL: ({**DEFAULTS[MADA], "optimizer": "mada_paced"}, "pace_from", TRACED),
+    }
     return {
-        run_name(FIXED, seed): {**DEFAULTS[MADA], "seed": seed, "coefficients_from": f"@{run_name(MADA, seed)}"}
+        run_name(name, seed): {**values, "seed": seed, key: f"@{run_name(source, seed)}"}
+        for name, (values, key, source) in keys.items()
         for seed in seeds
     }
 
 
-FIXED = "mada.final_fixed"
+FIXED, EQUAL, TRACED = "mada.final_fixed", "mada.equal_rms", "mada.traced"
 
 
 def after_tuning(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:
