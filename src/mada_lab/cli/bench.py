@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,11 @@ def _memory(bench: Any) -> dict[str, float]:
         return {}
     tuned = {f"{name}, tuned": FAMILIES[name].trials(1)[0] for name in bench.scope.tuned(task)}
     wanted = {**(DEFAULTS if "defaults" in bench.scope.sections else {}), **tuned}
-    return {name: state_bytes(task.config, values) for name, values in wanted.items()}
+    found = {}
+    for name, values in wanted.items():
+        with suppress(ConfigError):  # a package that isn't installed: its runs are listed as failed
+            found[name] = state_bytes(task.config, values)
+    return found
 
 
 def read(options: dict[str, str], quick: bool) -> tuple[Any, list[Any]]:
