@@ -45,16 +45,19 @@ def test_muon_has_hidden_matrices_at_their_own_rate(tiny, corpus):
     groups = [g for g in session.optimizer.param_groups if "momentum" in g]
     assert {id(p) for g in groups for p in g["params"]} == own
     assert [g["lr_factor"] for g in groups] == pytest.approx([3.0])
+    trained = train(replace(session.config, max_iters=4, decay_lr=False), corpus, Silent()).optimizer
+    assert [g["lr"] / 0.01 for g in trained.param_groups] == pytest.approx([3.0, 1.0, 1.0])
     assert len(hidden_matrices(CNN(1, (8, 8), 10, 4))) == 1
     with pytest.raises(ConfigError, match="expected a network with linear layers between"):
         optimizers.build(MLP((8, 8, 1), (), 10), replace(tiny, optimizer="muon"))
 
 
 def test_schedule_free_is_evaluated_at_its_average(tiny):
-    model = nn.Linear(3, 2)
+    torch.manual_seed(0)
+    model = nn.Linear(50, 40)  # so many weights that some wouldn't come back by interpolation
     opt = optimizers.build(model, replace(tiny, optimizer="schedulefree", learning_rate=0.1))
     for _ in range(3):
-        model(torch.ones(1, 3)).sum().backward()
+        model(torch.randn(4, 50)).square().sum().backward()
         opt.step()
     before = model.weight.detach().clone()
     with evaluated(opt):

@@ -58,20 +58,20 @@ def gpt(steps: int, dataset: str, **keys: Any) -> TrainConfig:
     return TrainConfig(**shared(steps, dataset=dataset, **keys))
 
 
-SMALL_GPT = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 32, "batch_size": 16, "eval_iters": 24}
-LARGE_GPT = {"n_layer": 4, "n_head": 4, "n_embd": 96, "block_size": 64, "batch_size": 8, "eval_iters": 24}
-BPE_GPT = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 32, "batch_size": 8, "eval_iters": 32}
+SMALL_GPT = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 32, "batch_size": 16, "eval_iters": 16}
+LARGE_GPT = {"n_layer": 4, "n_head": 4, "n_embd": 96, "block_size": 64, "batch_size": 8, "eval_iters": 16}
+BPE_GPT = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 32, "batch_size": 8, "eval_iters": 24}
 CIFAR = {"dataset": "cifar10", "train_images": 5000, "test_images": 1000, "crop_padding": 4, "flip": True}
 
 _ALL = (
     BenchTask("digits_logistic", digits(400, model="logistic", batch_size=64), matrices=False),
     BenchTask("digits_mlp", digits(300, model="mlp", width=32, batch_size=64)),
     BenchTask("digits_cnn", digits(300, model="cnn", width=8, batch_size=64)),
-    BenchTask("cifar_cnn", VisionConfig(**shared(300, **CIFAR, model="cnn", width=8, batch_size=32))),
-    BenchTask("gpt_pydoc", gpt(500, "pydoc", **SMALL_GPT), language=True),
+    BenchTask("cifar_cnn", VisionConfig(**shared(240, **CIFAR, model="cnn", width=8, batch_size=32))),
+    BenchTask("gpt_pydoc", gpt(400, "pydoc", **SMALL_GPT), language=True),
     BenchTask("gpt_shakespeare_small", gpt(600, "shakespeare_char", **SMALL_GPT), language=True),
-    BenchTask("gpt_shakespeare_large", gpt(400, "shakespeare_char", **LARGE_GPT), language=True),
-    BenchTask("gpt_wikitext_bpe", gpt(400, "wikitext_gpt2_small", **BPE_GPT), language=True),
+    BenchTask("gpt_shakespeare_large", gpt(300, "shakespeare_char", **LARGE_GPT), language=True),
+    BenchTask("gpt_wikitext_bpe", gpt(300, "wikitext_gpt2_small", **BPE_GPT), language=True),
     BenchTask("digits_noisy", digits(600, model="mlp", width=64, batch_size=4, label_noise=0.2)),
     BenchTask(
         "digits_deterministic",
