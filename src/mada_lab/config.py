@@ -42,12 +42,16 @@ class RunConfig:
     """Optimizer steps."""
 
     optimizer: str = "mada"
-    """mada, hyperadam, adamw (torch's own), or a rule of mada_optim with nothing learned (sgd, adagrad, rmsprop, adam,
-    amsgrad, avgrad, nadam, yogi, adan, lion); mada_released is the published code's."""
+    """mada, hyperadam, or a rule of mada_optim with nothing learned (sgd, adagrad, rmsprop, adam, amsgrad, avgrad,
+    nadam, yogi, adan, lion); mada_released is the published code's. Of others: adamw (torch's own), prodigy,
+    schedulefree, muon (torch's, with AdamW on all but hidden matrices). Controls: mada_paper (the paper's numbers),
+    mada_traced (mada, with its steps' sizes in the record), mada_paced (nothing learned, steps of such sizes)."""
     learn: str | None = None
     """Coefficients to learn, with commas between: beta1,beta2,lr, say; all, none; None is the optimizer's default."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
+    matrix_lr: float | None = None
+    """Peak learning rate of the hidden matrices (muon); None is learning_rate."""
     decay_lr: bool = True
     """Cosine decay to min_lr; off: constant after the warm-up."""
     warmup_iters: int = 100
@@ -82,16 +86,23 @@ class RunConfig:
     """Second-moment decay (rmsprop)."""
     centered: float | None = None
     """1 divides by the standard deviation, 0 by the root mean square (rmsprop)."""
+    omega: float | None = None
+    """1 is Muon's step on hidden matrices, 0 is MADA's (mada_matrix)."""
     state_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the optimizer's slots; bfloat16 halves them, with stochastic rounding (not of adamw)."""
     coefficients_from: str | None = None
     """Folder of a finished run whose final coefficients this one has, instead of those above; fixed, unless learn is
     set."""
+    pace_from: str | None = None
+    """Folder of a finished run of mada_traced, whose steps' sizes mada_paced has."""
     hyper_lr: float | None = None
     """Learning rate of the coefficients; None is the paper's: 5e-4 for the betas, 1e-1 for the others."""
-    hyper_optimizer: Literal["sgd", "adam"] = "sgd"
+    hyper_lr_factor: float = 1.0
+    """Multiplies the learning rates of all coefficients."""
+    hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = "sgd"
     """What moves the coefficients: the paper's SGD, or torch's Adam (betas hyper_momentum and .999; hyper_lr 1e-3 if
-    none is given)."""
+    none is given). Two controls, by SGD: along the hypergradient instead of against it (negated), or against that of
+    another coefficient, which changes from step to step (shuffled)."""
     hyper_momentum: float = 0.0
     """Momentum of the coefficients' steps, in [0, 1)."""
     hyper_clip: float = 10.0
@@ -169,10 +180,14 @@ class VisionConfig(RunConfig):
     flip: bool = False
     """Train on mirror images, left to right, every second time."""
 
-    model: Literal["cnn", "resnet"] = "cnn"
-    """cnn has 5 layers; resnet is the residual network for CIFAR-10 of He et al. (2016)."""
+    label_noise: float = 0.0
+    """Share of the training images whose label is drawn anew, once for all seeds, in [0, 1)."""
+
+    model: Literal["cnn", "resnet", "mlp", "logistic"] = "cnn"
+    """cnn has 5 layers; resnet is the residual network for CIFAR-10 of He et al. (2016); mlp has two hidden layers, and
+    logistic none."""
     width: int = 16
-    """Channels of the first layer; the later ones have 2 and 4 times as many."""
+    """Channels of the first layer, of which the later ones have 2 and 4 times as many; of the mlp, units of a layer."""
     depth: int = 20
     """Layers of the resnet: 6n + 2."""
 

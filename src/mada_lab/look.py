@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from mada_lab import environment
+from mada_lab.baselines import evaluated
 from mada_lab.evaluate import Batch
 from mada_lab.session import Session
 from mada_lab.speed import speed
@@ -20,7 +21,8 @@ def due(session: Session, interval: int) -> bool:
 
 def evaluate(session: Session, forward: nn.Module, validation: Sequence[Batch]) -> None:
     """Looks at the validation set."""
-    found = session.task.measure(forward, validation, session.precision, session.world)
+    with evaluated(session.optimizer):
+        found = session.task.measure(forward, validation, session.precision, session.world)
     session.val_loss, session.val_accuracy = found.loss, found.accuracy
     if math.isfinite(session.val_loss):
         session.best_val_loss = min(session.val_loss, session.best_val_loss or math.inf)
@@ -44,6 +46,8 @@ def due_row(session: Session) -> dict[str, Any]:
     row.update(lr=session.lr, seconds=session.seconds, skipped_steps=session.skips.total)
     if digested:
         row["digest"] = session.digest()
+    if (size := getattr(optimizer, "update_rms", None)) is not None:
+        row["update_rms"] = size
     if isinstance(optimizer, HyperOptimizer) and optimizer.learned:
         row.update(coefficients=optimizer.coefficients(), hypergradients=optimizer.hypergradients())
     return row

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mada_lab import distributed, lock, numerics, randomness, record, resume
+from mada_lab.baselines import LR_FACTOR, evaluated
 from mada_lab.config import RunConfig
 from mada_lab.errors import Interrupted
 from mada_lab.evaluate import Batch
@@ -48,7 +49,7 @@ def train(config: RunConfig, data: Data, listen: Listener) -> Session:
         forward = distributed.wrapped(forward, config.parallel, world)
         try:
             run(session, forward, validation, rows, saver, signals, listen)
-            with signals.abandonable():
+            with signals.abandonable(), evaluated(session.optimizer):
                 train_loss = session.task.measure(forward, training, session.precision, world).loss
         except Stop as stop:
             save(session, rows, saver)
@@ -134,7 +135,7 @@ def update(session: Session, loss: Tensor, asked: int | None = None) -> int | No
         if config.grad_clip > 0:
             nn.utils.clip_grads_with_norm_(model.parameters(), config.grad_clip, norm)
         for group in optimizer.param_groups:
-            group["lr"] = session.lr
+            group["lr"] = session.lr * group.get(LR_FACTOR, 1.0)
         scaler.step(optimizer)
     else:
         session.restore_buffers()

@@ -1,6 +1,8 @@
 """Optimizers by the name they have on the command line."""
 
 import difflib
+import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,9 +10,11 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
+from mada_lab import controls
+from mada_lab.baselines import BASELINES, LR_FACTOR, hidden_matrices
 from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, checks
 from mada_optim.rules import RULES
 
 #: Name on the command line to the class and what it is given: a rule by its name learns nothing unless `learn` says so.
@@ -18,29 +22,34 @@ OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
     **{name: (HyperOptimizer, {"rule": name, "learn": ()}) for name in RULES},
     "mada": (mada_optim.MADA, {}),
     "mada_released": (mada_optim.MADA, {"rule": "mada_released"}),
+    "mada_paper": (mada_optim.MADA, {"rule": "mada", **mada_optim.PAPER}),
+    "mada_traced": (controls.Traced, {}),
+    "mada_paced": (controls.Paced, {"learn": ()}),
     "hyperadam": (mada_optim.HyperAdam, {}),
 }
-NAMES = (*OURS, "adamw")
+NAMES = (*OURS, *BASELINES)
 #: The coefficients that a configuration may set, each under its own name.
-COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nesterov", "alpha", "centered")
+COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nesterov", "alpha", "centered", "omega")
 
 
 def build(model: nn.Module, config: RunConfig) -> Optimizer:
     """The optimizer that `config` names, with weight decay on tensors of 2 or more dimensions only.
 
-    `adamw` is torch.optim's own: a baseline that shares no code with ours.
-
     Raises:
-        ConfigError: No optimizer has this name, or it refuses a value.
+        ConfigError: No optimizer has this name, its package isn't installed, or it refuses a value.
     """
     require_known(config.optimizer)
     try:
-        if config.optimizer == "adamw":
-            betas = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
-            return torch.optim.AdamW(decay_groups(model, config.weight_decay), lr=config.learning_rate, **betas)
+        if config.optimizer in BASELINES:
+            numbers = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
+            numbers["lr"] = config.learning_rate
+            return BASELINES[config.optimizer](_baseline_groups(model, config), numbers)
         cls, options = OURS[config.optimizer]
         options = {**options, **_keywords(config)}
-        return cls(decay_groups(model, config.weight_decay), lr=config.learning_rate, **options)
+        optimizer = cls(decay_groups(model, config.weight_decay), lr=config.learning_rate, **options)
+        if isinstance(optimizer, controls.Paced) and config.pace_from is not None:
+            optimizer.follow(Path(config.pace_from))
+        return optimizer
     except ValueError as error:
         raise ConfigError(f"optimizer {config.optimizer}, in the configuration: {error}") from error
 
@@ -69,6 +78,21 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
+def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
+    """`decay_groups`; for torch_muon, hidden matrices apart from the others, with their own learning rate."""
+    groups = decay_groups(model, config.weight_decay)
+    if config.optimizer != "torch_muon":
+        return groups
+    matrices, rate = hidden_matrices(model), _or(config.matrix_lr, config.learning_rate)
+    factor = {LR_FACTOR: rate / config.learning_rate, "lr": rate}
+    parts = [
+        {**group, **keys, "params": [x for x in group["params"] if (x[1] in matrices) == inside]}
+        for inside, keys in ((True, factor), (False, {}))
+        for group in groups
+    ]
+    return [part for part in parts if part["params"]]
+
+
 def _keywords(config: RunConfig) -> dict[str, Any]:
     names = _coefficient_names(config.optimizer)
     chosen = {q: getattr(config, q) for q in names if getattr(config, q) is not None}
@@ -79,13 +103,32 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         chosen["eps"] = config.eps
     if config.learn is not None:
         chosen["learn"] = () if config.learn == "none" else _learned(config.learn)
+    if config.hyper_lr_factor != 1.0:
+        chosen["hyper_lr"] = _hyper_rates(config, chosen.get("learn"))
+    if config.hyper_optimizer in ("negated", "shuffled"):
+        rates = _hyper_rates(config, chosen.get("learn"))
+        chosen["hyper_optimizer"] = controls.factory(config.hyper_optimizer, list(rates.values()))
     hyper = ("hyper_lr", "hyper_momentum", "hyper_clip", "hyper_start", "hyper_stop", "horizon")
     if config.state_dtype != "float32":
         chosen["state_dtype"] = getattr(torch, config.state_dtype)
     if config.hyper_optimizer == "adam":
         lr, betas = _or(config.hyper_lr, 1e-3), (config.hyper_momentum, 0.999)
         chosen["hyper_optimizer"] = lambda leaves: torch.optim.Adam(leaves, lr=lr, betas=betas)
-    return {**chosen, **{key: getattr(config, key) for key in hyper}}
+    set_ = {key: getattr(config, key) for key in hyper if getattr(config, key) is not None}
+    return {**set_, **chosen}
+
+
+def _hyper_rates(config: RunConfig, learn: str | tuple[str, ...] | None) -> dict[str, float]:
+    """The learning rate of each learned coefficient."""
+    cls, options = OURS[config.optimizer]
+    usual = inspect.signature(cls.__init__).parameters["learn"].default
+    wanted = learn if learn is not None else options.get("learn", usual)
+    rule = RULES[_rule_name(config.optimizer)]
+    names = checks.learned_names(rule, cls.preset.learn if wanted is None else wanted)
+    usual_rates = {name: x for name, x in options.get("hyper_lr", {}).items() if name in names}
+    given = usual_rates if config.hyper_lr is None else config.hyper_lr
+    rates = checks.hyper_lr(rule, given, names)
+    return {name: config.hyper_lr_factor * rate for name, rate in zip(names, rates, strict=True)}
 
 
 def _learned(names: str) -> str | tuple[str, ...]:
@@ -93,7 +136,7 @@ def _learned(names: str) -> str | tuple[str, ...]:
 
 
 def _coefficient_names(optimizer: str) -> tuple[str, ...]:
-    if optimizer == "adamw":
+    if optimizer in BASELINES:
         return ("beta1", "beta2")
     return RULES[_rule_name(optimizer)].coefficient_names()
 

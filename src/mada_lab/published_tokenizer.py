@@ -12,7 +12,7 @@ from mada_lab.data import gpt2
 from mada_lab.data.gpt2 import Gpt2Tokenizer
 from mada_lab.data.sidecar import Vocabulary
 from mada_lab.data.tokenizer import CharTokenizer
-from mada_lab.errors import CheckpointError, DataError
+from mada_lab.errors import CheckpointError, ConfigError, DataError
 
 VOCAB, MERGES, TOKENIZER, SETTINGS = "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"
 TOKENIZER_BYTES = 1 << 24  # at most: half the characters there are
@@ -20,11 +20,18 @@ FIRST_MERGE = 256  # the tokens before it are the bytes
 
 
 def published_files(tokenizer: Gpt2Tokenizer | CharTokenizer, block_size: int) -> dict[str, bytes]:
-    """The content of the files by name, for sequences up to `block_size` tokens."""
+    """The content of the files by name, for sequences up to `block_size` tokens.
+
+    Raises:
+        ConfigError: The tokenizer has a part of GPT-2's ids, for which there is no format.
+    """
     settings: dict[str, Any] = {"model_max_length": block_size, "clean_up_tokenization_spaces": False}
     if isinstance(tokenizer, CharTokenizer):
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast"}
         return {TOKENIZER: _json(_character_level(tokenizer.vocabulary)), SETTINGS: _json(settings)}
+    if tokenizer.vocabulary_size != gpt2.VOCABULARY_SIZE:
+        what = f"expected GPT-2's {gpt2.VOCABULARY_SIZE} ids, got {tokenizer.vocabulary_size}"
+        raise ConfigError(f"export, tokenizer: {what}; train on a data set with all of them")
     special = {f"{x}_token": gpt2.END_OF_TEXT for x in ("bos", "eos", "unk")}
     settings |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, **special}
     return {VOCAB: tokenizer.encoder_json, MERGES: merges_txt(tokenizer.encoder_json), SETTINGS: _json(settings)}

@@ -67,8 +67,8 @@ class Weights:
             places.append(data_dir / self.dataset / gpt2.ENCODER.name)
         for path in places:
             if bpe_files is None and path.is_file():
-                return Gpt2Tokenizer(read_pinned(path, gpt2.ENCODER))
-        return Gpt2Tokenizer(find_encoder(bpe_files, data_dir / "gpt2.download"))
+                return Gpt2Tokenizer(read_pinned(path, gpt2.ENCODER), self.vocabulary.size)
+        return Gpt2Tokenizer(find_encoder(bpe_files, data_dir / "gpt2.download"), self.vocabulary.size)
 
 
 def read(place: str) -> Weights:
@@ -125,9 +125,10 @@ def _vocabulary(tree: Mapping[str, Any]) -> Vocabulary:
     """Earlier versions saved the size alone, which tells GPT-2's."""
     if "tokenizer" in tree:
         vocabulary = Vocabulary(**tree["tokenizer"])
-        known = gpt2.VOCABULARY_SIZE if vocabulary.characters is None else len(vocabulary.characters)
-        if not vocabulary.size == known == tree["vocabulary"]:
-            raise ValueError(f"tokenizer: expected {tree['vocabulary']} ids, got {known}")
+        sizes = (gpt2.VOCABULARY_SIZE, gpt2.SMALL_VOCABULARY)
+        known = sizes if vocabulary.characters is None else (len(vocabulary.characters),)
+        if vocabulary.size not in known or vocabulary.size != tree["vocabulary"]:
+            raise ValueError(f"tokenizer: expected {tree['vocabulary']} ids, got {vocabulary.size}")
         return vocabulary
     if tree["vocabulary"] != gpt2.VOCABULARY_SIZE:
         raise ValueError("expected its tokenizer, got none: an earlier version saved it; resume the run for a step")

@@ -15,8 +15,8 @@ def orthogonal(x: Tensor) -> Tensor:
 
     Five steps of the Newton-Schulz iteration X <- a X + (b A + c A^2) X, A = X X^T, in whose limit all singular values
     are about 1 (between .7 and 1.2), with Jordan's coefficients (Muon, 2024). A kernel of a convolution is the
-    matrix of its output channels by all else, a vector a column. With k = min(rows, columns) singular values of 1 the root mean square is
-    sqrt(k / (rows columns)) = 1 / sqrt(max(rows, columns)).
+    matrix of its output channels by all else, a vector a column. With k = min(rows, columns) singular values of 1 the
+    root mean square is sqrt(k / (rows columns)) = 1 / sqrt(max(rows, columns)).
 
     One operation to who traces a rule: it is of matrices, and no constant shape could be written into a graph.
     """

@@ -40,8 +40,8 @@ class MADA(HyperOptimizer):
 
     Ozkara et al., ICML 2024 (arXiv 2401.08893). The keywords are those of `HyperOptimizer`; `rule="mada_released"`
     computes what the authors' code does, and `**PAPER` gives their numbers. `rule="mada_matrix"` adds a member for
-    hidden weight matrices, Muon, with the weight `omega` (1 if None): give it `model.named_parameters()`, whose names tell
-    embeddings and the head from them (`mada_optim.matrices`), or say `matrix=True` or `False` in a group.
+    hidden weight matrices, Muon, with the weight `omega` (1 if None): give it `model.named_parameters()`, whose names
+    tell embeddings and the head from them (`mada_optim.matrices`), or say `matrix=True` or `False` in a group.
     """
 
     def __init__(

@@ -24,6 +24,7 @@ COMMANDS = {
     ("sweep",): "sweep",
     ("grid",): "grid",
     ("compare",): "compare",
+    ("bench",): "bench",
 }
 
 

@@ -6,7 +6,7 @@ from mada_lab.cli.words import split
 from mada_lab.errors import ConfigError
 
 USAGE = """\
-data prepare NAME [--from-file PATH] [--tokenizer gpt2|char] [--bpe-files DIR] [--data-dir DIR] [--workers N]
+data prepare NAME [--from-file PATH] [--tokenizer gpt2|gpt2_small|char] [--bpe-files DIR] [--data-dir DIR] [--workers N]
     make a data set: pydoc, shakespeare, shakespeare_char, wikitext, wikitext103, lambada, openwebtext, cifar10, digits;
     docs/data.md tells about each
 """

@@ -77,7 +77,10 @@ DATA_SETS: dict[str, TextSet | ImageSet] = {
         source=TextFile(TINY_SHAKESPEARE), tokenizers=("gpt2", "char"), cut=last_tenth, download_bytes=1_100_000
     ),
     "wikitext": TextSet(
-        source=_wikitext("wikitext-2-raw-v1", 1), tokenizers=("gpt2",), cut=last_tenth, download_bytes=7_700_000
+        source=_wikitext("wikitext-2-raw-v1", 1),
+        tokenizers=("gpt2", "gpt2_small"),
+        cut=last_tenth,
+        download_bytes=7_700_000,
     ),
     "wikitext103": TextSet(
         source=_wikitext("wikitext-103-raw-v1", 2), tokenizers=("gpt2",), cut=last_tenth, download_bytes=315_000_000

@@ -106,7 +106,7 @@ class Corpus:
         if characters is not None:
             return CharTokenizer(characters)
         file = replace(gpt2.ENCODER, remedy=sidecar.REMEDY)
-        return Gpt2Tokenizer(read_pinned(self.folder / file.name, file))
+        return Gpt2Tokenizer(read_pinned(self.folder / file.name, file), self.meta.vocabulary.size)
 
     def encode(self, text: str) -> NDArray[Any]:
         """Token ids of `text`: shape (tokens,). Raises DataError for a character out of a vocabulary of characters."""

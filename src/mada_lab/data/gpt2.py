@@ -34,7 +34,12 @@ MERGES = PinnedFile(
     remedy=REMEDY,
 )
 VOCABULARY_SIZE = 50_257
+SMALL_VOCABULARY = 2048  # for networks that a CPU trains: the bytes, the first merges, and the end of text
 END_OF_TEXT = "<|endoftext|>"
+
+
+#: Number of ids by the name of a choice; None is all.
+SIZES: dict[str, int | None] = {"gpt2": None, "gpt2_small": SMALL_VOCABULARY}
 
 
 class Gpt2Tokenizer:
@@ -42,20 +47,24 @@ class Gpt2Tokenizer:
 
     name = "gpt2"
 
-    def __init__(self, encoder_json: bytes) -> None:
+    def __init__(self, encoder_json: bytes, size: int | None = None) -> None:
         """Builds the tokenizer.
 
         Args:
             encoder_json: Content of the file `ENCODER`, also an attribute.
+            size: Number of ids, if it is to be fewer: the bytes, as many merges as there is room for, in GPT-2's order,
+                and the end of text.
 
         Raises:
             DataError: tiktoken isn't installed.
         """
         tiktoken = optional.load("tiktoken", "mada-optim[lab]")
         pattern = optional.load("tiktoken_ext.openai_public", "mada-optim[lab]").r50k_pat_str
-        self.encoder_json, self.vocabulary_size = encoder_json, VOCABULARY_SIZE
+        self.encoder_json, self.vocabulary_size = encoder_json, size or VOCABULARY_SIZE
         names = json.loads(encoder_json)
-        self.end_of_text = int(names.pop(END_OF_TEXT))
+        last = int(names.pop(END_OF_TEXT))
+        self.end_of_text = last if size is None else min(last, size - 1)
+        names = {name: id_ for name, id_ in names.items() if id_ < self.end_of_text}
         byte_of = {character: byte for byte, character in enumerate(_printable())}
         ranks = {bytes(byte_of[character] for character in name): id_ for name, id_ in names.items()}
         self._dtype = id_dtype(self.vocabulary_size)

@@ -13,6 +13,7 @@ from mada_lab.errors import DataError
 
 ORDER, AUGMENTATION = range(2)  # streams of random numbers under one seed
 SUBSET_SEED = 0  # whatever a run's seed is, its images are the same
+NOISE_SEED = 1  # and so are its wrong labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +96,16 @@ class InOrder(Sequence[tuple[Tensor, Tensor]]):
             raise IndexError(number)
         taken = slice(number * self.batch_size, (number + 1) * self.batch_size)
         return self.scale(self.images.pixels[taken]), self.images.labels[taken]
+
+
+def with_label_noise(images: Images, share: float, classes: int) -> Images:
+    """`images`, a `share` of whose labels are drawn anew, uniformly from all classes, always the same."""
+    if share == 0:
+        return images
+    generator = torch.Generator().manual_seed(NOISE_SEED)
+    chosen = torch.rand(len(images), generator=generator) < share
+    others = torch.randint(classes, (len(images),), generator=generator)
+    return Images(images.pixels, torch.where(chosen, others, images.labels))
 
 
 class ImageBatches:

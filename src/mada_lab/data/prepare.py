@@ -145,8 +145,8 @@ def _make(choice: Choice, folder: Path, downloads: Path, options: _Options) -> N
             _write_images(part, choice.name, pictures, options)
         return
     tokenizer = None
-    if choice.tokenizer == Gpt2Tokenizer.name:  # before the text, so that a missing package costs no download
-        tokenizer = Gpt2Tokenizer(find_encoder(options.bpe_files, downloads))
+    if choice.tokenizer in gpt2.SIZES:  # before the text, so that a missing package costs no download
+        tokenizer = Gpt2Tokenizer(find_encoder(options.bpe_files, downloads), gpt2.SIZES[choice.tokenizer])
     texts = choice.data_set.source.open(options.from_file, downloads)
     with new_folder(folder) as part:
         write_text(part, choice, texts, tokenizer, options.workers, options.listen)

@@ -163,9 +163,11 @@ def _parse_vocabulary(fields: Json, path: Path) -> Vocabulary:
     if tokenizer == "char":
         characters = _parse_characters(fields.get("vocabulary"), path)
         return Vocabulary(tokenizer, len(characters), characters=characters)
-    for key, value in (("vocabulary_size", gpt2.VOCABULARY_SIZE), ("tokenizer_sha256", gpt2.ENCODER.sha256)):
-        require(fields.get(key) == value, path, key, repr(value), fields.get(key))
-    return Vocabulary(tokenizer, gpt2.VOCABULARY_SIZE, sha256=gpt2.ENCODER.sha256)
+    size, sizes = fields.get("vocabulary_size"), (gpt2.VOCABULARY_SIZE, gpt2.SMALL_VOCABULARY)
+    require(type(size) is int and size in sizes, path, "vocabulary_size", " or ".join(map(str, sizes)), size)
+    digest = fields.get("tokenizer_sha256")
+    require(digest == gpt2.ENCODER.sha256, path, "tokenizer_sha256", repr(gpt2.ENCODER.sha256), digest)
+    return Vocabulary(tokenizer, size, sha256=gpt2.ENCODER.sha256)
 
 
 def _parse_characters(value: Json, path: Path) -> str:

@@ -10,7 +10,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 
-from mada_lab.config import TrainConfig
+from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.experiments.claims import Claims
 from mada_lab.experiments.plan import Plan, differences
@@ -19,7 +19,7 @@ GRACE = 60.0  # seconds without a sign of life, after which a worker counts as d
 PLAN = "plan"
 
 
-def join(plan: Plan | None, storage: BaseStorage, name: str, local: TrainConfig) -> tuple[Plan, optuna.Study]:
+def join(plan: Plan | None, storage: BaseStorage, name: str, local: RunConfig) -> tuple[Plan, optuna.Study]:
     """The sweep called `name` in the storage, begun if need be; without a `plan`, the one that is there.
 
     Raises:
@@ -53,7 +53,7 @@ def _study(plan: Plan, storage: BaseStorage, name: str) -> optuna.Study:
     return study
 
 
-def _read_plan(study: optuna.Study, local: TrainConfig) -> Plan | None:
+def _read_plan(study: optuna.Study, local: RunConfig) -> Plan | None:
     text = study.user_attrs.get(PLAN)
     return None if text is None else Plan.from_json(json.loads(text), local)
 

@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 
 from mada_lab import settings
-from mada_lab.config import TrainConfig
+from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError
 
 Values = dict[str, Any]
@@ -40,7 +40,7 @@ class Plan:
         trials: Number of draws.
     """
 
-    base: TrainConfig
+    base: RunConfig
     cases: Mapping[str, Values] = field(default_factory=lambda: {"": {}})
     grid: Mapping[str, list[Any]] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
@@ -58,9 +58,9 @@ class Plan:
         """Number of points."""
         return self.trials if self.search else len(self.points)
 
-    def config(self, values: Values) -> TrainConfig:
+    def config(self, values: Values) -> RunConfig:
         """The configuration of a point. Raises ConfigError for keys, types and values that don't go."""
-        config = replace(self.base, **settings.typed(values, "the sweep"))
+        config = replace(self.base, **settings.typed(values, "the sweep", type(self.base)))
         settings.check(config)
         return config
 
@@ -89,11 +89,11 @@ class Plan:
         return {"base": base, "cases": self.cases, "grid": self.grid, "search": self.search, "trials": self.trials}
 
     @classmethod
-    def from_json(cls, values: Values, local: TrainConfig) -> "Plan":
+    def from_json(cls, values: Values, local: RunConfig) -> "Plan":
         """The plan that `to_json` gave, for a worker whose place is that of `local`. Raises ConfigError."""
         place = {key: getattr(local, key) for key in LOCAL}
         try:
-            base = settings.from_values({**values["base"], **place}, "the sweep's storage")
+            base = settings.from_values({**values["base"], **place}, "the sweep's storage", type(local))
             return cls(base, values["cases"], values["grid"], values["search"], values["trials"])
         except (KeyError, TypeError, AttributeError) as error:
             what = f"expected the plan of a sweep, got {type(error).__name__}: {error}; use another --storage"

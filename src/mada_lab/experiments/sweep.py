@@ -14,19 +14,19 @@ from optuna.exceptions import StorageInternalError
 from optuna.samplers import TPESampler
 
 from mada_lab import lock
-from mada_lab.config import TrainConfig
-from mada_lab.data.corpus import Corpus
-from mada_lab.data.prepare import open_or_prepare
+from mada_lab.config import RunConfig
 from mada_lab.errors import CheckpointError, Interrupted, LabError, visible
 from mada_lab.experiments.claims import MOST_DEATHS, Beat, Claim, ClaimLost, Claims, Standing
+from mada_lab.experiments.data import open_data
 from mada_lab.experiments.plan import Plan, Values, describe
 from mada_lab.experiments.runs import complete
 from mada_lab.progress import Listener
 from mada_lab.signals import Signals, Stop
+from mada_lab.tasks import Data
 
 POLL = 0.1  # of the grace period: how often a worker with nothing to do looks around
 GLANCE = 0.1  # seconds between looks at whether a signal has come, meanwhile
-POINT = "@"
+POINT, SOURCES = "@", ("coefficients_from", "pace_from")
 
 
 class SweepStopped(Interrupted):
@@ -45,7 +45,7 @@ class SweepListener(Protocol):
     def standing(self, settled: int, failed: int, size: int) -> None:
         """So many of the sweep's points are settled, by whichever worker; `failed` of them failed."""
 
-    def begins(self, name: str, config: TrainConfig) -> None:
+    def begins(self, name: str, config: RunConfig) -> None:
         """This worker begins the point called `name`."""
 
     def step(self, done: int) -> None:
@@ -84,8 +84,7 @@ class Worker:
 
     def __init__(self, plan: Plan, claims: Claims, out: Path, listen: SweepListener) -> None:
         self.plan, self.claims, self.out, self.listen = plan, claims, out, listen
-        data_dir = Path(plan.base.data_dir)
-        self._corpus: Callable[[str], Corpus] = cache(lambda name: open_or_prepare(name, data_dir))
+        self._data: Callable[[str], Data] = cache(lambda name: open_data(replace(plan.base, dataset=name)))
 
     def work(self) -> list[Result]:
         """Computes points until all are settled, by this worker or another; the results in the order of the plan.
@@ -153,7 +152,7 @@ class Worker:
             name, values = self._point(claim)
             config = self._config(name, values)
             self.listen.begins(name, config)
-            run = complete(config, self._corpus(config.dataset), _Heard(self.listen, beat))
+            run = complete(config, self._data(config.dataset), _Heard(self.listen, beat))
         except ClaimLost:
             raise
         except Interrupted as stop:
@@ -166,13 +165,12 @@ class Worker:
             return self._failed(claim, f"{type(error).__name__}: {error}")
         return self._settle(claim, run.summary or {})
 
-    def _config(self, name: str, values: Values) -> TrainConfig:
+    def _config(self, name: str, values: Values) -> RunConfig:
         """The configuration of a point, in its folder; `coefficients_from=@POINT` is another point of this sweep."""
         config = replace(self.plan.config(values), out_dir=str(self.out / name))
-        source = config.coefficients_from
-        if source is not None and source.startswith(POINT):
-            return replace(config, coefficients_from=str(self.out / source.removeprefix(POINT)))
-        return config
+        named = {key: getattr(config, key) or "" for key in SOURCES}
+        found = {key: str(self.out / x.removeprefix(POINT)) for key, x in named.items() if x.startswith(POINT)}
+        return replace(config, **found)
 
     def _settle(self, claim: Claim, summary: Values) -> None:
         losses = {key: summary.get(key) for key in ("final_train_loss", "final_val_loss")}

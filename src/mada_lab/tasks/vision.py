@@ -8,19 +8,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from mada_lab.config import VisionConfig
-from mada_lab.data.image_batches import ImageBatches, Images, InOrder, Scale, load
+from mada_lab.data.image_batches import ImageBatches, Images, InOrder, Scale, load, with_label_noise
 from mada_lab.data.images import ImageData
 from mada_lab.distributed import World
 from mada_lab.evaluate import Batch, Measured, classification
 from mada_lab.model.cnn import CNN
+from mada_lab.model.linear import MLP
 from mada_lab.model.resnet import ResNet
 from mada_lab.precision import Precision
+
+#: Of the networks without convolutions.
+HIDDEN_LAYERS = {"mlp": 2, "logistic": 0}
 
 
 def build_model(config: VisionConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The network that `config` describes, with fresh weights, for images of this height, width and channels."""
     if config.model == "resnet":
         return ResNet(shape[2], classes, config.depth, config.width)
+    if config.model in ("mlp", "logistic"):
+        return MLP(shape, (config.width,) * HIDDEN_LAYERS[config.model], classes)
     return CNN(shape[2], shape[:2], classes, config.width)
 
 
@@ -46,6 +52,10 @@ def rebuild_model(config: VisionConfig, sizes: dict[str, Any], tensors: dict[str
 def least_parameters(config: VisionConfig, shape: tuple[int, int, int], classes: int) -> int:
     """A number of parameters that the network has at least: in its head, and in its first and its hidden layers."""
     height, width, channels = shape
+    if config.model == "logistic":
+        return height * width * channels * classes
+    if config.model == "mlp":
+        return config.width * (height * width * channels + config.width + classes)
     ends = config.width * (4 * classes + 9 * channels)
     if config.model == "resnet":
         return ends + 9 * (config.depth - 2) * config.width**2
@@ -58,12 +68,13 @@ class Vision:
 
     config: VisionConfig
     data: ImageData
-    fixed_keys = ("model", "width", "depth", "train_images", "test_images", "crop_padding", "flip")
+    fixed_keys = ("model", "width", "depth", "train_images", "test_images", "crop_padding", "flip", "label_noise")
 
     @cached_property
     def images(self) -> Images:
         """The training images. Raises DataError if there are too few."""
-        return load(self.data.train, self.config.train_images)
+        images = load(self.data.train, self.config.train_images)
+        return with_label_noise(images, self.config.label_noise, len(self.data.meta.classes))
 
     @cached_property
     def scale(self) -> Scale:

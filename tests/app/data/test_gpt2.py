@@ -124,3 +124,13 @@ def test_pinned_files_are_those_that_tiktoken_expects() -> None:
     for file in (gpt2.ENCODER, gpt2.MERGES):
         assert file.url in source
         assert file.sha256 in source
+
+
+def test_a_smaller_vocabulary_has_the_first_merges(real_gpt2: Gpt2Tokenizer, reference: Path) -> None:
+    small, text = Gpt2Tokenizer(real_gpt2.encoder_json, 2048), "the unlikeliest café, \U0001f600"
+    ids = small.encode(text)
+    assert small.decode(ids) == text
+    assert (small.end_of_text, small.vocabulary_size) == (2047, 2048)
+    assert ids[0] == real_gpt2.encode("the")[0]
+    assert len(real_gpt2.encode(text)) < len(ids) < len(text.encode())
+    assert ids.max() < 2047

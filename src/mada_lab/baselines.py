@@ -1,0 +1,131 @@
+"""Optimizers of others that ours are compared with, made ready for the loop.
+
+Schedule-Free trains at one point and is evaluated at another, the average; `evaluated` goes there and back. Its
+checkpoints hold the point that it trains at.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from mada_lab.data import optional
+from mada_lab.errors import ConfigError, DataError
+
+LR_FACTOR = "lr_factor"  # of a group: its learning rate over that of the configuration
+
+Groups = list[dict[str, Any]]
+Numbers = dict[str, Any]
+"""Keywords of an AdamW: lr, betas, eps."""
+
+
+def adamw(groups: Groups, numbers: Numbers) -> Optimizer:
+    """Torch's own: a baseline that shares no code with ours."""
+    return torch.optim.AdamW(groups, **numbers)
+
+
+def prodigy(groups: Groups, numbers: Numbers) -> Optimizer:
+    """Prodigy (Mishchenko and Defazio, ICML 2024), whose lr is a factor on its own estimate: 1 is usual."""
+    cls = _load("prodigyopt").Prodigy
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it decays as it was told to
+        optimizer: Optimizer = cls(groups, safeguard_warmup=True, use_bias_correction=True, **numbers)
+    for group in optimizer.param_groups:  # as after a step, so that a checkpoint fits
+        group.update(d_denom=0.0, d_hat=group["d0"])
+    return optimizer
+
+
+def schedulefree(groups: Groups, numbers: Numbers) -> Optimizer:
+    """AdamW without a schedule (Defazio et al., NeurIPS 2024): wants decay_lr=false."""
+    optimizer: Optimizer = _load("schedulefree").AdamWScheduleFree(groups, **numbers)
+    optimizer.train()  # type: ignore[attr-defined]
+    return optimizer
+
+
+def muon(groups: Groups, numbers: Numbers) -> Optimizer:
+    """AdamW on the groups without LR_FACTOR, Muon (Jordan et al. 2024), at the RMS of AdamW's updates, on the others.
+
+    Raises:
+        ConfigError: There are no others.
+    """
+    if not any(LR_FACTOR in group for group in groups):
+        what = "expected a network with linear layers between the first and the last, got none"
+        raise ConfigError(f"optimizer torch_muon: {what}; use adamw")
+    return Muon(groups, numbers)
+
+
+#: By the name on the command line; `eps` and both betas can be set for all of them.
+BASELINES: dict[str, Callable[[Groups, Numbers], Optimizer]] = {
+    "adamw": adamw,
+    "prodigy": prodigy,
+    "schedulefree": schedulefree,
+    "torch_muon": muon,
+}
+
+
+class Muon(Optimizer):
+    """torch's Muon on some groups, and torch's AdamW on the others, as one optimizer.
+
+    Both work on this one's groups and state, which is all that a checkpoint needs.
+    """
+
+    def __init__(self, groups: Groups, numbers: Numbers) -> None:
+        """Splits the groups: Muon's have LR_FACTOR, and matrices alone."""
+        matrices = [group for group in groups if LR_FACTOR in group]
+        others = [group for group in groups if LR_FACTOR not in group]
+        self._muon = torch.optim.Muon(matrices, lr=numbers["lr"], adjust_lr_fn="match_rms_adamw")
+        self._adamw = torch.optim.AdamW(others, **numbers)
+        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Both parts see what this optimizer holds."""
+        self._muon.param_groups = [group for group in self.param_groups if LR_FACTOR in group]
+        self._adamw.param_groups = [group for group in self.param_groups if LR_FACTOR not in group]
+        self._muon.state = self._adamw.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """A step of both; the loop has no closure."""
+        self._muon.step()
+        self._adamw.step()
+
+
+def hidden_matrices(model: nn.Module) -> set[Tensor]:
+    """Weights of linear layers, but for the classifier, and for one that is tied to an embedding."""
+    tied = {x.weight for x in model.modules() if isinstance(x, nn.Embedding)}
+    linear = {name: x for name, x in model.named_modules() if isinstance(x, nn.Linear)}
+    return {x.weight for name, x in linear.items() if name.split(".")[-1] != "head" and x.weight not in tied}
+
+
+@contextmanager
+def evaluated(optimizer: Optimizer) -> Iterator[None]:
+    """Within, the weights are those that the optimizer wants evaluated; afterwards, to the bit, what they were."""
+    if not hasattr(optimizer, "eval"):
+        yield
+        return
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = [p.detach().clone() for p in params]
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
+        with torch.no_grad():
+            for p, x in zip(params, kept, strict=True):
+                p.copy_(x)
+
+
+def _load(package: str) -> Any:
+    try:
+        return optional.load(package, "mada-optim[lab]")
+    except DataError as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,113 @@
+"""The bench itself: the runs of each task in three parts, shared among workers, and the tables of what they came to."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optuna.storages import BaseStorage
+
+from mada_lab.checkpoint_folder import path_of
+from mada_lab.experiments.bench import sections
+from mada_lab.experiments.bench.measure import Cell, Table, best, read_cells
+from mada_lab.experiments.bench.sections import Runs, Scope
+from mada_lab.experiments.bench.tasks import BenchTask
+from mada_lab.experiments.compare import run_name
+from mada_lab.experiments.join import GRACE, claims_of, join
+from mada_lab.experiments.plan import Plan
+from mada_lab.experiments.sweep import SweepListener, Worker
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A bench, as one of its workers sees it.
+
+    Attributes:
+        tasks: What is trained.
+        scope: What is asked for.
+        out: Folder of all runs.
+        storage: Where workers agree on who computes what.
+        listen: Follows it.
+        grace: Seconds without a sign of life after which a worker counts as dead.
+        errors: By task and run, why it failed.
+    """
+
+    tasks: Sequence[BenchTask]
+    scope: Scope
+    out: Path
+    storage: BaseStorage
+    listen: SweepListener
+    grace: float = GRACE
+    errors: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def work(self) -> list[Table]:
+        """Computes what is missing, beside any number of other workers, until all is there; then reads it.
+
+        Raises:
+            SweepStopped, CheckpointError: As `Worker.work`.
+        """
+        tables = []
+        for task in self.tasks:
+            self._compute(task, "trials", sections.trials(self.scope, task))
+            chosen = self._best(task)
+            if "adamw" in chosen:
+                self._compute(task, "runs", sections.after_tuning(self.scope, task, chosen))
+                if "ablations" in self.scope.sections:
+                    self._compute(task, "followers", sections.followers(self.scope.seeds))
+            tables.append(self.table(task))
+        return tables
+
+    def folder(self, task: BenchTask) -> Path:
+        """That of the task's runs."""
+        return self.out / "runs" / task.name
+
+    def _compute(self, task: BenchTask, part: str, runs: Runs) -> None:
+        plan = Plan(task.config, runs)
+        plan.check()
+        # The digest is in the name: with other seeds or sections, it is another plan, of runs that partly are there.
+        joined, study = join(plan, self.storage, f"{task.name}-{part}-{plan.digest}", task.config)
+        results = Worker(joined, claims_of(study, self.grace), self.folder(task), self.listen).work()
+        self.errors.setdefault(task.name, {}).update({x.name: x.error for x in results if x.error is not None})
+        for result in results:
+            if result.folder is not None and result.error is None:  # finished: its checkpoint is of no more use
+                shutil.rmtree(path_of(result.folder, 0).parent, ignore_errors=True)
+
+    def _best(self, task: BenchTask) -> dict[str, int]:
+        """By family, the number of the trial with the lowest final loss; no family whose trials all failed."""
+        found = {}
+        for family in self.scope.tuned(task):
+            names = [sections.trial_name(family, i) for i in range(self.scope.trials)]
+            seeds = dict.fromkeys(names, (sections.TRIAL_SEED,))
+            table = Table(task.name, task.config.max_iters, self._cells(task, seeds))
+            good = best(table, [x for x in names if table.has(x) and not table.cells[x].diverged])
+            if good is not None and math.isfinite(table.mean(good)):
+                found[family] = names.index(good)
+        return found
+
+    def table(self, task: BenchTask) -> Table:
+        """All that was run on the task."""
+        chosen = self._best(task)
+        groups = _groups(sections.trials(self.scope, task))
+        if "adamw" in chosen:
+            groups |= _groups(sections.after_tuning(self.scope, task, chosen))
+            if "ablations" in self.scope.sections:
+                groups |= _groups(sections.followers(self.scope.seeds))
+        cells = self._cells(task, groups)
+        return Table(task.name, task.config.max_iters, cells, task.language, task.matrices)
+
+    def _cells(self, task: BenchTask, groups: dict[str, tuple[int, ...]]) -> dict[str, Cell]:
+        return read_cells(self.folder(task), groups, self.errors.get(task.name, {}))
+
+    def failures(self) -> list[str]:
+        """A line for each run that failed."""
+        return [f"{task}: {name}: {error}" for task, names in self.errors.items() for name, error in names.items()]
+
+
+def _groups(runs: Runs) -> dict[str, tuple[int, ...]]:
+    """By group, the seeds of its runs."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, values in runs.items():
+        group = name.removesuffix(run_name("", values["seed"]))
+        found[group] = (*found.get(group, ()), values["seed"])
+    return found

@@ -1,0 +1,128 @@
+"""What is compared: families of optimizers, each with what is tuned of it, all with as many trials."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch.quasirandom import SobolEngine
+
+from mada_lab.experiments.bench.tasks import FLOOR
+from mada_lab.experiments.plan import Values
+
+SOBOL_SEED = 0
+MATRIX_LR = "matrix_lr"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The range of a key: drawn evenly in its logarithm, or, with `complement`, in that of 1 minus it."""
+
+    low: float
+    high: float
+    scale: Literal["log", "complement"] = "log"
+
+    def at(self, u: float) -> float:
+        """The value at `u` in [0, 1]; at 0 it is `low`. Rounded, so that a name or a page has all of it."""
+        if self.scale == "complement":
+            return round(1 - Axis(1 - self.low, 1 - self.high).at(u), 6)
+        return float(f"{self.low * (self.high / self.low) ** u:.4g}")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Optimizers of one kind.
+
+    Attributes:
+        optimizer: Its name in a configuration.
+        usual: Its usual values: the first trial.
+        space: By key, what the other trials are drawn from.
+        fixed: Keys that all trials share.
+    """
+
+    optimizer: str
+    usual: Values
+    space: Mapping[str, Axis]
+    fixed: Values = field(default_factory=dict)
+
+    def trials(self, count: int) -> list[Values]:
+        """The keys of `count` trials, 1 at least: the usual values, then a Sobol sequence. More begin with the same."""
+        if count == 1:
+            return [self.values(self.usual)]
+        drawn = SobolEngine(len(self.space), scramble=True, seed=SOBOL_SEED).draw(count - 1)
+        points = [
+            {key: axis.at(u) for (key, axis), u in zip(self.space.items(), row, strict=True)} for row in drawn.tolist()
+        ]
+        return [self.values(point) for point in [self.usual, *points]]
+
+    def values(self, point: Values) -> Values:
+        """The keys of a point, and those that follow from it."""
+        return {"optimizer": self.optimizer, **self.fixed, **point, **rate(point["learning_rate"])}
+
+
+def rate(learning_rate: float) -> Values:
+    """A learning rate, and the one that it ends at."""
+    return {"learning_rate": learning_rate, "min_lr": float(f"{FLOOR * learning_rate:.6g}")}
+
+
+LR, WIDE_LR = Axis(1e-4, 3e-2), Axis(3e-4, 1e-1)
+DECAY = Axis(0.01, 1.0)
+BETA1, BETA2 = Axis(0.5, 0.98, "complement"), Axis(0.9, 0.9995, "complement")
+BETAS = {"beta1": BETA1, "beta2": BETA2}
+ADAM: dict[str, Axis] = {"learning_rate": LR, **BETAS, "weight_decay": DECAY}
+USUAL: dict[str, Any] = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1}
+
+#: By name. AdamW has to be first: the others are compared with it.
+FAMILIES: dict[str, Family] = {
+    "adamw": Family("adamw", USUAL, ADAM),
+    "nadam": Family("nadam", USUAL, ADAM),
+    "avgrad": Family("avgrad", USUAL, ADAM),
+    "adan": Family(
+        "adan",
+        {"learning_rate": 1e-3, "beta1": 0.98, "beta2": 0.99, "beta3": 0.92, "weight_decay": 0.1},
+        {"learning_rate": WIDE_LR, **BETAS, "beta3": Axis(0.5, 0.99, "complement"), "weight_decay": DECAY},
+    ),
+    "lion": Family(
+        "lion",
+        {"learning_rate": 3e-4, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.3},
+        {
+            "learning_rate": Axis(2e-5, 6e-3),
+            "beta1": BETA1,
+            "beta2": Axis(0.9, 0.998, "complement"),
+            "weight_decay": Axis(0.05, 5.0),
+        },
+    ),
+    "yogi": Family("yogi", {**USUAL, "learning_rate": 1e-2}, ADAM),
+    "hyperadam": Family(
+        "hyperadam",
+        {"learning_rate": 1e-3, "hyper_lr": 5e-4, "weight_decay": 0.1},
+        {"learning_rate": LR, "hyper_lr": Axis(1e-5, 1e-1), "weight_decay": DECAY},
+    ),
+    "prodigy": Family("prodigy", {**USUAL, "learning_rate": 1.0}, {**ADAM, "learning_rate": Axis(0.1, 10.0)}),
+    "schedulefree": Family(
+        "schedulefree",
+        {**USUAL, "learning_rate": 2.5e-3},
+        {**ADAM, "learning_rate": Axis(3e-4, 3e-2)},
+        {"decay_lr": False},
+    ),
+    "muon": Family(
+        "torch_muon",
+        {"learning_rate": 1e-3, MATRIX_LR: 1e-3, "weight_decay": 0.1},
+        {"learning_rate": LR, MATRIX_LR: LR, "weight_decay": DECAY},
+    ),
+    "mada": Family("mada", {"learning_rate": 1e-3}, {"learning_rate": LR}),
+}
+
+#: Rows without any tuning, by name; a row of MADA's own says nothing but the learning rate.
+DEFAULTS: dict[str, Values] = {
+    "adamw_default": {"optimizer": "adamw", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1, **rate(1e-3)},
+    "mada_default": {"optimizer": "mada", **rate(1e-3)},
+    "mada_paper": {"optimizer": "mada_paper", **rate(1e-3)},
+    "hyperadam_default": {"optimizer": "hyperadam", **rate(1e-3)},
+    "prodigy_default": {"optimizer": "prodigy", **rate(1.0)},
+    "schedulefree_default": {"optimizer": "schedulefree", "decay_lr": False, **rate(2.5e-3)},
+}
+
+
+def suits(family: str, matrices: bool) -> bool:
+    """Whether a family can train a network with or without hidden matrices."""
+    return matrices or MATRIX_LR not in FAMILIES[family].space

@@ -1,0 +1,194 @@
+"""What the runs of a bench came to: numbers out of the records alone.
+
+A diverged run, one without a finite final loss, counts with its task's ceiling: the highest finite final loss of any
+run there, or the loss of the untrained network if that is higher. A finite final loss above the untrained network's is
+kept, and the run is marked as diverged too.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median, stdev
+
+from mada_lab.experiments.compare import run_name
+from mada_lab.record import MANIFEST, Run, read_run
+
+Curve = tuple[list[int], list[float]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A group of runs on a task that differ in their seed.
+
+    Attributes:
+        name: The group's.
+        losses: Final validation losses, in nats; NaN for a diverged run.
+        curves: Steps and validation losses of each run that is there.
+        step_seconds: Time of a step, by run, evaluations left out.
+        missing: Runs that aren't there, or failed for another reason than their numbers.
+        train_losses: Final training losses, in the order of `losses`.
+    """
+
+    name: str
+    losses: list[float]
+    curves: list[Curve] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    missing: int = 0
+    train_losses: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, name: str, runs: Sequence[Run | None], diverged: Sequence[bool]) -> "Cell":
+        """The cell of these runs, in which those that are None without having diverged are missing."""
+        there = [run for run, bad in zip(runs, diverged, strict=True) if run is not None and not bad]
+        losses, train = (
+            [_final(run, f"final_{which}_loss") for run in there] + [math.nan] * sum(diverged)
+            for which in ("val", "train")
+        )
+        curves = [run.series("val_loss") for run in there]
+        times = [t for run in there if (t := _step_seconds(run)) is not None]
+        missing = sum(run is None and not bad for run, bad in zip(runs, diverged, strict=True))
+        return cls(name, losses, curves, times, missing, train)
+
+    @property
+    def diverged(self) -> int:
+        """Runs without a finite final loss."""
+        return sum(not math.isfinite(x) for x in self.losses)
+
+
+def _final(run: Run, key: str) -> float:
+    loss = (run.summary or {}).get(key)
+    return math.nan if loss is None else float(loss)
+
+
+def _step_seconds(run: Run) -> float | None:
+    times = [row["speed"]["step_seconds"] for row in run.rows if (row.get("speed") or {}).get("step_seconds")]
+    return median(times) if times else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of one task.
+
+    Attributes:
+        task: Its name.
+        steps: Length of its runs.
+        cells: By name of the group.
+        language: Whether it models text.
+        matrices: Whether its network has hidden matrices.
+    """
+
+    task: str
+    steps: int
+    cells: Mapping[str, Cell]
+    language: bool = False
+    matrices: bool = True
+
+    @property
+    def untrained(self) -> float:
+        """The validation loss before the first step, at most; NaN if no run shows it."""
+        first = [values[0] for cell in self.cells.values() for steps, values in cell.curves if steps and steps[0] == 0]
+        return max((x for x in first if math.isfinite(x)), default=math.nan)
+
+    @property
+    def ceiling(self) -> float:
+        """What a diverged run counts for."""
+        finite = [x for cell in self.cells.values() for x in cell.losses if math.isfinite(x)]
+        return max((x for x in [*finite, self.untrained] if math.isfinite(x)), default=math.nan)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a run of the group, diverged ones included."""
+        return name in self.cells and bool(self.cells[name].losses)
+
+    def values(self, name: str) -> list[float]:
+        """Final losses, diverged runs at the ceiling."""
+        return [x if math.isfinite(x) else self.ceiling for x in self.cells[name].losses]
+
+    def mean(self, name: str) -> float:
+        """Mean of `values`; NaN without a run."""
+        return fmean(self.values(name)) if self.has(name) else math.nan
+
+    def sd(self, name: str) -> float:
+        """Standard deviation of `values` over seeds; NaN with fewer than two."""
+        return stdev(self.values(name)) if self.has(name) and len(self.values(name)) > 1 else math.nan
+
+    def bad(self, name: str) -> int:
+        """Diverged runs: no finite loss, or one above the untrained network's."""
+        return sum(not math.isfinite(x) or x > self.untrained for x in self.cells[name].losses)
+
+    def curve(self, name: str) -> Curve:
+        """The mean validation curve, at the steps that all runs have; what isn't finite counts as the ceiling."""
+        curves = [dict(zip(*curve, strict=True)) for curve in self.cells[name].curves]
+        steps = sorted(set.intersection(*(set(x) for x in curves))) if curves else []
+        ceiling, lost = self.ceiling, len(self.cells[name].losses) - len(curves)
+        means = [fmean([*(x[s] if math.isfinite(x[s]) else ceiling for x in curves), *[ceiling] * lost]) for s in steps]
+        return steps, means
+
+    def steps_to(self, name: str, target: float) -> float:
+        """When the mean curve first is at `target` or below, as a part of the run; inf if never, NaN without runs."""
+        return crossing(self.curve(name), target) / self.steps if self.has(name) else math.nan
+
+
+def crossing(curve: Curve, target: float) -> float:
+    """The first step, interpolated between evaluations, at which a curve is at `target` or below; inf if never."""
+    steps, values = curve
+    for i, (step, x) in enumerate(zip(steps, values, strict=True)):
+        if x <= target:
+            if i == 0:
+                return float(step)
+            before, above = steps[i - 1], values[i - 1]
+            return before + (step - before) * (above - target) / (above - x)
+    return math.inf
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Of positive numbers; NaN if there are none, or one is NaN, and inf if one is inf."""
+    known = list(values)
+    if not known or any(math.isnan(x) for x in known):
+        return math.nan
+    return math.exp(fmean(math.log(x) for x in known)) if all(map(math.isfinite, known)) else math.inf
+
+
+def best(table: Table, names: Iterable[str]) -> str | None:
+    """The group of the lowest mean loss; None if none has a run."""
+    known = [name for name in names if table.has(name)]
+    return min(known, key=table.mean, default=None)
+
+
+def worst_over(table: Table, names: Sequence[str], against: Sequence[str]) -> float:
+    """The highest mean loss among `names`, over the lowest among `against`; NaN unless all of them are there."""
+    if not names or not all(table.has(name) for name in (*names, *against)):
+        return math.nan
+    return max(map(table.mean, names)) / min(map(table.mean, against))
+
+
+def is_better(table: Table, one: str, other: str) -> bool:
+    """Whether `one` has the lower mean loss by more than the larger of both standard deviations."""
+    spread = max(x if math.isfinite(x) else 0.0 for x in (table.sd(one), table.sd(other)))
+    return table.mean(one) < table.mean(other) - spread
+
+
+def read_cells(folder: Path, groups: Mapping[str, Sequence[int]], errors: Mapping[str, str]) -> dict[str, Cell]:
+    """The cells of a task.
+
+    Args:
+        folder: That of the task's runs.
+        groups: By name, the seeds.
+        errors: By run, why it failed; those that are no divergence leave the run missing.
+    """
+    found = {}
+    for name, seeds in groups.items():
+        names = [run_name(name, seed) for seed in seeds]
+        runs = [_finished(folder / x) for x in names]
+        found[name] = Cell.of(name, runs, [is_divergence(errors.get(x, "")) for x in names])
+    return found
+
+
+def _finished(folder: Path) -> Run | None:
+    run = read_run(folder) if (folder / MANIFEST).exists() else None
+    return run if run is not None and run.summary is not None else None
+
+
+def is_divergence(error: str) -> bool:
+    """Whether a run failed by its numbers."""
+    return error.startswith(("NumericsError", "validation loss:"))

@@ -1,0 +1,36 @@
+"""What an optimizer keeps in memory, counted on a network after two steps."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mada_lab import optimizers, settings
+from mada_lab.config import RunConfig
+from mada_lab.experiments.data import open_data
+from mada_lab.experiments.plan import Values
+from mada_lab.tasks.choice import choose
+
+
+def state_bytes(config: RunConfig, values: Values) -> float:
+    """Bytes of an optimizer's state per parameter of the network of `config`, for the optimizer that `values` name."""
+    config = replace(config, **settings.typed(values, "the bench", type(config)))
+    torch.manual_seed(config.seed)
+    model = choose(config, open_data(config)).model()
+    optimizer = optimizers.build(model, config)
+    for _ in range(2):
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+    held = {x.data_ptr(): x.numel() * x.element_size() for x in _tensors(optimizer.state_dict()["state"])}
+    return sum(held.values()) / sum(p.numel() for p in model.parameters())
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for x in tree.values():
+            yield from _tensors(x)

@@ -1,0 +1,237 @@
+"""The bench's tables, as Markdown and on a page, and its figures."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES
+from mada_lab.experiments.bench.figures import HIGHEST, betas_ratio, figures, lr_ratio, target, tuned
+from mada_lab.experiments.bench.measure import Table, geometric_mean
+from mada_lab.experiments.bench.sections import (
+    EQUAL,
+    FIXED,
+    HYPER,
+    MADA,
+    Scope,
+    ablations,
+    betas_name,
+    hyper_name,
+    lr_name,
+)
+from mada_lab.files import make_folder, write_atomic
+from mada_lab.plots.bars import Band, bands
+from mada_lab.plots.contours import LOSSES, Surface, contours
+from mada_lab.plots.style import svg
+from mada_lab.report_page import figure, page, section, table, text
+
+Rows = list[list[str]]
+Memory = Mapping[str, float]
+NOTHING = "-"
+TITLE = "Bench"
+
+
+def tables_of(tables: Sequence[Table], scope: Scope, memory: Memory) -> list[tuple[str, list[str], Rows]]:
+    """Title, head and rows of each table that has something to say."""
+    tasks = [t.task for t in tables]
+    found = [
+        ("Losses", ["", *tasks], _losses(tables)),
+        ("Over the best AdamW", ["", *tasks, "geometric mean"], _ratios(tables)),
+        ("Steps to tuned AdamW's final loss, over all steps", ["", *tasks, "geometric mean"], _steps(tables)),
+        ("Learning rates: worst over AdamW's best", ["", *tasks, "geometric mean"], _lr(tables, scope)),
+        ("Betas: worst over AdamW's best", ["", *tasks, "geometric mean"], _betas(tables, scope)),
+        ("Hyper learning rates and ablations", ["", *tasks, "geometric mean"], _ablations(tables)),
+        (
+            "Cost",
+            ["", *(f"{task}, ms per step" for task in tasks), "state, bytes per parameter"],
+            _cost(tables, memory),
+        ),
+        ("Required figures", ["figure", "asked", "measured", "holds"], _required(tables, scope)),
+    ]
+    return [x for x in found if x[2]]
+
+
+def _groups(tables: Sequence[Table]) -> list[tuple[str, list[str | None]]]:
+    """The rows at defaults and tuned: their title, and the group's name on each task."""
+    rows: list[tuple[str, list[str | None]]] = [
+        (name, [name if t.has(name) else None for t in tables]) for name in DEFAULTS
+    ]
+    rows += [(f"{family}, tuned", [tuned(t, family) for t in tables]) for family in FAMILIES]
+    return [row for row in rows if any(row[1])]
+
+
+def _losses(tables: Sequence[Table]) -> Rows:
+    return [
+        [title, *(NOTHING if name is None else shown(t, name) for t, name in zip(tables, names, strict=True))]
+        for title, names in _groups(tables)
+    ]
+
+
+def shown(t: Table, name: str) -> str:
+    """Mean and standard deviation, and how many runs diverged."""
+    sd = "" if math.isnan(t.sd(name)) else f" ± {t.sd(name):.4f}"
+    bad, missing = t.bad(name), t.cells[name].missing
+    notes = [f"{bad} diverged"] * bool(bad) + [f"{missing} missing"] * bool(missing)
+    return f"{t.mean(name):.4f}{sd}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _ratios(tables: Sequence[Table]) -> Rows:
+    return [
+        _row(title, [_over(t, name) for t, name in zip(tables, names, strict=True)]) for title, names in _groups(tables)
+    ]
+
+
+def _over(t: Table, name: str | None) -> float:
+    return math.nan if name is None else t.mean(name) / target(t)
+
+
+def _steps(tables: Sequence[Table]) -> Rows:
+    return [
+        _row(title, [math.nan if n is None else t.steps_to(n, target(t)) for t, n in zip(tables, names, strict=True)])
+        for title, names in _groups(tables)
+    ]
+
+
+def _row(title: str, values: Iterable[float]) -> list[str]:
+    known = list(values)
+    mean = geometric_mean(x for x in known if not math.isnan(x))
+    return [title, *map(ratio, known), ratio(mean)]
+
+
+def ratio(x: float) -> str:
+    """Three decimals."""
+    return NOTHING if math.isnan(x) else "never" if math.isinf(x) else f"{x:.3f}"
+
+
+def _lr(tables: Sequence[Table], scope: Scope) -> Rows:
+    rows = []
+    for optimizer in scope.mapped:
+        for highest in (HIGHEST, max(scope.rates)):
+            rates = [x for x in scope.rates if x <= highest]
+            values = [lr_ratio(t, optimizer, rates, scope.rates) for t in tables]
+            if not all(map(math.isnan, values)):
+                rows.append(_row(f"{optimizer}, {rates[0]:g} to {rates[-1]:g}", values))
+    for optimizer in scope.mapped if rows else ():
+        rows += [
+            [lr_name(optimizer, x), *(shown(t, lr_name(optimizer, x)) for t in tables), NOTHING] for x in scope.rates
+        ]
+    return rows
+
+
+def _betas(tables: Sequence[Table], scope: Scope) -> Rows:
+    found = {optimizer: [betas_ratio(t, optimizer, scope) for t in tables] for optimizer in ("adamw", "mada")}
+    return [_row(optimizer, values) for optimizer, values in found.items() if not all(map(math.isnan, values))]
+
+
+def _ablations(tables: Sequence[Table]) -> Rows:
+    names = list(dict.fromkeys([MADA, *map(hyper_name, HYPER), *ablations(), FIXED, EQUAL]))
+    found = [
+        _row(f"{name}, over tuned AdamW", [t.mean(name) / target(t) for t in tables])
+        for name in names
+        if any(t.has(name) for t in tables)
+    ]
+    return found if len(found) > 1 else []
+
+
+def _cost(tables: Sequence[Table], memory: Memory) -> Rows:
+    rows = []
+    for title, names in _groups(tables):
+        times = [t.cells[n].step_seconds if n else [] for t, n in zip(tables, names, strict=True)]
+        held = memory.get(title)
+        state = NOTHING if held is None else f"{held:.1f}"
+        rows.append([title, *(f"{1000 * sorted(x)[len(x) // 2]:.2f}" if x else NOTHING for x in times), state])
+    return rows
+
+
+def _required(tables: Sequence[Table], scope: Scope) -> Rows:
+    words = {True: "yes", False: "no", None: "not measured"}
+    return [[x.what, x.asked, x.measured, words[x.holds]] for x in figures(tables, scope)]
+
+
+def markdown(tables: Sequence[Table], scope: Scope, memory: Memory) -> str:
+    """All tables."""
+    parts = []
+    for title, head, rows in tables_of(tables, scope, memory):
+        lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+        parts.append("\n".join([f"## {title}", "", lines[0], "|---" * len(head) + "|", *lines[1:]]))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_page(tables: Sequence[Table], scope: Scope, memory: Memory, failures: Sequence[str], path: Path) -> None:
+    """Writes the page; the same records give the same bytes."""
+    body = [f'<header>\n<h1>{TITLE}</h1>\n<p class="lead">{_lead(tables, scope)}</p>\n</header>']
+    for title, head, rows in reversed(tables_of(tables, scope, memory)):
+        body.append(section(title, table([text(x) for x in head], [[text(x) for x in row] for row in rows])))
+    for t in tables:
+        body.append(section(text(t.task), figure(_pictures(t, scope), CAPTION, "wide")))
+    if failures:
+        body.append(section("Failures", *(f"<p>{text(line)}</p>" for line in failures)))
+    make_folder(path.parent)
+    write_atomic(path, page(TITLE, body))
+
+
+CAPTION = (
+    "Validation loss over steps: the mean over seeds, and the range from the lowest to the highest. Final loss over "
+    "the base learning rate, and over initial betas."
+)
+
+
+def _lead(tables: Sequence[Table], scope: Scope) -> str:
+    return text(
+        f"{len(tables)} tasks; {scope.trials} trials of each family on seed 0, the best on seeds "
+        f"{', '.join(map(str, scope.seeds))}; maps on seeds {', '.join(map(str, scope.map_seeds))}"
+    )
+
+
+def _pictures(t: Table, scope: Scope) -> list[str]:
+    drawn = [("curves", curves(t)), ("rates", rates(t, scope)), ("betas", betas(t, scope))]
+    return [svg(x, f"{t.task}-{name}", f"{name} of {t.task}") for name, x in drawn if x is not None]
+
+
+def curves(t: Table) -> Figure | None:
+    """Validation losses of MADA and AdamW, at their defaults and tuned, and of tuned Muon."""
+    names = {"MADA": MADA, "AdamW": "adamw_default", "AdamW, tuned": tuned(t, "adamw"), "Muon, tuned": tuned(t, "muon")}
+    given = [_band(t, title, name) for title, name in names.items() if name and t.has(name) and t.cells[name].curves]
+    return bands(given, f"{t.task}: validation loss") if given else None
+
+
+def _band(t: Table, title: str, name: str) -> Band:
+    at = [dict(zip(*curve, strict=True)) for curve in t.cells[name].curves]
+    steps = t.curve(name)[0]
+    return Band(title, steps, np.array([[x[s] for s in steps] for x in at]))
+
+
+def rates(t: Table, scope: Scope) -> Figure | None:
+    """Final losses over the base learning rate, as exponents of 10."""
+    from mada_lab.plots.lr_map import Line, lr_lines
+
+    lines = [
+        Line(name, list(scope.rates), [t.values(lr_name(name, x)) for x in scope.rates])
+        for name in scope.mapped
+        if all(t.has(lr_name(name, x)) for x in scope.rates)
+    ]
+    return lr_lines(lines, f"{t.task}: final validation loss") if lines else None
+
+
+def betas(t: Table, scope: Scope) -> Figure | None:
+    """Final losses over initial betas."""
+    given = [_surface(t, name, scope) for name in ("adamw", "mada") if t.has(betas_name(name, *_first(scope)))]
+    return contours(given) if given else None
+
+
+def _first(scope: Scope) -> tuple[float, float]:
+    return scope.betas[0][0], scope.betas[1][0]
+
+
+def _surface(t: Table, optimizer: str, scope: Scope) -> Surface:
+    cells = [[t.cells[betas_name(optimizer, a, b)] for b in scope.betas[1]] for a in scope.betas[0]]
+    training, validation = (np.full((*np.shape(cells), len(scope.map_seeds)), np.nan) for _ in LOSSES)
+    for place in np.ndindex(np.shape(cells)):
+        cell = cells[place[0]][place[1]]
+        training[place][: len(cell.train_losses)] = cell.train_losses
+        validation[place][: len(cell.losses)] = cell.losses
+    ran = np.indices(validation.shape)[-1] < np.array([[[len(x.losses)] for x in row] for row in cells])
+    first, second = (np.array(x) for x in scope.betas)
+    return Surface(optimizer, first, second, training, validation, ran)

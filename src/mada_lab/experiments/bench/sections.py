@@ -1,0 +1,158 @@
+"""The runs of each section on a task: a name for each group of seeds, and its keys. A pure description."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mada_lab.experiments.bench import families
+from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES, rate
+from mada_lab.experiments.bench.tasks import BenchTask
+from mada_lab.experiments.compare import run_name
+from mada_lab.experiments.plan import Values
+from mada_optim.rules import RULES
+
+SECTIONS = ("defaults", "tuned", "lr_map", "betas_map", "hyper_lr", "ablations")
+TRIAL_SEED = 0
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+FIRST_BETAS = (0.5, 0.8, 0.9, 0.97, 0.99)
+SECOND_BETAS = (0.6, 0.9, 0.95, 0.99, 0.999)
+#: Factors on MADA's hyper learning rates: over 2 decades, and over 4.
+HYPER, FAR_HYPER = (0.1, 0.3162, 1.0, 3.162, 10.0), (0.01, 100.0)
+MADA = "mada_default"
+
+Runs = dict[str, Values]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is asked for.
+
+    Attributes:
+        sections: Some of SECTIONS.
+        families: Names of the families that are tuned.
+        trials: Of each.
+        seeds: Of the defaults, the tuned ones and the ablations.
+        map_seeds: Of the maps.
+        rates: Base learning rates of the map.
+        betas: First and second betas of the map.
+        mapped: Optimizers of the map of learning rates.
+    """
+
+    sections: tuple[str, ...] = SECTIONS
+    families: tuple[str, ...] = tuple(FAMILIES)
+    trials: int = 16
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    map_seeds: tuple[int, ...] = (1, 2)
+    rates: tuple[float, ...] = RATES
+    betas: tuple[tuple[float, ...], tuple[float, ...]] = (FIRST_BETAS, SECOND_BETAS)
+    mapped: tuple[str, ...] = ("adamw", "mada")
+
+    def tuned(self, task: BenchTask) -> tuple[str, ...]:
+        """The families that are tuned on the task; AdamW in any case, as the others are measured by it."""
+        wanted = self.families if "tuned" in self.sections else ()
+        return tuple(name for name in FAMILIES if name in ("adamw", *wanted) and families.suits(name, task.matrices))
+
+
+def trials(scope: Scope, task: BenchTask) -> Runs:
+    """The runs of the tuning."""
+    return {
+        run_name(trial_name(family, i), TRIAL_SEED): {**values, "seed": TRIAL_SEED}
+        for family in scope.tuned(task)
+        for i, values in enumerate(FAMILIES[family].trials(scope.trials))
+    }
+
+
+def trial_name(family: str, number: int) -> str:
+    """Name of a trial, whatever its seed."""
+    return f"{family}.trial{number:02d}"
+
+
+def best_name(family: str) -> str:
+    """How the name of the group of a family's best trial begins; the number of the trial follows."""
+    return f"{family}.best"
+
+
+def tuned_groups(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:
+    """By group, the best trial of each family; it is run with other seeds than that it was chosen by."""
+    return {
+        f"{best_name(family)}{best[family]:02d}": FAMILIES[family].trials(scope.trials)[best[family]]
+        for family in scope.tuned(task)
+        if family in best
+    }
+
+
+def lr_map(scope: Scope) -> Runs:
+    """Optimizers at their defaults, over base learning rates."""
+    return {lr_name(name, x): {"optimizer": name, **rate(x)} for name in scope.mapped for x in scope.rates}
+
+
+def lr_name(optimizer: str, x: float) -> str:
+    """Name of a group of the map of learning rates."""
+    return f"{optimizer}.lr={x:g}"
+
+
+def betas_map(scope: Scope, learning_rate: float) -> Runs:
+    """AdamW and MADA over initial betas."""
+    return {
+        betas_name(name, beta1, beta2): {"optimizer": name, "beta1": beta1, "beta2": beta2, **rate(learning_rate)}
+        for name in ("adamw", "mada")
+        for beta1 in scope.betas[0]
+        for beta2 in scope.betas[1]
+    }
+
+
+def betas_name(optimizer: str, beta1: float, beta2: float) -> str:
+    """Name of a group of the map of betas."""
+    return f"{optimizer}.betas={beta1:g}_{beta2:g}"
+
+
+def hyper_map(factors: Sequence[float] = HYPER) -> Runs:
+    """MADA with its hyper learning rates multiplied."""
+    return {hyper_name(x): {**DEFAULTS[MADA], "hyper_lr_factor": x} for x in factors}
+
+
+def hyper_name(factor: float) -> str:
+    """Name of a group with hyper learning rates of so many times the default."""
+    return f"mada.hyper={factor:g}"
+
+
+def ablations() -> Runs:
+    """MADA with one coefficient learned, with none, and with hypergradients that aren't its own."""
+    alone = {f"mada.only_{q}": {**DEFAULTS[MADA], "learn": q} for q in RULES["mada"].coefficient_names()}
+    controls = {f"mada.{kind}": {**DEFAULTS[MADA], "hyper_optimizer": kind} for kind in ("negated", "shuffled")}
+    controls[TRACED] = {**DEFAULTS[MADA], "optimizer": "mada_traced"}
+    return {**alone, "mada.none": {**DEFAULTS[MADA], "learn": "none"}, **controls, **hyper_map(FAR_HYPER)}
+
+
+def followers(seeds: Sequence[int]) -> Runs:
+    """By run, what takes something of MADA's run of the same seed: its final coefficients, or the size of its steps."""
+    keys = {
+        FIXED: (DEFAULTS[MADA], "coefficients_from", MADA),
+        EQUAL: ({**DEFAULTS[MADA], "optimizer": "mada_paced"}, "pace_from", TRACED),
+    }
+    return {
+        run_name(name, seed): {**values, "seed": seed, key: f"@{run_name(source, seed)}"}
+        for name, (values, key, source) in keys.items()
+        for seed in seeds
+    }
+
+
+FIXED, EQUAL, TRACED = "mada.final_fixed", "mada.equal_rms", "mada.traced"
+
+
+def after_tuning(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:
+    """All runs that wait for nothing but the tuning, and that no run must precede."""
+    chosen, sections = tuned_groups(scope, task, best), scope.sections
+    groups = {**chosen}
+    if {"defaults", "ablations"} & set(sections):
+        groups |= DEFAULTS if "defaults" in sections else {MADA: DEFAULTS[MADA]}
+    groups |= ablations() if "ablations" in sections else {}
+    runs = _seeded(groups, scope.seeds)
+    maps = lr_map(scope) if "lr_map" in sections else {}
+    if "betas_map" in sections:
+        maps |= betas_map(scope, FAMILIES["adamw"].trials(scope.trials)[best["adamw"]]["learning_rate"])
+    maps |= hyper_map() if "hyper_lr" in sections else {}
+    return {**runs, **_seeded(maps, scope.map_seeds)}
+
+
+def _seeded(groups: Runs, seeds: Sequence[int]) -> Runs:
+    return {run_name(name, seed): {**values, "seed": seed} for name, values in groups.items() for seed in seeds}

@@ -1,0 +1,115 @@
+"""What is trained: small tasks whose loss stays well above zero, each with a budget that one core has in seconds."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mada_lab.config import RunConfig, TrainConfig, VisionConfig
+from mada_lab.errors import DataError
+from mada_lab.experiments.data import open_data
+
+EVALUATIONS = 20  # of a run, from which steps to a loss are interpolated
+WARMUP = 0.06  # of the steps
+FLOOR = 0.1  # the last learning rate, as a part of the first
+
+
+@dataclass(frozen=True)
+class BenchTask:
+    """A task.
+
+    Attributes:
+        name: Its name.
+        config: The keys that all its runs share; the learning rate is AdamW's usual one.
+        language: Whether it models text.
+        matrices: Whether its network has linear layers between the first and the last.
+    """
+
+    name: str
+    config: RunConfig
+    language: bool = False
+    matrices: bool = True
+
+
+def shared(steps: int, **keys: Any) -> dict[str, Any]:
+    """The keys of a run of so many steps, beside `keys`: a row at each evaluation, and a checkpoint at the end."""
+    interval = max(steps // EVALUATIONS, 1)
+    return {
+        "device": "cpu",
+        "max_iters": steps,
+        "warmup_iters": max(round(WARMUP * steps), 1),
+        "learning_rate": 1e-3,
+        "min_lr": FLOOR * 1e-3,
+        "weight_decay": 0.1,
+        "grad_clip": 1.0,
+        "eval_interval": interval,
+        "log_interval": interval,
+        "checkpoint_interval": steps,
+        "keep_checkpoints": 1,
+        **keys,
+    }
+
+
+def digits(steps: int, **keys: Any) -> VisionConfig:
+    """A task on scikit-learn's digits, all of them."""
+    return VisionConfig(**shared(steps, dataset="digits", **keys))
+
+
+def gpt(steps: int, dataset: str, **keys: Any) -> TrainConfig:
+    """A task on a text."""
+    return TrainConfig(**shared(steps, dataset=dataset, **keys))
+
+
+SMALL_GPT = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 32, "batch_size": 16, "eval_iters": 16}
+LARGE_GPT = {"n_layer": 4, "n_head": 4, "n_embd": 96, "block_size": 64, "batch_size": 8, "eval_iters": 16}
+BPE_GPT = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 32, "batch_size": 8, "eval_iters": 24}
+CIFAR = {"dataset": "cifar10", "train_images": 5000, "test_images": 1000, "crop_padding": 4, "flip": True}
+
+_ALL = (
+    BenchTask("digits_logistic", digits(400, model="logistic", batch_size=64), matrices=False),
+    BenchTask("digits_mlp", digits(300, model="mlp", width=32, batch_size=64)),
+    BenchTask("digits_cnn", digits(300, model="cnn", width=8, batch_size=64)),
+    BenchTask("cifar_cnn", VisionConfig(**shared(240, **CIFAR, model="cnn", width=8, batch_size=32))),
+    BenchTask("gpt_pydoc", gpt(400, "pydoc", **SMALL_GPT), language=True),
+    BenchTask("gpt_shakespeare_small", gpt(600, "shakespeare_char", **SMALL_GPT), language=True),
+    BenchTask("gpt_shakespeare_large", gpt(300, "shakespeare_char", **LARGE_GPT), language=True),
+    BenchTask("gpt_wikitext_bpe", gpt(300, "wikitext_gpt2_small", **BPE_GPT), language=True),
+    BenchTask("digits_noisy", digits(600, model="mlp", width=64, batch_size=4, label_noise=0.2)),
+    BenchTask(
+        "digits_deterministic",
+        digits(400, model="logistic", batch_size=1437, label_noise=0.1),
+        matrices=False,
+    ),
+)
+#: By name. The deterministic one takes all training images at each step, and its labels can't all be learned.
+TASKS: dict[str, BenchTask] = {task.name: task for task in _ALL}
+
+
+#: What shows in a minute that all of the bench runs.
+QUICK = ("digits_mlp", "gpt_pydoc")
+QUICK_STEPS = 16
+QUICK_TEST: dict[type[RunConfig], dict[str, Any]] = {
+    TrainConfig: {"eval_iters": 2, "batch_size": 4},
+    VisionConfig: {"test_images": 50},
+}
+
+
+def quick(task: BenchTask) -> BenchTask:
+    """The same task with a few steps and a small validation set, to see that all of it runs."""
+    keys = shared(QUICK_STEPS)
+    keys["eval_interval"] = keys["log_interval"] = QUICK_STEPS // 4
+    lengths = ("max_iters", "warmup_iters", "eval_interval", "log_interval", "checkpoint_interval")
+    small = {key: keys[key] for key in lengths}
+    return replace(task, config=replace(task.config, **small, hyper_start=4, **QUICK_TEST[type(task.config)]))
+
+
+def located(task: BenchTask, data_dir: str) -> BenchTask:
+    """The task, with its data in `data_dir`."""
+    return replace(task, config=replace(task.config, data_dir=data_dir))
+
+
+def missing_data(task: BenchTask) -> str | None:
+    """Why the task can't be run, if its data aren't there."""
+    try:
+        open_data(task.config)
+    except DataError as error:
+        return str(error)
+    return None

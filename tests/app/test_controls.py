@@ -1,0 +1,87 @@
+"""Controls: hypergradients that are turned round or exchanged, and steps of another run's size.
+
+Catches: a control that is the real thing, one that forgets how far it was, a pace that isn't the other run's, a tracing
+that moves the run.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mada_lab import controls, optimizers
+from mada_lab.errors import ConfigError
+from mada_lab.loop import train
+from mada_lab.record import read_run
+from tests.app.conftest import Silent
+from tests.problems import same_bits
+
+
+def moved(tiny, corpus, tmp_path, **keys):
+    """The coefficients after a run, less those before it."""
+    run = replace(tiny, out_dir=str(tmp_path / "_".join(map(str, keys.values()))), **keys)
+    train(run, corpus, Silent())
+    found = read_run(tmp_path / "_".join(map(str, keys.values())))
+    before, after = found.initial_coefficients(), found.final_coefficients()
+    return {name: after[name] - before[name] for name in before}
+
+
+def test_negated_goes_the_other_way(tiny, corpus, tmp_path):
+    """At its first step, for what isn't on a bound."""
+    keys = {"hyper_start": 5, "max_iters": 6, "learn": "beta1", "beta1": 0.8}
+    there = moved(tiny, corpus, tmp_path, hyper_optimizer="sgd", **keys)
+    back = moved(tiny, corpus, tmp_path, hyper_optimizer="negated", **keys)
+    assert there["beta1"] == pytest.approx(-back["beta1"], rel=1e-3)
+    assert there["beta1"] != 0
+
+
+def test_shuffled_exchanges_the_gradients_and_goes_on_after_a_stop():
+    leaves = [torch.zeros(1) for _ in range(3)]
+    opt = controls.factory("shuffled", [1.0, 10.0, 100.0])(leaves)
+    for x, gradient in zip(leaves, (1.0, 2.0, 3.0), strict=True):
+        x.grad = torch.tensor([gradient])
+    steps = []
+    for _ in range(8):
+        before = [x.item() for x in leaves]
+        opt.step()
+        steps.append([round((y - x.item()) / r) for x, y, r in zip(leaves, before, (1, 10, 100), strict=True)])
+    assert all(sorted(step) == [1, 2, 3] for step in steps)
+    assert len(set(map(tuple, steps))) > 1
+    other = controls.factory("shuffled", [1.0, 10.0, 100.0])(leaves)
+    other.load_state_dict(opt.state_dict())
+    assert int(other.param_groups[0]["number"]) == 8
+
+
+def test_a_factor_multiplies_every_rate(tiny):
+    usual = optimizers.build(torch.nn.Linear(2, 2), tiny).learner.lr
+    assert torch.equal(
+        optimizers.build(torch.nn.Linear(2, 2), replace(tiny, hyper_lr_factor=4.0)).learner.lr, 4 * usual
+    )
+
+
+def test_tracing_moves_nothing_and_a_follower_has_the_same_pace(tiny, corpus, tmp_path):
+    config = replace(tiny, dropout=0.0, log_interval=1, max_iters=12, hyper_start=3, weight_decay=0.0)
+    plain = train(config, corpus, Silent())
+    traced = train(replace(config, optimizer="mada_traced", out_dir=str(tmp_path / "traced")), corpus, Silent())
+    assert same_bits([*plain.model.parameters()], [*traced.model.parameters()])
+    keys = {"optimizer": "mada_paced", "pace_from": str(tmp_path / "traced"), "beta1": 0.5, "beta2": 0.5}
+    train(replace(config, out_dir=str(tmp_path / "paced"), **keys), corpus, Silent())
+    steps, sizes = read_run(tmp_path / "traced").series("update_rms")
+    assert read_run(tmp_path / "paced").series("update_rms") == (steps, pytest.approx(sizes))
+    train(replace(config, out_dir=str(tmp_path / "free"), **{**keys, "pace_from": None}), corpus, Silent())
+    assert read_run(tmp_path / "free").series("update_rms")[1] != pytest.approx(sizes, rel=0.01)
+    with pytest.raises(ConfigError, match="expected a record with update_rms"):
+        controls.Paced([torch.zeros(1, requires_grad=True)]).follow(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "keys", [{"optimizer": "mada_paced"}, {"hyper_optimizer": "shuffled", "hyper_start": 1}], ids=str
+)
+def test_a_resumed_control_is_the_same_to_the_bit(tiny, corpus, tmp_path, keys):
+    train(replace(tiny, optimizer="mada_traced", out_dir=str(tmp_path / "traced"), max_iters=8), corpus, Silent())
+    config = replace(tiny, pace_from=str(tmp_path / "traced"), max_iters=8, **keys)
+    whole = train(config, corpus, Silent())
+    part = replace(config, out_dir=str(tmp_path / "part"), max_iters=4, lr_decay_iters=8)
+    train(part, corpus, Silent())
+    rest = train(replace(part, max_iters=8, init_from="resume"), corpus, Silent())
+    assert same_bits([*whole.model.parameters()], [*rest.model.parameters()])
