@@ -43,8 +43,9 @@ class RunConfig:
 
     optimizer: str = "mada"
     """mada, hyperadam, or a rule of mada_optim with nothing learned (sgd, adagrad, rmsprop, adam, amsgrad, avgrad,
-    nadam, yogi, adan, lion); mada_released is the published code's. Of others: adamw (torch's own), prodigy,
-    schedulefree, muon (torch's, with AdamW on all but hidden matrices). Controls: mada_paper (the paper's numbers),
+    nadam, yogi, adan, lion, muon); mada_released is the published code's. Of others: adamw (torch's own), prodigy,
+    schedulefree, torch_muon (torch's, with AdamW on all but hidden matrices). Presets: mada_paper (the paper's
+    numbers), mada_untuned (a learned lr, and Muon on hidden matrices), mada_pointwise_untuned (without Muon). Controls:
     mada_traced (mada, with its steps' sizes in the record), mada_paced (nothing learned, steps of such sizes)."""
     learn: str | None = None
     """Coefficients to learn, with commas between: beta1,beta2,lr, say; all, none; None is the optimizer's default."""
@@ -107,12 +108,17 @@ class RunConfig:
     """Momentum of the coefficients' steps, in [0, 1)."""
     hyper_clip: float = 10.0
     """Each hypergradient is clipped to this size."""
-    hyper_start: int = 50
-    """Steps before the coefficients start to move."""
+    hyper_start: int | None = None
+    """Steps before the coefficients start to move; None is the optimizer's default, the paper's 50 for most."""
     hyper_stop: int | None = None
     """Steps after which they stay; None is never."""
-    horizon: float = 0.0
-    """Decay of the trace that a learned lr is learned from, in [0, 1); 0 looks one step back."""
+    hyper_freeze: float | None = None
+    """The coefficients stay while the schedule is below this share of its peak, in [0, 1]; 0 is never."""
+    hyper_memory: float | None = None
+    """Decay of the mean square that hypergradients are divided by the root of, in [0, 1); 0 doesn't divide."""
+    horizon: float | None = None
+    """Decay of the trace that a learned lr is learned from, in [0, 1); 0 looks one step back; None is the optimizer's
+    default."""
 
     eval_interval: int = 250
     """Steps between evaluations on the fixed validation set, or on the test images."""

@@ -5,7 +5,6 @@ others wait for, and an error of it ends them all (`World.on_first`). Nothing he
 """
 
 import hashlib
-import inspect
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -302,10 +301,8 @@ def wrapped(forward: nn.Module, parallel: str, world: World) -> nn.Module:
     if world.size == 1 or parallel != "ddp":
         return forward
     devices = [world.device.index] if world.device.type == "cuda" else None
-    parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its name in 2.13
-    buffers = {name: False}  # mada_lab.running_statistics sees to them
-    return nn.parallel.DistributedDataParallel(forward, device_ids=devices, **buffers)
+    # buffers: mada_lab.running_statistics sees to them
+    return nn.parallel.DistributedDataParallel(forward, device_ids=devices, forward_sync_buffers=False)
 
 
 def accumulating(forward: nn.Module, model: nn.Module, last: bool) -> AbstractContextManager[None]:

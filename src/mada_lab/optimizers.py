@@ -23,6 +23,9 @@ OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
     "mada": (mada_optim.MADA, {}),
     "mada_released": (mada_optim.MADA, {"rule": "mada_released"}),
     "mada_paper": (mada_optim.MADA, {"rule": "mada", **mada_optim.PAPER}),
+    "mada_matrix": (mada_optim.MADA, {"rule": "mada_matrix"}),
+    "mada_untuned": (mada_optim.MADA, mada_optim.UNTUNED),
+    "mada_pointwise_untuned": (mada_optim.MADA, {**mada_optim.UNTUNED, "rule": "mada"}),
     "mada_traced": (controls.Traced, {}),
     "mada_paced": (controls.Paced, {"learn": ()}),
     "hyperadam": (mada_optim.HyperAdam, {}),
@@ -108,7 +111,16 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
     if config.hyper_optimizer in ("negated", "shuffled"):
         rates = _hyper_rates(config, chosen.get("learn"))
         chosen["hyper_optimizer"] = controls.factory(config.hyper_optimizer, list(rates.values()))
-    hyper = ("hyper_lr", "hyper_momentum", "hyper_clip", "hyper_start", "hyper_stop", "horizon")
+    hyper = (
+        "hyper_lr",
+        "hyper_momentum",
+        "hyper_clip",
+        "hyper_start",
+        "hyper_stop",
+        "hyper_freeze",
+        "hyper_memory",
+        "horizon",
+    )
     if config.state_dtype != "float32":
         chosen["state_dtype"] = getattr(torch, config.state_dtype)
     if config.hyper_optimizer == "adam":
@@ -125,7 +137,10 @@ def _hyper_rates(config: RunConfig, learn: str | tuple[str, ...] | None) -> dict
     wanted = learn if learn is not None else options.get("learn", usual)
     rule = RULES[_rule_name(config.optimizer)]
     names = checks.learned_names(rule, cls.preset.learn if wanted is None else wanted)
-    usual_rates = {name: x for name, x in options.get("hyper_lr", {}).items() if name in names}
+    own = options.get("hyper_lr", {})
+    usual_rates = {
+        name: x for name, x in (own if isinstance(own, dict) else dict.fromkeys(names, own)).items() if name in names
+    }
     given = usual_rates if config.hyper_lr is None else config.hyper_lr
     rates = checks.hyper_lr(rule, given, names)
     return {name: config.hyper_lr_factor * rate for name, rate in zip(names, rates, strict=True)}

@@ -78,6 +78,15 @@ def hyper_momentum(given: PerCoefficient, learned: tuple[str, ...]) -> list[floa
     return _per_coefficient("hyper_momentum", given, dict.fromkeys(learned, 0.0), DECAY)
 
 
+def hyper_memory(given: PerCoefficient, learned: tuple[str, ...]) -> list[float]:
+    """The memory of each learned coefficient's mean square; 0 where none is given.
+
+    Raises:
+        ValueError: A number is outside [0, 1), or a key is no learned coefficient.
+    """
+    return _per_coefficient("hyper_memory", given, dict.fromkeys(learned, 0.0), DECAY)
+
+
 def _per_coefficient(what: str, given: PerCoefficient, default: dict[str, float], allowed: Interval) -> list[float]:
     if not isinstance(given, Mapping):
         given = {} if given is None else dict.fromkeys(default, given)

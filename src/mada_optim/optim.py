@@ -13,11 +13,11 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from mada_optim import checks, matrices, shards, snapshot
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
-from mada_optim.hyper.bank import Bank
+from mada_optim.hyper.bank import LARGEST_LR, MEAN_SQUARES, Bank
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
 from mada_optim.readings import Bill, Reading, by_scope
 from mada_optim.rules import RULES
-from mada_optim.spec import LR, Rule, option_key
+from mada_optim.spec import LR, UNIT, Rule, option_key
 from mada_optim.specialize import corners, is_corner
 
 
@@ -64,6 +64,10 @@ class HyperOptimizer(Optimizer):
         hyper_start: Steps before the first hyper-step.
         hyper_stop: Steps after which the coefficients stay as they are. None: they are learned to the end. A learned lr
             wants an end before the schedule brings lr down, lest it works against that.
+        hyper_freeze: Share of the largest lr that a scheduler has set, in [0, 1]: while the present one is below it,
+            the coefficients stay. 0: they never do. An end for a learned lr that needs no number of steps.
+        hyper_memory: Decay of the mean square that a hypergradient is divided by the root of, in [0, 1), as Adam's
+            beta2: one for all, or a dict. 0: no division, as in the paper.
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
             library too: a tower) from a list of tensors, one per learned coefficient, 1-d with an entry per scope.
             `hyper_lr` and `hyper_momentum` are then unused.
@@ -103,6 +107,8 @@ class HyperOptimizer(Optimizer):
         hyper_clip: float = 10.0,
         hyper_start: int = 50,
         hyper_stop: int | None = None,
+        hyper_freeze: float = 0.0,
+        hyper_memory: float | Mapping[str, float] | None = None,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float = 0.0,
@@ -121,7 +127,9 @@ class HyperOptimizer(Optimizer):
         traced = checks.horizon(horizon, self.learned) > 0
         one_step = [q for q in self.learned if not (traced and q == LR.name)]
         self._memory = eager.Memory(last_update=bool(one_step), trace=traced)
-        self._bank = Bank(self.learned, checks.scope(scope))
+        memories = checks.hyper_memory(hyper_memory, self.learned)
+        freeze = checks.number("hyper_freeze", hyper_freeze, UNIT, "0 is for never, 0.4 for the last third of a cosine")
+        self._bank = Bank(self.learned, checks.scope(scope), normalized=any(memories), freezes=freeze > 0)
         self._requested_engine = checks.engine(engine)
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
         self._external: ExternalLearner | None = None
@@ -145,6 +153,8 @@ class HyperOptimizer(Optimizer):
             limit=checks.limit("hyper_clip", hyper_clip, "the paper's is 10"),
             start=checks.count("hyper_start", hyper_start, "the paper's is 50"),
             stop=math.inf if hyper_stop is None else checks.count("hyper_stop", hyper_stop, "None is for no end"),
+            memory=self._vector(memories) if any(memories) else None,
+            freeze=freeze,
         )
         if hyper_optimizer is not None and self.learned:
             leaves = [self._bank.columns[option_key(q)] for q in self.learned]
@@ -354,11 +364,21 @@ class HyperOptimizer(Optimizer):
         bank, learner, memory = self._bank, self._learner, self._bank.columns
         q, counts = bank.coefficients(), finite & active
         moves = counts & learner.may_step(h, memory["applied_steps"])
+        if learner.freeze:
+            scheduled = bank.by_row([eager.scalar(group["lr"], self._home) for group in self.param_groups])
+            awake, largest = learner.awake(scheduled, memory[LARGEST_LR])
+            eager.store(memory[LARGEST_LR], largest, counts)
+            moves = moves & awake
+        along = h
+        if learner.memory is not None:
+            along, *means = learner.normalize(h, *(memory[key] for key in MEAN_SQUARES))
+            for key, mean in zip(MEAN_SQUARES, means, strict=True):
+                eager.store(memory[key], mean, moves.unsqueeze(-1))
         if self._external is None:
-            new, velocity = learner.step(q, learner.clip(h), memory["hyper_velocity"])
+            new, velocity = learner.step(q, learner.clip(along), memory["hyper_velocity"])
             eager.store(memory["hyper_velocity"], velocity, moves.unsqueeze(-1))
         else:
-            new = self._external.step(learner.clip(h), moves)
+            new = self._external.step(learner.clip(along), moves)
         bank.set_coefficients(torch.where(moves.unsqueeze(-1), learner.project(new), q))
         eager.store(memory["hypergradient"], h, counts.unsqueeze(-1))
         eager.store(memory["applied_steps"], memory["applied_steps"] + 1, counts)

@@ -34,6 +34,20 @@ PAPER: dict[str, Any] = {
 #: The paper's Shakespeare runs: other hyper learning rates, momentum, and the usual eps.
 PAPER_SHAKESPEARE: dict[str, Any] = {**PAPER, "eps": 1e-8, "hyper_lr": 2.5e-3, "hyper_momentum": 0.5}
 
+#: No learning rate to tune: `MADA(model.named_parameters(), **UNTUNED)`. Adam's corner, with Muon on hidden matrices,
+#: at an lr that is learned from its trace, by steps of about .05 in its logarithm, until a schedule takes it below two
+#: fifths of its peak. The numbers are from trials on small GPTs, see docs/lab-notebook.md.
+UNTUNED: dict[str, Any] = {
+    "rule": "mada_matrix",
+    "betas": (0.9, 0.99),
+    "learn": "lr",
+    "horizon": 0.999,
+    "hyper_lr": 0.05,
+    "hyper_memory": 0.999,
+    "hyper_start": 25,
+    "hyper_freeze": 0.4,
+}
+
 
 class MADA(HyperOptimizer):
     """MADA: Adam, AVGrad, Yogi, Adan and Lion in one update, whose six coefficients are learned in training.
@@ -63,6 +77,8 @@ class MADA(HyperOptimizer):
         hyper_clip: float = 10.0,
         hyper_start: int = 50,
         hyper_stop: int | None = None,
+        hyper_freeze: float = 0.0,
+        hyper_memory: float | Mapping[str, float] | None = None,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float = 0.0,
@@ -86,6 +102,8 @@ class MADA(HyperOptimizer):
             hyper_clip=hyper_clip,
             hyper_start=hyper_start,
             hyper_stop=hyper_stop,
+            hyper_freeze=hyper_freeze,
+            hyper_memory=hyper_memory,
             hyper_optimizer=hyper_optimizer,
             bounds=bounds,
             horizon=horizon,

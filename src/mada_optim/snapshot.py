@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mada_optim import matrices, shards
 from mada_optim.engine import eager
-from mada_optim.hyper.bank import MEMORY
+from mada_optim.hyper.bank import ALL_MEMORY
 from mada_optim.spec import Rule, option_key
 
 Group = dict[str, Any]
@@ -50,7 +50,7 @@ def check(
             "state dict: expected the key 'hyper_optimizer', got none; "
             "load it into an optimizer without hyper_optimizer, or save state_dict() whole"
         )
-    keys = (*map(option_key, (*rule.coefficient_names(), "lr")), *MEMORY)
+    keys = (*map(option_key, (*rule.coefficient_names(), "lr")), *ALL_MEMORY)
     forms = []
     for ours, theirs in zip(groups, state_dict["param_groups"], strict=False):
         _same("parameter group", _shapes(ours, keys), _shapes(theirs, keys))

@@ -50,9 +50,11 @@ class Drill:
             "kill -9, saving in the background": lambda at: self._kills(at, True),
             "kill -9 of one of two processes": lambda at: self._kills_of_two(at, "ddp"),
             "kill -9 of one of two processes, sharded": lambda at: self._kills_of_two(at, "fsdp"),
+            "kill -9 of one of two processes, a file each": lambda at: self._kills_of_two(at, "fsdp", "each"),
             "resume matrix": lambda at: resumes.matrix(at, self._ready(resumes.CONFIG, at)),
             "resume matrix, two processes": lambda at: self._matrix_of_two(at, "ddp"),
             "resume matrix, two processes, sharded": lambda at: self._matrix_of_two(at, "fsdp"),
+            "resume matrix, two processes, a file each": lambda at: self._matrix_of_two(at, "fsdp", "each"),
             "SIGTERM in phases of a run": lambda at: self._stops(at, 10, QUICK),
             "SIGTERM in work of a minute": lambda at: self._stops(at, 3, SLOW),
             "SIGTERM in torch.compile": lambda at: stops.in_a_compilation(at, self._with_data(stops.CONFIG), (1, 4, 8)),
@@ -93,12 +95,12 @@ class Drill:
         config = replace(self._with_data(kills.CONFIG), background_save=background)
         return kills.at_random(at, config, self._count(200), self.rng)
 
-    def _kills_of_two(self, at, parallel):
-        config = replace(self._with_data(kills.GROUP), parallel=parallel)
+    def _kills_of_two(self, at, parallel, shards="one"):
+        config = replace(self._with_data(kills.GROUP), parallel=parallel, checkpoint_shards=shards)
         return kills.at_random(at, config, self._count(30), self.rng, size=2)
 
-    def _matrix_of_two(self, at, parallel):
-        config = replace(self._ready(resumes.CONFIG, at), parallel=parallel)
+    def _matrix_of_two(self, at, parallel, shards="one"):
+        config = replace(self._ready(resumes.CONFIG, at), parallel=parallel, checkpoint_shards=shards)
         return resumes.matrix(at, config, accumulations=(2, 4), size=2)
 
     def _stops(self, at, repeats, phases):

@@ -5,7 +5,7 @@ Parameter groups hold views of the rows that are theirs: with `scope="global"` a
 and with it every group. Beside the coefficients it keeps what the learner remembers of each scope.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,10 @@ SCOPES = ("global", "group", "tensor")
 #: What the learner remembers, by its key in a group: the last hypergradients and the velocity, one number per learned
 #: coefficient, and the number of steps that counted.
 MEMORY = ("hypergradient", "hyper_velocity", "applied_steps")
+#: What some learners remember too: mean squares of the hypergradients, the same means of ones, and the largest lr.
+MEAN_SQUARES = ("hyper_square", "hyper_weight")
+LARGEST_LR = "largest_lr"
+ALL_MEMORY = (*MEMORY, *MEAN_SQUARES, LARGEST_LR)
 
 
 class Bank:
@@ -25,10 +29,14 @@ class Bank:
     Args:
         names: The learned coefficients.
         scope: Over what a coefficient is one: "global", "group" or "tensor".
+        normalized: Whether the learner remembers mean squares of the hypergradients.
+        freezes: Whether it remembers the largest lr.
     """
 
-    def __init__(self, names: tuple[str, ...], scope: str) -> None:
+    def __init__(self, names: tuple[str, ...], scope: str, normalized: bool = False, freezes: bool = False) -> None:
         self.names, self.scope = names, scope
+        self._vectors = (*MEMORY[:2], *MEAN_SQUARES * normalized)
+        self._numbers = (MEMORY[2], *(LARGEST_LR,) * freezes)
         self.columns: dict[str, Tensor] = {}  # by key in a group: coefficients (rows,), memory (rows,) or (rows, names)
         self._places: list[int | slice] = []
         self._views: list[dict[str, Tensor]] = []
@@ -52,6 +60,16 @@ class Bank:
         place = self._places[group] if self._places else 0
         return place.start + parameter if isinstance(place, slice) else place
 
+    def by_row(self, of_groups: Sequence[Tensor]) -> Tensor:
+        """A number per row (rows,), from one per group, 0-d; of all groups together, that of the first."""
+        if self.scope == "global":
+            return of_groups[0].reshape(1)
+        spread = [
+            x.expand(p.stop - p.start if isinstance(p, slice) else 1)
+            for x, p in zip(of_groups, self._places, strict=True)
+        ]
+        return torch.cat(spread)
+
     def add_group(self, start: Mapping[str, Tensor], parameters: int) -> None:
         """Makes room for a new group whose learned coefficients start at `start`, 0-d tensors by key in a group."""
         shared = self.scope == "global" and self.rows > 0
@@ -60,8 +78,8 @@ class Bank:
         self._places.append(slice(rows, rows + new) if self.scope == "tensor" else place)
         like = next(iter(start.values()))
         fresh = {key: x.expand(new) for key, x in start.items()}
-        fresh |= {key: like.new_zeros(new, len(self.names)) for key in MEMORY[:2]}
-        fresh[MEMORY[2]] = like.new_zeros(new)
+        fresh |= {key: like.new_zeros(new, len(self.names)) for key in self._vectors}
+        fresh |= {key: like.new_zeros(new) for key in self._numbers}
         self.columns = {key: torch.cat([self.columns.get(key, x[:0]), x]) for key, x in fresh.items()}
 
     def attach(self, groups: list[dict[str, Any]]) -> None:

@@ -30,6 +30,8 @@ class Learner:
         limit: Each hypergradient is clipped to [-limit, limit].
         start: Number of applied steps before the first hyper-step.
         stop: Number of applied steps after which there is none; math.inf for no end.
+        memory: Decays of the mean squares that hypergradients are divided by the roots of, in [0, 1); 0 for none.
+        freeze: Share of the largest lr so far below which there is no hyper-step, in [0, 1].
     """
 
     lr: Tensor
@@ -39,11 +41,36 @@ class Learner:
     limit: float
     start: int
     stop: float = math.inf
+    memory: Tensor | None = None
+    freeze: float = 0.0
 
     def may_step(self, h: Tensor, applied_steps: Tensor) -> Tensor:
         """By scope: are there enough steps behind, one at least, not too many, and is every hypergradient finite?"""
         due = (applied_steps >= max(self.start, 1)) & (applied_steps < self.stop)
         return due & torch.isfinite(h).all(-1)
+
+    def awake(self, lr: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+        """By scope: is the scheduled lr not far below the largest so far? And that, with this one.
+
+        A schedule that takes lr down is right about the end of a run, of which a hypergradient knows nothing: it would
+        take a learned lr up again.
+        """
+        largest = torch.maximum(lr, largest)
+        return lr >= self.freeze * largest, largest
+
+    def normalize(self, h: Tensor, square: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`h` over its root mean square where it has a memory, and the mean square and its weight with `h` in them.
+
+        The size of a hypergradient depends on the loss, on the number of weights and on lr, and says little of how far
+        to go; its sign, and how steady that is, do. Means of ones correct the bias, as Adam's do.
+        """
+        assert self.memory is not None
+        largest = torch.finfo(h.dtype).max
+        square = torch.clamp(self.memory * square + (1 - self.memory) * h**2, max=largest)
+        weight = self.memory * weight + (1 - self.memory)
+        size = (square / weight).sqrt()
+        scaled = torch.where(size > 0, h / size, 0.0)
+        return torch.where(self.memory > 0, scaled, h), square, weight
 
     def clip(self, h: Tensor) -> Tensor:
         """Each hypergradient on its own, to [-limit, limit]."""
