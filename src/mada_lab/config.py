@@ -87,6 +87,8 @@ class RunConfig:
     """Second-moment decay (rmsprop)."""
     centered: float | None = None
     """1 divides by the standard deviation, 0 by the root mean square (rmsprop)."""
+    mu: float | None = None
+    """Decay of the momentum that is orthogonalised (muon)."""
     omega: float | None = None
     """1 is Muon's step on hidden matrices, 0 is MADA's (mada_matrix)."""
     state_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -32,7 +32,20 @@ OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
 }
 NAMES = (*OURS, *BASELINES)
 #: The coefficients that a configuration may set, each under its own name.
-COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nesterov", "alpha", "centered", "omega")
+COEFFICIENTS = (
+    "beta1",
+    "beta2",
+    "beta3",
+    "rho",
+    "c",
+    "gamma",
+    "momentum",
+    "nesterov",
+    "alpha",
+    "centered",
+    "mu",
+    "omega",
+)
 
 
 def build(model: nn.Module, config: RunConfig) -> Optimizer:
