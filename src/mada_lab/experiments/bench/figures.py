@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from mada_lab.experiments.bench.measure import Table, geometric_mean, is_better, worst_over
 from mada_lab.experiments.bench.sections import HYPER, MADA, Scope, best_name, betas_name, hyper_name, lr_name
 
+#: This library's optimizers that figures are asked of, with their rows at defaults.
+CONTENDERS = {"mada": MADA, "mada_untuned": "mada_untuned_default"}
 HIGHEST = 1e-2  # the base learning rates up to it are those that a user may well choose
 
 
@@ -28,8 +30,18 @@ class Figure:
 
 
 def figures(tables: Sequence[Table], scope: Scope) -> list[Figure]:
-    """All of them; those whose section wasn't run have no measured value."""
-    return [*_maps(tables, scope), *_defaults(tables), *_against_tuned(tables, scope)]
+    """All of them, of each of this library's optimizers that the map of rates has; "-" where a section wasn't run."""
+    ours = [name for name in scope.mapped if name in CONTENDERS]
+    return [figure for name in ours for figure in _of(name, tables, scope)]
+
+
+def _of(name: str, tables: Sequence[Table], scope: Scope) -> list[Figure]:
+    started = _maps(tables, scope) if name == "mada" else []
+    return [*_rates(name, tables, scope), *started, *_defaults(name, tables), *_against_tuned(name, tables, scope)]
+
+
+def _called(name: str) -> str:
+    return "MADA" if name == "mada" else name
 
 
 def tuned(table: Table, family: str) -> str | None:
@@ -62,36 +74,42 @@ def target(table: Table) -> float:
     return math.nan if name is None else table.mean(name)
 
 
-def _maps(tables: Sequence[Table], scope: Scope) -> list[Figure]:
+def _rates(optimizer: str, tables: Sequence[Table], scope: Scope) -> list[Figure]:
     usual = [x for x in scope.rates if x <= HIGHEST]
-    low = [lr_ratio(table, "mada", usual, scope.rates) for table in tables]
-    high = [lr_ratio(table, "mada", scope.rates, scope.rates) for table in tables]
+    low = [lr_ratio(table, optimizer, usual, scope.rates) for table in tables]
+    high = [lr_ratio(table, optimizer, scope.rates, scope.rates) for table in tables]
+    name = f"worst {_called(optimizer)} / best AdamW"
+    return [
+        _mean(f"base lr {scope.rates[0]:g} to {HIGHEST:g}: {name}", low, 1.02),
+        _mean(f"base lr {scope.rates[0]:g} to {scope.rates[-1]:g}: {name}", high, 1.05),
+    ]
+
+
+def _maps(tables: Sequence[Table], scope: Scope) -> list[Figure]:
     betas = [betas_ratio(table, "mada", scope) for table in tables]
     grid = [betas_name("mada", a, b) for a in scope.betas[0] for b in scope.betas[1]]
     lost = sum(table.bad(name) for table in tables for name in grid if table.has(name))
     hyper = [hyper_ratio(table) for table in tables]
-    name = "worst MADA / best AdamW"
     return [
-        _mean(f"base lr {scope.rates[0]:g} to {HIGHEST:g}: {name}", low, 1.02),
-        _mean(f"base lr {scope.rates[0]:g} to {scope.rates[-1]:g}: {name}", high, 1.05),
-        _mean(f"grid of betas: {name}", betas, 1.03),
+        _mean("grid of betas: worst MADA / best AdamW", betas, 1.03),
         _counted("grid of betas: diverged runs of MADA", betas, lost, "0", lost == 0),
         _mean("hyper lr over 2 decades: worst / best", hyper, 1.02),
     ]
 
 
-def _defaults(tables: Sequence[Table]) -> list[Figure]:
-    steps = [table.steps_to(MADA, target(table)) for table in tables if table.has(MADA)]
-    both = [table for table in tables if table.has(MADA) and table.has("adamw_default")]
-    better = [table.task for table in both if is_better(table, MADA, "adamw_default")]
+def _defaults(optimizer: str, tables: Sequence[Table]) -> list[Figure]:
+    row, called = CONTENDERS[optimizer], _called(optimizer)
+    steps = [table.steps_to(row, target(table)) for table in tables if table.has(row)]
+    both = [table for table in tables if table.has(row) and table.has("adamw_default")]
+    better = [table.task for table in both if is_better(table, row, "adamw_default")]
     needed = math.ceil(7 / 8 * len(both))
     text = f"{len(better)} of {len(both)}"
     worst = max(steps, default=math.nan)
     return [
-        _mean("MADA at its defaults: steps to tuned AdamW's final loss, over all steps", steps, 0.95),
-        _bounded("the same, worst task", worst, 1.05, steps),
+        _mean(f"{called} at its defaults: steps to tuned AdamW's final loss, over all steps", steps, 0.95),
+        _bounded(f"{called}: the same, worst task", worst, 1.05, steps),
         Figure(
-            "tasks where MADA's defaults are better than AdamW's, outside the spread",
+            f"tasks where {called}'s defaults are better than AdamW's, outside the spread",
             "at least 7 of 8",
             text if both else "-",
             len(better) >= needed if both else None,
@@ -99,31 +117,32 @@ def _defaults(tables: Sequence[Table]) -> list[Figure]:
     ]
 
 
-def _against_tuned(tables: Sequence[Table], scope: Scope) -> list[Figure]:
+def _against_tuned(optimizer: str, tables: Sequence[Table], scope: Scope) -> list[Figure]:
+    row, called = CONTENDERS[optimizer], _called(optimizer)
     language = [table for table in tables if table.language]
-    pairs = [(t, lr_name("mada", x)) for t in language for x in scope.rates if t.has(lr_name("mada", x))]
+    pairs = [(t, name) for t in language for x in scope.rates if t.has(name := lr_name(optimizer, x))]
     below = sum(t.mean(name) < target(t) for t, name in pairs)
     hidden = [(t, name) for t in tables if t.matrices and (name := tuned(t, "muon")) is not None]
-    rates = [lr_name("mada", x) for x in scope.rates if x <= HIGHEST]
-    steps = [t.steps_to(MADA, target(t)) for t in language if t.has(MADA)]
+    rates = [lr_name(optimizer, x) for x in scope.rates if x <= HIGHEST]
+    steps = [t.steps_to(row, target(t)) for t in language if t.has(row)]
     return [
         Figure(
-            "language tasks and base lrs where MADA is below tuned AdamW",
+            f"language tasks and base lrs where {called} is below tuned AdamW",
             "all",
             f"{below} of {len(pairs)}" if pairs else "-",
             below == len(pairs) if pairs else None,
         ),
         _mean(
-            "MADA at its defaults / tuned Muon, tasks with hidden matrices",
-            [t.mean(MADA) / t.mean(name) for t, name in hidden if t.has(MADA)],
+            f"{called} at its defaults / tuned Muon, tasks with hidden matrices",
+            [t.mean(row) / t.mean(name) for t, name in hidden if t.has(row)],
             1.01,
         ),
         _mean(
-            f"MADA at its worst base lr up to {HIGHEST:g} / tuned Muon, the same tasks",
+            f"{called} at its worst base lr up to {HIGHEST:g} / tuned Muon, the same tasks",
             [worst_over(t, rates, [name]) for t, name in hidden if t.has(rates[0])],
             1.02,
         ),
-        _mean("language tasks: steps to tuned AdamW's final loss, over all steps", steps, 0.70),
+        _mean(f"{called}, language tasks: steps to tuned AdamW's final loss, over all steps", steps, 0.70),
     ]
 
 

@@ -44,7 +44,7 @@ class Scope:
     map_seeds: tuple[int, ...] = (1, 2)
     rates: tuple[float, ...] = RATES
     betas: tuple[tuple[float, ...], tuple[float, ...]] = (FIRST_BETAS, SECOND_BETAS)
-    mapped: tuple[str, ...] = ("adamw", "mada")
+    mapped: tuple[str, ...] = ("adamw", "mada", "mada_untuned")
 
     def tuned(self, task: BenchTask) -> tuple[str, ...]:
         """The families that are tuned on the task; AdamW in any case, as the others are measured by it."""
