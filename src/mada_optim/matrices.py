@@ -17,6 +17,8 @@ from mada_optim.specialize import corners, specialize
 EMBEDDING = re.compile(r"emb|wte|wpe|token|vocab", re.IGNORECASE)
 HEAD = re.compile(r"head|classif|logits|unembed|(^|\.)out(put)?(\.|$)", re.IGNORECASE)
 
+FLAGS = "hidden_matrices"  # the key in a group of what was decided; `matrix` is the user's
+
 
 def hidden(groups: Iterable[Mapping[str, Any]]) -> list[list[bool]]:
     """For each parameter of each group, whether it is a hidden weight matrix.
@@ -52,7 +54,7 @@ def _is_matrix(p: Tensor) -> bool:
 
 def is_hidden(rule: Rule, group: Mapping[str, Any], parameter: int) -> bool:
     """Whether a parameter has the member for matrices; so has every one where the rule treats all alike."""
-    return rule.matrix_weight is None or group["matrix"][parameter]
+    return rule.matrix_weight is None or group[FLAGS][parameter]
 
 
 def seen(rule: Rule, group: Mapping[str, Any], is_matrix: bool) -> Mapping[str, Any]:

@@ -188,7 +188,7 @@ class HyperOptimizer(Optimizer):
         if self.rule.matrix_weight is not None:
             for group, flags in zip(self.param_groups, matrices.hidden(self.param_groups), strict=True):
                 if not any(self.state.get(p) for p in group["params"]):
-                    group["matrix"] = flags
+                    group[matrices.FLAGS] = flags
 
     def _attach_coefficients(self, group: dict[str, Any]) -> None:
         """The learned coefficients become views of the bank's; of the others, those at a corner stay plain numbers."""

@@ -59,6 +59,15 @@ def test_muon_is_torchs(monkeypatch):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
 
 
+def test_the_iteration_is_torchs_up_to_its_bf16():
+    g = torch.randn(16, 40)
+    p, q = nn.Parameter(torch.zeros(16, 40)), nn.Parameter(torch.zeros(16, 40))
+    p.grad, q.grad = g.clone(), g.clone()
+    HyperOptimizer([p], lr=1.0, rule="muon", learn=()).step()
+    torch.optim.Muon([q], lr=1.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw").step()
+    torch.testing.assert_close(p, q, rtol=0.0, atol=0.02 * q.abs().max().item())
+
+
 class Named(nn.Module):
     def __init__(self, **modules):
         super().__init__()
@@ -68,7 +77,7 @@ class Named(nn.Module):
 
 def found(params):
     opt = MADA(params, rule="mada_matrix")
-    return [flag for group in opt.param_groups for flag in group["matrix"]]
+    return [flag for group in opt.param_groups for flag in group["hidden_matrices"]]
 
 
 def test_hidden_matrices_are_found_by_shape_and_name():
@@ -86,6 +95,12 @@ def test_a_group_may_say_it():
     a, b = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(4))
     assert hidden([{"params": [a, b], "matrix": True}, {"params": [b], "matrix": True}]) == [[True, False], [False]]
     assert hidden([{"params": [a], "matrix": False}]) == [[False]]
+    c, d = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3, 4))
+    assert found([{"params": [a], "matrix": False}, {"params": [c]}, {"params": [d], "matrix": True}]) == [
+        False,
+        True,
+        True,
+    ]
 
 
 def train(opt, net, steps):
