@@ -1,13 +1,13 @@
 """The bench itself: the runs of each task in three parts, shared among workers, and the tables of what they came to."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from optuna.storages import BaseStorage
 
+from mada_lab import files
 from mada_lab.checkpoint_folder import path_of
 from mada_lab.experiments.bench import sections
 from mada_lab.experiments.bench.measure import Cell, Table, best, read_cells
@@ -71,7 +71,7 @@ class Bench:
         self.errors.setdefault(task.name, {}).update({x.name: x.error for x in results if x.error is not None})
         for result in results:
             if result.folder is not None and result.error is None:  # finished: its checkpoint is of no more use
-                shutil.rmtree(path_of(result.folder, 0).parent, ignore_errors=True)
+                files.discard(path_of(result.folder, 0).parent)
 
     def _best(self, task: BenchTask) -> dict[str, int]:
         """By family, the number of the trial with the lowest final loss; no family whose trials all failed."""
