@@ -128,7 +128,9 @@ class HyperOptimizer(Optimizer):
         one_step = [q for q in self.learned if not (traced and q == LR.name)]
         self._memory = eager.Memory(last_update=bool(one_step), trace=traced)
         memories = checks.hyper_memory(hyper_memory, self.learned)
-        freeze = checks.number("hyper_freeze", hyper_freeze, UNIT, "0 is for never, 0.4 for the last third of a cosine")
+        freeze = checks.number(
+            "hyper_freeze", hyper_freeze, UNIT, "0 is for never, 0.4 for the last two fifths of a cosine"
+        )
         self._bank = Bank(self.learned, checks.scope(scope), normalized=any(memories), freezes=freeze > 0)
         self._requested_engine = checks.engine(engine)
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
@@ -285,8 +287,9 @@ class HyperOptimizer(Optimizer):
         if any(p.grad.is_sparse for p, *_ in ready):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use torch.optim.SparseAdam")
         self._bank.adopt(self.param_groups)
-        kinds = [[self._kind(group, is_matrix) for is_matrix in (False, True)] for group in self.param_groups]
-        return [self._cell(p, *kinds[i][matrices.is_hidden(self.rule, group, j)], i, j) for p, group, i, j in ready]
+        places = [(i, matrices.is_hidden(self.rule, group, j)) for _, group, i, j in ready]
+        kinds = {place: self._kind(self.param_groups[place[0]], place[1]) for place in set(places)}
+        return [self._cell(p, *kinds[place], i, j) for place, (p, _, i, j) in zip(places, ready, strict=True)]
 
     def _kind(self, group: Mapping[str, Any], is_matrix: bool) -> tuple[Rule, frozenset[str], list[Mapping[str, Any]]]:
         """For the hidden weight matrices of a group, or its other tensors: rule, keys of the state, options of each."""
