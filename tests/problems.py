@@ -1,5 +1,6 @@
 """Parameters and gradients that tests share."""
 
+import pytest
 import torch
 
 from mada_optim import MADA
@@ -43,3 +44,21 @@ def everything(opt):
 
 def same_bits(xs, ys):
     return len(xs) == len(ys) and all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(xs, ys, strict=True))
+
+
+def assert_mixed_tensors_agree(engine):
+    """Tensors that an engine takes beside some that it doesn't: one hypergradient over both, equal to the eager one."""
+    torch.manual_seed(0)
+    shapes = torch.randn(6, 4), torch.randn(5).double(), torch.randn(4, 3).T, torch.randn(3).bfloat16(), torch.randn(2)
+    params = [torch.nn.Parameter(x) for x in shapes]
+    twins = [torch.nn.Parameter(x.clone()) for x in shapes]
+    mixed, slow = learning(params, engine=engine), learning(twins, engine="eager")
+    for seed in range(8):
+        give_gradients(params, seed)
+        for p, q in zip(params, twins, strict=True):
+            q.grad = p.grad.clone()
+        mixed.step()
+        slow.step()
+        assert mixed.hypergradients() == pytest.approx(slow.hypergradients(), rel=1e-3, abs=1e-6)
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)

@@ -16,6 +16,7 @@ from torch.optim.optimizer import Optimizer
 
 from mada_lab.data import optional
 from mada_lab.errors import ConfigError, DataError
+from mada_optim import matrices
 
 LR_FACTOR = "lr_factor"  # of a group: its learning rate over that of the configuration
 
@@ -100,10 +101,10 @@ class Muon(Optimizer):
 
 
 def hidden_matrices(model: nn.Module) -> set[Tensor]:
-    """Weights of linear layers, but for the classifier, and for one that is tied to an embedding."""
-    tied = {x.weight for x in model.modules() if isinstance(x, nn.Embedding)}
-    linear = {name: x for name, x in model.named_modules() if isinstance(x, nn.Linear)}
-    return {x.weight for name, x in linear.items() if name.split(".")[-1] != "head" and x.weight not in tied}
+    """Those that MADA's member for matrices moves too, but for kernels of convolutions: torch's Muon refuses those."""
+    names, params = zip(*model.named_parameters(), strict=True)
+    (flags,) = matrices.hidden([{"params": params, "param_names": names}])
+    return {p for p, is_hidden in zip(params, flags, strict=True) if is_hidden and p.ndim == 2}
 
 
 @contextmanager

@@ -43,7 +43,8 @@ class RunConfig:
 
     optimizer: str = "mada"
     """mada, hyperadam, or a rule of mada_optim with nothing learned (sgd, adagrad, rmsprop, adam, amsgrad, avgrad,
-    nadam, yogi, adan, lion, muon); mada_released is the published code's. Of others: adamw (torch's own), prodigy,
+    nadam, yogi, adan, lion, muon); mada_released is the published code's, mada_matrix has
+    Muon on hidden matrices. Of others: adamw (torch's own), prodigy,
     schedulefree, torch_muon (torch's, with AdamW on all but hidden matrices). Presets: mada_paper (the paper's
     numbers), mada_untuned (a learned lr, and Muon on hidden matrices), mada_pointwise_untuned (without Muon). Controls:
     mada_traced (mada, with its steps' sizes in the record), mada_paced (nothing learned, steps of such sizes)."""

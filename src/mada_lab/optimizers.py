@@ -150,12 +150,10 @@ def _hyper_rates(config: RunConfig, learn: str | tuple[str, ...] | None) -> dict
     wanted = learn if learn is not None else options.get("learn", usual)
     rule = RULES[_rule_name(config.optimizer)]
     names = checks.learned_names(rule, cls.preset.learn if wanted is None else wanted)
-    own = options.get("hyper_lr", {})
-    usual_rates = {
-        name: x for name, x in (own if isinstance(own, dict) else dict.fromkeys(names, own)).items() if name in names
-    }
-    given = usual_rates if config.hyper_lr is None else config.hyper_lr
-    rates = checks.hyper_lr(rule, given, names)
+    own = options.get("hyper_lr")
+    if isinstance(own, dict):
+        own = {name: x for name, x in own.items() if name in names}
+    rates = checks.hyper_lr(rule, own if config.hyper_lr is None else config.hyper_lr, names)
     return {name: config.hyper_lr_factor * rate for name, rate in zip(names, rates, strict=True)}
 
 

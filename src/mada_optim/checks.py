@@ -256,6 +256,11 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
     number("horizon", options["horizon"], DECAY, "choose a number inside")
     for q in rule.coefficients:
         _coefficient(q, options[q.name], learned.get(q.name))
+    if not isinstance(options.get("matrix", True), bool):
+        raise ValueError(
+            f"matrix={options['matrix']!r} in a parameter group: expected True or False; "
+            "leave it out, to have hidden matrices found by shape and name"
+        )
     params = options["params"]
     tensors = [] if isinstance(params, Tensor) else [x[1] if isinstance(x, tuple) else x for x in params]
     if len({id(p) for p in tensors}) < len(tensors):

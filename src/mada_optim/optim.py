@@ -13,8 +13,9 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from mada_optim import checks, matrices, shards, snapshot
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
-from mada_optim.hyper.bank import LARGEST_LR, MEAN_SQUARES, Bank
+from mada_optim.hyper.bank import Bank
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
+from mada_optim.hyper.step import hyper_step
 from mada_optim.readings import Bill, Reading, by_scope
 from mada_optim.rules import RULES
 from mada_optim.spec import LR, UNIT, Rule, option_key
@@ -65,7 +66,8 @@ class HyperOptimizer(Optimizer):
         hyper_stop: Steps after which the coefficients stay as they are. None: they are learned to the end. A learned lr
             wants an end before the schedule brings lr down, lest it works against that.
         hyper_freeze: Share of the largest lr that a scheduler has set, in [0, 1]: while the present one is below it,
-            the coefficients stay. 0: they never do. An end for a learned lr that needs no number of steps.
+            the coefficients stay. 0: they never do. An end for a learned lr that needs no number of steps. With
+            `scope="global"` it is the first group's lr that counts.
         hyper_memory: Decay of the mean square that a hypergradient is divided by the root of, in [0, 1), as Adam's
             beta2: one for all, or a dict. 0: no division, as in the paper.
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
@@ -252,7 +254,8 @@ class HyperOptimizer(Optimizer):
         zeros = torch.zeros(self._bank.rows, len(self.learned), dtype=eager.scalar_dtype(self._home), device=self._home)
         finite, h = self._reduce(*work.hypergradients(self.learned, zeros))
         if self.learned:
-            self._hyper_step(finite, h, self._active(cells))
+            lrs = [eager.scalar(group["lr"], self._home) for group in self.param_groups] if self._learner.freeze else []
+            hyper_step(self._bank, self._learner, self._external, lrs, h, finite & self._active(cells))
         work.advance(finite)
         return loss
 
@@ -361,30 +364,6 @@ class HyperOptimizer(Optimizer):
         for row in rows if len(rows) < self._bank.rows else ():
             active[row] = True
         return active
-
-    def _hyper_step(self, finite: Tensor, h: Tensor, active: Tensor) -> None:
-        """Moves the learned coefficients of each scope that the step counts for and whose hypergradients are finite."""
-        bank, learner, memory = self._bank, self._learner, self._bank.columns
-        q, counts = bank.coefficients(), finite & active
-        moves = counts & learner.may_step(h, memory["applied_steps"])
-        if learner.freeze:
-            scheduled = bank.by_row([eager.scalar(group["lr"], self._home) for group in self.param_groups])
-            awake, largest = learner.awake(scheduled, memory[LARGEST_LR])
-            eager.store(memory[LARGEST_LR], largest, counts)
-            moves = moves & awake
-        along = h
-        if learner.memory is not None:
-            along, *means = learner.normalize(h, *(memory[key] for key in MEAN_SQUARES))
-            for key, mean in zip(MEAN_SQUARES, means, strict=True):
-                eager.store(memory[key], mean, moves.unsqueeze(-1))
-        if self._external is None:
-            new, velocity = learner.step(q, learner.clip(along), memory["hyper_velocity"])
-            eager.store(memory["hyper_velocity"], velocity, moves.unsqueeze(-1))
-        else:
-            new = self._external.step(learner.clip(along), moves)
-        bank.set_coefficients(torch.where(moves.unsqueeze(-1), learner.project(new), q))
-        eager.store(memory["hypergradient"], h, counts.unsqueeze(-1))
-        eager.store(memory["applied_steps"], memory["applied_steps"] + 1, counts)
 
     def coefficients(self) -> Reading:
         """The coefficients by name. Reads from the device; changes nothing.

@@ -103,6 +103,11 @@ def test_a_group_may_say_it():
     ]
 
 
+def test_another_word_is_refused():
+    with pytest.raises(ValueError, match="matrix='yes' in a parameter group: expected True or False"):
+        MADA([{"params": [nn.Parameter(torch.ones(3, 4))], "matrix": "yes"}], rule="mada_matrix")
+
+
 def train(opt, net, steps):
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):

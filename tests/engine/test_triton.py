@@ -20,7 +20,15 @@ from mada_optim.rules import RULES
 from tests.engine import test_cpu_kernel as loops
 from tests.engine.test_cost import NoHostReads
 from tests.engine.test_cpu_kernel import CORNERS, SPREAD_OF_MADA, assert_equal_runs, close, gradients, pair, rule_of
-from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
+from tests.problems import (
+    assert_mixed_tensors_agree,
+    everything,
+    give_gradients,
+    learning,
+    parameters,
+    same_bits,
+    train,
+)
 
 INSTALLED = gpu.installed()
 INTERPRETED = gpu.interpreted()
@@ -138,20 +146,7 @@ class TestInterpreted:
             assert close(p.detach(), q.detach())
 
     def test_tensors_that_the_kernels_do_not_take_run_beside_those_they_do(self):
-        torch.manual_seed(0)
-        shapes = torch.randn(6, 4), torch.randn(5).double(), torch.randn(4, 3).T, torch.randn(3).bfloat16()
-        params = [torch.nn.Parameter(x) for x in shapes]
-        twins = [torch.nn.Parameter(x.clone()) for x in shapes]
-        mixed, slow = learning(params, engine="triton"), learning(twins, engine="eager")
-        for seed in range(5):
-            give_gradients(params, seed)
-            for p, q in zip(params, twins, strict=True):
-                q.grad = p.grad.clone()
-            mixed.step()
-            slow.step()
-            assert mixed.hypergradients() == pytest.approx(slow.hypergradients(), rel=1e-3, abs=1e-6)
-        for p, q in zip(params, twins, strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+        assert_mixed_tensors_agree("triton")
 
     @pytest.mark.parametrize("learn", [EVERY, ()], ids=["learning", "fixed"])
     def test_parameters_of_several_dtypes_in_one_step(self, learn):

@@ -1,8 +1,10 @@
 """`mada-lab train`."""
 
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from mada_lab.config import RunConfig
 
@@ -19,9 +21,6 @@ def run(words: list[str]) -> None:
     config = settings.load(words)
     from mada_lab import distributed, starting_point
     from mada_lab.data.prepare import open_or_prepare
-    from mada_lab.loop import train as train_model
-    from mada_lab.mirror import mirrored
-    from mada_lab.progress import ProgressBar
 
     config, is_first = starting_point.resolve(config), distributed.is_first()
     require_optimizer(config, shown=is_first)
@@ -30,16 +29,27 @@ def run(words: list[str]) -> None:
             f"note: one process, so that parallel={config.parallel} has no effect; see docs/distributed.md",
             file=sys.stderr,
         )
-    with distributed.group(config), ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar:
-        with distributed.one_by_one():
-            corpus = open_or_prepare(config.dataset, Path(config.data_dir))
-        with mirrored(config, bar) if is_first else nullcontext(bar) as listen:
-            session = train_model(config, corpus, listen)
+    session = trained(config, open_or_prepare)
     if is_first:
         print(
             f"{config.optimizer}: final validation loss {session.val_loss:.4f} after {session.step} steps: "
             f"{config.out_dir}"
         )
+
+
+def trained(config: RunConfig, open_data: Callable[[str, Path], Any]) -> Any:
+    """The session of a run that is done, on the data that `open_data` opens by name and folder; of any processes."""
+    from mada_lab import distributed
+    from mada_lab.loop import train as train_model
+    from mada_lab.mirror import mirrored
+    from mada_lab.progress import ProgressBar
+
+    is_first = distributed.is_first()
+    with distributed.group(config), ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar:
+        with distributed.one_by_one():
+            data = open_data(config.dataset, Path(config.data_dir))
+        with mirrored(config, bar) if is_first else nullcontext(bar) as listen:
+            return train_model(config, data, listen)
 
 
 def require_optimizer(config: RunConfig, shown: bool = True) -> None:

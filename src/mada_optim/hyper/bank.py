@@ -55,6 +55,11 @@ class Bank:
         for name, column in zip(self.names, q.unbind(-1), strict=True):
             self.columns[option_key(name)].copy_(column)
 
+    def keep(self, key: str, new: Tensor, where: Tensor) -> None:
+        """Overwrites a column by `new` in place, in the rows where `where` (rows,) holds."""
+        column = self.columns[key]
+        column.copy_(torch.where(where if column.ndim == 1 else where.unsqueeze(-1), new, column))
+
     def row(self, group: int, parameter: int) -> int:
         """The row of a parameter, by its group and its place there; 0 where nothing is learned."""
         place = self._places[group] if self._places else 0

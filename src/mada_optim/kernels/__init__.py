@@ -142,6 +142,8 @@ def triton(
         NoKernelError: The rule does what isn't known here, or Triton can't be used on the device.
     """
     if reason := gpu.fault(device):
+        if device.type == "cuda":
+            build.warn(reason)
         raise NoKernelError(reason)
     dtype = state_dtype or torch.float32
     code = triton_source(rule, fixed, learned, traced, dtype)

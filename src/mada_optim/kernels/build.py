@@ -32,8 +32,8 @@ class BuildError(Exception):
 
 @functools.cache
 def warn(reason: str) -> None:
-    """Says once why the slow engine runs."""
-    warnings.warn(f"mada_optim runs without its compiled CPU loops, several times slower: {reason}", stacklevel=4)
+    """Says once why a slow engine runs."""
+    warnings.warn(f"mada_optim runs without its compiled loops, several times slower: {reason}", stacklevel=4)
 
 
 def load(header: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL:
