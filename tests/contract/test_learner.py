@@ -77,6 +77,16 @@ def test_the_schedule_ends_the_learning(scope):
     assert moved[1:] == [True, True, True, False, False, True]
 
 
+def test_a_schedule_takes_nothing_from_start_and_stop():
+    p = parameter()
+    opt = MADA([p], **{**OPTIONS, "hyper_start": 3, "hyper_stop": 5, "hyper_freeze": 0.4})
+    path = [learned(opt)]
+    for step in range(7):
+        train(opt, p, 1, start=step)
+        path.append(learned(opt))
+    assert [a != b for a, b in itertools.pairwise(path)] == [False, False, False, True, True, False, False]
+
+
 def test_what_the_learner_remembers_is_saved():
     one, other = parameter(), parameter()
     options = {**OPTIONS, "hyper_freeze": 0.4}
