@@ -12,7 +12,7 @@ import torch
 from mada_optim import MADA, HyperOptimizer
 from mada_optim.kernels import gpu
 from mada_optim.rules import RULES
-from tests.engine.test_cpu_kernel import CORNERS, SPREAD_OF_MADA, close
+from tests.engine.test_cpu_kernel import CORNERS, POINTWISE, SPREAD_OF_MADA, close
 from tests.gradient.test_sensitivity import SPREAD
 from tests.problems import everything, same_bits
 
@@ -70,7 +70,7 @@ def assert_equal_runs(params, fast, twins, slow, rtol=2e-5, steps=10):
 
 
 @pytest.mark.parametrize("learn", ["all", ("lr",), ()], ids=str)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", POINTWISE)
 def test_equal_to_the_eager_engine_without_synchronisation(rule, learn):
     assert_equal_runs(*twins_on_cuda(rule, learn))
 
