@@ -66,7 +66,7 @@ CONTENDERS: dict[str, Callable[[], Step]] = {
     "Adam, betas and lr learned": lambda: ordinary(
         lambda p: HyperAdam(p, hyper_start=0, learn=("beta1", "beta2", "lr"), hyper_lr=1e-5)
     ),
-    "MADA, all six learned": lambda: ordinary(lambda p: MADA(p, hyper_start=0)),
+    "MADA, all six learned": lambda: ordinary(lambda p: MADA(p, learn="all", hyper_start=0)),
     "gdtuo, Adam / SGD": graph,
 }
 

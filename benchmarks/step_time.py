@@ -22,7 +22,8 @@ from torch.optim.optimizer import Optimizer
 import mada_optim
 from mada_lab.model.gpt import GPT, GPTConfig
 
-Make = Callable[[list[torch.nn.Parameter]], Optimizer]
+Named = list[tuple[str, torch.nn.Parameter]]
+Make = Callable[[Named], Optimizer]
 
 MODELS = {
     "0.8M": GPTConfig(block_size=64, vocab_size=103, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False),
@@ -36,14 +37,16 @@ COPIED = 64 << 20  # likewise, of which a copy's bandwidth is taken
 BASELINE = "torch AdamW fused"
 EVERYTHING = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr")
 OPTIMIZERS: dict[str, Make] = {
-    BASELINE: lambda p: torch.optim.AdamW(p, fused=True, capturable=p[0].is_cuda),
+    BASELINE: lambda p: torch.optim.AdamW(p, fused=True, capturable=p[0][1].is_cuda),
     "torch AdamW foreach": lambda p: torch.optim.AdamW(p, foreach=True),
-    "MADA, all six learned": lambda p: mada_optim.MADA(p, hyper_start=0),
-    "MADA, eager engine": lambda p: mada_optim.MADA(p, hyper_start=0, engine="eager"),
-    "MADA, tiled engine": lambda p: mada_optim.MADA(p, hyper_start=0, engine="tiled"),
-    "MADA, six and lr learned": lambda p: mada_optim.MADA(p, hyper_start=0, learn=EVERYTHING),
-    "MADA, six per tensor": lambda p: mada_optim.MADA(p, hyper_start=0, scope="tensor"),
-    "MADA, bf16 state": lambda p: mada_optim.MADA(p, hyper_start=0, state_dtype=torch.bfloat16),
+    "MADA, all six learned": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0),
+    "MADA, eager engine": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0, engine="eager"),
+    "MADA, tiled engine": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0, engine="tiled"),
+    "MADA, six and lr learned": lambda p: mada_optim.MADA(p, learn=EVERYTHING, hyper_start=0),
+    "MADA, six per tensor": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0, scope="tensor"),
+    "MADA, bf16 state": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0, state_dtype=torch.bfloat16),
+    "MADA, lr learned": lambda p: mada_optim.MADA(p, hyper_start=0),
+    "MADA, UNTUNED": lambda p: mada_optim.MADA(p, **{**mada_optim.UNTUNED, "hyper_start": 0}),
     "MADA, none learned": lambda p: mada_optim.MADA(p, learn=()),
     "HyperAdam": lambda p: mada_optim.HyperAdam(p, hyper_start=0),
     "Adam": lambda p: mada_optim.Adam(p),
@@ -121,25 +124,25 @@ def copy_bandwidth(device: torch.device, repeats: int) -> float:
     return 2 * x.numel() * x.element_size() / statistics.median(times)
 
 
-def parameters_of(model: str, device: str) -> list[torch.nn.Parameter]:
-    """The tensors of a GPT, or 200 tensors of 1,000 elements."""
+def parameters_of(model: str, device: str) -> Named:
+    """The tensors of a GPT, or 200 tensors of 1,000 elements, with their names."""
     torch.manual_seed(0)
     if model.isdecimal():  # that many elements, in ten tensors
-        return [torch.nn.Parameter(torch.randn(int(model) // 10, device=device)) for _ in range(10)]
+        return [(str(i), torch.nn.Parameter(torch.randn(int(model) // 10, device=device))) for i in range(10)]
     if model == SMALL:
-        return [torch.nn.Parameter(torch.randn(1000, device=device)) for _ in range(200)]
-    return list(GPT(MODELS[model]).to(device).parameters())
+        return [(str(i), torch.nn.Parameter(torch.randn(1000, device=device))) for i in range(200)]
+    return list(GPT(MODELS[model]).to(device).named_parameters())
 
 
 def contender(make: Make, model: str, device: str) -> Contender:
     """A fresh optimizer with gradients of the size that training has, warmed up."""
-    parameters = parameters_of(model, device)
-    for p in parameters:
+    named = parameters_of(model, device)
+    for _, p in named:
         p.grad = 1e-2 * torch.randn_like(p)
-    optimizer = make(parameters)
+    optimizer = make(named)
     for _ in range(3):
         optimizer.step()
-    return Contender(optimizer, parameters, [])
+    return Contender(optimizer, [p for _, p in named], [])
 
 
 def print_growth(repeats: int, device: str) -> None:

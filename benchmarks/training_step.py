@@ -28,7 +28,9 @@ class Trainer:
         torch.manual_seed(0)
         self.model, self.bf16 = GPT(config).to(device), bf16
         parameters = self.model.parameters()
-        self.optimizer = torch.optim.AdamW(parameters, fused=True) if fused else MADA(parameters, hyper_start=0)
+        self.optimizer = (
+            torch.optim.AdamW(parameters, fused=True) if fused else MADA(parameters, learn="all", hyper_start=0)
+        )
         self.seconds: list[float] = []
 
     def step(self, ids: torch.Tensor) -> None:

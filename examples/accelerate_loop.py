@@ -15,7 +15,7 @@ from mada_optim import MADA
 
 def prepared(accelerator: Accelerator) -> tuple:
     model = mlp()
-    opt = MADA(model.parameters(), lr=5e-3, hyper_start=10)
+    opt = MADA(model.parameters(), lr=5e-3, learn="all", hyper_start=10)
     return accelerator.prepare(model, opt, DataLoader(train_and_test()[0], 32))
 
 

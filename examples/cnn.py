@@ -39,7 +39,8 @@ def main(epochs: int = 5) -> dict:
     torch.manual_seed(0)
     train, test = train_and_test()
     model = CNN()
-    opt = MADA(parameter_groups(model, weight_decay=0.05), lr=3e-3)
+    opt = MADA(parameter_groups(model, weight_decay=0.05))
+    start = opt.coefficients()
 
     batches, losses = shuffled(train), []
     for epoch in range(epochs):
@@ -51,7 +52,7 @@ def main(epochs: int = 5) -> dict:
             losses.append(loss.item())
         print(f"epoch {epoch}: loss {losses[-1]:.4f}, test accuracy {accuracy(model, test):.3f}")
     print("coefficients", opt.coefficients())
-    return {"losses": losses, "coefficients": opt.coefficients(), "accuracy": accuracy(model, test)}
+    return {"losses": losses, "start": start, "coefficients": opt.coefficients(), "accuracy": accuracy(model, test)}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from mada_optim import MADA
 
 def setup(fabric: Fabric) -> dict:
     model = mlp()
-    model, opt = fabric.setup(model, MADA(model.parameters(), lr=5e-3, hyper_start=20))
+    model, opt = fabric.setup(model, MADA(model.parameters(), lr=5e-3, learn="all", hyper_start=20))
     return {"model": model, "opt": opt}
 
 

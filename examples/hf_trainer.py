@@ -41,14 +41,14 @@ def gpt2() -> GPT2LMHeadModel:
 
 
 def main() -> dict:
-    by_class = {"optimizer_cls_and_kwargs": (MADA, {"lr": 3e-3, "hyper_start": 10})}
+    by_class = {"optimizer_cls_and_kwargs": (MADA, {"lr": 3e-3, "learn": "all", "hyper_start": 10})}
     with tempfile.TemporaryDirectory() as folder:
         whole = trainer(folder, gpt2(), **by_class)
         whole.train()
         resumed = trainer(folder, gpt2(), **by_class)
         resumed.train(resume_from_checkpoint=str(Path(folder, f"checkpoint-{STEPS // 2}")))
     model = gpt2()
-    by_hand = MADA(model.parameters(), lr=3e-3, hyper_start=10)  # decay in one group, or none, as you like
+    by_hand = MADA(model.parameters(), lr=3e-3, learn="all", hyper_start=10)  # decay in one group, or none, as you like
     with tempfile.TemporaryDirectory() as folder:
         yours = trainer(folder, model, optimizers=(by_hand, None))
         yours.train()

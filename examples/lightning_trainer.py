@@ -32,7 +32,7 @@ class Digits(LightningModule):
         return loss
 
     def configure_optimizers(self) -> MADA:
-        return MADA(self.parameters(), lr=5e-3, hyper_start=20)
+        return MADA(self.parameters(), lr=5e-3, learn="all", hyper_start=20)
 
 
 def fit(folder: str, epochs: int, checkpoint: str | None = None) -> tuple[Digits, Trainer]:

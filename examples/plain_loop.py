@@ -9,7 +9,8 @@ from mada_optim import MADA
 def main(epochs: int = 10) -> dict:
     train, test = train_and_test()
     model = mlp()
-    opt = MADA(model.parameters(), lr=3e-3, weight_decay=0.01)
+    opt = MADA(model.parameters(), weight_decay=0.01)
+    start = opt.coefficients()
 
     batches, losses = shuffled(train), []
     for epoch in range(epochs):
@@ -19,9 +20,9 @@ def main(epochs: int = 10) -> dict:
             loss.backward()
             opt.step()
             losses.append(loss.item())
-        print(f"epoch {epoch}: loss {losses[-1]:.4f}", {q: round(x, 3) for q, x in opt.coefficients().items()})
+        print(f"epoch {epoch}: loss {losses[-1]:.4f}", {q: round(x, 4) for q, x in opt.coefficients().items()})
     print(f"test accuracy {accuracy(model, test):.3f}")
-    return {"losses": losses, "coefficients": opt.coefficients(), "accuracy": accuracy(model, test)}
+    return {"losses": losses, "start": start, "coefficients": opt.coefficients(), "accuracy": accuracy(model, test)}
 
 
 if __name__ == "__main__":

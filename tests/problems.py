@@ -28,7 +28,7 @@ def train(opt, params, seeds):
 
 def learning(params, **options):
     """MADA with all six coefficients moving from the first possible step."""
-    fast = {"lr": 1e-2, "hyper_start": 0, "hyper_lr": 1e-3, "hyper_momentum": 0.5}
+    fast = {"lr": 1e-2, "learn": "all", "hyper_start": 0, "hyper_lr": 1e-3, "hyper_momentum": 0.5}
     return MADA(params, **{**MIDWAY, **fast, **options})
 
 

@@ -11,7 +11,7 @@ FILES = sorted(SRC.rglob("*.py"))
 #: What each part of the library may import of the library.
 ALLOWED = {
     "mada_optim.spec": (),
-    "mada_optim.orthogonal": (),
+    "mada_optim.orthogonal": ("mada_optim.shards",),
     "mada_optim.matrices": ("mada_optim.spec", "mada_optim.specialize"),
     "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules", "mada_optim.orthogonal"),
     "mada_optim.specialize": ("mada_optim.spec",),
@@ -52,7 +52,8 @@ ALLOWED = {
         "mada_optim.kernels",
     ),
     "mada_optim.checks": ("mada_optim.spec",),
-    "mada_optim.shards": (),
+    "mada_optim.shards": ("mada_optim.spec",),
+    "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices"),
     "mada_optim.readings": (),
     "mada_optim.snapshot": (
         "mada_optim.spec",
@@ -70,6 +71,7 @@ ALLOWED = {
         "mada_optim.hyper",
         "mada_optim.dispatch",
         "mada_optim.checks",
+        "mada_optim.initial_lr",
         "mada_optim.matrices",
         "mada_optim.readings",
         "mada_optim.shards",

@@ -17,7 +17,7 @@ SCRIPT = """
 import sys, torch
 from mada_optim import MADA
 p = torch.nn.Parameter(torch.ones(3))
-opt = MADA([p], lr=0.1, hyper_start=0)
+opt = MADA([p], lr=0.1, learn="all", hyper_start=0)
 for _ in range(3):
     p.grad = p.detach().clone()
     opt.step()

@@ -119,6 +119,9 @@ class RunConfig:
     """The coefficients stay while the schedule is below this share of its peak, in [0, 1]; 0 is never."""
     hyper_memory: float | None = None
     """Decay of the mean square that hypergradients are divided by the root of, in [0, 1); 0 doesn't divide."""
+    lr_init: Literal["lr", "shape"] | float | None = None
+    """Where a learned lr starts: at learning_rate (lr), where the shapes of the matrices say (shape), or at a number;
+    None is the optimizer's default. In the two latter cases learning_rate is but the unit of the schedule."""
     horizon: float | None = None
     """Decay of the trace that a learned lr is learned from, in [0, 1); 0 looks one step back; None is the optimizer's
     default."""

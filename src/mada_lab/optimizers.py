@@ -1,7 +1,6 @@
 """Optimizers by the name they have on the command line."""
 
 import difflib
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,19 @@ from mada_lab import controls
 from mada_lab.baselines import BASELINES, LR_FACTOR, hidden_matrices
 from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError
-from mada_optim import HyperOptimizer, checks
+from mada_optim import HyperOptimizer
 from mada_optim.rules import RULES
 
 #: Name on the command line to the class and what it is given: a rule by its name learns nothing unless `learn` says so.
 OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
     **{name: (HyperOptimizer, {"rule": name, "learn": ()}) for name in RULES},
     "mada": (mada_optim.MADA, {}),
-    "mada_released": (mada_optim.MADA, {"rule": "mada_released"}),
+    "mada_all": (mada_optim.MADA, {"learn": "all"}),
+    "mada_released": (mada_optim.MADA, {"rule": "mada_released", "learn": "all"}),
     "mada_paper": (mada_optim.MADA, {"rule": "mada", **mada_optim.PAPER}),
-    "mada_matrix": (mada_optim.MADA, {"rule": "mada_matrix"}),
+    "mada_matrix": (mada_optim.MADA, {"rule": "mada_matrix", "learn": "all"}),
     "mada_untuned": (mada_optim.MADA, mada_optim.UNTUNED),
-    "mada_pointwise_untuned": (mada_optim.MADA, {**mada_optim.UNTUNED, "rule": "mada"}),
-    "mada_traced": (controls.Traced, {}),
+    "mada_traced": (controls.Traced, {"learn": "all"}),
     "mada_paced": (controls.Paced, {"learn": ()}),
     "hyperadam": (mada_optim.HyperAdam, {}),
 }
@@ -60,9 +59,7 @@ def build(model: nn.Module, config: RunConfig) -> Optimizer:
             numbers = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
             numbers["lr"] = config.learning_rate
             return BASELINES[config.optimizer](_baseline_groups(model, config), numbers)
-        cls, options = OURS[config.optimizer]
-        options = {**options, **_keywords(config)}
-        optimizer = cls(decay_groups(model, config.weight_decay), lr=config.learning_rate, **options)
+        optimizer = _ours(decay_groups(model, config.weight_decay), config)
         if isinstance(optimizer, controls.Paced) and config.pace_from is not None:
             optimizer.follow(Path(config.pace_from))
         return optimizer
@@ -109,6 +106,21 @@ def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
     return [part for part in parts if part["params"]]
 
 
+def _ours(groups: list[dict[str, Any]], config: RunConfig) -> HyperOptimizer:
+    """One of this library's, its hyper learning rates multiplied, its hypergradients falsified if that is asked for."""
+    cls, options = OURS[config.optimizer]
+    options = {**options, **_keywords(config)}
+    optimizer = cls(groups, lr=config.learning_rate, **options)
+    rates = [config.hyper_lr_factor * x for x in optimizer.learner.lr.tolist()]
+    if config.hyper_optimizer in ("negated", "shuffled"):
+        options["hyper_optimizer"] = controls.factory(config.hyper_optimizer, rates)
+    elif config.hyper_lr_factor != 1.0:
+        options["hyper_lr"] = dict(zip(optimizer.learned, rates, strict=True))
+    else:
+        return optimizer
+    return cls(groups, lr=config.learning_rate, **options)
+
+
 def _keywords(config: RunConfig) -> dict[str, Any]:
     names = _coefficient_names(config.optimizer)
     chosen = {q: getattr(config, q) for q in names if getattr(config, q) is not None}
@@ -119,11 +131,6 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         chosen["eps"] = config.eps
     if config.learn is not None:
         chosen["learn"] = () if config.learn == "none" else _learned(config.learn)
-    if config.hyper_lr_factor != 1.0:
-        chosen["hyper_lr"] = _hyper_rates(config, chosen.get("learn"))
-    if config.hyper_optimizer in ("negated", "shuffled"):
-        rates = _hyper_rates(config, chosen.get("learn"))
-        chosen["hyper_optimizer"] = controls.factory(config.hyper_optimizer, list(rates.values()))
     hyper = (
         "hyper_lr",
         "hyper_momentum",
@@ -133,6 +140,7 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         "hyper_freeze",
         "hyper_memory",
         "horizon",
+        "lr_init",
     )
     if config.state_dtype != "float32":
         chosen["state_dtype"] = getattr(torch, config.state_dtype)
@@ -141,20 +149,6 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         chosen["hyper_optimizer"] = lambda leaves: torch.optim.Adam(leaves, lr=lr, betas=betas)
     set_ = {key: getattr(config, key) for key in hyper if getattr(config, key) is not None}
     return {**set_, **chosen}
-
-
-def _hyper_rates(config: RunConfig, learn: str | tuple[str, ...] | None) -> dict[str, float]:
-    """The learning rate of each learned coefficient."""
-    cls, options = OURS[config.optimizer]
-    usual = inspect.signature(cls.__init__).parameters["learn"].default
-    wanted = learn if learn is not None else options.get("learn", usual)
-    rule = RULES[_rule_name(config.optimizer)]
-    names = checks.learned_names(rule, cls.preset.learn if wanted is None else wanted)
-    own = options.get("hyper_lr")
-    if isinstance(own, dict):
-        own = {name: x for name, x in own.items() if name in names}
-    rates = checks.hyper_lr(rule, own if config.hyper_lr is None else config.hyper_lr, names)
-    return {name: config.hyper_lr_factor * rate for name, rate in zip(names, rates, strict=True)}
 
 
 def _learned(names: str) -> str | tuple[str, ...]:

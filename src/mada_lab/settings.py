@@ -107,7 +107,9 @@ def typed(values: dict[str, Any], where: str, kind: type[RunConfig] = TrainConfi
                 f"configuration, in {where}, key {key}: expected {_described(types[key])}, got {value!r}; "
                 "correct the value"
             )
-    return {key: float(x) if float in _options(types[key]) else x for key, x in values.items()}
+    return {
+        key: float(x) if float in _options(types[key]) and not isinstance(x, str) else x for key, x in values.items()
+    }
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -198,17 +200,20 @@ def _outside(
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:
-    """The types in `int | None`, the values in `Literal["a", "b"]`, or the one type."""
-    return tuple(x for x in get_args(annotation) if x is not NoneType) or (annotation,)
+    """The types in `int | None`, the values in `Literal["a", "b"]`, both of a union of them, or the one type."""
+    parts = tuple(x for x in get_args(annotation) if x is not NoneType) or (annotation,)
+    return tuple(x for part in parts for x in (get_args(part) if get_origin(part) is Literal else (part,)))
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    if get_origin(annotation) is Literal:
-        return value in get_args(annotation)
-    expected = _options(annotation)[0]
+    return any(_fits_one(value, x) for x in _options(annotation))
+
+
+def _fits_one(value: Any, expected: Any) -> bool:
+    """`expected` is a type, or the one value that is allowed."""
     if expected is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is expected
+    return type(value) is expected if isinstance(expected, type) else value == expected
 
 
 def _described(annotation: Any) -> str:

@@ -8,6 +8,7 @@ An ordinary `torch.optim.Optimizer`: no wrapper, no `create_graph`, no modes.
 
 from mada_optim.optim import HyperOptimizer
 from mada_optim.presets import (
+    LEARNED_LR,
     MADA,
     PAPER,
     PAPER_SHAKESPEARE,
@@ -28,6 +29,7 @@ from mada_optim.presets import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "LEARNED_LR",
     "MADA",
     "PAPER",
     "PAPER_SHAKESPEARE",

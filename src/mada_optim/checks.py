@@ -11,6 +11,7 @@ from torch import Tensor
 from mada_optim.spec import DECAY, LR, Coefficient, Interval, Rule
 
 NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
+POSITIVE = Interval(math.ulp(0.0), math.inf, open_high=True)
 FACTOR = Interval(1e-30, 1e30)  # of the learned factor of lr
 
 PerCoefficient = float | Mapping[str, float] | None
@@ -176,6 +177,21 @@ def horizon(x: object, learned: Sequence[str]) -> float:
             f"horizon={x!r}: expected 'lr' in learn, whose trace it decays; name it, or leave horizon at 0"
         )
     return value
+
+
+def lr_init(x: object, learned: Sequence[str]) -> str | float:
+    """Where a learned lr starts: "lr", "shape" or a number.
+
+    Raises:
+        ValueError: It is none of them, or no lr is learned.
+    """
+    if x == "lr":
+        return "lr"
+    if LR.name not in learned:
+        raise ValueError(f"lr_init={x!r}: expected 'lr' in learn, whose start it is; name it, or set lr itself")
+    if isinstance(x, str):
+        return member("lr_init", x, ("lr", "shape"), "a number is allowed too")
+    return number("lr_init", x, POSITIVE, "'shape' and 'lr' are allowed too")
 
 
 def scope(name: str) -> str:

@@ -28,14 +28,14 @@ def hidden(groups: Iterable[Mapping[str, Any]]) -> list[list[bool]]:
     embedding serves as both. A group that says `matrix=True` or `matrix=False` has its matrices so or none.
     """
     groups = list(groups)
-    named = [(name, p) for group in groups for name, p in _named(group) if _is_matrix(p)]
+    named = [(name, p) for group in groups for name, p in _named(group) if is_matrix(p)]
     ends = any(EMBEDDING.search(name) or HEAD.search(name) for name, _ in named)
     last = None if ends or not named else named[-1][1]
     return [[_hidden(group, name, p, last) for name, p in _named(group)] for group in groups]
 
 
 def _hidden(group: Mapping[str, Any], name: str, p: Tensor, last: Tensor | None) -> bool:
-    if not _is_matrix(p):
+    if not is_matrix(p):
         return False
     said = group.get("matrix")
     if isinstance(said, bool):
@@ -48,7 +48,8 @@ def _named(group: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:
     return zip(group.get("param_names", [""] * len(params)), params, strict=True)
 
 
-def _is_matrix(p: Tensor) -> bool:
+def is_matrix(p: Tensor) -> bool:
+    """Whether a parameter is more than a row or a column."""
     return p.ndim >= 2 and p.shape[0] > 1 and p.numel() > p.shape[0] and not p.is_complex()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from mada_optim import checks, matrices, shards, snapshot
+from mada_optim import checks, initial_lr, matrices, shards, snapshot
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
 from mada_optim.hyper.bank import Bank
@@ -76,6 +76,9 @@ class HyperOptimizer(Optimizer):
         bounds: (low, high) by learned coefficient, for lr of its factor; the rule's interval for the others.
         horizon: Decay of the trace that lr is learned from, in [0, 1): its hypergradient looks back over some
             1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step.
+        lr_init: Where a learned lr starts. "lr": at `lr`. "shape": where the sizes of the hidden matrices say
+            (`mada_optim.initial_lr`), whatever `lr` is; at `lr` if there is no matrix. A number: there. In the two
+            latter cases the largest `lr` of a group is the unit that schedules count in.
         scope: Over what a learned coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
         engine: "eager" is the reference loop; "cpu" is C++ loops, written from the rule and compiled on demand, for
             dense fp32 tensors; "tiled" moves the same ones without a compiler, several times slower; "triton" is
@@ -114,6 +117,7 @@ class HyperOptimizer(Optimizer):
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float = 0.0,
+        lr_init: str | float = "lr",
         scope: str = "global",
         engine: str = "auto",
         maximize: bool = False,
@@ -137,6 +141,7 @@ class HyperOptimizer(Optimizer):
         self._requested_engine = checks.engine(engine)
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
         self._external: ExternalLearner | None = None
+        self._first_log_lr = LR.default
         self._incoming: dict[str, Any] = {}
 
         defaults: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "eps": 0.0, "horizon": horizon}
@@ -148,6 +153,7 @@ class HyperOptimizer(Optimizer):
             defaults["eps"] = eps
         self._option_names = tuple(defaults)
         super().__init__(params, defaults)
+        self._start_lr(checks.lr_init(lr_init, self.learned))
 
         self._learner = Learner(
             lr=self._vector(checks.hyper_lr(self.rule, hyper_lr, self.learned)),
@@ -198,10 +204,19 @@ class HyperOptimizer(Optimizer):
         """The learned coefficients become views of the bank's; of the others, those at a corner stay plain numbers."""
         self._settle(group)
         if self.learned:
-            start = {option_key(q): group[q] if q != LR.name else LR.default for q in self.learned}
+            start = {option_key(q): group[q] if q != LR.name else self._first_log_lr for q in self.learned}
             tensors = {key: eager.scalar(x, self._home) for key, x in start.items()}
             self._bank.add_group(tensors, len(group["params"]))
             self._bank.attach(self.param_groups)
+
+    def _start_lr(self, wanted: str | float) -> None:
+        """Sets the learned factor so that the first lr is the one wanted; groups keep their ratios, 1 the largest."""
+        largest = max((float(group["lr"]) for group in self.param_groups), default=0.0)
+        first = initial_lr.of_shapes(self.rule, self.param_groups) if wanted == "shape" else wanted
+        if LR.name in self.learned and isinstance(first, float) and largest > 0:
+            interval = self.intervals[LR.name]
+            self._first_log_lr = min(max(math.log(first / largest), interval.low), interval.high)
+            self._bank.columns[option_key(LR.name)].fill_(self._first_log_lr)
 
     def _settle(self, group: dict[str, Any]) -> None:
         """Coefficients that are not learned: at a corner plain numbers, which `specialize` reads; else 0-d tensors.
@@ -337,6 +352,8 @@ class HyperOptimizer(Optimizer):
         elif state.keys() != kept:
             self._fit_state(form, state)
         options = options_of_each[j]
+        if not form.pointwise and shards.is_sharded(p):
+            form = shards.gathering(form, p, differentiated=self._memory.last_update)
         return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, self._bank.row(i, j))
 
     def _fit_state(self, form: Rule, state: dict[str, Tensor]) -> None:
@@ -349,7 +366,7 @@ class HyperOptimizer(Optimizer):
         """Sums over the shards in one message; a shard that is not finite stops the step on all of them."""
         if self.reduce_group is None:
             params = (p for group in self.param_groups for p in group["params"])
-            groups, device_type = shards.reduction(params, self.rule.pointwise)
+            groups, device_type = shards.reduction(params)
         else:
             groups, device_type = [self.reduce_group], h.device.type
         if not groups:
@@ -464,7 +481,7 @@ class HyperOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy take along, beside what torch.optim's own optimizers do."""
         own = ("rule", "learned", "intervals", "state_dtype", "reduce_group")
-        private = ("_bank", "_memory", "_learner", "_external", "_requested_engine", "_option_names")
+        private = ("_bank", "_memory", "_first_log_lr", "_learner", "_external", "_requested_engine", "_option_names")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in (*own, *private)}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

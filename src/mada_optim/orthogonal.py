@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from mada_optim import shards
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 
@@ -18,11 +20,14 @@ def orthogonal(x: Tensor) -> Tensor:
     matrix of its output channels by all else, a vector a column. With k = min(rows, columns) singular values of 1 the
     root mean square is sqrt(k / (rows columns)) = 1 / sqrt(max(rows, columns)).
 
-    One operation to who traces a rule: it is of matrices, and no constant shape could be written into a graph.
+    One operation to who traces a rule: it is of matrices, and no constant shape could be written into a graph. A
+    DTensor is gathered: each process computes all of it, and keeps its shard.
     """
     if has_torch_function_unary(x):
         whole: Tensor = handle_torch_function(orthogonal, (x,), x)
         return whole
+    if shards.is_sharded(x):
+        return shards.like(x, shards.taken_from(orthogonal(x.full_tensor()), x))  # type: ignore[attr-defined]
     if x.numel() == 0:
         return x
     matrix = x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)

@@ -34,35 +34,49 @@ PAPER: dict[str, Any] = {
 #: The paper's Shakespeare runs: other hyper learning rates, momentum, and the usual eps.
 PAPER_SHAKESPEARE: dict[str, Any] = {**PAPER, "eps": 1e-8, "hyper_lr": 2.5e-3, "hyper_momentum": 0.5}
 
-#: No learning rate to tune: `MADA(model.named_parameters(), **UNTUNED)`. Adam's corner, with Muon on hidden matrices,
-#: at an lr that is learned from its trace, by steps of about .05 in its logarithm, until a schedule takes it below two
-#: fifths of its peak. The numbers are from trials on small GPTs, see docs/lab-notebook.md.
-UNTUNED: dict[str, Any] = {
-    "rule": "mada_matrix",
+#: What `MADA` does where `learn` isn't named: nothing but lr is learned, from its trace, by steps of about .02 in its
+#: logarithm, until a schedule takes it below two fifths of its peak. The numbers are from trials on small networks, see
+#: docs/lab-notebook.md.
+LEARNED_LR: dict[str, Any] = {
     "betas": (0.9, 0.99),
     "learn": "lr",
     "horizon": 0.999,
-    "hyper_lr": 0.05,
+    "lr_init": "shape",
+    "hyper_lr": 0.02,
     "hyper_memory": 0.999,
-    "hyper_start": 25,
+    "hyper_start": 10,
     "hyper_freeze": 0.4,
 }
 
+#: The same, with Muon on hidden weight matrices: `MADA(model.named_parameters(), **UNTUNED)`.
+UNTUNED: dict[str, Any] = {"rule": "mada_matrix", **LEARNED_LR}
+
 
 class MADA(HyperOptimizer):
-    """MADA: Adam, AVGrad, Yogi, Adan and Lion in one update, whose six coefficients are learned in training.
+    """MADA: Adam, AVGrad, Yogi, Adan and Lion in one update, whose coefficients are learned in training.
 
-    Ozkara et al., ICML 2024 (arXiv 2401.08893). The keywords are those of `HyperOptimizer`; `rule="mada_released"`
-    computes what the authors' code does, and `**PAPER` gives their numbers. `rule="mada_matrix"` adds a member for
-    hidden weight matrices, Muon, with the weight `omega` (1 if None): give it `model.named_parameters()`, whose names
-    tell embeddings and the head from them (`mada_optim.matrices`), or say `matrix=True` or `False` in a group.
+    Ozkara et al., ICML 2024 (arXiv 2401.08893). The keywords are those of `HyperOptimizer`.
+
+    With no `learn`, it is Adam at a learning rate that is learned from its trace: it starts where the shapes of the
+    matrices say, and `lr` is but the unit of a schedule (`LEARNED_LR`). `learn="all"` learns the paper's six
+    coefficients by the paper's hyper-steps, at the lr that is given, and `**PAPER` gives their other numbers;
+    `rule="mada_released"` computes what the authors' code does.
+
+    `rule="mada_matrix"` adds a member for hidden weight matrices, Muon, with the weight `omega` (1 if None): give it
+    `model.named_parameters()`, whose names tell embeddings and the head from them (`mada_optim.matrices`), or say
+    `matrix=True` or `False` in a group.
+
+    Args that are None take the numbers of `LEARNED_LR` where `learn` isn't named, else those of `HyperOptimizer`, and
+    betas of (.9, .95).
     """
+
+    preset = Preset("mada", ("lr",), lr=1e-3)
 
     def __init__(
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.95),
+        betas: tuple[float, float] | None = None,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
@@ -71,17 +85,18 @@ class MADA(HyperOptimizer):
         c: float = 1.0,
         gamma: float = 1.0,
         omega: float | None = None,
-        learn: str | Iterable[str] = "all",
+        learn: str | Iterable[str] | None = None,
         hyper_lr: float | Mapping[str, float] | None = None,
         hyper_momentum: float | Mapping[str, float] | None = None,
         hyper_clip: float = 10.0,
-        hyper_start: int = 50,
+        hyper_start: int | None = None,
         hyper_stop: int | None = None,
-        hyper_freeze: float = 0.0,
+        hyper_freeze: float | None = None,
         hyper_memory: float | Mapping[str, float] | None = None,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
-        horizon: float = 0.0,
+        horizon: float | None = None,
+        lr_init: str | float | None = None,
         scope: str = "global",
         rule: str | Rule = "mada",
         engine: str = "auto",
@@ -89,24 +104,29 @@ class MADA(HyperOptimizer):
         state_dtype: torch.dtype | None = None,
         reduce_group: Any = None,
     ) -> None:
+        given = {
+            "betas": betas,
+            "learn": learn,
+            "hyper_lr": hyper_lr,
+            "hyper_start": hyper_start,
+            "hyper_freeze": hyper_freeze,
+            "hyper_memory": hyper_memory,
+            "horizon": horizon,
+            "lr_init": lr_init,
+            "omega": omega,
+        }
+        usual = LEARNED_LR if learn is None else {"betas": (0.9, 0.95)}
         super().__init__(
             params,
             lr,
-            betas,
-            eps,
-            weight_decay,
+            eps=eps,
+            weight_decay=weight_decay,
             rule=rule,
-            learn=learn,
-            hyper_lr=hyper_lr,
             hyper_momentum=hyper_momentum,
             hyper_clip=hyper_clip,
-            hyper_start=hyper_start,
             hyper_stop=hyper_stop,
-            hyper_freeze=hyper_freeze,
-            hyper_memory=hyper_memory,
             hyper_optimizer=hyper_optimizer,
             bounds=bounds,
-            horizon=horizon,
             scope=scope,
             engine=engine,
             maximize=maximize,
@@ -116,7 +136,7 @@ class MADA(HyperOptimizer):
             rho=rho,
             c=c,
             gamma=gamma,
-            **({} if omega is None else {"omega": omega}),
+            **{**usual, **{key: x for key, x in given.items() if x is not None}},
         )
 
 

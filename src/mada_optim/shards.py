@@ -3,14 +3,20 @@
 A process steps its own shards, as if they were plain parameters. What a step decides over all elements, the
 hypergradients and whether the gradient is finite, is summed over the mesh dimensions that parameters are sharded on; on
 the others, where processes hold the same numbers, nothing is sent.
+
+A rule that needs a whole matrix sees DTensors (`gathering`): what is pointwise in it stays on the shards, and what
+isn't (`mada_optim.orthogonal`) gathers its argument, and is computed on each process.
 """
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mada_optim.spec import Coefficients, Rule, Slots
 
 MODULE = "torch.distributed.tensor"
 
@@ -40,14 +46,14 @@ def local_gradient(p: Any) -> Tensor:
     return local(g)
 
 
-def reduction(params: Iterable[Tensor], pointwise: bool) -> tuple[list[Any], str]:
+def reduction(params: Iterable[Tensor]) -> tuple[list[Any], str]:
     """The process groups to sum over, one after the other, and the type of device that they send from.
 
     No group: each process has whole parameters.
 
     Raises:
         RuntimeError: Parameters are sharded over different processes, or some are and some aren't, so that one sum
-            would count some of them twice; or the rule needs whole tensors.
+            would count some of them twice.
     """
     if MODULE not in sys.modules:
         return [], "cpu"
@@ -61,8 +67,6 @@ def reduction(params: Iterable[Tensor], pointwise: bool) -> tuple[list[Any], str
             "optimizer for each kind"
         )
     ((mesh, dimensions),) = wanted or {(None, ())}
-    if dimensions and not pointwise:
-        raise RuntimeError("parameters: expected whole ones, as the rule is not pointwise, got shards; replicate them")
     return [mesh.get_group(i) for i in dimensions], mesh.device_type if dimensions else "cpu"
 
 
@@ -111,6 +115,25 @@ def taken_from(whole: Tensor, p: Tensor) -> Tensor:
         whole = DTensor.from_local(whole.to(p.device), mesh, replicas, run_check=False)
     shard: Tensor = whole.redistribute(mesh, placements).to_local()
     return shard
+
+
+def gathering(rule: Rule, p: Tensor, differentiated: bool) -> Rule:
+    """`rule` for the shards of `p`, where it needs to see the whole.
+
+    Raises:
+        RuntimeError: It is to be `differentiated`, which DTensors in a vector-Jacobian product don't allow.
+    """
+    if differentiated:
+        raise RuntimeError(
+            "parameters: expected whole ones, as a coefficient of a rule that is not pointwise is learned, got shards; "
+            "learn nothing but lr, with a horizon, or replicate the parameters"
+        )
+
+    def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        u, after = rule.update(c, like(p, g), {name: like(p, x) if x.ndim else x for name, x in s.items()}, t)
+        return local(u), {name: local(x) for name, x in after.items()}
+
+    return replace(rule, update=update)
 
 
 def outline(p: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ def tiny(tmp_path, data_dir) -> TrainConfig:
         data_dir=str(data_dir),
         out_dir=str(tmp_path / "run"),
         device="cpu",
+        optimizer="mada_all",
         n_layer=1,
         n_head=2,
         n_embd=16,

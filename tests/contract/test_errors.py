@@ -39,7 +39,7 @@ REFUSED = [
 @pytest.mark.parametrize(("options", "message"), REFUSED, ids=lambda x: str(x)[:40])
 def test_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        MADA([torch.nn.Parameter(torch.ones(2))], **options)
+        MADA([torch.nn.Parameter(torch.ones(2))], **{"learn": "all", **options})
 
 
 def test_a_coefficient_of_another_rule_is_refused():

@@ -85,7 +85,7 @@ def test_a_saved_trace_goes_on_bit_by_bit():
 
 def test_a_horizon_without_a_learned_lr_is_refused():
     with pytest.raises(ValueError, match=r"horizon=0.9: expected 'lr' in learn"):
-        MADA(parameters(), horizon=0.9)
+        MADA(parameters(), learn="beta1", horizon=0.9)
     with pytest.raises(ValueError, match=r"horizon=1.0: expected a number in \[0, 1\)"):
         tracing(parameters(), horizon=1.0)
 

@@ -59,7 +59,7 @@ def test_hypergradient_is_the_derivative_of_the_next_loss():
 
     def run(shift, name, steps):
         theta = torch.nn.Parameter(torch.zeros(6, dtype=torch.float64))
-        opt = MADA([theta], lr=0.05, hyper_lr=0.0, hyper_start=0, **MIDWAY)
+        opt = MADA([theta], lr=0.05, learn="all", hyper_lr=0.0, hyper_start=0, **MIDWAY)
         for t in range(steps):
             opt.zero_grad()
             (curvature * (theta - target) ** 2).sum().backward()

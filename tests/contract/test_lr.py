@@ -35,7 +35,7 @@ def swinging(opt, p, steps):
 
 
 def test_all_is_every_coefficient_but_lr():
-    assert MADA(parameters()).learned == RULES["mada"].coefficient_names()
+    assert MADA(parameters(), learn="all").learned == RULES["mada"].coefficient_names()
     assert MADA(parameters(), learn=("lr", "beta1")).learned == ("beta1", "lr")
 
 

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
+from mada_optim import MADA
 from tests.distributed import group
 from tests.problems import learning
 
@@ -117,6 +118,66 @@ def test_sharded_equals_whole(shape, steps, options):
     close(ranks[0]["early"][1], [p.detach() for p in model.parameters()], 1e-6)
     assert {x["engine"] for x in ranks} == {opt.engine}
     assert [sum(x["empty"]) for x in ranks] == ([0, 1, 1, 3] if shape == (4,) else [0, 1] * (len(ranks) // 2))
+
+
+MATRICES = {"learn": "lr", "horizon": 0.9, "hyper_start": 1, "hyper_lr": 0.05, "hyper_memory": 0.9, "lr_init": "shape"}
+
+
+def with_matrices(model, **options):
+    rest = [p for p in model.parameters() if p is not model.hidden.weight]
+    return MADA(
+        [{"params": [model.hidden.weight], "matrix": True}, {"params": rest, "matrix": False}],
+        rule="mada_matrix",
+        **options,
+    )
+
+
+def matrices(shape, options):
+    """Five steps with Muon on the hidden matrix, whose shards are gathered; and the state, saved and loaded."""
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicas", "shards")[-len(shape) :])
+    model, again = sharded(mesh), sharded(mesh)
+    opt, other = (with_matrices(x, **options) for x in (model, again))
+    rows = rows_of(dist.get_rank(), dist.get_world_size())
+    for i in range(5):
+        step(model, opt, i, rows)
+    early = [p.full_tensor().detach().numpy() for p in model.parameters()]
+    slots = [x.full_tensor().numpy() for x in opt.slots(model.hidden.weight).values() if isinstance(x, DTensor)]
+    again.load_state_dict(copy.deepcopy(model.state_dict()))
+    other.load_state_dict(copy.deepcopy(opt.state_dict()))
+    for x, y in ((model, opt), (again, other)):
+        step(x, y, 5, rows)
+    pairs = zip(model.parameters(), again.parameters(), strict=True)
+    return early, slots, opt.coefficients(), all(torch.equal(x.to_local(), y.to_local()) for x, y in pairs)
+
+
+@pytest.mark.parametrize("shape", [(2,), (4,), (2, 2)], ids=["2", "4", "2 replicas of 2"])
+@pytest.mark.parametrize("options", [MATRICES, {"learn": ()}], ids=["lr learned", "plain"])
+def test_hidden_matrices_are_gathered(shape, options):
+    """The orthogonalised momentum is that of the whole matrix, whatever is sharded; its slot stays in shards."""
+    ranks = group.run(torch.Size(shape).numel(), matrices, shape, options)
+    model = net()
+    opt = with_matrices(model, **options)
+    for i in range(5):
+        step(model, opt, i)
+    for early, slots, coefficients, resumed_alike in ranks:
+        close(early, [p.detach() for p in model.parameters()], 1e-5)
+        close(slots, [opt.slots(model.hidden.weight)["b"]], 1e-5)
+        assert coefficients == ranks[0][2]
+        assert resumed_alike
+    step(model, opt, 5)
+    close(numbers(ranks[0][2]), numbers(opt.coefficients()), 1e-5)
+
+
+def learned_matrices():
+    model = sharded(init_device_mesh("cpu", (2,)))
+    opt = with_matrices(model, learn="omega")
+    with pytest.raises(RuntimeError, match="rule that is not pointwise is learned, got shards; learn nothing but lr"):
+        step(model, opt, 0)
+    return True
+
+
+def test_a_coefficient_of_sharded_matrices_is_not_learned():
+    assert all(group.run(2, learned_matrices))
 
 
 def counted(world_shape, options):

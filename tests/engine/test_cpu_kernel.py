@@ -197,7 +197,7 @@ def test_state_that_was_replaced_is_seen():
 def test_a_step_is_seen_by_autograd():
     """A backward pass through weights that a step has changed since must fail, as with torch's own optimizers."""
     p = torch.nn.Parameter(torch.ones(3))
-    opt = MADA([p])
+    opt = MADA([p], learn="all")
     loss = (p**3).sum()
     p.grad = torch.ones(3)
     opt.step()

@@ -12,7 +12,18 @@ import torch
 from tests.examples.conftest import EXAMPLES, fell, largest_move
 
 
-@pytest.mark.parametrize(("name", "accuracy"), [("plain_loop", 0.85), ("cnn", 0.85), ("compiled_model", 0.85)])
+@pytest.mark.parametrize("name", ["plain_loop", "cnn"])
+def test_a_network_learns_and_its_lr_moves(name, example, capsys):
+    result = example(name).main()
+    assert fell(result["losses"])
+    assert result["accuracy"] > 0.85
+    start, end = result["start"], result["coefficients"]
+    assert abs(end["lr"] / start["lr"] - 1) > 0.1
+    assert end == start | {"lr": end["lr"]}
+    assert "'lr'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "accuracy"), [("compiled_model", 0.85)])
 def test_a_network_learns_and_its_coefficients_move(name, accuracy, example, capsys):
     result = example(name).main()
     assert fell(result["losses"])

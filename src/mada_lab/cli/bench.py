@@ -90,7 +90,7 @@ def read(options: dict[str, str], quick: bool) -> tuple[Any, list[Any]]:
     from mada_lab.cli.words import whole_number
     from mada_lab.experiments.bench import tasks as known
     from mada_lab.experiments.bench.families import FAMILIES
-    from mada_lab.experiments.bench.sections import SECTIONS, Scope
+    from mada_lab.experiments.bench.sections import FROM_BASE, SECTIONS, Scope
     from mada_lab.optimizers import NAMES
 
     usual = Scope()
@@ -105,7 +105,7 @@ def read(options: dict[str, str], quick: bool) -> tuple[Any, list[Any]]:
         (1,) if few else _seeds(options, "map-seeds", usual.map_seeds),
         usual.rates[1::2] if quick else usual.rates,
         ((0.5, 0.9), (0.6, 0.999)) if quick else usual.betas,
-        _chosen(options, "map-optimizers", NAMES, usual.mapped),
+        _chosen(options, "map-optimizers", (*NAMES, *FROM_BASE), usual.mapped),
     )
     wanted = _chosen(options, "tasks", known.TASKS, known.QUICK if quick else tuple(known.TASKS))
     return scope, list(_with_data([known.TASKS[name] for name in wanted], options.get("data-dir", "data"), quick))

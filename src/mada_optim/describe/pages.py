@@ -163,10 +163,12 @@ def _use(d: Description) -> str:
 
 
 def _learns(d: Description, learn: str | tuple[str, ...]) -> str:
-    names = [q.name for q in d.coefficients]
-    if learn:
-        return f"learns {', '.join(names if learn == 'all' else learn)}"
-    return f'plain; learn="all" learns {", ".join(names)}' if names else 'plain; learn="lr" learns lr'
+    every = [q.name for q in d.coefficients]
+    usual = every if learn == "all" else list(learn)
+    told = f"learns {', '.join(usual)}" if usual else "plain"
+    if not every:
+        return f'{told}; learn="lr" learns lr'
+    return told if usual == every else f'{told}; learn="all" learns {", ".join(every)}'
 
 
 def index(descriptions: Iterable[Description]) -> str:

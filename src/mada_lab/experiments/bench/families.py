@@ -56,7 +56,8 @@ class Family:
 
     def values(self, point: Values) -> Values:
         """The keys of a point, and those that follow from it."""
-        return {"optimizer": self.optimizer, **self.fixed, **point, **rate(point["learning_rate"])}
+        keys = {"optimizer": self.optimizer, **self.fixed, **point}
+        return {**keys, **rate(keys["learning_rate"])}
 
 
 def rate(learning_rate: float) -> Values:
@@ -109,14 +110,15 @@ FAMILIES: dict[str, Family] = {
         {"learning_rate": 1e-3, MATRIX_LR: 1e-3, "weight_decay": 0.1},
         {"learning_rate": LR, MATRIX_LR: LR, "weight_decay": DECAY},
     ),
-    "mada": Family("mada", {"learning_rate": 1e-3}, {"learning_rate": LR}),
+    "mada": Family("mada", {"weight_decay": 0.1}, {"weight_decay": DECAY}, {"learning_rate": 1e-3}),
 }
 
-#: Rows without any tuning, by name; a row of MADA's own says nothing but the learning rate.
+#: Rows without any tuning, by name. MADA's own say nothing but the learning rate, which those that learn it don't see.
 DEFAULTS: dict[str, Values] = {
     "adamw_default": {"optimizer": "adamw", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1, **rate(1e-3)},
     "mada_default": {"optimizer": "mada", **rate(1e-3)},
     "mada_untuned_default": {"optimizer": "mada_untuned", **rate(1e-3)},
+    "mada_all_default": {"optimizer": "mada_all", **rate(1e-3)},
     "mada_paper": {"optimizer": "mada_paper", **rate(1e-3)},
     "hyperadam_default": {"optimizer": "hyperadam", **rate(1e-3)},
     "prodigy_default": {"optimizer": "prodigy", **rate(1.0)},

@@ -17,7 +17,11 @@ FIRST_BETAS = (0.5, 0.8, 0.9, 0.97, 0.99)
 SECOND_BETAS = (0.6, 0.9, 0.95, 0.99, 0.999)
 #: Factors on MADA's hyper learning rates: over 2 decades, and over 4.
 HYPER, FAR_HYPER = (0.1, 0.3162, 1.0, 3.162, 10.0), (0.01, 100.0)
-MADA = "mada_default"
+MADA, SIX = "mada_default", "mada_all_default"
+#: Of the map of learning rates, beside optimizers by their names: a learned lr that starts where the base lr is.
+FROM_BASE: dict[str, Values] = {
+    f"{name}_from_lr": {"optimizer": name, "lr_init": "lr"} for name in ("mada", "mada_untuned")
+}
 
 Runs = dict[str, Values]
 
@@ -34,7 +38,7 @@ class Scope:
         map_seeds: Of the maps.
         rates: Base learning rates of the map.
         betas: First and second betas of the map.
-        mapped: Optimizers of the map of learning rates.
+        mapped: Optimizers of the map of learning rates, or some of FROM_BASE.
     """
 
     sections: tuple[str, ...] = SECTIONS
@@ -44,7 +48,7 @@ class Scope:
     map_seeds: tuple[int, ...] = (1, 2)
     rates: tuple[float, ...] = RATES
     betas: tuple[tuple[float, ...], tuple[float, ...]] = (FIRST_BETAS, SECOND_BETAS)
-    mapped: tuple[str, ...] = ("adamw", "mada", "mada_untuned")
+    mapped: tuple[str, ...] = ("adamw", "mada", "mada_untuned", *FROM_BASE)
 
     def tuned(self, task: BenchTask) -> tuple[str, ...]:
         """The families that are tuned on the task; AdamW in any case, as the others are measured by it."""
@@ -82,7 +86,8 @@ def tuned_groups(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:
 
 def lr_map(scope: Scope) -> Runs:
     """Optimizers at their defaults, over base learning rates."""
-    return {lr_name(name, x): {"optimizer": name, **rate(x)} for name in scope.mapped for x in scope.rates}
+    keys = {name: FROM_BASE.get(name, {"optimizer": name}) for name in scope.mapped}
+    return {lr_name(name, x): {**keys[name], **rate(x)} for name in scope.mapped for x in scope.rates}
 
 
 def lr_name(optimizer: str, x: float) -> str:
@@ -116,18 +121,26 @@ def hyper_name(factor: float) -> str:
 
 
 def ablations() -> Runs:
-    """MADA with one coefficient learned, with none, and with hypergradients that aren't its own."""
-    alone = {f"mada.only_{q}": {**DEFAULTS[MADA], "learn": q} for q in RULES["mada"].coefficient_names()}
-    controls = {f"mada.{kind}": {**DEFAULTS[MADA], "hyper_optimizer": kind} for kind in ("negated", "shuffled")}
-    controls[TRACED] = {**DEFAULTS[MADA], "optimizer": "mada_traced"}
-    return {**alone, "mada.none": {**DEFAULTS[MADA], "learn": "none"}, **controls, **hyper_map(FAR_HYPER)}
+    """What is learned, and by what, changed in one thing at a time.
+
+    Of MADA: its lr stays where it starts, and moves against the hypergradient. Of MADA with its six coefficients
+    learned: one of them learned alone, none, and hypergradients that aren't its own.
+    """
+    own = {"mada.start_only": {**DEFAULTS[MADA], "hyper_lr_factor": 0.0}}
+    own["mada.negated"] = {**DEFAULTS[MADA], "hyper_optimizer": "negated"}
+    own["mada_untuned.start_only"] = {**DEFAULTS["mada_untuned_default"], "hyper_lr_factor": 0.0}
+    alone = {f"mada_all.only_{q}": {**DEFAULTS[SIX], "learn": q} for q in RULES["mada"].coefficient_names()}
+    controls = {f"mada_all.{kind}": {**DEFAULTS[SIX], "hyper_optimizer": kind} for kind in ("negated", "shuffled")}
+    controls[TRACED] = {**DEFAULTS[SIX], "optimizer": "mada_traced"}
+    six = {SIX: DEFAULTS[SIX], **alone, "mada_all.none": {**DEFAULTS[SIX], "learn": "none"}, **controls}
+    return {**own, **hyper_map(FAR_HYPER), **six}
 
 
 def followers(seeds: Sequence[int]) -> Runs:
-    """By run, what takes something of MADA's run of the same seed: its final coefficients, or the size of its steps."""
+    """By run, what takes its final coefficients, or the size of its steps, from that of six learned with its seed."""
     keys = {
-        FIXED: (DEFAULTS[MADA], "coefficients_from", MADA),
-        EQUAL: ({**DEFAULTS[MADA], "optimizer": "mada_paced"}, "pace_from", TRACED),
+        FIXED: (DEFAULTS[SIX], "coefficients_from", SIX),
+        EQUAL: ({**DEFAULTS[SIX], "optimizer": "mada_paced"}, "pace_from", TRACED),
     }
     return {
         run_name(name, seed): {**values, "seed": seed, key: f"@{run_name(source, seed)}"}
@@ -136,7 +149,7 @@ def followers(seeds: Sequence[int]) -> Runs:
     }
 
 
-FIXED, EQUAL, TRACED = "mada.final_fixed", "mada.equal_rms", "mada.traced"
+FIXED, EQUAL, TRACED = "mada_all.final_fixed", "mada_all.equal_rms", "mada_all.traced"
 
 
 def after_tuning(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:

@@ -1,0 +1,51 @@
+"""Where a learned lr starts, if not at the lr that was given: where the first steps fit the sizes of the matrices.
+
+Where an update has a spectral norm s, a step changes what a layer puts out by lr s of what it takes in, at most; with a
+step of the same norm at every width, networks of all widths learn alike (Yang, Simon and Bernstein 2023, arXiv
+2310.17813). Of an orthogonalised update, O of norm sqrt(max(rows, columns)) times kappa, the norm is known; .02 is what
+Muon's authors take (Jordan et al. 2024). An Adam update has elements of about 1, of the same signs along its strongest
+directions, so that its norm grows with the width itself: lr falls with 1 / width (Yang et al. 2022, arXiv 2203.03466).
+The two constants are from trials on small networks, docs/lab-notebook.md.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mada_optim import matrices
+from mada_optim.spec import Rule
+
+SPECTRAL_STEP = 0.02
+POINTWISE_STEP = 0.4
+
+
+def of_shapes(rule: Rule, groups: Iterable[Mapping[str, Any]]) -> float | None:
+    """The first lr of all groups together; None where no parameter has two dimensions.
+
+    The width is the larger side of the hidden matrices, in the geometric mean over their elements; of all matrices,
+    where none is hidden.
+    """
+    groups = list(groups)
+    flags = matrices.hidden(groups)
+    hidden = [
+        p for group, own in zip(groups, flags, strict=True) for p, x in zip(group["params"], own, strict=True) if x
+    ]
+    width = _width(hidden or [p for group in groups for p in group["params"] if matrices.is_matrix(p)])
+    if width is None:
+        return None
+    if hidden and not rule.pointwise:
+        return SPECTRAL_STEP / (_scale(rule, groups[0]) * math.sqrt(width))
+    return POINTWISE_STEP / width
+
+
+def _scale(rule: Rule, options: Mapping[str, Any]) -> float:
+    """The root mean square of the update of a hidden matrix."""
+    return float(options["kappa" if rule.matrix_weight is None else "kappa_matrix"])
+
+
+def _width(tensors: Iterable[Tensor]) -> float | None:
+    sides = [(max(p.shape[0], p.numel() // p.shape[0]), p.numel()) for p in tensors]
+    count = sum(n for _, n in sides)
+    return math.exp(sum(n * math.log(side) for side, n in sides) / count) if count else None

@@ -1,0 +1,158 @@
+"""Where a learned lr starts, and what MADA does where `learn` isn't named."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from mada_optim import LEARNED_LR, MADA, UNTUNED, Adam, HyperOptimizer
+from mada_optim.rules import RULES
+from tests.problems import parameters, same_bits, train
+
+RATES = (1e-4, 1e-3, 3e-2)
+
+
+class Net(nn.Module):
+    """An embedding, two hidden matrices, and a head."""
+
+    def __init__(self, width=16):
+        super().__init__()
+        self.embedding = nn.Embedding(500, width)
+        self.first = nn.Linear(width, 4 * width)
+        self.second = nn.Linear(4 * width, width)
+        self.head = nn.Linear(width, 500)
+
+
+def first_lr(params, **options):
+    return MADA(params, **options).coefficients()["lr"]
+
+
+@pytest.mark.parametrize("options", [{}, UNTUNED])
+def test_it_is_the_same_whatever_the_lr(options):
+    got = {round(first_lr(Net().named_parameters(), lr=lr, **options), 12) for lr in RATES}
+    assert len(got) == 1
+    assert not got & set(RATES)
+
+
+def test_it_falls_with_the_width_of_the_hidden_matrices_alone():
+    """Of embedding and head, 500 by 16, it takes no notice; a hidden matrix counts by its larger side."""
+    assert first_lr(Net().named_parameters()) == pytest.approx(0.4 / 64)
+    assert first_lr(Net(width=32).named_parameters()) == pytest.approx(0.4 / 128)
+    kernels = [("a.weight", nn.Parameter(torch.ones(4, 3, 3, 3))), ("head.weight", nn.Parameter(torch.ones(9, 900)))]
+    assert first_lr(kernels) == pytest.approx(0.4 / 27)
+
+
+def test_widths_are_averaged_in_their_logarithm_by_elements():
+    hidden = [nn.Parameter(torch.ones(shape)) for shape in ((8, 8), (2, 32), (10, 10))]  # the last for the head
+    assert first_lr(hidden) == pytest.approx(0.4 / 16)
+
+
+def test_without_hidden_matrices_those_at_the_ends_count():
+    assert first_lr(nn.Linear(64, 10).named_parameters()) == pytest.approx(0.4 / 64)
+    assert first_lr(nn.Linear(64, 10).named_parameters(), **UNTUNED) == pytest.approx(0.4 / 64)
+
+
+def test_without_any_matrix_it_is_the_lr_that_is_given():
+    assert first_lr([nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(1, 5))], lr=0.01) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("rule", ["muon", "mada_matrix"])
+@pytest.mark.parametrize("width", [16, 64])
+def test_the_first_step_of_a_hidden_matrix_has_a_spectral_norm_of_a_fiftieth(rule, width):
+    """Newton-Schulz leaves singular values between .7 and 1.2."""
+    net = Net(width)
+    before = net.first.weight.detach().clone()
+    opt = HyperOptimizer(net.named_parameters(), rule=rule, learn="lr", lr_init="shape")
+    for p in net.parameters():
+        p.grad = torch.randn_like(p)
+    opt.step()
+    moved = torch.linalg.matrix_norm(net.first.weight - before, ord=2).item()
+    # The width is that of both hidden matrices, which have one.
+    assert 0.7 * 0.02 <= moved <= 1.25 * 0.02
+
+
+def test_a_number_is_where_it_starts():
+    assert first_lr(Net().named_parameters(), lr=1e-2, lr_init=3e-4) == pytest.approx(3e-4)
+    assert first_lr(Net().named_parameters(), lr=1e-2, lr_init="lr") == pytest.approx(1e-2)
+    assert first_lr(Net().named_parameters(), lr=1e-2, learn="lr") == pytest.approx(1e-2)
+
+
+def test_groups_keep_their_ratios_and_the_largest_is_the_unit():
+    net = Net()
+    groups = [
+        {"params": list(net.first.named_parameters()), "lr": 1e-3},
+        {"params": list(net.second.named_parameters()), "lr": 4e-3},
+    ]
+    opt = MADA(groups, lr=1.0, scope="group", lr_init=0.5)
+    assert [x["lr"] for x in opt.coefficients().values()] == pytest.approx([0.125, 0.5])
+    for travelled in (opt, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        travelled.add_param_group({"params": [("late", nn.Parameter(torch.ones(2)))], "lr": 8e-3})
+        assert list(travelled.coefficients().values())[-1]["lr"] == pytest.approx(1.0)
+
+
+def test_a_schedule_counts_in_the_lr_that_was_given():
+    opt = MADA(Net().named_parameters(), lr=7.0)
+    start = opt.coefficients()["lr"]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda step: 0.25)
+    assert opt.param_groups[0]["lr"] == pytest.approx(7.0 / 4)
+    assert opt.coefficients()["lr"] == pytest.approx(start / 4)
+    assert scheduler.get_last_lr() == pytest.approx([7.0 / 4])
+
+
+def test_it_is_taken_into_the_bounds_of_the_factor():
+    assert first_lr(Net().named_parameters(), lr=1.0, bounds={"lr": (0.5, 2.0)}) == pytest.approx(0.5)
+
+
+def test_an_lr_of_0_stays():
+    assert first_lr(Net().named_parameters(), lr=0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learn": (), "lr_init": "shape"}, "expected 'lr' in learn"),
+        ({"learn": "beta1", "lr_init": 0.1}, "expected 'lr' in learn"),
+        ({"lr_init": "shapes"}, "did you mean 'shape'"),
+        ({"lr_init": -0.1}, "expected a number"),
+        ({"lr_init": 0.0}, "expected a number"),
+        ({"lr_init": float("nan")}, "expected a number"),
+    ],
+)
+def test_what_is_none_of_them_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MADA(Net().named_parameters(), **options)
+
+
+def test_without_learn_the_numbers_are_those_of_the_learned_lr():
+    one, other = (params := parameters()), copy.deepcopy(params)
+    named = MADA(other, **LEARNED_LR)
+    unnamed = MADA(one)
+    assert unnamed.learned == ("lr",)
+    train(unnamed, one, range(15))
+    train(named, other, range(15))
+    assert same_bits(list(one), list(other))
+    assert unnamed.coefficients() == named.coefficients()
+
+
+def test_what_is_given_goes_before_what_is_usual():
+    opt = MADA(parameters(), betas=(0.8, 0.9), hyper_lr=0.5, hyper_start=3, hyper_freeze=0.0, hyper_memory=0.0)
+    assert (opt.coefficients()["beta1"], opt.coefficients()["beta2"]) == (0.8, 0.9)
+    assert (opt.learner.lr.tolist(), opt.learner.start) == ([0.5], 3)
+    assert (opt.learner.freeze, opt.learner.memory) == (0.0, None)
+
+
+def test_where_learn_is_named_the_numbers_are_the_papers():
+    opt = MADA(parameters(), learn="all")
+    assert opt.learned == RULES["mada"].coefficient_names()
+    assert (opt.coefficients()["beta1"], opt.coefficients()["beta2"]) == (0.9, 0.95)
+    assert (opt.learner.start, opt.learner.memory, opt.learner.freeze) == (50, None, 0.0)
+    assert opt.learner.lr.tolist() == [5e-4, 5e-4, 1e-1, 1e-1, 1e-1, 1e-1]
+
+
+def test_with_nothing_learned_it_is_adam_at_the_lr_that_is_given():
+    one, other = (params := parameters()), copy.deepcopy(params)
+    train(MADA(one, lr=1e-2, learn=()), one, range(5))
+    train(Adam(other, lr=1e-2, betas=(0.9, 0.95)), other, range(5))
+    assert same_bits(list(one), list(other))
