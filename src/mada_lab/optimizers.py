@@ -30,6 +30,8 @@ OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
     "hyperadam": (mada_optim.HyperAdam, {}),
 }
 NAMES = (*OURS, *BASELINES)
+#: Those that need no learning rate, for a network that isn't trained yet.
+LR_FREE, FRESH = ("mada", "mada_untuned"), ("scratch", "resume")
 #: The coefficients that a configuration may set, each under its own name.
 COEFFICIENTS = (
     "beta1",
@@ -109,7 +111,7 @@ def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
 def _ours(groups: list[dict[str, Any]], config: RunConfig) -> HyperOptimizer:
     """One of this library's, its hyper learning rates multiplied, its hypergradients falsified if that is asked for."""
     cls, options = OURS[config.optimizer]
-    options = {**options, **_keywords(config)}
+    options = {**_start(config), **options, **_keywords(config)}
     optimizer = cls(groups, lr=config.learning_rate, **options)
     rates = [config.hyper_lr_factor * x for x in optimizer.learner.lr.tolist()]
     if config.hyper_optimizer in ("negated", "shuffled"):
@@ -119,6 +121,12 @@ def _ours(groups: list[dict[str, Any]], config: RunConfig) -> HyperOptimizer:
     else:
         return optimizer
     return cls(groups, lr=config.learning_rate, **options)
+
+
+def _start(config: RunConfig) -> dict[str, Any]:
+    """Where MADA's learned lr starts, unless it's said: from fresh weights where shapes say, else at learning_rate."""
+    free = config.optimizer in LR_FREE and config.learn is None and config.init_from in FRESH
+    return {"lr_init": "shape"} if free else {}
 
 
 def _keywords(config: RunConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch.optim.optimizer import ParamsT
 
 from mada_optim.hyper.learner import HyperOptimizerFactory
 from mada_optim.optim import HyperOptimizer, Preset
-from mada_optim.spec import Rule
+from mada_optim.spec import LR, Rule
 
 #: The paper's GPT-2 runs, as released: `MADA(params, lr=6e-4, weight_decay=0.1, **PAPER)`. The released intervals too.
 PAPER: dict[str, Any] = {
@@ -41,7 +41,6 @@ LEARNED_LR: dict[str, Any] = {
     "betas": (0.9, 0.99),
     "learn": "lr",
     "horizon": 0.999,
-    "lr_init": "shape",
     "hyper_lr": 0.02,
     "hyper_memory": 0.999,
     "hyper_start": 10,
@@ -57,17 +56,18 @@ class MADA(HyperOptimizer):
 
     Ozkara et al., ICML 2024 (arXiv 2401.08893). The keywords are those of `HyperOptimizer`.
 
-    With no `learn`, it is Adam at a learning rate that is learned from its trace: it starts where the shapes of the
-    matrices say, and `lr` is but the unit of a schedule (`LEARNED_LR`). `learn="all"` learns the paper's six
-    coefficients by the paper's hyper-steps, at the lr that is given, and `**PAPER` gives their other numbers;
-    `rule="mada_released"` computes what the authors' code does.
+    With no `learn`, it is Adam at a learning rate that is learned from its trace (`LEARNED_LR`). It starts at `lr`;
+    with no `lr`, where the shapes of the matrices say. That is for training from scratch: to go on from trained
+    weights, say how small the first steps should be. `learn="all"` learns the paper's six coefficients by the paper's
+    hyper-steps, at the lr that is given, and `**PAPER` gives their other numbers; `rule="mada_released"` computes what
+    the authors' code does.
 
     `rule="mada_matrix"` adds a member for hidden weight matrices, Muon, with the weight `omega` (1 if None): give it
     `model.named_parameters()`, whose names tell embeddings and the head from them (`mada_optim.matrices`), or say
     `matrix=True` or `False` in a group.
 
     Args that are None take the numbers of `LEARNED_LR` where `learn` isn't named, else those of `HyperOptimizer`, and
-    betas of (.9, .95).
+    betas of (.9, .95). Without `lr`, that is 1e-3, and `lr_init` is "shape" if lr is learned.
     """
 
     preset = Preset("mada", ("lr",), lr=1e-3)
@@ -75,7 +75,7 @@ class MADA(HyperOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor | None = None,
         betas: tuple[float, float] | None = None,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
@@ -104,6 +104,9 @@ class MADA(HyperOptimizer):
         state_dtype: torch.dtype | None = None,
         reduce_group: Any = None,
     ) -> None:
+        learn = learn if learn is None or isinstance(learn, str) else tuple(learn)
+        if lr is None and lr_init is None and (learn is None or LR.name in (learn, *learn)):
+            lr_init = "shape"
         given = {
             "betas": betas,
             "learn": learn,

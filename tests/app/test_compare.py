@@ -71,7 +71,12 @@ def test_a_source_without_coefficients_is_refused(tiny, tmp_path, loss, optimize
 
 
 def test_cases_of_a_command_line():
-    words = ["--optimizers", "adamw,sgd:learning_rate=0.1:momentum=0.9,mada_all,mada_fs", "--seeds=3,4", "--max_iters=200"]
+    words = [
+        "--optimizers",
+        "adamw,sgd:learning_rate=0.1:momentum=0.9,mada_all,mada_fs",
+        "--seeds=3,4",
+        "--max_iters=200",
+    ]
     options, cases, base = command.read(words)
     first, second = compare.plans(base, cases, options["seeds"])
     assert [name for name, _ in first.points] == [

@@ -31,9 +31,21 @@ def first_lr(params, **options):
 
 @pytest.mark.parametrize("options", [{}, UNTUNED])
 def test_it_is_the_same_whatever_the_lr(options):
-    got = {round(first_lr(Net().named_parameters(), lr=lr, **options), 12) for lr in RATES}
-    assert len(got) == 1
+    got = {round(first_lr(Net().named_parameters(), lr=lr, lr_init="shape", **options), 12) for lr in RATES}
+    assert got == {round(first_lr(Net().named_parameters(), **options), 12)}
     assert not got & set(RATES)
+
+
+@pytest.mark.parametrize("options", [{}, UNTUNED, {"learn": "lr"}, {"learn": ("beta1", "lr")}])
+def test_an_lr_that_is_given_is_where_it_starts(options):
+    assert first_lr(Net().named_parameters(), lr=1e-5, **options) == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("learn", ["lr", ["lr"], ("beta1", "lr")])
+def test_none_given_it_starts_where_shapes_say_whenever_it_is_learned(learn):
+    assert first_lr(Net().named_parameters(), learn=learn) == pytest.approx(0.4 / 64)
+    once = iter(learn if isinstance(learn, tuple | list) else [learn])
+    assert first_lr(Net().named_parameters(), learn=once) == pytest.approx(0.4 / 64)
 
 
 def test_it_falls_with_the_width_of_the_hidden_matrices_alone():
@@ -55,7 +67,9 @@ def test_without_hidden_matrices_those_at_the_ends_count():
 
 
 def test_without_any_matrix_it_is_the_lr_that_is_given():
-    assert first_lr([nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(1, 5))], lr=0.01) == pytest.approx(0.01)
+    vectors = [nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(1, 5))]
+    assert first_lr(vectors, lr=0.01, lr_init="shape") == pytest.approx(0.01)
+    assert first_lr(vectors) == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("rule", ["muon", "mada_matrix"])
@@ -93,7 +107,7 @@ def test_groups_keep_their_ratios_and_the_largest_is_the_unit():
 
 
 def test_a_schedule_counts_in_the_lr_that_was_given():
-    opt = MADA(Net().named_parameters(), lr=7.0)
+    opt = MADA(Net().named_parameters(), lr=7.0, lr_init="shape")
     start = opt.coefficients()["lr"]
     scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda step: 0.25)
     assert opt.param_groups[0]["lr"] == pytest.approx(7.0 / 4)
@@ -102,11 +116,11 @@ def test_a_schedule_counts_in_the_lr_that_was_given():
 
 
 def test_it_is_taken_into_the_bounds_of_the_factor():
-    assert first_lr(Net().named_parameters(), lr=1.0, bounds={"lr": (0.5, 2.0)}) == pytest.approx(0.5)
+    assert first_lr(Net().named_parameters(), lr_init=1e-6, bounds={"lr": (0.5, 2.0)}) == pytest.approx(5e-4)
 
 
 def test_an_lr_of_0_stays():
-    assert first_lr(Net().named_parameters(), lr=0.0) == 0.0
+    assert first_lr(Net().named_parameters(), lr=0.0, lr_init="shape") == 0.0
 
 
 @pytest.mark.parametrize(
