@@ -51,8 +51,8 @@ class RunConfig:
     learn: str | None = None
     """Coefficients to learn, with commas between: beta1,beta2,lr, say; all, none; None is the optimizer's default."""
     learning_rate: float = 1e-3
-    """Peak learning rate. Of mada and mada_untuned, which learn it, the unit of the schedule, unless weights are trained
-    already; lr_init=lr starts there."""
+    """Peak learning rate. Of mada and mada_untuned, which learn it, the unit of the schedule, unless weights are
+    trained already; lr_init=lr starts there."""
     matrix_lr: float | None = None
     """Peak learning rate of the hidden matrices (muon); None is learning_rate."""
     decay_lr: bool = True

@@ -203,6 +203,32 @@ def test_coefficients_of_the_configuration_reach_the_optimizer(tiny):
     assert optimizers.build(model, replace(tiny, optimizer="adan")).coefficients()["beta3"] == 0.92
 
 
+@pytest.mark.parametrize("optimizer", ["mada", "mada_untuned"])
+def test_a_learned_lr_starts_by_shapes_from_fresh_weights_and_at_learning_rate_from_trained_ones(tiny, optimizer):
+    model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, dropout=0.0, bias=False))
+    config = replace(tiny, optimizer=optimizer, learning_rate=1e-5)
+
+    def first(**keys):
+        return optimizers.build(model, replace(config, **keys)).coefficients()["lr"]
+
+    shape = first()
+    assert shape > 1e-3
+    for keys in ({"learning_rate": 1e-2}, {"init_from": "resume"}, {"init_from": "gpt2", "lr_init": "shape"}):
+        assert first(**keys) == pytest.approx(shape)
+    assert first(init_from="gpt2") == first(lr_init="lr") == pytest.approx(1e-5)
+    assert first(lr_init=0.05) == pytest.approx(0.05)
+
+
+def test_hyper_learning_rates_are_multiplied_as_they_are(tiny):
+    model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, dropout=0.0, bias=False))
+    for config, own in ((replace(tiny, optimizer="mada"), [0.02]), (tiny, [5e-4, 5e-4, 0.1, 0.1, 0.1, 0.1])):
+        for factor in (0.0, 3.0):
+            opt = optimizers.build(model, replace(config, hyper_lr_factor=factor))
+            assert opt.learner.lr.tolist() == pytest.approx([factor * x for x in own])
+        negated = optimizers.build(model, replace(config, hyper_optimizer="negated", hyper_lr_factor=3.0))
+        assert [group["lr"] for group in negated.hyper_optimizer.param_groups] == pytest.approx([3 * x for x in own])
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_lower_precision_trains(tiny, corpus, dtype):
     session = train(replace(tiny, dtype=dtype, max_iters=8), corpus, heard := Silent())

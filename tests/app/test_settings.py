@@ -36,6 +36,17 @@ def test_defaults_then_file_then_command_line(tmp_path):
     assert config.n_head == TrainConfig().n_head
 
 
+@pytest.mark.parametrize(("text", "value"), [("'shape'", "shape"), ("'lr'", "lr"), ("0.5", 0.5), ("1", 1.0)])
+def test_a_key_of_a_word_or_a_number(tmp_path, text, value):
+    path = tmp_path / "c.toml"
+    path.write_text(f"lr_init = {text}\n")
+    for config in (settings.load([str(path)]), settings.load([f"--lr_init={text.strip(chr(39))}"])):
+        assert (config.lr_init, type(config.lr_init)) == (value, type(value))
+    path.write_text("lr_init = 'shap'\n")
+    with pytest.raises(ConfigError, match="key lr_init: expected 'lr' or 'shape' or a number, got 'shap'"):
+        settings.load([str(path)])
+
+
 def test_the_papers_example_run():
     """`--dtype='float32' --beta1=0.9 ...`, as a shell passes it on."""
     coefficients = "--beta1=0.9 --beta2=0.95 --beta3=0.0 --rho=0.6 --c=1.0 --gamma=1.0".split()
