@@ -58,7 +58,8 @@ class MADA(HyperOptimizer):
 
     With no `learn`, it is Adam at a learning rate that is learned from its trace (`LEARNED_LR`). It starts at `lr`;
     with no `lr`, where the shapes of the matrices say. That is for training from scratch: to go on from trained
-    weights, say how small the first steps should be. `learn="all"` learns the paper's six coefficients by the paper's
+    weights, say how small the first steps should be. Names (`model.named_parameters()`) tell embeddings, which don't
+    count, from hidden matrices. `learn="all"` learns the paper's six coefficients by the paper's
     hyper-steps, at the lr that is given, and `**PAPER` gives their other numbers; `rule="mada_released"` computes what
     the authors' code does.
 
