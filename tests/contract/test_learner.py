@@ -12,7 +12,15 @@ import torch
 from mada_optim import MADA
 from tests.problems import give_gradients, same_bits
 
-OPTIONS = {"learn": "lr", "horizon": 0.9, "hyper_start": 1, "hyper_lr": 0.05, "hyper_memory": 0.9, "hyper_clip": 1e9}
+OPTIONS = {
+    "learn": "lr",
+    "lr_init": "lr",
+    "horizon": 0.9,
+    "hyper_start": 1,
+    "hyper_lr": 0.05,
+    "hyper_memory": 0.9,
+    "hyper_clip": 1e9,
+}
 
 
 def learned(opt):
