@@ -42,12 +42,12 @@ class RunConfig:
     """Optimizer steps."""
 
     optimizer: str = "mada"
-    """mada, hyperadam, or a rule of mada_optim with nothing learned (sgd, adagrad, rmsprop, adam, amsgrad, avgrad,
-    nadam, yogi, adan, lion, muon); mada_released is the published code's, mada_matrix has
-    Muon on hidden matrices. Of others: adamw (torch's own), prodigy,
-    schedulefree, torch_muon (torch's, with AdamW on all but hidden matrices). Presets: mada_paper (the paper's
-    numbers), mada_untuned (a learned lr, and Muon on hidden matrices), mada_pointwise_untuned (without Muon). Controls:
-    mada_traced (mada, with its steps' sizes in the record), mada_paced (nothing learned, steps of such sizes)."""
+    """mada (its lr learned), mada_untuned (the same, with Muon on hidden matrices), mada_all (the paper's six
+    coefficients learned, at learning_rate), mada_paper (with all of the paper's numbers), mada_released (by the
+    published code's rule), mada_matrix (the six, with Muon on hidden matrices), hyperadam, or a rule of mada_optim with nothing learned
+    (sgd, adagrad, rmsprop, adam, amsgrad, avgrad, nadam, yogi, adan, lion, muon). Of others: adamw (torch's own),
+    prodigy, schedulefree, torch_muon (torch's, with AdamW on all but hidden matrices). Controls: mada_traced (mada_all,
+    with its steps' sizes in the record), mada_paced (nothing learned, steps of such sizes)."""
     learn: str | None = None
     """Coefficients to learn, with commas between: beta1,beta2,lr, say; all, none; None is the optimizer's default."""
     learning_rate: float = 1e-3
@@ -101,7 +101,8 @@ class RunConfig:
     pace_from: str | None = None
     """Folder of a finished run of mada_traced, whose steps' sizes mada_paced has."""
     hyper_lr: float | None = None
-    """Learning rate of the coefficients; None is the paper's: 5e-4 for the betas, 1e-1 for the others."""
+    """Learning rate of the coefficients; None is the optimizer's default: the paper's, 5e-4 for the betas and 1e-1 for
+    the others, and .02 for the lr of mada and mada_untuned."""
     hyper_lr_factor: float = 1.0
     """Multiplies the learning rates of all coefficients."""
     hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = "sgd"

@@ -93,7 +93,7 @@ def test_parameters_of_16_bits(dtype):
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape, device="cuda", dtype=dtype)) for shape in SHAPES]
     twins = copy.deepcopy(params)
-    fast, slow = (MADA(x, lr=1e-2, engine=e, **FAST) for x, e in ((params, "triton"), (twins, "eager")))
+    fast, slow = (MADA(x, lr=1e-2, learn="all", engine=e, **FAST) for x, e in ((params, "triton"), (twins, "eager")))
     for step in range(6):
         give(step, params, twins)
         fast.step()
@@ -145,7 +145,7 @@ def test_a_new_lr_compiles_nothing():
 
     compiled = []
     params = [torch.nn.Parameter(torch.randn(shape, device="cuda")) for shape in SHAPES]
-    opt = MADA(params, **FAST)
+    opt = MADA(params, learn="all", **FAST)
     for step in range(6):
         opt.param_groups[0]["lr"] = 1e-2 / (step + 1)
         give(step, params)
