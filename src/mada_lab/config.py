@@ -44,10 +44,11 @@ class RunConfig:
     optimizer: str = "mada"
     """mada (its lr learned), mada_untuned (the same, with Muon on hidden matrices), mada_all (the paper's six
     coefficients learned, at learning_rate), mada_paper (with all of the paper's numbers), mada_released (by the
-    published code's rule), mada_matrix (the six, with Muon on hidden matrices), hyperadam, or a rule of mada_optim with nothing learned
-    (sgd, adagrad, rmsprop, adam, amsgrad, avgrad, nadam, yogi, adan, lion, muon). Of others: adamw (torch's own),
-    prodigy, schedulefree, torch_muon (torch's, with AdamW on all but hidden matrices). Controls: mada_traced (mada_all,
-    with its steps' sizes in the record), mada_paced (nothing learned, steps of such sizes)."""
+    published code's rule), mada_matrix (the six, with Muon on hidden matrices), hyperadam, or a rule of mada_optim
+    with nothing learned (sgd, adagrad, rmsprop, adam, amsgrad, avgrad, nadam, yogi, adan, lion, muon). Of others:
+    adamw (torch's own), prodigy, schedulefree, torch_muon (torch's, with AdamW on all but hidden matrices).
+    Controls: mada_traced (mada_all, with its steps' sizes in the record), mada_paced (nothing learned, steps of
+    such sizes)."""
     learn: str | None = None
     """Coefficients to learn, with commas between: beta1,beta2,lr, say; all, none; None is the optimizer's default."""
     learning_rate: float = 1e-3
