@@ -13,7 +13,7 @@ import torch
 
 from mada_lab import checkpoint, files
 from mada_lab.checkpoint import Checkpoint
-from mada_lab.checkpoint_folder import available, leftovers
+from mada_lab.checkpoint_folder import available, leftovers, path_of
 from mada_lab.errors import CheckpointError
 from mada_lab.loop import train
 from mada_lab.record import read_run
@@ -35,28 +35,37 @@ def config(request, tiny):
 
 
 class FullFrom(Silent):
-    """Fills the disk at a step, and frees it at another, once the checkpoint of step `missed` has met it."""
+    """Fills the disk at a step, and frees it at another, once the checkpoint of step `missed` has met it.
 
-    def __init__(self, patch, full, free=10**9, missed=None):
+    A checkpoint in the background is given the time to be there, `saved`, before the disk is full.
+    """
+
+    def __init__(self, patch, full, free=10**9, missed=None, saved=None):
         super().__init__()
-        self.patch, self.full, self.free, self.missed, self.disk = patch, full, free, missed, None
+        self.patch, self.full, self.free, self.missed, self.saved = patch, full, free, missed, saved
+        self.disk = None
 
     def step(self, done):
         if done == self.full:
+            wait(lambda: self.saved is None or self.saved.exists())
             self.disk = fill(self.patch)
         if done == self.free:
-            deadline = time.monotonic() + 30
-            while self.missed and not self.has_missed() and time.monotonic() < deadline:
-                time.sleep(0.001)
+            wait(lambda: not self.missed or self.has_missed())
             self.patch.undo()
 
     def has_missed(self):
         return any(name == "mkdir" and f"{self.missed}.part" in path for name, path in self.disk.changes)
 
 
+def wait(until):
+    deadline = time.monotonic() + 30
+    while not until() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
 def test_a_full_disk_is_told_and_survived(config, corpus, tmp_path, monkeypatch, caplog):
     train(replace(config, out_dir=str(tmp_path / "whole")), corpus, Silent())
-    train(config, corpus, FullFrom(monkeypatch, 12, 25, missed=20))
+    train(config, corpus, FullFrom(monkeypatch, 12, 25, missed=20, saved=path_of(tmp_path / "run", 10)))
     assert "expected to write" in caplog.text
     assert "got No space left on device" in caplog.text
     assert "bytes are free" in caplog.text
