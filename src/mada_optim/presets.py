@@ -106,7 +106,8 @@ class MADA(HyperOptimizer):
         reduce_group: Any = None,
     ) -> None:
         learn = learn if learn is None or isinstance(learn, str) else tuple(learn)
-        if lr is None and lr_init is None and (learn is None or LR.name in (learn, *learn)):
+        learns_lr = learn is None or LR.name in ([learn] if isinstance(learn, str) else learn)
+        if lr is None and lr_init is None and learns_lr:
             lr_init = "shape"
         given = {
             "betas": betas,

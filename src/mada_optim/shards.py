@@ -121,7 +121,7 @@ def gathering(rule: Rule, p: Tensor, differentiated: bool) -> Rule:
     """`rule` for the shards of `p`, where it needs to see the whole.
 
     Raises:
-        RuntimeError: It is to be `differentiated`, which DTensors in a vector-Jacobian product don't allow.
+        RuntimeError: It is to be `differentiated`, and a vector-Jacobian product gives no sum over shards.
     """
     if differentiated:
         raise RuntimeError(
