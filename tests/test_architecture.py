@@ -54,6 +54,7 @@ ALLOWED = {
     "mada_optim.checks": ("mada_optim.spec",),
     "mada_optim.shards": ("mada_optim.spec",),
     "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices"),
+    "mada_optim.guard": ("mada_optim.spec",),
     "mada_optim.readings": (),
     "mada_optim.snapshot": (
         "mada_optim.spec",
@@ -71,13 +72,14 @@ ALLOWED = {
         "mada_optim.hyper",
         "mada_optim.dispatch",
         "mada_optim.checks",
+        "mada_optim.guard",
         "mada_optim.initial_lr",
         "mada_optim.matrices",
         "mada_optim.readings",
         "mada_optim.shards",
         "mada_optim.snapshot",
     ),
-    "mada_optim.presets": ("mada_optim.spec", "mada_optim.hyper", "mada_optim.optim"),
+    "mada_optim.presets": ("mada_optim.spec", "mada_optim.guard", "mada_optim.hyper", "mada_optim.optim"),
     "mada_optim.integrations": ("mada_optim.optim", "mada_optim.integrations"),
     "mada_optim": ("mada_optim.optim", "mada_optim.presets"),
 }

@@ -64,8 +64,9 @@ class RunConfig:
     """Step at which min_lr is reached; None is max_iters."""
     min_lr: float = 1e-4
     """Final learning rate."""
-    weight_decay: float = 0.1
-    """Decoupled decay of tensors with 2 or more dimensions; the others have none."""
+    weight_decay: float | None = None
+    """Decoupled decay of tensors with 2 or more dimensions; the others have none. None is .3 for mada and mada_untuned,
+    .1 for the others."""
     grad_clip: float = 1.0
     """Largest norm of the whole gradient; 0 leaves it as it is."""
     eps: float | None = None
@@ -103,7 +104,7 @@ class RunConfig:
     """Folder of a finished run of mada_traced, whose steps' sizes mada_paced has."""
     hyper_lr: float | None = None
     """Learning rate of the coefficients; None is the optimizer's default: the paper's, 5e-4 for the betas and 1e-1 for
-    the others, and .02 for the lr of mada and mada_untuned."""
+    the others, and .1 for the lr of mada and mada_untuned."""
     hyper_lr_factor: float = 1.0
     """Multiplies the learning rates of all coefficients."""
     hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = "sgd"
@@ -112,8 +113,8 @@ class RunConfig:
     another coefficient, which changes from step to step (shuffled)."""
     hyper_momentum: float = 0.0
     """Momentum of the coefficients' steps, in [0, 1)."""
-    hyper_clip: float = 10.0
-    """Each hypergradient is clipped to this size."""
+    hyper_clip: float | None = None
+    """Each hypergradient is clipped to this size; None is the optimizer's default, the paper's 10 for most."""
     hyper_start: int | None = None
     """Steps before the coefficients start to move; None is the optimizer's default, the paper's 50 for most."""
     hyper_stop: int | None = None
@@ -122,6 +123,9 @@ class RunConfig:
     """The coefficients stay while the schedule is below this share of its peak, in [0, 1]; 0 is never."""
     hyper_memory: float | None = None
     """Decay of the mean square that hypergradients are divided by the root of, in [0, 1); 0 doesn't divide."""
+    hyper_averaging: float | None = None
+    """Decay of a mean of these, in [0, 1), of which only what exceeds its noise moves a coefficient; 0 takes each as it
+    is."""
     lr_init: Literal["lr", "shape"] | float | None = None
     """Where a learned lr starts: at learning_rate (lr), where the shapes of the matrices say (shape), or at a number;
     None is the optimizer's default. In the two latter cases learning_rate is but the unit of the schedule."""

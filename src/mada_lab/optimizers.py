@@ -32,6 +32,7 @@ OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
 NAMES = (*OURS, *BASELINES)
 #: Those that need no learning rate, for a network that isn't trained yet.
 LR_FREE, FRESH = ("mada", "mada_untuned"), ("scratch", "resume")
+DECAY = 0.1  # of the others, if none is said; nanoGPT's
 #: The coefficients that a configuration may set, each under its own name.
 COEFFICIENTS = (
     "beta1",
@@ -61,7 +62,7 @@ def build(model: nn.Module, config: RunConfig) -> Optimizer:
             numbers = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
             numbers["lr"] = config.learning_rate
             return BASELINES[config.optimizer](_baseline_groups(model, config), numbers)
-        optimizer = _ours(decay_groups(model, config.weight_decay), config)
+        optimizer = _ours(decay_groups(model, weight_decay(config)), config)
         if isinstance(optimizer, controls.Paced) and config.pace_from is not None:
             optimizer.follow(Path(config.pace_from))
         return optimizer
@@ -83,6 +84,12 @@ def without_effect(config: RunConfig) -> list[str]:
     return [q for q in COEFFICIENTS if getattr(config, q) is not None and q not in had]
 
 
+def weight_decay(config: RunConfig) -> float:
+    """What `config` says, or what its optimizer's default is: those that need no learning rate have their own."""
+    own = config.optimizer in LR_FREE and config.learn is None
+    return _or(config.weight_decay, mada_optim.LEARNED_LR["weight_decay"] if own else DECAY)
+
+
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices and embeddings decay; biases and gains, which have one dimension, don't."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -95,7 +102,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
     """`decay_groups`; for torch_muon, hidden matrices apart from the others, with their own learning rate."""
-    groups = decay_groups(model, config.weight_decay)
+    groups = decay_groups(model, weight_decay(config))
     if config.optimizer != "torch_muon":
         return groups
     matrices, rate = hidden_matrices(model), _or(config.matrix_lr, config.learning_rate)
@@ -147,6 +154,7 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         "hyper_stop",
         "hyper_freeze",
         "hyper_memory",
+        "hyper_averaging",
         "horizon",
         "lr_init",
     )

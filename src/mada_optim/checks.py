@@ -88,6 +88,23 @@ def hyper_memory(given: PerCoefficient, learned: tuple[str, ...]) -> list[float]
     return _per_coefficient("hyper_memory", given, dict.fromkeys(learned, 0.0), DECAY)
 
 
+def hyper_averaging(given: PerCoefficient, memories: list[float], learned: tuple[str, ...]) -> list[float]:
+    """The decay of each learned coefficient's mean hypergradient; 0 where none is given.
+
+    Raises:
+        ValueError: A number is outside [0, 1), a key is no learned coefficient, or there is no memory of its size,
+            without which a mean can't be weighed against its noise.
+    """
+    decays = _per_coefficient("hyper_averaging", given, dict.fromkeys(learned, 0.0), DECAY)
+    for name, decay, memory in zip(learned, decays, memories, strict=True):
+        if decay and not memory:
+            remedy = "give it one, such as 0.999, or leave hyper_averaging out"
+            raise ValueError(
+                f"hyper_averaging of {name}={decay}: expected a hyper_memory of {name} > 0, got 0; {remedy}"
+            )
+    return decays
+
+
 def _per_coefficient(what: str, given: PerCoefficient, default: dict[str, float], allowed: Interval) -> list[float]:
     if not isinstance(given, Mapping):
         given = {} if given is None else dict.fromkeys(default, given)
@@ -201,6 +218,17 @@ def scope(name: str) -> str:
         ValueError: There is no such scope.
     """
     return member("scope", name, ("global", "group", "tensor"), "the paper's is 'global'")
+
+
+def switch(name: str, x: object, remedy: str) -> bool:
+    """`x`, True or False.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if not isinstance(x, bool):
+        raise ValueError(f"{name}={x!r}: expected True or False; {remedy}")
+    return x
 
 
 def rule_keywords(rule: Rule, betas: Sequence[float] | None, others: Mapping[str, float]) -> dict[str, float]:

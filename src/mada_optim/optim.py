@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from mada_optim import checks, initial_lr, matrices, shards, snapshot
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
+from mada_optim.guard import guarded
 from mada_optim.hyper.bank import Bank
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
 from mada_optim.hyper.step import hyper_step
@@ -56,6 +57,8 @@ class HyperOptimizer(Optimizer):
         eps: Added to the denominator, >= 0. None: the rule's default.
         weight_decay: Decoupled: a step multiplies weights by 1 - lr * weight_decay.
         rule: Name in `mada_optim.rules.RULES`, or a `Rule`. None: the preset's.
+        guard: Whether bad betas are taken only as far as they do no harm (`mada_optim.guard`), of rules with Adam's two
+            averages.
         learn: Names of the learned coefficients, "all" for every one of the rule's, or () for none. "lr" may be named
             too: a factor on the lr that is set or scheduled, whose logarithm is learned. None: the preset's.
         hyper_lr: Learning rate of the coefficients: one for all, or a dict that overrides the defaults (the paper's:
@@ -70,6 +73,8 @@ class HyperOptimizer(Optimizer):
             `scope="global"` it is the first group's lr that counts.
         hyper_memory: Decay of the mean square that a hypergradient is divided by the root of, in [0, 1), as Adam's
             beta2: one for all, or a dict. 0: no division, as in the paper.
+        hyper_averaging: Decay of a running mean of these, in [0, 1), one for all, or a dict: a step is along as much of
+            that mean as its noise doesn't account for. 0: along each hypergradient, as in the paper.
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
             library too: a tower) from a list of tensors, one per learned coefficient, 1-d with an entry per scope.
             `hyper_lr` and `hyper_momentum` are then unused.
@@ -106,6 +111,7 @@ class HyperOptimizer(Optimizer):
         weight_decay: float = 0.0,
         *,
         rule: str | Rule | None = None,
+        guard: bool = False,
         learn: str | Iterable[str] | None = None,
         hyper_lr: float | Mapping[str, float] | None = None,
         hyper_momentum: float | Mapping[str, float] | None = None,
@@ -114,6 +120,7 @@ class HyperOptimizer(Optimizer):
         hyper_stop: int | None = None,
         hyper_freeze: float = 0.0,
         hyper_memory: float | Mapping[str, float] | None = None,
+        hyper_averaging: float | Mapping[str, float] | None = None,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float = 0.0,
@@ -125,7 +132,9 @@ class HyperOptimizer(Optimizer):
         reduce_group: Any = None,
         **options: float,
     ) -> None:
-        self.rule = _rule(self.preset.rule if rule is None else rule)
+        self.rule = find_rule(self.preset.rule if rule is None else rule)
+        if checks.switch("guard", guard, "True bounds what bad betas do"):
+            self.rule = guarded(self.rule)
         self.learned = checks.learned_names(self.rule, self.preset.learn if learn is None else learn)
         self.intervals = checks.intervals(self.rule, bounds, self.learned)
         self.state_dtype = checks.state_dtype(state_dtype)
@@ -134,10 +143,12 @@ class HyperOptimizer(Optimizer):
         one_step = [q for q in self.learned if not (traced and q == LR.name)]
         self._memory = eager.Memory(last_update=bool(one_step), trace=traced)
         memories = checks.hyper_memory(hyper_memory, self.learned)
+        means = checks.hyper_averaging(hyper_averaging, memories, self.learned)
         freeze = checks.number(
             "hyper_freeze", hyper_freeze, UNIT, "0 is for never, 0.4 for the last two fifths of a cosine"
         )
-        self._bank = Bank(self.learned, checks.scope(scope), normalized=any(memories), freezes=freeze > 0)
+        remembers = {"normalized": any(memories), "averaged": any(means), "freezes": freeze > 0}
+        self._bank = Bank(self.learned, checks.scope(scope), **remembers)
         self._requested_engine = checks.engine(engine)
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
         self._external: ExternalLearner | None = None
@@ -164,6 +175,7 @@ class HyperOptimizer(Optimizer):
             start=checks.count("hyper_start", hyper_start, "the paper's is 50"),
             stop=math.inf if hyper_stop is None else checks.count("hyper_stop", hyper_stop, "None is for no end"),
             memory=self._vector(memories) if any(memories) else None,
+            averaging=self._vector(means) if any(means) else None,
             freeze=freeze,
         )
         if hyper_optimizer is not None and self.learned:
@@ -497,7 +509,8 @@ class HyperOptimizer(Optimizer):
         self._bank.attach(self.param_groups)  # compiled loops can't travel, and are looked up anew
 
 
-def _rule(rule: str | Rule) -> Rule:
+def find_rule(rule: str | Rule) -> Rule:
+    """The rule of this name, or the one given. Raises ValueError, with the nearest name, if there is none."""
     if isinstance(rule, Rule):
         return rule
     return RULES[checks.member("rule", rule, RULES, "the registry is mada_optim.rules.RULES")]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from mada_optim.guard import suits
 from mada_optim.hyper.learner import HyperOptimizerFactory
-from mada_optim.optim import HyperOptimizer, Preset
+from mada_optim.optim import HyperOptimizer, Preset, find_rule
 from mada_optim.spec import LR, Rule
 
 #: The paper's GPT-2 runs, as released: `MADA(params, lr=6e-4, weight_decay=0.1, **PAPER)`. The released intervals too.
@@ -34,15 +35,19 @@ PAPER: dict[str, Any] = {
 #: The paper's Shakespeare runs: other hyper learning rates, momentum, and the usual eps.
 PAPER_SHAKESPEARE: dict[str, Any] = {**PAPER, "eps": 1e-8, "hyper_lr": 2.5e-3, "hyper_momentum": 0.5}
 
-#: What `MADA` does where `learn` isn't named: nothing but lr is learned, from its trace, by steps of about .02 in its
-#: logarithm, until a schedule takes it below two fifths of its peak. The numbers are from trials on small networks, see
-#: docs/lab-notebook.md.
+#: What `MADA` does where `learn` isn't named: nothing but lr is learned, from its trace, by steps of at most .1 in its
+#: logarithm, as long as the trace says more than its noise, until a schedule takes it below two fifths of its peak. The
+#: numbers are from trials on small networks, see docs/lab-notebook.md.
 LEARNED_LR: dict[str, Any] = {
     "betas": (0.9, 0.99),
+    "weight_decay": 0.3,
+    "guard": True,
     "learn": "lr",
     "horizon": 0.999,
-    "hyper_lr": 0.02,
+    "hyper_lr": 0.1,
     "hyper_memory": 0.999,
+    "hyper_clip": 1.0,
+    "hyper_averaging": 0.9,
     "hyper_start": 10,
     "hyper_freeze": 0.4,
 }
@@ -63,12 +68,15 @@ class MADA(HyperOptimizer):
     hyper-steps, at the lr that is given, and `**PAPER` gives their other numbers; `rule="mada_released"` computes what
     the authors' code does.
 
+    It decays weights by .3 times lr then, and guards its betas: bad ones are used as far as they do no harm
+    (`mada_optim.guard`). `weight_decay=0` and `guard=False` are for neither.
+
     `rule="mada_matrix"` adds a member for hidden weight matrices, Muon, with the weight `omega` (1 if None): give it
     `model.named_parameters()`, whose names tell embeddings and the head from them (`mada_optim.matrices`), or say
     `matrix=True` or `False` in a group.
 
     Args that are None take the numbers of `LEARNED_LR` where `learn` isn't named, else those of `HyperOptimizer`, and
-    betas of (.9, .95). Without `lr`, that is 1e-3, and `lr_init` is "shape" if lr is learned.
+    betas of (.9, .95), no decay and no guard. Without `lr`, that is 1e-3, and `lr_init` is "shape" if lr is learned.
     """
 
     preset = Preset("mada", ("lr",), lr=1e-3)
@@ -79,7 +87,7 @@ class MADA(HyperOptimizer):
         lr: float | Tensor | None = None,
         betas: tuple[float, float] | None = None,
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = None,
         *,
         beta3: float = 0.0,
         rho: float = 1.0,
@@ -89,17 +97,19 @@ class MADA(HyperOptimizer):
         learn: str | Iterable[str] | None = None,
         hyper_lr: float | Mapping[str, float] | None = None,
         hyper_momentum: float | Mapping[str, float] | None = None,
-        hyper_clip: float = 10.0,
+        hyper_clip: float | None = None,
         hyper_start: int | None = None,
         hyper_stop: int | None = None,
         hyper_freeze: float | None = None,
         hyper_memory: float | Mapping[str, float] | None = None,
+        hyper_averaging: float | Mapping[str, float] | None = None,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float | None = None,
         lr_init: str | float | None = None,
         scope: str = "global",
         rule: str | Rule = "mada",
+        guard: bool | None = None,
         engine: str = "auto",
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,
@@ -111,24 +121,30 @@ class MADA(HyperOptimizer):
             lr_init = "shape"
         given = {
             "betas": betas,
+            "weight_decay": weight_decay,
             "learn": learn,
             "hyper_lr": hyper_lr,
+            "hyper_clip": hyper_clip,
             "hyper_start": hyper_start,
             "hyper_freeze": hyper_freeze,
             "hyper_memory": hyper_memory,
+            "hyper_averaging": hyper_averaging,
             "horizon": horizon,
             "lr_init": lr_init,
             "omega": omega,
+            "guard": guard,
         }
-        usual = LEARNED_LR if learn is None else {"betas": (0.9, 0.95)}
+        usual = dict(LEARNED_LR) if learn is None else {"betas": (0.9, 0.95)}
+        if not suits(find_rule(rule)):
+            usual.pop("guard", None)
+        if not (hyper_memory is None or hyper_memory):  # without a size there is nothing to weigh
+            usual.pop("hyper_averaging", None)
         super().__init__(
             params,
             lr,
             eps=eps,
-            weight_decay=weight_decay,
             rule=rule,
             hyper_momentum=hyper_momentum,
-            hyper_clip=hyper_clip,
             hyper_stop=hyper_stop,
             hyper_optimizer=hyper_optimizer,
             bounds=bounds,

@@ -180,7 +180,7 @@ def test_a_storage_belongs_to_one_plan(tiny, tmp_path):
 
 def test_a_folder_with_another_run_is_refused(tiny, corpus):
     complete(tiny, corpus, Silent())
-    with pytest.raises(ConfigError, match=r"expected weight_decay=0.5, got 0.1"):
+    with pytest.raises(ConfigError, match=r"expected weight_decay=0.5, got None"):
         complete(replace(tiny, weight_decay=0.5), corpus, Silent())
 
 

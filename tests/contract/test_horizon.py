@@ -92,7 +92,7 @@ def test_a_horizon_without_a_learned_lr_is_refused():
 
 def test_after_hyper_stop_coefficients_stay():
     params = parameters()
-    opt = MADA(params, hyper_start=1, hyper_stop=3)
+    opt = MADA(params, hyper_start=1, hyper_stop=3, hyper_averaging=0.0)
     train(opt, params, range(3))
     then = opt.coefficients()
     train(opt, params, range(3, 6))

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from mada_optim import MADA
+from mada_optim.hyper.bank import EVIDENCE, LARGEST_LR, MEAN_SQUARES
+from mada_optim.hyper.learner import Learner
 from tests.problems import give_gradients, same_bits
 
 OPTIONS = {
+    "weight_decay": 0.0,
     "learn": "lr",
     "lr_init": "lr",
     "horizon": 0.9,
@@ -20,7 +23,9 @@ OPTIONS = {
     "hyper_lr": 0.05,
     "hyper_memory": 0.9,
     "hyper_clip": 1e9,
+    "hyper_averaging": 0.0,
 }
+AVERAGED = {**OPTIONS, "hyper_averaging": 0.8}
 
 
 def learned(opt):
@@ -95,9 +100,10 @@ def test_a_schedule_takes_nothing_from_start_and_stop():
     assert [a != b for a, b in itertools.pairwise(path)] == [False, False, False, True, True, False, False]
 
 
-def test_what_the_learner_remembers_is_saved():
+@pytest.mark.parametrize("options", [OPTIONS, AVERAGED], ids=["as they are", "averaged"])
+def test_what_the_learner_remembers_is_saved(options):
     one, other = parameter(), parameter()
-    options = {**OPTIONS, "hyper_freeze": 0.4}
+    options = {**options, "hyper_freeze": 0.4}
     first, second = MADA([one], **options), MADA([other], **options)
     train(first, one, 6)
     other.data.copy_(one)
@@ -109,17 +115,67 @@ def test_what_the_learner_remembers_is_saved():
     assert learned(first) == learned(second) != 0.0
 
 
+def weighed(signs, decay=0.8):
+    """What the learner makes of hypergradients of size 1."""
+    nothing = torch.zeros(1, dtype=torch.float64)
+    learner = Learner(*[nothing] * 4, limit=1.0, start=1, averaging=nothing + decay)
+    sums, kept = [nothing] * 3, []
+    for sign in signs:
+        along, *sums = learner.weigh(nothing + sign, *sums)
+        kept.append(along.item())
+    return kept
+
+
+def test_a_mean_counts_as_far_as_noise_would_not_have_made_it():
+    signs = [1, 1, -1, 1, 1, 1, 1, 1, -1, 1]
+    for n, along in enumerate(weighed(signs), 1):
+        weights = [0.8**k for k in range(n)]
+        mean = sum(w * x for w, x in zip(weights, reversed(signs[:n]), strict=True)) / sum(weights)
+        variance = sum(w**2 for w in weights) / sum(weights) ** 2
+        assert along == pytest.approx(mean * max(0.0, 1 - 2 * variance / mean**2))
+
+
+def test_one_sign_moves_nothing_and_steady_ones_almost_as_much_as_they_say():
+    steady = weighed([-1] * 40)
+    assert steady[0] == 0.0
+    assert -1.0 < steady[-1] < -0.75
+    assert weighed([1, -1] * 20) == [0.0] * 40
+    assert weighed([0] * 3) == [0.0] * 3
+    assert weighed([0.5, -1], decay=0.0) == [0.5, -1.0]
+
+
+def test_noise_moves_lr_less_than_without_averaging():
+    ends = {}
+    for decay in (0.0, 0.8):
+        p = parameter()
+        opt = MADA([p], **{**OPTIONS, "horizon": 0.0, "hyper_averaging": decay})
+        path = []
+        for seed in range(200):
+            train(opt, p, 1, start=seed)
+            path.append(learned(opt))
+        ends[decay] = torch.tensor(path).diff().abs().sum().item()
+    assert 0 < ends[0.8] < 0.3 * ends[0.0]
+
+
+def test_averaging_needs_to_know_the_size():
+    with pytest.raises(ValueError, match=r"hyper_averaging of lr=0.9: expected a hyper_memory of lr > 0, got 0"):
+        MADA([parameter()], **{**AVERAGED, "hyper_memory": 0.0, "hyper_averaging": 0.9})
+
+
 def test_a_step_that_does_not_count_is_not_remembered():
     p = parameter()
-    opt = MADA([p], **OPTIONS, hyper_freeze=0.4)
+    opt = MADA([p], **AVERAGED, hyper_freeze=0.4)
     train(opt, p, 3)
-    before = {key: opt.param_groups[0][key].clone() for key in ("hyper_square", "hyper_weight", "largest_lr")}
+    before = {key: opt.param_groups[0][key].clone() for key in (*MEAN_SQUARES, *EVIDENCE, LARGEST_LR)}
     opt.param_groups[0]["lr"] = 1.0
     train(opt, p, 1, size=float("nan"))
     assert all(torch.equal(opt.param_groups[0][key], x) for key, x in before.items())
 
 
-@pytest.mark.parametrize(("key", "x"), [("hyper_memory", 1.0), ("hyper_freeze", 1.5), ("hyper_memory", {"beta1": 0.9})])
+@pytest.mark.parametrize(
+    ("key", "x"),
+    [("hyper_memory", 1.0), ("hyper_freeze", 1.5), ("hyper_memory", {"beta1": 0.9}), ("hyper_averaging", 1.0)],
+)
 def test_wrong_values_are_refused(key, x):
     with pytest.raises(ValueError, match=f"{key}.*expected"):
         MADA([parameter()], **{**OPTIONS, key: x})

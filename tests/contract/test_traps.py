@@ -285,7 +285,10 @@ def test_a_scheduler_sets_the_lr_of_every_group(name):
     params, twin_params = (p := parameters(torch.float64)), copy.deepcopy(p)
     opt, adam = (
         cls([{"params": x[:1]}, {"params": x[1:], "lr": 1e-2}], lr=1e-2, betas=(0.9, 0.95), **options)
-        for cls, x, options in ((MADA, params, {"hyper_lr": 0.0}), (torch.optim.Adam, twin_params, {}))
+        for cls, x, options in (
+            (MADA, params, {"hyper_lr": 0.0, "weight_decay": 0.0, "guard": False}),
+            (torch.optim.Adam, twin_params, {}),
+        )
     )
     schedule, other = SCHEDULERS[name](opt), SCHEDULERS[name](adam)
     lrs = []

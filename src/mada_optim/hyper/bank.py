@@ -20,7 +20,9 @@ MEMORY = ("hypergradient", "hyper_velocity", "applied_steps")
 #: What some learners remember too: mean squares of the hypergradients, the same means of ones, and the largest lr.
 MEAN_SQUARES = ("hyper_square", "hyper_weight")
 LARGEST_LR = "largest_lr"
-ALL_MEMORY = (*MEMORY, *MEAN_SQUARES, LARGEST_LR)
+#: And what a mean is weighed by: the mean of the hypergradients, the same of ones, and the share of a variance in it.
+EVIDENCE = ("hyper_mean", "hyper_mean_weight", "hyper_mean_noise")
+ALL_MEMORY = (*MEMORY, *MEAN_SQUARES, *EVIDENCE, LARGEST_LR)
 
 
 class Bank:
@@ -30,12 +32,20 @@ class Bank:
         names: The learned coefficients.
         scope: Over what a coefficient is one: "global", "group" or "tensor".
         normalized: Whether the learner remembers mean squares of the hypergradients.
+        averaged: Whether it remembers a mean of them.
         freezes: Whether it remembers the largest lr.
     """
 
-    def __init__(self, names: tuple[str, ...], scope: str, normalized: bool = False, freezes: bool = False) -> None:
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        scope: str,
+        normalized: bool = False,
+        averaged: bool = False,
+        freezes: bool = False,
+    ) -> None:
         self.names, self.scope = names, scope
-        self._vectors = (*MEMORY[:2], *MEAN_SQUARES * normalized)
+        self._vectors = (*MEMORY[:2], *MEAN_SQUARES * normalized, *EVIDENCE * averaged)
         self._numbers = (MEMORY[2], *(LARGEST_LR,) * freezes)
         self.columns: dict[str, Tensor] = {}  # by key in a group: coefficients (rows,), memory (rows,) or (rows, names)
         self._places: list[int | slice] = []

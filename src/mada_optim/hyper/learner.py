@@ -17,6 +17,9 @@ HyperOptimizerFactory = Callable[[list[Tensor]], Optimizer]
 #: momentum, .5, builds up out of equal hypergradients: a smaller number would change the published traces.
 REBOUND = 2.0
 
+#: How many times the variance that noise gives to a mean has to be exceeded by the mean's square before it counts.
+NOISE = 2.0
+
 
 @dataclass(frozen=True)
 class Learner:
@@ -31,6 +34,7 @@ class Learner:
         start: Number of applied steps before the first hyper-step.
         stop: Number of applied steps after which there is none; math.inf for no end.
         memory: Decays of the mean squares that hypergradients are divided by the roots of, in [0, 1); 0 for none.
+        averaging: Decays of the means that are weighed against their noise, in [0, 1); 0 for none.
         freeze: Share of the largest lr so far below which there is no hyper-step, in [0, 1].
     """
 
@@ -42,6 +46,7 @@ class Learner:
     start: int
     stop: float = math.inf
     memory: Tensor | None = None
+    averaging: Tensor | None = None
     freeze: float = 0.0
 
     def may_step(self, h: Tensor, applied_steps: Tensor) -> Tensor:
@@ -75,6 +80,24 @@ class Learner:
     def clip(self, h: Tensor) -> Tensor:
         """Each hypergradient on its own, to [-limit, limit]."""
         return torch.clamp(h, -self.limit, self.limit)
+
+    def weigh(self, h: Tensor, mean: Tensor, weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of the running mean of `h` what noise alone wouldn't have made, and the sums that it is taken from.
+
+        Hypergradients of size 1 whose signs are drawn have a mean whose square is about `noise / weight^2`: so much is
+        no reason to move. Of a mean r,
+
+            r max(0, 1 - NOISE noise / (weight r)^2)
+
+        is left, the positive part of James and Stein's estimator (1961). Without it a coefficient wanders by as much as
+        its hyper learning rate lets it, wherever nothing is to be learned.
+        """
+        assert self.averaging is not None
+        past, new = self.averaging, 1 - self.averaging
+        mean, weight, noise = past * mean + new * h, past * weight + new, past**2 * noise + new**2
+        square = mean**2
+        kept = torch.clamp(1 - NOISE * noise / torch.where(square > 0, square, 1.0), min=0.0)
+        return torch.where(past > 0, kept * mean / weight, h), mean, weight, noise
 
     def step(self, q: Tensor, h: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients and the velocity after one step of SGD with momentum along `h`.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mada_optim.hyper.bank import LARGEST_LR, MEAN_SQUARES, Bank
+from mada_optim.hyper.bank import EVIDENCE, LARGEST_LR, MEAN_SQUARES, Bank
 from mada_optim.hyper.learner import ExternalLearner, Learner
 
 
@@ -27,6 +27,8 @@ def hyper_step(
     if learner.freeze:
         moves = moves & _awake(bank, learner, lrs, counts)
     along = learner.clip(h if learner.memory is None else _normalized(bank, learner, h, moves))
+    if learner.averaging is not None:
+        along = _weighed(bank, learner, along, moves)
     if external is None:
         new, velocity = learner.step(q, along, memory["hyper_velocity"])
         bank.keep("hyper_velocity", velocity, moves)
@@ -47,4 +49,11 @@ def _normalized(bank: Bank, learner: Learner, h: Tensor, moves: Tensor) -> Tenso
     along, *means = learner.normalize(h, *(bank.columns[key] for key in MEAN_SQUARES))
     for key, mean in zip(MEAN_SQUARES, means, strict=True):
         bank.keep(key, mean, moves)
+    return along
+
+
+def _weighed(bank: Bank, learner: Learner, h: Tensor, moves: Tensor) -> Tensor:
+    along, *sums = learner.weigh(h, *(bank.columns[key] for key in EVIDENCE))
+    for key, x in zip(EVIDENCE, sums, strict=True):
+        bank.keep(key, x, moves)
     return along

@@ -110,7 +110,7 @@ FAMILIES: dict[str, Family] = {
         {"learning_rate": 1e-3, MATRIX_LR: 1e-3, "weight_decay": 0.1},
         {"learning_rate": LR, MATRIX_LR: LR, "weight_decay": DECAY},
     ),
-    "mada": Family("mada", {"weight_decay": 0.1}, {"weight_decay": DECAY}, {"learning_rate": 1e-3}),
+    "mada": Family("mada", {"weight_decay": 0.3}, {"weight_decay": DECAY}, {"learning_rate": 1e-3}),
 }
 
 #: Rows without any tuning, by name. MADA's own say nothing but the learning rate, which those that learn it don't see.

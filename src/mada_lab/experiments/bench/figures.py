@@ -5,10 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mada_lab.experiments.bench.measure import Table, geometric_mean, is_better, worst_over
-from mada_lab.experiments.bench.sections import HYPER, MADA, Scope, best_name, betas_name, hyper_name, lr_name
+from mada_lab.experiments.bench.sections import CONTENDERS, HYPER, Scope, best_name, betas_name, hyper_name, lr_name
 
-#: This library's optimizers that figures are asked of, with their rows at defaults.
-CONTENDERS = {"mada": MADA, "mada_untuned": "mada_untuned_default"}
 HIGHEST = 1e-2  # the base learning rates up to it are those that a user may well choose
 
 
@@ -36,8 +34,12 @@ def figures(tables: Sequence[Table], scope: Scope) -> list[Figure]:
 
 
 def _of(name: str, tables: Sequence[Table], scope: Scope) -> list[Figure]:
-    started = _maps(tables, scope) if name == "mada" else []
-    return [*_rates(name, tables, scope), *started, *_defaults(name, tables), *_against_tuned(name, tables, scope)]
+    return [
+        *_rates(name, tables, scope),
+        *_maps(name, tables, scope),
+        *_defaults(name, tables),
+        *_against_tuned(name, tables, scope),
+    ]
 
 
 def _called(name: str) -> str:
@@ -62,9 +64,9 @@ def betas_ratio(table: Table, optimizer: str, scope: Scope) -> float:
     return worst_over(table, [betas_name(optimizer, *x) for x in cells], [betas_name("adamw", *x) for x in cells])
 
 
-def hyper_ratio(table: Table) -> float:
+def hyper_ratio(table: Table, optimizer: str) -> float:
     """The worst loss over two decades of hyper learning rates over the best."""
-    names = [hyper_name(x) for x in HYPER]
+    names = [hyper_name(optimizer, x) for x in HYPER]
     return worst_over(table, names, names)
 
 
@@ -85,15 +87,16 @@ def _rates(optimizer: str, tables: Sequence[Table], scope: Scope) -> list[Figure
     ]
 
 
-def _maps(tables: Sequence[Table], scope: Scope) -> list[Figure]:
-    betas = [betas_ratio(table, "mada", scope) for table in tables]
-    grid = [betas_name("mada", a, b) for a in scope.betas[0] for b in scope.betas[1]]
+def _maps(optimizer: str, tables: Sequence[Table], scope: Scope) -> list[Figure]:
+    betas = [betas_ratio(table, optimizer, scope) for table in tables]
+    grid = [betas_name(optimizer, a, b) for a in scope.betas[0] for b in scope.betas[1]]
     lost = sum(table.bad(name) for table in tables for name in grid if table.has(name))
-    hyper = [hyper_ratio(table) for table in tables]
+    hyper = [hyper_ratio(table, optimizer) for table in tables]
+    called = _called(optimizer)
     return [
-        _mean("grid of betas: worst MADA / best AdamW", betas, 1.03),
-        _counted("grid of betas: diverged runs of MADA", betas, lost, "0", lost == 0),
-        _mean("hyper lr over 2 decades: worst / best", hyper, 1.02),
+        _mean(f"grid of betas: worst {called} / best AdamW", betas, 1.03),
+        _counted(f"grid of betas: diverged runs of {called}", betas, lost, "0", lost == 0),
+        _mean(f"hyper lr over 2 decades: worst {called} / best", hyper, 1.02),
     ]
 
 

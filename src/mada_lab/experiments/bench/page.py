@@ -11,14 +11,14 @@ from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES
 from mada_lab.experiments.bench.figures import HIGHEST, betas_ratio, figures, lr_ratio, target, tuned
 from mada_lab.experiments.bench.measure import Table, geometric_mean
 from mada_lab.experiments.bench.sections import (
+    CONTENDERS,
     EQUAL,
     FIXED,
-    HYPER,
     MADA,
     Scope,
     ablations,
     betas_name,
-    hyper_name,
+    hyper_map,
     lr_name,
 )
 from mada_lab.files import make_folder, write_atomic
@@ -31,6 +31,7 @@ Rows = list[list[str]]
 Memory = Mapping[str, float]
 NOTHING = "-"
 TITLE = "Bench"
+MAPPED = ("adamw", *CONTENDERS)  # on the grid of betas
 
 
 def tables_of(tables: Sequence[Table], scope: Scope, memory: Memory) -> list[tuple[str, list[str], Rows]]:
@@ -121,12 +122,12 @@ def _lr(tables: Sequence[Table], scope: Scope) -> Rows:
 
 
 def _betas(tables: Sequence[Table], scope: Scope) -> Rows:
-    found = {optimizer: [betas_ratio(t, optimizer, scope) for t in tables] for optimizer in ("adamw", "mada")}
+    found = {optimizer: [betas_ratio(t, optimizer, scope) for t in tables] for optimizer in MAPPED}
     return [_row(optimizer, values) for optimizer, values in found.items() if not all(map(math.isnan, values))]
 
 
 def _ablations(tables: Sequence[Table]) -> Rows:
-    names = list(dict.fromkeys([MADA, *map(hyper_name, HYPER), *ablations(), FIXED, EQUAL]))
+    names = list(dict.fromkeys([*CONTENDERS.values(), *hyper_map(), *ablations(), FIXED, EQUAL]))
     found = [
         _row(f"{name}, over tuned AdamW", [t.mean(name) / target(t) for t in tables])
         for name in names
@@ -217,7 +218,7 @@ def rates(t: Table, scope: Scope) -> Figure | None:
 
 def betas(t: Table, scope: Scope) -> Figure | None:
     """Final losses over initial betas."""
-    given = [_surface(t, name, scope) for name in ("adamw", "mada") if t.has(betas_name(name, *_first(scope)))]
+    given = [_surface(t, name, scope) for name in MAPPED if t.has(betas_name(name, *_first(scope)))]
     return contours(given) if given else None
 
 

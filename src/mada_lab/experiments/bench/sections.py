@@ -8,6 +8,7 @@ from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES, rate
 from mada_lab.experiments.bench.tasks import BenchTask
 from mada_lab.experiments.compare import run_name
 from mada_lab.experiments.plan import Values
+from mada_lab.optimizers import LR_FREE
 from mada_optim.rules import RULES
 
 SECTIONS = ("defaults", "tuned", "lr_map", "betas_map", "hyper_lr", "ablations")
@@ -18,10 +19,10 @@ SECOND_BETAS = (0.6, 0.9, 0.95, 0.99, 0.999)
 #: Factors on MADA's hyper learning rates: over 2 decades, and over 4.
 HYPER, FAR_HYPER = (0.1, 0.3162, 1.0, 3.162, 10.0), (0.01, 100.0)
 MADA, SIX = "mada_default", "mada_all_default"
+#: This library's optimizers that figures are asked of, with their rows at defaults.
+CONTENDERS = {"mada": MADA, "mada_untuned": "mada_untuned_default"}
 #: Of the map of learning rates, beside optimizers by their names: a learned lr that starts where the base lr is.
-FROM_BASE: dict[str, Values] = {
-    f"{name}_from_lr": {"optimizer": name, "lr_init": "lr"} for name in ("mada", "mada_untuned")
-}
+FROM_BASE: dict[str, Values] = {f"{name}_from_lr": {"optimizer": name, "lr_init": "lr"} for name in LR_FREE}
 
 Runs = dict[str, Values]
 
@@ -99,7 +100,7 @@ def betas_map(scope: Scope, learning_rate: float) -> Runs:
     """AdamW and MADA over initial betas."""
     return {
         betas_name(name, beta1, beta2): {"optimizer": name, "beta1": beta1, "beta2": beta2, **rate(learning_rate)}
-        for name in ("adamw", "mada")
+        for name in ("adamw", *LR_FREE)
         for beta1 in scope.betas[0]
         for beta2 in scope.betas[1]
     }
@@ -112,12 +113,16 @@ def betas_name(optimizer: str, beta1: float, beta2: float) -> str:
 
 def hyper_map(factors: Sequence[float] = HYPER) -> Runs:
     """MADA with its hyper learning rates multiplied."""
-    return {hyper_name(x): {**DEFAULTS[MADA], "hyper_lr_factor": x} for x in factors}
+    return {
+        hyper_name(name, x): {**DEFAULTS[row], "hyper_lr_factor": x}
+        for name, row in CONTENDERS.items()
+        for x in factors
+    }
 
 
-def hyper_name(factor: float) -> str:
+def hyper_name(optimizer: str, factor: float) -> str:
     """Name of a group with hyper learning rates of so many times the default."""
-    return f"mada.hyper={factor:g}"
+    return f"{optimizer}.hyper={factor:g}"
 
 
 def ablations() -> Runs:
@@ -128,7 +133,7 @@ def ablations() -> Runs:
     """
     own = {"mada.start_only": {**DEFAULTS[MADA], "hyper_lr_factor": 0.0}}
     own["mada.negated"] = {**DEFAULTS[MADA], "hyper_optimizer": "negated"}
-    own["mada_untuned.start_only"] = {**DEFAULTS["mada_untuned_default"], "hyper_lr_factor": 0.0}
+    own["mada_untuned.start_only"] = {**DEFAULTS[CONTENDERS["mada_untuned"]], "hyper_lr_factor": 0.0}
     alone = {f"mada_all.only_{q}": {**DEFAULTS[SIX], "learn": q} for q in RULES["mada"].coefficient_names()}
     controls = {f"mada_all.{kind}": {**DEFAULTS[SIX], "hyper_optimizer": kind} for kind in ("negated", "shuffled")}
     controls[TRACED] = {**DEFAULTS[SIX], "optimizer": "mada_traced"}

@@ -38,7 +38,6 @@ def shared(steps: int, **keys: Any) -> dict[str, Any]:
         "warmup_iters": max(round(WARMUP * steps), 1),
         "learning_rate": 1e-3,
         "min_lr": FLOOR * 1e-3,
-        "weight_decay": 0.1,
         "grad_clip": 1.0,
         "eval_interval": interval,
         "log_interval": interval,

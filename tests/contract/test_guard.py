@@ -1,0 +1,119 @@
+"""Guarded betas: what they are, that nothing changes without a guard, and that bad ones no longer ruin a run.
+
+Catches: a ramp that is late or early by a step, a bias correction by other betas than the averages had, an engine that
+computes other ones, and a guard that changes good betas.
+"""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from mada_optim import LEARNED_LR, MADA, Adam
+from mada_optim.guard import RAMP, guarded
+from mada_optim.guard import betas as bounded
+from mada_optim.hyper.gradient import sensitivity
+from mada_optim.rules import RULES
+from tests.problems import give_gradients, same_bits, train
+
+BETAS = [(0.9, 0.99), (0.99, 0.6), (0.5, 0.6), (0.97, 0.999), (0.0, 0.0)]
+
+
+def oracle(betas, gs, eps):
+    """Adam's update at the last gradient, the betas of each step worked out as numbers."""
+    m = v = w1 = w2 = 0.0
+    for t, g in enumerate(gs, 1):
+        beta1 = min(betas[0], t / (t + RAMP))
+        beta2 = max(betas)
+        m, w1 = beta1 * m + (1 - beta1) * g, beta1 * w1 + 1 - beta1
+        v, w2 = beta2 * v + (1 - beta2) * g**2, beta2 * w2 + 1 - beta2
+    return (m / w1) / ((v / w2).sqrt() + eps)
+
+
+def run(betas, gs, **options):
+    """The weights after each step, from 0."""
+    p = torch.nn.Parameter(torch.zeros_like(gs[0]))
+    opt = MADA([p], lr=1.0, betas=betas, eps=1e-8, learn=(), **options)
+    path = [p.detach().clone()]
+    for g in gs:
+        p.grad = g.clone()
+        opt.step()
+        path.append(p.detach().clone())
+    return path
+
+
+@pytest.mark.parametrize("betas", BETAS, ids=str)
+def test_the_update_is_adams_with_the_guarded_betas(betas):
+    gs = list(torch.randn(40, 6, dtype=torch.float64))
+    path = run(betas, gs, guard=True)
+    for t in range(1, len(gs) + 1):
+        assert torch.allclose(path[t - 1] - path[t], oracle(betas, gs[:t], 1e-8), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "tiled"])
+@pytest.mark.parametrize("betas", BETAS, ids=str)
+def test_engines_agree(betas, engine):
+    gs = list(torch.randn(20, 300))
+    fast, slow = (run(betas, gs, guard=True, engine=x) for x in (engine, "eager"))
+    assert torch.allclose(fast[-1], slow[-1], rtol=1e-5, atol=1e-5)
+
+
+def test_who_is_guarded():
+    p = torch.nn.Parameter(torch.ones(2))
+    for opt in (MADA([p], learn=()), MADA([p], learn="all"), MADA([p], guard=False), Adam([p])):
+        assert opt.rule is RULES[opt.rule.name]
+    for opt in (MADA([p]), MADA([p], learn="all", guard=True), MADA([p], **LEARNED_LR), Adam([p], guard=True)):
+        assert opt.rule is guarded(RULES[opt.rule.name])
+
+
+def test_a_guarded_optimizer_travels():
+    """By pickle and by state dict."""
+    p = torch.nn.Parameter(torch.ones(3, 2))
+    opt = MADA([p], betas=(0.99, 0.6))
+    train(opt, [p], range(3))
+    q = copy.deepcopy(p)
+    twin, other = MADA([q], betas=(0.99, 0.6)), pickle.loads(pickle.dumps(opt))
+    twin.load_state_dict(opt.state_dict())
+    r = other.param_groups[0]["params"][0]
+    for one, x in ((opt, p), (twin, q), (other, r)):
+        train(one, [x], range(3, 8))
+    assert same_bits([p, p], [q, r])
+
+
+def test_good_betas_are_soon_what_they_are():
+    betas = bounded(0.9, 0.99, torch.tensor(45.0, dtype=torch.float64))
+    assert [float(x) for x in betas] == pytest.approx([0.9, 0.99], abs=1e-15)
+
+
+def test_an_update_stays_bounded_where_gradients_shrink():
+    gs = [torch.full((1,), 0.3 ** min(t, 30)) for t in range(60)]
+    steps = {guard: torch.stack(run((0.99, 0.6), gs, guard=guard)).diff(dim=0).abs().max() for guard in (False, True)}
+    assert steps[False] > 100
+    assert steps[True] <= 1.5
+
+
+@pytest.mark.parametrize("t", [1, 3, 600])
+@pytest.mark.parametrize("betas", [(0.9, 0.95), (0.95, 0.9)], ids=str)
+def test_the_hypergradient_is_that_of_the_guarded_update(betas, t):
+    rule, double = guarded(RULES["mada"]), {"dtype": torch.float64}
+    numbers = {"beta3": 0.4, "rho": 0.6, "c": 0.7, "gamma": 0.8, "beta1": betas[0], "beta2": betas[1]}
+    c = {**rule.hyper_parameters, **{q: torch.tensor(x, **double) for q, x in numbers.items()}}
+    s = {x.name: torch.tensor(0.7, **double) if x.scalar else torch.rand(5, **double) for x in rule.slots}
+    g, cotangent, step = torch.randn(5, **double), torch.randn(5, **double), torch.tensor(float(t), **double)
+    learned = ("beta1", "beta2")
+    derivatives, _ = sensitivity(rule, learned, c, g, s, step, cotangent)
+    for q, derivative in zip(learned, derivatives, strict=True):
+        ends = [(rule.update({**c, q: c[q] + h}, g, s, step)[0] * cotangent).sum() for h in (1e-6, -1e-6)]
+        assert derivative.item() == pytest.approx(((ends[0] - ends[1]) / 2e-6).item(), rel=1e-6, abs=1e-9)
+
+
+def test_a_rule_without_a_guard_is_learned_without_one():
+    p = torch.nn.Parameter(torch.ones(3, 2))
+    opt = MADA([p], rule="mada_released")
+    give_gradients([p], 0)
+    opt.step()
+    assert opt.rule is RULES["mada_released"]
+    for wrong, message in (({"guard": True}, "expected a rule with the slots m, v, w1, w2"), ({"guard": 1}, "guard=1")):
+        with pytest.raises(ValueError, match=message):
+            MADA([p], rule="mada_released", **wrong)
