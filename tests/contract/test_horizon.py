@@ -9,7 +9,7 @@ import copy
 import pytest
 import torch
 
-from mada_optim import MADA, Adam
+from mada_optim import MADA, Adam, HyperOptimizer
 from tests.problems import give_gradients, parameters, same_bits, train
 
 
@@ -34,8 +34,20 @@ def test_the_hypergradient_is_taken_along_the_decayed_displacement(learn):
         before = [p.detach().clone() for p in params]
         opt.step()
         assert opt.hypergradients()["lr"] == pytest.approx(float(expected), rel=1e-6, abs=1e-12)
-        trace = [0.9 * s + p.detach() - b for s, p, b in zip(trace, params, before, strict=True)]
+        keep = 1 - 0.1 * opt.coefficients()["lr"]
+        trace = [0.9 * keep * s + p.detach() - b for s, p, b in zip(trace, params, before, strict=True)]
     assert abs(opt.coefficients()["lr"] / 1e-2 - 1) > 1e-4
+
+
+def test_weights_that_decay_holds_where_they_are_ask_for_nothing():
+    """They have forgotten their start: no lr would have brought them elsewhere. Updates of size 1, against a decay."""
+    p = torch.nn.Parameter(torch.tensor([3.0], dtype=torch.float64))
+    opt = HyperOptimizer([p], rule="sgd", lr=0.1, weight_decay=0.5, learn="lr", horizon=0.999, hyper_start=10**6)
+    for _ in range(400):
+        p.grad = torch.tensor([-1.0], dtype=torch.float64)
+        opt.step()
+    assert p.item() == pytest.approx(2.0)
+    assert opt.hypergradients()["lr"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_short_trace_is_the_hypergradient_of_one_step():

@@ -173,11 +173,12 @@ def advance(cell: Cell, where: Tensor) -> None:
     u, after = cell.rule.update(c, cell.g, now, t + 1)
 
     learning, weight_decay, p = "applied" in cell.state, cell.options["weight_decay"], cell.p.to(u.dtype)
+    keep = 1 - lr * weight_decay
     if "trace" in cell.state:
         trace, last = cell.state["trace"], sum(not slot.scalar for slot in cell.rule.slots) + 1
-        moved = cell.options["horizon"] * trace.to(u.dtype) - (lr * weight_decay * p + lr * u)
+        moved = cell.options["horizon"] * keep * trace.to(u.dtype) - (lr * weight_decay * p + lr * u)
         store(trace, narrowed(moved, trace.dtype, t, last), where)
-    store(cell.p, (1 - lr * weight_decay) * p - lr * u, where)
+    store(cell.p, keep * p - lr * u, where)
     kept = {**(now if learning else after), "gradient": cell.g}
     whole = [slot.name for slot in cell.rule.slots if not slot.scalar] + ["gradient"] * learning
     for slot in cell.rule.slots:

@@ -95,10 +95,12 @@ def hypergradient(learned: Sequence[str], last: LastUpdate, theta: Tensor, g_nex
 def along_trace(g_next: Tensor, trace: Tensor) -> Tensor:
     """The hypergradient of ln lr over many steps, `< g_next, S >` (0-d), S being the trace of its sensitivity.
 
-        S_t = lambda S_{t-1} + d theta_t / d ln lr,
+        S_t = lambda (1 - alpha wd) S_{t-1} + (theta_t - theta_{t-1}).
 
-    where the second term is the displacement theta_t - theta_{t-1} itself: what moved the weights moves them in
-    proportion to lr. lambda = 0 is the derivative of the last update alone.
+    The displacement is d theta_t / d ln lr of the last step alone, as what moved the weights moves them in proportion
+    to lr. Of what earlier steps did, weight decay has kept 1 - alpha wd: that part of d theta_t / d theta_{t-1} is
+    known. Without it, weights that decay holds where they are would seem to ask for a larger lr for ever. lambda stands
+    for the part that isn't known, the curvature of the loss; lambda = 0 leaves the last step.
     """
     return (g_next * trace).sum()
 

@@ -71,7 +71,7 @@ struct Tensor {
     double *t;
     State *gradient;              // of the last update
     double *applied;              // its learning rate and coefficients; null where nothing is learned
-    State *trace;                 // decayed displacement of p, from which lr is learned; null where it isn't
+    State *trace;                 // sensitivity of p, a decayed displacement, from which lr is learned; null where it isn't
     const double *now;            // rate and coefficients of this step; then weight decay, horizon, hyper-parameters
 };
 
@@ -128,7 +128,7 @@ template <bool LEARNING, bool SETTLE>
 void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64_t begin, int64_t end) {
 #ifdef TRACED
     State *__restrict trace = x.trace;
-    const float horizon = float(horizon_of(x)), lost = lr * float(weight_decay_of(x));
+    const float remembered = float(horizon_of(x)) * keep, lost = lr * float(weight_decay_of(x));
     const uint32_t seed_trace = seed_of(*x.t, SLOTS + 1);
 #endif
     const StepFloats then(steps.last), now(steps.now);
@@ -156,7 +156,7 @@ void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64
         const float g = g_now[i];
         const float u = update(now, g, s);
 #ifdef TRACED
-        trace[i] = store(horizon * load(trace[i]) - (lost * p[i] + lr * u), random_bits(uint32_t(i), seed_trace));
+        trace[i] = store(remembered * load(trace[i]) - (lost * p[i] + lr * u), random_bits(uint32_t(i), seed_trace));
 #endif
         p[i] = keep * p[i] - lr * u;
         if (LEARNING) {

@@ -161,7 +161,7 @@ class Tiles:
                 kernel.move.run(registers)
                 u = registers[kernel.result]
                 if kernel.traced:
-                    traces[j].mul_(cell.options["horizon"]).sub_(decay[i] * p).sub_(lr[i] * u)
+                    traces[j].mul_(cell.options["horizon"] * keep[i]).sub_(decay[i] * p).sub_(lr[i] * u)
                 p.mul_(keep[i]).addcmul_(u, lr[i], value=-1)
         kept = between if learning else {k: self._after(k, values) for k in between}
         self._store(kept, t + 1, now[:, : 1 + len(kernel.rule.coefficients)] if learning else None)

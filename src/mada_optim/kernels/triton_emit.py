@@ -297,7 +297,9 @@ class _Emitter:
             inner += self._stored_slots()
         inner += [loaded("g", "g"), *self._moved("now_", "{}"), loaded("p", "p")]
         if self.traced:
-            inner += [self._store("trace", f"horizon * {load('trace')} - (lr * decay * p + lr * u)", len(slots) + 1)]
+            inner += [
+                self._store("trace", f"horizon * keep * {load('trace')} - (lr * decay * p + lr * u)", len(slots) + 1)
+            ]
         inner += ["tl.store(at_p + i, nearest(keep * p - lr * u, P), mask=mask)"]
         inner += [self._store("gradient", "g", len(slots))] if self.settles else self._stored_slots()
         return kernel("move", f"table, chunks, values, steps, usable, {SHAPE}", [*body, *self._loop(inner)])
