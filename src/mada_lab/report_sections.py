@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from mada_lab.outcome import Outcome, outcome
-from mada_lab.plots.coefficients import coefficient_panels, hypergradient_panels, names_of
+from mada_lab.plots.coefficients import coefficient_panels, hypergradient_panels, moving, names_of
 from mada_lab.plots.curves import SMOOTHING
 from mada_lab.plots.losses import MARKED, training_loss, validation_accuracy, validation_loss
 from mada_lab.plots.style import line_style, svg
@@ -115,9 +115,11 @@ def losses(runs: Runs) -> str:
 
 def coefficients(runs: Runs) -> list[str]:
     """Trajectories, and where they began and ended."""
+    if not names_of(runs, "coefficients"):
+        return ["<p>None of the runs logged coefficients.</p>"]
     panels = coefficient_panels(runs, _PANELS)
     if not panels:
-        return ["<p>None of the runs logged coefficients.</p>"]
+        return ["<p>None of the coefficients moved, nor was learned.</p>", _endpoints(runs)]
     pictures = [
         svg(panel, f"coefficient-{i}", f"Coefficient {name} over optimizer steps")
         for i, (name, panel) in enumerate(panels.items())
@@ -147,9 +149,11 @@ def _endpoint(name: str, initial: Json, final: Json) -> str:
 
 def hypergradients(runs: Runs) -> list[str]:
     """What moved the coefficients."""
+    if not names_of(runs, "hypergradients"):
+        return ["<p>None of the runs logged hypergradients.</p>"]
     panels = hypergradient_panels(runs, _PANELS)
     if not panels:
-        return ["<p>None of the runs logged hypergradients.</p>"]
+        return ["<p>All hypergradients are 0: nothing was learned.</p>"]
     pictures = [
         svg(panel, f"hypergradient-{i}", f"Hypergradient of {name} over optimizer steps")
         for i, (name, panel) in enumerate(panels.items())
@@ -170,8 +174,11 @@ def _legend(runs: Runs, group: str) -> str:
 
 def _missing(runs: Runs, group: str) -> str:
     names = [text(run.name) for run in runs if not run.names(group)]
-    more = len(names_of(runs, group)) - _PANELS
-    left_out = f" {more} more panels are left out." if more > 0 else ""
+    shown = moving(runs, group)
+    at_rest = [text(name) for name in names_of(runs, group) if name not in shown]
+    resting = f" At rest in all runs: {', '.join(at_rest[:_PANELS])}." if at_rest else ""
+    more = len(shown) - _PANELS
+    left_out = resting + (f" {more} more panels are left out." if more > 0 else "")
     return left_out + (f" Without {group}: {', '.join(names)}." if names else "")
 
 

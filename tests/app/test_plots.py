@@ -50,9 +50,21 @@ def test_panels_name_their_coefficient_and_the_height_they_show(tmp_path):
     assert len(coefficient_grid(runs).axes) == 6
 
 
+def test_what_is_neither_learned_nor_moves_has_no_panel(tmp_path):
+    record = RunRecord.create(tmp_path / "lr", {})
+    for step, lr in enumerate((1e-3, 2e-3)):
+        coefficients = {"beta1": 0.9, "gamma": 1.0, "lr": lr}
+        record.log({"step": step, "coefficients": coefficients, "hypergradients": {"beta1": 0.0, "gamma": 0.1 * step}})
+    runs = [read_run(tmp_path / "lr")]
+    assert list(coefficient_panels(runs)) == ["gamma", "lr"]
+    assert list(hypergradient_panels(runs)) == ["gamma"]
+    assert len(coefficient_grid(runs).axes) == 2
+
+
 def test_the_initial_value_is_marked_even_when_the_first_row_is_later(tmp_path):
     record = RunRecord.create(tmp_path / "late", {})
-    record.log({"step": 50, "coefficients": {"beta1": 0.95}})
+    for step, beta1 in ((50, 0.95), (60, 0.94)):
+        record.log({"step": step, "coefficients": {"beta1": beta1}})
     record.finish({"initial_coefficients": {"beta1": 0.9}})
     axes = coefficient_panels([read_run(tmp_path / "late")])["beta1"].axes[0]
     ring = axes.lines[-1]

@@ -128,6 +128,19 @@ def test_a_run_without_coefficients_stands_beside_one_that_learns(pair, tmp_path
     assert "None of the runs logged hypergradients." in alone
 
 
+def test_coefficients_that_nobody_learns_are_named_and_not_drawn(tmp_path):
+    for name, learned in (("lr", 0.1), ("fixed", 0.0)):
+        record = RunRecord.create(tmp_path / name, {})
+        for step in range(2):
+            coefficients = {"beta1": 0.9, "lr": 1e-3 * (1 + step * learned)}
+            record.log({"step": step, "coefficients": coefficients, "hypergradients": {"beta1": 0.0, "lr": learned}})
+    both = " ".join(Page(report([read_run(tmp_path / name) for name in ("lr", "fixed")])).texts)
+    assert both.count("At rest in all runs: beta1.") == 2
+    alone = " ".join(Page(report([read_run(tmp_path / "fixed")])).texts)
+    assert "None of the coefficients moved, nor was learned." in alone
+    assert "All hypergradients are 0: nothing was learned." in alone
+
+
 def test_text_from_runs_is_shown_and_never_obeyed(tmp_path):
     runs = [read_run(make_run(tmp_path / name, config={"dataset": SCRIPT, name: name})) for name in EVIL]
     content = report(runs)

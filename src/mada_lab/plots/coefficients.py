@@ -24,19 +24,19 @@ _RING: style.Look = {
 
 @style.drawing()
 def coefficient_panels(runs: Sequence[Run], limit: int | None = None) -> dict[str, Figure]:
-    """One figure per coefficient that any of the runs has (the first `limit` of them): its value over steps."""
-    return _figures(runs, names_of(runs, "coefficients")[:limit], _coefficient)
+    """By name, the values over steps of each coefficient that moves or is learned in any run (the first `limit`)."""
+    return _figures(runs, moving(runs, "coefficients")[:limit], _coefficient)
 
 
 @style.drawing()
 def hypergradient_panels(runs: Sequence[Run], limit: int | None = None) -> dict[str, Figure]:
     """Likewise for the hypergradients, in loss per unit of the coefficient."""
-    return _figures(runs, names_of(runs, "hypergradients")[:limit], _hypergradient)
+    return _figures(runs, moving(runs, "hypergradients")[:limit], _hypergradient)
 
 
 @style.drawing()
 def coefficient_grid(runs: Sequence[Run], columns: int = 3) -> Figure:
-    """All coefficients in one figure, to save on its own, with the runs named below."""
+    """All of these coefficients in one figure, to save on its own, with the runs named below."""
     return _grid(runs, "coefficients", _coefficient, columns)
 
 
@@ -47,7 +47,7 @@ def hypergradient_grid(runs: Sequence[Run], columns: int = 3) -> Figure:
 
 
 def _grid(runs: Sequence[Run], group: str, draw: Panel, columns: int) -> Figure:
-    names = names_of(runs, group)
+    names = moving(runs, group)
     columns = min(columns, len(names)) or 1
     rows = -(-len(names) // columns) or 1
     figure = Figure(figsize=(style.SMALL[0] * columns, style.SMALL[1] * rows), layout="constrained")
@@ -61,6 +61,16 @@ def _grid(runs: Sequence[Run], group: str, draw: Panel, columns: int) -> Figure:
 def names_of(runs: Sequence[Run], group: str) -> list[str]:
     """The names in `group` of any run, in the order of their first appearance."""
     return list(dict.fromkeys(name for run in runs for name in run.names(group)))
+
+
+def moving(runs: Sequence[Run], group: str) -> list[str]:
+    """Those of them that some run learns, which have a hypergradient there, and coefficients that move otherwise."""
+    return [name for name in names_of(runs, group) if any(_moves(run, group, name) for run in runs)]
+
+
+def _moves(run: Run, group: str, name: str) -> bool:
+    values = run.coefficient(name)[1] if group == "coefficients" else []
+    return any(x != values[0] for x in values) or any(x != 0 for x in run.hypergradient(name)[1])
 
 
 def _figures(runs: Sequence[Run], names: list[str], draw: Panel) -> dict[str, Figure]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from mada_lab.outcome import distinct
-from mada_lab.plots.coefficients import coefficient_grid, hypergradient_grid, names_of
+from mada_lab.plots.coefficients import coefficient_grid, hypergradient_grid, moving
 from mada_lab.plots.losses import training_loss, validation_loss
 from mada_lab.plots.toy import is_toy, toy_figure
 from mada_lab.record import Run
@@ -20,6 +20,6 @@ def gallery(runs: Sequence[Run]) -> dict[str, Figure]:
     if not all(map(is_toy, runs)):
         figures |= {"training_loss": training_loss(runs), "validation_loss": validation_loss(runs)}
     for group, draw in (("coefficients", coefficient_grid), ("hypergradients", hypergradient_grid)):
-        if names_of(runs, group):
+        if moving(runs, group):
             figures[group] = draw(runs)
     return figures
