@@ -10,6 +10,7 @@ from mada_optim import shards
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 STEPS = 5
+WIDE = 1.5  # columns over rows, from where on the iteration is cheaper on A than on X
 
 
 def orthogonal(x: Tensor) -> Tensor:
@@ -34,10 +35,35 @@ def orthogonal(x: Tensor) -> Tensor:
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
     wide = wide / wide.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)  # squares of what is left are numbers
     wide = wide / torch.linalg.vector_norm(wide).clamp(min=0.5)  # 1 at least, where `x` isn't 0
-    a, b, c = NEWTON_SCHULZ
-    for _ in range(STEPS):
-        gram = wide @ wide.mT
-        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    wide = _iterated(wide)
     tall = wide if matrix.shape[0] <= matrix.shape[1] else wide.mT
     orthogonalised: Tensor = tall.reshape(x.shape) * math.sqrt(max(matrix.shape))
     return orthogonalised
+
+
+def _iterated(x: Tensor) -> Tensor:
+    """X after all steps; no more rows than columns.
+
+    With p(A) = a + b A + c A^2 a step is X <- p(A) X. All these matrices are polynomials of the first A, so they
+    commute: A = X X^T itself goes to p(A)^2 A, and X can wait for the product of all p(A). That is some
+    4 m^2 n + 34 m^3 operations for m rows and n columns, for 20 m^2 n + 10 m^3 of the steps on X.
+    """
+    a, b, c = NEWTON_SCHULZ
+    if x.shape[1] > WIDE * x.shape[0]:
+        return _product(x @ x.mT) @ x
+    for _ in range(STEPS):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def _product(gram: Tensor) -> Tensor:
+    """p(A) of the last step times that of the one before, and so on; `gram` is the first A."""
+    a, b, c = NEWTON_SCHULZ
+    constant = a * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    product = p = constant + torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    for _ in range(STEPS - 1):
+        gram = gram @ (p @ p)
+        p = constant + torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        product = p @ product
+    return product

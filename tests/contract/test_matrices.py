@@ -30,6 +30,15 @@ def test_the_iteration_moves_singular_values(shape, size):
     torch.testing.assert_close(orthogonal(size * x), singular_values_moved(x), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(40, 160), (96, 40), (48, 48)], ids=str)
+def test_single_precision_is_enough(shape):
+    """A few strong directions, as of a gradient, in weak noise, which the iteration makes as strong."""
+    rows, columns = shape
+    x = torch.randn(rows, 4) @ torch.randn(4, columns) + 1e-3 * torch.randn(rows, columns)
+    exact = singular_values_moved(x.double())
+    assert (orthogonal(x) - exact).norm() < 2e-4 * exact.norm()
+
+
 def test_what_has_no_direction_stays_0():
     assert torch.equal(orthogonal(torch.zeros(3, 4)), torch.zeros(3, 4))
     assert orthogonal(torch.zeros(0, 4)).shape == (0, 4)
