@@ -78,7 +78,7 @@ def test_equal_to_the_eager_engine(rule, learn, engine):
 
 
 BF16 = {"state_dtype": torch.bfloat16}
-OPTIONS = ({"maximize": True}, {"scope": "tensor"}, {"horizon": 0.9})
+OPTIONS = ({"maximize": True}, {"scope": "tensor"}, {"horizon": 0.9}, {"guard": True})
 
 
 @pytest.mark.parametrize(

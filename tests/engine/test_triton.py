@@ -85,6 +85,7 @@ class TestInterpreted:
             (("lr",), {"horizon": 0.9, "maximize": True}),
             (("beta2", "rho"), {"scope": "tensor"}),
             (("gamma", "lr"), {"scope": "tensor", "horizon": 0.5}),
+            (("beta1", "beta2", "lr"), {"guard": True, "horizon": 0.9}),
         ],
         ids=str,
     )
