@@ -233,8 +233,7 @@ void hypergradients(const Tensor *xs, int64_t count, int threads, double limit, 
     std::vector<double> h(total * HYPERGRADIENTS, 0.0);
     std::vector<char> usable(total, 1);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < total; i++) {
-        const int64_t j = total - 1 - i;  // backwards: what `advance` begins with is in the cache still
+    for (int64_t j = 0; j < total; j++) {
         const Chunk &c = chunks[j];
         const Tensor &x = xs[c.tensor];
         usable[j] = chunk_is_usable(x.g, float(limit), c.begin, c.end);
