@@ -8,6 +8,7 @@ from torch.quasirandom import SobolEngine
 
 from mada_lab.experiments.bench.tasks import FLOOR
 from mada_lab.experiments.plan import Values
+from mada_optim import LEARNED_LR
 
 SOBOL_SEED = 0
 MATRIX_LR = "matrix_lr"
@@ -110,7 +111,9 @@ FAMILIES: dict[str, Family] = {
         {"learning_rate": 1e-3, MATRIX_LR: 1e-3, "weight_decay": 0.1},
         {"learning_rate": LR, MATRIX_LR: LR, "weight_decay": DECAY},
     ),
-    "mada": Family("mada", {"weight_decay": 0.3}, {"weight_decay": DECAY}, {"learning_rate": 1e-3}),
+    "mada": Family(
+        "mada", {"weight_decay": LEARNED_LR["weight_decay"]}, {"weight_decay": DECAY}, {"learning_rate": 1e-3}
+    ),
 }
 
 #: Rows without any tuning, by name. MADA's own say nothing but the learning rate, which those that learn it don't see.
