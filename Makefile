@@ -30,7 +30,7 @@ LAB := $(BIN)/python -m mada_lab
 
 demo: .venv/lab
 	rm -rf out/demo
-	$(LAB) train configs/demo.toml --optimizer=mada_untuned --out_dir=out/demo/mada $(DEMO_FLAGS)
+	$(LAB) train configs/demo.toml --optimizer=mada --out_dir=out/demo/mada $(DEMO_FLAGS)
 	$(LAB) train configs/demo.toml --optimizer=adamw --beta2=0.95 --out_dir=out/demo/adamw $(DEMO_FLAGS)
 	$(LAB) report out/demo/mada out/demo/adamw --out=out/demo/report.html
 

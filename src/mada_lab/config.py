@@ -42,7 +42,7 @@ class RunConfig:
     """Optimizer steps."""
 
     optimizer: str = "mada"
-    """mada (its lr learned), mada_untuned (the same, with Muon on hidden matrices), mada_all (the paper's six
+    """mada (Muon on hidden matrices, lr learned), mada_pointwise (the same without Muon), mada_all (the paper's six
     coefficients learned, at learning_rate), mada_paper (with all of the paper's numbers), mada_released (by the
     published code's rule), mada_matrix (the six, with Muon on hidden matrices), hyperadam, or a rule of mada_optim
     with nothing learned (sgd, adagrad, rmsprop, adam, amsgrad, avgrad, nadam, yogi, adan, lion, muon). Of others:
@@ -52,7 +52,7 @@ class RunConfig:
     learn: str | None = None
     """Coefficients to learn, with commas between: beta1,beta2,lr, say; all, none; None is the optimizer's default."""
     learning_rate: float = 1e-3
-    """Peak learning rate. Of mada and mada_untuned, which learn it, the unit of the schedule, unless weights are
+    """Peak learning rate. Of mada and mada_pointwise, which learn it, the unit of the schedule, unless weights are
     trained already; lr_init=lr starts there."""
     matrix_lr: float | None = None
     """Peak learning rate of the hidden matrices (muon); None is learning_rate."""
@@ -65,8 +65,8 @@ class RunConfig:
     min_lr: float = 1e-4
     """Final learning rate."""
     weight_decay: float | None = None
-    """Decoupled decay of tensors with 2 or more dimensions; the others have none. None is .3 for mada and mada_untuned,
-    .1 for the others."""
+    """Decoupled decay of tensors with 2 or more dimensions; the others have none. None is .3 for mada and
+    mada_pointwise, .1 for the others."""
     grad_clip: float = 1.0
     """Largest norm of the whole gradient; 0 leaves it as it is."""
     eps: float | None = None
@@ -94,7 +94,7 @@ class RunConfig:
     mu: float | None = None
     """Decay of the momentum that is orthogonalised (muon)."""
     omega: float | None = None
-    """1 is Muon's step on hidden matrices, 0 is MADA's (mada_matrix)."""
+    """1 is Muon's step on hidden matrices, 0 is MADA's (mada, mada_matrix)."""
     state_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the optimizer's slots; bfloat16 halves them, with stochastic rounding (not of adamw)."""
     coefficients_from: str | None = None
@@ -104,7 +104,7 @@ class RunConfig:
     """Folder of a finished run of mada_traced, whose steps' sizes mada_paced has."""
     hyper_lr: float | None = None
     """Learning rate of the coefficients; None is the optimizer's default: the paper's, 5e-4 for the betas and 1e-1 for
-    the others, and .1 for the lr of mada and mada_untuned."""
+    the others, and 1 for the lr of mada and mada_pointwise."""
     hyper_lr_factor: float = 1.0
     """Multiplies the learning rates of all coefficients."""
     hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = "sgd"
@@ -126,6 +126,8 @@ class RunConfig:
     hyper_averaging: float | None = None
     """Decay of a mean of these, in [0, 1), of which only what exceeds its noise moves a coefficient; 0 takes each as it
     is."""
+    hyper_reach: float | None = None
+    """How far a coefficient goes at most in one step, and over what distance that mean is forgotten; 0 is no limit."""
     lr_init: Literal["lr", "shape"] | float | None = None
     """Where a learned lr starts: at learning_rate (lr), where the shapes of the matrices say (shape), or at a number;
     None is the optimizer's default. In the two latter cases learning_rate is but the unit of the schedule."""

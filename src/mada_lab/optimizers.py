@@ -24,14 +24,14 @@ OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
     "mada_released": (mada_optim.MADA, {"rule": "mada_released", "learn": "all"}),
     "mada_paper": (mada_optim.MADA, {"rule": "mada", **mada_optim.PAPER}),
     "mada_matrix": (mada_optim.MADA, {"rule": "mada_matrix", "learn": "all"}),
-    "mada_untuned": (mada_optim.MADA, mada_optim.UNTUNED),
+    "mada_pointwise": (mada_optim.MADA, {"rule": "mada"}),
     "mada_traced": (controls.Traced, {"learn": "all"}),
     "mada_paced": (controls.Paced, {"learn": ()}),
     "hyperadam": (mada_optim.HyperAdam, {}),
 }
 NAMES = (*OURS, *BASELINES)
 #: Those that need no learning rate, for a network that isn't trained yet.
-LR_FREE, FRESH = ("mada", "mada_untuned"), ("scratch", "resume")
+LR_FREE, FRESH = ("mada", "mada_pointwise"), ("scratch", "resume")
 DECAY = 0.1  # of the others, if none is said; nanoGPT's
 #: The coefficients that a configuration may set, each under its own name.
 COEFFICIENTS = (
@@ -80,7 +80,7 @@ def require_known(name: str) -> None:
 
 def without_effect(config: RunConfig) -> list[str]:
     """The coefficients that `config` sets, and its optimizer doesn't have."""
-    had = set(_coefficient_names(config.optimizer))
+    had = set(_coefficient_names(config))
     return [q for q in COEFFICIENTS if getattr(config, q) is not None and q not in had]
 
 
@@ -137,10 +137,10 @@ def _start(config: RunConfig) -> dict[str, Any]:
 
 
 def _keywords(config: RunConfig) -> dict[str, Any]:
-    names = _coefficient_names(config.optimizer)
+    names = _coefficient_names(config)
     chosen = {q: getattr(config, q) for q in names if getattr(config, q) is not None}
     if "beta1" in chosen or "beta2" in chosen:
-        default = {q.name: q.default for q in RULES[_rule_name(config.optimizer)].coefficients}
+        default = {q.name: q.default for q in RULES[_rule_name(config)].coefficients}
         chosen["betas"] = tuple(chosen.pop(q, default[q]) for q in ("beta1", "beta2"))
     if config.eps is not None:
         chosen["eps"] = config.eps
@@ -155,6 +155,7 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         "hyper_freeze",
         "hyper_memory",
         "hyper_averaging",
+        "hyper_reach",
         "horizon",
         "lr_init",
     )
@@ -171,15 +172,15 @@ def _learned(names: str) -> str | tuple[str, ...]:
     return names if names == "all" else tuple(name.strip() for name in names.split(","))
 
 
-def _coefficient_names(optimizer: str) -> tuple[str, ...]:
-    if optimizer in BASELINES:
+def _coefficient_names(config: RunConfig) -> tuple[str, ...]:
+    if config.optimizer in BASELINES:
         return ("beta1", "beta2")
-    return RULES[_rule_name(optimizer)].coefficient_names()
+    return RULES[_rule_name(config)].coefficient_names()
 
 
-def _rule_name(optimizer: str) -> str:
-    cls, options = OURS[optimizer]
-    return options.get("rule", cls.preset.rule)
+def _rule_name(config: RunConfig) -> str:
+    cls, options = OURS[config.optimizer]
+    return options.get("rule", cls.preset.rule_for(options.get("learn", config.learn)))
 
 
 def _or(x: float | None, default: float) -> float:

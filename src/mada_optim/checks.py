@@ -105,6 +105,16 @@ def hyper_averaging(given: PerCoefficient, memories: list[float], learned: tuple
     return decays
 
 
+def hyper_reach(given: PerCoefficient, learned: tuple[str, ...]) -> list[float]:
+    """How far each learned coefficient goes at most in one hyper-step; math.inf where 0 or nothing is given.
+
+    Raises:
+        ValueError: A number is below 0, or a key is no learned coefficient.
+    """
+    distances = _per_coefficient("hyper_reach", given, dict.fromkeys(learned, 0.0), NON_NEGATIVE)
+    return [x or math.inf for x in distances]
+
+
 def _per_coefficient(what: str, given: PerCoefficient, default: dict[str, float], allowed: Interval) -> list[float]:
     if not isinstance(given, Mapping):
         given = {} if given is None else dict.fromkeys(default, given)

@@ -25,11 +25,23 @@ from mada_optim.specialize import corners, is_corner
 
 @dataclass(frozen=True)
 class Preset:
-    """What a class of optimizers takes where its user says nothing: the rule, what is learned of it, and the lr."""
+    """What a class of optimizers takes where its user says nothing.
+
+    Attributes:
+        rule: The rule.
+        learn: What is learned of it.
+        lr: The learning rate.
+        rule_named: The rule where the user names what is learned; None for the same.
+    """
 
     rule: str
     learn: str | tuple[str, ...]
     lr: float
+    rule_named: str | None = None
+
+    def rule_for(self, learn: object) -> str:
+        """The rule where `learn` is what the user says, or None."""
+        return self.rule if learn is None or self.rule_named is None else self.rule_named
 
 
 class HyperOptimizer(Optimizer):
@@ -75,6 +87,9 @@ class HyperOptimizer(Optimizer):
             beta2: one for all, or a dict. 0: no division, as in the paper.
         hyper_averaging: Decay of a running mean of these, in [0, 1), one for all, or a dict: a step is along as much of
             that mean as its noise doesn't account for. 0: along each hypergradient, as in the paper.
+        hyper_reach: How far a coefficient goes at most in one hyper-step, >= 0: one for all, or a dict; for lr in its
+            logarithm. What the running mean has gathered counts by exp(-distance / hyper_reach) once the coefficient
+            has moved. 0: any distance, and nothing is forgotten, as in the paper.
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
             library too: a tower) from a list of tensors, one per learned coefficient, 1-d with an entry per scope.
             `hyper_lr` and `hyper_momentum` are then unused.
@@ -121,6 +136,7 @@ class HyperOptimizer(Optimizer):
         hyper_freeze: float = 0.0,
         hyper_memory: float | Mapping[str, float] | None = None,
         hyper_averaging: float | Mapping[str, float] | None = None,
+        hyper_reach: float | Mapping[str, float] | None = None,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float = 0.0,
@@ -132,7 +148,7 @@ class HyperOptimizer(Optimizer):
         reduce_group: Any = None,
         **options: float,
     ) -> None:
-        self.rule = find_rule(self.preset.rule if rule is None else rule)
+        self.rule = find_rule(self.preset.rule_for(learn) if rule is None else rule)
         if checks.switch("guard", guard, "True bounds what bad betas do"):
             self.rule = guarded(self.rule)
         self.learned = checks.learned_names(self.rule, self.preset.learn if learn is None else learn)
@@ -144,6 +160,7 @@ class HyperOptimizer(Optimizer):
         self._memory = eager.Memory(last_update=bool(one_step), trace=traced)
         memories = checks.hyper_memory(hyper_memory, self.learned)
         means = checks.hyper_averaging(hyper_averaging, memories, self.learned)
+        reach = checks.hyper_reach(hyper_reach, self.learned)
         freeze = checks.number(
             "hyper_freeze", hyper_freeze, UNIT, "0 is for never, 0.4 for the last two fifths of a cosine"
         )
@@ -176,6 +193,7 @@ class HyperOptimizer(Optimizer):
             stop=math.inf if hyper_stop is None else checks.count("hyper_stop", hyper_stop, "None is for no end"),
             memory=self._vector(memories) if any(memories) else None,
             averaging=self._vector(means) if any(means) else None,
+            reach=self._vector(reach) if any(map(math.isfinite, reach)) else None,
             freeze=freeze,
         )
         if hyper_optimizer is not None and self.learned:

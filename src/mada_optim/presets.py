@@ -43,17 +43,15 @@ LEARNED_LR: dict[str, Any] = {
     "weight_decay": 0.3,
     "guard": True,
     "learn": "lr",
-    "horizon": 0.999,
-    "hyper_lr": 0.1,
+    "horizon": 0.9999,
+    "hyper_lr": 1.0,
     "hyper_memory": 0.999,
     "hyper_clip": 1.0,
     "hyper_averaging": 0.9,
+    "hyper_reach": 0.1,
     "hyper_start": 10,
     "hyper_freeze": 0.4,
 }
-
-#: The same, with Muon on hidden weight matrices: `MADA(model.named_parameters(), **UNTUNED)`.
-UNTUNED: dict[str, Any] = {"rule": "mada_matrix", **LEARNED_LR}
 
 
 class MADA(HyperOptimizer):
@@ -61,25 +59,25 @@ class MADA(HyperOptimizer):
 
     Ozkara et al., ICML 2024 (arXiv 2401.08893). The keywords are those of `HyperOptimizer`.
 
-    With no `learn`, it is Adam at a learning rate that is learned from its trace (`LEARNED_LR`). It starts at `lr`;
-    with no `lr`, where the shapes of the matrices say. That is for training from scratch: to go on from trained
-    weights, say how small the first steps should be. Names (`model.named_parameters()`) tell embeddings, which don't
-    count, from hidden matrices. `learn="all"` learns the paper's six coefficients by the paper's
-    hyper-steps, at the lr that is given, and `**PAPER` gives their other numbers; `rule="mada_released"` computes what
-    the authors' code does.
+    With no `learn`, it is Muon on hidden weight matrices and Adam elsewhere, at one learning rate for both, which is
+    learned from its trace (`LEARNED_LR`). It starts at `lr`; with no `lr`, where the shapes of the matrices say. That
+    is for training from scratch: to go on from trained weights, say how small the first steps should be. Give it
+    `model.named_parameters()`, whose names tell embeddings and the head from hidden matrices (`mada_optim.matrices`),
+    or say `matrix=True` or `False` in a group; without names it guesses, and does less well. It decays weights by .3
+    times lr, and guards its betas: bad ones are used as far as they do no harm (`mada_optim.guard`).
+    `weight_decay=0` and `guard=False` are for neither.
 
-    It decays weights by .3 times lr then, and guards its betas: bad ones are used as far as they do no harm
-    (`mada_optim.guard`). `weight_decay=0` and `guard=False` are for neither.
+    `rule="mada"` is the same without Muon: a step per element for all, whose cost doesn't grow with the matrices.
 
-    `rule="mada_matrix"` adds a member for hidden weight matrices, Muon, with the weight `omega` (1 if None): give it
-    `model.named_parameters()`, whose names tell embeddings and the head from them (`mada_optim.matrices`), or say
-    `matrix=True` or `False` in a group.
+    With `learn`, it is the paper's: `learn="all"` learns the six coefficients by the paper's hyper-steps, at the lr
+    that is given, and `**PAPER` gives their other numbers; `learn=()` is Adam; `rule="mada_released"` computes what
+    the authors' code does. `rule="mada_matrix"` adds `omega` to them, Muon's weight on hidden matrices (1 if None).
 
     Args that are None take the numbers of `LEARNED_LR` where `learn` isn't named, else those of `HyperOptimizer`, and
     betas of (.9, .95), no decay and no guard. Without `lr`, that is 1e-3, and `lr_init` is "shape" if lr is learned.
     """
 
-    preset = Preset("mada", ("lr",), lr=1e-3)
+    preset = Preset("mada_matrix", ("lr",), lr=1e-3, rule_named="mada")
 
     def __init__(
         self,
@@ -103,12 +101,13 @@ class MADA(HyperOptimizer):
         hyper_freeze: float | None = None,
         hyper_memory: float | Mapping[str, float] | None = None,
         hyper_averaging: float | Mapping[str, float] | None = None,
+        hyper_reach: float | Mapping[str, float] | None = None,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float | None = None,
         lr_init: str | float | None = None,
         scope: str = "global",
-        rule: str | Rule = "mada",
+        rule: str | Rule | None = None,
         guard: bool | None = None,
         engine: str = "auto",
         maximize: bool = False,
@@ -129,13 +128,15 @@ class MADA(HyperOptimizer):
             "hyper_freeze": hyper_freeze,
             "hyper_memory": hyper_memory,
             "hyper_averaging": hyper_averaging,
+            "hyper_reach": hyper_reach,
             "horizon": horizon,
             "lr_init": lr_init,
             "omega": omega,
             "guard": guard,
         }
         usual = dict(LEARNED_LR) if learn is None else {"betas": (0.9, 0.95)}
-        if not suits(find_rule(rule)):
+        rule = find_rule(self.preset.rule_for(learn) if rule is None else rule)
+        if not suits(rule):
             usual.pop("guard", None)
         if not (hyper_memory is None or hyper_memory):  # without a size there is nothing to weigh
             usual.pop("hyper_averaging", None)

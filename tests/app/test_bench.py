@@ -107,7 +107,7 @@ def test_the_mean_curve_counts_a_diverged_run_at_the_ceiling():
 
 def test_figures_are_ratios_to_the_best_adamw():
     scope = Scope(rates=(1e-3, 1e-2, 3e-2))
-    losses = {"adamw": (1.2, 1.0, 2.0), "mada": (1.05, 1.01, 1.3), "mada_untuned": (1.1, 1.1, 1.1)}
+    losses = {"adamw": (1.2, 1.0, 2.0), "mada": (1.05, 1.01, 1.3), "mada_pointwise": (1.1, 1.1, 1.1)}
     cells = [
         cell(sections.lr_name(name, x), loss)
         for name, values in losses.items()
@@ -122,8 +122,8 @@ def test_figures_are_ratios_to_the_best_adamw():
     better = found["tasks where MADA's defaults are better than AdamW's, outside the spread"]
     assert (better.measured, better.holds) == ("1 of 1", True)
     assert found["language tasks and base lrs where MADA is below tuned AdamW"].measured == "2 of 3"
-    assert found["language tasks and base lrs where mada_untuned is below tuned AdamW"].measured == "3 of 3"
-    assert found["base lr 0.001 to 0.03: worst mada_untuned / best AdamW (geometric mean)"].measured == "1.100"
+    assert found["language tasks and base lrs where mada_pointwise is below tuned AdamW"].measured == "3 of 3"
+    assert found["base lr 0.001 to 0.03: worst mada_pointwise / best AdamW (geometric mean)"].measured == "1.100"
     muon = found["MADA at its defaults / tuned Muon, tasks with hidden matrices (geometric mean)"]
     assert muon.measured == "1.150"
     steps = next(x for name, x in found.items() if name.startswith("MADA at its defaults: steps"))

@@ -104,11 +104,11 @@ def test_a_horizon_without_a_learned_lr_is_refused():
 
 def test_after_hyper_stop_coefficients_stay():
     params = parameters()
-    opt = MADA(params, hyper_start=1, hyper_stop=3, hyper_averaging=0.0)
+    opt = MADA(params, lr=1e-3, hyper_lr=0.01, hyper_start=1, hyper_stop=3, hyper_averaging=0.0)
     train(opt, params, range(3))
     then = opt.coefficients()
     train(opt, params, range(3, 6))
     assert opt.coefficients() == then
-    assert then != MADA(parameters()).coefficients()
+    assert then != MADA(parameters(), lr=1e-3).coefficients()
     with pytest.raises(ValueError, match="hyper_stop=-1"):
         MADA(parameters(), hyper_stop=-1)

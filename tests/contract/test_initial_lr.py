@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from mada_optim import LEARNED_LR, MADA, UNTUNED, Adam, HyperOptimizer
+from mada_optim import LEARNED_LR, MADA, Adam, HyperOptimizer
 from mada_optim.rules import RULES
 from tests.problems import parameters, same_bits, train
 
 RATES = (1e-4, 1e-3, 3e-2)
+POINTWISE = {"rule": "mada"}
 
 
 class Net(nn.Module):
@@ -29,14 +30,14 @@ def first_lr(params, **options):
     return MADA(params, **options).coefficients()["lr"]
 
 
-@pytest.mark.parametrize("options", [{}, UNTUNED])
+@pytest.mark.parametrize("options", [{}, POINTWISE])
 def test_it_is_the_same_whatever_the_lr(options):
     got = {round(first_lr(Net().named_parameters(), lr=lr, lr_init="shape", **options), 12) for lr in RATES}
     assert got == {round(first_lr(Net().named_parameters(), **options), 12)}
     assert not got & set(RATES)
 
 
-@pytest.mark.parametrize("options", [{}, UNTUNED, {"learn": "lr"}, {"learn": ("beta1", "lr")}])
+@pytest.mark.parametrize("options", [{}, POINTWISE, {"learn": "lr"}, {"learn": ("beta1", "lr")}])
 def test_an_lr_that_is_given_is_where_it_starts(options):
     assert first_lr(Net().named_parameters(), lr=1e-5, **options) == pytest.approx(1e-5)
 
@@ -50,20 +51,20 @@ def test_none_given_it_starts_where_shapes_say_whenever_it_is_learned(learn):
 
 def test_it_falls_with_the_width_of_the_hidden_matrices_alone():
     """Of embedding and head, 500 by 16, it takes no notice; a hidden matrix counts by its larger side."""
-    assert first_lr(Net().named_parameters()) == pytest.approx(0.4 / 64)
-    assert first_lr(Net(width=32).named_parameters()) == pytest.approx(0.4 / 128)
+    assert first_lr(Net().named_parameters(), **POINTWISE) == pytest.approx(0.4 / 64)
+    assert first_lr(Net(width=32).named_parameters(), **POINTWISE) == pytest.approx(0.4 / 128)
     kernels = [("a.weight", nn.Parameter(torch.ones(4, 3, 3, 3))), ("head.weight", nn.Parameter(torch.ones(9, 900)))]
-    assert first_lr(kernels) == pytest.approx(0.4 / 27)
+    assert first_lr(kernels, **POINTWISE) == pytest.approx(0.4 / 27)
 
 
 def test_widths_are_averaged_in_their_logarithm_by_elements():
     hidden = [nn.Parameter(torch.ones(shape)) for shape in ((8, 8), (2, 32), (10, 10))]  # the last for the head
-    assert first_lr(hidden) == pytest.approx(0.4 / 16)
+    assert first_lr(hidden, **POINTWISE) == pytest.approx(0.4 / 16)
 
 
 def test_without_hidden_matrices_those_at_the_ends_count():
     assert first_lr(nn.Linear(64, 10).named_parameters()) == pytest.approx(0.4 / 64)
-    assert first_lr(nn.Linear(64, 10).named_parameters(), **UNTUNED) == pytest.approx(0.4 / 64)
+    assert first_lr(nn.Linear(64, 10).named_parameters(), **POINTWISE) == pytest.approx(0.4 / 64)
 
 
 def test_without_any_matrix_it_is_the_lr_that_is_given():
@@ -141,7 +142,7 @@ def test_what_is_none_of_them_is_refused(options, message):
 
 def test_without_learn_the_numbers_are_those_of_the_learned_lr():
     one, other = (params := parameters()), copy.deepcopy(params)
-    named = MADA(other, **LEARNED_LR)
+    named = MADA(other, rule="mada_matrix", **LEARNED_LR)
     unnamed = MADA(one)
     assert unnamed.learned == ("lr",)
     train(unnamed, one, range(15))

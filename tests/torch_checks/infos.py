@@ -59,7 +59,8 @@ def presets():
 
 
 def rule_of(cls):
-    return cls([torch.nn.Parameter(torch.ones(1))], engine="eager").rule
+    """The rule where it is named what is learned."""
+    return cls([torch.nn.Parameter(torch.ones(1))], learn=(), engine="eager").rule
 
 
 def keywords(values):

@@ -23,7 +23,7 @@ def own_options(opt):
 @each_info
 def test_groups_are_separate_optimizers_where_nothing_is_learned(info):
     problem = least_squares()
-    for options in own_options(info.optim_cls(problem.params)):
+    for options in own_options(info.optim_cls(problem.params, learn=())):
         (weight, bias), apart = problem.params, problem.twin()
         opt = info.optim_cls([{"params": [weight]}, {"params": [bias], **options}], learn=())
         first = info.optim_cls(apart.params[:1], learn=())

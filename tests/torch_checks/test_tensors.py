@@ -23,12 +23,14 @@ def run_pair(opt, twin, shapes):
 
 @each_case
 def test_complex_is_two_reals(case):
-    """Bit for bit, beside a real parameter in the same optimizer; but shapes are others, where lr starts by them."""
+    """Bit for bit, beside a real parameter in the same optimizer; but shapes are others, which says where lr starts
+    and what is a hidden matrix."""
     shapes = [(4, 3, 2), (5, 2), (4, 3)]
     real = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     mixed = [torch.nn.Parameter(torch.view_as_complex(p.detach().clone())) for p in real[:2]]
     mixed.append(torch.nn.Parameter(real[2].detach().clone()))
-    run_pair(case.make(mixed, lr_init="lr"), case.make(real, lr_init="lr"), shapes)
+    groups = [[{"params": params, "matrix": False}] for params in (mixed, real)]
+    run_pair(*(case.make(group, lr_init="lr") for group in groups), shapes)
     for z, x in zip(mixed, real, strict=True):
         assert torch.equal(torch.view_as_real(z) if z.is_complex() else z, x)
 

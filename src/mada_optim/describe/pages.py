@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mada_optim import presets
 from mada_optim.describe import ELEMENT, SCALAR, Corner, Description, Equal, Equation, describe
-from mada_optim.optim import HyperOptimizer
+from mada_optim.optim import HyperOptimizer, Preset
 from mada_optim.rules import RULES
 from mada_optim.spec import LR
 
@@ -145,21 +145,34 @@ def _link(rule: str) -> str:
 
 
 def preset_classes(rule: str) -> dict[str, type[HyperOptimizer]]:
-    """The optimizers of the library that take this rule unless told otherwise, by name."""
+    """The optimizers of the library that take this rule unless it is named, by name."""
     classes = {name: x for name, x in vars(presets).items() if isinstance(x, type) and issubclass(x, HyperOptimizer)}
-    return {name: x for name, x in classes.items() if x is not HyperOptimizer and x.preset.rule == rule}
+    return {
+        name: x
+        for name, x in classes.items()
+        if x is not HyperOptimizer and rule in (x.preset.rule, x.preset.rule_named)
+    }
 
 
 def _use(d: Description) -> str:
     found = preset_classes(d.name)
-    calls = [(f"{name}(model.parameters(), lr={x.preset.lr:g})", x) for name, x in found.items()]
+    calls = [_call(name, x.preset, d.name) for name, x in found.items()]
     if not found:
         rule = f'"{d.name}"' if d.name in RULES else "RULE"
-        calls = [(f"HyperOptimizer(model.parameters(), rule={rule})", HyperOptimizer)]
+        calls = [(f"HyperOptimizer(model.parameters(), rule={rule})", HyperOptimizer.preset.learn)]
     names = ", ".join(found or ["HyperOptimizer"])
     lines = [f"from mada_optim import {names}", ""]
-    lines += [f"opt = {call}  # {_learns(d, x.preset.learn)}" for call, x in calls]
+    lines += [f"opt = {call}  # {_learns(d, learn)}" for call, learn in calls]
     return "\n".join(["```python", *lines, "```"])
+
+
+def _call(name: str, preset: Preset, rule: str) -> tuple[str, str | tuple[str, ...]]:
+    """How a class is called to take a rule, and what it learns then."""
+    if preset.rule_named == rule:
+        return f'{name}(model.parameters(), lr={preset.lr:g}, learn="all")', "all"
+    if RULES[rule].matrix_weight is not None:
+        return f"{name}(model.named_parameters())", preset.learn
+    return f"{name}(model.parameters(), lr={preset.lr:g})", preset.learn
 
 
 def _learns(d: Description, learn: str | tuple[str, ...]) -> str:

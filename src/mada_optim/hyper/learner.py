@@ -35,6 +35,7 @@ class Learner:
         stop: Number of applied steps after which there is none; math.inf for no end.
         memory: Decays of the mean squares that hypergradients are divided by the roots of, in [0, 1); 0 for none.
         averaging: Decays of the means that are weighed against their noise, in [0, 1); 0 for none.
+        reach: How far coefficients go at most in one hyper-step, > 0; math.inf for any distance.
         freeze: Share of the largest lr so far below which there is no hyper-step, in [0, 1].
     """
 
@@ -47,6 +48,7 @@ class Learner:
     stop: float = math.inf
     memory: Tensor | None = None
     averaging: Tensor | None = None
+    reach: Tensor | None = None
     freeze: float = 0.0
 
     def may_step(self, h: Tensor, applied_steps: Tensor) -> Tensor:
@@ -99,6 +101,17 @@ class Learner:
         kept = torch.clamp(1 - NOISE * noise / torch.where(square > 0, square, 1.0), min=0.0)
         return torch.where(past > 0, kept * mean / weight, h), mean, weight, noise
 
+    def forget(self, moved: Tensor, mean: Tensor, weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The sums that `weigh` takes a mean from, after the coefficients have moved.
+
+        Hypergradients were taken where the coefficients were, and say the less of where they are, the farther that is:
+        each counts by exp(-distance / reach). So a coefficient that has gone too far gathers new evidence there before
+        it goes on, instead of being carried by the old.
+        """
+        assert self.reach is not None
+        kept = torch.exp(-moved.abs() / self.reach)
+        return kept * mean, kept * weight, kept**2 * noise
+
     def step(self, q: Tensor, h: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients and the velocity after one step of SGD with momentum along `h`.
 
@@ -111,6 +124,10 @@ class Learner:
         past = torch.where(outward, torch.clamp(past, -most, most), past)
         velocity = torch.clamp(past + h, -largest, largest)
         return q - self.lr * velocity, velocity
+
+    def within_reach(self, new: Tensor, q: Tensor) -> Tensor:
+        """The nearest point to `new` that one hyper-step goes to from `q`."""
+        return new if self.reach is None else torch.clamp(new, q - self.reach, q + self.reach)
 
     def project(self, q: Tensor) -> Tensor:
         """The nearest point inside the intervals."""

@@ -34,7 +34,10 @@ def hyper_step(
         bank.keep("hyper_velocity", velocity, moves)
     else:
         new = external.step(along, moves)
-    bank.set_coefficients(torch.where(moves.unsqueeze(-1), learner.project(new), q))
+    new = torch.where(moves.unsqueeze(-1), learner.project(learner.within_reach(new, q)), q)
+    bank.set_coefficients(new)
+    if learner.averaging is not None and learner.reach is not None:
+        _forget(bank, learner, new - q, moves)
     bank.keep("hypergradient", h, counts)
     bank.keep("applied_steps", memory["applied_steps"] + 1, counts)
 
@@ -57,3 +60,9 @@ def _weighed(bank: Bank, learner: Learner, h: Tensor, moves: Tensor) -> Tensor:
     for key, x in zip(EVIDENCE, sums, strict=True):
         bank.keep(key, x, moves)
     return along
+
+
+def _forget(bank: Bank, learner: Learner, moved: Tensor, moves: Tensor) -> None:
+    sums = learner.forget(moved, *(bank.columns[key] for key in EVIDENCE))
+    for key, x in zip(EVIDENCE, sums, strict=True):
+        bank.keep(key, x, moves)

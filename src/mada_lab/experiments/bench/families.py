@@ -120,7 +120,7 @@ FAMILIES: dict[str, Family] = {
 DEFAULTS: dict[str, Values] = {
     "adamw_default": {"optimizer": "adamw", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1, **rate(1e-3)},
     "mada_default": {"optimizer": "mada", **rate(1e-3)},
-    "mada_untuned_default": {"optimizer": "mada_untuned", **rate(1e-3)},
+    "mada_pointwise_default": {"optimizer": "mada_pointwise", **rate(1e-3)},
     "mada_all_default": {"optimizer": "mada_all", **rate(1e-3)},
     "mada_paper": {"optimizer": "mada_paper", **rate(1e-3)},
     "hyperadam_default": {"optimizer": "hyperadam", **rate(1e-3)},

@@ -20,7 +20,7 @@ SECOND_BETAS = (0.6, 0.9, 0.95, 0.99, 0.999)
 HYPER, FAR_HYPER = (0.1, 0.3162, 1.0, 3.162, 10.0), (0.01, 100.0)
 MADA, SIX = "mada_default", "mada_all_default"
 #: This library's optimizers that figures are asked of, with their rows at defaults.
-CONTENDERS = {"mada": MADA, "mada_untuned": "mada_untuned_default"}
+CONTENDERS = {"mada": MADA, "mada_pointwise": "mada_pointwise_default"}
 #: Of the map of learning rates, beside optimizers by their names: a learned lr that starts where the base lr is.
 FROM_BASE: dict[str, Values] = {f"{name}_from_lr": {"optimizer": name, "lr_init": "lr"} for name in LR_FREE}
 
@@ -49,7 +49,7 @@ class Scope:
     map_seeds: tuple[int, ...] = (1, 2)
     rates: tuple[float, ...] = RATES
     betas: tuple[tuple[float, ...], tuple[float, ...]] = (FIRST_BETAS, SECOND_BETAS)
-    mapped: tuple[str, ...] = ("adamw", "mada", "mada_untuned", *FROM_BASE)
+    mapped: tuple[str, ...] = ("adamw", *LR_FREE, *FROM_BASE)
 
     def tuned(self, task: BenchTask) -> tuple[str, ...]:
         """The families that are tuned on the task; AdamW in any case, as the others are measured by it."""
@@ -133,7 +133,7 @@ def ablations() -> Runs:
     """
     own = {"mada.start_only": {**DEFAULTS[MADA], "hyper_lr_factor": 0.0}}
     own["mada.negated"] = {**DEFAULTS[MADA], "hyper_optimizer": "negated"}
-    own["mada_untuned.start_only"] = {**DEFAULTS[CONTENDERS["mada_untuned"]], "hyper_lr_factor": 0.0}
+    own["mada_pointwise.start_only"] = {**DEFAULTS[CONTENDERS["mada_pointwise"]], "hyper_lr_factor": 0.0}
     alone = {f"mada_all.only_{q}": {**DEFAULTS[SIX], "learn": q} for q in RULES["mada"].coefficient_names()}
     controls = {f"mada_all.{kind}": {**DEFAULTS[SIX], "hyper_optimizer": kind} for kind in ("negated", "shuffled")}
     controls[TRACED] = {**DEFAULTS[SIX], "optimizer": "mada_traced"}
