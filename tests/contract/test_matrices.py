@@ -100,6 +100,65 @@ def test_hidden_matrices_are_found_by_shape_and_name():
     assert found(kernel.parameters()) == [True, False, False, False, False, False]
 
 
+def test_a_tall_matrix_has_a_row_per_token():
+    tied = Named(table=nn.Embedding(33, 4), h=nn.Linear(4, 16), proj=nn.Linear(16, 4))
+    assert found(tied.parameters()) == [False, True, False, True, False]  # the last isn't the head, then
+    assert found(tied.named_parameters()) == [False, True, False, True, False]
+    own = Named(table=nn.Embedding(32, 4), h=nn.Linear(4, 16))
+    assert found(own.parameters()) == [True, False, False]
+
+
+#: Names that libraries give, of matrices of 12 by 12: those of hidden ones, and of embeddings and heads.
+NAMES = {
+    "GPT-2 of transformers": (
+        ["transformer.h.0.attn.c_attn.weight", "transformer.h.11.mlp.c_proj.weight"],
+        ["transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight", "score.weight"],
+    ),
+    "BERT of transformers": (
+        ["bert.encoder.layer.0.attention.output.dense.weight", "bert.encoder.layer.0.output.dense.weight"],
+        ["bert.embeddings.word_embeddings.weight", "classifier.weight", "qa_outputs.weight"],
+    ),
+    "T5 of transformers": (
+        ["encoder.block.0.layer.0.SelfAttention.o.weight", "decoder.block.0.layer.2.DenseReluDense.wo.weight"],
+        ["shared.weight", "lm_head.weight"],
+    ),
+    "Llama of transformers": (
+        ["model.layers.0.self_attn.o_proj.weight", "model.layers.0.mlp.down_proj.weight"],
+        ["model.embed_tokens.weight", "lm_head.weight"],
+    ),
+    "Llama of Meta": (
+        ["layers.0.attention.wo.weight", "layers.0.feed_forward.w2.weight"],
+        ["tok_embeddings.weight", "output.weight"],
+    ),
+    "nn.TransformerDecoder": (
+        ["layers.0.multihead_attn.in_proj_weight", "layers.0.multihead_attn.out_proj.weight"],
+        ["embed.weight", "out.weight"],
+    ),
+    "heads of a tutorial": (
+        ["blocks.0.sa.heads.0.key.weight", "blocks.0.sa.proj.weight"],
+        ["token_embedding_table.weight", "lm_head.weight"],
+    ),
+    "ViT of torchvision": (
+        [
+            "encoder.layers.encoder_layer_0.self_attention.out_proj.weight",
+            "encoder.layers.encoder_layer_0.mlp.0.weight",
+        ],
+        ["heads.head.weight"],
+    ),
+    "MLP-Mixer": (["blocks.0.token_mixing.fc1.weight"], ["patch_embed.weight", "head.2.weight"]),
+    "wrapped": (
+        ["module._orig_mod.blocks.0.attn.out.weight"],
+        ["module._orig_mod.tokens.weight", "_orig_mod.module.output.weight", "module.unembed.weight", "head"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("inside", "ends"), NAMES.values(), ids=NAMES)
+def test_names_of_libraries_are_understood(inside, ends):
+    named = [(name, nn.Parameter(torch.ones(12, 12))) for name in (*inside, *ends)]
+    assert found(named) == [True] * len(inside) + [False] * len(ends)
+
+
 def test_a_group_may_say_it():
     a, b = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(4))
     assert hidden([{"params": [a, b], "matrix": True}, {"params": [b], "matrix": True}]) == [[True, False], [False]]
