@@ -64,7 +64,16 @@ ALLOWED = {
         "mada_optim.matrices",
         "mada_optim.shards",
     ),
+    "mada_optim.cells": (
+        "mada_optim.spec",
+        "mada_optim.checks",
+        "mada_optim.engine",
+        "mada_optim.hyper.bank",
+        "mada_optim.matrices",
+        "mada_optim.shards",
+    ),
     "mada_optim.optim": (
+        "mada_optim.cells",
         "mada_optim.spec",
         "mada_optim.rules",
         "mada_optim.specialize",

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from mada_optim import checks, initial_lr, matrices, shards, snapshot
+from mada_optim.cells import Cells
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
 from mada_optim.guard import guarded
@@ -166,6 +167,7 @@ class HyperOptimizer(Optimizer):
         )
         remembers = {"normalized": any(memories), "averaged": any(means), "freezes": freeze > 0}
         self._bank = Bank(self.learned, checks.scope(scope), **remembers)
+        self._cells = self._new_cells()
         self._requested_engine = checks.engine(engine)
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
         self._external: ExternalLearner | None = None
@@ -266,6 +268,10 @@ class HyperOptimizer(Optimizer):
         params = (p for group in self.param_groups for p in group["params"])
         return next((x.device for x in chain(self._bank.columns.values(), params)), torch.device("cpu"))
 
+    def _new_cells(self) -> Cells:
+        name = type(self).__name__
+        return Cells(name, self.rule, self.learned, self._memory, self._bank, self.state_dtype)
+
     def _vector(self, numbers: list[float]) -> Tensor:
         return torch.tensor(numbers, dtype=eager.scalar_dtype(self._home), device=self._home)
 
@@ -292,7 +298,7 @@ class HyperOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        cells = self._cells()
+        cells = self._cells.of_step(self.param_groups, self.state)
         if not cells and self.reduce_group is None:
             return loss
         work = self._dispatcher.share_out(cells)
@@ -323,74 +329,6 @@ class HyperOptimizer(Optimizer):
     def hyper_optimizer(self) -> Optimizer | None:
         """What learns the coefficients, where `hyper_optimizer` was given: the next storey of a tower."""
         return None if self._external is None else self._external.optimizer
-
-    def _cells(self) -> list[eager.Cell]:
-        """What this step moves: the parameters that have a gradient."""
-        ready = [
-            (p, group, i, j)
-            for i, group in enumerate(self.param_groups)
-            for j, p in enumerate(group["params"])
-            if p.grad is not None
-        ]
-        if any(p.grad.is_sparse for p, *_ in ready):
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients; use torch.optim.SparseAdam")
-        self._bank.adopt(self.param_groups)
-        places = [(i, matrices.is_hidden(self.rule, group, j)) for _, group, i, j in ready]
-        kinds = {place: self._kind(self.param_groups[place[0]], place[1]) for place in set(places)}
-        return [self._cell(p, *kinds[place], i, j) for place, (p, _, i, j) in zip(places, ready, strict=True)]
-
-    def _kind(self, group: Mapping[str, Any], is_matrix: bool) -> tuple[Rule, frozenset[str], list[Mapping[str, Any]]]:
-        """For the hidden weight matrices of a group, or its other tensors: rule, keys of the state, options of each."""
-        form = matrices.form(self.rule, group, self.learned, is_matrix)
-        options = self._options_of_each(matrices.seen(self.rule, group, is_matrix))
-        return form, frozenset(eager.state_names(form, self._memory)), options
-
-    def _form(self, group: Mapping[str, Any], parameter: int) -> Rule:
-        """What the rule comes to for a parameter."""
-        return matrices.form(self.rule, group, self.learned, matrices.is_hidden(self.rule, group, parameter))
-
-    def _idle_slots(self, form: Rule) -> set[str]:
-        return set() if form is self.rule else set(self.rule.slot_names()) - set(form.slot_names())
-
-    def _new_state(self, form: Rule, canvas: Tensor) -> dict[str, Tensor]:
-        return eager.new_state(form, canvas, self.state_dtype or eager.compute_dtype(canvas), self._memory)
-
-    def _options(self, group: Mapping[str, Any], parameter: int) -> Mapping[str, Any]:
-        """A group as one of its parameters sees it: with one number for each learned coefficient."""
-        if self._bank.scope != "tensor" or not self.learned:
-            return group
-        own = {key: group[key][parameter] for key in self._bank.columns if isinstance(group[key], Tensor)}
-        return {**group, **own}
-
-    def _options_of_each(self, group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """What a step needs of `_options` for each parameter of a group, made at once: views are dear, one by one."""
-        keys = [key for q in self.learned if isinstance(group[key := option_key(q)], Tensor)]
-        if self._bank.scope != "tensor" or not keys:
-            return [group] * len(group["params"])
-        rows = zip(*(group[key].unbind() for key in keys), strict=True)
-        return [{**group, **dict(zip(keys, row, strict=True))} for row in rows]
-
-    def _cell(
-        self, p: Tensor, form: Rule, kept: frozenset[str], options_of_each: list[Mapping[str, Any]], i: int, j: int
-    ) -> eager.Cell:
-        assert p.grad is not None
-        seen, state, g = eager.canvas(shards.local(p)), self.state[p], eager.canvas(shards.local_gradient(p))
-        if not g.dtype is seen.dtype is torch.float32:
-            g = g.to(eager.compute_dtype(seen))
-        if not state:
-            state.update(self._new_state(form, seen))
-        elif state.keys() != kept:
-            self._fit_state(form, state)
-        options = options_of_each[j]
-        if not form.pointwise and shards.is_sharded(p):
-            form = shards.gathering(form, p, differentiated=self._memory.last_update)
-        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, self._bank.row(i, j))
-
-    def _fit_state(self, form: Rule, state: dict[str, Tensor]) -> None:
-        """Drops slots that were switched off since: they move no more, and must not be taken up again as they are."""
-        checks.slots_present(form, state)
-        for name in self._idle_slots(form) & state.keys():
-            del state[name]
 
     def _reduce(self, finite: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over the shards in one message; a shard that is not finite stops the step on all of them."""
@@ -426,7 +364,7 @@ class HyperOptimizer(Optimizer):
         return by_scope(self._bank.scope, self.param_groups, self._hypergradients_of)
 
     def _coefficients_of(self, group: Mapping[str, Any], parameter: int) -> dict[str, float]:
-        options = self._options(group, parameter)
+        options = self._cells.options(group, parameter)
         values = {name: float(options[name]) for name in self.rule.coefficient_names()}
         if LR.name in self.learned:
             values[LR.name] = float(eager.learning_rate(options, self._home))
@@ -435,15 +373,15 @@ class HyperOptimizer(Optimizer):
     def _hypergradients_of(self, group: Mapping[str, Any], parameter: int) -> dict[str, float]:
         h = dict.fromkeys(self.rule.coefficient_names(), 0.0)
         if self.learned:
-            h.update(zip(self.learned, self._options(group, parameter)["hypergradient"].tolist(), strict=True))
+            h.update(zip(self.learned, self._cells.options(group, parameter)["hypergradient"].tolist(), strict=True))
         return h
 
     def memory(self) -> Bill:
         """What the state costs, or will cost after the first step, on this process. `print` it for a table."""
         return Bill.of(
-            (shards.local(p), self._new_state(self._form(group, j), eager.canvas(shards.local(p).detach()).to("meta")))
+            (x, self._cells.new_state(self._cells.form(group, j), eager.canvas(x.detach()).to("meta")))
             for group in self.param_groups
-            for j, p in enumerate(group["params"])
+            for j, x in enumerate(map(shards.local, group["params"]))
         )
 
     @torch.no_grad()
@@ -452,13 +390,7 @@ class HyperOptimizer(Optimizer):
         if not self.state.get(p):
             return {}
         places = ((group, j) for group in self.param_groups for j, x in enumerate(group["params"]) if x is p)
-        group, j = next(places)
-        seen = eager.canvas(shards.local(p))
-        g = seen.to(eager.compute_dtype(seen))
-        options = self._options(matrices.seen(self.rule, group, matrices.is_hidden(self.rule, group, j)), j)
-        cell = eager.Cell(self._form(group, j), seen, g, self.state[p], options)
-        slots, per_element = eager.slots_after_last_update(cell), eager.per_element(cell.rule)
-        return {name: shards.like(p, x.clone()) if name in per_element else x.clone() for name, x in slots.items()}
+        return self._cells.slots(p, self.state[p], *next(places))
 
     def state_dict(self) -> dict[str, Any]:
         """As in torch.optim; the coefficients in it are copies, which later steps don't change.
@@ -504,7 +436,7 @@ class HyperOptimizer(Optimizer):
             group.update({name: self.defaults[name] for name in self._option_names if name not in group})
             self._settle(group)
         self._bank.adopt(self.param_groups)
-        self.state.update(snapshot.restored(self.param_groups, self._incoming, self._form, self.rule))
+        self.state.update(snapshot.restored(self.param_groups, self._incoming, self._cells.form, self.rule))
         if self._external is not None:
             self._external.optimizer.load_state_dict(self._incoming["hyper_optimizer"])
 
@@ -521,6 +453,7 @@ class HyperOptimizer(Optimizer):
             self._restore()
             return
         self._incoming = {}
+        self._cells = self._new_cells()
         self._dispatcher = Dispatcher(
             self._requested_engine, self.rule, self.learned, self._memory.trace, self.state_dtype
         )

@@ -1,0 +1,117 @@
+"""Parameters as engines see them: each with what the rule comes to on it, its state and its options."""
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mada_optim import checks, matrices, shards
+from mada_optim.engine import eager
+from mada_optim.hyper.bank import Bank
+from mada_optim.spec import Rule, option_key
+
+Group = Mapping[str, Any]
+State = dict[str, Tensor]
+
+
+class Cells:
+    """The cells of an optimizer's parameters.
+
+    Args:
+        owner: Name of the optimizer, for messages.
+        rule: The whole rule.
+        learned: The learned coefficients.
+        memory: What is kept of the last update.
+        bank: Where the learned coefficients live.
+        state_dtype: The dtype of slots, None for that of computation.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        rule: Rule,
+        learned: tuple[str, ...],
+        memory: eager.Memory,
+        bank: Bank,
+        state_dtype: torch.dtype | None,
+    ) -> None:
+        self._owner, self._rule, self._learned = owner, rule, learned
+        self._memory, self._bank, self._state_dtype = memory, bank, state_dtype
+
+    def of_step(self, groups: list[dict[str, Any]], states: MutableMapping[Tensor, State]) -> list[eager.Cell]:
+        """What a step moves: the parameters that have a gradient. State is begun where there is none.
+
+        Raises:
+            RuntimeError: A gradient is sparse; nothing is changed.
+        """
+        ready = [
+            (p, i, j) for i, group in enumerate(groups) for j, p in enumerate(group["params"]) if p.grad is not None
+        ]
+        if any(p.grad.is_sparse for p, *_ in ready):
+            raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")
+        self._bank.adopt(groups)
+        places = [(i, matrices.is_hidden(self._rule, groups[i], j)) for _, i, j in ready]
+        kinds = {place: self._kind(groups[place[0]], place[1]) for place in set(places)}
+        return [self._cell(p, states[p], *kinds[place], i, j) for place, (p, i, j) in zip(places, ready, strict=True)]
+
+    def form(self, group: Group, parameter: int) -> Rule:
+        """What the rule comes to for a parameter."""
+        return matrices.form(self._rule, group, self._learned, matrices.is_hidden(self._rule, group, parameter))
+
+    def options(self, group: Group, parameter: int) -> Group:
+        """A group as one of its parameters sees it: with one number for each learned coefficient."""
+        if self._bank.scope != "tensor" or not self._learned:
+            return group
+        own = {key: group[key][parameter] for key in self._bank.columns if isinstance(group[key], Tensor)}
+        return {**group, **own}
+
+    def new_state(self, form: Rule, canvas: Tensor) -> State:
+        """The state of a parameter before its first step."""
+        return eager.new_state(form, canvas, self._state_dtype or eager.compute_dtype(canvas), self._memory)
+
+    def slots(self, p: Tensor, state: State, group: Group, parameter: int) -> State:
+        """The slots of a parameter after its last update, as copies, by name."""
+        seen = eager.canvas(shards.local(p))
+        g = seen.to(eager.compute_dtype(seen))
+        is_matrix = matrices.is_hidden(self._rule, group, parameter)
+        options = self.options(matrices.seen(self._rule, group, is_matrix), parameter)
+        cell = eager.Cell(self.form(group, parameter), seen, g, state, options)
+        slots, per_element = eager.slots_after_last_update(cell), eager.per_element(cell.rule)
+        return {name: shards.like(p, x.clone()) if name in per_element else x.clone() for name, x in slots.items()}
+
+    def _kind(self, group: Group, is_matrix: bool) -> tuple[Rule, frozenset[str], list[Group]]:
+        """For the hidden weight matrices of a group, or its other tensors: rule, keys of the state, options of each."""
+        form = matrices.form(self._rule, group, self._learned, is_matrix)
+        options = self._options_of_each(matrices.seen(self._rule, group, is_matrix))
+        return form, frozenset(eager.state_names(form, self._memory)), options
+
+    def _options_of_each(self, group: Group) -> list[Group]:
+        """What a step needs of `options` for each parameter of a group, made at once: views are dear, one by one."""
+        keys = [key for q in self._learned if isinstance(group[key := option_key(q)], Tensor)]
+        if self._bank.scope != "tensor" or not keys:
+            return [group] * len(group["params"])
+        rows = zip(*(group[key].unbind() for key in keys), strict=True)
+        return [{**group, **dict(zip(keys, row, strict=True))} for row in rows]
+
+    def _cell(
+        self, p: Tensor, state: State, form: Rule, kept: frozenset[str], options_of_each: list[Group], i: int, j: int
+    ) -> eager.Cell:
+        assert p.grad is not None
+        seen, g = eager.canvas(shards.local(p)), eager.canvas(shards.local_gradient(p))
+        if not g.dtype is seen.dtype is torch.float32:
+            g = g.to(eager.compute_dtype(seen))
+        if not state:
+            state.update(self.new_state(form, seen))
+        elif state.keys() != kept:
+            self._fit(state, form)
+        options = options_of_each[j]
+        if not form.pointwise and shards.is_sharded(p):
+            form = shards.gathering(form, p, differentiated=self._memory.last_update)
+        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, self._bank.row(i, j))
+
+    def _fit(self, state: State, form: Rule) -> None:
+        """Drops slots that were switched off since: they move no more, and must not be taken up again as they are."""
+        checks.slots_present(form, state)
+        for name in (set(self._rule.slot_names()) - set(form.slot_names())) & state.keys():
+            del state[name]
