@@ -147,7 +147,7 @@ NAMES = {
     ),
     "MLP-Mixer": (["blocks.0.token_mixing.fc1.weight"], ["patch_embed.weight", "head.2.weight"]),
     "wrapped": (
-        ["module._orig_mod.blocks.0.attn.out.weight"],
+        ["module._orig_mod.blocks.0.attn.out.weight", "module.output.mlp.fc.weight"],
         ["module._orig_mod.tokens.weight", "_orig_mod.module.output.weight", "module.unembed.weight", "head"],
     ),
 }
