@@ -16,7 +16,7 @@ from mada_optim.specialize import corners, specialize
 
 EMBEDDING = re.compile(r"emb|wte|wpe|vocab", re.IGNORECASE)  # in a name
 EMBEDDING_MODULE = re.compile(r"tok(en)?s?|shared", re.IGNORECASE)  # the whole of the last module's name
-HEAD_MODULE = re.compile(r"(.*_)?(lm_?head|head|classif\w*|logits|unembed\w*|score)", re.IGNORECASE)
+HEAD_MODULE = re.compile(r"(.*_)?(head|classif\w*|logits|score)", re.IGNORECASE)
 HEAD_AT_THE_TOP = re.compile(r"(.*_)?out(put)?s?", re.IGNORECASE)  # deeper, it is of a block
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "model")
 TALL = 8  # rows over columns, beyond which a matrix has a row for each token or class
@@ -49,7 +49,7 @@ def _hidden(group: Mapping[str, Any], name: str, p: Tensor, last: Tensor | None)
 
 
 def _is_end(name: str, p: Tensor) -> bool:
-    """Whether a matrix is an embedding or a head: of nn.MultiheadAttention or of attention's output none is."""
+    """Whether a matrix is an embedding or a head; `multihead_attn` and the output of a block are neither."""
     if p.shape[0] ** 2 > TALL * p.numel() or EMBEDDING.search(name):
         return True
     parts = name.split(".")

@@ -156,23 +156,23 @@ def preset_classes(rule: str) -> dict[str, type[HyperOptimizer]]:
 
 def _use(d: Description) -> str:
     found = preset_classes(d.name)
-    calls = [_call(name, x.preset, d.name) for name, x in found.items()]
+    calls = [_call(name, x.preset, d) for name, x in found.items()]
     if not found:
         rule = f'"{d.name}"' if d.name in RULES else "RULE"
-        calls = [(f"HyperOptimizer(model.parameters(), rule={rule})", HyperOptimizer.preset.learn)]
+        calls = [(f"HyperOptimizer(model.parameters(), rule={rule})", _learns(d, HyperOptimizer.preset.learn))]
     names = ", ".join(found or ["HyperOptimizer"])
     lines = [f"from mada_optim import {names}", ""]
-    lines += [f"opt = {call}  # {_learns(d, learn)}" for call, learn in calls]
+    lines += [f"opt = {call}  # {told}" for call, told in calls]
     return "\n".join(["```python", *lines, "```"])
 
 
-def _call(name: str, preset: Preset, rule: str) -> tuple[str, str | tuple[str, ...]]:
-    """How a class is called to take a rule, and what it learns then."""
-    if preset.rule_named == rule:
-        return f'{name}(model.parameters(), lr={preset.lr:g}, learn="all")', "all"
-    if RULES[rule].matrix_weight is not None:
-        return f"{name}(model.named_parameters())", preset.learn
-    return f"{name}(model.parameters(), lr={preset.lr:g})", preset.learn
+def _call(name: str, preset: Preset, d: Description) -> tuple[str, str]:
+    """How a class is called to take a rule, and what it learns then, in words."""
+    if preset.rule_named == d.name:
+        return f'{name}(model.parameters(), lr={preset.lr:g}, learn="all")', _learns(d, "all")
+    if preset.rule_named is not None:  # `learn="all"` would be of another rule
+        return f"{name}(model.named_parameters())", f"learns {', '.join(preset.learn)}"
+    return f"{name}(model.parameters(), lr={preset.lr:g})", _learns(d, preset.learn)
 
 
 def _learns(d: Description, learn: str | tuple[str, ...]) -> str:
