@@ -20,6 +20,7 @@ import torch
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
+from mada_lab.baselines import muon, muon_groups
 from mada_lab.model.gpt import GPT, GPTConfig
 
 Named = list[tuple[str, torch.nn.Parameter]]
@@ -39,6 +40,7 @@ EVERYTHING = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr")
 OPTIMIZERS: dict[str, Make] = {
     BASELINE: lambda p: torch.optim.AdamW(p, fused=True, capturable=p[0][1].is_cuda),
     "torch AdamW foreach": lambda p: torch.optim.AdamW(p, foreach=True),
+    "torch Muon and AdamW fused": lambda p: muon(muon_groups(p), {"lr": 1e-3, "fused": True}),
     "MADA, all six learned": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0),
     "MADA, eager engine": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0, engine="eager"),
     "MADA, tiled engine": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0, engine="tiled"),
@@ -177,7 +179,8 @@ def main() -> None:
         print_growth(arguments.repeats, arguments.device)
         return
 
-    chosen = {name: OPTIMIZERS[name] for name in (BASELINE, *(arguments.only or available(arguments.device)))}
+    names = arguments.only or available(arguments.device, arguments.model)
+    chosen = {name: OPTIMIZERS[name] for name in (BASELINE, *names)}
     contenders = {name: contender(make, arguments.model, arguments.device) for name, make in chosen.items()}
     for each in contenders.values() if arguments.graph else ():
         each.capture()
@@ -195,15 +198,15 @@ def main() -> None:
     print_table(contenders, sum(sizes), bandwidth, arguments.markdown)
 
 
-def available(device: str) -> list[str]:
-    """The optimizers that are of interest on a device."""
-    elsewhere = "tiled engine" if device == "cuda" else None
-    return [name for name in OPTIMIZERS if elsewhere is None or not name.endswith(elsewhere)]
+def available(device: str, model: str) -> list[str]:
+    """The optimizers that are of interest on a device, and have something to do on a model's tensors."""
+    without = ("tiled engine",) * (device == "cuda") + ("Muon and AdamW fused",) * (model == SMALL)
+    return [name for name in OPTIMIZERS if not name.endswith(without)]
 
 
 def print_table(contenders: dict[str, Contender], size: int, bandwidth: float | None, markdown: bool) -> None:
     """A row for each; with a copy's `bandwidth`, the part of it that a step reaches."""
-    widths = (24, 8, 24, 24, 14, 14)[: 5 + (bandwidth is not None)]
+    widths = (26, 8, 24, 24, 14, 14)[: 5 + (bandwidth is not None)]
     names = ("optimizer", "engine", "ns/parameter", "x fused AdamW", "state B/param", "of bandwidth")
     lines = [names, *(row(name, each, contenders[BASELINE], size, bandwidth) for name, each in contenders.items())]
     for i, columns in enumerate(lines):

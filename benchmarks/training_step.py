@@ -3,7 +3,8 @@
     python benchmarks/training_step.py [--repeats 10] [--device cpu|cuda] [--model 10.7M|124M] [--bf16]
 
 GPT of 10.7M parameters (6 layers, 384 channels), batch 8 x 256 tokens, or GPT-2 small, 8 x 1,024, with random ids;
---bf16 is autocast. Rounds time all in turn: AdamW, MADA with the six coefficients learned, MADA with nothing said.
+--bf16 is autocast. Rounds time all in turn: AdamW, torch's Muon, MADA with the six coefficients learned, and with
+nothing said.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
+from mada_lab.baselines import muon, muon_groups
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_optim import MADA
 
@@ -27,6 +29,7 @@ CONFIGS = {
 BASELINE = "AdamW fused"
 OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     BASELINE: lambda model: torch.optim.AdamW(model.parameters(), fused=True),
+    "torch Muon and AdamW": lambda model: muon(muon_groups(model.named_parameters()), {"lr": 1e-3, "fused": True}),
     "MADA, all six learned": lambda model: MADA(model.parameters(), learn="all", hyper_start=0),
     "MADA": lambda model: MADA(model.named_parameters(), hyper_start=0),
 }

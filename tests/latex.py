@@ -7,13 +7,14 @@ import re
 
 import torch
 
-from mada_optim.orthogonal import orthogonal
+from mada_optim.orthogonal import orthogonal, polar
 
 TOKEN = re.compile(r"\\\\|\\[A-Za-z]+|\\[,|]|\d+(?:\.\d+)?|\\?\S")
 FUNCTIONS = {
     r"\mathrm{sign}": torch.sign,
     r"\mathrm{const}": lambda x: x,
     r"\mathrm{orth}": orthogonal,
+    r"\mathrm{polar}": polar,
     r"\exp": torch.exp,
     r"\ln": torch.log,
     r"\tanh": torch.tanh,

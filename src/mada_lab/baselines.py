@@ -6,7 +6,7 @@ checkpoints hold the point that it trains at.
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,11 +100,21 @@ class Muon(Optimizer):
         self._adamw.step()
 
 
-def hidden_matrices(model: nn.Module) -> set[Tensor]:
+def hidden_matrices(named: Iterable[tuple[str, nn.Parameter]]) -> set[Tensor]:
     """Those that MADA's member for matrices moves too, but for kernels of convolutions: torch's Muon refuses those."""
-    names, params = zip(*model.named_parameters(), strict=True)
+    names, params = zip(*named, strict=True)
     (flags,) = matrices.hidden([{"params": params, "param_names": names}])
     return {p for p, is_hidden in zip(params, flags, strict=True) if is_hidden and p.ndim == 2}
+
+
+def muon_groups(named: Iterable[tuple[str, nn.Parameter]]) -> Groups:
+    """Groups for `muon`, all at one learning rate."""
+    named = list(named)
+    hidden = hidden_matrices(named)
+    return [
+        {"params": [x for x in named if x[1] in hidden], LR_FACTOR: 1.0},
+        {"params": [x for x in named if x[1] not in hidden]},
+    ]
 
 
 @contextmanager

@@ -131,6 +131,8 @@ class RunConfig:
     lr_init: Literal["lr", "shape"] | float | None = None
     """Where a learned lr starts: at learning_rate (lr), where the shapes of the matrices say (shape), or at a number;
     None is the optimizer's default. In the two latter cases learning_rate is but the unit of the schedule."""
+    matrix_lr_ratio: float | None = None
+    """Learning rate of hidden matrices over that of all else (mada, mada_matrix); None is the optimizer's default."""
     horizon: float | None = None
     """Decay of the trace that a learned lr is learned from, in [0, 1); 0 looks one step back; None is the optimizer's
     default."""

@@ -105,7 +105,7 @@ def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
     groups = decay_groups(model, weight_decay(config))
     if config.optimizer != "torch_muon":
         return groups
-    matrices, rate = hidden_matrices(model), _or(config.matrix_lr, config.learning_rate)
+    matrices, rate = hidden_matrices(model.named_parameters()), _or(config.matrix_lr, config.learning_rate)
     factor = {LR_FACTOR: rate / config.learning_rate, "lr": rate}
     parts = [
         {**group, **keys, "params": [x for x in group["params"] if (x[1] in matrices) == inside]}
@@ -156,6 +156,7 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         "hyper_memory",
         "hyper_averaging",
         "hyper_reach",
+        "matrix_lr_ratio",
         "horizon",
         "lr_init",
     )

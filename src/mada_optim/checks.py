@@ -305,7 +305,7 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
     Raises:
         ValueError: A value is not allowed, or a parameter is named twice.
     """
-    for name in ("lr", "eps", "weight_decay", *rule.hyper_parameters):
+    for name in ("lr", "eps", "weight_decay", "matrix_lr_ratio", *rule.hyper_parameters):
         number(name, options[name], NON_NEGATIVE, "choose a finite one")
     number("horizon", options["horizon"], DECAY, "choose a number inside")
     for q in rule.coefficients:

@@ -3,8 +3,9 @@
 Where an update has a spectral norm s, a step changes what a layer puts out by lr s of what it takes in, at most; with a
 step of the same norm at every width, networks of all widths learn alike (Yang, Simon and Bernstein 2023, arXiv
 2310.17813). Of an orthogonalised update, O of norm sqrt(max(rows, columns)) times kappa, the norm is known; .02 is what
-Muon's authors take (Jordan et al. 2024). An Adam update has elements of about 1, of the same signs along its strongest
-directions, so that its norm grows with the width itself: lr falls with 1 / width (Yang et al. 2022, arXiv 2203.03466).
+Muon's authors take (Jordan et al. 2024), so lr itself has that, of which matrices take `matrix_lr_ratio`. An Adam
+update has elements of about 1, of the same signs along its strongest directions, so that its norm grows with the width
+itself: lr falls with 1 / width (Yang et al. 2022, arXiv 2203.03466).
 The two constants are from trials on small networks, docs/lab-notebook.md.
 """
 

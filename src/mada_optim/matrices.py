@@ -22,6 +22,7 @@ WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "model")
 TALL = 8  # rows over columns, beyond which a matrix has a row for each token or class
 
 FLAGS = "hidden_matrices"  # the key in a group of what was decided; `matrix` is the user's
+LR_RATIO = "matrix_lr_ratio"  # the key of their learning rate, over the group's lr
 
 
 def hidden(groups: Iterable[Mapping[str, Any]]) -> list[list[bool]]:
@@ -77,8 +78,12 @@ def is_hidden(rule: Rule, group: Mapping[str, Any], parameter: int) -> bool:
 
 
 def seen(rule: Rule, group: Mapping[str, Any], is_matrix: bool) -> Mapping[str, Any]:
-    """A group as its hidden weight matrices see it, or as its other tensors do: that member's weight is fixed at 0."""
-    return group if is_matrix or rule.matrix_weight is None else {**group, rule.matrix_weight: 0.0}
+    """A group as its hidden weight matrices see it, with their own lr, or as its other tensors do: omega fixed at 0."""
+    if rule.matrix_weight is None:
+        return group
+    if not is_matrix:
+        return {**group, rule.matrix_weight: 0.0}
+    return group if group[LR_RATIO] == 1.0 else {**group, "lr": group[LR_RATIO] * group["lr"]}
 
 
 def form(rule: Rule, group: Mapping[str, Any], learned: tuple[str, ...], is_matrix: bool) -> Rule:

@@ -97,6 +97,8 @@ class HyperOptimizer(Optimizer):
         bounds: (low, high) by learned coefficient, for lr of its factor; the rule's interval for the others.
         horizon: Decay of the trace that lr is learned from, in [0, 1): its hypergradient looks back over some
             1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step.
+        matrix_lr_ratio: Learning rate of hidden weight matrices over `lr`, which is that of all else; >= 0. For rules
+            that tell them apart; a group may have its own.
         lr_init: Where a learned lr starts. "lr": at `lr`. "shape": where the sizes of the hidden matrices say
             (`mada_optim.initial_lr`), whatever `lr` is; at `lr` if there is no matrix. A number: there. In the two
             latter cases the largest `lr` of a group is the unit that schedules count in.
@@ -141,6 +143,7 @@ class HyperOptimizer(Optimizer):
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float = 0.0,
+        matrix_lr_ratio: float = 1.0,
         lr_init: str | float = "lr",
         scope: str = "global",
         engine: str = "auto",
@@ -176,6 +179,7 @@ class HyperOptimizer(Optimizer):
 
         defaults: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "eps": 0.0, "horizon": horizon}
         defaults["lr"] = self.preset.lr if lr is None else lr
+        defaults[matrices.LR_RATIO] = matrix_lr_ratio
         defaults.update(self.rule.hyper_parameters)
         defaults.update({q.name: q.default for q in self.rule.coefficients})
         defaults.update(checks.rule_keywords(self.rule, betas, options))

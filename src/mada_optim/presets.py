@@ -51,6 +51,7 @@ LEARNED_LR: dict[str, Any] = {
     "hyper_reach": 0.1,
     "hyper_start": 10,
     "hyper_freeze": 0.4,
+    "matrix_lr_ratio": 2.0,
 }
 
 
@@ -59,7 +60,7 @@ class MADA(HyperOptimizer):
 
     Ozkara et al., ICML 2024 (arXiv 2401.08893). The keywords are those of `HyperOptimizer`.
 
-    With no `learn`, it is Muon on hidden weight matrices and Adam elsewhere, at one learning rate for both, which is
+    With no `learn`, it is Muon on hidden weight matrices, at twice the learning rate of Adam elsewhere, which is
     learned from its trace (`LEARNED_LR`). It starts at `lr`; with no `lr`, where the shapes of the matrices say. That
     is for training from scratch: to go on from trained weights, say how small the first steps should be. Give it
     `model.named_parameters()`, whose names tell embeddings and the head from hidden matrices (`mada_optim.matrices`),
@@ -105,6 +106,7 @@ class MADA(HyperOptimizer):
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float | None = None,
+        matrix_lr_ratio: float | None = None,
         lr_init: str | float | None = None,
         scope: str = "global",
         rule: str | Rule | None = None,
@@ -130,6 +132,7 @@ class MADA(HyperOptimizer):
             "hyper_averaging": hyper_averaging,
             "hyper_reach": hyper_reach,
             "horizon": horizon,
+            "matrix_lr_ratio": matrix_lr_ratio,
             "lr_init": lr_init,
             "omega": omega,
             "guard": guard,

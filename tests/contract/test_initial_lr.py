@@ -76,7 +76,7 @@ def test_without_any_matrix_it_is_the_lr_that_is_given():
 @pytest.mark.parametrize("rule", ["muon", "mada_matrix"])
 @pytest.mark.parametrize("width", [16, 64])
 def test_the_first_step_of_a_hidden_matrix_has_a_spectral_norm_of_a_fiftieth(rule, width):
-    """Newton-Schulz leaves singular values between .7 and 1.2."""
+    """Polynomials leave singular values between .7 and 1.2 (muon), .65 and 1.35 (mada_matrix)."""
     net = Net(width)
     before = net.first.weight.detach().clone()
     opt = HyperOptimizer(net.named_parameters(), rule=rule, learn="lr", lr_init="shape")
@@ -85,7 +85,7 @@ def test_the_first_step_of_a_hidden_matrix_has_a_spectral_norm_of_a_fiftieth(rul
     opt.step()
     moved = torch.linalg.matrix_norm(net.first.weight - before, ord=2).item()
     # The width is that of both hidden matrices, which have one.
-    assert 0.7 * 0.02 <= moved <= 1.25 * 0.02
+    assert 0.65 * 0.02 <= moved <= 1.36 * 0.02
 
 
 def test_a_number_is_where_it_starts():

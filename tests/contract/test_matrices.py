@@ -1,8 +1,11 @@
 """The member for matrices: whose parameters it moves, its corners, and Muon.
 
 Catches: an embedding, a head or a vector that is orthogonalised; a Newton-Schulz step, a scale or a momentum that isn't
-Muon's; gradients so small or large that the iteration breaks; state that doesn't survive being saved.
+Muon's; coefficients that aren't the best; gradients so small or large, or numbers so coarse, that the iteration breaks;
+state that doesn't survive being saved.
 """
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,42 +13,101 @@ from torch import nn
 
 from mada_optim import MADA, HyperOptimizer
 from mada_optim.matrices import hidden
-from mada_optim.orthogonal import NEWTON_SCHULZ, STEPS, orthogonal
+from mada_optim.orthogonal import JORDAN, LARGE, MINIMAX, _minimax_in, cpu_has_bf16, orthogonal, polar
 from tests.problems import same_bits
 
 
-def singular_values_moved(x):
-    """The oracle: the polynomial on each singular value, by the decomposition."""
+def jordan(s):
+    return s / s.norm(), JORDAN
+
+
+def minimax(s):
+    return s / (s**8).sum() ** (1 / 8), MINIMAX
+
+
+def moved(x, start):
+    """The oracle: the polynomials on each singular value, by the decomposition."""
     u, s, v = torch.linalg.svd(x.flatten(1), full_matrices=False)
-    s, (a, b, c) = s / s.norm(), NEWTON_SCHULZ
-    for _ in range(STEPS):
+    s, quintics = start(s)
+    for a, b, c in quintics:
         s = a * s + b * s**3 + c * s**5
     return (u * s @ v).reshape(x.shape) * max(x.flatten(1).shape) ** 0.5
 
 
+BOTH = pytest.mark.parametrize(
+    ("function", "start"), [(orthogonal, jordan), (polar, minimax)], ids=["jordan", "minimax"]
+)
+
+
+@BOTH
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (5, 5), (6, 2, 3, 3)], ids=str)
 @pytest.mark.parametrize("size", [1e-150, 1.0, 1e150])
-def test_the_iteration_moves_singular_values(shape, size):
+def test_the_iteration_moves_singular_values(function, start, shape, size):
     x = torch.randn(shape, dtype=torch.float64)
-    torch.testing.assert_close(orthogonal(size * x), singular_values_moved(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(function(size * x), moved(x, start), rtol=1e-9, atol=1e-9)
 
 
+def few_directions(rows, columns, noise=1e-3):
+    """A few strong ones, as of a gradient, in weak noise, which the iteration makes as strong."""
+    return torch.randn(rows, 4) @ torch.randn(4, columns) + noise * torch.randn(rows, columns)
+
+
+@BOTH
 @pytest.mark.parametrize("shape", [(40, 160), (96, 40), (48, 48)], ids=str)
-def test_single_precision_is_enough(shape):
-    """A few strong directions, as of a gradient, in weak noise, which the iteration makes as strong."""
-    rows, columns = shape
-    x = torch.randn(rows, 4) @ torch.randn(4, columns) + 1e-3 * torch.randn(rows, columns)
-    exact = singular_values_moved(x.double())
-    assert (orthogonal(x) - exact).norm() < 2e-4 * exact.norm()
+def test_single_precision_is_enough(function, start, shape):
+    x = few_directions(*shape)
+    exact = moved(x.double(), start)
+    assert (function(x) - exact).norm() < 2e-4 * exact.norm()
 
 
-def test_what_has_no_direction_stays_0():
-    assert torch.equal(orthogonal(torch.zeros(3, 4)), torch.zeros(3, 4))
-    assert orthogonal(torch.zeros(0, 4)).shape == (0, 4)
+@pytest.mark.parametrize("shape", [(40, 160), (48, 48), (256, 300), (2, 2), (1, 9)], ids=str)
+@pytest.mark.parametrize("noise", [0.05, 10.0, 0.0], ids=["few", "all", "rank 4"])
+def test_bf16_keeps_singular_values_below_the_bound(noise, shape):
+    """What is beyond the room that the coefficients leave would grow by a factor at each step.
+
+    Where there is nothing but 4 directions, the rounding of `x` itself makes weak ones, which the iteration takes up.
+    """
+    x = few_directions(*shape, noise)
+    factor = _minimax_in(torch.bfloat16, x / x.abs().max()).float()
+    assert torch.linalg.matrix_norm(factor, 2) < 1.4
+    exact = moved(x.double(), minimax) / max(shape) ** 0.5
+    assert noise == 0.0 or (factor * exact).sum() > 0.97 * factor.norm() * exact.norm()
 
 
-def test_its_size_is_about_1():
-    assert orthogonal(torch.randn(64, 256)).square().mean().sqrt() == pytest.approx(1.0, abs=0.25)
+def test_large_matrices_are_taken_in_bf16_where_that_is_fast():
+    x = torch.randn(LARGE, LARGE)
+    other = torch.bfloat16 if cpu_has_bf16() else torch.float32
+    expected = _minimax_in(other, x / x.abs().max()).float() * LARGE**0.5
+    assert torch.equal(polar(x), expected)
+    small = torch.randn(LARGE - 1, LARGE - 1)
+    assert not torch.equal(polar(small), polar(small).bfloat16().float())
+
+
+def test_the_coefficients_are_the_best():
+    """Chebyshev: a quintic's largest deviation is least where it is reached four times, with alternating signs."""
+    low, high = 0.002, 1.02
+    for a, b, c in MINIMAX:
+        s = torch.logspace(torch.tensor(low).log10(), torch.tensor(high).log10(), 20001, dtype=torch.float64)
+        off = a * s + b * s**3 + c * s**5 - 1
+        turns = [0, *[i + 1 for i, (x, y) in enumerate(pairwise(off.diff().tolist())) if x * y < 0], len(s) - 1]
+        peaks = off[turns]
+        worst = peaks.abs().amin().item()
+        assert len(peaks) == 4
+        assert (peaks[1:] * peaks[:-1] < 0).all()
+        assert peaks.abs().amax() < 1.005 * worst
+        low, high = 1 - worst, 1.02 * (1 + worst)
+    assert worst == pytest.approx(0.347, abs=1e-3)
+
+
+@pytest.mark.parametrize("function", [orthogonal, polar])
+def test_what_has_no_direction_stays_0(function):
+    assert torch.equal(function(torch.zeros(3, 4)), torch.zeros(3, 4))
+    assert function(torch.zeros(0, 4)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("function", [orthogonal, polar])
+def test_its_size_is_about_1(function):
+    assert function(torch.randn(64, 256)).square().mean().sqrt() == pytest.approx(1.0, abs=0.25)
 
 
 def exact_newton_schulz(gradient, coefficients, steps, eps):
@@ -202,16 +264,58 @@ def test_omega_0_is_mada_and_other_tensors_are_always(learn):
     assert same_bits(list(nets[0].parameters()), list(nets[2].parameters()))
 
 
-def test_omega_1_is_muon_on_hidden_matrices():
+@pytest.mark.parametrize("ratio", [1.0, 3.0])
+def test_omega_1_is_muon_on_hidden_matrices(monkeypatch, ratio):
+    """torch's, at the momentum's polar factor as this member takes it, and at its own learning rate."""
+
+    def taken(gradient, coefficients, steps, eps):
+        return polar(gradient) / max(gradient.shape) ** 0.5
+
+    monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", taken)
     ours, theirs = network(), network()
     matrices = [theirs[0].weight, theirs[2].weight]
     rest = [p for p in theirs.parameters() if all(p is not x for x in matrices)]
-    train(MADA(ours.parameters(), 1e-2, rule="mada_matrix", learn=()), ours, 8)
-    opts = [HyperOptimizer(matrices, 1e-2, rule="muon", learn=()), MADA(rest, 1e-2, learn=())]
+    options = {"weight_decay": 0.1, "learn": ()}
+    train(MADA(ours.parameters(), 1e-2, rule="mada_matrix", matrix_lr_ratio=ratio, **options), ours, 8)
+    muon = torch.optim.Muon(matrices, lr=ratio * 1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    opts = [muon, MADA(rest, 1e-2, **options)]
     both = type("Both", (), {})()
     both.zero_grad, both.step = theirs.zero_grad, lambda: [opt.step() for opt in opts]
     train(both, theirs, 8)
+    torch.testing.assert_close(list(ours.parameters()), list(theirs.parameters()), rtol=1e-11, atol=1e-13)
+
+
+def gradients(net, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for p in net.parameters():
+        p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+
+
+def test_the_trace_of_a_matrix_has_its_own_lr():
+    net = network()
+    params = list(net.parameters())
+    opt = MADA(net.named_parameters(), 1e-2, weight_decay=0.1, horizon=0.9, hyper_start=1, matrix_lr_ratio=3.0)
+    trace = [torch.zeros_like(p) for p in params]
+    for seed in range(8):
+        gradients(net, seed)
+        expected = sum((p.grad * s).sum() for p, s in zip(params, trace, strict=True))
+        before = [p.detach().clone() for p in params]
+        opt.step()
+        assert opt.hypergradients()["lr"] == pytest.approx(float(expected), rel=1e-6, abs=1e-12)
+        rates = [opt.coefficients()["lr"] * (3 if p is net[0].weight or p is net[2].weight else 1) for p in params]
+        moved = [p.detach() - x for p, x in zip(params, before, strict=True)]
+        trace = [0.9 * (1 - 0.1 * a) * s + d for a, s, d in zip(rates, trace, moved, strict=True)]
+
+
+def test_a_group_may_have_its_own_ratio():
+    ours, theirs = network(), network()
+    first = MADA(ours.named_parameters(), 1e-2, matrix_lr_ratio=2.0)
+    second = MADA([{"params": list(theirs.named_parameters()), "matrix_lr_ratio": 2.0}], 1e-2, matrix_lr_ratio=7.0)
+    train(first, ours, 4)
+    train(second, theirs, 4)
     assert same_bits(list(ours.parameters()), list(theirs.parameters()))
+    with pytest.raises(ValueError, match="matrix_lr_ratio=-1"):
+        MADA(network().parameters(), matrix_lr_ratio=-1.0)
 
 
 def test_a_learned_omega_alone_leaves_other_tensors_alone():

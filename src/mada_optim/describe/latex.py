@@ -21,7 +21,7 @@ SAME = {  # torch's names for operations that Python's operators have too
 }
 # GitHub refuses \operatorname.
 FUNCTIONS = {"sign": r"\mathrm{sign}", "detach": r"\mathrm{const}", "exp": r"\exp", "log": r"\ln", "tanh": r"\tanh"}
-FUNCTIONS |= {"orthogonal": r"\mathrm{orth}"}
+FUNCTIONS |= {"orthogonal": r"\mathrm{orth}", "polar": r"\mathrm{polar}"}
 FUNCTIONS |= {"maximum": r"\max", "minimum": r"\min"}
 RELATIONS = {"eq": "=", "ne": r"\ne", "lt": "<", "le": r"\le", "gt": ">", "ge": r"\ge"}
 TRANSPOSES = (Literal("T"), Literal("mT"))

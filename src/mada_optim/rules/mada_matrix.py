@@ -4,10 +4,14 @@
 
 Corners: Muon at omega = 1, `mada` at omega = 0, which is what every other tensor has. Both updates have about the same
 root mean square, so one learning rate serves all.
+
+Deviation from the rule `muon`: the polar factor of the momentum is taken by other polynomials, which are cheaper and
+come as near to it (`mada_optim.orthogonal`).
 """
 
 from torch import Tensor
 
+from mada_optim.orthogonal import polar
 from mada_optim.rules import mada, muon
 from mada_optim.spec import UNIT, Coefficient, Coefficients, Rule, Slots
 
@@ -17,8 +21,9 @@ OMEGA = Coefficient("omega", r"\omega", UNIT, 1.0)
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     omega = c["omega"]
     u_mada, slots = mada.update(c, g, s, t)
-    u_muon, of_matrix = muon.update({"mu": c["mu"], "kappa": c["kappa_matrix"]}, g, s, t)
-    return (1 - omega) * u_mada + omega * u_muon, {**slots, **of_matrix}
+    b, ahead = muon.nesterov(c["mu"], s["b"], g)
+    u_muon = c["kappa_matrix"] * polar(ahead)
+    return (1 - omega) * u_mada + omega * u_muon, {**slots, "b": b}
 
 
 RULE = Rule(

@@ -10,7 +10,7 @@ Deviation from `torch.optim.Muon`: no rounding to bf16.
 from torch import Tensor
 
 from mada_optim.orthogonal import orthogonal
-from mada_optim.rules.terms import ema
+from mada_optim.rules.terms import Scalar, ema
 from mada_optim.spec import DECAY, Coefficient, Coefficients, Interval, Rule, Slot, Slots
 
 # The derivative in mu is 0 at mu = 0, from where no hyper-step would lead away.
@@ -19,9 +19,14 @@ MATRIX_MOMENTUM = Slot("b", "b")
 
 
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    b = ema(c["mu"], s["b"], g)
-    u = c["kappa"] * orthogonal(ema(c["mu"], b, g))
-    return u, {"b": b}
+    b, ahead = nesterov(c["mu"], s["b"], g)
+    return c["kappa"] * orthogonal(ahead), {"b": b}
+
+
+def nesterov(mu: Scalar, b: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The momentum with `g` in it, and what it would be with `g` once more."""
+    b = ema(mu, b, g)
+    return b, ema(mu, b, g)
 
 
 RULE = Rule("muon", update, (MU,), (MATRIX_MOMENTUM,), {"kappa": 0.2}, pointwise=False)
