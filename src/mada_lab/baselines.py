@@ -111,10 +111,11 @@ def muon_groups(named: Iterable[tuple[str, nn.Parameter]]) -> Groups:
     """Groups for `muon`, all at one learning rate."""
     named = list(named)
     hidden = hidden_matrices(named)
-    return [
+    groups: Groups = [
         {"params": [x for x in named if x[1] in hidden], LR_FACTOR: 1.0},
         {"params": [x for x in named if x[1] not in hidden]},
     ]
+    return [group for group in groups if group["params"]]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mada_optim import HyperOptimizer
+from mada_optim.orthogonal import _minimax_in, polar
 from mada_optim.rules import RULES
 from tests.problems import give_gradients, parameters
 
@@ -21,7 +22,9 @@ def on_cuda(params):
 
 @pytest.mark.parametrize("learn", ["all", ()])
 @pytest.mark.parametrize("rule", RULES)
-def test_a_step_on_cuda_is_the_step_on_the_cpu_and_never_synchronises(rule, learn):
+def test_a_step_on_cuda_is_the_step_on_the_cpu_and_never_synchronises(rule, learn, monkeypatch):
+    """But for polar factors in bf16, which are tested below."""
+    monkeypatch.setattr("mada_optim.orthogonal._dtype_of_products", lambda x: x.dtype)
     params = parameters()
     cuda_params = on_cuda(copy.deepcopy(params))
     options = {"rule": rule, "learn": learn, "lr": 1e-2, "hyper_start": 0, "hyper_lr": 1e-3, "weight_decay": 0.1}
@@ -41,6 +44,17 @@ def test_a_step_on_cuda_is_the_step_on_the_cpu_and_never_synchronises(rule, lear
     for p, q in zip(params, cuda_params, strict=True):
         torch.testing.assert_close(p.detach(), q.detach().cpu(), rtol=1e-4, atol=1e-6)
     assert cuda_opt.coefficients() == pytest.approx(opt.coefficients(), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (64, 200), (300, 80)], ids=str)
+def test_polar_factors_are_taken_in_bf16(shape):
+    """As on a CPU that is told to; the two add up in another order, which bf16 shows."""
+    x = torch.randn(shape)
+    lying = x if shape[0] <= shape[1] else x.mT
+    expected = _minimax_in(torch.bfloat16, lying / x.abs().max()).float()
+    factor = polar(x.cuda()).cpu() / max(shape) ** 0.5
+    assert torch.linalg.matrix_norm(factor, 2) < 1.4
+    assert ((factor if shape[0] <= shape[1] else factor.mT) - expected).norm() < 0.03 * expected.norm()
 
 
 def test_a_state_saved_on_cuda_loads_on_the_cpu_and_back():
