@@ -43,6 +43,7 @@ ALLOWED = {
         "mada_optim.differentiate",
         "mada_optim.engine",
         "mada_optim.kernels",
+        "mada_optim.orthogonal",
     ),
     "mada_optim.dispatch": (
         "mada_optim.spec",

@@ -67,13 +67,10 @@ class Dispatcher:
         jobs: dict[kernels.Kernel, tuple[list[Cell], list[Any]]] = {}
         rest = []
         for cell in cells:
-            if not cell.rule.pointwise:  # loops go by elements; and where shards are gathered, its rule is a fresh one
-                rest.append(cell)
-                continue
             # not prepared yet: a corner was set in a group since it was added, or the optimizer is a copy
             if cell.rule not in self._kernels:
                 self.prepare(corners(self._rule, cell.options, ()), cell.p.device)  # what is learned is a tensor
-            kernel = self._kernels[cell.rule]
+            kernel = self._kernels.get(cell.rule)  # where shards are gathered, the rule is a fresh one
             row = None if kernel is None else kernel.row(cell)
             if kernel is None or row is None:
                 rest.append(cell)

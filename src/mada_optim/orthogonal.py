@@ -54,6 +54,10 @@ def polar(x: Tensor) -> Tensor:
     return _on_whole_matrix(polar, x, _minimax)
 
 
+#: What no loop over elements can do.
+OF_MATRICES = (orthogonal, polar)
+
+
 def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Callable[[Tensor], Tensor]) -> Tensor:
     """`function(x)`, by `steps` from a matrix of no more rows than columns whose largest element is 1."""
     if has_torch_function_unary(x):

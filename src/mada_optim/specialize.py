@@ -58,7 +58,7 @@ def specialize(rule: Rule, fixed: Corners) -> Rule:
         return rule
     slots = tuple(slot for slot in rule.slots if slot.name in outputs(graph)[1])
     pointwise = rule.pointwise or (rule.matrix_weight, 0.0) in fixed
-    return replace(rule, update=_function(graph), slots=slots, pointwise=pointwise)
+    return replace(rule, update=function_of(graph), slots=slots, pointwise=pointwise)
 
 
 def reduced(rule: Rule, fixed: Corners) -> fx.Graph:
@@ -186,7 +186,7 @@ def _slots_behind(ends: list[Any]) -> set[str]:
     return {name.removeprefix(SLOT) for name in names if name.startswith(SLOT)}
 
 
-def _function(graph: fx.Graph) -> Update:
+def function_of(graph: fx.Graph) -> Update:
     """The graph as a rule's update."""
     used = [str(node.target) for node in graph.nodes if node.op == "placeholder" and node.users]
     for node in [node for node in graph.nodes if node.op == "placeholder" and not node.users]:

@@ -3,56 +3,35 @@
     loops     C++, compiled on demand: loops.cpp around what emit.py writes
     tiled     torch operations on pieces that the caches hold: tiles.py, for machines without a compiler
     triton    kernels on a CUDA device: gpu.py around what triton_emit.py writes
+    staged    two of these with products of matrices between, for what orthogonalises: staged.py
 
 Where there is none of them, all runs on the eager engine.
 """
 
 import functools
-from typing import Any, Protocol
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from mada_optim.builder import Builder
 from mada_optim.differentiate import differentiate, plain_roots, share_inverses
-from mada_optim.engine.eager import Cell, largest_gradient
+from mada_optim.engine.eager import largest_gradient
 from mada_optim.kernels import build, gpu, triton_emit
 from mada_optim.kernels.cpu import Loops
 from mada_optim.kernels.emit import emit
 from mada_optim.kernels.lower import NoLoweringError
+from mada_optim.kernels.protocol import Job, Kernel
+from mada_optim.kernels.staged import Staged
+from mada_optim.kernels.stages import cut
 from mada_optim.kernels.tiles import Tiled
 from mada_optim.kernels.walk import NoCodeError
 from mada_optim.partials import NoDerivativeError
 from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT, UNTRACEABLE, Corners, reduced, specialize
 
-__all__ = ["Kernel", "NoKernelError", "choose"]
+__all__ = ["Job", "Kernel", "NoKernelError", "choose"]
 
 STATES = (None, torch.float32, torch.bfloat16)
-
-
-class Job(Protocol):
-    """Tensors of one step, given to a kernel."""
-
-    def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
-        """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
-
-    def advance(self, where: Tensor) -> None:
-        """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
-
-
-class Kernel(Protocol):
-    """One form of a rule, ready to run."""
-
-    @property
-    def name(self) -> str:
-        """The engine's name."""
-
-    def row(self, cell: Cell) -> Any:
-        """What it prepares for a tensor; None for one that it can't move."""
-
-    def table(self, cells: list[Cell], prepared: list[Any]) -> Job:
-        """Tensors, with what `row` gave for each, as one job."""
 
 
 class NoKernelError(Exception):
@@ -77,6 +56,8 @@ def choose(
     """
     if state_dtype not in STATES:
         raise NoKernelError(f"there are no loops for state_dtype={state_dtype}")
+    if not (form := specialize(rule, fixed)).pointwise:
+        return in_stages(engine, form, learned, traced, device, state_dtype)
     if engine == "triton" or (engine == "auto" and device.type == "cuda"):
         return triton(rule, fixed, learned, traced, device, state_dtype)
     if device.type != "cpu" or not build.SOURCE.exists():
@@ -90,6 +71,27 @@ def choose(
         if engine == "cpu":
             raise NoKernelError(str(error)) from error
         return tiled(rule, fixed, learned, traced, state_dtype)
+
+
+def in_stages(
+    engine: str,
+    form: Rule,
+    learned: tuple[str, ...],
+    traced: bool,
+    device: torch.device,
+    state_dtype: torch.dtype | None,
+) -> Staged:
+    """The kernels of a form that is pointwise but for one operation on matrices.
+
+    Raises:
+        NoKernelError: It is not pointwise otherwise, its last update is differentiated, or its slots aren't in fp32,
+            whose rounding is another for each element of each slot of the whole rule.
+    """
+    stages = cut(form)
+    if stages is None or one_step(learned, traced) or state_dtype not in (None, torch.float32):
+        raise NoKernelError(f"the rule {form.name!r} is not pointwise")
+    head = choose(engine, stages.head, (), (), False, device, state_dtype)
+    return Staged(stages, head, choose(engine, stages.tail, (), learned, traced, device, state_dtype))
 
 
 def loops(rule: Rule, fixed: Corners, learned: tuple[str, ...], traced: bool, state_dtype: torch.dtype | None) -> Loops:

@@ -33,4 +33,4 @@ class States(Generic[Row]):
     def keep(self, states: Iterable[dict[str, Tensor]], count: int) -> None:
         """Forgets, where there are many more than `count`, all but `states`: those that were replaced."""
         if len(self._rows) > 2 * count:
-            self._rows = {id(state): self._rows[id(state)] for state in states}
+            self._rows = {id(state): self._rows[id(state)] for state in states if id(state) in self._rows}

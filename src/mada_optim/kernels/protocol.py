@@ -1,0 +1,31 @@
+"""What a kernel is to the dispatcher."""
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from mada_optim.engine.eager import Cell
+
+
+class Job(Protocol):
+    """Tensors of one step, given to a kernel."""
+
+    def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
+        """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
+
+    def advance(self, where: Tensor) -> None:
+        """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
+
+
+class Kernel(Protocol):
+    """One form of a rule, ready to run."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name."""
+
+    def row(self, cell: Cell) -> Any:
+        """What it prepares for a tensor; None for one that it can't move."""
+
+    def table(self, cells: list[Cell], prepared: list[Any]) -> Job:
+        """Tensors, with what `row` gave for each, as one job."""

@@ -1,0 +1,114 @@
+"""Loops for rules of matrices: those of both pointwise parts, with torch's products between.
+
+The head's update goes into buffers, as that of parameters at 0 which are moved by a learning rate of -1; there the
+middle puts its matrix, which is the tail's gradient. So the parts are any kernel's jobs, on any device.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mada_optim.engine.eager import Cell
+from mada_optim.kernels.protocol import Job, Kernel
+from mada_optim.kernels.stages import Stages
+from mada_optim.spec import LR, option_key
+
+BUFFER = 1 << 22  # elements, 16 MiB: matrices that are moved at once, or one that is larger
+
+
+class Rows(NamedTuple):
+    """What both parts have prepared for a matrix.
+
+    Attributes:
+        before: The head's cell, but for its buffer, in whose place the parameter is.
+        after: The tail's, but for what the middle gives, in whose place the gradient is.
+        head: What the head's kernel has for `before`.
+        tail: What the tail's has for `after`.
+    """
+
+    before: Cell
+    after: Cell
+    head: Any
+    tail: Any
+
+
+class Staged:
+    """The kernels of both parts of one form of a rule."""
+
+    def __init__(self, stages: Stages, head: Kernel, tail: Kernel) -> None:
+        self.stages, self.head, self.tail = stages, head, tail
+
+    @property
+    def name(self) -> str:
+        """The engine's name."""
+        return self.tail.name
+
+    def row(self, cell: Cell) -> Rows | None:
+        """What both kernels prepare; None where one can't move the matrix."""
+        before, after = self._before(cell), self._after(cell)
+        head, tail = self.head.row(before), self.tail.row(after)
+        return None if head is None or tail is None else Rows(before, after, head, tail)
+
+    def table(self, cells: list[Cell], prepared: list[Rows]) -> "StagedJob":
+        """`cells` as one job of one step."""
+        return StagedJob(self, prepared)
+
+    def _before(self, cell: Cell) -> Cell:
+        """The head's: with a t of its own, as it is the tail that moves the matrix's."""
+        state = {slot.name: cell.state[slot.name] for slot in self.stages.head.slots}
+        options = {**cell.options, "lr": -1.0}
+        options.pop(option_key(LR.name), None)
+        return cell._replace(
+            rule=self.stages.head, state={"step": cell.state["step"].clone(), **state}, options=options
+        )
+
+    def _after(self, cell: Cell) -> Cell:
+        state = {name: x for name, x in cell.state.items() if name in ("step", "trace")}
+        return cell._replace(rule=self.stages.tail, state=state)
+
+
+class StagedJob:
+    """Matrices of one step."""
+
+    def __init__(self, kernel: Staged, matrices: list[Rows]) -> None:
+        self._kernel, self._matrices = kernel, matrices
+
+    def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
+        """Whether every gradient is usable, 0-d, and the hypergradient of lr from its trace, which the tail has."""
+        return self._tail(self._matrices, [x.after for x in self._matrices]).hypergradients(scopes)
+
+    def advance(self, where: Tensor) -> None:
+        """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
+        for part in self._parts():
+            buffers = self._buffers(part)
+            before = [x.before._replace(p=buffer) for x, buffer in zip(part, buffers, strict=True)]
+            self._kernel.head.table(before, [x.head for x in part]).advance(where)
+            for buffer in buffers:
+                buffer.copy_(self._kernel.stages.middle(buffer))
+            after = [x.after._replace(g=buffer) for x, buffer in zip(part, buffers, strict=True)]
+            self._tail(part, after).advance(where)
+
+    def _tail(self, part: list[Rows], cells: list[Cell]) -> Job:
+        return self._kernel.tail.table(cells, [x.tail for x in part])
+
+    def _buffers(self, part: list[Rows]) -> list[Tensor]:
+        shapes = [x.after.p.shape for x in part]
+        zeros = torch.zeros(sum(map(math.prod, shapes)), dtype=torch.float32, device=part[0].after.p.device)
+        pieces = torch.split(zeros, list(map(math.prod, shapes)))
+        return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+    def _parts(self) -> Iterator[list[Rows]]:
+        """Matrices that have buffers at the same time."""
+        part: list[Rows] = []
+        size = 0
+        for x in self._matrices:
+            if part and size + x.after.p.numel() > BUFFER:
+                yield part
+                part, size = [], 0
+            part.append(x)
+            size += x.after.p.numel()
+        if part:
+            yield part

@@ -1,0 +1,187 @@
+"""Loops around products of matrices against the eager engine: parameters, slots, hypergradients, at every step.
+
+Catches: a rule cut where the update needs more than what is between, a buffer that another matrix reads, a step counted
+twice, a learning rate or a decay taken twice, matrices that are left out where buffers end.
+"""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mada_optim import MADA, HyperOptimizer
+from mada_optim.kernels import staged
+from mada_optim.kernels.stages import cut
+from mada_optim.orthogonal import orthogonal, polar
+from mada_optim.rules import RULES
+from mada_optim.rules.terms import ema
+from mada_optim.spec import Coefficient, Interval, Rule, Slot
+from mada_optim.specialize import specialize
+from tests.engine.test_cpu_kernel import close, numbers
+from tests.problems import same_bits
+
+SHAPES = {"a": (20, 7), "b": (4, 3, 3, 3), "c": (6, 6), "d": (9,), "e": (5, 40), "head": (3, 5)}
+ENGINES = [pytest.param("cpu", marks=pytest.mark.kernel), pytest.param("tiled", marks=pytest.mark.kernel)]
+
+
+@pytest.fixture(autouse=True, params=[1 << 22, 200, 1], ids=["at once", "some", "one by one"])
+def _buffers(request, monkeypatch):
+    monkeypatch.setattr(staged, "BUFFER", request.param)
+
+
+def named(seed=0):
+    torch.manual_seed(seed)
+    return [(name, torch.nn.Parameter(torch.randn(shape))) for name, shape in SHAPES.items()]
+
+
+def gradients(params, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator)
+
+
+def pair(engine, make):
+    ours = named()
+    theirs = [(name, copy.deepcopy(p)) for name, p in ours]
+    fast, slow = make(ours, engine), make(theirs, "eager")
+    assert (fast.engine, slow.engine) == (engine, "eager")
+    assert fast.engine_reasons == []
+    return [p for _, p in ours], fast, [p for _, p in theirs], slow
+
+
+def muon(params, engine):
+    return HyperOptimizer(params, lr=0.02, rule="muon", learn=(), weight_decay=0.1, engine=engine)
+
+
+def default(params, engine):
+    return MADA(params, lr=1e-2, hyper_start=1, horizon=0.9, engine=engine)
+
+
+def uphill(params, engine):
+    return MADA(params, learn=(), rule="mada_matrix", weight_decay=0.1, maximize=True, scope="tensor", engine=engine)
+
+
+def per_tensor(params, engine):
+    return MADA(params, hyper_start=1, scope="tensor", engine=engine)
+
+
+@pytest.mark.parametrize("make", [muon, default, uphill, per_tensor])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_equal_to_the_eager_engine(engine, make):
+    params, fast, twins, slow = pair(engine, make)
+    for step in range(10):
+        gradients(params, step)
+        gradients(twins, step)
+        if step % 4 == 2:
+            params[2].grad = twins[2].grad = None
+        fast.step()
+        slow.step()
+        assert torch.allclose(numbers(fast.hypergradients()), numbers(slow.hypergradients()), rtol=1e-3, atol=1e-5)
+        assert torch.allclose(numbers(fast.coefficients()), numbers(slow.coefficients()), rtol=1e-5, atol=1e-7)
+        for p, q in zip(params, twins, strict=True):
+            assert close(p.detach(), q.detach(), 1e-4), step
+            assert list(fast.state[p]) == list(slow.state[q])
+            assert all(close(x, slow.state[q][key], 1e-4) for key, x in fast.state[p].items()), step
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_middle_takes_what_the_head_gives(engine):
+    """To its scale, which an orthogonalisation wouldn't notice: no learned lr is in it."""
+    params, fast, *_ = pair(engine, per_tensor)
+    assert (fast.param_groups[0]["log_lr"] != 0.0).all()  # it starts where shapes say
+    taken = []
+    (kernel,) = (x for x in fast._dispatcher._kernels.values() if isinstance(x, staged.Staged))
+    kernel.stages = replace(kernel.stages, middle=lambda x: (taken.append(x.clone()), polar(x))[1])
+    b = torch.zeros(SHAPES["a"])
+    for step in range(4):
+        gradients(params, step)
+        fast.step()
+        b = ema(0.95, b, params[0].grad)
+        assert close(taken[4 * step], ema(0.95, b, params[0].grad))
+    assert len(taken) == 4 * 4
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_gradient_that_is_not_finite_changes_no_bit(engine):
+    params, fast, *_ = pair(engine, default)
+    gradients(params, 0)
+    fast.step()
+    before = copy.deepcopy([fast.state[p] for p in params]), [p.detach().clone() for p in params]
+    params[4].grad[1, 2] = torch.nan
+    fast.step()
+    assert same_bits(before[1], params)
+    for old, p in zip(before[0], params, strict=True):
+        assert same_bits(list(old.values()), list(fast.state[p].values()))
+
+
+@pytest.mark.kernel
+def test_what_has_no_loops_takes_part_in_the_same_step():
+    """A matrix that isn't dense, and a gradient of another layout: the eager engine moves them."""
+    params, twins = ([p for _, p in named()] for _ in range(2))
+    for some in (params, twins):
+        some[0] = torch.nn.Parameter(some[0].detach().mT)
+    fast, slow = muon(params, "auto"), muon(twins, "eager")
+    for step in range(4):
+        gradients(params, step)
+        gradients(twins, step)
+        for some in (params, twins):
+            some[2].grad = some[2].grad.mT
+        fast.step()
+        slow.step()
+    assert all(close(p.detach(), q.detach(), 1e-4) for p, q in zip(params, twins, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"omega": 0.5}, {"learn": ("omega", "lr")}, {"learn": "lr", "horizon": 0.0}, {"state_dtype": torch.bfloat16}],
+    ids=["mixed", "learned", "one step", "bf16 slots"],
+)
+def test_the_rest_says_why_it_has_none(options):
+    opt = MADA(named(), **{"rule": "mada_matrix", "learn": (), **options})
+    assert any("not pointwise" in reason for reason in opt.engine_reasons)
+
+
+def test_the_cut():
+    form = specialize(RULES["mada_matrix"], (("omega", 1.0),))
+    stages = cut(form)
+    assert stages.middle is polar
+    assert [slot.name for slot in stages.head.slots] == ["b"]
+    assert stages.tail.slots == ()
+    c, g, b, t = {"mu": 0.9, "kappa_matrix": 0.2}, torch.randn(3, 4), torch.randn(3, 4), torch.tensor(1.0)
+    x, after = stages.head.update(c, g, {"b": b}, t)
+    u, none = stages.tail.update(c, stages.middle(x), {}, t)
+    expected, slots = form.update(c, g, {"b": b}, t)
+    assert same_bits([u, after["b"]], [expected, slots["b"]])
+    assert none == {}
+    assert cut(RULES["muon"]).middle is orthogonal
+
+
+NU = Coefficient("nu", r"\nu", Interval(0.0, 1.0), 0.5)
+
+
+def into_both(c, g, s, t):
+    x = orthogonal(g)
+    return c["nu"] * x, {"m": x}
+
+
+def rule_of(update):
+    return Rule("third", update, (NU,), (Slot("m", "m"),), pointwise=False)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        lambda c, g, s, t: (c["nu"] * g, {"m": s["m"]}),
+        lambda c, g, s, t: (orthogonal(g) + c["nu"] * g, {"m": g}),
+        lambda c, g, s, t: (orthogonal(g) * s["m"], {"m": g}),
+        lambda c, g, s, t: (orthogonal(g), {"m": orthogonal(g)}),
+        lambda c, g, s, t: (c["nu"] * g, {"m": ema(c["nu"], s["m"], orthogonal(g))}),
+        into_both,
+        lambda c, g, s, t: (orthogonal(polar(g)), {"m": g}),
+        lambda c, g, s, t: (orthogonal(g) if g.sum() > 0 else g, {"m": g}),
+    ],
+    ids=["none", "and the gradient", "and a slot", "twice", "in a slot", "in both", "two", "a branch"],
+)
+def test_what_is_not_cut(update):
+    assert cut(rule_of(update)) is None
