@@ -59,7 +59,7 @@ OF_MATRICES = (orthogonal, polar)
 
 
 def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Callable[[Tensor], Tensor]) -> Tensor:
-    """`function(x)`, by `steps` from a matrix of no more rows than columns whose largest element is 1."""
+    """`function(x)`, by `steps` on it as a matrix of no more rows than columns."""
     if has_torch_function_unary(x):
         traced: Tensor = handle_torch_function(function, (x,), x)
         return traced
@@ -68,15 +68,20 @@ def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Cal
     if x.numel() == 0:
         return x
     matrix = x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
-    largest = torch.linalg.vector_norm(matrix, math.inf)
-    matrix = matrix / largest.clamp(min=torch.finfo(x.dtype).tiny)  # squares of what is left are numbers
     is_tall = matrix.shape[0] > matrix.shape[1]
     factor = steps(matrix.mT if is_tall else matrix)
     factor = factor.mT if is_tall else factor
     return factor.reshape(x.shape) * math.sqrt(max(matrix.shape))
 
 
+def _normalized(x: Tensor) -> Tensor:
+    """`x` over its largest element, so that squares are numbers."""
+    largest: Tensor = torch.linalg.vector_norm(x, math.inf)
+    return x / largest.clamp(min=torch.finfo(x.dtype).tiny)
+
+
 def _jordan(x: Tensor) -> Tensor:
+    x = _normalized(x)
     x = x / torch.linalg.vector_norm(x).clamp(min=0.5)  # 1 at least, where `x` isn't 0
     return _all_steps(x, x @ x.mT, JORDAN)
 
@@ -86,7 +91,7 @@ def _minimax(x: Tensor) -> Tensor:
 
 
 def _minimax_in(dtype: torch.dtype, x: Tensor) -> Tensor:
-    x = x.to(dtype)
+    x = _normalized(x).to(dtype)
     gram = x @ x.mT
     exact = torch.promote_types(dtype, torch.float32)
     norm = torch.linalg.vector_norm(gram @ gram, dtype=exact) ** 0.25  # of A^2, whose largest eigenvalue is s^4
