@@ -66,9 +66,16 @@ def per_tensor(params, engine):
     return MADA(params, hyper_start=1, scope="tensor", engine=engine)
 
 
-@pytest.mark.parametrize("make", [muon, default, uphill, per_tensor])
+MAKERS = [muon, default, uphill, per_tensor]
+
+
+@pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_equal_to_the_eager_engine(engine, make):
+    assert_equal_steps(engine, make)
+
+
+def assert_equal_steps(engine, make):
     params, fast, twins, slow = pair(engine, make)
     for step in range(10):
         gradients(params, step)

@@ -20,6 +20,7 @@ from mada_optim.rules import RULES
 from tests.engine import test_cpu_kernel as loops
 from tests.engine.test_cost import NoHostReads
 from tests.engine.test_cpu_kernel import CORNERS, SPREAD_OF_MADA, assert_equal_runs, close, gradients, pair, rule_of
+from tests.engine.test_staged import MAKERS, assert_equal_steps
 from tests.problems import (
     assert_mixed_tensors_agree,
     everything,
@@ -93,6 +94,10 @@ class TestInterpreted:
         one_digit = 2**-7 if "state_dtype" in options else 2e-5  # stochastic rounding may fall on the other side
         run = pair("mada", learn, "triton", **options)
         assert_equal_runs(*run, rule="mada", rtol=one_digit, engine="triton", steps=8)
+
+    @pytest.mark.parametrize("make", MAKERS)
+    def test_rules_that_orthogonalise(self, make):
+        assert_equal_steps("triton", make)
 
     def test_the_noise_of_bf16_slots_is_the_eager_engines_bit_for_bit(self):
         params, fast, twins, slow = pair("adam", (), "triton", **BF16)
