@@ -96,7 +96,8 @@ def _minimax_in(dtype: torch.dtype, x: Tensor) -> Tensor:
     exact = torch.promote_types(dtype, torch.float32)
     norm = torch.linalg.vector_norm(gram @ gram, dtype=exact) ** 0.25  # of A^2, whose largest eigenvalue is s^4
     scale = norm.clamp(min=0.5).to(dtype)  # 1 at least, where `x` isn't 0
-    return _all_steps(x / scale, gram / scale**2, MINIMAX)
+    x, gram = x / scale, gram / scale**2
+    return _all_steps(x, gram, MINIMAX)
 
 
 def _dtype_of_products(x: Tensor) -> torch.dtype:

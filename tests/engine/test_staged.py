@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks import step_memory
 from mada_optim import MADA, HyperOptimizer
 from mada_optim.kernels import staged
 from mada_optim.kernels.stages import cut
@@ -137,6 +138,12 @@ def test_what_has_no_loops_takes_part_in_the_same_step():
         fast.step()
         slow.step()
     assert all(close(p.detach(), q.detach(), 1e-4) for p, q in zip(params, twins, strict=True))
+
+
+@pytest.mark.kernel
+def test_a_step_has_four_copies_of_a_matrix_at_most():
+    """The buffer, and what products of matrices in fp32 have beside it."""
+    assert step_memory.peak(200, 1000) < 4.1 * 4 * 200 * 1000
 
 
 @pytest.mark.parametrize(
