@@ -1,0 +1,105 @@
+"""The polar factor of a matrix by products: the polynomials on its singular values, and their coefficients.
+
+Catches: a step that isn't the polynomial, coefficients that aren't the best, gradients so small or large, or numbers so
+coarse, that the iteration breaks.
+"""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from mada_optim.orthogonal import JORDAN, LARGE, MINIMAX, _minimax_in, cpu_has_bf16, orthogonal, polar
+
+
+def jordan(s):
+    return s / s.norm(), JORDAN
+
+
+def minimax(s):
+    return s / (s**8).sum() ** (1 / 8), MINIMAX
+
+
+def moved(x, start):
+    """The oracle: the polynomials on each singular value, by the decomposition."""
+    u, s, v = torch.linalg.svd(x.flatten(1), full_matrices=False)
+    s, quintics = start(s)
+    for a, b, c in quintics:
+        s = a * s + b * s**3 + c * s**5
+    return (u * s @ v).reshape(x.shape) * max(x.flatten(1).shape) ** 0.5
+
+
+BOTH = pytest.mark.parametrize(
+    ("function", "start"), [(orthogonal, jordan), (polar, minimax)], ids=["jordan", "minimax"]
+)
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (5, 5), (6, 2, 3, 3)], ids=str)
+@pytest.mark.parametrize("size", [1e-150, 1.0, 1e150])
+def test_the_iteration_moves_singular_values(function, start, shape, size):
+    x = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(function(size * x), moved(x, start), rtol=1e-9, atol=1e-9)
+
+
+def few_directions(rows, columns, noise=1e-3):
+    """A few strong ones, as of a gradient, in weak noise, which the iteration makes as strong."""
+    return torch.randn(rows, 4) @ torch.randn(4, columns) + noise * torch.randn(rows, columns)
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(40, 160), (96, 40), (48, 48)], ids=str)
+def test_single_precision_is_enough(function, start, shape):
+    x = few_directions(*shape)
+    exact = moved(x.double(), start)
+    assert (function(x) - exact).norm() < 2e-4 * exact.norm()
+
+
+@pytest.mark.parametrize("shape", [(40, 160), (48, 48), (256, 300), (2, 2), (1, 9)], ids=str)
+@pytest.mark.parametrize("noise", [0.05, 10.0, 0.0], ids=["few", "all", "rank 4"])
+def test_bf16_keeps_singular_values_below_the_bound(noise, shape):
+    """What is beyond the room that the coefficients leave would grow by a factor at each step.
+
+    Where there is nothing but 4 directions, the rounding of `x` itself makes weak ones, which the iteration takes up.
+    """
+    x = few_directions(*shape, noise)
+    factor = _minimax_in(torch.bfloat16, x).float()
+    assert torch.linalg.matrix_norm(factor, 2) < 1.4
+    exact = moved(x.double(), minimax) / max(shape) ** 0.5
+    assert noise == 0.0 or (factor * exact).sum() > 0.97 * factor.norm() * exact.norm()
+
+
+def test_large_matrices_are_taken_in_bf16_where_that_is_fast():
+    x = torch.randn(LARGE, LARGE)
+    other = torch.bfloat16 if cpu_has_bf16() else torch.float32
+    expected = _minimax_in(other, x).float() * LARGE**0.5
+    assert torch.equal(polar(x), expected)
+    small = torch.randn(LARGE - 1, LARGE - 1)
+    assert not torch.equal(polar(small), polar(small).bfloat16().float())
+
+
+def test_the_coefficients_are_the_best():
+    """Chebyshev: a quintic's largest deviation is least where it is reached four times, with alternating signs."""
+    low, high = 0.002, 1.02
+    for a, b, c in MINIMAX:
+        s = torch.logspace(torch.tensor(low).log10(), torch.tensor(high).log10(), 20001, dtype=torch.float64)
+        off = a * s + b * s**3 + c * s**5 - 1
+        turns = [0, *[i + 1 for i, (x, y) in enumerate(pairwise(off.diff().tolist())) if x * y < 0], len(s) - 1]
+        peaks = off[turns]
+        worst = peaks.abs().amin().item()
+        assert len(peaks) == 4
+        assert (peaks[1:] * peaks[:-1] < 0).all()
+        assert peaks.abs().amax() < 1.005 * worst
+        low, high = 1 - worst, 1.02 * (1 + worst)
+    assert worst == pytest.approx(0.347, abs=1e-3)
+
+
+@pytest.mark.parametrize("function", [orthogonal, polar])
+def test_what_has_no_direction_stays_0(function):
+    assert torch.equal(function(torch.zeros(3, 4)), torch.zeros(3, 4))
+    assert function(torch.zeros(0, 4)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("function", [orthogonal, polar])
+def test_its_size_is_about_1(function):
+    assert function(torch.randn(64, 256)).square().mean().sqrt() == pytest.approx(1.0, abs=0.25)
