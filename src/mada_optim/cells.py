@@ -45,15 +45,16 @@ class Cells:
         Raises:
             RuntimeError: A gradient is sparse; nothing is changed.
         """
-        ready = [
-            (p, i, j) for i, group in enumerate(groups) for j, p in enumerate(group["params"]) if p.grad is not None
-        ]
-        if any(p.grad.is_sparse for p, *_ in ready):
+        if any(g.is_sparse for group in groups for p in group["params"] if (g := p.grad) is not None):
             raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")
         self._bank.adopt(groups)
-        places = [(i, matrices.is_hidden(self._rule, groups[i], j)) for _, i, j in ready]
-        kinds = {place: self._kind(groups[place[0]], place[1]) for place in set(places)}
-        return [self._cell(p, states[p], *kinds[place], i, j) for place, (p, i, j) in zip(places, ready, strict=True)]
+        return [cell for i, group in enumerate(groups) for cell in self._of_group(group, states, i)]
+
+    def _of_group(self, group: dict[str, Any], states: MutableMapping[Tensor, State], i: int) -> list[eager.Cell]:
+        ready = [(p, j) for j, p in enumerate(group["params"]) if p.grad is not None]
+        flags = [matrices.is_hidden(self._rule, group, j) for _, j in ready]
+        kinds = {is_matrix: self._kind(group, is_matrix) for is_matrix in set(flags)}
+        return [self._cell(p, states[p], *kinds[x], i, j) for (p, j), x in zip(ready, flags, strict=True)]
 
     def form(self, group: Group, parameter: int) -> Rule:
         """What the rule comes to for a parameter."""

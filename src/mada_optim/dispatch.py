@@ -1,5 +1,6 @@
 """Which engine moves which tensor: compiled loops where there are some for the rule, the eager engine for the rest."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ class Dispatcher:
 
     def share_out(self, cells: list[Cell]) -> "Work":
         """The tensors of one step, by engine."""
-        jobs: dict[kernels.Kernel, tuple[list[Cell], list[Any]]] = {}
+        jobs: dict[kernels.Kernel, tuple[list[Cell], list[Any]]] = defaultdict(lambda: ([], []))
         rest = []
         for cell in cells:
             # not prepared yet: a corner was set in a group since it was added, or the optimizer is a copy
@@ -75,7 +76,7 @@ class Dispatcher:
             if kernel is None or row is None:
                 rest.append(cell)
             else:
-                taken, rows = jobs.setdefault(kernel, ([], []))
+                taken, rows = jobs[kernel]
                 taken.append(cell)
                 rows.append(row)
         return Work([kernel.table(*job) for kernel, job in jobs.items()], rest)

@@ -306,10 +306,11 @@ class HyperOptimizer(Optimizer):
         if not cells and self.reduce_group is None:
             return loss
         work = self._dispatcher.share_out(cells)
-        zeros = torch.zeros(self._bank.rows, len(self.learned), dtype=eager.scalar_dtype(self._home), device=self._home)
+        home = self._home
+        zeros = torch.zeros(self._bank.rows, len(self.learned), dtype=eager.scalar_dtype(home), device=home)
         finite, h = self._reduce(*work.hypergradients(self.learned, zeros))
         if self.learned:
-            lrs = [eager.scalar(group["lr"], self._home) for group in self.param_groups] if self._learner.freeze else []
+            lrs = [eager.scalar(group["lr"], home) for group in self.param_groups] if self._learner.freeze else []
             hyper_step(self._bank, self._learner, self._external, lrs, h, finite & self._active(cells))
         work.advance(finite)
         return loss

@@ -19,10 +19,13 @@ from torch import Tensor
 from mada_optim.spec import Coefficients, Rule, Slots
 
 MODULE = "torch.distributed.tensor"
+WHOLE = frozenset({Tensor, torch.nn.Parameter})  # types that most tensors have, and no shard: for speed
 
 
 def is_sharded(x: Any) -> bool:
     """Whether `x` is a DTensor. Imports nothing: where their module was never imported, there is none."""
+    if type(x) in WHOLE:
+        return False
     module = sys.modules.get(MODULE)
     return module is not None and isinstance(x, module.DTensor)
 
@@ -55,7 +58,8 @@ def reduction(params: Iterable[Tensor]) -> tuple[list[Any], str]:
         RuntimeError: Parameters are sharded over different processes, or some are and some aren't, so that one sum
             would count some of them twice.
     """
-    if MODULE not in sys.modules:
+    params = list(params)
+    if MODULE not in sys.modules or WHOLE.issuperset(map(type, params)):
         return [], "cpu"
     layouts = {_layout(x) for x in params}
     wanted = {_sharded_dimensions(layout) for layout in layouts}

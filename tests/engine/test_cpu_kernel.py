@@ -256,6 +256,12 @@ def test_linked_to_its_own_openmp_where_torch_keeps_its_own(tmp_path, monkeypatc
         build.attempt.cache_clear()
 
 
+def test_flags_that_gcc_alone_has_are_given_to_it_alone():
+    gcc = "g++ (Debian 12.2.0-14) 12.2.0\nCopyright (C) 2022 Free Software Foundation, Inc.\n"
+    assert "-fprefetch-loop-arrays" in build.flags_for(gcc)
+    assert build.flags_for("Debian clang version 14.0.6\nTarget: x86_64-pc-linux-gnu\n") == build.FLAGS
+
+
 def test_a_compiler_that_fails_is_quoted_and_not_asked_again(tmp_path, monkeypatch):
     compiler = tmp_path / "c++"
     compiler.write_text("#!/bin/sh\necho once >> \"$(dirname $0)/calls\"\necho 'no -fopenmp here' >&2\nexit 1\n")
