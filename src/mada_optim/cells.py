@@ -98,9 +98,9 @@ class Cells:
     def _cell(
         self, p: Tensor, state: State, form: Rule, kept: frozenset[str], options_of_each: list[Group], i: int, j: int
     ) -> eager.Cell:
-        assert p.grad is not None
-        seen, g = eager.canvas(shards.local(p)), eager.canvas(shards.local_gradient(p))
-        if not g.dtype is seen.dtype is torch.float32:
+        seen, g = shards.both(p)
+        if not g.dtype is seen.dtype is torch.float32 or not p.ndim:  # as most are: for speed
+            seen, g = eager.canvas(seen), eager.canvas(g)
             g = g.to(eager.compute_dtype(seen))
         if not state:
             state.update(self.new_state(form, seen))

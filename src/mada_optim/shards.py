@@ -36,17 +36,19 @@ def local(x: Tensor) -> Tensor:
     return shard
 
 
-def local_gradient(p: Any) -> Tensor:
-    """What this process holds of the gradient of `p`, element for element that of its shard.
+def both(p: Any) -> tuple[Tensor, Tensor]:
+    """What this process holds of `p` and, element for element, of its gradient.
 
     Raises:
         RuntimeError: The gradient is laid out otherwise than the parameter.
     """
     g = p.grad
+    if type(p) in WHOLE and type(g) in WHOLE:
+        return p, g
     if is_sharded(p) and (not is_sharded(g) or g.placements != p.placements or g.device_mesh != p.device_mesh):
         got = g.placements if is_sharded(g) else "a plain tensor"
         raise RuntimeError(f"gradient of a sharded parameter: expected {p.placements}, got {got}; redistribute it")
-    return local(g)
+    return local(p), local(g)
 
 
 def reduction(params: Iterable[Tensor]) -> tuple[list[Any], str]:

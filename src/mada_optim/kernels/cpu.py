@@ -1,6 +1,7 @@
 """The CPU engine: a rule's loops over all tensors as one job. This file decides which tensors they may have."""
 
 import ctypes
+from array import array
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from mada_optim.engine.eager import Cell
 from mada_optim.kernels.numbers import Numbers
 from mada_optim.kernels.states import States
-from mada_optim.kernels.table import CTensor, Table
+from mada_optim.kernels.table import JOB, Row, Table
 from mada_optim.spec import Rule
 
 
@@ -35,40 +36,37 @@ class Loops:
         library: ctypes.CDLL,
         state_dtype: torch.dtype,
     ) -> None:
-        assert library.tensor_bytes() == ctypes.sizeof(CTensor)
+        assert library.row_bytes() == ctypes.sizeof(Row)
+        assert library.job_bytes() == JOB * array("q").itemsize
         self._library, self._rule, self._state_dtype = library, rule, state_dtype
         self._learned, self._traced = learned, traced
         self._slots = [slot.name for slot in form.slots if not slot.scalar]
         self._scalars = [slot.name for slot in form.slots if slot.scalar]
         self._states = States(self._new_row)
 
-    def row(self, cell: Cell) -> CTensor | None:
+    def row(self, cell: Cell) -> Row | None:
         """The part of a row that the state decides; None for a tensor that the loops can't move.
 
         They move plain, dense, fp32 tensors in CPU memory whose gradient and state are such too.
         """
         return self._states.row(cell.state, cell.p.numel()) if plain(cell.p) and plain(cell.g) else None
 
-    def table(self, cells: list[Cell], prepared: list[CTensor]) -> Table:
+    def table(self, cells: list[Cell], prepared: list[Row]) -> Table:
         """`cells` as one job of one step; `prepared` is what `row` gave for each."""
         self._states.keep((cell.state for cell in cells), len(cells))
-        numbers = Numbers(self._rule, cells)
-        for row, cell, now in zip(prepared, cells, numbers.addresses(), strict=True):
-            row.p, row.g, row.scope, row.now = cell.p.data_ptr(), cell.g.data_ptr(), cell.scope, now
-        rows = (CTensor * len(cells))(*prepared)
-        return Table(self._library, self._learned, self._traced, rows, cells, numbers)
+        return Table(self._library, self._learned, self._traced, prepared, cells, Numbers(self._rule, cells))
 
     def _fits(self, name: str, x: Tensor, size: int) -> bool:
         per_element = name in self._slots or name in ("gradient", "trace")
         dtype, numel = (self._state_dtype, size) if per_element else (torch.float64, x.numel())
         return x.dtype is dtype and x.numel() == numel and x.is_contiguous() and x.is_cpu
 
-    def _new_row(self, state: dict[str, Tensor], size: int) -> CTensor | None:
+    def _new_row(self, state: dict[str, Tensor], size: int) -> Row | None:
         if not all(self._fits(name, x, size) for name, x in state.items()):
             return None
         beside = [name for name in ("step", "gradient", "applied", "trace") if name in state]
-        row = CTensor(**{name: state[name].data_ptr() for name in beside})
-        row.size = size
+        row = Row(size=size, **{name: state[name].data_ptr() for name in beside})
+        row.address = ctypes.addressof(row)
         for i, name in enumerate(self._slots):
             row.slots[i] = state[name].data_ptr()
         for i, name in enumerate(self._scalars):

@@ -62,17 +62,30 @@ INLINE uint32_t seed_of(double t, int slot) { return uint32_t(int64_t(t)) * 0x25
 
 constexpr int MAX_SLOTS = 12, MAX_SCALARS = 8;
 
-// One parameter tensor: what Python fills in, in this order. Unused pointers are null.
-struct Tensor {
-    int64_t size, scope;          // elements; row of its learned coefficients
-    float *p, *g;                 // parameter; gradient of this step
+// The state of a parameter tensor: what Python fills in once, in this order. Unused pointers are null.
+struct Row {
+    int64_t size;                 // elements
     State *slots[MAX_SLOTS];
     double *scalars[MAX_SCALARS]; // slots with one number per tensor
     double *t;
     State *gradient;              // of the last update
     double *applied;              // its learning rate and coefficients; null where nothing is learned
     State *trace;                 // sensitivity of p, a decayed displacement, from which lr is learned; null where it isn't
-    const double *now;            // rate and coefficients of this step; then weight decay, horizon, hyper-parameters
+};
+
+// What Python fills in at each step.
+struct Job {
+    const Row *row;
+    float *p, *g;      // parameter; gradient of this step
+    const double *now; // rate and coefficients of this step; then weight decay, horizon, hyper-parameters
+    int64_t scope;     // row of its learned coefficients
+};
+
+struct Tensor : Row {
+    float *p, *g;
+    const double *now;
+    int64_t scope;
+    explicit Tensor(const Job &job) : Row(*job.row), p(job.p), g(job.g), now(job.now), scope(job.scope) {}
 };
 
 #include "rule.h"
@@ -169,7 +182,7 @@ void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64
 }
 
 // Whether no element is beyond the limit: as integers, the bits of |x| are in the order of |x|, infinity and NaN last.
-bool chunk_is_usable(const float *g, float limit, int64_t begin, int64_t end) {
+bool is_usable(const float *g, float limit, int64_t begin, int64_t end) {
     int32_t bad = 0, largest;
     std::memcpy(&largest, &limit, 4);
 #pragma omp simd reduction(| : bad)
@@ -186,61 +199,78 @@ struct Chunk {
     int64_t tensor, begin, end;
 };
 
-std::vector<Chunk> chunks_of(const Tensor *xs, int64_t count) {
+std::vector<Chunk> chunks_of(const std::vector<Tensor> &xs) {
     std::vector<Chunk> chunks;
-    for (int64_t j = 0; j < count; j++)
+    for (size_t j = 0; j < xs.size(); j++)
         for (int64_t begin = 0; begin < xs[j].size; begin += CHUNK)
-            chunks.push_back({j, begin, std::min(begin + CHUNK, xs[j].size)});
+            chunks.push_back({int64_t(j), begin, std::min(begin + CHUNK, xs[j].size)});
     return chunks;
 }
 
-// -lr < g, d theta / dq > of one chunk; hyper/gradient.py has the formula of the last, ln lr.
-void chunk_hypergradients(const Tensor &x, const Chunk &c, bool of_lr, double *h) {
-    const Slope slope = at<Slope>(x, x.applied, *x.t, Scalars(x).w);
-    double sums[SUMS + 1] = {}, along_p = 0;
+// Sums over one chunk, from which its hypergradients follow.
+struct Sums {
+    double of_rule[SUMS + 1] = {}, along_p = 0, along_trace = 0;
+};
+
+// Makes them, `slope` null where there was no update, and says whether the gradient is usable.
+bool sum_chunk(const Tensor &x, const Chunk &c, const Slope *slope, bool along_p, float limit, Sums &to) {
+    bool usable = true;
     for (int64_t b = c.begin; b < c.end; b += BLOCK) {
         const int64_t end = std::min(b + BLOCK, c.end);
-        add_sums(x, slope, b, end, sums);
-        if (of_lr && weight_decay_of(x) != 0) along_p += dot(x.g, x.p, b, end);
+        if (slope) add_sums(x, *slope, b, end, to.of_rule);
+        if (along_p) to.along_p += dot(x.g, x.p, b, end);
+#ifdef TRACED
+        to.along_trace += dot(x.g, x.trace, b, end);
+#endif
+        usable &= is_usable(x.g, limit, b, end);  // last: the sums have brought it near
     }
-    combine(slope, sums, h);
+    return usable;
+}
+
+// -lr < g, d theta / dq >; hyper/gradient.py has the formula of the last, ln lr.
+void derivatives(const Tensor &x, const Slope &slope, const Sums &sums, double *h) {
+    combine(slope, sums.of_rule, h);
     const double lr = x.applied[0], decay = weight_decay_of(x), kept = 1 - lr * decay;
-    if (kept != 0) h[LEARNED] = (h[LEARNED] + decay * along_p) / kept;
+    if (kept != 0) h[LEARNED] = (h[LEARNED] + decay * sums.along_p) / kept;
     for (int q = 0; q < HYPERGRADIENTS; q++) h[q] *= -lr;
 }
 
+// The hypergradients of one chunk, 0 before its first update; returns whether its gradient is usable.
+bool chunk_hypergradients(const Tensor &x, const Chunk &c, bool of_lr, float limit, double *h) {
+    Sums sums;
+    bool usable;
+    if (x.applied && *x.t >= 1) {
+        const Slope slope = at<Slope>(x, x.applied, *x.t, Scalars(x).w);
+        usable = sum_chunk(x, c, &slope, of_lr && weight_decay_of(x) != 0, limit, sums);
+        derivatives(x, slope, sums, h);
+    } else {
+        usable = sum_chunk(x, c, nullptr, false, limit, sums);
+    }
 #ifdef TRACED
-// < g, S > of one chunk: the hypergradient of ln lr.
-double traced(const Tensor &x, const Chunk &c) {
-    double sum = 0;
-    for (int64_t b = c.begin; b < c.end; b += BLOCK) sum += dot(x.g, x.trace, b, std::min(b + BLOCK, c.end));
-    return sum;
-}
+    h[LEARNED] = sums.along_trace;
 #endif
+    return usable;
+}
 
 }  // namespace
 
 extern "C" {
 
 // Layout check: a mistake here would write anywhere.
-int64_t tensor_bytes() { return sizeof(Tensor); }
+int64_t row_bytes() { return sizeof(Row); }
+int64_t job_bytes() { return sizeof(Job); }
 
 // out, (scopes, LEARNED + 1): hypergradients of all tensors; then how many chunks have a gradient beyond `limit`.
-void hypergradients(const Tensor *xs, int64_t count, int threads, double limit, int of_lr, int64_t scopes,
+void hypergradients(const Job *jobs, int64_t count, int threads, double limit, int of_lr, int64_t scopes,
                     double *out) {
-    const auto chunks = chunks_of(xs, count);
+    const std::vector<Tensor> xs(jobs, jobs + count);
+    const auto chunks = chunks_of(xs);
     const int64_t total = chunks.size();
     std::vector<double> h(total * HYPERGRADIENTS, 0.0);
     std::vector<char> usable(total, 1);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t j = 0; j < total; j++) {
-        const Chunk &c = chunks[j];
-        const Tensor &x = xs[c.tensor];
-        usable[j] = chunk_is_usable(x.g, float(limit), c.begin, c.end);
-        if (x.applied && *x.t >= 1) chunk_hypergradients(x, c, of_lr, &h[j * HYPERGRADIENTS]);
-#ifdef TRACED
-        h[j * HYPERGRADIENTS + LEARNED] = traced(x, c);
-#endif
+        usable[j] = chunk_hypergradients(xs[chunks[j].tensor], chunks[j], of_lr, float(limit), &h[j * HYPERGRADIENTS]);
     }
     std::fill(out, out + scopes * HYPERGRADIENTS + 1, 0.0);
     for (int64_t j = 0; j < total; j++) {  // in this order, whoever made them
@@ -251,9 +281,10 @@ void hypergradients(const Tensor *xs, int64_t count, int threads, double limit, 
 }
 
 // Weights, slots and memory of the update one step on; nothing at all unless *usable.
-void advance(const Tensor *xs, int64_t count, int threads, const bool *usable) {
+void advance(const Job *jobs, int64_t count, int threads, const bool *usable) {
     if (!*usable) return;
-    const auto chunks = chunks_of(xs, count);
+    const std::vector<Tensor> xs(jobs, jobs + count);
+    const auto chunks = chunks_of(xs);
     const int64_t total = chunks.size();
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t j = 0; j < total; j++) {
@@ -264,8 +295,7 @@ void advance(const Tensor *xs, int64_t count, int threads, const bool *usable) {
                                               : move_chunk<true, false>;
         loop(x, Steps(x), keep, lr, chunks[j].begin, chunks[j].end);
     }
-    for (int64_t j = 0; j < count; j++) {  // after all chunks have read them
-        const Tensor &x = xs[j];
+    for (const Tensor &x : xs) {  // after all chunks have read them
         Steps steps(x);
         if (!x.applied) steps.between.move(steps.now);
         for (int k = 0; k < SCALARS; k++) *x.scalars[k] = steps.between.w[k];

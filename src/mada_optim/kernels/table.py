@@ -1,6 +1,8 @@
 """The table of tensors that the loops are given, and the two calls into them."""
 
 import ctypes
+from array import array
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -10,29 +12,27 @@ from mada_optim.kernels.numbers import CPU, Numbers
 from mada_optim.spec import LR
 
 MAX_SLOTS, MAX_SCALARS = 12, 8  # loops.cpp has them too
+JOB = 5  # numbers of `Job` there: addresses of row, parameter, gradient and numbers, and the scope
 LIMIT = ctypes.c_double(largest_gradient(torch.float32))
 
 
-class CTensor(ctypes.Structure):
-    """`Tensor` in loops.cpp, field by field."""
+class Row(ctypes.Structure):
+    """`Row` in loops.cpp, field by field."""
 
+    address: int
     _fields_ = (
         ("size", ctypes.c_int64),
-        ("scope", ctypes.c_int64),
-        ("p", ctypes.c_void_p),
-        ("g", ctypes.c_void_p),
         ("slots", ctypes.c_void_p * MAX_SLOTS),
         ("scalars", ctypes.c_void_p * MAX_SCALARS),
         ("step", ctypes.c_void_p),
         ("gradient", ctypes.c_void_p),
         ("applied", ctypes.c_void_p),
         ("trace", ctypes.c_void_p),
-        ("now", ctypes.c_void_p),
     )
 
 
 class Table:
-    """Tensors of one step, handed to the loops. Holds what its rows point to.
+    """Tensors of one step, handed to the loops. Holds what is pointed to.
 
     Args:
         library: The compiled loops.
@@ -48,13 +48,17 @@ class Table:
         library: ctypes.CDLL,
         learned: tuple[str, ...],
         traced: bool,
-        rows: ctypes.Array[CTensor],
+        rows: list[Row],
         cells: list[Cell],
         numbers: Numbers,
     ) -> None:
-        self._library, self._cells, self._numbers = library, cells, numbers
+        self._library, self._rows, self._cells, self._numbers = library, rows, cells, numbers
         self._learned, self._traced = learned, traced
-        self._call = (rows, ctypes.c_int64(len(rows)), torch.get_num_threads())
+        each = zip(rows, cells, numbers.addresses(), strict=True)
+        jobs = [(row.address, cell.p.data_ptr(), cell.g.data_ptr(), now, cell.scope) for row, cell, now in each]
+        self._jobs = array("q", chain.from_iterable(jobs))
+        pointer = ctypes.c_void_p(self._jobs.buffer_info()[0])
+        self._call = (pointer, ctypes.c_int64(len(jobs)), torch.get_num_threads())
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
