@@ -12,6 +12,7 @@ from mada_optim.spec import DECAY, LR, Coefficient, Interval, Rule
 
 NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
 POSITIVE = Interval(math.ulp(0.0), math.inf, open_high=True)
+FLOOR = Interval(math.ulp(0.0), 1.0, open_high=True)
 FACTOR = Interval(1e-30, 1e30)  # of the learned factor of lr
 
 PerCoefficient = float | Mapping[str, float] | None
@@ -230,15 +231,15 @@ def scope(name: str) -> str:
     return member("scope", name, ("global", "group", "tensor"), "the paper's is 'global'")
 
 
-def switch(name: str, x: object, remedy: str) -> bool:
-    """`x`, True or False.
+def least_beta2(guard: object) -> float | None:
+    """What a guard keeps beta2 above; None where there is no guard.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is neither True, False, nor such a number.
     """
-    if not isinstance(x, bool):
-        raise ValueError(f"{name}={x!r}: expected True or False; {remedy}")
-    return x
+    if isinstance(guard, bool):
+        return 0.0 if guard else None
+    return number("guard", guard, FLOOR, "True and False are allowed too")
 
 
 def rule_keywords(rule: Rule, betas: Sequence[float] | None, others: Mapping[str, float]) -> dict[str, float]:

@@ -20,12 +20,12 @@ from tests.problems import give_gradients, same_bits, train
 BETAS = [(0.9, 0.99), (0.99, 0.6), (0.5, 0.6), (0.97, 0.999), (0.0, 0.0)]
 
 
-def oracle(betas, gs, eps):
+def oracle(betas, floor, gs, eps):
     """Adam's update at the last gradient, the betas of each step worked out as numbers."""
     m = v = w1 = w2 = 0.0
     for t, g in enumerate(gs, 1):
         beta1 = min(betas[0], t / (t + RAMP))
-        beta2 = max(betas)
+        beta2 = max(*betas, floor)
         m, w1 = beta1 * m + (1 - beta1) * g, beta1 * w1 + 1 - beta1
         v, w2 = beta2 * v + (1 - beta2) * g**2, beta2 * w2 + 1 - beta2
     return (m / w1) / ((v / w2).sqrt() + eps)
@@ -43,19 +43,21 @@ def run(betas, gs, **options):
     return path
 
 
+@pytest.mark.parametrize("guard", [True, 0.98])
 @pytest.mark.parametrize("betas", BETAS, ids=str)
-def test_the_update_is_adams_with_the_guarded_betas(betas):
-    gs = list(torch.randn(40, 6, dtype=torch.float64))
-    path = run(betas, gs, guard=True)
+def test_the_update_is_adams_with_the_guarded_betas(betas, guard):
+    gs, floor = list(torch.randn(40, 6, dtype=torch.float64)), 0.0 if guard is True else guard
+    path = run(betas, gs, guard=guard)
     for t in range(1, len(gs) + 1):
-        assert torch.allclose(path[t - 1] - path[t], oracle(betas, gs[:t], 1e-8), rtol=1e-12, atol=1e-14)
+        expected = oracle(betas, floor, gs[:t], 1e-8)
+        assert torch.allclose(path[t - 1] - path[t], expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("engine", ["cpu", "tiled"])
 @pytest.mark.parametrize("betas", BETAS, ids=str)
 def test_engines_agree(betas, engine):
     gs = list(torch.randn(20, 300))
-    fast, slow = (run(betas, gs, guard=True, engine=x) for x in (engine, "eager"))
+    fast, slow = (run(betas, gs, guard=0.95, engine=x) for x in (engine, "eager"))
     assert torch.allclose(fast[-1], slow[-1], rtol=1e-5, atol=1e-5)
 
 
@@ -63,8 +65,10 @@ def test_who_is_guarded():
     p = torch.nn.Parameter(torch.ones(2))
     for opt in (MADA([p], learn=()), MADA([p], learn="all"), MADA([p], guard=False), Adam([p])):
         assert opt.rule is RULES[opt.rule.name]
-    for opt in (MADA([p]), MADA([p], learn="all", guard=True), MADA([p], **LEARNED_LR), Adam([p], guard=True)):
-        assert opt.rule is guarded(RULES[opt.rule.name])
+    for opt in (MADA([p], learn="all", guard=True), Adam([p], guard=True)):
+        assert opt.rule is guarded(RULES[opt.rule.name], 0.0)
+    for opt in (MADA([p]), MADA([p], **LEARNED_LR), Adam([p], guard=0.99)):
+        assert opt.rule is guarded(RULES[opt.rule.name], 0.99)
 
 
 def test_a_guarded_optimizer_travels():
@@ -82,8 +86,9 @@ def test_a_guarded_optimizer_travels():
 
 
 def test_good_betas_are_soon_what_they_are():
-    betas = bounded(0.9, 0.99, torch.tensor(45.0, dtype=torch.float64))
-    assert [float(x) for x in betas] == pytest.approx([0.9, 0.99], abs=1e-15)
+    t, wanted = torch.tensor(45.0, dtype=torch.float64), pytest.approx([0.9, 0.99], abs=1e-15)
+    assert [float(x) for x in bounded(0.9, 0.99, t)] == wanted
+    assert [float(x) for x in bounded(0.9, 0.99, t, floor=0.99)] == wanted
 
 
 def test_an_update_stays_bounded_where_gradients_shrink():
@@ -94,9 +99,10 @@ def test_an_update_stays_bounded_where_gradients_shrink():
 
 
 @pytest.mark.parametrize("t", [1, 3, 600])
-@pytest.mark.parametrize("betas", [(0.9, 0.95), (0.95, 0.9)], ids=str)
-def test_the_hypergradient_is_that_of_the_guarded_update(betas, t):
-    rule, double = guarded(RULES["mada"]), {"dtype": torch.float64}
+@pytest.mark.parametrize("betas", [(0.9, 0.95), (0.95, 0.9), (0.9, 0.999)], ids=str)
+@pytest.mark.parametrize("floor", [0.0, 0.99])
+def test_the_hypergradient_is_that_of_the_guarded_update(betas, t, floor):
+    rule, double = guarded(RULES["mada"], floor), {"dtype": torch.float64}
     numbers = {"beta3": 0.4, "rho": 0.6, "c": 0.7, "gamma": 0.8, "beta1": betas[0], "beta2": betas[1]}
     c = {**rule.hyper_parameters, **{q: torch.tensor(x, **double) for q, x in numbers.items()}}
     s = {x.name: torch.tensor(0.7, **double) if x.scalar else torch.rand(5, **double) for x in rule.slots}
@@ -114,6 +120,12 @@ def test_a_rule_without_a_guard_is_learned_without_one():
     give_gradients([p], 0)
     opt.step()
     assert opt.rule is RULES["mada_released"]
-    for wrong, message in (({"guard": True}, "expected a rule with the slots m, v, w1, w2"), ({"guard": 1}, "guard=1")):
+    for wrong, message in (
+        ({"guard": True}, "expected a rule with the slots m, v, w1, w2"),
+        ({"guard": 0.5}, "expected a rule with the slots m, v, w1, w2"),
+        ({"guard": 1}, r"guard=1: .*True and False are allowed too"),
+        ({"guard": 0}, "guard=0: "),
+        ({"guard": "yes"}, "guard='yes'"),
+    ):
         with pytest.raises(ValueError, match=message):
             MADA([p], rule="mada_released", **wrong)
