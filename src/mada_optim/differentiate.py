@@ -47,7 +47,7 @@ def differentiate(
     share_inverses(build, result)
     product = gather(build, build.mul(cotangent, u)) if with_product else 0.0
     result.output((derivatives, product))
-    result.eliminate_dead_code()
+    join_factors(build, result)
     return result
 
 
@@ -62,6 +62,24 @@ def share_inverses(build: Builder, graph: fx.Graph) -> None:
         if inverse is not node:
             node.prepend(inverse)
             node.target, node.args = operator.mul, (x, inverse)
+
+
+def join_factors(build: Builder, graph: fx.Graph) -> None:
+    """`(x a) b`, with scalars a and b, becomes `x (a b)`: one product per element for two."""
+    for node in [x for x in graph.nodes if x.target is operator.mul and build.is_element(x)]:
+        x, b = _element_first(build, node)
+        if build.is_element(b) or getattr(x, "target", None) is not operator.mul or len(x.users) > 1:
+            continue
+        y, a = _element_first(build, x)
+        if not build.is_element(a):
+            with graph.inserting_before(node):
+                node.args = (y, build(operator.mul, a, b))
+    graph.eliminate_dead_code()
+
+
+def _element_first(build: Builder, product: fx.Node) -> tuple[Any, Any]:
+    x, y = product.args
+    return (x, y) if build.is_element(x) else (y, x)
 
 
 def plain_roots(graph: fx.Graph) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from mada_optim.builder import Builder
-from mada_optim.differentiate import differentiate, plain_roots, share_inverses
+from mada_optim.differentiate import differentiate, join_factors, plain_roots, share_inverses
 from mada_optim.engine.eager import largest_gradient
 from mada_optim.kernels import build, gpu, triton_emit
 from mada_optim.kernels.cpu import Loops
@@ -184,7 +184,8 @@ def graphs(rule: Rule, fixed: Corners, learned: tuple[str, ...]) -> tuple[fx.Gra
         forward = reduced(rule, fixed)
         backward = differentiate(forward, of_rule, scalar_inputs(rule), with_product=LR.name in learned)
         plain_roots(forward)
-        share_inverses(Builder(forward, scalar_inputs(rule)), forward)
+        share_inverses(build := Builder(forward, scalar_inputs(rule)), forward)
+        join_factors(build, forward)
     except NoDerivativeError as error:
         raise NoKernelError(f"the rule {rule.name!r} has an operation without loops: {error}") from error
     except UNTRACEABLE as error:

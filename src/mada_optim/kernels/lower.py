@@ -1,14 +1,14 @@
 """A rule's graph as torch operations that write into buffers, for a piece of a tensor that the caches hold.
 
-There are fewer operations than in the graph: a product and a sum are one `addcmul`, and a choice by a comparison is
-arithmetic with its 0 or 1, which torch does several times as fast on a CPU. A value takes a buffer that is free, and
+There are fewer operations than in the graph: an average is one `lerp`, a product and a sum are one `addcmul`, and a
+choice by a comparison is arithmetic with its 0 or 1, which torch does several times as fast on a CPU. A value takes a buffer that is free, and
 leaves it after its last use.
 """
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -47,8 +47,7 @@ class NoLoweringError(Exception):
     """The rule has an operation that isn't lowered here."""
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """`operation(*registers[reads], out=registers[out])`; without `out` it makes a sum."""
 
     operation: Callable[..., Tensor]
@@ -79,12 +78,11 @@ class Program:
     def run(self, registers: list[Any]) -> list[Tensor]:
         """Runs the instructions; returns the sums, 0-d."""
         sums = []
-        for step in self.code:
-            reads = [registers[i] for i in step.reads]
-            if step.out is None:
-                sums.append(step.operation(*reads))
+        for operation, reads, out in self.code:
+            if out is None:
+                sums.append(operation(*[registers[i] for i in reads]))
             else:
-                step.operation(*reads, out=registers[step.out])
+                operation(*[registers[i] for i in reads], out=registers[out])
         return sums
 
 
@@ -123,6 +121,8 @@ def _operation(x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], 
         return _choice(args, kinds)
     if x.target == "detach":
         return Operation(None, args[:1])
+    if x.target is operator.add and (parts := _average(x, kinds, chosen, once)):
+        return Operation(torch.lerp, parts)
     if x.target in (operator.add, operator.sub) and (parts := _rest_and_product(x, chosen, once)):
         return Operation(torch.addcmul if x.target is operator.add else _subcmul, parts)
     if x.target in (operator.mul, operator.add) and not isinstance(args[0], fx.Node):
@@ -130,6 +130,26 @@ def _operation(x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], 
     if x.target not in OPERATIONS or set(x.kwargs) - {"min"} or not isinstance(args[0], fx.Node):
         raise NoLoweringError(str(x.target))
     return Operation(OPERATIONS[x.target], args)
+
+
+def _average(
+    x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]
+) -> tuple[Any, ...] | None:
+    """(z, y, a), where x = a y + (1 - a) z with a scalar a, and neither product is wanted for anything else."""
+    products = [chosen[y].reads for y in x.args if y in once and chosen[y].function is torch.mul]
+    if len(products) < 2:
+        return None
+    (y, a), (z, b) = (sorted(factors, key=kinds.is_element, reverse=True) for factors in products)
+    if kinds.is_element(a) or kinds.is_element(b):
+        return None
+    if _is_rest(b, a):
+        return z, y, a
+    return (y, z, b) if _is_rest(a, b) else None
+
+
+def _is_rest(b: Any, a: Any) -> bool:
+    """Whether b = 1 - a."""
+    return isinstance(b, fx.Node) and b.target is operator.sub and tuple(b.args) == (1.0, a)
 
 
 def _rest_and_product(x: fx.Node, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]) -> tuple[Any, ...] | None:

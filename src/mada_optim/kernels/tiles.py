@@ -241,4 +241,6 @@ def rows_of(program: Program, values: Values) -> list[list[Tensor]]:
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
+    if 0 < x.numel() <= TILE:  # as most are: for speed
+        return (x.view(-1),)
     return torch.split(x.view(-1), TILE) if x.numel() else ()
