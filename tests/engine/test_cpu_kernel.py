@@ -310,6 +310,37 @@ def test_a_slot_that_is_read_after_its_next_value(engine):
         torch.testing.assert_close(p, q)
 
 
+AVERAGES = {
+    "weight first": lambda a, x, y: a * x + (1 - a) * y,
+    "rest first": lambda a, x, y: (1 - a) * y + a * x,
+    "factors turned": lambda a, x, y: x * a + y * (1 - a),
+    "other rest": lambda a, x, y: a * x + (2 - a) * y,
+    "a difference": lambda a, x, y: a * x - (1 - a) * y,
+    "no rest": lambda a, x, y: a * x + (a - 1) * y,
+    "product read twice": lambda a, x, y: a * x + (1 - a) * y + torch.sign(a * x),
+    "joined": lambda a, x, y: (x * a) * (1 - a) + 0.5 * (y * 3.0),
+    "joined, read twice": lambda a, x, y: (x * a) * (1 - a) + torch.sqrt((x * a) ** 2 + 1) + y,
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES)
+def test_averages_and_what_looks_like_them(average, engine):
+    def update(c, g, s, t):
+        after = average(c["a"], s["m"], g)
+        return after, {"m": after}
+
+    params, twins = (p := parameters()), copy.deepcopy(p)
+    rule = Rule("own", update, (Coefficient("a", "a", Interval(0.0, 1.0), 0.7),), (Slot("m", "m"),))
+    fast = HyperOptimizer(params, rule=rule, learn="all", hyper_start=0, engine=engine)
+    slow = HyperOptimizer(twins, rule=rule, learn="all", hyper_start=0, engine="eager")
+    train(fast, params, range(5))
+    train(slow, twins, range(5))
+    assert fast.coefficients()["a"] == pytest.approx(slow.coefficients()["a"], abs=1e-6) != 0.7
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_parameter_that_has_grown_is_an_error(engine):
     p = torch.nn.Parameter(torch.ones(4))

@@ -1,8 +1,8 @@
 """A rule's graph as torch operations that write into buffers, for a piece of a tensor that the caches hold.
 
 There are fewer operations than in the graph: an average is one `lerp`, a product and a sum are one `addcmul`, and a
-choice by a comparison is arithmetic with its 0 or 1, which torch does several times as fast on a CPU. A value takes a buffer that is free, and
-leaves it after its last use.
+choice by a comparison is arithmetic with its 0 or 1, which torch does several times as fast on a CPU. A value takes a
+buffer that is free, and leaves it after its last use.
 """
 
 import operator
@@ -136,7 +136,8 @@ def _average(
     x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]
 ) -> tuple[Any, ...] | None:
     """(z, y, a), where x = a y + (1 - a) z with a scalar a, and neither product is wanted for anything else."""
-    products = [chosen[y].reads for y in x.args if y in once and chosen[y].function is torch.mul]
+    args: tuple[Any, ...] = x.args
+    products = [chosen[y].reads for y in args if y in once and chosen[y].function is torch.mul]
     if len(products) < 2:
         return None
     (y, a), (z, b) = (sorted(factors, key=kinds.is_element, reverse=True) for factors in products)
