@@ -68,7 +68,7 @@ def join_factors(build: Builder, graph: fx.Graph) -> None:
     """`(x a) b`, with scalars a and b, becomes `x (a b)`: one product per element for two."""
     for node in [x for x in graph.nodes if x.target is operator.mul and build.is_element(x)]:
         x, b = _element_first(build, node)
-        if build.is_element(b) or getattr(x, "target", None) is not operator.mul or len(x.users) > 1:
+        if build.is_element(b) or getattr(x, "target", None) is not operator.mul:
             continue
         y, a = _element_first(build, x)
         if not build.is_element(a):

@@ -135,14 +135,12 @@ def _operation(x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], 
 def _average(
     x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]
 ) -> tuple[Any, ...] | None:
-    """(z, y, a), where x = a y + (1 - a) z with a scalar a, and neither product is wanted for anything else."""
+    """(z, y, a), where x = a y + (1 - a) z, and neither product is wanted for anything else."""
     args: tuple[Any, ...] = x.args
     products = [chosen[y].reads for y in args if y in once and chosen[y].function is torch.mul]
     if len(products) < 2:
         return None
     (y, a), (z, b) = (sorted(factors, key=kinds.is_element, reverse=True) for factors in products)
-    if kinds.is_element(a) or kinds.is_element(b):
-        return None
     if _is_rest(b, a):
         return z, y, a
     return (y, z, b) if _is_rest(a, b) else None
