@@ -88,8 +88,12 @@ def in_stages(
             whose rounding is another for each element of each slot of the whole rule.
     """
     stages = cut(form)
-    if stages is None or one_step(learned, traced) or state_dtype not in (None, torch.float32):
+    if stages is None:
         raise NoKernelError(f"the rule {form.name!r} is not pointwise")
+    if one_step(learned, traced):
+        raise NoKernelError(f"the rule {form.name!r} is not pointwise, and its last update is to be differentiated")
+    if state_dtype not in (None, torch.float32):
+        raise NoKernelError(f"the rule {form.name!r} is not pointwise, and its slots are in {state_dtype}")
     head = choose(engine, stages.head, (), (), False, device, state_dtype)
     return Staged(stages, head, choose(engine, stages.tail, (), learned, traced, device, state_dtype))
 
