@@ -189,9 +189,10 @@ class HyperOptimizer(Optimizer):
         super().__init__(params, defaults)
         self._start_lr(checks.lr_init(lr_init, self.learned))
 
+        momenta = checks.hyper_momentum(hyper_momentum, self.learned)
         self._learner = Learner(
             lr=self._vector(checks.hyper_lr(self.rule, hyper_lr, self.learned)),
-            momentum=self._vector(checks.hyper_momentum(hyper_momentum, self.learned)),
+            momentum=self._vector(momenta) if any(momenta) else None,
             low=self._vector([self.intervals[q].low for q in self.learned]),
             high=self._vector([self.intervals[q].high for q in self.learned]),
             limit=checks.limit("hyper_clip", hyper_clip, "the paper's is 10"),

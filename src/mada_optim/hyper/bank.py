@@ -62,8 +62,7 @@ class Bank:
 
     def set_coefficients(self, q: Tensor) -> None:
         """Overwrites the learned coefficients, (rows, names), in place."""
-        for name, column in zip(self.names, q.unbind(-1), strict=True):
-            self.columns[option_key(name)].copy_(column)
+        torch._foreach_copy_([self.columns[option_key(name)] for name in self.names], list(q.unbind(-1)))
 
     def keep(self, key: str, new: Tensor, where: Tensor) -> None:
         """Overwrites a column by `new` in place, in the rows where `where` (rows,) holds."""

@@ -135,15 +135,18 @@ def _operation(x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], 
 def _average(
     x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]
 ) -> tuple[Any, ...] | None:
-    """(z, y, a), where x = a y + (1 - a) z, and neither product is wanted for anything else."""
+    """(y, z, b), where x = a y + b z, b is made as 1 - a, and neither product is wanted for anything else.
+
+    `lerp` is told b, as it is small where a memory is long, and fp32 has lost its digits in a.
+    """
     args: tuple[Any, ...] = x.args
     products = [chosen[y].reads for y in args if y in once and chosen[y].function is torch.mul]
     if len(products) < 2:
         return None
     (y, a), (z, b) = (sorted(factors, key=kinds.is_element, reverse=True) for factors in products)
     if _is_rest(b, a):
-        return z, y, a
-    return (y, z, b) if _is_rest(a, b) else None
+        return y, z, b
+    return (z, y, a) if _is_rest(a, b) else None
 
 
 def _is_rest(b: Any, a: Any) -> bool:
