@@ -1,5 +1,6 @@
 """Which engine moves which tensor: compiled loops where there are some for the rule, the eager engine for the rest."""
 
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -93,15 +94,16 @@ class Work:
 
         `total` (scopes, learned), zeros where the coefficients live, takes them up.
         """
-        finite = eager.all_usable(self._rest, total.device)
+        verdicts = [eager.all_usable(self._rest, total.device)] if self._rest or not self._jobs else []
         for job in self._jobs:
             is_finite, h = job.hypergradients(len(total))
-            finite = finite & is_finite
-            total += h
+            verdicts.append(is_finite)
+            if learned:
+                total += h
         for cell in self._rest if learned else ():
             h = torch.where(cell.state["step"] > 0, _hypergradient(learned, cell), 0.0)
             total[cell.scope] += h.to(total.device)
-        return finite, total
+        return functools.reduce(torch.logical_and, verdicts), total
 
     def advance(self, finite: Tensor) -> None:
         """Moves weights and slots, where the 0-d boolean holds."""
