@@ -91,7 +91,7 @@ ALLOWED = {
     ),
     "mada_optim.presets": ("mada_optim.spec", "mada_optim.guard", "mada_optim.hyper", "mada_optim.optim"),
     "mada_optim.integrations": ("mada_optim.optim", "mada_optim.integrations"),
-    "mada_optim": ("mada_optim.optim", "mada_optim.presets"),
+    "mada_optim": ("mada_optim.guard", "mada_optim.optim", "mada_optim.presets"),
 }
 
 

@@ -6,6 +6,7 @@
 An ordinary `torch.optim.Optimizer`: no wrapper, no `create_graph`, no modes.
 """
 
+from mada_optim.guard import Guard
 from mada_optim.optim import HyperOptimizer
 from mada_optim.presets import (
     LEARNED_LR,
@@ -38,6 +39,7 @@ __all__ = [
     "AdaGrad",
     "Adam",
     "Adan",
+    "Guard",
     "HyperAdam",
     "HyperOptimizer",
     "Lion",

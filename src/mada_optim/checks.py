@@ -12,7 +12,6 @@ from mada_optim.spec import DECAY, LR, Coefficient, Interval, Rule
 
 NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
 POSITIVE = Interval(math.ulp(0.0), math.inf, open_high=True)
-FLOOR = Interval(math.ulp(0.0), 1.0, open_high=True)
 FACTOR = Interval(1e-30, 1e30)  # of the learned factor of lr
 
 PerCoefficient = float | Mapping[str, float] | None
@@ -229,17 +228,6 @@ def scope(name: str) -> str:
         ValueError: There is no such scope.
     """
     return member("scope", name, ("global", "group", "tensor"), "the paper's is 'global'")
-
-
-def least_beta2(guard: object) -> float | None:
-    """What a guard keeps beta2 above; None where there is no guard.
-
-    Raises:
-        ValueError: It is neither True, False, nor such a number.
-    """
-    if isinstance(guard, bool):
-        return 0.0 if guard else None
-    return number("guard", guard, FLOOR, "True and False are allowed too")
 
 
 def rule_keywords(rule: Rule, betas: Sequence[float] | None, others: Mapping[str, float]) -> dict[str, float]:

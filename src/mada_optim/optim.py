@@ -14,7 +14,7 @@ from mada_optim import checks, initial_lr, matrices, shards, snapshot
 from mada_optim.cells import Cells
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
-from mada_optim.guard import guarded
+from mada_optim.guard import Guard, find_guard, guarded
 from mada_optim.hyper.bank import Bank
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
 from mada_optim.hyper.step import hyper_step
@@ -71,7 +71,7 @@ class HyperOptimizer(Optimizer):
         weight_decay: Decoupled: a step multiplies weights by 1 - lr * weight_decay.
         rule: Name in `mada_optim.rules.RULES`, or a `Rule`. None: the preset's.
         guard: Whether bad betas are taken only as far as they do no harm (`mada_optim.guard`), of rules with Adam's two
-            averages. A number in (0, 1) does that too, and is the least beta2.
+            averages. True: by `Guard()`; a `Guard` has other numbers.
         learn: Names of the learned coefficients, "all" for every one of the rule's, or () for none. "lr" may be named
             too: a factor on the lr that is set or scheduled, whose logarithm is learned. None: the preset's.
         hyper_lr: Learning rate of the coefficients: one for all, or a dict that overrides the defaults (the paper's:
@@ -129,7 +129,7 @@ class HyperOptimizer(Optimizer):
         weight_decay: float = 0.0,
         *,
         rule: str | Rule | None = None,
-        guard: bool | float = False,
+        guard: bool | Guard = False,
         learn: str | Iterable[str] | None = None,
         hyper_lr: float | Mapping[str, float] | None = None,
         hyper_momentum: float | Mapping[str, float] | None = None,
@@ -153,8 +153,8 @@ class HyperOptimizer(Optimizer):
         **options: float,
     ) -> None:
         self.rule = find_rule(self.preset.rule_for(learn) if rule is None else rule)
-        if (floor := checks.least_beta2(guard)) is not None:
-            self.rule = guarded(self.rule, floor)
+        if guard is not False:
+            self.rule = guarded(self.rule, find_guard(guard))
         self.learned = checks.learned_names(self.rule, self.preset.learn if learn is None else learn)
         self.intervals = checks.intervals(self.rule, bounds, self.learned)
         self.state_dtype = checks.state_dtype(state_dtype)

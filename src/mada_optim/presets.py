@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from mada_optim.guard import suits
+from mada_optim.guard import Guard, suits
 from mada_optim.hyper.learner import HyperOptimizerFactory
 from mada_optim.optim import HyperOptimizer, Preset, find_rule
 from mada_optim.spec import LR, Rule
@@ -41,7 +41,7 @@ PAPER_SHAKESPEARE: dict[str, Any] = {**PAPER, "eps": 1e-8, "hyper_lr": 2.5e-3, "
 LEARNED_LR: dict[str, Any] = {
     "betas": (0.9, 0.99),
     "weight_decay": 0.3,
-    "guard": 0.99,
+    "guard": Guard(ramp=100.0, least_beta2=0.99),
     "learn": "lr",
     "horizon": 0.9999,
     "hyper_lr": 1.0,
@@ -65,7 +65,7 @@ class MADA(HyperOptimizer):
     is for training from scratch: to go on from trained weights, say how small the first steps should be. Give it
     `model.named_parameters()`, whose names tell embeddings and the head from hidden matrices (`mada_optim.matrices`),
     or say `matrix=True` or `False` in a group; without names it guesses, and does less well. It decays weights by .3
-    times lr, and guards its betas: bad ones are used as far as they do no harm, a beta2 below .99 as .99
+    times lr, and guards its betas: beta1 is t / (t + 100) until that is larger, a beta2 below .99 is .99
     (`mada_optim.guard`). `weight_decay=0` and `guard=False` are for neither.
 
     `rule="mada"` is the same without Muon: a step per element for all, whose cost doesn't grow with the matrices.
@@ -110,7 +110,7 @@ class MADA(HyperOptimizer):
         lr_init: str | float | None = None,
         scope: str = "global",
         rule: str | Rule | None = None,
-        guard: bool | float | None = None,
+        guard: bool | Guard | None = None,
         engine: str = "auto",
         maximize: bool = False,
         state_dtype: torch.dtype | None = None,

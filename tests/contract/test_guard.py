@@ -10,22 +10,23 @@ import pickle
 import pytest
 import torch
 
-from mada_optim import LEARNED_LR, MADA, Adam
-from mada_optim.guard import RAMP, guarded
+from mada_optim import LEARNED_LR, MADA, Adam, Guard
 from mada_optim.guard import betas as bounded
+from mada_optim.guard import guarded
 from mada_optim.hyper.gradient import sensitivity
 from mada_optim.rules import RULES
 from tests.problems import give_gradients, same_bits, train
 
+GUARDS = [Guard(), Guard(ramp=20, least_beta2=0.98), Guard(ramp=0.0)]
 BETAS = [(0.9, 0.99), (0.99, 0.6), (0.5, 0.6), (0.97, 0.999), (0.0, 0.0)]
 
 
-def oracle(betas, floor, gs, eps):
+def oracle(betas, guard, gs, eps):
     """Adam's update at the last gradient, the betas of each step worked out as numbers."""
     m = v = w1 = w2 = 0.0
     for t, g in enumerate(gs, 1):
-        beta1 = min(betas[0], t / (t + RAMP))
-        beta2 = max(*betas, floor)
+        beta1 = min(betas[0], t / (t + guard.ramp))
+        beta2 = max(*betas, guard.least_beta2)
         m, w1 = beta1 * m + (1 - beta1) * g, beta1 * w1 + 1 - beta1
         v, w2 = beta2 * v + (1 - beta2) * g**2, beta2 * w2 + 1 - beta2
     return (m / w1) / ((v / w2).sqrt() + eps)
@@ -43,13 +44,13 @@ def run(betas, gs, **options):
     return path
 
 
-@pytest.mark.parametrize("guard", [True, 0.98])
+@pytest.mark.parametrize("guard", GUARDS, ids=str)
 @pytest.mark.parametrize("betas", BETAS, ids=str)
 def test_the_update_is_adams_with_the_guarded_betas(betas, guard):
-    gs, floor = list(torch.randn(40, 6, dtype=torch.float64)), 0.0 if guard is True else guard
+    gs = list(torch.randn(40, 6, dtype=torch.float64))
     path = run(betas, gs, guard=guard)
     for t in range(1, len(gs) + 1):
-        expected = oracle(betas, floor, gs[:t], 1e-8)
+        expected = oracle(betas, guard, gs[:t], 1e-8)
         assert torch.allclose(path[t - 1] - path[t], expected, rtol=1e-12, atol=1e-14)
 
 
@@ -57,7 +58,7 @@ def test_the_update_is_adams_with_the_guarded_betas(betas, guard):
 @pytest.mark.parametrize("betas", BETAS, ids=str)
 def test_engines_agree(betas, engine):
     gs = list(torch.randn(20, 300))
-    fast, slow = (run(betas, gs, guard=0.95, engine=x) for x in (engine, "eager"))
+    fast, slow = (run(betas, gs, guard=GUARDS[1], engine=x) for x in (engine, "eager"))
     assert torch.allclose(fast[-1], slow[-1], rtol=1e-5, atol=1e-5)
 
 
@@ -66,9 +67,10 @@ def test_who_is_guarded():
     for opt in (MADA([p], learn=()), MADA([p], learn="all"), MADA([p], guard=False), Adam([p])):
         assert opt.rule is RULES[opt.rule.name]
     for opt in (MADA([p], learn="all", guard=True), Adam([p], guard=True)):
-        assert opt.rule is guarded(RULES[opt.rule.name], 0.0)
-    for opt in (MADA([p]), MADA([p], **LEARNED_LR), Adam([p], guard=0.99)):
-        assert opt.rule is guarded(RULES[opt.rule.name], 0.99)
+        assert opt.rule is guarded(RULES[opt.rule.name], Guard())
+    own = Guard(ramp=100.0, least_beta2=0.99)
+    for opt in (MADA([p]), MADA([p], **LEARNED_LR), Adam([p], guard=own)):
+        assert opt.rule is guarded(RULES[opt.rule.name], own)
 
 
 def test_a_guarded_optimizer_travels():
@@ -86,9 +88,9 @@ def test_a_guarded_optimizer_travels():
 
 
 def test_good_betas_are_soon_what_they_are():
-    t, wanted = torch.tensor(45.0, dtype=torch.float64), pytest.approx([0.9, 0.99], abs=1e-15)
-    assert [float(x) for x in bounded(0.9, 0.99, t)] == wanted
-    assert [float(x) for x in bounded(0.9, 0.99, t, floor=0.99)] == wanted
+    for guard in GUARDS:
+        t, wanted = torch.tensor(9 * guard.ramp, dtype=torch.float64), pytest.approx([0.9, 0.99], abs=1e-15)
+        assert [float(x) for x in bounded(0.9, 0.99, t + (guard.ramp == 0), guard)] == wanted
 
 
 def test_an_update_stays_bounded_where_gradients_shrink():
@@ -100,9 +102,9 @@ def test_an_update_stays_bounded_where_gradients_shrink():
 
 @pytest.mark.parametrize("t", [1, 3, 600])
 @pytest.mark.parametrize("betas", [(0.9, 0.95), (0.95, 0.9), (0.9, 0.999)], ids=str)
-@pytest.mark.parametrize("floor", [0.0, 0.99])
-def test_the_hypergradient_is_that_of_the_guarded_update(betas, t, floor):
-    rule, double = guarded(RULES["mada"], floor), {"dtype": torch.float64}
+@pytest.mark.parametrize("guard", [Guard(), Guard(least_beta2=0.99)], ids=str)
+def test_the_hypergradient_is_that_of_the_guarded_update(betas, t, guard):
+    rule, double = guarded(RULES["mada"], guard), {"dtype": torch.float64}
     numbers = {"beta3": 0.4, "rho": 0.6, "c": 0.7, "gamma": 0.8, "beta1": betas[0], "beta2": betas[1]}
     c = {**rule.hyper_parameters, **{q: torch.tensor(x, **double) for q, x in numbers.items()}}
     s = {x.name: torch.tensor(0.7, **double) if x.scalar else torch.rand(5, **double) for x in rule.slots}
@@ -122,10 +124,16 @@ def test_a_rule_without_a_guard_is_learned_without_one():
     assert opt.rule is RULES["mada_released"]
     for wrong, message in (
         ({"guard": True}, "expected a rule with the slots m, v, w1, w2"),
-        ({"guard": 0.5}, "expected a rule with the slots m, v, w1, w2"),
-        ({"guard": 1}, r"guard=1: .*True and False are allowed too"),
+        ({"guard": Guard(ramp=1)}, r"guard=Guard\(ramp=1, .*expected a rule with the slots m, v, w1, w2"),
+        ({"guard": 1}, "guard=1: expected True, False or a Guard"),
         ({"guard": 0}, "guard=0: "),
-        ({"guard": "yes"}, "guard='yes'"),
+        ({"guard": 0.99}, "guard=0.99: "),
     ):
         with pytest.raises(ValueError, match=message):
             MADA([p], rule="mada_released", **wrong)
+
+
+def test_numbers_that_are_no_guard():
+    for wrong in ({"ramp": -1.0}, {"ramp": float("inf")}, {"ramp": "5"}, {"least_beta2": 1.0}, {"least_beta2": True}):
+        with pytest.raises(ValueError, match=f"Guard\\({next(iter(wrong))}="):
+            Guard(**wrong)
