@@ -55,6 +55,10 @@ LEARNED_LR: dict[str, Any] = {
 }
 
 
+#: Its guard where hidden matrices have beta1 too, and not Muon's momentum: they want theirs from the first steps on.
+POINTWISE_GUARD = Guard(least_beta2=0.99)
+
+
 class MADA(HyperOptimizer):
     """MADA: Adam, AVGrad, Yogi, Adan and Lion in one update, whose coefficients are learned in training.
 
@@ -68,7 +72,8 @@ class MADA(HyperOptimizer):
     times lr, and guards its betas: beta1 is t / (t + 100) until that is larger, a beta2 below .99 is .99
     (`mada_optim.guard`). `weight_decay=0` and `guard=False` are for neither.
 
-    `rule="mada"` is the same without Muon: a step per element for all, whose cost doesn't grow with the matrices.
+    `rule="mada"` is the same without Muon: a step per element for all, whose cost doesn't grow with the matrices, and
+    a beta1 that is t / (t + 5) until that is larger.
 
     With `learn`, it is the paper's: `learn="all"` learns the six coefficients by the paper's hyper-steps, at the lr
     that is given, and `**PAPER` gives their other numbers; `learn=()` is Adam; `rule="mada_released"` computes what
@@ -137,8 +142,10 @@ class MADA(HyperOptimizer):
             "omega": omega,
             "guard": guard,
         }
-        usual = dict(LEARNED_LR) if learn is None else {"betas": (0.9, 0.95)}
+        usual: dict[str, Any] = dict(LEARNED_LR) if learn is None else {"betas": (0.9, 0.95)}
         rule = find_rule(self.preset.rule_for(learn) if rule is None else rule)
+        if learn is None and rule.matrix_weight is None:
+            usual["guard"] = POINTWISE_GUARD
         if not suits(rule):
             usual.pop("guard", None)
         if not (hyper_memory is None or hyper_memory):  # without a size there is nothing to weigh

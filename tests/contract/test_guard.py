@@ -69,8 +69,9 @@ def test_who_is_guarded():
     for opt in (MADA([p], learn="all", guard=True), Adam([p], guard=True)):
         assert opt.rule is guarded(RULES[opt.rule.name], Guard())
     own = Guard(ramp=100.0, least_beta2=0.99)
-    for opt in (MADA([p]), MADA([p], **LEARNED_LR), Adam([p], guard=own)):
+    for opt in (MADA([p]), MADA([p], **LEARNED_LR), Adam([p], guard=own), MADA([p], rule="mada", guard=own)):
         assert opt.rule is guarded(RULES[opt.rule.name], own)
+    assert MADA([p], rule="mada").rule is guarded(RULES["mada"], Guard(ramp=5.0, least_beta2=0.99))
 
 
 def test_a_guarded_optimizer_travels():
