@@ -97,7 +97,8 @@ def hyper_step(learner: Learner, count: int) -> Function:
     given = [[tracer.proxy(graph.placeholder(f"{x}_{i}")) for i in range(count)] for x in ("q", "h", "velocity")]
     moved = []
     for i, (q, h, velocity) in enumerate(zip(*given, strict=True)):
-        numbers: dict[str, Any] = {x: float(getattr(learner, x)[i]) for x in ("lr", "momentum", "low", "high")}
+        vectors = {x: getattr(learner, x) for x in ("lr", "momentum", "low", "high")}
+        numbers: dict[str, Any] = {x: None if y is None else float(y[i]) for x, y in vectors.items()}
         one: Any = replace(learner, **numbers)
         new, velocity = one.step(q, one.clip(h), velocity)
         moved.append((one.project(new), velocity))
