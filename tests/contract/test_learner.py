@@ -179,3 +179,11 @@ def test_a_step_that_does_not_count_is_not_remembered():
 def test_wrong_values_are_refused(key, x):
     with pytest.raises(ValueError, match=f"{key}.*expected"):
         MADA([parameter()], **{**OPTIONS, key: x})
+
+
+def test_no_momentum_is_a_momentum_of_zero():
+    q, h, velocity = (torch.randn(3, 2, dtype=torch.float64) for _ in range(3))
+    lr, low, high = (torch.full((2,), x, dtype=torch.float64) for x in (0.1, -9.0, 9.0))
+    none, zero = (Learner(lr, momentum, low, high, limit=1.0, start=1) for momentum in (None, 0.0 * lr))
+    for mine, theirs in zip(none.step(q, h, velocity), zero.step(q, h, velocity), strict=True):
+        assert torch.equal(mine, theirs)
