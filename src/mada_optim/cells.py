@@ -99,7 +99,7 @@ class Cells:
         self, p: Tensor, state: State, form: Rule, kept: frozenset[str], options_of_each: list[Group], i: int, j: int
     ) -> eager.Cell:
         seen, g = shards.both(p)
-        if not g.dtype is seen.dtype is torch.float32 or not p.ndim:  # as most are: for speed
+        if not g.dtype is seen.dtype is torch.float32 or not p.ndim:  # most need none of it
             seen, g = eager.canvas(seen), eager.canvas(g)
             g = g.to(eager.compute_dtype(seen))
         if not state:

@@ -54,8 +54,8 @@ LEARNED_LR: dict[str, Any] = {
     "matrix_lr_ratio": 2.0,
 }
 
-
-#: Its guard where hidden matrices have beta1 too, and not Muon's momentum: they want theirs from the first steps on.
+#: The guard in the place of that one under a rule without Muon: hidden matrices have beta1 then, and those of networks
+#: for text want it from the first steps on.
 POINTWISE_GUARD = Guard(least_beta2=0.99)
 
 

@@ -81,11 +81,8 @@ struct Job {
     int64_t scope;     // row of its learned coefficients
 };
 
-struct Tensor : Row {
-    float *p, *g;
-    const double *now;
-    int64_t scope;
-    explicit Tensor(const Job &job) : Row(*job.row), p(job.p), g(job.g), now(job.now), scope(job.scope) {}
+struct Tensor : Row, Job {
+    explicit Tensor(const Job &job) : Row(*job.row), Job(job) {}
 };
 
 #include "rule.h"
