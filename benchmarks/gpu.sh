@@ -24,3 +24,7 @@ run=$(mktemp -d)
 "$PYTHON" -m mada_lab train configs/demo.toml --device=cuda --dtype=bfloat16 --compile=True --out_dir="$run/mada"
 "$PYTHON" -m mada_lab train configs/demo.toml --device=cuda --dtype=bfloat16 --compile=True --optimizer=adamw --out_dir="$run/adamw"
 "$PYTHON" -m mada_lab report "$run/mada" "$run/adamw"
+
+# the bench's runs side by side, and a part of it
+"$PYTHON" -m benchmarks.side_by_side --device cuda --tasks digits_mlp gpt_pydoc --runs 4 32 --repeats 3 --data-dir "$run/data"
+"$PYTHON" -m mada_lab bench --device=cuda --together=32 --tasks=digits_mlp,gpt_pydoc --sections=defaults,tuned --families=adamw --out="$run/bench" --data-dir="$run/data"

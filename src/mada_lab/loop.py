@@ -1,26 +1,24 @@
 """The training loop: one optimizer step after another, and a look at the validation set now and then."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from mada_lab import distributed, lock, numerics, randomness, record, resume
-from mada_lab.baselines import LR_FACTOR, evaluated
+from mada_lab import distributed, lock, numerics, randomness, resume
+from mada_lab.baselines import LR_FACTOR
 from mada_lab.config import RunConfig
 from mada_lab.errors import Interrupted
-from mada_lab.evaluate import Batch
-from mada_lab.followers import NoRecord, NoSaver
-from mada_lab.group_saver import GroupSaver, saver_of
-from mada_lab.look import due, due_row, evaluate, summary
+from mada_lab.group_saver import saver_of
+from mada_lab.look import due, due_row, evaluate
 from mada_lab.progress import Listener
-from mada_lab.record import RunRecord
-from mada_lab.saver import Saver
 from mada_lab.schedule import learning_rate
 from mada_lab.session import Session
 from mada_lab.signals import Signals, Stop
 from mada_lab.tasks import Data
+from mada_lab.training import Fixed, Training
 
 
 def train(config: RunConfig, data: Data, listen: Listener) -> Session:
@@ -34,90 +32,87 @@ def train(config: RunConfig, data: Data, listen: Listener) -> Session:
         Interrupted: A signal asked the run to stop; it is saved.
     """
     session = Session.start(config, data)
-    validation, training = session.task.validation(), session.task.training()
-    initial, world = session.coefficients(), session.world
+    world, fixed = session.world, Fixed.of(session.task)
     world.require_same(session.common())
-    fresh = config.init_from != "resume"
-    world.on_first(lambda: (record.require_absent if fresh else resume.require_run)(session.folder))
+    world.on_first(lambda: resume.require_place(session))
     with (
         world.held_by_first(lambda: lock.hold(session.folder)),
         Signals(alone=world.size == 1) as signals,
         saver_of(config, world) as saver,
     ):
-        rows = resume.open_record(session)
-        forward = torch.compile(session.model) if config.compile else session.model
-        forward = distributed.wrapped(forward, config.parallel, world)
+        training = Training.begin(session, fixed, saver, listen)
         try:
-            run(session, forward, validation, rows, saver, signals, listen)
-            with signals.abandonable(), evaluated(session.optimizer):
-                train_loss = session.task.measure(forward, training, session.precision, world).loss
+            while between(training, signals):
+                step(training, signals)
+            training.finish(signals)
         except Stop as stop:
-            save(session, rows, saver)
-            rows.close()
-            saver.close()
+            training.stop()
             raise Interrupted(stop.number, session.step) from None
-        world.on_first(saver.settle)
-        world.on_first(lambda: rows.finish(summary(session, initial, train_loss)))
-        world.on_first(saver.close)
     return session
 
 
-def run(
-    session: Session,
-    forward: nn.Module,
-    validation: Sequence[Batch],
-    rows: RunRecord | NoRecord,
-    saver: Saver | NoSaver,
-    signals: Signals,
-    listen: Listener,
-) -> None:
-    """Steps until `max_iters`, with a look and a checkpoint whenever one is due."""
-    config, began = session.config, time.monotonic() - session.seconds
-    while True:
-        signals.check()
-        saver.poll()
-        if not session.looked:
-            if due(session, config.eval_interval):
-                with signals.abandonable():
-                    evaluate(session, forward, validation)
-            session.seconds, session.looked = time.monotonic() - began, True
-            if row := due_row(session):
-                rows.log(row)
-                listen.row(row)
-            numerics.require_progress(session.step, session.skips, config.max_skipped_steps)
-        if session.step > 0 and due(session, config.checkpoint_interval or config.eval_interval):
-            save(session, rows, saver)
-        if session.step >= config.max_iters:
-            return
-        start = time.monotonic()
-        loss = gradients(session, forward, signals)
-        signals.agree(update(session, loss, signals.received))
-        session.pace.add(time.monotonic() - start)
-        listen.step(session.step)
+def between(training: Training, signals: Signals) -> bool:
+    """A look and a checkpoint, if they are due between two steps; whether there is another step to take.
+
+    Raises:
+        Stop: A signal asks the run to stop.
+        NumericsError, CheckpointError: As `train`.
+    """
+    session, config = training.session, training.session.config
+    signals.check()
+    training.saver.poll()
+    if not session.looked:
+        if due(session, config.eval_interval):
+            with signals.abandonable():
+                evaluate(session, training.forward, training.fixed.validation)
+        session.seconds, session.looked = time.monotonic() - training.began, True
+        if row := due_row(session):
+            training.rows.log(row)
+            training.listen.row(row)
+        numerics.require_progress(session.step, session.skips, config.max_skipped_steps)
+    if session.step > 0 and due(session, config.checkpoint_interval or config.eval_interval):
+        training.save()
+    return session.step < config.max_iters
+
+
+def step(training: Training, signals: Signals) -> None:
+    """A step of the optimizer."""
+    session, start = training.session, time.monotonic()
+    loss = gradients(session, training.forward, signals)
+    signals.agree(update(session, loss, signals.received))
+    session.pace.add(time.monotonic() - start)
+    training.listen.step(session.step)
+
+
+@contextmanager
+def all_or_nothing(sessions: Sequence[Session], signals: Signals) -> Iterator[None]:
+    """The gradient of a step: if it is broken off, data, random numbers and buffers stand where they stood before."""
+    positions = [session.position() for session in sessions]
+    for session in sessions:
+        session.keep_buffers()
+    try:
+        with signals.abandonable():
+            yield
+    except BaseException:
+        for session, position in zip(sessions, positions, strict=True):
+            session.rewind(position)
+        raise
 
 
 def gradients(session: Session, forward: nn.Module, signals: Signals) -> Tensor:
-    """The gradient over all forward passes of a step; returns the mean loss of this process's, 0-d, on the device.
-
-    If it is broken off, nothing has happened: data, random numbers and buffers stand where they stood.
-    """
-    passes, place, world, position = session.passes, session.precision, session.world, session.position()
+    """The gradient over all forward passes of a step; returns the mean loss of this process's, 0-d, on the device."""
+    passes, place, world = session.passes, session.precision, session.world
     total = torch.zeros((), device=place.device)
-    session.keep_buffers()
-    try:
-        with signals.abandonable():
-            for i in range(passes):
-                randomness.seed_pass(session.config.seed, session.step, i * world.size + world.rank)
-                ids, targets = place.send(session.batches.next())
-                with distributed.accumulating(forward, session.model, last=i == passes - 1):
-                    with place.autocast():
-                        _, loss = forward(ids, targets)
-                    session.scaler.scale(loss / passes).backward()
-                total += loss.detach() / passes
-            session.share_buffers()
-    except BaseException:
-        session.rewind(position)
-        raise
+    with all_or_nothing([session], signals):
+        for i in range(passes):
+            randomness.seed_pass(session.config.seed, session.step, i * world.size + world.rank)
+            ids, targets = place.send(session.batches.next())
+            with distributed.accumulating(forward, session.model, last=i == passes - 1):
+                with place.autocast():
+                    _, loss = forward(ids, targets)
+                session.scaler.scale(loss / passes).backward()
+            total += loss.detach() / passes
+        session.share_buffers()
     return total
 
 
@@ -126,10 +121,21 @@ def update(session: Session, loss: Tensor, asked: int | None = None) -> int | No
 
     Returns the signal by which this process (`asked`), or another of the run, was asked to stop.
     """
-    config, scaler, optimizer, model = session.config, session.scaler, session.optimizer, session.model
-    scaler.unscale_(optimizer)
-    norm = numerics.gradient_norm(model.parameters())
+    norm = unscaled_norm(session)
     session.train_loss, finite, heard = numerics.decide(loss, norm, asked, session.world)
+    move(session, norm, finite)
+    return heard
+
+
+def unscaled_norm(session: Session) -> Tensor:
+    """Norm of the gradient, 0-d, once the loss's scale is taken off it."""
+    session.scaler.unscale_(session.optimizer)
+    return numerics.gradient_norm(session.model.parameters())
+
+
+def move(session: Session, norm: Tensor, finite: bool) -> None:
+    """The step of the optimizer, with a gradient of this norm, which is clipped; none if something wasn't finite."""
+    config, scaler, optimizer, model = session.config, session.scaler, session.optimizer, session.model
     session.lr = learning_rate(config, session.step + 1)
     if finite:
         if config.grad_clip > 0:
@@ -143,16 +149,3 @@ def update(session: Session, loss: Tensor, asked: int | None = None) -> int | No
     optimizer.zero_grad()
     session.skips.count(not finite)
     session.step, session.looked = session.step + 1, False
-    return heard
-
-
-def save(session: Session, rows: RunRecord | NoRecord, saver: Saver | NoSaver) -> None:
-    """Writes a checkpoint, if there is none of this step yet. Rows go first: no checkpoint is ahead of them."""
-    world = session.world
-    if not world.told(bool(world.on_first(lambda: saver.has(session.step)))):
-        rows.sync()
-        if isinstance(saver, GroupSaver):
-            saver.save(session.checkpoint(whole=False))
-            return
-        state = session.checkpoint()
-        world.on_first(lambda: saver.save(state))

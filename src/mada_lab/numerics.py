@@ -1,5 +1,6 @@
 """Numbers that have stopped being numbers: one decision per step, and a guard before anything is saved."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -49,6 +50,13 @@ def decide(
     mean, strange, *counts = world.sum(torch.cat([own[:1] / world.size, not_finite, signals])).tolist()
     heard = next((int(number) for number, count in zip(SIGNALS, counts, strict=True) if count), None)
     return mean, not strange, heard
+
+
+def decide_each(losses: Tensor, norms: Tensor) -> list[tuple[float, bool]]:
+    """Of runs side by side, the loss of each, and whether its step may be taken: as `decide`, one wait for all."""
+    return [
+        (loss, math.isfinite(loss) and math.isfinite(norm)) for loss, norm in torch.stack([losses, norms], 1).tolist()
+    ]
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:

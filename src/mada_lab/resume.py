@@ -11,7 +11,7 @@ from mada_lab import checkpoint, checkpoint_folder, environment, fingerprint, sh
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.errors import CheckpointError
 from mada_lab.followers import NoRecord
-from mada_lab.record import RunRecord, read_run
+from mada_lab.record import RunRecord, read_run, require_absent
 from mada_lab.saved import Saved
 from mada_lab.session import Session
 from mada_lab.structure import require_alike, require_finite, require_fit
@@ -45,6 +45,11 @@ def open_record(session: Session) -> RunRecord | NoRecord:
         session.restore(saved)
     digest = session.digest(fingerprint.is_one(saved.tree["digest"]))
     return world.on_first(lambda: _reopened(session, saved, digest)) or NoRecord()
+
+
+def require_place(session: Session) -> None:
+    """Raises ConfigError if the folder of a fresh run holds one, CheckpointError if that of a resumed one doesn't."""
+    (require_absent if session.config.init_from != "resume" else require_run)(session.folder)
 
 
 def require_run(folder: Path) -> None:

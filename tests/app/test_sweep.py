@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import loop
+from mada_lab import training
 from mada_lab.cli import compare as compare_command
 from mada_lab.cli import sweep as command
 from mada_lab.errors import CheckpointError, ConfigError
@@ -67,9 +67,10 @@ def claim_all(plan, folder, storage):
     while len(list(folder.glob("ready.*"))) < WORKERS:  # else the first has done it all when the last arrives
         time.sleep(0.001)
     taken = []
-    while claim := claims.take(plan.size):
-        taken.append(claim.point)
-        claims.settle(claim, 0.0)
+    while found := claims.take(plan.size, 2):
+        taken += [claim.point for claim in found]
+        for claim in found:
+            claims.settle(claim, 0.0)
     (folder / f"taken.{os.getpid()}").write_text("\n".join(map(str, taken)))
 
 
@@ -190,8 +191,8 @@ def test_half_a_line_in_the_journal_is_dropped(tiny, tmp_path):
     worker(plan, tmp_path)
     with open(tmp_path / "sweep.journal", "ab") as file:
         file.write(b'{"op_code":4,"stu')
-    assert worker(plan, tmp_path).claims.take(2).point == 0
-    assert worker(plan, tmp_path).claims.take(2).point == 1
+    assert worker(plan, tmp_path).claims.take(2)[0].point == 0
+    assert worker(plan, tmp_path).claims.take(2)[0].point == 1
     (tmp_path / "sweep.journal").write_text("no journal\nat all\n")
     with pytest.raises(CheckpointError, match="expected an optuna journal"):
         worker(plan, tmp_path)
@@ -225,8 +226,8 @@ def test_a_signal_ends_the_worker_and_frees_its_point(tiny, tmp_path, monkeypatc
     if at == "in a run":
         quiet.step = lambda done: done == 10 and stop()
     else:  # the loop doesn't look at signals any more
-        summary = loop.summary
-        monkeypatch.setattr(loop, "summary", lambda *args: stop() and summary(*args))
+        summary = training.summary
+        monkeypatch.setattr(training, "summary", lambda *args: stop() and summary(*args))
     with pytest.raises(SweepStopped, match="stopped by SIGTERM") as stopped:
         worker(plan, tmp_path, listen=quiet).work()
     assert stopped.value.exit_code == 128 + signal.SIGTERM

@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 
+from mada_lab import cli
 from mada_optim import HyperOptimizer
 from mada_optim.orthogonal import _minimax_in, polar
 from mada_optim.rules import RULES
@@ -72,3 +73,10 @@ def test_a_state_saved_on_cuda_loads_on_the_cpu_and_back():
     cuda_opt.load_state_dict(opt.state_dict())
     assert {x.device.type for x in cuda_opt.state[cuda_params[0]].values()} == {"cuda"}
     assert cuda_opt.coefficients() == opt.coefficients()
+
+
+def test_the_bench_side_by_side(tmp_path, capsys):
+    """On the device, stacked: every run comes to its end."""
+    words = ["bench", "--quick", "--sections=defaults,tuned", "--families=adamw,mada", "--device=cuda", "--together=8"]
+    cli.run([*words, f"--out={tmp_path / 'out'}", f"--data-dir={tmp_path / 'data'}"])
+    assert "failed" not in capsys.readouterr().out

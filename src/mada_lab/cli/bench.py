@@ -13,14 +13,16 @@ from mada_lab.errors import ConfigError
 USAGE = """\
 bench [--sections S1,S2,...] [--tasks T1,...] [--families F1,...] [--map-optimizers O1,...] [--seeds 1,2,...]
       [--map-seeds 1,2] [--trials N] [--workers N] [--out DIR] [--data-dir DIR] [--storage FILE|URL] [--grace SECONDS]
-      [--quick]
+      [--device D] [--together N] [--quick]
     train small tasks with MADA and with tuned optimizers, and write DIR/bench.html and DIR/bench.md; sections are
     defaults, tuned, lr_map, betas_map, hyper_lr, ablations. Finished runs stay, and stopped ones go on; workers, one
-    core each, share the runs as in sweep. --quick: two tasks, a few steps, one seed, two trials
+    core each, share the runs as in sweep. On a GPU: --device cuda --together 32 trains so many runs of a task side by
+    side, their networks stacked. --quick: two tasks, a few steps, one seed, two trials
 """
 
 OPTIONS = (
-    "sections tasks families map-optimizers seeds map-seeds trials workers out data-dir storage grace worker"
+    "sections tasks families map-optimizers seeds map-seeds trials workers out data-dir storage grace device together "
+    "worker"
 ).split()
 GRACE = 30.0  # seconds; short, as the runs are
 
@@ -56,7 +58,9 @@ def run(words: list[str]) -> None:
 def _bench(options: dict[str, str], quick: bool) -> Any:
     import torch
 
+    from mada_lab import precision
     from mada_lab.cli.sweep import SweepBar
+    from mada_lab.cli.words import whole_number
     from mada_lab.experiments import storage as storages
     from mada_lab.experiments.bench.bench import Bench
 
@@ -65,7 +69,10 @@ def _bench(options: dict[str, str], quick: bool) -> Any:
     out = Path(options.get("out", "out/bench"))
     scope, tasks = read(options, quick)
     storage = storages.open_storage(options.get("storage", str(out / "bench.journal")))
-    return Bench(tasks, scope, out, storage, SweepBar(), float(options.get("grace", GRACE)))
+    for task in tasks:
+        precision.choose(task.config)
+    together = whole_number("bench", {"--together": options.get("together", "1")}, "--together", 1, 1, 4096)
+    return Bench(tasks, scope, out, storage, SweepBar(), float(options.get("grace", GRACE)), together)
 
 
 def _memory(bench: Any) -> dict[str, float]:
@@ -108,14 +115,15 @@ def read(options: dict[str, str], quick: bool) -> tuple[Any, list[Any]]:
         _chosen(options, "map-optimizers", (*NAMES, *FROM_BASE), usual.mapped),
     )
     wanted = _chosen(options, "tasks", known.TASKS, known.QUICK if quick else tuple(known.TASKS))
-    return scope, list(_with_data([known.TASKS[name] for name in wanted], options.get("data-dir", "data"), quick))
+    return scope, list(_with_data([known.TASKS[name] for name in wanted], options, quick))
 
 
-def _with_data(tasks: Sequence[Any], data_dir: str, quick: bool) -> Iterator[Any]:
+def _with_data(tasks: Sequence[Any], options: dict[str, str], quick: bool) -> Iterator[Any]:
     from mada_lab.experiments.bench import tasks as known
 
+    place = options.get("data-dir", "data"), options.get("device", "cpu")
     for task in tasks:
-        there = known.located(known.quick(task) if quick else task, data_dir)
+        there = known.located(known.quick(task) if quick else task, *place)
         why = known.missing_data(there)
         if why is None:
             yield there

@@ -116,13 +116,16 @@ class Claims:
     def _trials(self) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._id, deepcopy=False)
 
-    def take(self, points: int) -> Claim | None:
-        """Claims a free point, the first that it can get; None if there is none."""
+    def take(self, points: int, most: int = 1) -> list[Claim]:
+        """Claims free points, the first that it can get, `most` of them at most; none if there is none."""
+        taken: list[Claim] = []
         for point in self.standing().free(points):
             claim = self._claim(point)
             if claim is not None:
-                return claim
-        return None
+                taken.append(claim)
+            if len(taken) == most:
+                break
+        return taken
 
     def _claim(self, point: int) -> Claim | None:
         marks = {"point": point, "worker": self._worker, "beat": 0}

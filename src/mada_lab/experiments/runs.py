@@ -1,15 +1,17 @@
-"""A run that is brought to its end, from wherever it stands."""
+"""Runs that are brought to their ends, from wherever they stand, one by one or side by side."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from mada_lab import starting_point
 from mada_lab.config import RunConfig
-from mada_lab.errors import ConfigError
+from mada_lab.errors import ConfigError, LabError
 from mada_lab.loop import train
 from mada_lab.progress import Listener
 from mada_lab.record import MANIFEST, SUMMARY, Run, read_run
 from mada_lab.tasks import Data
+from mada_lab.together import Member, train_together
 
 #: Keys in which a run that goes on may differ from what began it.
 MAY_DIFFER = ("out_dir", "data_dir", "device", "init_from", "coefficients_from", "pace_from")
@@ -21,13 +23,43 @@ def complete(config: RunConfig, data: Data, listen: Listener) -> Run:
     Raises:
         LabError: As `train`; ConfigError too if the folder holds a run of another configuration.
     """
+    rest = unfinished(config)
+    if rest is not None:
+        train(rest, data, listen)
+    return read_run(Path(config.out_dir))
+
+
+def complete_together(configs: Sequence[RunConfig], data: Data, listeners: Sequence[Listener]) -> list[Run | Exception]:
+    """As `complete`, of runs of one shape, those that aren't finished trained side by side; or why one failed.
+
+    Raises:
+        Interrupted: As `train_together`.
+    """
+    members, failed = {}, {}
+    for i, config in enumerate(configs):
+        try:
+            if (rest := unfinished(config)) is not None:
+                members[i] = Member(rest, data, listeners[i])
+        except LabError as error:
+            failed[i] = error
+    train_together(list(members.values()))
+    failed |= {i: x.error for i, x in members.items() if x.error is not None}
+    return [failed.get(i) or read_run(Path(config.out_dir)) for i, config in enumerate(configs)]
+
+
+def unfinished(config: RunConfig) -> RunConfig | None:
+    """What is to be trained for the run of `config`, from its start or its checkpoint; None if it has ended.
+
+    Raises:
+        ConfigError: The folder holds a run of another configuration, or `coefficients_from` can't be followed.
+    """
     folder, config = Path(config.out_dir), starting_point.resolve(config)
     begun = (folder / MANIFEST).exists()
     if begun:
         _require_same(read_run(folder), config)
-    if not (begun and (folder / SUMMARY).exists()):
-        train(replace(config, init_from="resume" if begun else "scratch"), data, listen)
-    return read_run(folder)
+    if begun and (folder / SUMMARY).exists():
+        return None
+    return replace(config, init_from="resume" if begun else "scratch")
 
 
 def _require_same(run: Run, config: RunConfig) -> None:

@@ -3,7 +3,8 @@
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,9 @@ from mada_lab.errors import CheckpointError, Interrupted, LabError, visible
 from mada_lab.experiments.claims import MOST_DEATHS, Beat, Claim, ClaimLost, Claims, Standing
 from mada_lab.experiments.data import open_data
 from mada_lab.experiments.plan import Plan, Values, describe
-from mada_lab.experiments.runs import complete
+from mada_lab.experiments.runs import complete, complete_together
 from mada_lab.progress import Listener
+from mada_lab.record import Run
 from mada_lab.signals import Signals, Stop
 from mada_lab.tasks import Data
 
@@ -80,10 +82,11 @@ class Worker:
         claims: Who computes what.
         out: Folder of the run folders.
         listen: Follows it.
+        together: How many points it trains side by side, if more than one; all of them of one shape, on one data set.
     """
 
-    def __init__(self, plan: Plan, claims: Claims, out: Path, listen: SweepListener) -> None:
-        self.plan, self.claims, self.out, self.listen = plan, claims, out, listen
+    def __init__(self, plan: Plan, claims: Claims, out: Path, listen: SweepListener, together: int = 1) -> None:
+        self.plan, self.claims, self.out, self.listen, self.together = plan, claims, out, listen, together
         self._data: Callable[[str], Data] = cache(lambda name: open_data(replace(plan.base, dataset=name)))
 
     def work(self) -> list[Result]:
@@ -110,11 +113,11 @@ class Worker:
                 return self.results(standing)
             for point in self.claims.bury_dead(self._lives):
                 self.listen.told(f"point {point}: its worker is gone; another takes it up")
-            claim = self.claims.take(self.plan.size)
-            if claim is None:
-                self._rest(signals)
+            claims = self.claims.take(self.plan.size, self.together)
+            if claims:
+                self._compute(claims)
             else:
-                self._compute(claim)
+                self._rest(signals)
 
     def _rest(self, signals: Signals) -> None:
         end = time.monotonic() + POLL * self.claims.grace
@@ -137,33 +140,64 @@ class Worker:
             found.append(Result(point, name, values, folder, trial.user_attrs.get("error")))
         return found
 
-    def _compute(self, claim: Claim) -> None:
-        with Beat(self.claims, claim) as beat:
+    def _compute(self, claims: Sequence[Claim]) -> None:
+        """Computes points and settles them. Raises SweepStopped; what else a run raises is a result."""
+        with ExitStack() as stack:
+            configs, heard = {}, {}
+            for claim in claims:
+                beat = stack.enter_context(Beat(self.claims, claim))
+                try:
+                    configs[claim], heard[claim] = self._begin(claim), _Heard(self.listen, beat)
+                except Exception as error:
+                    self._conclude(claim, error)
             try:
-                self._attempt(claim, beat)
-            except ClaimLost:
-                self.listen.told(f"point {claim.point}: others took this worker for dead, and take the point up")
+                outcomes = self._train(list(configs.values()), list(heard.values()))
+            except BaseException as error:
+                for claim in configs:
+                    with suppress(ClaimLost):
+                        self.claims.release(claim)
+                if isinstance(error, Interrupted):
+                    raise SweepStopped(error.exit_code - 128) from None
+                raise
+            for claim, outcome in zip(configs, outcomes, strict=True):
+                self._conclude(claim, outcome)
 
-    def _attempt(self, claim: Claim, beat: Beat) -> None:
-        """Computes the point and settles it. Raises ClaimLost, SweepStopped; what else the run raises is a result."""
-        if self.claims.standing().deaths[claim.point] >= MOST_DEATHS:
-            return self._failed(claim, f"{MOST_DEATHS} workers ended in it without a word")
+    def _train(self, configs: Sequence[RunConfig], heard: Sequence[Listener]) -> list[Run | Exception]:
+        if not configs:
+            return []
+        data = self._data(configs[0].dataset)
+        if self.together > 1:
+            return complete_together(configs, data, heard)
         try:
-            name, values = self._point(claim)
-            config = self._config(name, values)
-            self.listen.begins(name, config)
-            run = complete(config, self._data(config.dataset), _Heard(self.listen, beat))
-        except ClaimLost:
+            return [complete(configs[0], data, heard[0])]
+        except Interrupted:
             raise
-        except Interrupted as stop:
-            self.claims.release(claim)
-            raise SweepStopped(stop.exit_code - 128) from None
         except Exception as error:
-            if isinstance(error, CheckpointError) and self._lives(claim.point):  # the folder's, not the point's
+            return [error]
+
+    def _begin(self, claim: Claim) -> RunConfig:
+        """The configuration of a claimed point. Raises RuntimeError if it has taken too many workers with it."""
+        if self.claims.standing().deaths[claim.point] >= MOST_DEATHS:
+            raise RuntimeError(f"{MOST_DEATHS} workers ended in it without a word")
+        name, values = self._point(claim)
+        config = self._config(name, values)
+        self.listen.begins(name, config)
+        return config
+
+    def _conclude(self, claim: Claim, outcome: Run | Exception) -> None:
+        """Settles a claimed point by its run, or by why it has none."""
+        try:
+            if isinstance(outcome, ClaimLost):
+                raise outcome
+            if not isinstance(outcome, Exception):
+                self._settle(claim, outcome.summary or {})
+            elif isinstance(outcome, CheckpointError) and self._lives(claim.point):  # the folder's, not the point's
                 self.claims.release(claim)
-                return time.sleep(POLL * self.claims.grace)
-            return self._failed(claim, f"{type(error).__name__}: {error}")
-        return self._settle(claim, run.summary or {})
+                time.sleep(POLL * self.claims.grace)
+            else:
+                self._failed(claim, f"{type(outcome).__name__}: {outcome}")
+        except ClaimLost:
+            self.listen.told(f"point {claim.point}: others took this worker for dead, and take the point up")
 
     def _config(self, name: str, values: Values) -> RunConfig:
         """The configuration of a point, in its folder; `coefficients_from=@POINT` is another point of this sweep."""

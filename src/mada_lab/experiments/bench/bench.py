@@ -30,6 +30,7 @@ class Bench:
         storage: Where workers agree on who computes what.
         listen: Follows it.
         grace: Seconds without a sign of life after which a worker counts as dead.
+        together: Runs that are trained side by side.
         errors: By task and run, why it failed.
     """
 
@@ -39,6 +40,7 @@ class Bench:
     storage: BaseStorage
     listen: SweepListener
     grace: float = GRACE
+    together: int = 1
     errors: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def work(self) -> list[Table]:
@@ -67,7 +69,7 @@ class Bench:
         plan.check()
         # The digest is in the name: with other seeds or sections, it is another plan, of runs that partly are there.
         joined, study = join(plan, self.storage, f"{task.name}-{part}-{plan.digest}", task.config)
-        results = Worker(joined, claims_of(study, self.grace), self.folder(task), self.listen).work()
+        results = Worker(joined, claims_of(study, self.grace), self.folder(task), self.listen, self.together).work()
         self.errors.setdefault(task.name, {}).update({x.name: x.error for x in results if x.error is not None})
         for result in results:
             if result.folder is not None and result.error is None:  # finished: its checkpoint is of no more use

@@ -100,9 +100,9 @@ def quick(task: BenchTask) -> BenchTask:
     return replace(task, config=replace(task.config, **small, hyper_start=4, **QUICK_TEST[type(task.config)]))
 
 
-def located(task: BenchTask, data_dir: str) -> BenchTask:
-    """The task, with its data in `data_dir`."""
-    return replace(task, config=replace(task.config, data_dir=data_dir))
+def located(task: BenchTask, data_dir: str, device: str = "cpu") -> BenchTask:
+    """The task, with its data in `data_dir`, to be trained on `device`."""
+    return replace(task, config=replace(task.config, data_dir=data_dir, device=device))
 
 
 def missing_data(task: BenchTask) -> str | None:
