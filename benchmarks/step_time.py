@@ -3,6 +3,7 @@
     python benchmarks/step_time.py [--model 0.8M|3.2M|26M|124M|200x1000] [--repeats 15] [--device cpu|cuda]
                                    [--only NAME ...] [--markdown]     124M takes 4 GB and more for each
     python benchmarks/step_time.py --device cuda --graph     steps captured in a CUDA graph
+    python benchmarks/step_time.py --packaged   as if the compiler of mada-optim[compiler] were the only one
     python benchmarks/step_time.py --growth     from 1e5 to 1e8 parameters: nanoseconds per parameter
 
 Every round times each optimizer once, in turn, so that what disturbs the machine disturbs them alike; ratios are taken
@@ -11,6 +12,7 @@ itself takes the time, and what a step must move, by the state it keeps, is set 
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from torch.optim.optimizer import Optimizer
 import mada_optim
 from mada_lab.baselines import muon, muon_groups
 from mada_lab.model.gpt import GPT, GPTConfig
+from mada_optim.kernels import build
 
 Named = list[tuple[str, torch.nn.Parameter]]
 Make = Callable[[Named], Optimizer]
@@ -173,8 +176,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=OPTIMIZERS, metavar="NAME", help="these, beside the baseline")
     parser.add_argument("--graph", action="store_true", help="steps captured in a CUDA graph")
     parser.add_argument("--markdown", action="store_true", help="a table in Markdown")
+    parser.add_argument("--packaged", action="store_true", help="loops from the compiler in the package ziglang")
     parser.add_argument("--growth", action="store_true")
     arguments = parser.parse_args()
+    if arguments.packaged:
+        os.environ.pop("CXX", None)
+        build.COMPILERS = ()
     if arguments.growth:
         print_growth(arguments.repeats, arguments.device)
         return

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mada_optim import MADA, HyperOptimizer
-from mada_optim.kernels import build, source
 from mada_optim.rules import RULES
 from mada_optim.spec import Coefficient, Interval, Rule, Slot
 from tests.gradient.test_sensitivity import SPREAD
@@ -35,7 +34,6 @@ NO_DERIVATIVE = {"lion": {"beta1", "beta2"}}  # signs
 SPREAD_OF_MADA = {q: SPREAD[q] for q in RULES["mada"].coefficient_names()}
 SHAPES = [(300, 211), (1,), (), (17,), (1025,), (0, 3), (33, 7)]  # over one chunk, over one block, tails of vectors
 POINTWISE = [name for name, rule in RULES.items() if rule.pointwise]
-HEADER = source(RULES["adam"], (), ())
 
 
 ENGINES = ("cpu", "tiled")
@@ -203,78 +201,6 @@ def test_a_step_is_seen_by_autograd():
     opt.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-def test_without_a_compiler_one_warning_and_the_tiled_engine(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    build.attempt.cache_clear()
-    build.warn.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match=r"without its compiled loops.*no C\+\+ compiler found") as caught:
-            first, second = MADA(parameters()), MADA(parameters())
-        assert len(caught) == 1
-        assert (first.engine, second.engine) == ("tiled", "tiled")
-        with pytest.raises(ValueError, match=r"engine='cpu': no C\+\+ compiler"):
-            MADA(parameters(), engine="cpu")
-    finally:
-        build.attempt.cache_clear()
-        build.warn.cache_clear()
-
-
-def test_the_build_is_made_once_and_found_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build.attempt.cache_clear()
-    try:
-        build.load(HEADER)
-        (made,) = (tmp_path / "mada_optim").iterdir()
-        stamp = made.stat().st_mtime_ns
-        build.attempt.cache_clear()
-        build.load(HEADER)
-        assert made.stat().st_mtime_ns == stamp
-        assert (tmp_path / "mada_optim").stat().st_mode & 0o777 == 0o700
-    finally:
-        build.attempt.cache_clear()
-
-
-def test_linked_to_its_own_openmp_where_torch_keeps_its_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    real = build.load_linked
-
-    def hidden(compiler, header, defines, link_flags):
-        if not link_flags:
-            raise OSError("undefined symbol: GOMP_parallel")
-        return real(compiler, header, defines, link_flags)
-
-    monkeypatch.setattr(build, "load_linked", hidden)
-    build.attempt.cache_clear()
-    try:
-        params = parameters()
-        opt = MADA(params, engine="cpu")
-        train(opt, params, range(2))
-        assert opt.engine == "cpu"
-    finally:
-        build.attempt.cache_clear()
-
-
-def test_flags_that_gcc_alone_has_are_given_to_it_alone():
-    gcc = "g++ (Debian 12.2.0-14) 12.2.0\nCopyright (C) 2022 Free Software Foundation, Inc.\n"
-    assert "-fprefetch-loop-arrays" in build.flags_for(gcc)
-    assert build.flags_for("Debian clang version 14.0.6\nTarget: x86_64-pc-linux-gnu\n") == build.FLAGS
-
-
-def test_a_compiler_that_fails_is_quoted_and_not_asked_again(tmp_path, monkeypatch):
-    compiler = tmp_path / "c++"
-    compiler.write_text("#!/bin/sh\necho once >> \"$(dirname $0)/calls\"\necho 'no -fopenmp here' >&2\nexit 1\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
-    build.attempt.cache_clear()
-    try:
-        for _ in range(2):
-            with pytest.raises(build.BuildError, match="no -fopenmp here"):
-                build.load(HEADER)
-        assert (tmp_path / "calls").read_text() == "once\n"
-    finally:
-        build.attempt.cache_clear()
 
 
 def rule_of(update, **options):

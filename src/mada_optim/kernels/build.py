@@ -1,26 +1,31 @@
 """Compiles the C++ kernels once per machine, with the compiler that is there, into the user's cache.
 
-The file is named by the digest of all that decides its content: source, flags, compiler, processor. It links to no
-OpenMP runtime of its own where the one that torch has loaded can be used, and with it torch's threads.
+The file is named by the digest of all that decides its content: source, flags, compiler, processor. Its threads are
+torch's where torch has loaded an OpenMP runtime of GCC's kind, also from a compiler that has none or one of another
+kind; else those of the compiler's own runtime, else started for each loop, which costs a millisecond where torch's are
+still spinning. Where no compiler is installed, the package ziglang is one.
 """
 
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("loops.cpp")
 # No contraction: a product and a sum round the same way in every loop, so that learning with a hyper_lr of 0 and
 # learning nothing give the same bits.
 FLAGS = (
-    *"-std=c++17 -O3 -march=native -fopenmp -fPIC".split(),
+    *"-std=c++17 -O3 -march=native -fPIC -fno-exceptions".split(),
     *"-ffp-contract=off -fno-math-errno -fno-trapping-math".split(),
 )
 # A loop over eight streams asks for what it reads next: a processor by itself looks ahead in few of them. The numbers
@@ -30,6 +35,20 @@ GCC_FLAGS = (
     *"--param=prefetch-latency=600 --param=min-insn-to-prefetch-ratio=8".split(),
 )
 COMPILERS = ("c++", "g++", "clang++")
+PACKAGE = "ziglang"
+#: How loops get their threads, the best first: flags of the compilation, and of the linking.
+Way = tuple[tuple[str, ...], tuple[str, ...]]
+WAYS: tuple[Way, ...] = (
+    (("-fopenmp",), ()),
+    (("-fopenmp-simd", "-DTORCH_THREADS"), ()),
+    (("-fopenmp",), ("-fopenmp",)),
+    (("-fopenmp-simd",), ("-pthread",)),
+)
+#: The package's compiler has no OpenMP, and would build a library of C++ first. What loops call, Python has loaded.
+PACKAGE_WAYS: tuple[Way, ...] = (
+    (("-fopenmp-simd", "-DTORCH_THREADS"), ("-nostdlib",)),
+    (("-fopenmp-simd",), ("-nostdlib",)),
+)
 
 
 class BuildError(Exception):
@@ -57,35 +76,55 @@ def load(header: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL:
 @functools.cache
 def attempt(header: str, defines: tuple[str, ...]) -> ctypes.CDLL | BuildError:
     """The loops, or why there are none."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))), None)
-    if compiler is None:
-        return BuildError(f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX)")
+    command = find()
+    if command is None:
+        what = f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX); `pip install {PACKAGE}` brings one"
+        return BuildError(what)
     try:
-        return load_linked(compiler, header, defines, ())
-    except OSError:  # torch keeps its OpenMP runtime to itself: take the compiler's own
-        pass
-    except (BuildError, subprocess.SubprocessError) as error:
-        return BuildError(describe(compiler, error))
-    try:
-        return load_linked(compiler, header, defines, ("-fopenmp",))
-    except (OSError, BuildError, subprocess.SubprocessError) as error:
-        return BuildError(describe(compiler, error))
+        return load_best(command, header, defines)
+    except BuildError as error:
+        return error
+    except (OSError, subprocess.SubprocessError) as error:
+        return BuildError(describe(command, error))
 
 
-def load_linked(compiler: str, header: str, defines: tuple[str, ...], link_flags: tuple[str, ...]) -> ctypes.CDLL:
-    """The loops linked with `link_flags`, from the cache or compiled into it."""
-    version = version_of(compiler)
-    flags = (*flags_for(version), *(f"-D{name}" for name in defines))
-    path = cache_folder() / f"loops-{digest(header, version, (compiler, *flags, *link_flags))}.so"
+def find() -> tuple[str, ...] | None:
+    """The command of $CXX, of a compiler that is installed, or of the package; None if there is none."""
+    program = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))), None)
+    if program is not None:
+        return (program,)
+    packaged = importlib.util.find_spec(PACKAGE) is not None
+    return (sys.executable, "-m", PACKAGE, "c++") if packaged else None
+
+
+def load_best(command: Sequence[str], header: str, defines: Sequence[str]) -> ctypes.CDLL:
+    """The loops, threaded in the first way that works.
+
+    Raises:
+        OSError, subprocess.SubprocessError: The last one doesn't either; it is the error of that one.
+    """
+    version = version_of(command)
+    *others, last = PACKAGE_WAYS if PACKAGE in command else WAYS
+    for way in others:
+        with suppress(OSError, subprocess.SubprocessError):
+            return load_built(command, version, header, defines, way)
+    return load_built(command, version, header, defines, last)
+
+
+def load_built(command: Sequence[str], version: str, header: str, defines: Sequence[str], way: Way) -> ctypes.CDLL:
+    """The loops that get their threads in this way, from the cache or compiled into it."""
+    threads, links = way
+    flags = (*flags_for(version), *threads, *(f"-D{name}" for name in defines))
+    path = cache_folder() / f"loops-{digest(header, version, (*command, *flags, *links))}.so"
     if not path.exists():
-        compile_to(path, header, [compiler, *flags], link_flags)
+        compile_to(path, header, command, flags, links)
     return ctypes.CDLL(str(path))
 
 
-def describe(compiler: str, error: Exception) -> str:
+def describe(command: Sequence[str], error: Exception) -> str:
     """The error in one line; of a failed compilation, the compiler's own last one."""
     lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-    return f"{compiler}: {lines[-1] if lines else type(error).__name__}"
+    return f"{' '.join(command)}: {lines[-1] if lines else type(error).__name__}"
 
 
 def cache_folder() -> Path:
@@ -105,9 +144,9 @@ def cache_folder() -> Path:
     return folder
 
 
-def version_of(compiler: str) -> str:
+def version_of(command: Sequence[str]) -> str:
     """What it says of itself."""
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def flags_for(version: str) -> tuple[str, ...]:
@@ -130,14 +169,16 @@ def processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def compile_to(path: Path, header: str, compiler: list[str], link_flags: Sequence[str]) -> None:
+def compile_to(
+    path: Path, header: str, command: Sequence[str], flags: Sequence[str], link_flags: Sequence[str]
+) -> None:
     """Builds beside `path` and renames into place, so that processes that start together don't see a torn file."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         Path(folder, "rule.h").write_text(header)
         unlinked, linked = os.path.join(folder, "loops.o"), os.path.join(folder, "loops.so")
-        for command in (
-            [*compiler, "-I", folder, "-c", str(SOURCE), "-o", unlinked],
-            [compiler[0], "-shared", *link_flags, unlinked, "-o", linked],
+        for step in (
+            [*command, *flags, "-I", folder, "-c", str(SOURCE), "-o", unlinked],
+            [*command, "-shared", *link_flags, unlinked, "-o", linked],
         ):
-            subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+            subprocess.run(step, capture_output=True, text=True, check=True, timeout=120)
         os.replace(linked, path)

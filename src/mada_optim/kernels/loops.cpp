@@ -10,8 +10,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
-#include <vector>
+#ifdef TORCH_THREADS
+extern "C" {
+void GOMP_parallel(void (*)(void *), void *, unsigned threads, unsigned flags);
+int omp_get_thread_num();
+int omp_get_num_threads();
+}
+#elif !defined(_OPENMP)
+#include <pthread.h>
+#endif
 
 // Inlined always: a call, or a struct that is not in registers, would keep a loop from being vectorised.
 #define INLINE inline __attribute__((always_inline))
@@ -23,7 +32,10 @@ INLINE T sign_of(T x) { return T(x > 0) - T(x < 0); }
 
 // a b + c; in one operation where the processor has it, and only in sums, whose rounding is no part of the update.
 INLINE float fused(float a, float b, float c) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#ifdef __clang__  // which vectorises no sum whose operation is spelt out
+#pragma clang fp contract(on)
+    return a * b + c;
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
     return __builtin_fmaf(a, b, c);
 #else
     return a * b + c;
@@ -191,18 +203,96 @@ bool is_usable(const float *g, float limit, int64_t begin, int64_t end) {
     return !bad;
 }
 
+// Zeros, as long as a call lasts: without the library of C++, which a compiler may lack.
+template <typename T>
+struct Array {
+    const int64_t size;
+    T *const items;
+    explicit Array(int64_t count) : size(count), items((T *)std::calloc(std::max<int64_t>(count, 1), sizeof(T))) {
+        if (!items) std::abort();
+    }
+    Array(const Array &) = delete;
+    ~Array() { std::free(items); }
+    T &operator[](int64_t i) const { return items[i]; }
+};
+
 // All tensors cut into chunks, so that many small ones and few large ones are shared out alike.
 struct Chunk {
     int64_t tensor, begin, end;
 };
 
-std::vector<Chunk> chunks_of(const std::vector<Tensor> &xs) {
-    std::vector<Chunk> chunks;
-    for (size_t j = 0; j < xs.size(); j++)
-        for (int64_t begin = 0; begin < xs[j].size; begin += CHUNK)
-            chunks.push_back({int64_t(j), begin, std::min(begin + CHUNK, xs[j].size)});
-    return chunks;
+int64_t count_chunks(const Job *jobs, int64_t count) {
+    int64_t total = 0;
+    for (int64_t j = 0; j < count; j++) total += (jobs[j].row->size + CHUNK - 1) / CHUNK;
+    return total;
 }
+
+struct Work {
+    const Array<Tensor> xs;
+    const Array<Chunk> chunks;
+    Work(const Job *jobs, int64_t count) : xs(count), chunks(count_chunks(jobs, count)) {
+        int64_t made = 0;
+        for (int64_t j = 0; j < count; j++) {
+            xs[j] = Tensor(jobs[j]);
+            for (int64_t begin = 0; begin < xs[j].size; begin += CHUNK)
+                chunks[made++] = {j, begin, std::min(begin + CHUNK, xs[j].size)};
+        }
+    }
+};
+
+// body(j) for each j below `total`: to each thread an equal share, of neighbours.
+#ifdef _OPENMP
+template <typename Body>
+void share_out(int64_t total, int threads, const Body &body) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t j = 0; j < total; j++) body(j);
+}
+#else
+template <typename Body>
+struct Shared {
+    const Body &body;
+    const int64_t total;
+    void part(int64_t k, int64_t parts) const {
+        for (int64_t j = total * k / parts; j < total * (k + 1) / parts; j++) body(j);
+    }
+};
+
+#ifdef TORCH_THREADS  // what a compiler with OpenMP calls, in the runtime that torch has loaded: libgomp's ABI
+template <typename Body>
+void share_out(int64_t total, int threads, const Body &body) {
+    Shared<Body> work{body, total};
+    const auto run = [](void *of) { ((Shared<Body> *)of)->part(omp_get_thread_num(), omp_get_num_threads()); };
+    GOMP_parallel(run, &work, unsigned(threads), 0);
+}
+#else
+template <typename Body>
+struct Share {
+    const Shared<Body> *work;
+    int64_t k, parts;
+    pthread_t thread;
+    bool started;
+    static void *run(void *of) {
+        const Share &share = *(const Share *)of;
+        share.work->part(share.k, share.parts);
+        return nullptr;
+    }
+};
+
+template <typename Body>
+void share_out(int64_t total, int threads, const Body &body) {
+    const Shared<Body> work{body, total};
+    const Array<Share<Body>> shares(std::max(threads, 1));
+    for (int64_t k = 0; k < shares.size; k++) {
+        Share<Body> &share = shares[k] = {&work, k, shares.size, {}, false};
+        const bool last = k == shares.size - 1;  // this thread's own
+        share.started = !last && !pthread_create(&share.thread, nullptr, Share<Body>::run, &share);
+        if (!share.started) Share<Body>::run(&share);
+    }
+    for (int64_t k = 0; k < shares.size; k++)
+        if (shares[k].started) pthread_join(shares[k].thread, nullptr);
+}
+#endif
+#endif
 
 // Sums over one chunk, from which its hypergradients follow.
 struct Sums {
@@ -260,19 +350,18 @@ int64_t job_bytes() { return sizeof(Job); }
 // out, (scopes, LEARNED + 1): hypergradients of all tensors; then how many chunks have a gradient beyond `limit`.
 void hypergradients(const Job *jobs, int64_t count, int threads, double limit, int of_lr, int64_t scopes,
                     double *out) {
-    const std::vector<Tensor> xs(jobs, jobs + count);
-    const auto chunks = chunks_of(xs);
-    const int64_t total = chunks.size();
-    std::vector<double> h(total * HYPERGRADIENTS, 0.0);
-    std::vector<char> usable(total, 1);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t j = 0; j < total; j++) {
-        usable[j] = chunk_hypergradients(xs[chunks[j].tensor], chunks[j], of_lr, float(limit), &h[j * HYPERGRADIENTS]);
-    }
+    const Work work(jobs, count);
+    const Array<Chunk> &chunks = work.chunks;
+    const Array<double> h(chunks.size * HYPERGRADIENTS);
+    const Array<char> usable(chunks.size);
+    share_out(chunks.size, threads, [&](int64_t j) {
+        const Tensor &x = work.xs[chunks[j].tensor];
+        usable[j] = chunk_hypergradients(x, chunks[j], of_lr, float(limit), &h[j * HYPERGRADIENTS]);
+    });
     std::fill(out, out + scopes * HYPERGRADIENTS + 1, 0.0);
-    for (int64_t j = 0; j < total; j++) {  // in this order, whoever made them
+    for (int64_t j = 0; j < chunks.size; j++) {  // in this order, whoever made them
         for (int q = 0; q < HYPERGRADIENTS; q++)
-            out[xs[chunks[j].tensor].scope * HYPERGRADIENTS + q] += h[j * HYPERGRADIENTS + q];
+            out[work.xs[chunks[j].tensor].scope * HYPERGRADIENTS + q] += h[j * HYPERGRADIENTS + q];
         out[scopes * HYPERGRADIENTS] += !usable[j];
     }
 }
@@ -280,19 +369,18 @@ void hypergradients(const Job *jobs, int64_t count, int threads, double limit, i
 // Weights, slots and memory of the update one step on; nothing at all unless *usable.
 void advance(const Job *jobs, int64_t count, int threads, const bool *usable) {
     if (!*usable) return;
-    const std::vector<Tensor> xs(jobs, jobs + count);
-    const auto chunks = chunks_of(xs);
-    const int64_t total = chunks.size();
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t j = 0; j < total; j++) {
-        const Tensor &x = xs[chunks[j].tensor];
+    const Work work(jobs, count);
+    const Array<Chunk> &chunks = work.chunks;
+    share_out(chunks.size, threads, [&](int64_t j) {
+        const Tensor &x = work.xs[chunks[j].tensor];
         const double lr = x.now[0], keep = 1 - lr * weight_decay_of(x);
         const auto loop = !x.applied           ? move_chunk<false, false>
                           : Steps::settles(x) ? move_chunk<true, true>
                                               : move_chunk<true, false>;
         loop(x, Steps(x), keep, lr, chunks[j].begin, chunks[j].end);
-    }
-    for (const Tensor &x : xs) {  // after all chunks have read them
+    });
+    for (int64_t j = 0; j < count; j++) {  // after all chunks have read them
+        const Tensor &x = work.xs[j];
         Steps steps(x);
         if (!x.applied) steps.between.move(steps.now);
         for (int k = 0; k < SCALARS; k++) *x.scalars[k] = steps.between.w[k];
