@@ -240,6 +240,13 @@ def test_a_signal_ends_the_worker_and_frees_its_point(tiny, tmp_path, monkeypatc
     assert time.monotonic() - began < 30
 
 
+def test_a_point_without_its_data_fails_alone(tiny, corpus, tmp_path):
+    plan = Plan(replace(tiny, max_iters=3), grid={"dataset": ["openwebtext", "pydoc"]})
+    missing, there = worker(plan, tmp_path).work()
+    assert missing.error.startswith("DataError: data set openwebtext")
+    assert there.error is None
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("sweeps/*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_sweep_is_valid(path):
     tables, base = command.read([str(path)])

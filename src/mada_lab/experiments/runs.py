@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mada_lab import starting_point
 from mada_lab.config import RunConfig
-from mada_lab.errors import ConfigError, LabError
+from mada_lab.errors import ConfigError
 from mada_lab.loop import train
 from mada_lab.progress import Listener
 from mada_lab.record import MANIFEST, SUMMARY, Run, read_run
@@ -33,14 +33,15 @@ def complete_together(configs: Sequence[RunConfig], data: Data, listeners: Seque
     """As `complete`, of runs of one shape, those that aren't finished trained side by side; or why one failed.
 
     Raises:
-        Interrupted: As `train_together`.
+        LabError: As `train_together`.
     """
-    members, failed = {}, {}
+    members: dict[int, Member] = {}
+    failed: dict[int, Exception] = {}
     for i, config in enumerate(configs):
         try:
             if (rest := unfinished(config)) is not None:
                 members[i] = Member(rest, data, listeners[i])
-        except LabError as error:
+        except Exception as error:
             failed[i] = error
     train_together(list(members.values()))
     failed |= {i: x.error for i, x in members.items() if x.error is not None}

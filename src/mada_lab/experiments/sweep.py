@@ -163,13 +163,13 @@ class Worker:
                 self._conclude(claim, outcome)
 
     def _train(self, configs: Sequence[RunConfig], heard: Sequence[Listener]) -> list[Run | Exception]:
+        """Their runs. Of several side by side, what ends them all is raised, and says nothing of any one."""
         if not configs:
             return []
-        data = self._data(configs[0].dataset)
         if self.together > 1:
-            return complete_together(configs, data, heard)
+            return complete_together(configs, self._data(configs[0].dataset), heard)
         try:
-            return [complete(configs[0], data, heard[0])]
+            return [complete(configs[0], self._data(configs[0].dataset), heard[0])]
         except Interrupted:
             raise
         except Exception as error:
