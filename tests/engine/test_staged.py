@@ -141,6 +141,30 @@ def test_what_has_no_loops_takes_part_in_the_same_step():
 
 
 @pytest.mark.kernel
+def test_what_kernels_prepare_lasts_from_step_to_step(monkeypatch):
+    """But for t, which the eager engine may have moved meanwhile."""
+    params = [p for _, p in named()]
+    fast, taken = muon(params, "auto"), []
+    (kernel,) = (x for x in fast._dispatcher._kernels.values() if isinstance(x, staged.Staged))
+    table = kernel.table
+
+    def spied(cells, prepared):
+        job = table(cells, prepared)
+        taken.append([(x.head, x.tail) for x in job._matrices])
+        assert all(x.before.state["step"] == cell.state["step"] for x, cell in zip(job._matrices, cells, strict=True))
+        return job
+
+    monkeypatch.setattr(kernel, "table", spied)
+    for step in range(4):
+        gradients(params, step)
+        if step == 2:
+            params[0].grad = params[0].grad.mT.contiguous().mT  # not dense
+        fast.step()
+    assert [len(rows) for rows in taken] == [4, 4, 3, 4]
+    assert all(x is y for one, other in zip(taken[0], taken[3], strict=True) for x, y in zip(one, other, strict=True))
+
+
+@pytest.mark.kernel
 def test_a_step_has_four_copies_of_a_matrix_at_most():
     """The buffer, and what products of matrices in fp32 have beside it."""
     assert step_memory.peak(200, 1000) < 4.1 * 4 * 200 * 1000

@@ -5,7 +5,7 @@ middle puts its matrix, which is the tail's gradient. So the parts are any kerne
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,10 @@ from torch import Tensor
 from mada_optim.engine.eager import Cell
 from mada_optim.kernels.protocol import Job, Kernel
 from mada_optim.kernels.stages import Stages
+from mada_optim.kernels.states import States
 from mada_optim.spec import LR, option_key
+
+State = dict[str, Tensor]
 
 BUFFER = 1 << 22  # elements, 16 MiB: matrices that are moved at once, or one that is larger
 
@@ -40,6 +43,7 @@ class Staged:
 
     def __init__(self, stages: Stages, head: Kernel, tail: Kernel) -> None:
         self.stages, self.head, self.tail = stages, head, tail
+        self._states: States[tuple[State, State]] = States(self._shared_out)
 
     @property
     def name(self) -> str:
@@ -48,26 +52,31 @@ class Staged:
 
     def row(self, cell: Cell) -> Rows | None:
         """What both kernels prepare; None where one can't move the matrix."""
-        before, after = self._before(cell), self._after(cell)
+        parts = self._states.row(cell.state, cell.p.numel())
+        assert parts is not None
+        before = cell._replace(rule=self.stages.head, state=parts[0])
+        after = cell._replace(rule=self.stages.tail, state=parts[1])
         head, tail = self.head.row(before), self.tail.row(after)
         return None if head is None or tail is None else Rows(before, after, head, tail)
 
     def table(self, cells: list[Cell], prepared: list[Rows]) -> "StagedJob":
         """`cells` as one job of one step."""
-        return StagedJob(self, prepared)
+        self._states.keep((cell.state for cell in cells), len(cells))
+        torch._foreach_copy_([x.before.state["step"] for x in prepared], [x.after.state["step"] for x in prepared])
+        options = {id(cell.options): as_direction(cell.options) for cell in cells}
+        before = [x.before._replace(options=options[id(x.before.options)]) for x in prepared]
+        return StagedJob(self, [x._replace(before=cell) for x, cell in zip(prepared, before, strict=True)])
 
-    def _before(self, cell: Cell) -> Cell:
-        """The head's: with a t of its own, as it is the tail that moves the matrix's."""
-        state = {slot.name: cell.state[slot.name] for slot in self.stages.head.slots}
-        options = {**cell.options, "lr": -1.0}
-        options.pop(option_key(LR.name), None)
-        return cell._replace(
-            rule=self.stages.head, state={"step": cell.state["step"].clone(), **state}, options=options
-        )
+    def _shared_out(self, state: State, _: int) -> tuple[State, State]:
+        """The head's part, with a t of its own, as it is the tail that moves the matrix's; and the tail's."""
+        slots = {slot.name: state[slot.name] for slot in self.stages.head.slots}
+        rest = {name: x for name, x in state.items() if name in ("step", "trace")}
+        return {"step": state["step"].clone(), **slots}, rest
 
-    def _after(self, cell: Cell) -> Cell:
-        state = {name: x for name, x in cell.state.items() if name in ("step", "trace")}
-        return cell._replace(rule=self.stages.tail, state=state)
+
+def as_direction(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What moves a parameter at 0 to its update."""
+    return {**{key: x for key, x in options.items() if key != option_key(LR.name)}, "lr": -1.0}
 
 
 class StagedJob:
