@@ -80,6 +80,8 @@ class Dispatcher:
                 taken, rows = jobs[kernel]
                 taken.append(cell)
                 rows.append(row)
+        for kernel, job in jobs.items():
+            kernel.keep(*job)
         return Work([kernel.table(*job) for kernel, job in jobs.items()], rest)
 
 

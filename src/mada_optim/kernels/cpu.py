@@ -51,9 +51,12 @@ class Loops:
         """
         return self._states.row(cell.state, cell.p.numel()) if plain(cell.p) and plain(cell.g) else None
 
+    def keep(self, cells: list[Cell], _: list[Row]) -> None:
+        """Forgets the states of others, if there are many."""
+        self._states.keep((cell.state for cell in cells), len(cells))
+
     def table(self, cells: list[Cell], prepared: list[Row]) -> Table:
         """`cells` as one job of one step; `prepared` is what `row` gave for each."""
-        self._states.keep((cell.state for cell in cells), len(cells))
         return Table(self._library, self._learned, self._traced, prepared, cells, Numbers(self._rule, cells))
 
     def _fits(self, name: str, x: Tensor, size: int) -> bool:

@@ -130,9 +130,12 @@ class Triton:
             return None
         return self._states.row(cell.state, cell.p.numel())
 
+    def keep(self, cells: list[Cell], _: list[Row]) -> None:
+        """Forgets the states of others, if there are many."""
+        self._states.keep((cell.state for cell in cells), len(cells))
+
     def table(self, cells: list[Cell], prepared: list[Row]) -> "Launches | Several":
         """`cells` as one job of one step; `prepared` is what `row` gave for each."""
-        self._states.keep((cell.state for cell in cells), len(cells))
         kinds = [(cell.p.dtype, cell.state["gradient"].dtype if self.settles else cell.p.dtype) for cell in cells]
         jobs = []
         for kind in dict.fromkeys(kinds):

@@ -27,5 +27,8 @@ class Kernel(Protocol):
     def row(self, cell: Cell) -> Any:
         """What it prepares for a tensor; None for one that it can't move."""
 
+    def keep(self, cells: list[Cell], prepared: list[Any]) -> None:
+        """Forgets what is prepared for others, if there is much of it: these are all tensors of a step."""
+
     def table(self, cells: list[Cell], prepared: list[Any]) -> Job:
         """Tensors, with what `row` gave for each, as one job."""

@@ -59,9 +59,14 @@ class Staged:
         head, tail = self.head.row(before), self.tail.row(after)
         return None if head is None or tail is None else Rows(before, after, head, tail)
 
+    def keep(self, cells: list[Cell], prepared: list[Rows]) -> None:
+        """Forgets the states of others, if there are many, and so do both kernels."""
+        self._states.keep((cell.state for cell in cells), len(cells))
+        self.head.keep([x.before for x in prepared], [x.head for x in prepared])
+        self.tail.keep([x.after for x in prepared], [x.tail for x in prepared])
+
     def table(self, cells: list[Cell], prepared: list[Rows]) -> "StagedJob":
         """`cells` as one job of one step."""
-        self._states.keep((cell.state for cell in cells), len(cells))
         torch._foreach_copy_([x.before.state["step"] for x in prepared], [x.after.state["step"] for x in prepared])
         options = {id(cell.options): as_direction(cell.options) for cell in cells}
         before = [x.before._replace(options=options[id(x.before.options)]) for x in prepared]

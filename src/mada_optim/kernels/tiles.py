@@ -75,6 +75,9 @@ class Tiled:
         tensors = [cell.p, cell.g, *(cell.state[name] for name in (*self.slots, *beside))]
         return cell if all(x.numel() == cell.p.numel() and plain(x) for x in tensors) else None
 
+    def keep(self, cells: list[Cell], _: list[Cell]) -> None:
+        """Does nothing, as nothing is kept."""
+
     def table(self, cells: list[Cell], _: list[Cell]) -> "Tiles":
         """`cells` as one job of one step."""
         return Tiles(self, cells)
