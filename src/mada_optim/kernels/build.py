@@ -2,8 +2,8 @@
 
 The file is named by the digest of all that decides its content: source, flags, compiler, processor. Its threads are
 torch's where torch has loaded an OpenMP runtime of GCC's kind, also from a compiler that has none or one of another
-kind; else those of the compiler's own runtime, else started for each loop, which costs a millisecond where torch's are
-still spinning. Where no compiler is installed, the package ziglang is one.
+kind; else those of the compiler's own runtime, else started for each loop, at a millisecond or more
+(docs/performance.md). Where no compiler is installed, the package ziglang is one.
 """
 
 import ctypes
