@@ -26,7 +26,8 @@ class Rows(NamedTuple):
     """What both parts have prepared for a matrix.
 
     Attributes:
-        before: The head's cell, but for its buffer, in whose place the parameter is.
+        before: The head's cell, but for its buffer, in whose place the parameter is, and its options, which
+            are the matrix's.
         after: The tail's, but for what the middle gives, in whose place the gradient is.
         head: What the head's kernel has for `before`.
         tail: What the tail's has for `after`.
