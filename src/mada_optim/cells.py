@@ -1,7 +1,8 @@
 """Parameters as engines see them: each with what the rule comes to on it, its state and its options."""
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,21 @@ from mada_optim.spec import Rule, option_key
 
 Group = Mapping[str, Any]
 State = dict[str, Tensor]
+Ready = tuple[Tensor, Tensor, int]  # a parameter, its gradient, and its place in its group
+
+
+class Kind(NamedTuple):
+    """What is the same for the parameters of a group that a rule treats alike.
+
+    Attributes:
+        form: What the rule comes to for them.
+        kept: The keys of their state.
+        options: The group as each of its parameters sees it.
+    """
+
+    form: Rule
+    kept: frozenset[str]
+    options: list[Group]
 
 
 class Cells:
@@ -45,16 +61,20 @@ class Cells:
         Raises:
             RuntimeError: A gradient is sparse; nothing is changed.
         """
-        if any(g.is_sparse for group in groups for p in group["params"] if (g := p.grad) is not None):
+        ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
+        if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
             raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")
         self._bank.adopt(groups)
-        return [cell for i, group in enumerate(groups) for cell in self._of_group(group, states, i)]
+        cells = (self._of_group(x, ready[i], states, i) for i, x in enumerate(groups))
+        return list(chain.from_iterable(cells))
 
-    def _of_group(self, group: dict[str, Any], states: MutableMapping[Tensor, State], i: int) -> list[eager.Cell]:
-        ready = [(p, j) for j, p in enumerate(group["params"]) if p.grad is not None]
-        flags = [matrices.is_hidden(self._rule, group, j) for _, j in ready]
-        kinds = {is_matrix: self._kind(group, is_matrix) for is_matrix in set(flags)}
-        return [self._cell(p, states[p], *kinds[x], i, j) for (p, j), x in zip(ready, flags, strict=True)]
+    def _of_group(
+        self, group: dict[str, Any], ready: list[Ready], states: MutableMapping[Tensor, State], i: int
+    ) -> list[eager.Cell]:
+        flags = matrices.flags(self._rule, group)
+        kinds = {is_matrix: self._kind(group, is_matrix) for is_matrix in {flags[j] for _, _, j in ready}}
+        rows = self._bank.rows_of(i, len(flags))
+        return [self._cell(p, g, states[p], kinds[flags[j]], j, rows[j]) for p, g, j in ready]
 
     def form(self, group: Group, parameter: int) -> Rule:
         """What the rule comes to for a parameter."""
@@ -81,11 +101,11 @@ class Cells:
         slots, per_element = eager.slots_after_last_update(cell), eager.per_element(cell.rule)
         return {name: shards.like(p, x.clone()) if name in per_element else x.clone() for name, x in slots.items()}
 
-    def _kind(self, group: Group, is_matrix: bool) -> tuple[Rule, frozenset[str], list[Group]]:
-        """For the hidden weight matrices of a group, or its other tensors: rule, keys of the state, options of each."""
+    def _kind(self, group: Group, is_matrix: bool) -> Kind:
+        """Of the hidden weight matrices of a group, or of its other tensors."""
         form = matrices.form(self._rule, group, self._learned, is_matrix)
         options = self._options_of_each(matrices.seen(self._rule, group, is_matrix))
-        return form, frozenset(eager.state_names(form, self._memory)), options
+        return Kind(form, frozenset(eager.state_names(form, self._memory)), options)
 
     def _options_of_each(self, group: Group) -> list[Group]:
         """What a step needs of `options` for each parameter of a group, made at once: views are dear, one by one."""
@@ -95,10 +115,9 @@ class Cells:
         rows = zip(*(group[key].unbind() for key in keys), strict=True)
         return [{**group, **dict(zip(keys, row, strict=True))} for row in rows]
 
-    def _cell(
-        self, p: Tensor, state: State, form: Rule, kept: frozenset[str], options_of_each: list[Group], i: int, j: int
-    ) -> eager.Cell:
-        seen, g = shards.both(p)
+    def _cell(self, p: Tensor, gradient: Tensor, state: State, kind: Kind, j: int, row: int) -> eager.Cell:
+        form, kept, options_of_each = kind
+        seen, g = shards.both(p, gradient)
         if not g.dtype is seen.dtype is torch.float32 or not p.ndim:  # most need none of it
             seen, g = eager.canvas(seen), eager.canvas(g)
             g = g.to(eager.compute_dtype(seen))
@@ -109,7 +128,7 @@ class Cells:
         options = options_of_each[j]
         if not form.pointwise and shards.is_sharded(p):
             form = shards.gathering(form, p, differentiated=self._memory.last_update)
-        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, self._bank.row(i, j))
+        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, row)
 
     def _fit(self, state: State, form: Rule) -> None:
         """Drops slots that were switched off since: they move no more, and must not be taken up again as they are."""

@@ -1,7 +1,6 @@
 """Which engine moves which tensor: compiled loops where there are some for the rule, the eager engine for the rest."""
 
 import functools
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +65,7 @@ class Dispatcher:
 
     def share_out(self, cells: list[Cell]) -> "Work":
         """The tensors of one step, by engine."""
-        jobs: dict[kernels.Kernel, tuple[list[Cell], list[Any]]] = defaultdict(lambda: ([], []))
+        jobs: dict[kernels.Kernel, tuple[list[Cell], list[Any]]] = {}
         rest = []
         for cell in cells:
             # not prepared yet: a corner was set in a group since it was added, or the optimizer is a copy
@@ -77,6 +76,8 @@ class Dispatcher:
             if kernel is None or row is None:
                 rest.append(cell)
             else:
+                if kernel not in jobs:
+                    jobs[kernel] = ([], [])
                 taken, rows = jobs[kernel]
                 taken.append(cell)
                 rows.append(row)

@@ -72,8 +72,14 @@ def is_matrix(p: Tensor) -> bool:
     return p.ndim >= 2 and p.shape[0] > 1 and p.numel() > p.shape[0] and not p.is_complex()
 
 
+def flags(rule: Rule, group: Mapping[str, Any]) -> list[bool]:
+    """Whether each parameter has the member for matrices; so has every one where the rule treats all alike."""
+    own: list[bool] = [True] * len(group["params"]) if rule.matrix_weight is None else group[FLAGS]
+    return own
+
+
 def is_hidden(rule: Rule, group: Mapping[str, Any], parameter: int) -> bool:
-    """Whether a parameter has the member for matrices; so has every one where the rule treats all alike."""
+    """Of one parameter, what `flags` says of each."""
     return rule.matrix_weight is None or group[FLAGS][parameter]
 
 

@@ -226,7 +226,7 @@ class HyperOptimizer(Optimizer):
         super().add_param_group(param_group)
         self._sort_matrices()
         self._attach_coefficients(param_group)
-        for is_matrix in {matrices.is_hidden(self.rule, param_group, j) for j in range(len(param_group["params"]))}:
+        for is_matrix in set(matrices.flags(self.rule, param_group)):
             seen = matrices.seen(self.rule, param_group, is_matrix)
             self._dispatcher.prepare(corners(self.rule, seen, ()), self._home)  # what is learned is a tensor
 

@@ -36,13 +36,12 @@ def local(x: Tensor) -> Tensor:
     return shard
 
 
-def both(p: Any) -> tuple[Tensor, Tensor]:
-    """What this process holds of `p` and, element for element, of its gradient.
+def both(p: Any, g: Any) -> tuple[Tensor, Tensor]:
+    """What this process holds of `p` and, element for element, of its gradient `g`.
 
     Raises:
         RuntimeError: The gradient is laid out otherwise than the parameter.
     """
-    g = p.grad
     if type(p) in WHOLE and type(g) in WHOLE:
         return p, g
     if is_sharded(p) and (not is_sharded(g) or g.placements != p.placements or g.device_mesh != p.device_mesh):
@@ -60,8 +59,7 @@ def reduction(params: Iterable[Tensor]) -> tuple[list[Any], str]:
         RuntimeError: Parameters are sharded over different processes, or some are and some aren't, so that one sum
             would count some of them twice.
     """
-    params = list(params)
-    if MODULE not in sys.modules or WHOLE.issuperset(map(type, params)):
+    if MODULE not in sys.modules or WHOLE.issuperset(map(type, params := list(params))):
         return [], "cpu"
     layouts = {_layout(x) for x in params}
     wanted = {_sharded_dimensions(layout) for layout in layouts}

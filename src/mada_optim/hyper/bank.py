@@ -69,10 +69,10 @@ class Bank:
         column = self.columns[key]
         column.copy_(torch.where(where if column.ndim == 1 else where.unsqueeze(-1), new, column))
 
-    def row(self, group: int, parameter: int) -> int:
-        """The row of a parameter, by its group and its place there; 0 where nothing is learned."""
+    def rows_of(self, group: int, parameters: int) -> Sequence[int]:
+        """The row of each of a group's parameters; 0 where nothing is learned."""
         place = self._places[group] if self._places else 0
-        return place.start + parameter if isinstance(place, slice) else place
+        return range(place.start, place.stop) if isinstance(place, slice) else [place] * parameters
 
     def by_row(self, of_groups: Sequence[Tensor]) -> Tensor:
         """A number per row (rows,), from one per group, 0-d; of all groups together, that of the first."""

@@ -23,11 +23,12 @@ class Numbers:
     """
 
     def __init__(self, rule: Rule, cells: list[Cell]) -> None:
-        groups = {id(cell.options): cell.options for cell in cells}
+        ids = [id(cell.options) for cell in cells]
+        groups = dict(zip(ids, cells, strict=True))
         place = {key: i for i, key in enumerate(groups)}
         #: The row of each tensor.
-        self.rows = [place[id(cell.options)] for cell in cells]
-        self._names, self._groups = rule.coefficient_names(), list(groups.values())
+        self.rows = [place[key] for key in ids]
+        self._names, self._groups = rule.coefficient_names(), [cell.options for cell in groups.values()]
         fixed, begin = ("weight_decay", "horizon", *rule.hyper_parameters), [0.0] * (1 + len(self._names))
         numbers = [[*begin, *(options[name] for name in fixed)] for options in self._groups]
         self.matrix = torch.tensor(numbers, dtype=torch.float64, device=CPU)

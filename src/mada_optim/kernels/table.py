@@ -2,7 +2,6 @@
 
 import ctypes
 from array import array
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -55,10 +54,10 @@ class Table:
         self._library, self._rows, self._cells, self._numbers = library, rows, cells, numbers
         self._learned, self._traced = learned, traced
         each = zip(rows, cells, numbers.addresses(), strict=True)
-        jobs = [(row.address, cell.p.data_ptr(), cell.g.data_ptr(), now, cell.scope) for row, cell, now in each]
-        self._jobs = array("q", chain.from_iterable(jobs))
+        jobs = ((row.address, x.p.data_ptr(), x.g.data_ptr(), now, x.scope) for row, x, now in each)
+        self._jobs = array("q", [number for job in jobs for number in job])
         pointer = ctypes.c_void_p(self._jobs.buffer_info()[0])
-        self._call = (pointer, ctypes.c_int64(len(jobs)), torch.get_num_threads())
+        self._call = (pointer, ctypes.c_int64(len(cells)), torch.get_num_threads())
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
