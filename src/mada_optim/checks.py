@@ -14,8 +14,6 @@ NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
 POSITIVE = Interval(math.ulp(0.0), math.inf, open_high=True)
 FACTOR = Interval(1e-30, 1e30)  # of the learned factor of lr
 
-PerCoefficient = float | Mapping[str, float] | None
-
 
 def number(name: str, x: object, allowed: Interval, remedy: str) -> float:
     """`x` as a float inside `allowed`.
@@ -60,70 +58,6 @@ def learned_names(rule: Rule, learn: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in wanted)
 
 
-def hyper_lr(rule: Rule, given: PerCoefficient, learned: tuple[str, ...]) -> list[float]:
-    """The learning rate of each learned coefficient; its own default where none is given.
-
-    Raises:
-        ValueError: A number is negative or not finite, or a key is no learned coefficient.
-    """
-    default = {q.name: q.hyper_lr for q in (*rule.coefficients, LR) if q.name in learned}
-    return _per_coefficient("hyper_lr", given, default, NON_NEGATIVE)
-
-
-def hyper_momentum(given: PerCoefficient, learned: tuple[str, ...]) -> list[float]:
-    """The momentum of each learned coefficient; 0 where none is given.
-
-    Raises:
-        ValueError: A number is outside [0, 1), or a key is no learned coefficient.
-    """
-    return _per_coefficient("hyper_momentum", given, dict.fromkeys(learned, 0.0), DECAY)
-
-
-def hyper_memory(given: PerCoefficient, learned: tuple[str, ...]) -> list[float]:
-    """The memory of each learned coefficient's mean square; 0 where none is given.
-
-    Raises:
-        ValueError: A number is outside [0, 1), or a key is no learned coefficient.
-    """
-    return _per_coefficient("hyper_memory", given, dict.fromkeys(learned, 0.0), DECAY)
-
-
-def hyper_averaging(given: PerCoefficient, memories: list[float], learned: tuple[str, ...]) -> list[float]:
-    """The decay of each learned coefficient's mean hypergradient; 0 where none is given.
-
-    Raises:
-        ValueError: A number is outside [0, 1), a key is no learned coefficient, or there is no memory of its size,
-            without which a mean can't be weighed against its noise.
-    """
-    decays = _per_coefficient("hyper_averaging", given, dict.fromkeys(learned, 0.0), DECAY)
-    for name, decay, memory in zip(learned, decays, memories, strict=True):
-        if decay and not memory:
-            remedy = "give it one, such as 0.999, or leave hyper_averaging out"
-            raise ValueError(
-                f"hyper_averaging of {name}={decay}: expected a hyper_memory of {name} > 0, got 0; {remedy}"
-            )
-    return decays
-
-
-def hyper_reach(given: PerCoefficient, learned: tuple[str, ...]) -> list[float]:
-    """How far each learned coefficient goes at most in one hyper-step; math.inf where 0 or nothing is given.
-
-    Raises:
-        ValueError: A number is below 0, or a key is no learned coefficient.
-    """
-    distances = _per_coefficient("hyper_reach", given, dict.fromkeys(learned, 0.0), NON_NEGATIVE)
-    return [x or math.inf for x in distances]
-
-
-def _per_coefficient(what: str, given: PerCoefficient, default: dict[str, float], allowed: Interval) -> list[float]:
-    if not isinstance(given, Mapping):
-        given = {} if given is None else dict.fromkeys(default, given)
-    for name in given:
-        member(f"{what} key", name, default, "only learned coefficients have one: name it in `learn` too")
-    remedy = "pass one for all, or a dict by coefficient"
-    return [number(f"{what} of {name}", x, allowed, remedy) for name, x in {**default, **given}.items()]
-
-
 def intervals(
     rule: Rule, bounds: Mapping[str, tuple[float, float]] | None, learned: tuple[str, ...]
 ) -> dict[str, Interval]:
@@ -146,27 +80,6 @@ def _interval(q: Coefficient, ends: tuple[float, float] | None) -> Interval:
     if low > high:
         raise ValueError(f"bounds of {q.name}=({low}, {high}): expected low <= high; swap them")
     return Interval(math.log(low), math.log(high)) if q is LR else Interval(low, high)
-
-
-def count(name: str, x: object, remedy: str) -> int:
-    """`x` as a whole number >= 0.
-
-    Raises:
-        ValueError: It is none.
-    """
-    value = number(name, x, NON_NEGATIVE, remedy)
-    if value != int(value):
-        raise ValueError(f"{name}={x!r}: expected a whole number; {remedy}")
-    return int(value)
-
-
-def limit(name: str, x: object, remedy: str) -> float:
-    """`x` as a number >= 0, infinity included.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return math.inf if x == math.inf else number(name, x, NON_NEGATIVE, f"{remedy}, math.inf is no limit")
 
 
 def state_dtype(dtype: object) -> torch.dtype | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from mada_optim import checks, initial_lr, matrices, shards, snapshot
+from mada_optim import checks, initial_lr, learning, matrices, shards, snapshot
 from mada_optim.cells import Cells
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
@@ -20,7 +20,7 @@ from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Lea
 from mada_optim.hyper.step import hyper_step
 from mada_optim.readings import Bill, Reading, by_scope
 from mada_optim.rules import RULES
-from mada_optim.spec import LR, UNIT, Rule, option_key
+from mada_optim.spec import LR, Rule, option_key
 from mada_optim.specialize import corners, is_corner
 
 
@@ -162,14 +162,20 @@ class HyperOptimizer(Optimizer):
         traced = checks.horizon(horizon, self.learned) > 0
         one_step = [q for q in self.learned if not (traced and q == LR.name)]
         self._memory = eager.Memory(last_update=bool(one_step), trace=traced)
-        memories = checks.hyper_memory(hyper_memory, self.learned)
-        means = checks.hyper_averaging(hyper_averaging, memories, self.learned)
-        reach = checks.hyper_reach(hyper_reach, self.learned)
-        freeze = checks.number(
-            "hyper_freeze", hyper_freeze, UNIT, "0 is for never, 0.4 for the last two fifths of a cosine"
+        self._learner = learning.learner(
+            self.rule,
+            self.intervals,
+            hyper_lr=hyper_lr,
+            hyper_momentum=hyper_momentum,
+            hyper_clip=hyper_clip,
+            hyper_start=hyper_start,
+            hyper_stop=hyper_stop,
+            hyper_freeze=hyper_freeze,
+            hyper_memory=hyper_memory,
+            hyper_averaging=hyper_averaging,
+            hyper_reach=hyper_reach,
         )
-        remembers = {"normalized": any(memories), "averaged": any(means), "freezes": freeze > 0}
-        self._bank = Bank(self.learned, checks.scope(scope), **remembers)
+        self._bank = Bank(self.learned, checks.scope(scope), self._learner)
         self._cells = self._new_cells()
         self._requested_engine = checks.engine(engine)
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
@@ -189,20 +195,7 @@ class HyperOptimizer(Optimizer):
         super().__init__(params, defaults)
         self._start_lr(checks.lr_init(lr_init, self.learned))
 
-        momenta = checks.hyper_momentum(hyper_momentum, self.learned)
-        self._learner = Learner(
-            lr=self._vector(checks.hyper_lr(self.rule, hyper_lr, self.learned)),
-            momentum=self._vector(momenta) if any(momenta) else None,
-            low=self._vector([self.intervals[q].low for q in self.learned]),
-            high=self._vector([self.intervals[q].high for q in self.learned]),
-            limit=checks.limit("hyper_clip", hyper_clip, "the paper's is 10"),
-            start=checks.count("hyper_start", hyper_start, "the paper's is 50"),
-            stop=math.inf if hyper_stop is None else checks.count("hyper_stop", hyper_stop, "None is for no end"),
-            memory=self._vector(memories) if any(memories) else None,
-            averaging=self._vector(means) if any(means) else None,
-            reach=self._vector(reach) if any(map(math.isfinite, reach)) else None,
-            freeze=freeze,
-        )
+        self._learner = self._learner.on(self._home, eager.scalar_dtype(self._home))
         if hyper_optimizer is not None and self.learned:
             leaves = [self._bank.columns[option_key(q)] for q in self.learned]
             self._external = ExternalLearner(hyper_optimizer, leaves)
@@ -276,9 +269,6 @@ class HyperOptimizer(Optimizer):
     def _new_cells(self) -> Cells:
         name = type(self).__name__
         return Cells(name, self.rule, self.learned, self._memory, self._bank, self.state_dtype)
-
-    def _vector(self, numbers: list[float]) -> Tensor:
-        return torch.tensor(numbers, dtype=eager.scalar_dtype(self._home), device=self._home)
 
     @overload
     def step(self, closure: None = None) -> None: ...

@@ -46,8 +46,6 @@ def test_after_a_move_the_next_waits_for_new_evidence():
 def turns_after(reach):
     """How many hypergradients of the other sign it takes until the coefficient goes their way."""
     one = torch.ones(1, dtype=torch.float64)
-    bank = Bank(("lr",), "global", averaged=True)
-    bank.add_group({"log_lr": torch.tensor(0.0, dtype=torch.float64)}, 1)
     learner = Learner(
         lr=one,
         momentum=0 * one,
@@ -58,6 +56,8 @@ def turns_after(reach):
         averaging=0.9 * one,
         reach=None if reach is None else reach * one,
     )
+    bank = Bank(("lr",), "global", learner)
+    bank.add_group({"log_lr": torch.tensor(0.0, dtype=torch.float64)}, 1)
     path = []
     for sign in [-1.0] * 20 + [1.0] * 20:
         hyper_step(bank, learner, None, [], sign * torch.ones(1, 1, dtype=torch.float64), torch.tensor([True]))

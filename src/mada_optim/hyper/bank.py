@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mada_optim.hyper.learner import Learner
 from mada_optim.spec import option_key
 
 SCOPES = ("global", "group", "tensor")
@@ -31,22 +32,14 @@ class Bank:
     Args:
         names: The learned coefficients.
         scope: Over what a coefficient is one: "global", "group" or "tensor".
-        normalized: Whether the learner remembers mean squares of the hypergradients.
-        averaged: Whether it remembers a mean of them.
-        freezes: Whether it remembers the largest lr.
+        learner: Of the hyper-step.
     """
 
-    def __init__(
-        self,
-        names: tuple[str, ...],
-        scope: str,
-        normalized: bool = False,
-        averaged: bool = False,
-        freezes: bool = False,
-    ) -> None:
+    def __init__(self, names: tuple[str, ...], scope: str, learner: Learner) -> None:
         self.names, self.scope = names, scope
-        self._vectors = (*MEMORY[:2], *MEAN_SQUARES * normalized, *EVIDENCE * averaged)
-        self._numbers = (MEMORY[2], *(LARGEST_LR,) * freezes)
+        means, evidence = MEAN_SQUARES * (learner.memory is not None), EVIDENCE * (learner.averaging is not None)
+        self._vectors = (*MEMORY[:2], *means, *evidence)
+        self._numbers = (MEMORY[2], *(LARGEST_LR,) * (learner.freeze > 0))
         self.columns: dict[str, Tensor] = {}  # by key in a group: coefficients (rows,), memory (rows,) or (rows, names)
         self._places: list[int | slice] = []
         self._views: list[dict[str, Tensor]] = []

@@ -5,7 +5,8 @@ Matrices have one row per scope and one column per learned coefficient.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,11 @@ class Learner:
     averaging: Tensor | None = None
     reach: Tensor | None = None
     freeze: float = 0.0
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> "Learner":
+        """The same, with its vectors there."""
+        there: dict[str, Any] = {q: x.to(device, dtype) for q, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **there)
 
     def may_step(self, h: Tensor, applied_steps: Tensor) -> Tensor:
         """By scope: are there enough steps behind, one at least, not too many, and is every hypergradient finite?"""
