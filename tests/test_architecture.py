@@ -44,8 +44,11 @@ ALLOWED = {
         "mada_optim.engine",
         "mada_optim.kernels",
         "mada_optim.orthogonal",
+        "mada_optim.exchange",
     ),
+    "mada_optim.exchange": (),
     "mada_optim.dispatch": (
+        "mada_optim.shards",
         "mada_optim.spec",
         "mada_optim.specialize",
         "mada_optim.engine",

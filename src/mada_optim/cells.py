@@ -125,10 +125,8 @@ class Cells:
             state.update(self.new_state(form, seen))
         elif state.keys() != kept:
             self._fit(state, form)
-        options = options_of_each[j]
-        if not form.pointwise and shards.is_sharded(p):
-            form = shards.gathering(form, p, differentiated=self._memory.last_update)
-        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, row)
+        options, whole = options_of_each[j], p if not form.pointwise and shards.is_sharded(p) else None
+        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, row, whole)
 
     def _fit(self, state: State, form: Rule) -> None:
         """Drops slots that were switched off since: they move no more, and must not be taken up again as they are."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mada_optim import kernels
+from mada_optim import kernels, shards
 from mada_optim.engine import eager
 from mada_optim.engine.eager import Cell
 from mada_optim.hyper.gradient import LastUpdate, along_trace, hypergradient
@@ -71,10 +71,10 @@ class Dispatcher:
             # not prepared yet: a corner was set in a group since it was added, or the optimizer is a copy
             if cell.rule not in self._kernels:
                 self.prepare(corners(self._rule, cell.options, ()), cell.p.device)  # what is learned is a tensor
-            kernel = self._kernels.get(cell.rule)  # where shards are gathered, the rule is a fresh one
+            kernel = self._kernels[cell.rule]
             row = None if kernel is None else kernel.row(cell)
             if kernel is None or row is None:
-                rest.append(cell)
+                rest.append(self._gathering(cell))
             else:
                 if kernel not in jobs:
                     jobs[kernel] = ([], [])
@@ -84,6 +84,13 @@ class Dispatcher:
         for kernel, job in jobs.items():
             kernel.keep(*job)
         return Work([kernel.table(*job) for kernel, job in jobs.items()], rest)
+
+    def _gathering(self, cell: Cell) -> Cell:
+        """The cell as the eager engine takes it: its rule gathers a matrix that it needs whole."""
+        if cell.whole is None:
+            return cell
+        one_step = len(self._learned) > self._traced
+        return cell._replace(rule=shards.gathering(cell.rule, cell.whole, differentiated=one_step))
 
 
 class Work:

@@ -16,10 +16,11 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 
 from mada_optim import MADA
+from mada_optim.kernels import staged
 from tests.distributed import group
 from tests.problems import learning
 
@@ -39,9 +40,22 @@ class Net(nn.Module):
         return nn.functional.linear(x, self.table.weight)
 
 
-def net():
+class Deep(Net):
+    """With three hidden matrices, none of them square but one."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 10), nn.Linear(10, WIDTH)
+
+    def forward(self, ids):
+        x = torch.tanh(self.hidden(self.table(ids)))
+        x = (x + self.down(torch.tanh(self.up(x)))) * self.gain
+        return nn.functional.linear(x, self.table.weight)
+
+
+def net(kind=Net):
     torch.manual_seed(0)
-    return Net()
+    return kind()
 
 
 def step(model, opt, seed, mine=slice(None)):
@@ -52,10 +66,10 @@ def step(model, opt, seed, mine=slice(None)):
     opt.zero_grad()
 
 
-def sharded(mesh):
-    model = net()
-    fully_shard(model.hidden, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+def sharded(mesh, kind=Net, cut=None):
+    model = net(kind)
+    fully_shard(model.hidden, mesh=mesh, shard_placement_fn=cut)
+    fully_shard(model, mesh=mesh, shard_placement_fn=cut)
     return model
 
 
@@ -123,25 +137,27 @@ def test_sharded_equals_whole(shape, steps, options):
 MATRICES = {"learn": "lr", "horizon": 0.9, "hyper_start": 1, "hyper_lr": 0.05, "hyper_memory": 0.9, "lr_init": "shape"}
 
 
+def hidden_of(model):
+    return [model.hidden.weight, model.up.weight, model.down.weight]
+
+
 def with_matrices(model, **options):
-    rest = [p for p in model.parameters() if p is not model.hidden.weight]
-    return MADA(
-        [{"params": [model.hidden.weight], "matrix": True}, {"params": rest, "matrix": False}],
-        rule="mada_matrix",
-        **options,
-    )
+    hidden = hidden_of(model)
+    rest = [p for p in model.parameters() if not any(p is x for x in hidden)]
+    return MADA([{"params": hidden, "matrix": True}, {"params": rest, "matrix": False}], rule="mada_matrix", **options)
 
 
-def matrices(shape, options):
-    """Five steps with Muon on the hidden matrix, whose shards are gathered; and the state, saved and loaded."""
+def matrices(shape, options, cut=None):
+    """Five steps with Muon on the hidden matrices, which are put together; and the state, saved and loaded."""
+    staged.BUFFER = 40  # elements, so that there are several parts
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicas", "shards")[-len(shape) :])
-    model, again = sharded(mesh), sharded(mesh)
+    model, again = sharded(mesh, Deep, cut), sharded(mesh, Deep, cut)
     opt, other = (with_matrices(x, **options) for x in (model, again))
     rows = rows_of(dist.get_rank(), dist.get_world_size())
     for i in range(5):
         step(model, opt, i, rows)
     early = [p.full_tensor().detach().numpy() for p in model.parameters()]
-    slots = [x.full_tensor().numpy() for x in opt.slots(model.hidden.weight).values() if isinstance(x, DTensor)]
+    slots = [x.full_tensor().numpy() for p in hidden_of(model) for x in opt.slots(p).values() if isinstance(x, DTensor)]
     again.load_state_dict(copy.deepcopy(model.state_dict()))
     other.load_state_dict(copy.deepcopy(opt.state_dict()))
     for x, y in ((model, opt), (again, other)):
@@ -150,26 +166,40 @@ def matrices(shape, options):
     return early, slots, opt.coefficients(), all(torch.equal(x.to_local(), y.to_local()) for x, y in pairs)
 
 
-@pytest.mark.parametrize("shape", [(2,), (4,), (2, 2)], ids=["2", "4", "2 replicas of 2"])
-@pytest.mark.parametrize("options", [MATRICES, {"learn": ()}], ids=["lr learned", "plain"])
-def test_hidden_matrices_are_gathered(shape, options):
-    """The orthogonalised momentum is that of the whole matrix, whatever is sharded; its slot stays in shards."""
-    ranks = group.run(torch.Size(shape).numel(), matrices, shape, options)
-    model = net()
+def assert_matrices_are_those_of_one_process(ranks, options):
+    model = net(Deep)
     opt = with_matrices(model, **options)
     for i in range(5):
         step(model, opt, i)
     for early, slots, coefficients, resumed_alike in ranks:
         close(early, [p.detach() for p in model.parameters()], 1e-5)
-        close(slots, [opt.slots(model.hidden.weight)["b"]], 1e-5)
+        close(slots, [opt.slots(p)["b"] for p in hidden_of(model)], 1e-5)
         assert coefficients == ranks[0][2]
         assert resumed_alike
     step(model, opt, 5)
     close(numbers(ranks[0][2]), numbers(opt.coefficients()), 1e-5)
 
 
+@pytest.mark.parametrize("shape", [(2,), (4,), (2, 2)], ids=["2", "4", "2 replicas of 2"])
+@pytest.mark.parametrize("options", [MATRICES, {"learn": ()}], ids=["lr learned", "plain"])
+@pytest.mark.parametrize("engine", ["auto", "tiled", "eager"])
+def test_hidden_matrices_are_put_together(shape, options, engine):
+    """The orthogonalised momentum is that of the whole matrix, whatever is sharded; its slot stays in shards."""
+    options = {**options, "engine": engine}
+    assert_matrices_are_those_of_one_process(group.run(torch.Size(shape).numel(), matrices, shape, options), options)
+
+
+def by_columns(p):
+    return Shard(1) if p.ndim > 1 else Shard(0)
+
+
+def test_matrices_that_are_cut_by_columns_are_gathered():
+    options = {**MATRICES, "engine": "auto"}
+    assert_matrices_are_those_of_one_process(group.run(2, matrices, (2,), options, by_columns), options)
+
+
 def learned_matrices():
-    model = sharded(init_device_mesh("cpu", (2,)))
+    model = sharded(init_device_mesh("cpu", (2,)), Deep)
     opt = with_matrices(model, learn="omega")
     with pytest.raises(RuntimeError, match="rule that is not pointwise is learned, got shards; learn nothing but lr"):
         step(model, opt, 0)

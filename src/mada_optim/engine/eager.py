@@ -81,6 +81,7 @@ class Cell(NamedTuple):
         state: The parameter's state, empty before its first step.
         options: The parameter's group: lr, weight_decay, hyper-parameters, and its coefficients, 0-d or plain numbers.
         scope: The row of its learned coefficients, among all that are learned.
+        whole: The DTensor that `p` is a shard of, where the rule needs whole matrices; None for what is whole itself.
     """
 
     rule: Rule
@@ -89,6 +90,7 @@ class Cell(NamedTuple):
     state: dict[str, Tensor]
     options: Mapping[str, Any]
     scope: int = 0
+    whole: Tensor | None = None
 
     def slots(self) -> dict[str, Tensor]:
         """The slots as they are stored."""

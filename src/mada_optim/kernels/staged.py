@@ -1,7 +1,8 @@
 """Loops for rules of matrices: those of both pointwise parts, with torch's products between.
 
 The head's update goes into buffers, as that of parameters at 0 which are moved by a learning rate of -1; there the
-middle puts its matrix, which is the tail's gradient. So the parts are any kernel's jobs, on any device.
+middle puts its matrix, which is the tail's gradient. So the parts are any kernel's jobs, on any device. Of a matrix
+that is sharded they have the shard; for the middle it is put together on one of the processes (`mada_optim.exchange`).
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mada_optim import exchange
 from mada_optim.engine.eager import Cell
 from mada_optim.kernels.protocol import Job, Kernel
 from mada_optim.kernels.stages import Stages
@@ -52,7 +54,9 @@ class Staged:
         return self.tail.name
 
     def row(self, cell: Cell) -> Rows | None:
-        """What both kernels prepare; None where one can't move the matrix."""
+        """What both kernels prepare; None where one can't move the matrix, or its shards can't be put together."""
+        if cell.whole is not None and exchange.layout(cell.whole) is None:
+            return None
         parts = self._states.row(cell.state, cell.p.numel())
         assert parts is not None
         before = cell._replace(rule=self.stages.head, state=parts[0])
@@ -85,6 +89,11 @@ def as_direction(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: x for key, x in options.items() if key != option_key(LR.name)}, "lr": -1.0}
 
 
+def size_of(cell: Cell) -> int:
+    """Elements of a matrix's buffer; of a shard's the most on any process, as all must make the same parts."""
+    return cell.p.numel() if cell.whole is None else exchange.largest_share(cell.whole)
+
+
 class StagedJob:
     """Matrices of one step."""
 
@@ -101,10 +110,18 @@ class StagedJob:
             buffers = self._buffers(part)
             before = [x.before._replace(p=buffer) for x, buffer in zip(part, buffers, strict=True)]
             self._kernel.head.table(before, [x.head for x in part]).advance(where)
-            for buffer in buffers:
-                buffer.copy_(self._kernel.stages.middle(buffer))
+            self._middle(part, buffers)
             after = [x.after._replace(g=buffer) for x, buffer in zip(part, buffers, strict=True)]
             self._tail(part, after).advance(where)
+
+    def _middle(self, part: list[Rows], buffers: list[Tensor]) -> None:
+        of_matrix, shards = self._kernel.stages.middle, []
+        for x, buffer in zip(part, buffers, strict=True):
+            if x.after.whole is None:
+                buffer.copy_(of_matrix(buffer))
+            else:
+                shards.append((buffer, x.after.whole))
+        exchange.replace(of_matrix, shards)
 
     def _tail(self, part: list[Rows], cells: list[Cell]) -> Job:
         return self._kernel.tail.table(cells, [x.tail for x in part])
@@ -120,10 +137,10 @@ class StagedJob:
         part: list[Rows] = []
         size = 0
         for x in self._matrices:
-            if part and size + x.after.p.numel() > BUFFER:
+            if part and size + size_of(x.after) > BUFFER:
                 yield part
                 part, size = [], 0
             part.append(x)
-            size += x.after.p.numel()
+            size += size_of(x.after)
         if part:
             yield part
