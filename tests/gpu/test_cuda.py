@@ -4,12 +4,16 @@ Catches: a value read on the host that the CPU's dispatcher doesn't see, a scala
 """
 
 import copy
+import itertools
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from mada_lab import cli
-from mada_optim import HyperOptimizer
+from mada_optim import MADA, HyperOptimizer
 from mada_optim.orthogonal import _minimax_in, polar
 from mada_optim.rules import RULES
 from tests.problems import give_gradients, parameters
@@ -80,3 +84,37 @@ def test_the_bench_side_by_side(tmp_path, capsys):
     words = ["bench", "--quick", "--sections=defaults,tuned", "--families=adamw,mada", "--device=cuda", "--together=8"]
     cli.run([*words, f"--out={tmp_path / 'out'}", f"--data-dir={tmp_path / 'data'}"])
     assert "failed" not in capsys.readouterr().out
+
+
+def network(device):
+    torch.manual_seed(0)
+    sizes = (8, 12, 12, 4)
+    layers = [torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+    return torch.nn.Sequential(*layers).to(device)
+
+
+def trained_by(opt, model, device, steps=4):
+    for seed in range(steps):
+        x = torch.randn(16, 8, generator=torch.Generator().manual_seed(seed)).to(device)
+        opt.zero_grad()
+        model(x).square().mean().backward()
+        opt.step()
+
+
+def assert_sharded_is_whole(device, tmp_path):
+    """On a mesh of one process: DTensors, and the messages that hidden matrices take."""
+    dist.init_process_group(init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh(device, (1,))
+        whole, model = network(device), network(device)
+        fully_shard(model, mesh=mesh)
+        for x in (whole, model):
+            trained_by(MADA(x.named_parameters(), hyper_start=1), x, device)
+        for p, q in zip(whole.parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(q.full_tensor().detach(), p.detach())
+    finally:
+        dist.destroy_process_group()
+
+
+def test_shards_on_a_device_of_its_own(tmp_path):
+    assert_sharded_is_whole("cuda", tmp_path)
