@@ -1,6 +1,7 @@
 # Every target sets up what it needs: a virtual environment with pinned versions in .venv.
 #   make demo    train a small GPT with MADA and with AdamW on text that ships with Python, and write a report
 #   make test    the tests        make check   lint, format, types, architecture
+#   make docs    the documentation as a site, in out/docs
 #   make drill   kills, full disks, flipped bits: the table in docs/reliability.md, in about half an hour
 #
 # On Linux pip takes torch's CUDA build, several GB. For the CPU build:
@@ -12,7 +13,7 @@ DEMO_FLAGS ?=
 BIN := .venv/bin
 LAB := $(BIN)/python -m mada_lab
 
-.PHONY: demo test check drill format clean
+.PHONY: demo test check docs drill format clean
 .DELETE_ON_ERROR:
 
 # Two layers, so that the demo doesn't wait for the tools of developers. torch comes first and alone: whatever is
@@ -42,6 +43,10 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+docs: .venv/dev
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --builder html docs out/docs
+	@echo "out/docs/index.html"
 
 drill: .venv/dev
 	$(BIN)/python -m tests.reliability.drill --write
