@@ -77,7 +77,15 @@ ALLOWED = {
         "mada_optim.matrices",
         "mada_optim.shards",
     ),
+    "mada_optim.steady": (
+        "mada_optim.spec",
+        "mada_optim.cells",
+        "mada_optim.dispatch",
+        "mada_optim.engine",
+        "mada_optim.kernels",
+    ),
     "mada_optim.optim": (
+        "mada_optim.steady",
         "mada_optim.cells",
         "mada_optim.spec",
         "mada_optim.rules",

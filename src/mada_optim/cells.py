@@ -54,6 +54,11 @@ class Cells:
     ) -> None:
         self._owner, self._rule, self._learned = owner, rule, learned
         self._memory, self._bank, self._state_dtype = memory, bank, state_dtype
+        self._fixed = [q for q in (*rule.coefficient_names(), *rule.hyper_parameters) if q not in learned]
+
+    def adopt(self, groups: list[dict[str, Any]]) -> None:
+        """Takes over what was put into a group in place of a learned coefficient."""
+        self._bank.adopt(groups)
 
     def of_step(self, groups: list[dict[str, Any]], states: MutableMapping[Tensor, State]) -> list[eager.Cell]:
         """What a step moves: the parameters that have a gradient. State is begun where there is none.
@@ -64,7 +69,6 @@ class Cells:
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
             raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")
-        self._bank.adopt(groups)
         cells = (self._of_group(x, ready[i], states, i) for i, x in enumerate(groups))
         return list(chain.from_iterable(cells))
 
@@ -75,6 +79,10 @@ class Cells:
         kinds = {is_matrix: self._kind(group, is_matrix) for is_matrix in {flags[j] for _, _, j in ready}}
         rows = self._bank.rows_of(i, len(flags))
         return [self._cell(p, g, states[p], kinds[flags[j]], j, rows[j]) for p, g, j in ready]
+
+    def fixed(self, groups: list[dict[str, Any]]) -> list[Any]:
+        """What decides what the rule comes to: its numbers in groups that are not learned."""
+        return [group[name] for group in groups for name in self._fixed]
 
     def form(self, group: Group, parameter: int) -> Rule:
         """What the rule comes to for a parameter."""

@@ -11,6 +11,7 @@ from mada_optim import kernels, shards
 from mada_optim.engine import eager
 from mada_optim.engine.eager import Cell
 from mada_optim.hyper.gradient import LastUpdate, along_trace, hypergradient
+from mada_optim.kernels.table import Table
 from mada_optim.spec import Rule
 from mada_optim.specialize import Corners, corners, specialize
 
@@ -83,7 +84,7 @@ class Dispatcher:
                 rows.append(row)
         for kernel, job in jobs.items():
             kernel.keep(*job)
-        return Work([kernel.table(*job) for kernel, job in jobs.items()], rest)
+        return Work([kernel.table(*job) for kernel, job in jobs.items()], rest, {cell.scope for cell in cells})
 
     def _gathering(self, cell: Cell) -> Cell:
         """The cell as the eager engine takes it: its rule gathers a matrix that it needs whole."""
@@ -94,26 +95,40 @@ class Dispatcher:
 
 
 class Work:
-    """The tensors of one step: those that loops take, as one job for each kind of loops, and the rest."""
+    """The tensors of one step: those that loops take, as one job for each kind of loops, and the rest.
 
-    def __init__(self, jobs: list[kernels.Job], rest: list[Cell]) -> None:
-        self._jobs, self._rest = jobs, rest
+    Args:
+        jobs: The former.
+        rest: The latter.
+        scopes: Rows of the learned coefficients of all of them; empty where there is no tensor.
+    """
 
-    def hypergradients(self, learned: Sequence[str], total: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether the step counts (0-d), and the hypergradients of what an update has moved before.
+    def __init__(self, jobs: Sequence[kernels.Job], rest: list[Cell], scopes: set[int]) -> None:
+        self._jobs, self._rest, self.scopes = jobs, rest, scopes
 
-        `total` (scopes, learned), zeros where the coefficients live, takes them up.
+    @property
+    def table(self) -> Table | None:
+        """All of them, where all go through the same compiled loops."""
+        job = self._jobs[0] if len(self._jobs) == 1 and not self._rest else None
+        return job if isinstance(job, Table) else None
+
+    def hypergradients(self, learned: Sequence[str], scopes: int, home: torch.device) -> tuple[Tensor, Tensor]:
+        """Whether the step counts (0-d), and the hypergradients of what an update has moved before, (scopes, learned).
+
+        Both are on `home`, where the coefficients live.
         """
-        verdicts = [eager.all_usable(self._rest, total.device)] if self._rest or not self._jobs else []
-        for job in self._jobs:
-            is_finite, h = job.hypergradients(len(total))
-            verdicts.append(is_finite)
-            if learned:
-                total += h
+        parts = [job.hypergradients(scopes) for job in self._jobs]
+        if self._rest or not parts:
+            parts.append((eager.all_usable(self._rest, home), self._of_rest(learned, scopes, home)))
+        verdicts, hs = zip(*parts, strict=True)
+        return functools.reduce(torch.logical_and, verdicts), functools.reduce(torch.add, hs)
+
+    def _of_rest(self, learned: Sequence[str], scopes: int, home: torch.device) -> Tensor:
+        total = torch.zeros(scopes, len(learned), dtype=eager.scalar_dtype(home), device=home)
         for cell in self._rest if learned else ():
             h = torch.where(cell.state["step"] > 0, _hypergradient(learned, cell), 0.0)
-            total[cell.scope] += h.to(total.device)
-        return functools.reduce(torch.logical_and, verdicts), total
+            total[cell.scope] += h.to(home)
+        return total
 
     def advance(self, finite: Tensor) -> None:
         """Moves weights and slots, where the 0-d boolean holds."""

@@ -22,6 +22,7 @@ from mada_optim.readings import Bill, Reading, by_scope
 from mada_optim.rules import RULES
 from mada_optim.spec import LR, Rule, option_key
 from mada_optim.specialize import corners, is_corner
+from mada_optim.steady import Steady
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class HyperOptimizer(Optimizer):
         self._cells = self._new_cells()
         self._requested_engine = checks.engine(engine)
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
+        self._steady = Steady(self._cells, self._dispatcher)
         self._external: ExternalLearner | None = None
         self._first_log_lr = LR.default
         self._incoming: dict[str, Any] = {}
@@ -293,16 +295,14 @@ class HyperOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        cells = self._cells.of_step(self.param_groups, self.state)
-        if not cells and self.reduce_group is None:
+        work = self._steady.work(self.param_groups, self.state)
+        if not work.scopes and self.reduce_group is None:
             return loss
-        work = self._dispatcher.share_out(cells)
         home = self._home
-        zeros = torch.zeros(self._bank.rows, len(self.learned), dtype=eager.scalar_dtype(home), device=home)
-        finite, h = self._reduce(*work.hypergradients(self.learned, zeros))
+        finite, h = self._reduce(*work.hypergradients(self.learned, self._bank.rows, home))
         if self.learned:
             lrs = [eager.scalar(group["lr"], home) for group in self.param_groups] if self._learner.freeze else []
-            hyper_step(self._bank, self._learner, self._external, lrs, h, finite & self._active(cells))
+            hyper_step(self._bank, self._learner, self._external, lrs, h, finite & self._active(work.scopes))
         work.advance(finite)
         return loss
 
@@ -338,9 +338,9 @@ class HyperOptimizer(Optimizer):
         message = shards.summed(torch.cat([h.flatten(), (~finite).to(h.dtype).reshape(1)]), groups, device_type)
         return message[-1] == 0, message[:-1].reshape(h.shape)
 
-    def _active(self, cells: list[eager.Cell]) -> Tensor:
+    def _active(self, scopes: set[int]) -> Tensor:
         """By scope (rows,): does this step have a gradient for any of it? The others' learners rest."""
-        rows = {cell.scope for cell in cells} if self.reduce_group is None else set(range(self._bank.rows))
+        rows = scopes if self.reduce_group is None else set(range(self._bank.rows))
         active = torch.full((self._bank.rows,), len(rows) == self._bank.rows, device=self._home)
         for row in rows if len(rows) < self._bank.rows else ():
             active[row] = True
@@ -453,6 +453,7 @@ class HyperOptimizer(Optimizer):
         self._dispatcher = Dispatcher(
             self._requested_engine, self.rule, self.learned, self._memory.trace, self.state_dtype
         )
+        self._steady = Steady(self._cells, self._dispatcher)
         self._bank.attach(self.param_groups)  # compiled loops can't travel, and are looked up anew
 
 

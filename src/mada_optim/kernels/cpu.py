@@ -1,15 +1,13 @@
 """The CPU engine: a rule's loops over all tensors as one job. This file decides which tensors they may have."""
 
 import ctypes
-from array import array
 
 import torch
 from torch import Tensor
 
 from mada_optim.engine.eager import Cell
-from mada_optim.kernels.numbers import Numbers
 from mada_optim.kernels.states import States
-from mada_optim.kernels.table import JOB, Row, Table
+from mada_optim.kernels.table import JOB, WORD, Columns, Row, Table
 from mada_optim.spec import Rule
 
 
@@ -37,7 +35,7 @@ class Loops:
         state_dtype: torch.dtype,
     ) -> None:
         assert library.row_bytes() == ctypes.sizeof(Row)
-        assert library.job_bytes() == JOB * array("q").itemsize
+        assert library.job_bytes() == JOB * WORD
         self._library, self._rule, self._state_dtype = library, rule, state_dtype
         self._learned, self._traced = learned, traced
         self._slots = [slot.name for slot in form.slots if not slot.scalar]
@@ -57,7 +55,9 @@ class Loops:
 
     def table(self, cells: list[Cell], prepared: list[Row]) -> Table:
         """`cells` as one job of one step; `prepared` is what `row` gave for each."""
-        return Table(self._library, self._learned, self._traced, prepared, cells, Numbers(self._rule, cells))
+        _, ps, gs, _, options, scopes, _ = zip(*cells, strict=True)
+        columns = Columns(prepared, ps, options, scopes)
+        return Table(self._library, self._rule, self._learned, self._traced, columns).on(gs)
 
     def _fits(self, name: str, x: Tensor, size: int) -> bool:
         per_element = name in self._slots or name in ("gradient", "trace")

@@ -347,9 +347,10 @@ extern "C" {
 int64_t row_bytes() { return sizeof(Row); }
 int64_t job_bytes() { return sizeof(Job); }
 
-// out, (scopes, LEARNED + 1): hypergradients of all tensors; then how many chunks have a gradient beyond `limit`.
-void hypergradients(const Job *jobs, int64_t count, int threads, double limit, int of_lr, int64_t scopes,
-                    double *out) {
+// out, (scopes, columns): hypergradients of all tensors, `columns` LEARNED, or one more with lr's; then whether every
+// gradient is within `limit`.
+void hypergradients(const Job *jobs, int64_t count, int threads, double limit, int of_lr, int64_t scopes, int columns,
+                    double *out, bool *all_usable) {
     const Work work(jobs, count);
     const Array<Chunk> &chunks = work.chunks;
     const Array<double> h(chunks.size * HYPERGRADIENTS);
@@ -358,11 +359,12 @@ void hypergradients(const Job *jobs, int64_t count, int threads, double limit, i
         const Tensor &x = work.xs[chunks[j].tensor];
         usable[j] = chunk_hypergradients(x, chunks[j], of_lr, float(limit), &h[j * HYPERGRADIENTS]);
     });
-    std::fill(out, out + scopes * HYPERGRADIENTS + 1, 0.0);
+    std::fill(out, out + scopes * columns, 0.0);
+    *all_usable = true;
     for (int64_t j = 0; j < chunks.size; j++) {  // in this order, whoever made them
-        for (int q = 0; q < HYPERGRADIENTS; q++)
-            out[work.xs[chunks[j].tensor].scope * HYPERGRADIENTS + q] += h[j * HYPERGRADIENTS + q];
-        out[scopes * HYPERGRADIENTS] += !usable[j];
+        for (int q = 0; q < columns; q++)
+            out[work.xs[chunks[j].tensor].scope * columns + q] += h[j * HYPERGRADIENTS + q];
+        *all_usable = *all_usable && usable[j];
     }
 }
 

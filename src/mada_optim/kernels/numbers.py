@@ -1,48 +1,65 @@
 """What the groups of parameters set, as rows of numbers for the loops and programs."""
 
-from collections.abc import Mapping
+import ctypes
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mada_optim.engine.eager import Cell, learning_rate, scalar
-from mada_optim.spec import Rule
+from mada_optim.engine.eager import learning_rate, scalar
+from mada_optim.spec import LR, Rule, option_key
 
 CPU = torch.device("cpu")
+LEARNED_LR = option_key(LR.name)
 
 
 class Numbers:
     """Learning rate, coefficients, weight decay, horizon and hyper-parameters of groups, a row for each.
 
-    A tensor with coefficients of its own is a group of its own here.
+    A tensor with coefficients of its own is a group of its own here. Operations of torch are avoided, each of which
+    takes longer than all of this where its code isn't in the caches.
 
     Args:
         rule: The whole rule, whose order it keeps.
-        cells: The tensors.
+        options: The group of each tensor, or what is its own group.
     """
 
-    def __init__(self, rule: Rule, cells: list[Cell]) -> None:
-        ids = [id(cell.options) for cell in cells]
-        groups = dict(zip(ids, cells, strict=True))
+    def __init__(self, rule: Rule, options: Sequence[Mapping[str, Any]]) -> None:
+        ids = list(map(id, options))
+        groups = dict(zip(ids, options, strict=True))
         place = {key: i for i, key in enumerate(groups)}
         #: The row of each tensor.
         self.rows = [place[key] for key in ids]
-        self._names, self._groups = rule.coefficient_names(), [cell.options for cell in groups.values()]
-        fixed, begin = ("weight_decay", "horizon", *rule.hyper_parameters), [0.0] * (1 + len(self._names))
-        numbers = [[*begin, *(options[name] for name in fixed)] for options in self._groups]
-        self.matrix = torch.tensor(numbers, dtype=torch.float64, device=CPU)
+        self._groups = list(groups.values())
+        self._names = (*rule.coefficient_names(), "weight_decay", "horizon", *rule.hyper_parameters)
+        self._values = (ctypes.c_double * (len(self._groups) * (1 + len(self._names))))()
+        self.update()
 
     def addresses(self) -> list[int]:
         """Where the row of each tensor is."""
-        first, width = self.matrix.data_ptr(), self.matrix.stride(0) * self.matrix.element_size()
+        first, width = ctypes.addressof(self._values), ctypes.sizeof(ctypes.c_double) * (1 + len(self._names))
         return [first + row * width for row in self.rows]
 
-    def update(self) -> Tensor:
-        """Takes learning rates and coefficients as they are now; returns the matrix."""
-        now = [x for options in self._groups for x in self._now(options)]
-        self.matrix[:, : 1 + len(self._names)] = torch.stack(now).view(len(self._groups), -1)
-        return self.matrix
+    def update(self) -> None:
+        """Takes all of them as they are now."""
+        self._values[:] = [
+            x for group in self._groups for x in (lr_of(group), *(number(group[name]) for name in self._names))
+        ]
 
-    def _now(self, options: Mapping[str, Any]) -> list[Tensor]:
-        return [learning_rate(options, CPU), *(scalar(options[name], CPU) for name in self._names)]
+    def matrix(self) -> Tensor:
+        """The rows, which share their memory with it."""
+        return torch.frombuffer(self._values, dtype=torch.float64).view(len(self._groups), -1)
+
+
+def lr_of(group: Mapping[str, Any]) -> float:
+    """The learning rate of a group, times the learned factor where there is one."""
+    return number(group["lr"] if group.get(LEARNED_LR) is None else learning_rate(group, CPU))
+
+
+def number(x: float | Tensor) -> float:
+    """A number of a group, in double precision; of a tensor, what its memory holds."""
+    if not isinstance(x, Tensor):
+        return float(x)
+    held = scalar(x, CPU)
+    return ctypes.c_double.from_address(held.data_ptr()).value

@@ -2,16 +2,19 @@
 
 import ctypes
 from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mada_optim.engine.eager import Cell, largest_gradient
+from mada_optim.engine.eager import largest_gradient
 from mada_optim.kernels.numbers import CPU, Numbers
-from mada_optim.spec import LR
+from mada_optim.spec import LR, Rule
 
 MAX_SLOTS, MAX_SCALARS = 12, 8  # loops.cpp has them too
 JOB = 5  # numbers of `Job` there: addresses of row, parameter, gradient and numbers, and the scope
+WORD = array("q").itemsize
 LIMIT = ctypes.c_double(largest_gradient(torch.float32))
 
 
@@ -30,49 +33,70 @@ class Row(ctypes.Structure):
     )
 
 
+class Columns(NamedTuple):
+    """The tensors of a step.
+
+    Attributes:
+        rows: What their state decides.
+        ps: The parameters.
+        options: The group of each.
+        scopes: The row of each one's learned coefficients.
+    """
+
+    rows: Sequence[Row]
+    ps: Sequence[Tensor]
+    options: Sequence[Mapping[str, Any]]
+    scopes: Sequence[int]
+
+
 class Table:
-    """Tensors of one step, handed to the loops. Holds what is pointed to.
+    """Tensors, and steps of them by the loops. Holds what is pointed to.
 
     Args:
         library: The compiled loops.
+        rule: The whole rule.
         learned: The learned coefficients, lr last.
         traced: Whether lr is learned from its trace.
-        rows: One per tensor.
-        cells: The tensors.
-        numbers: What the groups set.
+        columns: The tensors.
     """
 
     def __init__(
-        self,
-        library: ctypes.CDLL,
-        learned: tuple[str, ...],
-        traced: bool,
-        rows: list[Row],
-        cells: list[Cell],
-        numbers: Numbers,
+        self, library: ctypes.CDLL, rule: Rule, learned: tuple[str, ...], traced: bool, columns: Columns
     ) -> None:
-        self._library, self._rows, self._cells, self._numbers = library, rows, cells, numbers
+        self._library, self.columns, self._numbers = library, columns, Numbers(rule, columns.options)
         self._learned, self._traced = learned, traced
-        each = zip(rows, cells, numbers.addresses(), strict=True)
-        jobs = ((row.address, x.p.data_ptr(), x.g.data_ptr(), now, x.scope) for row, x, now in each)
-        self._jobs = array("q", [number for job in jobs for number in job])
-        pointer = ctypes.c_void_p(self._jobs.buffer_info()[0])
-        self._call = (pointer, ctypes.c_int64(len(cells)), torch.get_num_threads())
+        self._gs: Sequence[Tensor] = ()
+        self._jobs = array("q", bytes(JOB * WORD * len(columns.ps)))
+        self._set(0, [row.address for row in columns.rows])
+        self._set(3, self._numbers.addresses())
+        self._set(4, columns.scopes)
+        self._pointer, self._count = self._jobs.buffer_info()[0], len(columns.ps)
+
+    def _set(self, place: int, numbers: Iterable[int]) -> None:
+        """A number of each `Job`, by its place there."""
+        self._jobs[place::JOB] = array("q", numbers)
+
+    def on(self, gs: Sequence[Tensor]) -> "Table":
+        """The same with the gradients of a step, and with all numbers and addresses as they are now."""
+        self._gs = gs
+        self._set(1, map(Tensor.data_ptr, self.columns.ps))
+        self._set(2, map(Tensor.data_ptr, gs))
+        self._numbers.update()
+        self._call = (ctypes.c_void_p(self._pointer), ctypes.c_int64(self._count), torch.get_num_threads())
+        return self
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
-        of_lr = LR.name in self._learned  # its column is the last, of its trace or of one step
-        columns = len(self._learned) + (not of_lr)
-        out = torch.empty(scopes * columns + 1, dtype=torch.float64, device=CPU)
-        rows = ctypes.c_int64(scopes)
-        self._library.hypergradients(
-            *self._call, LIMIT, of_lr and not self._traced, rows, ctypes.c_void_p(out.data_ptr())
-        )
-        return out[-1] == 0, out[:-1].reshape(scopes, columns)[:, : len(self._learned)]
+        columns, of_lr = len(self._learned), LR.name in self._learned and not self._traced
+        h = torch.empty(scopes, columns, dtype=torch.float64, device=CPU)
+        usable = torch.empty((), dtype=torch.bool, device=CPU)
+        out = (ctypes.c_void_p(h.data_ptr()), ctypes.c_void_p(usable.data_ptr()))
+        self._library.hypergradients(*self._call, LIMIT, of_lr, ctypes.c_int64(scopes), columns, *out)
+        return usable, h
 
     def advance(self, where: Tensor) -> None:
         """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
         self._numbers.update()
         self._library.advance(*self._call, ctypes.c_void_p(where.data_ptr()))
-        # as every in-place operation of torch does
-        torch.autograd.graph.increment_version([cell.p for cell in self._cells])
+        torch.autograd.graph.increment_version(self.columns.ps)  # as every in-place operation of torch does
+        self._gs = ()

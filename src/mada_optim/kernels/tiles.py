@@ -88,7 +88,7 @@ class Tiles:
 
     def __init__(self, kernel: Tiled, cells: list[Cell]) -> None:
         self._kernel, self._cells = kernel, cells
-        self._numbers = Numbers(kernel.rule, cells)
+        self._numbers = Numbers(kernel.rule, [cell.options for cell in cells])
         self._groups = torch.tensor(self._numbers.rows, device=CPU)
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
@@ -189,7 +189,8 @@ class Tiles:
 
     def _now(self) -> Tensor:
         """What `Numbers` has, (tensors, all of it)."""
-        return self._numbers.update()[self._groups]
+        self._numbers.update()
+        return self._numbers.matrix()[self._groups]
 
     def _applied(self) -> tuple[Tensor, Vectors]:
         """The learning rate of the last update, and the scalar inputs of its graph."""
