@@ -76,8 +76,8 @@ def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Cal
 
 def _normalized(x: Tensor) -> Tensor:
     """`x` over its largest element, so that squares are numbers."""
-    largest: Tensor = torch.linalg.vector_norm(x, math.inf)
-    return x / largest.clamp(min=torch.finfo(x.dtype).tiny)
+    low, high = torch.aminmax(x if x.is_contiguous() else x.mT)  # a tenth of the time of the maximum norm
+    return x / torch.maximum(-low, high).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def _jordan(x: Tensor) -> Tensor:
