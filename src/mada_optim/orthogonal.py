@@ -28,8 +28,8 @@ MINIMAX: tuple[Quintic, ...] = (
     (3.670128, -2.640994, 0.495335),
     (2.793181, -2.014978, 0.42979),
 )
-WIDE = 1.5  # columns over rows, from where on fp32 and fp64 take the steps on A instead of X
-LARGE = 256  # rows, from where on products in bf16 are the faster ones on a CPU that has them
+LONG = 1.5  # the longer side over the shorter, from where on fp32 and fp64 take the steps on A instead of X
+LARGE = 256  # of the shorter side, from where on products in bf16 are the faster ones on a CPU that has them
 
 
 def orthogonal(x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ OF_MATRICES = (orthogonal, polar)
 
 
 def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Callable[[Tensor], Tensor]) -> Tensor:
-    """`function(x)`, by `steps` on it as a matrix of no more rows than columns."""
+    """`function(x)`, by `steps` on it as a matrix."""
     if has_torch_function_unary(x):
         traced: Tensor = handle_torch_function(function, (x,), x)
         return traced
@@ -68,22 +68,19 @@ def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Cal
     if x.numel() == 0:
         return x
     matrix = x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
-    is_tall = matrix.shape[0] > matrix.shape[1]
-    factor = steps(matrix.mT if is_tall else matrix)
-    factor = factor.mT if is_tall else factor
-    return factor.reshape(x.shape) * math.sqrt(max(matrix.shape))
+    return steps(matrix).reshape(x.shape) * math.sqrt(max(matrix.shape))
 
 
 def _normalized(x: Tensor) -> Tensor:
     """`x` over its largest element, so that squares are numbers."""
-    low, high = torch.aminmax(x if x.is_contiguous() else x.mT)  # a tenth of the time of the maximum norm
+    low, high = torch.aminmax(x)  # a tenth of the time of the maximum norm
     return x / torch.maximum(-low, high).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def _jordan(x: Tensor) -> Tensor:
     x = _normalized(x)
     x = x / torch.linalg.vector_norm(x).clamp(min=0.5)  # 1 at least, where `x` isn't 0
-    return _all_steps(x, x @ x.mT, JORDAN)
+    return _all_steps(x, _gram(x), JORDAN)
 
 
 def _minimax(x: Tensor) -> Tensor:
@@ -92,7 +89,7 @@ def _minimax(x: Tensor) -> Tensor:
 
 def _minimax_in(dtype: torch.dtype, x: Tensor) -> Tensor:
     x = _normalized(x).to(dtype)
-    gram = x @ x.mT
+    gram = _gram(x)
     exact = torch.promote_types(dtype, torch.float32)
     norm = torch.linalg.vector_norm(gram @ gram, dtype=exact) ** 0.25  # of A^2, whose largest eigenvalue is s^4
     scale = norm.clamp(min=0.5).to(dtype)  # 1 at least, where `x` isn't 0
@@ -101,7 +98,7 @@ def _minimax_in(dtype: torch.dtype, x: Tensor) -> Tensor:
 
 
 def _dtype_of_products(x: Tensor) -> torch.dtype:
-    in_bf16 = x.is_cuda or (x.device.type == "cpu" and len(x) >= LARGE and cpu_has_bf16())
+    in_bf16 = x.is_cuda or (x.device.type == "cpu" and min(x.shape) >= LARGE and cpu_has_bf16())
     return torch.bfloat16 if x.dtype is torch.float32 and in_bf16 else x.dtype
 
 
@@ -112,17 +109,28 @@ def cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def _is_tall(x: Tensor) -> bool:
+    return x.shape[0] > x.shape[1]
+
+
+def _gram(x: Tensor) -> Tensor:
+    """A: X X^T, or X^T X where that is smaller; with it, X takes its steps from the other side."""
+    return x.mT @ x if _is_tall(x) else x @ x.mT
+
+
 def _all_steps(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
     """X after all steps, on A where that is cheaper; not in bf16, where its small eigenvalues are noise that grows."""
-    is_wide = x.shape[1] > WIDE * x.shape[0]
-    return _on_gram(x, gram, quintics) if is_wide and x.dtype is not torch.bfloat16 else _on_matrix(x, gram, quintics)
+    is_long = max(x.shape) > LONG * min(x.shape)
+    return _on_gram(x, gram, quintics) if is_long and x.dtype is not torch.bfloat16 else _on_matrix(x, gram, quintics)
 
 
 def _on_matrix(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
-    """The steps one by one: 4 m^2 n + 2 m^3 operations each for m rows and n columns."""
+    """The steps one by one: 4 m^2 n + 2 m^3 operations each for m rows and n columns, m the smaller."""
     for i, (a, b, c) in enumerate(quintics):
-        gram = x @ x.mT if i else gram
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = _gram(x) if i else gram
+        p = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        left, right = (x, p) if _is_tall(x) else (p, x)
+        x = torch.addmm(x, left, right, beta=a)
     return x
 
 
@@ -130,14 +138,15 @@ def _on_gram(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
     """The steps on A, some 8 m^3 operations each, and 4 m^2 n in all.
 
     All these matrices are polynomials of the first A, so they commute: A = X X^T itself goes to p(A)^2 A, and X can
-    wait for the product of all p(A).
+    wait for the product of all p(A). Rounded, they don't quite: what rounding leaves in the product is largest on the
+    right, where A is smallest, and so is X. From the other side it is the transpose that X takes.
     """
     product = p = _polynomial(gram, quintics[0])
     for quintic in quintics[1:]:
         gram = gram @ (p @ p)
         p = _polynomial(gram, quintic)
         product = p @ product
-    return product @ x
+    return x @ product.mT if _is_tall(x) else product @ x
 
 
 def _polynomial(gram: Tensor, quintic: Quintic) -> Tensor:

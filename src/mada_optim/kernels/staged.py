@@ -47,6 +47,7 @@ class Staged:
     def __init__(self, stages: Stages, head: Kernel, tail: Kernel) -> None:
         self.stages, self.head, self.tail = stages, head, tail
         self._states: States[tuple[State, State]] = States(self._shared_out)
+        self._buffer: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -76,6 +77,12 @@ class Staged:
         options = {id(cell.options): as_direction(cell.options) for cell in cells}
         before = [x.before._replace(options=options[id(x.before.options)]) for x in prepared]
         return StagedJob(self, [x._replace(before=cell) for x, cell in zip(prepared, before, strict=True)])
+
+    def zeros(self, size: int, device: torch.device) -> Tensor:
+        """A buffer, in memory that is kept from step to step: pages that are new to a process are dear."""
+        if self._buffer is None or self._buffer.numel() < size:
+            self._buffer = torch.empty(size, dtype=torch.float32, device=device)
+        return self._buffer[:size].zero_()
 
     def _shared_out(self, state: State, _: int) -> tuple[State, State]:
         """The head's part, with a t of its own, as it is the tail that moves the matrix's; and the tail's."""
@@ -128,7 +135,7 @@ class StagedJob:
 
     def _buffers(self, part: list[Rows]) -> list[Tensor]:
         shapes = [x.after.p.shape for x in part]
-        zeros = torch.zeros(sum(map(math.prod, shapes)), dtype=torch.float32, device=part[0].after.p.device)
+        zeros = self._kernel.zeros(sum(map(math.prod, shapes)), part[0].after.p.device)
         pieces = torch.split(zeros, list(map(math.prod, shapes)))
         return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
