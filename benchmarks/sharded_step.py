@@ -113,6 +113,7 @@ def main() -> None:
             ratios = [x / first for x, first in zip(times, seconds[SHARED], strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
             print(f"{name:24s} {statistics.median(times) * 1e3:8.1f}   {middle:.2f} [{low:.2f}, {high:.2f}]")
+    dist.barrier()  # nobody leaves while another still talks
     dist.destroy_process_group()
 
 
