@@ -32,20 +32,31 @@ class Numbers:
         #: The row of each tensor.
         self.rows = [place[key] for key in ids]
         self._groups = list(groups.values())
-        self._names = (*rule.coefficient_names(), "weight_decay", "horizon", *rule.hyper_parameters)
-        self._values = (ctypes.c_double * (len(self._groups) * (1 + len(self._names))))()
-        self.update()
+        self._coefficients = rule.coefficient_names()
+        self._settings = ("weight_decay", "horizon", *rule.hyper_parameters)
+        self._width = 1 + len(self._coefficients) + len(self._settings)
+        self._values = (ctypes.c_double * (len(self._groups) * self._width))()
 
     def addresses(self) -> list[int]:
         """Where the row of each tensor is."""
-        first, width = ctypes.addressof(self._values), ctypes.sizeof(ctypes.c_double) * (1 + len(self._names))
+        first, width = ctypes.addressof(self._values), ctypes.sizeof(ctypes.c_double) * self._width
         return [first + row * width for row in self.rows]
+
+    def set_up(self) -> None:
+        """Takes what isn't learned as it is now: weight decay, horizon and hyper-parameters."""
+        for i, group in enumerate(self._groups, start=1):
+            self._values[i * self._width - len(self._settings) : i * self._width] = self._of(group, self._settings)
 
     def update(self) -> None:
         """Takes all of them as they are now."""
-        self._values[:] = [
-            x for group in self._groups for x in (lr_of(group), *(number(group[name]) for name in self._names))
-        ]
+        self.set_up()
+        for i, group in enumerate(self._groups):
+            now: list[ctypes.c_double | float] = [lr_of(group), *self._of(group, self._coefficients)]
+            self._values[i * self._width : i * self._width + len(now)] = now
+
+    @staticmethod
+    def _of(group: Mapping[str, Any], names: Sequence[str]) -> list[ctypes.c_double | float]:
+        return [number(group[name]) for name in names]
 
     def matrix(self) -> Tensor:
         """The rows, which share their memory with it."""

@@ -77,11 +77,10 @@ class Table:
         self._jobs[place::JOB] = array("q", numbers)
 
     def on(self, gs: Sequence[Tensor]) -> "Table":
-        """The same with the gradients of a step, and with all numbers and addresses as they are now."""
+        """The same with the gradients of a step, and with parameters where they are now."""
         self._gs = gs
         self._set(1, map(Tensor.data_ptr, self.columns.ps))
         self._set(2, map(Tensor.data_ptr, gs))
-        self._numbers.update()
         self._call = (ctypes.c_void_p(self._pointer), ctypes.c_int64(self._count), torch.get_num_threads())
         return self
 
@@ -91,6 +90,7 @@ class Table:
         h = torch.empty(scopes, columns, dtype=torch.float64, device=CPU)
         usable = torch.empty((), dtype=torch.bool, device=CPU)
         out = (ctypes.c_void_p(h.data_ptr()), ctypes.c_void_p(usable.data_ptr()))
+        self._numbers.set_up()
         self._library.hypergradients(*self._call, LIMIT, of_lr, ctypes.c_int64(scopes), columns, *out)
         return usable, h
 
