@@ -1,7 +1,6 @@
 """Parameters as engines see them: each with what the rule comes to on it, its state and its options."""
 
 from collections.abc import Mapping, MutableMapping
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -69,8 +68,7 @@ class Cells:
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
             raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")
-        cells = (self._of_group(x, ready[i], states, i) for i, x in enumerate(groups))
-        return list(chain.from_iterable(cells))
+        return [cell for i, x in enumerate(groups) for cell in self._of_group(x, ready[i], states, i)]
 
     def _of_group(
         self, group: dict[str, Any], ready: list[Ready], states: MutableMapping[Tensor, State], i: int

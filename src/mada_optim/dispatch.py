@@ -77,9 +77,7 @@ class Dispatcher:
             if kernel is None or row is None:
                 rest.append(self._gathering(cell))
             else:
-                if kernel not in jobs:
-                    jobs[kernel] = ([], [])
-                taken, rows = jobs[kernel]
+                taken, rows = jobs.setdefault(kernel, ([], []))
                 taken.append(cell)
                 rows.append(row)
         for kernel, job in jobs.items():

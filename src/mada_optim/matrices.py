@@ -80,7 +80,7 @@ def flags(rule: Rule, group: Mapping[str, Any]) -> list[bool]:
 
 def is_hidden(rule: Rule, group: Mapping[str, Any], parameter: int) -> bool:
     """Of one parameter, what `flags` says of each."""
-    return rule.matrix_weight is None or group[FLAGS][parameter]
+    return flags(rule, group)[parameter]
 
 
 def seen(rule: Rule, group: Mapping[str, Any], is_matrix: bool) -> Mapping[str, Any]:

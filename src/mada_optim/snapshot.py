@@ -56,7 +56,7 @@ def check(
         _same("parameter group", _shapes(ours, keys), _shapes(theirs, keys))
         group = {**ours, **theirs}
         common = min(len(ours["params"]), len(theirs["params"]))  # torch refuses other numbers, with its own message
-        forms += [_form(rule, learned, group, matrices.is_hidden(rule, group, j)) for j in range(common)]
+        forms += [_form(rule, learned, group, is_matrix) for is_matrix in matrices.flags(rule, group)[:common]]
     for (p, state), form in zip(_pairs(groups, state_dict), forms, strict=False):
         if state:
             _tensors(state)
