@@ -156,6 +156,7 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         "hyper_memory",
         "hyper_averaging",
         "hyper_reach",
+        "hyper_fall",
         "matrix_lr_ratio",
         "horizon",
         "lr_init",

@@ -33,7 +33,7 @@ AT_LEAST_1 = (
 AT_LEAST_0 = (
     "seed eval_seed warmup_iters lr_decay_iters hyper_start hyper_stop hyper_lr_factor "
     "learning_rate matrix_lr min_lr weight_decay grad_clip eps hyper_lr hyper_clip hyper_reach peak_flops crop_padding "
-    "matrix_lr_ratio"
+    "matrix_lr_ratio hyper_fall"
 ).split()
 BELOW_1 = "dropout label_noise beta1 beta2 beta3 mu hyper_momentum hyper_memory hyper_averaging horizon".split()
 UP_TO_1 = "rho c gamma omega hyper_freeze".split()

@@ -1,7 +1,7 @@
 """The keywords `hyper_*` of an optimizer, checked, as the learner that they ask for."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ def learner(
     hyper_memory: PerCoefficient,
     hyper_averaging: PerCoefficient,
     hyper_reach: PerCoefficient,
+    hyper_fall: float,
 ) -> Learner:
     """The hyper-step of the learned coefficients, whose `intervals` are given in the rule's order, lr last.
 
@@ -51,6 +52,7 @@ def learner(
         memory=_unless_zero(memories),
         averaging=_unless_zero(means),
         reach=_vector({q: x or math.inf for q, x in reach.items()}) if any(reach.values()) else None,
+        fall=_fall(hyper_fall, intervals),
         freeze=number("hyper_freeze", hyper_freeze, UNIT, "0 is for never, 0.4 for the last two fifths of a cosine"),
     )
 
@@ -78,6 +80,13 @@ def _count(name: str, x: object, remedy: str) -> int:
     if value != int(value):
         raise ValueError(f"{name}={x!r}: expected a whole number; {remedy}")
     return int(value)
+
+
+def _fall(x: object, learned: Container[str]) -> float:
+    value = number("hyper_fall", x, NON_NEGATIVE, "0 lets lr fall at once, 200 halves its floor in 200 steps")
+    if value and LR.name not in learned:
+        raise ValueError(f"hyper_fall={x!r}: expected 'lr' in learn, whose fall it slows; name it, or leave it at 0")
+    return value or math.inf
 
 
 def _limit(x: object) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, ClassVar, overload
 
@@ -92,6 +92,8 @@ class HyperOptimizer(Optimizer):
         hyper_reach: How far a coefficient goes at most in one hyper-step, >= 0: one for all, or a dict; for lr in its
             logarithm. What the running mean has gathered counts by exp(-distance / hyper_reach) once the coefficient
             has moved. 0: any distance, and nothing is forgotten, as in the paper.
+        hyper_fall: Steps, >= 0: until step t a learned lr falls to no less than 1 / (1 + t / hyper_fall) of where it
+            starts, or of where shapes say (`lr_init`), whichever is lower. 0, or without a matrix: it may fall at once.
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
             library too: a tower) from a list of tensors, one per learned coefficient, 1-d with an entry per scope.
             `hyper_lr` and `hyper_momentum` are then unused.
@@ -141,6 +143,7 @@ class HyperOptimizer(Optimizer):
         hyper_memory: float | Mapping[str, float] | None = None,
         hyper_averaging: float | Mapping[str, float] | None = None,
         hyper_reach: float | Mapping[str, float] | None = None,
+        hyper_fall: float = 0.0,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float = 0.0,
@@ -175,6 +178,7 @@ class HyperOptimizer(Optimizer):
             hyper_memory=hyper_memory,
             hyper_averaging=hyper_averaging,
             hyper_reach=hyper_reach,
+            hyper_fall=hyper_fall,
         )
         self._bank = Bank(self.learned, checks.scope(scope), self._learner)
         self._cells = self._new_cells()
@@ -242,13 +246,23 @@ class HyperOptimizer(Optimizer):
             self._bank.attach(self.param_groups)
 
     def _start_lr(self, wanted: str | float) -> None:
-        """Sets the learned factor so that the first lr is the one wanted; groups keep their ratios, 1 the largest."""
+        """Sets the learned factor so that the first lr is the one wanted; groups keep their ratios, 1 the largest.
+
+        And the learner's floor, from which it falls slowly.
+        """
         largest = max((float(group["lr"]) for group in self.param_groups), default=0.0)
-        first = initial_lr.of_shapes(self.rule, self.param_groups) if wanted == "shape" else wanted
-        if LR.name in self.learned and isinstance(first, float) and largest > 0:
+        if LR.name not in self.learned or not largest > 0:
+            return
+        of_shapes = initial_lr.of_shapes(self.rule, self.param_groups)
+        first = of_shapes if wanted == "shape" else wanted
+        if isinstance(first, float):
             interval = self.intervals[LR.name]
             self._first_log_lr = min(max(math.log(first / largest), interval.low), interval.high)
             self._bank.columns[option_key(LR.name)].fill_(self._first_log_lr)
+        if of_shapes is not None and self._learner.fall < math.inf:
+            floor = torch.full_like(self._learner.low, -math.inf)
+            floor[self.learned.index(LR.name)] = min(self._first_log_lr, math.log(of_shapes / largest))
+            self._learner = replace(self._learner, floor=floor)
 
     def _settle(self, group: dict[str, Any]) -> None:
         """Coefficients that are not learned: at a corner plain numbers, which `specialize` reads; else 0-d tensors.

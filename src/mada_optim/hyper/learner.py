@@ -38,6 +38,8 @@ class Learner:
         averaging: Decays of the means that are weighed against their noise, in [0, 1); 0 for none.
         reach: How far coefficients go at most in one hyper-step, > 0; math.inf for any distance.
         freeze: Share of the largest lr so far below which there is no hyper-step, in [0, 1].
+        floor: Below what coefficients don't fall at first, -math.inf for those that may; None where all may.
+        fall: Steps after which the floor of a logarithm has come down by ln 2, > 0.
     """
 
     lr: Tensor
@@ -51,6 +53,8 @@ class Learner:
     averaging: Tensor | None = None
     reach: Tensor | None = None
     freeze: float = 0.0
+    floor: Tensor | None = None
+    fall: float = math.inf
 
     def on(self, device: torch.device, dtype: torch.dtype) -> "Learner":
         """The same, with its vectors there."""
@@ -118,6 +122,23 @@ class Learner:
         kept = torch.exp(-moved.abs() / self.reach)
         return kept * mean, kept * weight, kept**2 * noise
 
+    def lowest(self, q: Tensor, steps: Tensor) -> Tensor:
+        """How low the coefficients `q` may go after so many applied `steps` (rows,), by scope or the same for all.
+
+        With a floor, a learned lr that started at its floor lr_0 may be at
+
+            lr_0 / (1 + t / fall)
+
+        after step t, and no lower; one that is below falls no farther. A hypergradient looks back, on t steps at most,
+        and sees at once the noise that a large lr leaves in steep directions, but what it gains in flat ones only when
+        it is gained. So that lr was too large is believed the more, the more steps say so. Falling as 1 / t, its steps
+        still add up to any distance (Robbins and Monro 1951), which is so of no faster power.
+        """
+        if self.floor is None:
+            return self.low
+        floor = self.floor - torch.log1p(steps.unsqueeze(-1) / self.fall)
+        return torch.maximum(self.low, torch.minimum(q, floor))
+
     def step(self, q: Tensor, h: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients and the velocity after one step of SGD with momentum along `h`.
 
@@ -137,9 +158,9 @@ class Learner:
         """The nearest point to `new` that one hyper-step goes to from `q`."""
         return new if self.reach is None else torch.clamp(new, q - self.reach, q + self.reach)
 
-    def project(self, q: Tensor) -> Tensor:
-        """The nearest point inside the intervals."""
-        return torch.clamp(q, self.low, self.high)
+    def project(self, q: Tensor, low: Tensor | None = None) -> Tensor:
+        """The nearest point inside the intervals, whose lower ends are `low` where that is given."""
+        return torch.clamp(q, self.low if low is None else low, self.high)
 
 
 class ExternalLearner:

@@ -34,7 +34,8 @@ def hyper_step(
         bank.keep("hyper_velocity", velocity, moves)
     else:
         new = external.step(along, moves)
-    new = torch.where(moves.unsqueeze(-1), learner.project(learner.within_reach(new, q)), q)
+    low = learner.lowest(q, memory["applied_steps"])
+    new = torch.where(moves.unsqueeze(-1), learner.project(learner.within_reach(new, q), low), q)
     bank.set_coefficients(new)
     if learner.averaging is not None and learner.reach is not None:
         _forget(bank, learner, new - q, moves)
