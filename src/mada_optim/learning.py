@@ -83,7 +83,7 @@ def _count(name: str, x: object, remedy: str) -> int:
 
 
 def _fall(x: object, learned: Container[str]) -> float:
-    value = number("hyper_fall", x, NON_NEGATIVE, "0 lets lr fall at once, 400 halves its floor in 400 steps")
+    value = number("hyper_fall", x, NON_NEGATIVE, "0 lets lr fall at once, 300 halves its floor in 300 steps")
     if value and LR.name not in learned:
         raise ValueError(f"hyper_fall={x!r}: expected 'lr' in learn, whose fall it slows; name it, or leave it at 0")
     return value or math.inf

@@ -248,18 +248,19 @@ class HyperOptimizer(Optimizer):
     def _start_lr(self, wanted: str | float) -> None:
         """Sets the learned factor so that the first lr is the one wanted; groups keep their ratios, 1 the largest.
 
-        And the learner's floor, from which it falls slowly.
+        And, if lr is to fall slowly, the learner's floor.
         """
         largest = max((float(group["lr"]) for group in self.param_groups), default=0.0)
+        slowly = self._learner.fall < math.inf
         if LR.name not in self.learned or not largest > 0:
             return
-        of_shapes = initial_lr.of_shapes(self.rule, self.param_groups)
+        of_shapes = initial_lr.of_shapes(self.rule, self.param_groups) if slowly or wanted == "shape" else None
         first = of_shapes if wanted == "shape" else wanted
         if isinstance(first, float):
             interval = self.intervals[LR.name]
             self._first_log_lr = min(max(math.log(first / largest), interval.low), interval.high)
             self._bank.columns[option_key(LR.name)].fill_(self._first_log_lr)
-        if of_shapes is not None and self._learner.fall < math.inf:
+        if slowly and of_shapes is not None:
             floor = torch.full_like(self._learner.low, -math.inf)
             floor[self.learned.index(LR.name)] = min(self._first_log_lr, math.log(of_shapes / largest))
             self._learner = replace(self._learner, floor=floor)

@@ -49,7 +49,7 @@ LEARNED_LR: dict[str, Any] = {
     "hyper_clip": 1.0,
     "hyper_averaging": 0.9,
     "hyper_reach": 0.1,
-    "hyper_fall": 400.0,
+    "hyper_fall": 300.0,
     "hyper_start": 10,
     "hyper_freeze": 0.4,
     "matrix_lr_ratio": 2.0,

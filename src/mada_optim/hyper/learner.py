@@ -129,10 +129,10 @@ class Learner:
 
             lr_0 / (1 + t / fall)
 
-        after step t, and no lower; one that is below falls no farther. A hypergradient looks back, on t steps at most,
-        and sees at once the noise that a large lr leaves in steep directions, but what it gains in flat ones only when
-        it is gained. So that lr was too large is believed the more, the more steps say so. Falling as 1 / t, its steps
-        still add up to any distance (Robbins and Monro 1951), which is so of no faster power.
+        after step t, and no lower; one that is below falls no farther. A hypergradient looks back, on t steps at most:
+        it sees at once how weights with little gradient stray by their noise, as attention's do early on, and what they
+        find by that only when it is found. So that lr was too large is believed the more, the more steps say so.
+        Falling as 1 / t, its steps still add up to any distance (Robbins and Monro 1951), as under no faster power.
         """
         if self.floor is None:
             return self.low
