@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar, overload
 
@@ -15,7 +15,7 @@ from mada_optim.cells import Cells
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
 from mada_optim.guard import Guard, find_guard, guarded
-from mada_optim.hyper.bank import Bank
+from mada_optim.hyper.bank import LR_FLOOR, Bank
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
 from mada_optim.hyper.step import hyper_step
 from mada_optim.readings import Bill, Reading, by_scope
@@ -187,6 +187,7 @@ class HyperOptimizer(Optimizer):
         self._steady = Steady(self._cells, self._dispatcher)
         self._external: ExternalLearner | None = None
         self._first_log_lr = LR.default
+        self._lr_floor = self.intervals[LR.name].low if LR.name in self.learned else 0.0
         self._incoming: dict[str, Any] = {}
 
         defaults: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "eps": 0.0, "horizon": horizon}
@@ -241,6 +242,8 @@ class HyperOptimizer(Optimizer):
         self._settle(group)
         if self.learned:
             start = {option_key(q): group[q] if q != LR.name else self._first_log_lr for q in self.learned}
+            if self._learner.fall < math.inf:
+                start[LR_FLOOR] = self._lr_floor
             tensors = {key: eager.scalar(x, self._home) for key, x in start.items()}
             self._bank.add_group(tensors, len(group["params"]))
             self._bank.attach(self.param_groups)
@@ -248,7 +251,7 @@ class HyperOptimizer(Optimizer):
     def _start_lr(self, wanted: str | float) -> None:
         """Sets the learned factor so that the first lr is the one wanted; groups keep their ratios, 1 the largest.
 
-        And, if lr is to fall slowly, the learner's floor.
+        And, if lr is to fall slowly, from where.
         """
         largest = max((float(group["lr"]) for group in self.param_groups), default=0.0)
         slowly = self._learner.fall < math.inf
@@ -261,9 +264,8 @@ class HyperOptimizer(Optimizer):
             self._first_log_lr = min(max(math.log(first / largest), interval.low), interval.high)
             self._bank.columns[option_key(LR.name)].fill_(self._first_log_lr)
         if slowly and of_shapes is not None:
-            floor = torch.full_like(self._learner.low, -math.inf)
-            floor[self.learned.index(LR.name)] = min(self._first_log_lr, math.log(of_shapes / largest))
-            self._learner = replace(self._learner, floor=floor)
+            self._lr_floor = min(self._first_log_lr, math.log(of_shapes / largest))
+            self._bank.columns[LR_FLOOR].fill_(self._lr_floor)
 
     def _settle(self, group: dict[str, Any]) -> None:
         """Coefficients that are not learned: at a corner plain numbers, which `specialize` reads; else 0-d tensors.
@@ -454,7 +456,8 @@ class HyperOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy take along, beside what torch.optim's own optimizers do."""
         own = ("rule", "learned", "intervals", "state_dtype", "reduce_group")
-        private = ("_bank", "_memory", "_first_log_lr", "_learner", "_external", "_requested_engine", "_option_names")
+        numbers = ("_first_log_lr", "_lr_floor")
+        private = (*numbers, "_bank", "_memory", "_learner", "_external", "_requested_engine", "_option_names")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in (*own, *private)}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

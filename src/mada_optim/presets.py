@@ -36,8 +36,8 @@ PAPER: dict[str, Any] = {
 PAPER_SHAKESPEARE: dict[str, Any] = {**PAPER, "eps": 1e-8, "hyper_lr": 2.5e-3, "hyper_momentum": 0.5}
 
 #: What `MADA` does where `learn` isn't named: nothing but lr is learned, from its trace, by steps of at most .1 in its
-#: logarithm, as long as the trace says more than its noise, until a schedule takes it below two fifths of its peak. The
-#: numbers are from trials on small networks, see docs/lab-notebook.md.
+#: logarithm, as long as the trace says more than its noise, down to 1 / (1 + t / 300) of its start at most, until a
+#: schedule takes it below two fifths of its peak. The numbers are from trials on small networks, docs/lab-notebook.md.
 LEARNED_LR: dict[str, Any] = {
     "betas": (0.9, 0.99),
     "weight_decay": 0.3,

@@ -49,13 +49,11 @@ def lrs(opt, p, steps, start=0):
 
 
 def test_the_floor_comes_down_as_one_over_t():
-    fall = Learner(*[torch.zeros(2)] * 4, limit=1.0, start=0, floor=torch.tensor([math.log(0.1), -math.inf]), fall=50.0)
-    low = torch.exp(fall.lowest(torch.tensor([[1.0, 1.0]]), torch.tensor([0.0, 50.0, 450.0])))
-    assert low[:, 0].tolist() == pytest.approx([1.0] * 3)  # the interval's end, ln 1, is higher
-    free = Learner(*[-9.0 * torch.ones(2)] * 4, limit=1.0, start=0, floor=fall.floor, fall=50.0)
-    low = torch.exp(free.lowest(torch.tensor([[1.0, 1.0]]), torch.tensor([0.0, 50.0, 450.0])))
-    assert low[:, 0].tolist() == pytest.approx([0.1, 0.05, 0.01])
-    assert low[:, 1].tolist() == pytest.approx([math.exp(-9.0)] * 3)  # the other coefficient has none
+    learner = Learner(*[-9.0 * torch.ones(2)] * 4, limit=1.0, start=0, fall=50.0)
+    q, steps, floor = torch.ones(4, 2), torch.tensor([0.0, 50.0, 450.0, 1e6]), torch.full((4,), math.log(0.1))
+    low = torch.exp(learner.lowest(q, steps, floor))
+    assert low[:, 1].tolist() == pytest.approx([0.1, 0.05, 0.01, math.exp(-9.0)])  # at last the interval's end
+    assert low[:, 0].tolist() == pytest.approx([math.exp(-9.0)] * 4)  # another coefficient has none
 
 
 def test_no_lr_falls_faster():
@@ -139,13 +137,25 @@ def test_without_a_fall_or_a_matrix_nothing_changes():
     assert lrs(MADA([p], lr=0.01, lr_init="lr", **DOWN), p, 3)[-1] == pytest.approx(0.01 / 8**2, rel=1e-5)
 
 
-def test_one_that_is_resumed_falls_on():
+@pytest.mark.parametrize("start", ["lr", "shape", 5.0])
+def test_one_that_is_resumed_falls_on_from_where_it_began(start):
+    """Whatever the optimizer that takes it up was told of a start: as when fine-tuning is resumed."""
     p, other = matrix(), matrix()
-    first, second = (MADA([x], lr=0.01, lr_init="lr", **DOWN) for x in (p, other))
+    first, second = MADA([p], lr=0.01, lr_init="lr", **DOWN), MADA([other], lr=0.01, lr_init=start, **DOWN)
     lrs(first, p, 5)
     other.data.copy_(p)
     second.load_state_dict(first.state_dict())
-    assert lrs(first, p, 4, start=5) == lrs(second, other, 4, start=5)
+    path = lrs(first, p, 4, start=5)
+    assert path == lrs(second, other, 4, start=5)
+    assert path[-1] == pytest.approx(0.01 / (1 + 8 / 4), rel=1e-5)
+
+
+def test_a_group_that_is_added_has_the_same_floor():
+    p, late = matrix(), matrix()
+    opt = MADA([p], lr=0.01, lr_init="lr", **{**DOWN, "hyper_optimizer": None, "hyper_lr": 99.0}, scope="group")
+    opt.add_param_group({"params": [late]})
+    floors = [group["log_lr_floor"].item() for group in opt.param_groups]
+    assert floors == [0.0, 0.0]
 
 
 def test_what_it_refuses():

@@ -23,7 +23,9 @@ MEAN_SQUARES = ("hyper_square", "hyper_weight")
 LARGEST_LR = "largest_lr"
 #: And what a mean is weighed by: the mean of the hypergradients, the same of ones, and the share of a variance in it.
 EVIDENCE = ("hyper_mean", "hyper_mean_weight", "hyper_mean_noise")
-ALL_MEMORY = (*MEMORY, *MEAN_SQUARES, *EVIDENCE, LARGEST_LR)
+#: From where a learned lr falls slowly, as the logarithm of its factor. It is what a run began with, so it is saved.
+LR_FLOOR = "log_lr_floor"
+ALL_MEMORY = (*MEMORY, *MEAN_SQUARES, *EVIDENCE, LARGEST_LR, LR_FLOOR)
 
 
 class Bank:
@@ -78,7 +80,10 @@ class Bank:
         return torch.cat(spread)
 
     def add_group(self, start: Mapping[str, Tensor], parameters: int) -> None:
-        """Makes room for a new group whose learned coefficients start at `start`, 0-d tensors by key in a group."""
+        """Makes room for a new group whose learned coefficients start at `start`, 0-d tensors by key in a group.
+
+        What else is in it starts so too; all other memory at 0.
+        """
         shared = self.scope == "global" and self.rows > 0
         new = 0 if shared else parameters if self.scope == "tensor" else 1
         rows, place = self.rows, 0 if self.scope == "global" else self.rows

@@ -38,8 +38,7 @@ class Learner:
         averaging: Decays of the means that are weighed against their noise, in [0, 1); 0 for none.
         reach: How far coefficients go at most in one hyper-step, > 0; math.inf for any distance.
         freeze: Share of the largest lr so far below which there is no hyper-step, in [0, 1].
-        floor: Below what coefficients don't fall at first, -math.inf for those that may; None where all may.
-        fall: Steps after which the floor of a logarithm has come down by ln 2, > 0.
+        fall: Steps after which a learned lr may be half its floor, > 0; math.inf where it may fall at once.
     """
 
     lr: Tensor
@@ -53,7 +52,6 @@ class Learner:
     averaging: Tensor | None = None
     reach: Tensor | None = None
     freeze: float = 0.0
-    floor: Tensor | None = None
     fall: float = math.inf
 
     def on(self, device: torch.device, dtype: torch.dtype) -> "Learner":
@@ -122,10 +120,10 @@ class Learner:
         kept = torch.exp(-moved.abs() / self.reach)
         return kept * mean, kept * weight, kept**2 * noise
 
-    def lowest(self, q: Tensor, steps: Tensor) -> Tensor:
+    def lowest(self, q: Tensor, steps: Tensor, floor: Tensor | None) -> Tensor:
         """How low the coefficients `q` may go after so many applied `steps` (rows,), by scope or the same for all.
 
-        With a floor, a learned lr that started at its floor lr_0 may be at
+        With a `floor`, ln lr_0 (rows,), the last of them, a learned lr, may be at
 
             lr_0 / (1 + t / fall)
 
@@ -134,10 +132,11 @@ class Learner:
         find by that only when it is found. So that lr was too large is believed the more, the more steps say so.
         Falling as 1 / t, its steps still add up to any distance (Robbins and Monro 1951), as under no faster power.
         """
-        if self.floor is None:
+        if floor is None:
             return self.low
-        floor = self.floor - torch.log1p(steps.unsqueeze(-1) / self.fall)
-        return torch.maximum(self.low, torch.minimum(q, floor))
+        low = self.low.expand_as(q)
+        of_lr = torch.minimum(q[:, -1], floor - torch.log1p(steps / self.fall))
+        return torch.cat([low[:, :-1], torch.maximum(low[:, -1], of_lr).unsqueeze(-1)], dim=-1)
 
     def step(self, q: Tensor, h: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients and the velocity after one step of SGD with momentum along `h`.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mada_optim.hyper.bank import EVIDENCE, LARGEST_LR, MEAN_SQUARES, Bank
+from mada_optim.hyper.bank import EVIDENCE, LARGEST_LR, LR_FLOOR, MEAN_SQUARES, Bank
 from mada_optim.hyper.learner import ExternalLearner, Learner
 
 
@@ -34,7 +34,7 @@ def hyper_step(
         bank.keep("hyper_velocity", velocity, moves)
     else:
         new = external.step(along, moves)
-    low = learner.lowest(q, memory["applied_steps"])
+    low = learner.lowest(q, memory["applied_steps"], memory.get(LR_FLOOR))
     new = torch.where(moves.unsqueeze(-1), learner.project(learner.within_reach(new, q), low), q)
     bank.set_coefficients(new)
     if learner.averaging is not None and learner.reach is not None:
