@@ -196,6 +196,7 @@ def test_coefficients_of_the_configuration_reach_the_optimizer(tiny):
     assert opt.coefficients() == {"beta1": 0.8, "beta2": 0.95, "beta3": 0.0, "rho": 0.6, "c": 1.0, "gamma": 1.0}
     assert opt.param_groups[0]["eps"] == 1e-6
     assert opt._learner.lr.tolist() == [0.3] * 6
+    assert optimizers.build(model, replace(tiny, optimizer="mada", hyper_fall=7.0)).learner.fall == 7.0
     baseline = optimizers.build(model, replace(config, optimizer="adamw", beta2=0.95))
     assert type(baseline) is torch.optim.AdamW
     assert baseline.param_groups[0]["betas"] == (0.8, 0.95)

@@ -4,6 +4,7 @@ Catches: an lr that falls below its floor, or is lifted to it; a floor where non
 or above where an lr was told to start; steps that don't count taken for some that do.
 """
 
+import copy
 import math
 
 import pytest
@@ -150,12 +151,24 @@ def test_one_that_is_resumed_falls_on_from_where_it_began(start):
     assert path[-1] == pytest.approx(0.01 / (1 + 8 / 4), rel=1e-5)
 
 
-def test_a_group_that_is_added_has_the_same_floor():
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_group_that_is_added_has_the_same_floor(copied):
     p, late = matrix(), matrix()
-    opt = MADA([p], lr=0.01, lr_init="lr", **{**DOWN, "hyper_optimizer": None, "hyper_lr": 99.0}, scope="group")
+    opt = MADA([p], lr=0.01, lr_init=0.005, **{**DOWN, "hyper_optimizer": None}, scope="group")
+    opt = copy.deepcopy(opt) if copied else opt
     opt.add_param_group({"params": [late]})
     floors = [group["log_lr_floor"].item() for group in opt.param_groups]
-    assert floors == [0.0, 0.0]
+    assert floors == pytest.approx([math.log(0.5)] * 2)
+
+
+def test_a_state_without_a_floor_is_refused_and_changes_nothing():
+    p, other = matrix(), matrix()
+    first, second = MADA([p], **{**DOWN, "hyper_fall": 0.0}), MADA([other], **DOWN)
+    lrs(first, p, 2)
+    before = second.param_groups[0]["log_lr"].clone()
+    with pytest.raises(ValueError, match="log_lr_floor"):
+        second.load_state_dict(first.state_dict())
+    assert second.param_groups[0]["log_lr"].item() == before.item()
 
 
 def test_what_it_refuses():
