@@ -83,7 +83,7 @@ def test_it_is_the_start_for_one_that_starts_there_or_lower(start):
 
 
 def test_an_lr_below_its_floor_is_left_there():
-    """As after loading what an optimizer without a floor has learned."""
+    """As where a user, or a scheduler, has put it there."""
     p = matrix()
     opt = MADA([p], lr=0.01, lr_init="lr", **DOWN)
     opt.param_groups[0]["log_lr"].fill_(-2.0)
