@@ -11,7 +11,8 @@ FILES = sorted(SRC.rglob("*.py"))
 #: What each part of the library may import of the library.
 ALLOWED = {
     "mada_optim.spec": (),
-    "mada_optim.orthogonal": ("mada_optim.shards",),
+    "mada_optim.modes": (),
+    "mada_optim.orthogonal": ("mada_optim.modes", "mada_optim.shards"),
     "mada_optim.matrices": ("mada_optim.spec", "mada_optim.specialize"),
     "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules", "mada_optim.orthogonal"),
     "mada_optim.specialize": ("mada_optim.spec",),
@@ -85,6 +86,7 @@ ALLOWED = {
         "mada_optim.kernels",
     ),
     "mada_optim.optim": (
+        "mada_optim.modes",
         "mada_optim.steady",
         "mada_optim.cells",
         "mada_optim.spec",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from mada_optim import checks, initial_lr, learning, matrices, shards, snapshot
+from mada_optim import checks, initial_lr, learning, matrices, modes, shards, snapshot
 from mada_optim.cells import Cells
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
@@ -123,6 +123,7 @@ class HyperOptimizer(Optimizer):
 
     preset: ClassVar[Preset] = Preset("mada", "all", lr=1e-3)
 
+    @modes.neutral()
     def __init__(
         self,
         params: ParamsT,
@@ -207,6 +208,7 @@ class HyperOptimizer(Optimizer):
             leaves = [self._bank.columns[option_key(q)] for q in self.learned]
             self._external = ExternalLearner(hyper_optimizer, leaves)
 
+    @modes.neutral()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters, which start at t = 1 and, with `scope="global"`, share the learned coefficients.
 
@@ -295,9 +297,12 @@ class HyperOptimizer(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @torch.no_grad()
+    @modes.opaque
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step on the gradients as they stand; they are read, and left as they are.
+
+        What it computes doesn't depend on the modes that the caller is in: autocast, inference mode, gradients on or
+        off. torch.compile calls it as it is.
 
         Args:
             closure: Computes the loss and the gradients anew; called once, with gradients enabled.
@@ -312,16 +317,20 @@ class HyperOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        with modes.neutral():
+            self._step()
+        return loss
+
+    def _step(self) -> None:
         work = self._steady.work(self.param_groups, self.state)
         if not work.scopes and self.reduce_group is None:
-            return loss
+            return
         home = self._home
         finite, h = self._reduce(*work.hypergradients(self.learned, self._bank.rows, home))
         if self.learned:
             lrs = [eager.scalar(group["lr"], home) for group in self.param_groups] if self._learner.freeze else []
             hyper_step(self._bank, self._learner, self._external, lrs, h, finite & self._active(work.scopes))
         work.advance(finite)
-        return loss
 
     @property
     def engine(self) -> str:
@@ -397,7 +406,7 @@ class HyperOptimizer(Optimizer):
             for j, x in enumerate(map(shards.local, group["params"]))
         )
 
-    @torch.no_grad()
+    @modes.neutral()
     def slots(self, p: Tensor) -> dict[str, Tensor]:
         """The slots of the parameter `p` after its last update, by name; empty before its first. Changes nothing."""
         if not self.state.get(p):
@@ -405,6 +414,7 @@ class HyperOptimizer(Optimizer):
         places = ((group, j) for group in self.param_groups for j, x in enumerate(group["params"]) if x is p)
         return self._cells.slots(p, self.state[p], *next(places))
 
+    @modes.neutral()
     def state_dict(self) -> dict[str, Any]:
         """As in torch.optim; the coefficients in it are copies, which later steps don't change.
 
@@ -423,6 +433,7 @@ class HyperOptimizer(Optimizer):
             state_dict["hyper_optimizer"] = self._external.optimizer.state_dict()
         return state_dict
 
+    @modes.neutral()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch.optim, except that no state is rounded to its parameter's dtype.
 
