@@ -10,9 +10,10 @@ The two constants are from trials on small networks, docs/lab-notebook.md.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mada_optim import matrices
@@ -39,6 +40,16 @@ def of_shapes(rule: Rule, groups: Iterable[Mapping[str, Any]]) -> float | None:
     if hidden and not rule.pointwise:
         return SPECTRAL_STEP / (_scale(rule, groups[0]) * math.sqrt(width))
     return POINTWISE_STEP / width
+
+
+def rescale(groups: Sequence[dict[str, Any]], factor: float) -> None:
+    """Multiplies the lr of each group. A tensor, which groups may share and others may hold, is multiplied in place."""
+    with torch.no_grad():
+        for lr in {id(x): x for group in groups if isinstance(x := group["lr"], Tensor)}.values():
+            lr.mul_(factor)
+    for group in groups:
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = float(group["lr"]) * factor
 
 
 def _scale(rule: Rule, options: Mapping[str, Any]) -> float:

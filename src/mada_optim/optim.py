@@ -97,14 +97,16 @@ class HyperOptimizer(Optimizer):
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
             library too: a tower) from a list of tensors, one per learned coefficient, 1-d with an entry per scope.
             `hyper_lr` and `hyper_momentum` are then unused.
-        bounds: (low, high) by learned coefficient, for lr of its factor; the rule's interval for the others.
+        bounds: (low, high) by learned coefficient, for lr of its factor on the `lr` of its group; the rule's interval
+            for the others.
         horizon: Decay of the trace that lr is learned from, in [0, 1): its hypergradient looks back over some
             1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step.
         matrix_lr_ratio: Learning rate of hidden weight matrices over `lr`, which is that of all else; >= 0. For rules
             that tell them apart; a group may have its own.
         lr_init: Where a learned lr starts. "lr": at `lr`. "shape": where the sizes of the hidden matrices say
-            (`mada_optim.initial_lr`), whatever `lr` is; at `lr` if there is no matrix. A number: there. In the two
-            latter cases the largest `lr` of a group is the unit that schedules count in.
+            (`mada_optim.initial_lr`), whatever `lr` is; at `lr` if there is no matrix. A number: there. The start is
+            written into each group's `lr`, so that schedulers and logs see it; groups with several `lr` keep their
+            ratios, and the largest starts there. What is learned is a factor on it, which starts at 1.
         scope: Over what a learned coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
         engine: "eager" is the reference loop; "cpu" is C++ loops, written from the rule and compiled on demand, for
             dense fp32 tensors; "tiled" moves the same ones without a compiler, several times slower; "triton" is
@@ -186,7 +188,6 @@ class HyperOptimizer(Optimizer):
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
         self._steady = Steady(self._cells, self._dispatcher)
         self._external: ExternalLearner | None = None
-        self._first_log_lr = LR.default
         self._lr_floor = self.intervals[LR.name].low if LR.name in self.learned else 0.0
         self._incoming: dict[str, Any] = {}
 
@@ -241,7 +242,7 @@ class HyperOptimizer(Optimizer):
         """The learned coefficients become views of the bank's; of the others, those at a corner stay plain numbers."""
         self._settle(group)
         if self.learned:
-            start = {option_key(q): group[q] if q != LR.name else self._first_log_lr for q in self.learned}
+            start = {option_key(q): group[q] if q != LR.name else LR.default for q in self.learned}
             if self._learner.fall < math.inf:
                 start[LR_FLOOR] = self._lr_floor
             tensors = {key: eager.scalar(x, self._home) for key, x in start.items()}
@@ -249,9 +250,9 @@ class HyperOptimizer(Optimizer):
             self._bank.attach(self.param_groups)
 
     def _start_lr(self, wanted: str | float) -> None:
-        """Sets the learned factor so that the first lr is the one wanted; groups keep their ratios, 1 the largest.
+        """Writes into each group's lr where it starts; groups keep their ratios, the largest starts at the one wanted.
 
-        And, if lr is to fall slowly, from where.
+        And, if a learned lr is to fall slowly, from where.
         """
         largest = max((float(group["lr"]) for group in self.param_groups), default=0.0)
         slowly = self._learner.fall < math.inf
@@ -260,11 +261,10 @@ class HyperOptimizer(Optimizer):
         of_shapes = initial_lr.of_shapes(self.rule, self.param_groups) if slowly or wanted == "shape" else None
         first = of_shapes if wanted == "shape" else wanted
         if isinstance(first, float):
-            interval = self.intervals[LR.name]
-            self._first_log_lr = min(max(math.log(first / largest), interval.low), interval.high)
-            self._bank.columns[option_key(LR.name)].fill_(self._first_log_lr)
+            initial_lr.rescale([self.defaults, *self.param_groups], first / largest)
+            largest = first
         if slowly and of_shapes is not None:
-            self._lr_floor = min(self._first_log_lr, math.log(of_shapes / largest))
+            self._lr_floor = min(LR.default, math.log(of_shapes / largest))
             self._bank.columns[LR_FLOOR].fill_(self._lr_floor)
 
     def _settle(self, group: dict[str, Any]) -> None:
@@ -456,8 +456,7 @@ class HyperOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy take along, beside what torch.optim's own optimizers do."""
         own = ("rule", "learned", "intervals", "state_dtype", "reduce_group")
-        numbers = ("_first_log_lr", "_lr_floor")
-        private = (*numbers, "_bank", "_memory", "_learner", "_external", "_requested_engine", "_option_names")
+        private = ("_lr_floor", "_bank", "_memory", "_learner", "_external", "_requested_engine", "_option_names")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in (*own, *private)}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
