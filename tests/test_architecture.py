@@ -59,6 +59,13 @@ ALLOWED = {
     "mada_optim.learning": ("mada_optim.spec", "mada_optim.checks", "mada_optim.hyper.learner"),
     "mada_optim.shards": ("mada_optim.spec",),
     "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices"),
+    "mada_optim.group_keys": (
+        "mada_optim.spec",
+        "mada_optim.checks",
+        "mada_optim.hyper.bank",
+        "mada_optim.matrices",
+        "mada_optim.rules",
+    ),
     "mada_optim.guard": ("mada_optim.spec",),
     "mada_optim.readings": (),
     "mada_optim.snapshot": (
@@ -94,6 +101,7 @@ ALLOWED = {
         "mada_optim.hyper",
         "mada_optim.dispatch",
         "mada_optim.checks",
+        "mada_optim.group_keys",
         "mada_optim.guard",
         "mada_optim.initial_lr",
         "mada_optim.learning",

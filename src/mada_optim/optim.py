@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from mada_optim import checks, initial_lr, learning, matrices, shards, snapshot
 from mada_optim.cells import Cells
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
+from mada_optim.group_keys import GroupKeys
 from mada_optim.guard import Guard, find_guard, guarded
 from mada_optim.hyper.bank import LR_FLOOR, Bank
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
@@ -124,6 +125,13 @@ class HyperOptimizer(Optimizer):
     """
 
     preset: ClassVar[Preset] = Preset("mada", "all", lr=1e-3)
+    _given: Mapping[str, Any]
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        """Keeps the keywords for the constructor: a wrapper may repeat them in each group."""
+        self = super().__new__(cls)
+        self._given = given
+        return self
 
     def __init__(
         self,
@@ -200,7 +208,9 @@ class HyperOptimizer(Optimizer):
         if eps is not None:
             defaults["eps"] = eps
         self._option_names = tuple(defaults)
+        self._keys = GroupKeys(type(self), self.rule, self.learned, defaults, self.__dict__.pop("_given"))
         super().__init__(params, defaults)
+        self._keys.constructed()
         self._start_lr(checks.lr_init(lr_init, self.learned))
 
         self._learner = self._learner.on(self._home, eager.scalar_dtype(self._home))
@@ -215,9 +225,13 @@ class HyperOptimizer(Optimizer):
             ValueError: A value is not allowed, a parameter is named twice, the group names its own value of a
                 coefficient that is learned for all groups, or a hyper_optimizer has learned for others already.
         """
+        betas = None
         if isinstance(param_group, dict):
+            self._keys.check(param_group)
             own = {key: x for key, x in param_group.items() if key != "betas"}
-            param_group = {**own, **checks.named_betas(self.rule, param_group.get("betas"))}
+            betas = param_group.get("betas")
+            by_name = {q: own[q] for q in ("beta1", "beta2") if q in own}
+            param_group = {**own, **checks.rule_keywords(self.rule, betas, by_name)}
             if isinstance(param_group["params"], Iterator):  # can be read once
                 param_group["params"] = list(param_group["params"])
             checks.group(self.rule, {**self.defaults, **param_group}, self.intervals)
@@ -227,6 +241,7 @@ class HyperOptimizer(Optimizer):
         super().add_param_group(param_group)
         self._sort_matrices()
         self._attach_coefficients(param_group)
+        self._keys.added(param_group, betas)
         for is_matrix in set(matrices.flags(self.rule, param_group)):
             seen = matrices.seen(self.rule, param_group, is_matrix)
             self._dispatcher.prepare(corners(self.rule, seen, ()), self._home)  # what is learned is a tensor
@@ -312,6 +327,7 @@ class HyperOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._keys.settle(self.param_groups)
         work = self._steady.work(self.param_groups, self.state)
         if not work.scopes and self.reduce_group is None:
             return loss
@@ -370,6 +386,7 @@ class HyperOptimizer(Optimizer):
         values are those of the first group; with "group" or "tensor" there is a dict for each group (by its `name`, or
         its number) or parameter (by its name, or "group.number"); to a name that repeats, the number is added.
         """
+        self._keys.settle(self.param_groups)
         return by_scope(self._bank.scope, self.param_groups, self._coefficients_of)
 
     def hypergradients(self) -> Reading:
@@ -410,6 +427,7 @@ class HyperOptimizer(Optimizer):
 
         What belongs to a DTensor element by element is a DTensor of the same layout.
         """
+        self._keys.settle(self.param_groups)
         first = self.register_state_dict_post_hook(lambda _, ours: self._completed(ours), prepend=True)
         try:
             return super().state_dict()
@@ -441,10 +459,13 @@ class HyperOptimizer(Optimizer):
     def _receive(self, state_dict: dict[str, Any]) -> None:
         what = (self.rule, self.learned, self._memory, self.param_groups)
         snapshot.check(*what, state_dict, tower=self._external is not None)
+        for group in state_dict["param_groups"]:
+            self._keys.check(group)
         self._incoming = state_dict
 
     def _restore(self) -> None:
         """Puts right what torch has loaded: dtypes, views, and what an older version did otherwise."""
+        self._keys.loaded(self.param_groups)
         for group in self.param_groups:
             group.update({name: self.defaults[name] for name in self._option_names if name not in group})
             self._settle(group)
@@ -456,7 +477,7 @@ class HyperOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy take along, beside what torch.optim's own optimizers do."""
         own = ("rule", "learned", "intervals", "state_dtype", "reduce_group")
-        private = ("_lr_floor", "_bank", "_memory", "_learner", "_external", "_requested_engine", "_option_names")
+        private = ("_lr_floor", "_keys", "_bank", "_memory", "_learner", "_external", "_requested_engine", "_option_names")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in (*own, *private)}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
