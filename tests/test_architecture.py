@@ -59,6 +59,7 @@ ALLOWED = {
     "mada_optim.learning": ("mada_optim.spec", "mada_optim.checks", "mada_optim.hyper.learner"),
     "mada_optim.shards": ("mada_optim.spec",),
     "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices"),
+    "mada_optim.by_name": (),
     "mada_optim.group_keys": (
         "mada_optim.spec",
         "mada_optim.checks",
@@ -100,6 +101,7 @@ ALLOWED = {
         "mada_optim.engine",
         "mada_optim.hyper",
         "mada_optim.dispatch",
+        "mada_optim.by_name",
         "mada_optim.checks",
         "mada_optim.group_keys",
         "mada_optim.guard",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from mada_optim import checks, initial_lr, learning, matrices, shards, snapshot
+from mada_optim import by_name, checks, initial_lr, learning, matrices, shards, snapshot
 from mada_optim.cells import Cells
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
@@ -442,12 +442,15 @@ class HyperOptimizer(Optimizer):
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch.optim, except that no state is rounded to its parameter's dtype.
+        """As in torch.optim, except that no state is rounded to its parameter's dtype, and that names count.
 
-        `learn` and what belongs to it stay as this optimizer was built.
+        Where both sides know the names of all parameters (`named_parameters`), each gets the state of its name, in
+        whatever order they and their groups are; a prefix such as DDP's `module.` makes no other name. `learn` and what
+        belongs to it stay as this optimizer was built.
 
         Raises:
-            ValueError: The state is of another rule or `learn`, or a slot has another shape; nothing is changed.
+            ValueError: The state is of another rule or `learn`, a slot has another shape, or a name is on one side
+                alone; nothing is changed.
         """
         last = self.register_load_state_dict_pre_hook(lambda _, final: self._receive(final))  # after the user's hooks
         try:
@@ -456,12 +459,28 @@ class HyperOptimizer(Optimizer):
             last.remove()
             self._incoming = {}
 
-    def _receive(self, state_dict: dict[str, Any]) -> None:
+    def _receive(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        found = by_name.order(self.param_groups, state_dict)
+        if found is not None:
+            state_dict = self._arranged(state_dict, found)
         what = (self.rule, self.learned, self._memory, self.param_groups)
         snapshot.check(*what, state_dict, tower=self._external is not None)
         for group in state_dict["param_groups"]:
             self._keys.check(group)
         self._incoming = state_dict
+        return state_dict
+
+    def _arranged(self, state_dict: dict[str, Any], found: by_name.Order) -> dict[str, Any]:
+        """A state in the order of our parameters, also where it has a row for each scope."""
+        of_each = self._bank.columns if self._bank.scope == "tensor" else ()
+        arranged = by_name.arranged(self.param_groups, state_dict, found, (matrices.FLAGS, *of_each))
+        rows = {"tensor": found.rows, "group": found.groups}.get(self._bank.scope)
+        if rows and self._external is not None and "hyper_optimizer" in arranged:
+            above = self._external.optimizer
+            per_row = eager.per_element(above.rule) if isinstance(above, HyperOptimizer) else None
+            of_tower = by_name.rearranged_rows(arranged["hyper_optimizer"], rows, per_row)
+            arranged["hyper_optimizer"] = of_tower
+        return arranged
 
     def _restore(self) -> None:
         """Puts right what torch has loaded: dtypes, views, and what an older version did otherwise."""
@@ -477,7 +496,16 @@ class HyperOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy take along, beside what torch.optim's own optimizers do."""
         own = ("rule", "learned", "intervals", "state_dtype", "reduce_group")
-        private = ("_lr_floor", "_keys", "_bank", "_memory", "_learner", "_external", "_requested_engine", "_option_names")
+        private = (
+            "_lr_floor",
+            "_keys",
+            "_bank",
+            "_memory",
+            "_learner",
+            "_external",
+            "_requested_engine",
+            "_option_names",
+        )
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in (*own, *private)}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
