@@ -60,6 +60,7 @@ ALLOWED = {
     "mada_optim.shards": ("mada_optim.spec",),
     "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices"),
     "mada_optim.by_name": (),
+    "mada_optim.step_count": (),
     "mada_optim.group_keys": (
         "mada_optim.spec",
         "mada_optim.checks",
@@ -94,6 +95,7 @@ ALLOWED = {
     ),
     "mada_optim.optim": (
         "mada_optim.steady",
+        "mada_optim.step_count",
         "mada_optim.cells",
         "mada_optim.spec",
         "mada_optim.rules",

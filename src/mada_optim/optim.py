@@ -24,6 +24,7 @@ from mada_optim.rules import RULES
 from mada_optim.spec import LR, Rule, option_key
 from mada_optim.specialize import corners, is_corner
 from mada_optim.steady import Steady
+from mada_optim.step_count import StepCount
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,7 @@ class HyperOptimizer(Optimizer):
             hyper_fall=hyper_fall,
         )
         self._bank = Bank(self.learned, checks.scope(scope), self._learner)
+        self._step_count = StepCount(type(self).__name__)
         self._cells = self._new_cells()
         self._requested_engine = checks.engine(engine)
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
@@ -337,7 +339,17 @@ class HyperOptimizer(Optimizer):
             lrs = [eager.scalar(group["lr"], home) for group in self.param_groups] if self._learner.freeze else []
             hyper_step(self._bank, self._learner, self._external, lrs, h, finite & self._active(work.scopes))
         work.advance(finite)
+        self._step_count.add(finite)
         return loss
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps changed nothing, as a gradient was not finite, since construction or `load_state_dict`.
+
+        Reads from the device. A warning says, once, that all steps so far were skipped, here and where `coefficients`
+        or `state_dict` is read.
+        """
+        return self._step_count.read()[1]
 
     @property
     def engine(self) -> str:
@@ -387,6 +399,7 @@ class HyperOptimizer(Optimizer):
         its number) or parameter (by its name, or "group.number"); to a name that repeats, the number is added.
         """
         self._keys.settle(self.param_groups)
+        self._step_count.read()
         return by_scope(self._bank.scope, self.param_groups, self._coefficients_of)
 
     def hypergradients(self) -> Reading:
@@ -428,6 +441,7 @@ class HyperOptimizer(Optimizer):
         What belongs to a DTensor element by element is a DTensor of the same layout.
         """
         self._keys.settle(self.param_groups)
+        self._step_count.read()
         first = self.register_state_dict_post_hook(lambda _, ours: self._completed(ours), prepend=True)
         try:
             return super().state_dict()
@@ -484,6 +498,7 @@ class HyperOptimizer(Optimizer):
 
     def _restore(self) -> None:
         """Puts right what torch has loaded: dtypes, views, and what an older version did otherwise."""
+        self._step_count = StepCount(type(self).__name__)
         self._keys.loaded(self.param_groups)
         for group in self.param_groups:
             group.update({name: self.defaults[name] for name in self._option_names if name not in group})
@@ -499,6 +514,7 @@ class HyperOptimizer(Optimizer):
         private = (
             "_lr_floor",
             "_keys",
+            "_step_count",
             "_bank",
             "_memory",
             "_learner",

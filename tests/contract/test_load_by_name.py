@@ -71,7 +71,7 @@ def scopes(opt):
     reading = opt.coefficients()
     if set(reading) == {"0", "1"}:
         return {str(group["weight_decay"]): reading[str(i)] for i, group in enumerate(opt.param_groups)}
-    return {name: x for name, x in reading.items() if isinstance(x, dict)} or {q: x for q, x in reading.items()}
+    return {name: x for name, x in reading.items() if isinstance(x, dict)} or dict(reading)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
