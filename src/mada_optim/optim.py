@@ -116,9 +116,11 @@ class HyperOptimizer(Optimizer):
             `opt.engine` names what runs, `opt.engine_reasons` why.
         maximize: Steps along the gradient instead of against it.
         state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
-        reduce_group: Process group over which parameters are sharded: hypergradients are summed over it, and a gradient
-            that is not finite stops the step on all of it. For DTensors, as of FSDP2's `fully_shard`, it follows from
-            their layout, and None is right; so it is where each process has whole parameters, as with DDP.
+        reduce_group: Process group over which parameters are sharded, or shared out: hypergradients are summed over it,
+            and so is what `lr_init="shape"` takes from shapes; a gradient that is not finite stops the step on all of
+            it. Groups say then which matrices are hidden (`matrix`), as none sees all of them. For DTensors, as of
+            FSDP2's `fully_shard`, it follows from their layout, and None is right; so it is where each process has
+            whole parameters, as with DDP.
         options: Starting values of the rule's other coefficients, and its hyper-parameters, by name.
 
     Raises:
@@ -232,14 +234,16 @@ class HyperOptimizer(Optimizer):
             self._keys.check(param_group)
             own = {key: x for key, x in param_group.items() if key != "betas"}
             betas = param_group.get("betas")
-            by_name = {q: own[q] for q in ("beta1", "beta2") if q in own}
-            param_group = {**own, **checks.rule_keywords(self.rule, betas, by_name)}
+            also: dict[str, float] = {q: own[q] for q in ("beta1", "beta2") if q in own}
+            param_group = {**own, **checks.rule_keywords(self.rule, betas, also)}
             if isinstance(param_group["params"], Iterator):  # can be read once
                 param_group["params"] = list(param_group["params"])
             checks.group(self.rule, {**self.defaults, **param_group}, self.intervals)
             if self._bank.scope == "global" and self._bank.rows:
                 checks.ties({q: x for q, x in param_group.items() if q in self.learned}, self.param_groups[0])
             checks.room(self._external is not None, self._bank.scope)
+            if self.reduce_group is not None and self.rule.matrix_weight is not None:
+                checks.matrix_said(param_group)
         super().add_param_group(param_group)
         self._sort_matrices()
         self._attach_coefficients(param_group)
@@ -275,7 +279,8 @@ class HyperOptimizer(Optimizer):
         slowly = self._learner.fall < math.inf
         if LR.name not in self.learned or not largest > 0:
             return
-        of_shapes = initial_lr.of_shapes(self.rule, self.param_groups) if slowly or wanted == "shape" else None
+        where = (self.rule, self.param_groups, self._over_parts)
+        of_shapes = initial_lr.of_shapes(*where) if slowly or wanted == "shape" else None
         first = of_shapes if wanted == "shape" else wanted
         if isinstance(first, float):
             initial_lr.rescale([self.defaults, *self.param_groups], first / largest)
@@ -283,6 +288,10 @@ class HyperOptimizer(Optimizer):
         if slowly and of_shapes is not None:
             self._lr_floor = min(LR.default, math.log(of_shapes / largest))
             self._bank.columns[LR_FLOOR].fill_(self._lr_floor)
+
+    def _over_parts(self, x: Tensor) -> Tensor:
+        """The sum over the processes that have other parameters, where there are such."""
+        return x if self.reduce_group is None else shards.summed(x, [self.reduce_group], self._home.type)
 
     def _settle(self, group: dict[str, Any]) -> None:
         """Coefficients that are not learned: at a corner plain numbers, which `specialize` reads; else 0-d tensors.
