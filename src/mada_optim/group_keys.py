@@ -65,9 +65,10 @@ class GroupKeys:
         self._counts: list[int] = []
         self._betas: list[Any] = []
 
-    def constructed(self) -> None:
-        """Forgets the values of keywords: they need not be what can be copied."""
+    def constructed(self) -> bool:
+        """Forgets the values of keywords, which need not be what can be copied; whether groups have repeated any."""
         self._given = {}
+        return bool(self._repeated)
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuses a key that has no effect and looks as if it were meant to have one.

@@ -214,7 +214,8 @@ class HyperOptimizer(Optimizer):
         self._option_names = tuple(defaults)
         self._keys = GroupKeys(type(self), self.rule, self.learned, defaults, self.__dict__.pop("_given"))
         super().__init__(params, defaults)
-        self._keys.constructed()
+        if self._keys.constructed() and self.learned and reduce_group is None:
+            shards.require_one_process(type(self).__name__)
         self._start_lr(checks.lr_init(lr_init, self.learned))
 
         self._learner = self._learner.on(self._home, eager.scalar_dtype(self._home))

@@ -102,6 +102,18 @@ def test_a_run_is_that_of_one_process(name, answers):
             torch.testing.assert_close(torch.tensor(x), torch.tensor(y), rtol=1e-4, atol=1e-6)
 
 
+def alone():
+    try:
+        ZeroRedundancyOptimizer(net().parameters(), optimizer_class=MADA, lr=1e-3, hyper_start=1)
+    except ValueError as error:
+        return str(error)
+
+
+def test_learning_from_a_part_alone_is_refused_where_it_can_be_seen():
+    for message in group.run(WORLD, alone):
+        assert re.search("2 processes: expected reduce_group, got None", message)
+
+
 def guessing():
     model = net()
     try:
