@@ -84,8 +84,8 @@ def require_one_process(owner: str) -> None:
         world = torch.distributed.get_world_size()
         if world > 1:
             raise ValueError(
-                f"{owner} in a wrapper that repeats its keywords in each group, as ZeroRedundancyOptimizer does, on {world} "
-                "processes: expected reduce_group, got None, with which each process would learn from its part of the "
+                f"{owner} in a wrapper that repeats its keywords in each group, as ZeroRedundancyOptimizer does, on "
+                f"{world} processes: expected reduce_group, got None, with which each would learn from its part of the "
                 "parameters alone; pass reduce_group=torch.distributed.group.WORLD, shard the model by `fully_shard` "
                 "instead, or learn nothing (learn=())"
             )
