@@ -33,9 +33,9 @@ class StepCount:
             self._fold()
 
     def _fold(self) -> None:
-        if self._pending:
-            self._count(torch.stack([x.to(self._pending[-1].device) for x in self._pending]))
-            self._pending = []
+        for device in {x.device for x in self._pending}:  # one, but where parameters have moved meanwhile
+            self._count(torch.stack([x for x in self._pending if x.device == device]))
+        self._pending = []
 
     def _count(self, verdicts: Tensor) -> None:
         counts = torch.stack([verdicts.sum(), (~verdicts).sum()])
