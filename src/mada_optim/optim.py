@@ -212,7 +212,7 @@ class HyperOptimizer(Optimizer):
         if eps is not None:
             defaults["eps"] = eps
         self._option_names = tuple(defaults)
-        self._keys = GroupKeys(type(self), self.rule, self.learned, defaults, self.__dict__.pop("_given"))
+        self._keys = GroupKeys(type(self), self.rule, self.learned, defaults, self.__dict__.pop("_given", {}))
         super().__init__(params, defaults)
         if self._keys.constructed() and self.learned and reduce_group is None:
             shards.require_one_process(type(self).__name__)
