@@ -60,6 +60,15 @@ ALLOWED = {
     "mada_optim.learning": ("mada_optim.spec", "mada_optim.checks", "mada_optim.hyper.learner"),
     "mada_optim.shards": ("mada_optim.spec",),
     "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices"),
+    "mada_optim.by_name": (),
+    "mada_optim.step_count": ("mada_optim.modes",),
+    "mada_optim.group_keys": (
+        "mada_optim.spec",
+        "mada_optim.checks",
+        "mada_optim.hyper.bank",
+        "mada_optim.matrices",
+        "mada_optim.rules",
+    ),
     "mada_optim.guard": ("mada_optim.spec",),
     "mada_optim.readings": (),
     "mada_optim.snapshot": (
@@ -88,6 +97,7 @@ ALLOWED = {
     "mada_optim.optim": (
         "mada_optim.modes",
         "mada_optim.steady",
+        "mada_optim.step_count",
         "mada_optim.cells",
         "mada_optim.spec",
         "mada_optim.rules",
@@ -95,7 +105,9 @@ ALLOWED = {
         "mada_optim.engine",
         "mada_optim.hyper",
         "mada_optim.dispatch",
+        "mada_optim.by_name",
         "mada_optim.checks",
+        "mada_optim.group_keys",
         "mada_optim.guard",
         "mada_optim.initial_lr",
         "mada_optim.learning",

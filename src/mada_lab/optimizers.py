@@ -116,7 +116,18 @@ def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
 
 
 def _ours(groups: list[dict[str, Any]], config: RunConfig) -> HyperOptimizer:
-    """One of this library's, its hyper learning rates multiplied, its hypergradients falsified if that is asked for."""
+    """One of this library's, its hyper learning rates multiplied, its hypergradients falsified if that is asked for.
+
+    An lr that starts elsewhere than at learning_rate is LR_FACTOR of its groups, so that the schedule applies to it.
+    """
+    optimizer = _made(groups, config)
+    for group in optimizer.param_groups:
+        if group["lr"] != config.learning_rate:
+            group[LR_FACTOR] = group["lr"] / config.learning_rate
+    return optimizer
+
+
+def _made(groups: list[dict[str, Any]], config: RunConfig) -> HyperOptimizer:
     cls, options = OURS[config.optimizer]
     options = {**_start(config), **options, **_keywords(config)}
     optimizer = cls(groups, lr=config.learning_rate, **options)

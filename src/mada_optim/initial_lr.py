@@ -10,9 +10,10 @@ The two constants are from trials on small networks, docs/lab-notebook.md.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mada_optim import matrices
@@ -22,23 +23,38 @@ SPECTRAL_STEP = 0.02
 POINTWISE_STEP = 0.4
 
 
-def of_shapes(rule: Rule, groups: Iterable[Mapping[str, Any]]) -> float | None:
+def of_shapes(
+    rule: Rule, groups: Iterable[Mapping[str, Any]], total: Callable[[Tensor], Tensor] = lambda x: x
+) -> float | None:
     """The first lr of all groups together; None where no parameter has two dimensions.
 
     The width is the larger side of the hidden matrices, in the geometric mean over their elements; of all matrices,
-    where none is hidden.
+    where none is hidden. Where processes have a part of the parameters each, `total` sums over them.
     """
     groups = list(groups)
     flags = matrices.hidden(groups)
     hidden = [
         p for group, own in zip(groups, flags, strict=True) for p, x in zip(group["params"], own, strict=True) if x
     ]
-    width = _width(hidden or [p for group in groups for p in group["params"] if matrices.is_matrix(p)])
-    if width is None:
+    every = [p for group in groups for p in group["params"] if matrices.is_matrix(p)]
+    sums = total(torch.tensor([_logarithms(hidden), _logarithms(every)], dtype=torch.float64, device="cpu"))
+    (of_hidden, hidden_elements), (of_every, elements) = sums.tolist()
+    if not elements:
         return None
-    if hidden and not rule.pointwise:
+    width = math.exp(of_hidden / hidden_elements) if hidden_elements else math.exp(of_every / elements)
+    if hidden_elements and not rule.pointwise:
         return SPECTRAL_STEP / (_scale(rule, groups[0]) * math.sqrt(width))
     return POINTWISE_STEP / width
+
+
+def rescale(groups: Sequence[dict[str, Any]], factor: float) -> None:
+    """Multiplies the lr of each group. A tensor, which groups may share and others may hold, is multiplied in place."""
+    with torch.no_grad():
+        for lr in {id(x): x for group in groups if isinstance(x := group["lr"], Tensor)}.values():
+            lr.mul_(factor)
+    for group in groups:
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = float(group["lr"]) * factor
 
 
 def _scale(rule: Rule, options: Mapping[str, Any]) -> float:
@@ -46,7 +62,7 @@ def _scale(rule: Rule, options: Mapping[str, Any]) -> float:
     return float(options["kappa" if rule.matrix_weight is None else "kappa_matrix"])
 
 
-def _width(tensors: Iterable[Tensor]) -> float | None:
+def _logarithms(tensors: Iterable[Tensor]) -> tuple[float, float]:
+    """The sum over all elements of the logarithm of their tensor's larger side, and the number of elements."""
     sides = [(max(p.shape[0], p.numel() // p.shape[0]), p.numel()) for p in tensors]
-    count = sum(n for _, n in sides)
-    return math.exp(sum(n * math.log(side) for side, n in sides) / count) if count else None
+    return sum(n * math.log(side) for side, n in sides), float(sum(n for _, n in sides))

@@ -123,6 +123,7 @@ def test_an_optimizer_made_saved_and_loaded_in_a_mode_goes_on_outside(mode):
     with MODES[mode]():
         opt.load_state_dict(copy.deepcopy(opt.state_dict()))
         slots = opt.slots(params[1][1])
+        assert opt.skipped_steps == 0
     steps(opt, range(3, 6))
     steps(twin, range(3, 6))
     assert same_bits(everything(opt), everything(twin))
