@@ -7,7 +7,7 @@ import math
 import re
 import tomllib
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import tyro
 
 from mada_lab.config import RunConfig, TrainConfig, VisionConfig
+from mada_lab.declarations import declarations
 from mada_lab.errors import ConfigError
 
 C = TypeVar("C", bound=RunConfig)
@@ -55,7 +56,32 @@ def load(arguments: Sequence[str], kind: type[C] = TrainConfig) -> C:  # type: i
         config = replace(config, **read_toml(Path(rest.pop(0)), kind))
     config = parse_arguments(rest, config)
     check(config)
+    require_effect(config, given_keys(arguments, kind))
     return config
+
+
+def given_keys(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig) -> set[str]:
+    """The keys that `[CONFIG.toml] --key=value ...` gives, whatever their values. Raises ConfigError as `load`."""
+    file = arguments[:1] if arguments and not arguments[0].startswith("-") else []
+    words = (word[2:].split("=")[0].replace("-", "_") for word in arguments if word.startswith("--"))
+    return {*words, *(key for path in file for key in read_toml(Path(path), kind))} & keys(kind).keys()
+
+
+def require_effect(config: RunConfig, given: Collection[str]) -> None:
+    """Raises ConfigError if a key in `given` has no effect beside the other values."""
+    without = idle(config)
+    if problems := [without[key] for key in sorted(without) if key in given]:
+        raise ConfigError("; ".join(problems) + "; leave these keys out")
+
+
+def idle(config: RunConfig) -> dict[str, str]:
+    """The keys that have no effect beside the other values, each with what to say of it; optimizers have others."""
+    return {
+        key: f"{key}: expected {other}={' or '.join(map(str, allowed))} beside it, got {other}={getattr(config, other)}"
+        for key, declared in declarations(type(config)).items()
+        for other, allowed in declared.needs.items()
+        if getattr(config, other) not in allowed and getattr(config, key) is not None
+    }
 
 
 def read_toml(path: Path, kind: type[RunConfig] = TrainConfig) -> dict[str, Any]:

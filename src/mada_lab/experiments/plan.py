@@ -16,8 +16,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from mada_lab import settings
+from mada_lab import optimizers, settings
 from mada_lab.config import RunConfig
+from mada_lab.declarations import defaults, set_keys
 from mada_lab.errors import ConfigError
 
 Values = dict[str, Any]
@@ -60,9 +61,7 @@ class Plan:
 
     def config(self, values: Values) -> RunConfig:
         """The configuration of a point. Raises ConfigError for keys, types and values that don't go."""
-        config = replace(self.base, **settings.typed(values, "the sweep", type(self.base)))
-        settings.check(config)
-        return config
+        return fitted(self.base, values)
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """What each key of the search is drawn from. Raises ConfigError."""
@@ -79,9 +78,23 @@ class Plan:
         for key, axis in self.grid.items():
             if not axis or len(set(map(repr, axis))) < len(axis):
                 raise ConfigError(f"sweep, grid, key {key}: expected distinct values, got {axis}; correct them")
-        for _, values in self.points if not self.search else []:
+        outlines = list(self._outlines())
+        for values in outlines:
             self.config(values)
-        self.distributions()
+        never = set[str].intersection(*(_idle(_combined(self.base, values)) for values in outlines))
+        for key in sorted(never & set_keys(self.base)):
+            what = f"expected a key that has an effect in one run at least, got {key}={getattr(self.base, key)}"
+            raise ConfigError(f"sweep, key {key}: {what}; leave it out")
+
+    def _outlines(self) -> Iterator[Values]:
+        """The keys of each point; of a search, of each combination of choices, with ranges at their lower ends."""
+        if not self.search:
+            yield from (values for _, values in self.points)
+            return
+        found = self.distributions().items()
+        yield from _product(
+            {k: list(x.choices) if isinstance(x, CategoricalDistribution) else [x.low] for k, x in found}
+        )
 
     def to_json(self) -> Values:
         """All that decides the results."""
@@ -103,6 +116,30 @@ class Plan:
     def digest(self) -> str:
         """12 digits that any difference in the results' causes changes."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def fitted(base: RunConfig, values: Values) -> RunConfig:
+    """`base` with `values`, without the keys of `base` that have no effect beside them.
+
+    Raises:
+        ConfigError: One of the values has no effect, or they don't go together.
+    """
+    config = _combined(base, values)
+    config = replace(config, **{key: defaults(type(base))[key] for key in _idle(config) if key not in values})
+    settings.check(config)
+    settings.require_effect(config, values)
+    optimizers.require_had(config, values)
+    return config
+
+
+def _combined(base: RunConfig, values: Values) -> RunConfig:
+    config = replace(base, **settings.typed(values, "the sweep", type(base)))
+    optimizers.require_known(config.optimizer)
+    return config
+
+
+def _idle(config: RunConfig) -> set[str]:
+    return {*settings.idle(config), *optimizers.idle(config), *optimizers.replaced(config)}
 
 
 def differences(one: Plan, other: Plan) -> list[str]:
