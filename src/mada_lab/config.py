@@ -102,8 +102,8 @@ class RunConfig:
     state_dtype: Literal["float32", "bfloat16"] = key(FIXED, "float32", of_optimizer=True)
     """Precision of the optimizer's slots; bfloat16 halves them, with stochastic rounding (not of adamw)."""
     coefficients_from: str | None = key(RESOLVED, None, of_optimizer=True)
-    """Folder of a finished run whose final coefficients this one has, instead of those above; fixed, unless learn is
-    set."""
+    """Folder of a finished run whose final coefficients this one has, in the place of the keys above; fixed, unless
+    learn is set."""
     pace_from: str | None = key(STEPS, None, of_optimizer=True)
     """Folder of a finished run of mada_traced, whose steps' sizes mada_paced has."""
     hyper_lr: float | None = key(FIXED, None, of_optimizer=True)

@@ -2,8 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,12 +14,14 @@ import mada_optim
 from mada_lab import controls
 from mada_lab.baselines import BASELINES, LR_FACTOR, hidden_matrices
 from mada_lab.config import RunConfig
-from mada_lab.declarations import optimizer_keys, set_keys
+from mada_lab.declarations import defaults, optimizer_keys, set_keys
 from mada_lab.errors import ConfigError
 from mada_optim import HyperOptimizer, matrices
 from mada_optim.checks import learned_names
 from mada_optim.rules import RULES
 from mada_optim.spec import LR, Rule
+
+C = TypeVar("C", bound=RunConfig)
 
 #: Name on the command line to the class and what it is given: a rule by its name learns nothing unless `learn` says so.
 OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
@@ -81,6 +84,12 @@ def without_effect(config: RunConfig, given: Iterable[str] | None = None) -> lis
     """The keys in `given`, or those with another value than the default, that the optimizer of `config` hasn't."""
     given = set_keys(config) if given is None else given
     return sorted(key for key in {*given} & idle(config).keys() if getattr(config, key) is not None)
+
+
+def without_idle(config: C) -> C:
+    """`config`, with the keys at their defaults that have no effect on its optimizer."""
+    usual = defaults(type(config))
+    return replace(config, **{key: usual[key] for key in without_effect(config)})
 
 
 def idle(config: RunConfig) -> dict[str, str]:

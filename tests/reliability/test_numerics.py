@@ -19,7 +19,7 @@ from mada_lab.numerics import Skips
 from mada_lab.record import read_run
 from mada_lab.session import Session
 from mada_lab.signals import Signals
-from tests.app.conftest import Silent
+from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 from tests.reliability import runs
 
@@ -37,7 +37,7 @@ def moved(session):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("optimizer", ["mada", "mada_released", "hyperadam", "adamw", "lion"])
 def test_a_gradient_that_is_not_finite_moves_nothing(tiny, corpus, optimizer, bad):
-    session = Session.start(replace(tiny, optimizer=optimizer), corpus)
+    session = Session.start(fitted(tiny, optimizer=optimizer), corpus)
     for _ in range(8):
         update(session, gradients(session, session.model, Signals()))
     before, position = moved(session), session.batches.state()

@@ -47,12 +47,13 @@ def run(words: list[str]) -> None:
 
 
 def _plan(tables: dict[str, Any], base: TrainConfig) -> Any:
-    from mada_lab.experiments.plan import Plan
+    from mada_lab.experiments.plan import Plan, require_used
 
     if not tables["grid"] and not tables["search"] and not tables["sweep"].get("trials"):
         return None
     plan = Plan(base, grid=tables["grid"], search=tables["search"], trials=int(tables["sweep"].get("trials", 0)))
     plan.check()
+    require_used([plan])
     return plan
 
 

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -78,15 +78,10 @@ class Plan:
         for key, axis in self.grid.items():
             if not axis or len(set(map(repr, axis))) < len(axis):
                 raise ConfigError(f"sweep, grid, key {key}: expected distinct values, got {axis}; correct them")
-        outlines = list(self._outlines())
-        for values in outlines:
+        for values in self.outlines():
             self.config(values)
-        never = set[str].intersection(*(_idle(_combined(self.base, values)) for values in outlines))
-        for key in sorted(never & set_keys(self.base)):
-            what = f"expected a key that has an effect in one run at least, got {key}={getattr(self.base, key)}"
-            raise ConfigError(f"sweep, key {key}: {what}; leave it out")
 
-    def _outlines(self) -> Iterator[Values]:
+    def outlines(self) -> Iterator[Values]:
         """The keys of each point; of a search, of each combination of choices, with ranges at their lower ends."""
         if not self.search:
             yield from (values for _, values in self.points)
@@ -116,6 +111,15 @@ class Plan:
     def digest(self) -> str:
         """12 digits that any difference in the results' causes changes."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def require_used(plans: Sequence[Plan]) -> None:
+    """Raises ConfigError if a key that all runs share has no effect in any of them."""
+    base = plans[0].base
+    never = set[str].intersection(*(_idle(_combined(base, values)) for plan in plans for values in plan.outlines()))
+    for key in sorted(never & set_keys(base)):
+        what = f"expected a key that has an effect in one run at least, got {key}={getattr(base, key)}"
+        raise ConfigError(f"sweep, key {key}: {what}; leave it out")
 
 
 def fitted(base: RunConfig, values: Values) -> RunConfig:
