@@ -36,6 +36,8 @@ AT_LEAST_0 = (
     "learning_rate matrix_lr min_lr weight_decay grad_clip eps hyper_lr hyper_clip hyper_reach peak_flops crop_padding "
     "matrix_lr_ratio hyper_fall"
 ).split()
+SEEDS, LARGEST = ("seed", "eval_seed"), 2**63 - 1
+MOST = 2**31 - 1  # of what is counted
 BELOW_1 = "dropout label_noise beta1 beta2 beta3 mu hyper_momentum hyper_memory hyper_averaging horizon".split()
 UP_TO_1 = "rho c gamma omega hyper_freeze".split()
 
@@ -200,6 +202,9 @@ def _problems(config: RunConfig) -> Iterator[str]:
     yield from (
         f"{key}: expected a finite number, got {x}" for key, x in sorted(numbers.items()) if not math.isfinite(x)
     )
+    whole = {key: x for key, x in numbers.items() if isinstance(x, int) and key not in SEEDS}
+    yield from _outside(whole, list(whole), f"at most {MOST}", lambda x: x <= MOST)
+    yield from _outside(numbers, SEEDS, f"at most {LARGEST}", lambda x: x <= LARGEST)
     yield from _outside(numbers, AT_LEAST_1, "at least 1", lambda x: x >= 1)
     yield from _outside(numbers, AT_LEAST_0, "at least 0", lambda x: x >= 0)
     yield from _outside(numbers, BELOW_1, "a number in [0, 1)", lambda x: 0 <= x < 1)

@@ -47,7 +47,7 @@ REFUSED = [
     (["data", "prepare"], 2, "expected the name of one data set"),
     (["data", "prepare", "pydoc", "--form-file=x"], 2, "expected one of --bpe-files, --data-dir, --from-file"),
     (["data", "prepare", "pydoc", "--tokenizer=bpe"], 2, "expected char or gpt2, got bpe"),
-    (["data", "prepare", "pydoc", "--workers=0"], 2, "option --workers: expected a number of threads, got 0"),
+    (["data", "prepare", "pydoc", "--workers=0"], 2, "option --workers: expected a whole number in [1, 1024], got 0"),
     (["data", "prepare", "wikitext", "--from-file=missing", "--bpe-files=."], 3, "encoder.json"),
     (["data", "prepare", "cifar10", "--from-file=missing.npz"], 3, "missing.npz"),
     (["train", "--dataset=openwebtext"], 3, "run `mada-lab data prepare openwebtext` first"),
