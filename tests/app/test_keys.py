@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mada_lab import changes, cli, mirror, optimizers, settings
+from mada_lab import changes, checkpoint, cli, mirror, optimizers, settings
 from mada_lab.config import RunConfig, TrainConfig, VisionConfig
 from mada_lab.data.images import ImageData
 from mada_lab.data.prepare import prepare
 from mada_lab.declarations import Resume, declarations, optimizer_keys
-from mada_lab.errors import ConfigError
+from mada_lab.errors import CheckpointError, ConfigError, NumericsError
 from mada_lab.experiments.plan import Plan, require_used
 from mada_lab.loop import train
 from mada_lab.model.gpt import GPT, GPTConfig
@@ -27,6 +27,7 @@ from tests.app.conftest import Silent, fitted
 OTHER = {
     "dataset": "shakespeare_char",
     "seed": 1,
+    "device": "cuda",
     "dtype": "bfloat16",
     "compile": True,
     "parallel": "fsdp",
@@ -307,8 +308,8 @@ def begun(tmp_path_factory, data_dir):
     folder, found = tmp_path_factory.mktemp("begun"), {}
 
     def start(tiny, data, target, **keys):
-        name = str(keys) + type(tiny).__name__
         config = fitted(replace(tiny, lr_decay_iters=20, hyper_start=2), **keys)
+        name = str(replace(config, out_dir=""))
         if name not in found:
             found[name] = folder / str(len(found))
             train(replace(config, out_dir=str(found[name]), max_iters=10), data, Silent())
@@ -422,24 +423,23 @@ def after_poison(config, data, monkeypatch):
 
     session, start = [], Session.start
     monkeypatch.setattr(Session, "start", lambda *a: session.append(start(*a)) or session[-1])
-    heard = Poisoned()
-    with pytest.raises(Exception, match="in a row"):
-        train(config, data, heard)
+    heard, rare = Poisoned(), {"eval_interval": 50, "checkpoint_interval": 50, "log_interval": 1}
+    with pytest.raises(NumericsError, match="in a row"):
+        train(replace(config, max_iters=40, **rare), data, heard)
     return heard.rows[-1]["step"]
 
 
 def with_a_broken_disk(config, data, monkeypatch):
-    """How a run ends that can't write its checkpoints."""
+    """The step at which a run ends that can't write its checkpoints."""
 
     def broken(*_, **__):
-        raise OSError(28, "no space left on device")
+        raise CheckpointError("no space left")
 
-    monkeypatch.setattr("mada_lab.files.os.replace", broken)
-    try:
-        train(config, data, Silent())
-    except Exception as error:
-        return type(error)
-    return None
+    monkeypatch.setattr(checkpoint, "write", broken)
+    heard = Silent()
+    with pytest.raises(CheckpointError, match="no space left"):  # the last one is never done without
+        train(replace(config, checkpoint_interval=5), data, heard)
+    return heard.rows[-1]["step"]
 
 
 def compiled(config, data, monkeypatch):

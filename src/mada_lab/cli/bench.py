@@ -64,6 +64,8 @@ def _bench(options: dict[str, str], quick: bool) -> Any:
     from mada_lab.experiments import storage as storages
     from mada_lab.experiments.bench.bench import Bench
 
+    grace = number("bench", "--grace", options.get("grace", GRACE))
+    together = whole_number("bench", {"--together": options.get("together", "1")}, "--together", 1, 1, 4096)
     torch.set_num_threads(1)  # a worker has one core, so that times and sums are the same on any machine
     storages.quiet()
     out = Path(options.get("out", "out/bench"))
@@ -71,8 +73,6 @@ def _bench(options: dict[str, str], quick: bool) -> Any:
     storage = storages.open_storage(options.get("storage", str(out / "bench.journal")))
     for task in tasks:
         precision.choose(task.config)
-    grace = number("bench", "--grace", options.get("grace", GRACE))
-    together = whole_number("bench", {"--together": options.get("together", "1")}, "--together", 1, 1, 4096)
     return Bench(tasks, scope, out, storage, SweepBar(), grace, together)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -186,8 +187,8 @@ def _distribution(key: str, given: Any) -> BaseDistribution:
     low, high = (settings.parse_value(key, match[part].strip()) for part in ("low", "high"))
     kind = {int: IntDistribution, float: FloatDistribution}.get(type(low))
     try:
-        if kind is None:
-            raise ValueError("a range of what has no order")
+        if kind is None or not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("a range of what has no order, or no end")
         return kind(low, high, log=match["log"] is not None)
     except ValueError as error:
         raise ConfigError(f"sweep, search, key {key}: expected a range, got {given}: {error}; correct it") from error
