@@ -76,8 +76,10 @@ def require_known(name: str) -> None:
 
 def require_had(config: RunConfig, given: Iterable[str]) -> None:
     """Raises ConfigError if a key in `given` has a value, and no effect on the optimizer of `config`."""
-    for key in without_effect(config, given):
-        raise ConfigError(f"optimizer {config.optimizer}, in key {key}: {idle(config)[key]}")
+    keys = without_effect(config, given)
+    if keys:
+        others = f", and {', '.join(keys[1:])} too" if keys[1:] else ""
+        raise ConfigError(f"optimizer {config.optimizer}, in key {keys[0]}: {idle(config)[keys[0]]}{others}")
 
 
 def without_effect(config: RunConfig, given: Iterable[str] | None = None) -> list[str]:
