@@ -1,6 +1,8 @@
 """Numbers on a command line that are none, or out of every range: an error of one line, nothing on the disk changes."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -145,4 +147,15 @@ def test_a_key_of_a_command_line_takes_no_number_that_is_none(capsys, word):
 def test_a_sweep_over_no_numbers_is_refused(tmp_path, monkeypatch, capsys, words):
     monkeypatch.chdir(tmp_path)
     assert fails(["sweep", "--out", "out", *words], capsys) == 2
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("word", ["--n_embd=2000000000"])  # more bytes than a number has room for
+def test_a_network_that_no_memory_holds_is_refused_in_one_line(tmp_path, data_dir, word):
+    """The progress bar of the run comes before, so the error is the last line."""
+    words = ["train", word, "--n_head=1", "--n_layer=1", f"--data_dir={data_dir}", "--device=cpu"]
+    run = subprocess.run([sys.executable, "-m", "mada_lab", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode in (2, 3), run.stderr
+    assert run.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in run.stderr
     assert files(tmp_path) == {}
