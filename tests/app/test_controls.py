@@ -68,7 +68,11 @@ def test_tracing_moves_nothing_and_a_follower_has_the_same_pace(tiny, corpus, tm
     train(fitted(config, out_dir=str(tmp_path / "paced"), **keys), corpus, Silent())
     steps, sizes = read_run(tmp_path / "traced").series("update_rms")
     assert read_run(tmp_path / "paced").series("update_rms") == (steps, pytest.approx(sizes))
-    train(fitted(config, out_dir=str(tmp_path / "free"), **{**keys, "pace_from": None}), corpus, Silent())
+    train(
+        fitted(config, out_dir=str(tmp_path / "free"), **{k: x for k, x in keys.items() if k != "pace_from"}),
+        corpus,
+        Silent(),
+    )
     assert read_run(tmp_path / "free").series("update_rms")[1] != pytest.approx(sizes, rel=0.01)
     with pytest.raises(ConfigError, match="expected a record with update_rms"):
         controls.Paced([torch.zeros(1, requires_grad=True)]).follow(tmp_path / "run")
