@@ -12,7 +12,8 @@ FILES = sorted(SRC.rglob("*.py"))
 ALLOWED = {
     "mada_optim.spec": (),
     "mada_optim.orthogonal": ("mada_optim.shards",),
-    "mada_optim.matrices": ("mada_optim.spec", "mada_optim.specialize"),
+    "mada_optim.layouts": ("mada_optim.spec",),
+    "mada_optim.matrices": ("mada_optim.spec", "mada_optim.specialize", "mada_optim.layouts"),
     "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules", "mada_optim.orthogonal"),
     "mada_optim.specialize": ("mada_optim.spec",),
     "mada_optim.builder": ("mada_optim.specialize",),
@@ -33,7 +34,7 @@ ALLOWED = {
         "mada_optim.optim",
         "mada_optim.presets",
     ),
-    "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine"),
+    "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine", "mada_optim.layouts"),
     "mada_optim.hyper": ("mada_optim.spec", "mada_optim.hyper"),
     "mada_optim.kernels": (
         "mada_optim.spec",
@@ -45,9 +46,11 @@ ALLOWED = {
         "mada_optim.kernels",
         "mada_optim.orthogonal",
         "mada_optim.exchange",
+        "mada_optim.layouts",
     ),
-    "mada_optim.exchange": (),
+    "mada_optim.exchange": ("mada_optim.layouts",),
     "mada_optim.dispatch": (
+        "mada_optim.layouts",
         "mada_optim.shards",
         "mada_optim.spec",
         "mada_optim.specialize",
@@ -55,10 +58,10 @@ ALLOWED = {
         "mada_optim.hyper",
         "mada_optim.kernels",
     ),
-    "mada_optim.checks": ("mada_optim.spec",),
+    "mada_optim.checks": ("mada_optim.spec", "mada_optim.layouts"),
     "mada_optim.learning": ("mada_optim.spec", "mada_optim.checks", "mada_optim.hyper.learner"),
-    "mada_optim.shards": ("mada_optim.spec",),
-    "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices"),
+    "mada_optim.shards": ("mada_optim.spec", "mada_optim.layouts"),
+    "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices", "mada_optim.layouts"),
     "mada_optim.guard": ("mada_optim.spec",),
     "mada_optim.readings": (),
     "mada_optim.snapshot": (
@@ -67,6 +70,7 @@ ALLOWED = {
         "mada_optim.engine",
         "mada_optim.hyper",
         "mada_optim.matrices",
+        "mada_optim.layouts",
         "mada_optim.shards",
     ),
     "mada_optim.cells": (
@@ -75,6 +79,7 @@ ALLOWED = {
         "mada_optim.engine",
         "mada_optim.hyper.bank",
         "mada_optim.matrices",
+        "mada_optim.layouts",
         "mada_optim.shards",
     ),
     "mada_optim.steady": (

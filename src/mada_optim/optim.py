@@ -226,14 +226,15 @@ class HyperOptimizer(Optimizer):
         super().add_param_group(param_group)
         self._sort_matrices()
         self._attach_coefficients(param_group)
-        for is_matrix in set(matrices.flags(self.rule, param_group)):
-            seen = matrices.seen(self.rule, param_group, is_matrix)
+        for layout in set(matrices.flags(self.rule, param_group)):
+            seen = matrices.seen(self.rule, param_group, layout)
             self._dispatcher.prepare(corners(self.rule, seen, ()), self._home)  # what is learned is a tensor
 
     def _sort_matrices(self) -> None:
-        """Says in each group which parameters are hidden weight matrices, until their state is begun."""
-        if self.rule.matrix_weight is not None:
-            for group, flags in zip(self.param_groups, matrices.hidden(self.param_groups), strict=True):
+        """Says in each group which parameters have hidden weight matrices, and where, until their state is begun."""
+        if not self.rule.pointwise:
+            decided = matrices.decided(self.rule, self.param_groups)
+            for group, flags in zip(self.param_groups, decided, strict=True):
                 if not any(self.state.get(p) for p in group["params"]):
                     group[matrices.FLAGS] = flags
 

@@ -17,6 +17,7 @@ from mada_optim.engine.eager import Cell
 from mada_optim.kernels.protocol import Job, Kernel
 from mada_optim.kernels.stages import Stages
 from mada_optim.kernels.states import States
+from mada_optim.layouts import of_each
 from mada_optim.spec import LR, option_key
 
 State = dict[str, Tensor]
@@ -125,9 +126,9 @@ class StagedJob:
         of_matrix, shards = self._kernel.stages.middle, []
         for x, buffer in zip(part, buffers, strict=True):
             if x.after.whole is None:
-                buffer.copy_(of_matrix(buffer))
+                buffer.copy_(of_each(of_matrix, buffer, x.after.layout))
             else:
-                shards.append((buffer, x.after.whole))
+                shards.append(exchange.Piece(buffer, x.after.whole, x.after.layout))
         exchange.replace(of_matrix, shards)
 
     def _tail(self, part: list[Rows], cells: list[Cell]) -> Job:
