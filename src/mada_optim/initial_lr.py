@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from mada_optim import matrices
-from mada_optim.layouts import Layout, as_matrices
+from mada_optim.layouts import Layout, as_matrices, is_matrix
 from mada_optim.spec import Rule
 
 SPECTRAL_STEP = 0.02
@@ -47,7 +47,7 @@ def _scale(rule: Rule, options: Mapping[str, Any]) -> float:
 def _any_layout(group: Mapping[str, Any], p: Tensor) -> Layout:
     """Where the matrices of a parameter are, hidden or not."""
     layout = matrices.layout_of(group, p)
-    return layout if matrices.is_matrix(p, layout) else False
+    return layout if is_matrix(p, layout) else False
 
 
 def _width(tensors: Iterable[tuple[Tensor, Layout]]) -> float | None:

@@ -67,6 +67,14 @@ def settled(p: Tensor, layout: Layout) -> Layout:
     return layout if layout > 1 and p.shape[0] % layout == 0 else True
 
 
+def is_matrix(p: Tensor, layout: Layout = True) -> bool:
+    """Whether a parameter, or each of the matrices that it is made of, is more than a row or a column."""
+    if p.ndim < 2 or p.numel() == 0 or p.is_complex():
+        return False
+    _, rows, columns = as_matrices(p.shape, layout)
+    return rows > 1 and columns > 1
+
+
 def view_shape(shape: torch.Size, layout: Layout) -> torch.Size:
     """The shape in which a rule for matrices sees a parameter: (rows, columns), or (number, rows, columns)."""
     if len(shape) < 2:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mada_optim.layouts import Layout, as_matrices, layout_by_shape, settled
+from mada_optim.layouts import Layout, is_matrix, layout_by_shape, settled
 from mada_optim.spec import Rule
 from mada_optim.specialize import corners, specialize
 
@@ -77,14 +77,6 @@ def _is_end(name: str, p: Tensor) -> bool:
 def _named(group: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:
     params = group["params"]
     return zip(group.get("param_names", [""] * len(params)), params, strict=True)
-
-
-def is_matrix(p: Tensor, layout: Layout = True) -> bool:
-    """Whether a parameter, or each of the matrices that it is made of, is more than a row or a column."""
-    if p.ndim < 2 or p.numel() == 0 or p.is_complex():
-        return False
-    _, rows, columns = as_matrices(p.shape, layout)
-    return rows > 1 and columns > 1
 
 
 def flags(rule: Rule, group: Mapping[str, Any]) -> list[Layout]:

@@ -98,7 +98,7 @@ def as_direction(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def size_of(cell: Cell) -> int:
-    """Elements of a matrix's buffer; of a shard's the most on any process, as all must make the same parts."""
+    """Elements of a matrix's buffer; where it is cut the most on any process, as all must make the same parts."""
     return cell.p.numel() if cell.whole is None else exchange.largest_share(cell.whole)
 
 
@@ -141,10 +141,10 @@ class StagedJob:
         return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     def _parts(self) -> Iterator[list[Rows]]:
-        """Matrices that have buffers at the same time."""
+        """Matrices that have buffers at the same time; first those that are cut, of which all make the same parts."""
         part: list[Rows] = []
         size = 0
-        for x in self._matrices:
+        for x in sorted(self._matrices, key=lambda x: x.after.whole is None):
             if part and size + size_of(x.after) > BUFFER:
                 yield part
                 part, size = [], 0
