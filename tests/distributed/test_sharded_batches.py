@@ -22,6 +22,7 @@ PACKED = [
     ((1, 4, 20), "batched", 0),
     ((2, 3, 5, 6), "batched", 1),
     ((4, 6, 8), "batched", 2),
+    ((3, 4, 5), "batched", 0),  # 40 and 20 elements, beside matrices that must be in the same part of a step everywhere
     ((9, 5), 3, 0),
     ((12, 8), 3, 1),
     ((8, 2, 3), 2, 0),
