@@ -89,7 +89,8 @@ class Dispatcher:
         if cell.rule.pointwise:
             return cell
         if cell.whole is None:
-            return cell._replace(rule=layouts.viewing(cell.rule, cell.layout))
+            is_matrix = layouts.view_shape(cell.p.shape, cell.layout) == cell.p.shape
+            return cell if is_matrix else cell._replace(rule=layouts.viewing(cell.rule, cell.layout))
         one_step = len(self._learned) > self._traced
         return cell._replace(rule=shards.gathering(cell.rule, cell.whole, cell.layout, differentiated=one_step))
 

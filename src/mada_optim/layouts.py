@@ -77,7 +77,7 @@ def is_matrix(p: Tensor, layout: Layout = True) -> bool:
 
 def view_shape(shape: torch.Size, layout: Layout) -> torch.Size:
     """The shape in which a rule for matrices sees a parameter: (rows, columns), or (number, rows, columns)."""
-    if len(shape) < 2:
+    if len(shape) < 2 or layout is False:
         return shape
     matrices = as_matrices(shape, layout)
     return torch.Size(matrices[1:] if layout is True else matrices)

@@ -95,16 +95,16 @@ def is_hidden(rule: Rule, group: Mapping[str, Any], parameter: int) -> Layout:
     return flags(rule, group)[parameter]
 
 
-def seen(rule: Rule, group: Mapping[str, Any], is_matrix: Layout) -> Mapping[str, Any]:
+def seen(rule: Rule, group: Mapping[str, Any], layout: Layout) -> Mapping[str, Any]:
     """A group as its hidden weight matrices see it, with their own lr, or as its other tensors do: omega fixed at 0."""
     if rule.matrix_weight is None:
         return group
-    if not is_matrix:
+    if not layout:
         return {**group, rule.matrix_weight: 0.0}
     return group if group[LR_RATIO] == 1.0 else {**group, "lr": group[LR_RATIO] * group["lr"]}
 
 
-def form(rule: Rule, group: Mapping[str, Any], learned: tuple[str, ...], is_matrix: Layout) -> Rule:
+def form(rule: Rule, group: Mapping[str, Any], learned: tuple[str, ...], layout: Layout) -> Rule:
     """What the rule comes to on them."""
-    moving = tuple(q for q in learned if is_matrix or q != rule.matrix_weight)
-    return specialize(rule, corners(rule, seen(rule, group, is_matrix), moving))
+    moving = tuple(q for q in learned if layout or q != rule.matrix_weight)
+    return specialize(rule, corners(rule, seen(rule, group, layout), moving))
