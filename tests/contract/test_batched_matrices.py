@@ -92,15 +92,30 @@ def test_blocks_of_rows_step_as_separate_matrices(n, shape, options):
     assert_same(*opts, [whole], parts, blocks(n))
 
 
+def flattened(xs):
+    return [x.flatten(1).clone() for x in xs]
+
+
+SINGLE = {
+    "experts": ((4, 12, 20), "batched", experts),
+    "experts of two kinds": ((2, 2, 12, 20), "batched", experts),
+    "a fused projection": ((36, 20), 3, blocks(3)),
+    "groups of a convolution": ((24, 5, 3, 3), 2, blocks(2)),
+    "a convolution in one dimension": ((12, 8, 3), True, flattened),
+}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("state_dtype", [None, torch.bfloat16], ids=str)
-def test_they_do_so_in_single_precision_and_in_half(dtype, state_dtype):
-    """Of bf16 slots, rounding is by the place in the parameter: the bits differ, and the numbers by that."""
-    whole = nn.Parameter(drawn((4, 12, 20), 0, dtype))
-    parts = [nn.Parameter(x) for x in experts([whole.detach()])]
-    run(([(whole, "batched")], parts), experts, {"state_dtype": state_dtype})
+@pytest.mark.parametrize(("shape", "said", "split"), SINGLE.values(), ids=SINGLE)
+def test_they_do_so_in_single_precision_and_in_half(shape, said, split, state_dtype, dtype):
+    """In loops too. Of bf16 slots, rounding is by the place in the parameter, and by that the numbers are others."""
+    whole = nn.Parameter(drawn(shape, 0, dtype))
+    parts = [nn.Parameter(x) for x in split([whole.detach()])]
+    run(([(whole, said)], parts), split, {"state_dtype": state_dtype})
     tolerance = 1e-4 if dtype is torch.float32 and state_dtype is None else 3e-2
-    torch.testing.assert_close(experts([whole.detach()]), [q.detach() for q in parts], rtol=tolerance, atol=tolerance)
+    moved = torch.cat([x.flatten() for x in split([whole.detach()])]), torch.cat([q.detach().flatten() for q in parts])
+    torch.testing.assert_close(*moved, rtol=tolerance, atol=tolerance)
 
 
 @given(
