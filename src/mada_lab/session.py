@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from mada_lab import distributed, environment, optimizers, precision, randomness, running_statistics, sharing
+from mada_lab import distributed, environment, numerics, optimizers, precision, randomness, running_statistics, sharing
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.config import RunConfig
 from mada_lab.distributed import ALONE, World
@@ -128,7 +128,7 @@ class Session:
             "scaler": self.scaler.state_dict(),
             "batches": self.batches.state(),
             "random": randomness.state(self.precision.device),
-            "skips": asdict(self.skips),
+            "skips": {**asdict(self.skips), "total": numerics.skipped_steps(self.skips, self.optimizer)},
             "train_loss": self.train_loss,
             "lr": self.lr,
             "val_loss": self.val_loss,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mada_optim import matrices
+from mada_optim.layouts import Layout, as_matrices, is_matrix
 from mada_optim.spec import Rule
 
 SPECTRAL_STEP = 0.02
@@ -26,17 +27,16 @@ POINTWISE_STEP = 0.4
 def of_shapes(
     rule: Rule, groups: Iterable[Mapping[str, Any]], total: Callable[[Tensor], Tensor] = lambda x: x
 ) -> float | None:
-    """The first lr of all groups together; None where no parameter has two dimensions.
+    """The first lr of all groups together; None where no parameter that is trained has two dimensions.
 
     The width is the larger side of the hidden matrices, in the geometric mean over their elements; of all matrices,
-    where none is hidden. Where processes have a part of the parameters each, `total` sums over them.
+    where none is hidden. Each of a batch of matrices counts as one. Frozen parameters don't count. Where processes have
+    a part of the parameters each, `total` sums over them.
     """
     groups = list(groups)
     flags = matrices.hidden(groups)
-    hidden = [
-        p for group, own in zip(groups, flags, strict=True) for p, x in zip(group["params"], own, strict=True) if x
-    ]
-    every = [p for group in groups for p in group["params"] if matrices.is_matrix(p)]
+    hidden = [x for group, own in zip(groups, flags, strict=True) for x in zip(group["params"], own, strict=True)]
+    every = [(p, _any_layout(group, p)) for group in groups for p in group["params"]]
     sums = total(torch.tensor([_logarithms(hidden), _logarithms(every)], dtype=torch.float64, device="cpu"))
     (of_hidden, hidden_elements), (of_every, elements) = sums.tolist()
     if not elements:
@@ -62,7 +62,18 @@ def _scale(rule: Rule, options: Mapping[str, Any]) -> float:
     return float(options["kappa" if rule.matrix_weight is None else "kappa_matrix"])
 
 
-def _logarithms(tensors: Iterable[Tensor]) -> tuple[float, float]:
-    """The sum over all elements of the logarithm of their tensor's larger side, and the number of elements."""
-    sides = [(max(p.shape[0], p.numel() // p.shape[0]), p.numel()) for p in tensors]
+def _any_layout(group: Mapping[str, Any], p: Tensor) -> Layout:
+    """Where the matrices of a parameter are, hidden or not."""
+    layout = matrices.layout_of(group, p)
+    return layout if is_matrix(p, layout) else False
+
+
+def _logarithms(tensors: Iterable[tuple[Tensor, Layout]]) -> tuple[float, float]:
+    """The sum over all elements of the logarithm of their matrix's longer side, and the number of elements.
+
+    Of the parameters that have a layout and are trained.
+    """
+    sides = [
+        (as_matrices(p.shape, layout).longer_side, p.numel()) for p, layout in tensors if layout and p.requires_grad
+    ]
     return sum(n * math.log(side) for side, n in sides), float(sum(n for _, n in sides))

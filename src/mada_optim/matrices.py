@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mada_optim.layouts import Layout, is_matrix, layout_by_shape, settled
 from mada_optim.spec import Rule
 from mada_optim.specialize import corners, specialize
 
@@ -25,28 +26,39 @@ FLAGS = "hidden_matrices"  # the key in a group of what was decided; `matrix` is
 LR_RATIO = "matrix_lr_ratio"  # the key of their learning rate, over the group's lr
 
 
-def hidden(groups: Iterable[Mapping[str, Any]]) -> list[list[bool]]:
-    """For each parameter of each group, whether it is a hidden weight matrix.
+def decided(rule: Rule, groups: Iterable[Mapping[str, Any]]) -> list[list[Layout]]:
+    """What each group keeps under `FLAGS`; where a rule treats all parameters alike, the layout of each."""
+    if rule.matrix_weight is not None:
+        return hidden(groups)
+    return [[layout_of(group, p) for p in group["params"]] for group in groups]
+
+
+def hidden(groups: Iterable[Mapping[str, Any]]) -> list[list[Layout]]:
+    """For each parameter of each group, the layout of its hidden weight matrices, False where it has none.
 
     It has two dimensions or more, of which the first and all others together exceed 1, not more than `TALL` times as
     many rows as columns, and no name of an embedding or a head. Where there is neither an embedding nor a head, the
-    last matrix is taken for the head: with an embedding and no head, the embedding serves as both. A group that says
-    `matrix=True` or `matrix=False` has its matrices so or none.
+    last matrix is taken for the head: with an embedding and no head, the embedding serves as both. A group's `matrix`
+    says that its matrices are hidden, and where they are in a parameter (`Layout`), or False: that none is.
     """
     groups = list(groups)
-    named = [(name, p) for group in groups for name, p in _named(group) if is_matrix(p)]
+    named = [(name, p) for group in groups for name, p in _named(group) if is_matrix(p, layout_of(group, p))]
     ends = any(_is_end(name, p) for name, p in named)
     last = None if ends or not named else named[-1][1]
     return [[_hidden(group, name, p, last) for name, p in _named(group)] for group in groups]
 
 
-def _hidden(group: Mapping[str, Any], name: str, p: Tensor, last: Tensor | None) -> bool:
-    if not is_matrix(p):
+def _hidden(group: Mapping[str, Any], name: str, p: Tensor, last: Tensor | None) -> Layout:
+    said, layout = group.get("matrix"), layout_of(group, p)
+    if said is False or not is_matrix(p, layout):
         return False
-    said = group.get("matrix")
-    if isinstance(said, bool):
-        return said
-    return p is not last and not _is_end(name, p)
+    return layout if said is not None or (p is not last and not _is_end(name, p)) else False
+
+
+def layout_of(group: Mapping[str, Any], p: Tensor) -> Layout:
+    """The layout of a parameter, were it hidden: what its group says, or what its shape does."""
+    said: Layout | None = group.get("matrix")
+    return settled(p, said or layout_by_shape(p))
 
 
 def _is_end(name: str, p: Tensor) -> bool:
@@ -67,32 +79,32 @@ def _named(group: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:
     return zip(group.get("param_names", [""] * len(params)), params, strict=True)
 
 
-def is_matrix(p: Tensor) -> bool:
-    """Whether a parameter is more than a row or a column."""
-    return p.ndim >= 2 and p.shape[0] > 1 and p.numel() > p.shape[0] and not p.is_complex()
+def flags(rule: Rule, group: Mapping[str, Any]) -> list[Layout]:
+    """The layout of each parameter that has the member for matrices, False for the others.
 
-
-def flags(rule: Rule, group: Mapping[str, Any]) -> list[bool]:
-    """Whether each parameter has the member for matrices; so has every one where the rule treats all alike."""
-    own: list[bool] = [True] * len(group["params"]) if rule.matrix_weight is None else group[FLAGS]
+    Every parameter has one where the rule treats all alike: one matrix, unless the group says otherwise.
+    """
+    if rule.matrix_weight is None and (rule.pointwise or FLAGS not in group):
+        return [True] * len(group["params"])
+    own: list[Layout] = group[FLAGS]
     return own
 
 
-def is_hidden(rule: Rule, group: Mapping[str, Any], parameter: int) -> bool:
+def is_hidden(rule: Rule, group: Mapping[str, Any], parameter: int) -> Layout:
     """Of one parameter, what `flags` says of each."""
     return flags(rule, group)[parameter]
 
 
-def seen(rule: Rule, group: Mapping[str, Any], is_matrix: bool) -> Mapping[str, Any]:
+def seen(rule: Rule, group: Mapping[str, Any], layout: Layout) -> Mapping[str, Any]:
     """A group as its hidden weight matrices see it, with their own lr, or as its other tensors do: omega fixed at 0."""
     if rule.matrix_weight is None:
         return group
-    if not is_matrix:
+    if not layout:
         return {**group, rule.matrix_weight: 0.0}
     return group if group[LR_RATIO] == 1.0 else {**group, "lr": group[LR_RATIO] * group["lr"]}
 
 
-def form(rule: Rule, group: Mapping[str, Any], learned: tuple[str, ...], is_matrix: bool) -> Rule:
+def form(rule: Rule, group: Mapping[str, Any], learned: tuple[str, ...], layout: Layout) -> Rule:
     """What the rule comes to on them."""
-    moving = tuple(q for q in learned if is_matrix or q != rule.matrix_weight)
-    return specialize(rule, corners(rule, seen(rule, group, is_matrix), moving))
+    moving = tuple(q for q in learned if layout or q != rule.matrix_weight)
+    return specialize(rule, corners(rule, seen(rule, group, layout), moving))

@@ -70,7 +70,7 @@ class MADA(HyperOptimizer):
     is for training from scratch: to go on from trained weights, say how small the first steps should be. From its start
     it falls no faster than 1 / (1 + t / 300) in t steps, as hypergradients are short-sighted (`hyper_fall`). Give it
     `model.named_parameters()`, whose names tell embeddings and the head from hidden matrices (`mada_optim.matrices`),
-    or say `matrix=True` or `False` in a group; without names it guesses, and does less well. It decays weights by .3
+    or say `matrix` in a group (`HyperOptimizer`); without names it guesses, and does less well. It decays weights by .3
     times lr, and guards its betas: beta1 is t / (t + 100) until that is larger, a beta2 below .99 is .99
     (`mada_optim.guard`). `weight_decay=0` and `guard=False` are for neither.
 
