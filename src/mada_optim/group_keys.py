@@ -64,6 +64,7 @@ class GroupKeys:
         self._repeated: frozenset[str] = frozenset()
         self._counts: list[int] = []
         self._betas: list[Any] = []
+        self._matrix: list[Any] = []
 
     def constructed(self) -> bool:
         """Forgets the values of keywords, which need not be what can be copied; whether groups have repeated any."""
@@ -112,10 +113,12 @@ class GroupKeys:
         """Takes notice of a group that the optimizer has just added, and of the `betas` that were translated for it."""
         self._counts.append(len(group))
         self._betas.append(betas)
+        self._matrix.append(group.get("matrix"))
 
     def loaded(self, groups: list[Group]) -> None:
         """Takes notice of groups in the place of those that there were."""
         self._counts, self._betas = [0] * len(groups), [None] * len(groups)
+        self._matrix = [group.get("matrix") for group in groups]
         self.settle(groups)
 
     def settle(self, groups: list[Group]) -> None:
@@ -125,6 +128,11 @@ class GroupKeys:
             ValueError: A key is refused, or a value; nothing is changed.
         """
         for i, (group, count) in enumerate(zip(groups, self._counts, strict=False)):
+            if group.get("matrix") != self._matrix[i]:
+                raise ValueError(
+                    f"matrix={group.get('matrix')!r} in parameter group {i}: expected {self._matrix[i]!r}, with which "
+                    "its state was laid out; put it back, or make the optimizer anew"
+                )
             if len(group) != count:
                 self._settle(i, group)
                 self._counts[i] = len(group)

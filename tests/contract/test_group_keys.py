@@ -211,3 +211,28 @@ def test_betas_that_a_wrapper_puts_back_are_no_new_start():
     assert learned["beta1"] != 0.8
     opt.param_groups[0]["betas"] = betas
     assert opt.coefficients() == learned
+
+
+@pytest.mark.parametrize("value", [False, "batched", 2, None])
+def test_what_is_a_matrix_is_said_once(value):
+    """State is laid out by it, so another value later would have no effect, or the wrong one."""
+    weight = nn.Parameter(torch.ones(4, 6))
+    opt = MADA([{"params": [weight], "matrix": True}])
+    weight.grad = torch.ones(4, 6)
+    opt.step()
+    opt.param_groups[0]["matrix"] = value
+    before = weight.detach().clone()
+    with pytest.raises(ValueError, match=f"matrix={value!r} in parameter group 0: expected True"):
+        opt.step()
+    assert torch.equal(weight, before)
+    opt.param_groups[0]["matrix"] = True
+    opt.step()
+    assert not torch.equal(weight, before)
+
+
+def test_a_group_that_left_it_open_is_not_told_later():
+    weight = nn.Parameter(torch.ones(4, 6))
+    opt = MADA([weight])
+    opt.param_groups[0]["matrix"] = True
+    with pytest.raises(ValueError, match="matrix=True in parameter group 0: expected None"):
+        opt.coefficients()
