@@ -11,6 +11,7 @@ FILES = sorted(SRC.rglob("*.py"))
 #: What each part of the library may import of the library.
 ALLOWED = {
     "mada_optim.spec": (),
+    "mada_optim.placement": (),
     "mada_optim.orthogonal": ("mada_optim.shards",),
     "mada_optim.matrices": ("mada_optim.spec", "mada_optim.specialize"),
     "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules", "mada_optim.orthogonal"),
@@ -33,8 +34,8 @@ ALLOWED = {
         "mada_optim.optim",
         "mada_optim.presets",
     ),
-    "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine"),
-    "mada_optim.hyper": ("mada_optim.spec", "mada_optim.hyper"),
+    "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine", "mada_optim.placement"),
+    "mada_optim.hyper": ("mada_optim.spec", "mada_optim.hyper", "mada_optim.placement"),
     "mada_optim.kernels": (
         "mada_optim.spec",
         "mada_optim.specialize",
@@ -45,6 +46,7 @@ ALLOWED = {
         "mada_optim.kernels",
         "mada_optim.orthogonal",
         "mada_optim.exchange",
+        "mada_optim.placement",
     ),
     "mada_optim.exchange": (),
     "mada_optim.dispatch": (
@@ -74,6 +76,7 @@ ALLOWED = {
         "mada_optim.checks",
         "mada_optim.engine",
         "mada_optim.hyper.bank",
+        "mada_optim.placement",
         "mada_optim.matrices",
         "mada_optim.shards",
     ),
@@ -83,6 +86,7 @@ ALLOWED = {
         "mada_optim.dispatch",
         "mada_optim.engine",
         "mada_optim.kernels",
+        "mada_optim.placement",
     ),
     "mada_optim.optim": (
         "mada_optim.steady",

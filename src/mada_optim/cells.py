@@ -9,6 +9,7 @@ from torch import Tensor
 from mada_optim import checks, matrices, shards
 from mada_optim.engine import eager
 from mada_optim.hyper.bank import Bank
+from mada_optim.placement import Placement, intact
 from mada_optim.spec import Rule, option_key
 
 Group = Mapping[str, Any]
@@ -53,17 +54,32 @@ class Cells:
     ) -> None:
         self._owner, self._rule, self._learned = owner, rule, learned
         self._memory, self._bank, self._state_dtype = memory, bank, state_dtype
+        self._numbers: Placement | None = None
         self._fixed = [q for q in (*rule.coefficient_names(), *rule.hyper_parameters) if q not in learned]
 
     def adopt(self, groups: list[dict[str, Any]]) -> None:
-        """Takes over what was put into a group in place of a learned coefficient."""
+        """Takes over what was put into a group in place of a learned coefficient.
+
+        Raises:
+            RuntimeError: A number of a group has lost its memory.
+        """
+        if self._numbers is not None and self._numbers.holds([x for _, x in numbers_of(groups)]):
+            return
+        self._numbers = None
+        for key, x in numbers_of(groups):
+            if not intact(x):
+                raise RuntimeError(
+                    f"parameter group, {key!r}: the storage of the tensor was resized, and lacks the number; "
+                    f"set group[{key!r}] anew, or load a state dict"
+                )
         self._bank.adopt(groups)
+        self._numbers = Placement([x for _, x in numbers_of(groups)])
 
     def of_step(self, groups: list[dict[str, Any]], states: MutableMapping[Tensor, State]) -> list[eager.Cell]:
         """What a step moves: the parameters that have a gradient. State is begun where there is none.
 
         Raises:
-            RuntimeError: A gradient is sparse; nothing is changed.
+            RuntimeError: A gradient is sparse, or a parameter or gradient has lost its memory; nothing is changed.
         """
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
@@ -124,6 +140,10 @@ class Cells:
     def _cell(self, p: Tensor, gradient: Tensor, state: State, kind: Kind, j: int, row: int) -> eager.Cell:
         form, kept, options_of_each = kind
         seen, g = shards.both(p, gradient)
+        options = options_of_each[j]
+        for what, x in (("parameter", seen), ("gradient of parameter", g)):
+            if type(x) in shards.WHOLE and not intact(x):
+                raise RuntimeError(lost(what, options, j, x))
         if not g.dtype is seen.dtype is torch.float32 or not p.ndim:  # most need none of it
             seen, g = eager.canvas(seen), eager.canvas(g)
             g = g.to(eager.compute_dtype(seen))
@@ -131,7 +151,7 @@ class Cells:
             state.update(self.new_state(form, seen))
         elif state.keys() != kept:
             self._fit(state, form)
-        options, whole = options_of_each[j], p if not form.pointwise and shards.is_sharded(p) else None
+        whole = p if not form.pointwise and shards.is_sharded(p) else None
         return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, row, whole)
 
     def _fit(self, state: State, form: Rule) -> None:
@@ -139,3 +159,15 @@ class Cells:
         checks.slots_present(form, state)
         for name in (set(self._rule.slot_names()) - set(form.slot_names())) & state.keys():
             del state[name]
+
+
+def numbers_of(groups: list[dict[str, Any]]) -> list[tuple[str, Tensor]]:
+    """What groups have as tensors, with its keys."""
+    return [(key, x) for group in groups for key, x in group.items() if isinstance(x, Tensor)]
+
+
+def lost(what: str, options: Group, j: int, x: Tensor) -> str:
+    """The error of a parameter or gradient whose storage was resized."""
+    name = options["param_names"][j] if "param_names" in options else j
+    got = f"expected memory for {x.numel()} elements, got a storage of {x.untyped_storage().nbytes()} bytes"
+    return f"{what} {name!r}: {got}; give it its memory back before the step, or set its gradient to None"

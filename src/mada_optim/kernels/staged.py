@@ -58,7 +58,7 @@ class Staged:
         """What both kernels prepare; None where one can't move the matrix, or its shards can't be put together."""
         if cell.whole is not None and exchange.layout(cell.whole) is None:
             return None
-        parts = self._states.row(cell.state, cell.p.numel())
+        parts = self._states.row(cell.state, cell.p.shape)
         assert parts is not None
         before = cell._replace(rule=self.stages.head, state=parts[0])
         after = cell._replace(rule=self.stages.tail, state=parts[1])
@@ -84,7 +84,7 @@ class Staged:
             self._buffer = torch.empty(size, dtype=torch.float32, device=device)
         return self._buffer[:size].zero_()
 
-    def _shared_out(self, state: State, _: int) -> tuple[State, State]:
+    def _shared_out(self, state: State, _: torch.Size) -> tuple[State, State]:
         """The head's part, with a t of its own, as it is the tail that moves the matrix's; and the tail's."""
         slots = {slot.name: state[slot.name] for slot in self.stages.head.slots}
         rest = {name: x for name, x in state.items() if name in ("step", "trace")}
