@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mada_optim import checks, matrices, shards
-from mada_optim.engine import eager
+from mada_optim.engine import eager, fit
 from mada_optim.hyper.bank import Bank
-from mada_optim.placement import Placement, intact
+from mada_optim.placement import Placement, intact, stacked
 from mada_optim.spec import Rule, option_key
 
 Group = Mapping[str, Any]
@@ -79,7 +79,7 @@ class Cells:
         """What a step moves: the parameters that have a gradient. State is begun where there is none.
 
         Raises:
-            RuntimeError: A gradient is sparse, or a parameter or gradient has lost its memory; nothing is changed.
+            RuntimeError: A gradient is sparse, or doesn't fit its parameter; nothing is changed.
         """
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
@@ -141,9 +141,8 @@ class Cells:
         form, kept, options_of_each = kind
         seen, g = shards.both(p, gradient)
         options = options_of_each[j]
-        for what, x in (("parameter", seen), ("gradient of parameter", g)):
-            if type(x) in shards.WHOLE and not intact(x):
-                raise RuntimeError(lost(what, options, j, x))
+        if type(seen) in shards.WHOLE and type(g) in shards.WHOLE and not usable(seen, g):
+            raise RuntimeError(unusable(seen, g, options, j))
         if not g.dtype is seen.dtype is torch.float32 or not p.ndim:  # most need none of it
             seen, g = eager.canvas(seen), eager.canvas(g)
             g = g.to(eager.compute_dtype(seen))
@@ -166,8 +165,16 @@ def numbers_of(groups: list[dict[str, Any]]) -> list[tuple[str, Tensor]]:
     return [(key, x) for group in groups for key, x in group.items() if isinstance(x, Tensor)]
 
 
-def lost(what: str, options: Group, j: int, x: Tensor) -> str:
-    """The error of a parameter or gradient whose storage was resized."""
-    name = options["param_names"][j] if "param_names" in options else j
-    got = f"expected memory for {x.numel()} elements, got a storage of {x.untyped_storage().nbytes()} bytes"
-    return f"{what} {name!r}: {got}; give it its memory back before the step, or set its gradient to None"
+def usable(p: Tensor, g: Tensor) -> bool:
+    """Whether both have their memory, and the gradient is laid over the parameter; both may have changed in place."""
+    return g.shape == p.shape and g.device == p.device and intact(p) and intact(g) and not stacked(p)
+
+
+def unusable(p: Tensor, g: Tensor, options: Group, j: int) -> str:
+    """The error of a parameter and a gradient that aren't usable."""
+    name = options["param_names"][j] if "param_names" in options else f"{j} of its group"
+    fault = fit.fault_of(p, tuple(p.shape), p)
+    where = (
+        f"parameter {name}: {fault}" if fault else f"gradient of parameter {name}: {fit.fault_of(g, tuple(p.shape), p)}"
+    )
+    return f"{where}; restore it before the step, or set the gradient to None"

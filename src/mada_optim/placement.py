@@ -87,4 +87,6 @@ def intact(x: Tensor) -> bool:
 
 def stacked(x: Tensor) -> bool:
     """Whether several elements of a strided tensor share one place in memory, as after `expand`."""
+    if x.is_contiguous():
+        return False
     return any(n > 1 and not stride for n, stride in zip(x.shape, x.stride(), strict=True))

@@ -6,11 +6,13 @@ was resized, or fails when half of the state has moved.
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from mada_optim.engine.eager import Cell, per_element
 from mada_optim.placement import intact, stacked
 
+PLAIN = (Tensor, torch.nn.Parameter)
 REMEDY = "restore it, load a state dict, or begin the state anew: opt.state.pop(parameter)"
 
 
@@ -40,9 +42,11 @@ def fault_of(x: object, shape: tuple[int, ...], p: Tensor) -> str | None:
         return f"expected the size {shape}, got {tuple(x.shape)}"
     if x.device != p.device:
         return f"expected the device {p.device} of the parameter, got {x.device}"
-    if type(x) is Tensor and not intact(x):
+    if type(x) not in PLAIN:
+        return None  # subclasses may keep their numbers elsewhere
+    if not intact(x):
         return f"expected memory for {x.numel()} elements, got a storage of {x.untyped_storage().nbytes()} bytes"
-    if type(x) is Tensor and stacked(x):
+    if stacked(x):
         return f"expected memory of its own for each element, got the strides {x.stride()}"
     return None
 
