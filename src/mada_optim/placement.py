@@ -6,6 +6,7 @@ that works on addresses compares both at every step.
 """
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 from torch import Tensor
@@ -47,7 +48,9 @@ class Kinds:
 
 
 class Placement:
-    """Addresses and kinds of tensors, as they are now.
+    """Addresses and kinds of tensors, as they are now; of 0-d tensors addresses alone, since they are many.
+
+    A 0-d tensor that stays where it was is the same number, whatever its shape is now.
 
     Args:
         tensors: Any tensors; what has no address is never where it was. They are not kept alive.
@@ -55,13 +58,14 @@ class Placement:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._addresses = addresses(tensors)
-        self._kinds = Kinds(tensors if self._addresses else ())
+        self._wide = [x.ndim > 0 for x in tensors] if self._addresses else []
+        self._kinds = Kinds(list(compress(tensors, self._wide)))
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
         """Whether `tensors` lie where those lay, and are of the same kinds, one by one. Their numbers may differ."""
         if self._addresses is None or addresses(tensors) != self._addresses:
             return False
-        return self._kinds.same(tensors)
+        return self._kinds.same(list(compress(tensors, self._wide)))
 
 
 def addresses(tensors: Sequence[Tensor]) -> list[int] | None:
