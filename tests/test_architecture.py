@@ -12,6 +12,7 @@ FILES = sorted(SRC.rglob("*.py"))
 ALLOWED = {
     "mada_optim.spec": (),
     "mada_optim.modes": (),
+    "mada_optim.placement": (),
     "mada_optim.orthogonal": ("mada_optim.modes", "mada_optim.shards"),
     "mada_optim.layouts": ("mada_optim.spec",),
     "mada_optim.matrices": ("mada_optim.spec", "mada_optim.specialize", "mada_optim.layouts"),
@@ -35,8 +36,8 @@ ALLOWED = {
         "mada_optim.optim",
         "mada_optim.presets",
     ),
-    "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine", "mada_optim.layouts"),
-    "mada_optim.hyper": ("mada_optim.spec", "mada_optim.hyper"),
+    "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine", "mada_optim.layouts", "mada_optim.placement"),
+    "mada_optim.hyper": ("mada_optim.spec", "mada_optim.hyper", "mada_optim.placement"),
     "mada_optim.kernels": (
         "mada_optim.spec",
         "mada_optim.specialize",
@@ -48,6 +49,7 @@ ALLOWED = {
         "mada_optim.orthogonal",
         "mada_optim.exchange",
         "mada_optim.layouts",
+        "mada_optim.placement",
     ),
     "mada_optim.exchange": ("mada_optim.layouts",),
     "mada_optim.dispatch": (
@@ -88,6 +90,7 @@ ALLOWED = {
         "mada_optim.checks",
         "mada_optim.engine",
         "mada_optim.hyper.bank",
+        "mada_optim.placement",
         "mada_optim.matrices",
         "mada_optim.layouts",
         "mada_optim.shards",
@@ -98,6 +101,7 @@ ALLOWED = {
         "mada_optim.dispatch",
         "mada_optim.engine",
         "mada_optim.kernels",
+        "mada_optim.placement",
     ),
     "mada_optim.optim": (
         "mada_optim.modes",

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from mada_optim import checks, matrices, shards
-from mada_optim.engine import eager
+from mada_optim.engine import eager, fit
 from mada_optim.hyper.bank import Bank
 from mada_optim.layouts import Layout
+from mada_optim.placement import Placement, intact, stacked
 from mada_optim.spec import Rule, option_key
 
 Group = Mapping[str, Any]
@@ -56,17 +57,32 @@ class Cells:
     ) -> None:
         self._owner, self._rule, self._learned = owner, rule, learned
         self._memory, self._bank, self._state_dtype = memory, bank, state_dtype
+        self._numbers: Placement | None = None
         self._fixed = [q for q in (*rule.coefficient_names(), *rule.hyper_parameters) if q not in learned]
 
     def adopt(self, groups: list[dict[str, Any]]) -> None:
-        """Takes over what was put into a group in place of a learned coefficient."""
+        """Takes over what was put into a group in place of a learned coefficient.
+
+        Raises:
+            RuntimeError: A number of a group has lost its memory.
+        """
+        if self._numbers is not None and self._numbers.holds([x for _, x in numbers_of(groups)]):
+            return
+        self._numbers = None
+        for key, x in numbers_of(groups):
+            if not intact(x):
+                raise RuntimeError(
+                    f"parameter group, {key!r}: the storage of the tensor was resized, and lacks the number; "
+                    f"set group[{key!r}] anew, or load a state dict"
+                )
         self._bank.adopt(groups)
+        self._numbers = Placement([x for _, x in numbers_of(groups)])
 
     def of_step(self, groups: list[dict[str, Any]], states: MutableMapping[Tensor, State]) -> list[eager.Cell]:
         """What a step moves: the parameters that have a gradient. State is begun where there is none.
 
         Raises:
-            RuntimeError: A gradient is sparse; nothing is changed.
+            RuntimeError: A gradient is sparse, or doesn't fit its parameter; nothing is changed.
         """
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
@@ -127,6 +143,11 @@ class Cells:
     def _cell(self, p: Tensor, gradient: Tensor, state: State, kind: Kind, j: int, row: int) -> eager.Cell:
         form, kept, options_of_each, layout = kind
         seen, g = shards.both(p, gradient)
+        options = options_of_each[j]
+        if type(seen) in shards.WHOLE and type(g) in shards.WHOLE and not usable(seen, g):
+            if not g._is_zerotensor():
+                raise RuntimeError(unusable(seen, g, options, j))
+            g = torch.zeros_like(seen)  # torch may leave zeros without memory
         if not g.dtype is seen.dtype is torch.float32 or not p.ndim:  # most need none of it
             seen, g = eager.canvas(seen), eager.canvas(g.resolve_conj())  # torch may conjugate lazily
             g = g.to(eager.compute_dtype(seen))
@@ -134,7 +155,7 @@ class Cells:
             state.update(self.new_state(form, seen))
         elif state.keys() != kept:
             self._fit(state, form)
-        options, whole = options_of_each[j], p if not form.pointwise and shards.cut_matrices(p, layout) else None
+        whole = p if not form.pointwise and shards.cut_matrices(p, layout) else None
         return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, row, whole, layout)
 
     def _fit(self, state: State, form: Rule) -> None:
@@ -142,3 +163,23 @@ class Cells:
         checks.slots_present(form, state)
         for name in (set(self._rule.slot_names()) - set(form.slot_names())) & state.keys():
             del state[name]
+
+
+def numbers_of(groups: list[dict[str, Any]]) -> list[tuple[str, Tensor]]:
+    """What groups have as tensors, with its keys."""
+    return [(key, x) for group in groups for key, x in group.items() if isinstance(x, Tensor)]
+
+
+def usable(p: Tensor, g: Tensor) -> bool:
+    """Whether both have their memory, and the gradient is laid over the parameter; both may have changed in place."""
+    return g.shape == p.shape and g.device == p.device and intact(p) and intact(g) and not stacked(p)
+
+
+def unusable(p: Tensor, g: Tensor, options: Group, j: int) -> str:
+    """The error of a parameter and a gradient that aren't usable."""
+    name = options["param_names"][j] if "param_names" in options else f"{j} of its group"
+    fault = fit.fault_of(p, tuple(p.shape), p)
+    where = (
+        f"parameter {name}: {fault}" if fault else f"gradient of parameter {name}: {fit.fault_of(g, tuple(p.shape), p)}"
+    )
+    return f"{where}; restore it before the step, or set the gradient to None"

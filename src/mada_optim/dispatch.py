@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mada_optim import kernels, layouts, shards
-from mada_optim.engine import eager
+from mada_optim.engine import eager, fit
 from mada_optim.engine.eager import Cell
 from mada_optim.hyper.gradient import LastUpdate, along_trace, hypergradient
 from mada_optim.kernels.table import Table
@@ -32,6 +32,7 @@ class Dispatcher:
     ) -> None:
         self._requested, self._rule, self._state_dtype = requested, rule, state_dtype
         self._learned, self._traced = learned, traced
+        self._memory = eager.Memory(last_update=len(learned) > traced, trace=traced)
         self._kernels: dict[Rule, kernels.Kernel | None] = {}
         #: Why tensors run on the eager engine: one reason for each form of the rule that has no loops.
         self.reasons: list[str] = []
@@ -65,7 +66,11 @@ class Dispatcher:
         return next((name for name in ("triton", "cpu", "tiled") if name in names), "eager")
 
     def share_out(self, cells: list[Cell]) -> "Work":
-        """The tensors of one step, by engine."""
+        """The tensors of one step, by engine.
+
+        Raises:
+            RuntimeError: A state doesn't fit its parameter; nothing is changed.
+        """
         jobs: dict[kernels.Kernel, tuple[list[Cell], list[Any]]] = {}
         rest = []
         for cell in cells:
@@ -75,6 +80,7 @@ class Dispatcher:
             kernel = self._kernels[cell.rule]
             row = None if kernel is None else kernel.row(cell)
             if kernel is None or row is None:
+                fit.check(cell, eager.state_names(cell.rule, self._memory))
                 rest.append(self._for_eager(cell))
             else:
                 taken, rows = jobs.setdefault(kernel, ([], []))
@@ -83,6 +89,12 @@ class Dispatcher:
         for kernel, job in jobs.items():
             kernel.keep(*job)
         return Work([kernel.table(*job) for kernel, job in jobs.items()], rest, {cell.scope for cell in cells})
+
+    def forget(self) -> None:
+        """Makes the kernels prepare all states anew: tensors of them have moved, or changed in kind."""
+        for kernel in self._kernels.values():
+            if kernel is not None:
+                kernel.keep([], [])
 
     def _for_eager(self, cell: Cell) -> Cell:
         """The cell as the eager engine takes it: its rule sees matrices, and gathers those that it has parts of."""

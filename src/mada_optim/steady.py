@@ -6,18 +6,19 @@ To see that it does takes half of the time that it takes to find it out, which s
 
 from collections.abc import Mapping, MutableMapping
 from itertools import chain
-from operator import is_
+from operator import ge, is_, methodcaller
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 from mada_optim.cells import Cells, State
 from mada_optim.dispatch import Dispatcher, Work
 from mada_optim.engine.eager import Cell
-from mada_optim.kernels.cpu import plain
 from mada_optim.kernels.table import Table
+from mada_optim.placement import Kinds, Placement, intact
 
 Group = dict[str, Any]
+VALUES = methodcaller("values")
 
 
 class Last(NamedTuple):
@@ -25,23 +26,27 @@ class Last(NamedTuple):
 
     Attributes:
         table: Those that had a gradient.
-        sizes: Elements of each of these.
+        kinds: Of these, and of their gradients.
+        memory: Bytes of each of these.
         scopes: Rows of their learned coefficients.
         idle: The parameters that had none.
         params: All parameters, in the order of their groups.
         groups: The groups.
         fixed: The numbers in them that decide what the rule comes to.
-        states: All tensors of all states.
+        owners: Ids of the parameters that have a state, in its order.
+        names: What states hold, in their order.
     """
 
     table: Table
-    sizes: list[int]
+    kinds: Kinds
+    memory: list[int]
     scopes: set[int]
     idle: list[Tensor]
     params: list[Tensor]
     groups: list[Group]
     fixed: list[Any]
-    states: list[Tensor]
+    owners: list[int]
+    names: list[str]
 
 
 class Steady:
@@ -55,36 +60,55 @@ class Steady:
     def __init__(self, cells: Cells, dispatcher: Dispatcher) -> None:
         self._cells, self._dispatcher = cells, dispatcher
         self._last: Last | None = None
+        self._placement: Placement | None = None
 
     def work(self, groups: list[Group], states: MutableMapping[Tensor, State]) -> Work:
         """The tensors of a step.
 
         Raises:
-            RuntimeError: A gradient is sparse; nothing is changed.
+            RuntimeError: A gradient is sparse, or a tensor can't be used as it is now; nothing is changed.
         """
         self._cells.adopt(groups)
-        last = self._last
-        if last is not None and self._is_as_it_was(last, groups, states):
-            gs: list[Any] = [p.grad for p in last.table.columns.ps]
-            if all(map(plain, gs)):
-                return Work([last.table.on(gs)], [], last.scopes)
+        before = tensors_of(states)
+        unmoved = self._placement is not None and self._placement.holds(before)
+        if not unmoved:
+            self._last = self._placement = None
+            self._dispatcher.forget()
+        if self._last is not None and self._is_as_it_was(self._last, groups, states):
+            table = self._table_of_now(self._last)
+            if table is not None:
+                return Work([table], [], self._last.scopes)
         cells = self._cells.of_step(groups, states)
         work = self._dispatcher.share_out(cells)
         self._last = None if work.table is None else self._found_out(groups, states, cells, work.table)
+        now = tensors_of(states)
+        if not unmoved or len(now) != len(before):
+            self._placement = Placement(now)
         return work
+
+    @staticmethod
+    def _table_of_now(last: Last) -> Table | None:
+        """The table with the gradients of this step; None if a tensor is of another kind, or has lost its memory."""
+        ps, addresses = last.table.columns.ps, last.table.addresses
+        gs: list[Any] = [p.grad for p in ps]
+        if not last.kinds.same([*ps, *gs]):
+            return None
+        storages = map(Tensor.untyped_storage, gs)
+        if not all(map(ge, map(UntypedStorage.nbytes, storages), last.memory)):
+            return None
+        table = last.table.on(gs)
+        return table if table.addresses == addresses or all(map(intact, ps)) else None
 
     def _is_as_it_was(self, last: Last, groups: list[Group], states: Mapping[Tensor, State]) -> bool:
         """Whether nothing has changed but gradients, and learned and other numbers that are read at each step."""
-        ps = last.table.columns.ps
         return (
             same(groups, last.groups)
             and same(params_of(groups), last.params)
-            and same(tensors_of(states), last.states)
+            and list(map(id, states)) == last.owners
+            and list(chain.from_iterable(states.values())) == last.names
             and same(self._cells.fixed(groups), last.fixed)
             and not any(group["maximize"] for group in groups)
             and all(p.grad is None for p in last.idle)
-            and all(map(plain, ps))
-            and list(map(Tensor.numel, ps)) == last.sizes
         )
 
     def _found_out(
@@ -95,15 +119,18 @@ class Steady:
         moved = [(p, group) for p, group in owned if p.grad is not None]
         if not all(cell.p is p and cell.options is group for cell, (p, group) in zip(cells, moved, strict=True)):
             return None
+        ps: list[Any] = list(table.columns.ps)
         return Last(
             table=table,
-            sizes=list(map(Tensor.numel, table.columns.ps)),
+            kinds=Kinds([*ps, *(p.grad for p in ps)]),
+            memory=[p.numel() * p.element_size() for p in ps],
             scopes=set(table.columns.scopes),
             idle=[p for p, _ in owned if p.grad is None],
             params=[p for p, _ in owned],
             groups=list(groups),
             fixed=self._cells.fixed(groups),
-            states=tensors_of(states),
+            owners=list(map(id, states)),
+            names=list(chain.from_iterable(states.values())),
         )
 
 
@@ -119,4 +146,4 @@ def params_of(groups: list[Group]) -> list[Tensor]:
 
 def tensors_of(states: Mapping[Tensor, State]) -> list[Tensor]:
     """What all states hold."""
-    return [x for state in states.values() for x in state.values()]
+    return list(chain.from_iterable(map(VALUES, states.values())))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mada_optim.hyper.learner import Learner
+from mada_optim.placement import Placement
 from mada_optim.spec import option_key
 
 SCOPES = ("global", "group", "tensor")
@@ -103,13 +104,16 @@ class Bank:
             group.update(views)
 
     def adopt(self, groups: list[dict[str, Any]]) -> None:
-        """Takes over what was put into a group in place of a view, by a user, a scheduler or a state dict."""
+        """Takes over what was put into a group in place of a view, by a user, a scheduler or a state dict.
+
+        A view that lies elsewhere since, as after `x.data = y`, is none of the bank's any more, and is taken over too.
+        """
         strange = False
-        for group, views in zip(groups, self._views, strict=bool(self.names)):
+        for group, views, place in zip(groups, self._views, self._places, strict=bool(self.names)):
             for key, view in views.items():
-                if group[key] is not view:
+                x, own = group[key], self.columns[key][place]
+                if x is not view or not Placement([own]).holds([x]):
                     strange = True
-                    x = group[key]
-                    view.copy_(x) if isinstance(x, Tensor) else view.fill_(x)
+                    own.copy_(x) if isinstance(x, Tensor) else own.fill_(x)
         if strange:
             self.attach(groups)

@@ -5,9 +5,10 @@ import ctypes
 import torch
 from torch import Tensor
 
-from mada_optim.engine.eager import Cell
+from mada_optim.engine.eager import Cell, Memory, state_names
 from mada_optim.kernels.states import States
 from mada_optim.kernels.table import JOB, WORD, Columns, Row, Table
+from mada_optim.placement import intact
 from mada_optim.spec import Rule
 
 
@@ -40,6 +41,8 @@ class Loops:
         self._learned, self._traced = learned, traced
         self._slots = [slot.name for slot in form.slots if not slot.scalar]
         self._scalars = [slot.name for slot in form.slots if slot.scalar]
+        memory = Memory(last_update=len(learned) > traced, trace=traced)
+        self._beside = [name for name in state_names(form, memory) if name not in form.slot_names()]
         self._states = States(self._new_row)
 
     def row(self, cell: Cell) -> Row | None:
@@ -47,7 +50,7 @@ class Loops:
 
         They move plain, dense, fp32 tensors in CPU memory whose gradient and state are such too.
         """
-        return self._states.row(cell.state, cell.p.numel()) if plain(cell.p) and plain(cell.g) else None
+        return self._states.row(cell.state, cell.p.shape) if plain(cell.p) and plain(cell.g) else None
 
     def keep(self, cells: list[Cell], _: list[Row]) -> None:
         """Forgets the states of others, if there are many."""
@@ -59,22 +62,34 @@ class Loops:
         columns = Columns(prepared, ps, options, scopes)
         return Table(self._library, self._rule, self._learned, self._traced, columns).on(gs)
 
-    def _fits(self, name: str, x: Tensor, size: int) -> bool:
-        per_element = name in self._slots or name in ("gradient", "trace")
-        dtype, numel = (self._state_dtype, size) if per_element else (torch.float64, x.numel())
-        return x.dtype is dtype and x.numel() == numel and x.is_contiguous() and x.is_cpu
+    def _fits(self, name: str, x: Tensor, shape: torch.Size) -> bool:
+        if name in self._slots or name in ("gradient", "trace"):
+            return x.dtype is self._state_dtype and usable(x, shape)
+        return usable_scalars(name, x, self._rule)
 
-    def _new_row(self, state: dict[str, Tensor], size: int) -> Row | None:
-        if not all(self._fits(name, x, size) for name, x in state.items()):
+    def _new_row(self, state: dict[str, Tensor], shape: torch.Size) -> Row | None:
+        names = (*self._beside, *self._slots, *self._scalars)
+        if not all(name in state and self._fits(name, state[name], shape) for name in names):
             return None
-        beside = [name for name in ("step", "gradient", "applied", "trace") if name in state]
-        row = Row(size=size, **{name: state[name].data_ptr() for name in beside})
+        row = Row(size=shape.numel(), **{name: state[name].data_ptr() for name in self._beside})
         row.address = ctypes.addressof(row)
         for i, name in enumerate(self._slots):
             row.slots[i] = state[name].data_ptr()
         for i, name in enumerate(self._scalars):
             row.scalars[i] = state[name].data_ptr()
         return row
+
+
+def usable(x: object, shape: tuple[int, ...]) -> bool:
+    """Whether `x` is a dense tensor of this shape whose elements lie in CPU memory as they are."""
+    if type(x) is not Tensor or not x.is_cpu or x.shape != shape:
+        return False
+    return x.is_contiguous() and not x.is_neg() and intact(x)
+
+
+def usable_scalars(name: str, x: Tensor, rule: Rule) -> bool:
+    """Whether `x` can be what a state has of this name beside its tensors with a number for each element."""
+    return x.dtype is torch.float64 and usable(x, (1 + len(rule.coefficients),) if name == "applied" else ())
 
 
 def plain(x: Tensor) -> bool:

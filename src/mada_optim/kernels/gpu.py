@@ -21,6 +21,7 @@ from torch import Tensor
 from mada_optim.engine.eager import Cell, scalar
 from mada_optim.kernels.states import States
 from mada_optim.kernels.triton_emit import BESIDE, Code
+from mada_optim.placement import intact
 from mada_optim.spec import LR, Rule, option_key
 
 CHUNK = 2048  # elements of one program; its sums are made in fp32, and added up in double
@@ -128,7 +129,7 @@ class Triton:
             return None
         if not all(self._plain(x) for x in (cell.p, cell.g)):
             return None
-        return self._states.row(cell.state, cell.p.numel())
+        return self._states.row(cell.state, cell.p.shape)
 
     def keep(self, cells: list[Cell], _: list[Row]) -> None:
         """Forgets the states of others, if there are many."""
@@ -163,16 +164,18 @@ class Triton:
         dense = own and x.device == self.device and x.is_contiguous() and not x.is_neg()
         return dense and (x.data_ptr() != 0 or not x.numel())
 
-    def _new_row(self, state: dict[str, Tensor], size: int) -> Row | None:
-        if state.keys() != self._names or not all(self._fits(name, x, size) for name, x in state.items()):
+    def _new_row(self, state: dict[str, Tensor], shape: torch.Size) -> Row | None:
+        if state.keys() != self._names or not all(self._fits(name, x, shape) for name, x in state.items()):
             return None
         slots = (*self.layout.slots, *self.layout.scalar_slots)
         return tuple(state[name].data_ptr() if name in state else 0 for name in (*BESIDE, *slots))
 
-    def _fits(self, name: str, x: Tensor, size: int) -> bool:
-        dtype, numel = (self._state_dtype, size) if name in self._of_elements else (torch.float64, x.numel())
+    def _fits(self, name: str, x: Tensor, of_parameter: torch.Size) -> bool:
+        dtype, shape = (self._state_dtype, of_parameter) if name in self._of_elements else (torch.float64, ())
+        if name == "applied":
+            shape = torch.Size([1 + len(self.rule.coefficients)])
         right = x.dtype in PARAMETERS if name == "gradient" else x.dtype is dtype
-        return right and x.numel() == numel and x.is_contiguous() and x.device == self.device
+        return right and self._plain(x) and x.shape == shape and not x.is_neg() and intact(x)
 
     def _of_options(self, options: Mapping[str, Any], held: list[Tensor]) -> tuple[Row, tuple[float, ...]]:
         """The addresses of what a group has as tensors, and the numbers of what it has as such."""

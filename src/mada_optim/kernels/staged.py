@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mada_optim import exchange
-from mada_optim.engine.eager import Cell
+from mada_optim.engine.eager import Cell, scalar
 from mada_optim.kernels.protocol import Job, Kernel
 from mada_optim.kernels.stages import Stages
 from mada_optim.kernels.states import States
@@ -59,8 +59,9 @@ class Staged:
         """What both kernels prepare; None where one can't move the matrix, or its shards can't be put together."""
         if cell.whole is not None and exchange.layout(cell.whole) is None:
             return None
-        parts = self._states.row(cell.state, cell.p.numel())
-        assert parts is not None
+        parts = self._states.row(cell.state, cell.p.shape)
+        if parts is None:
+            return None
         before = cell._replace(rule=self.stages.head, state=parts[0])
         after = cell._replace(rule=self.stages.tail, state=parts[1])
         head, tail = self.head.row(before), self.tail.row(after)
@@ -85,11 +86,16 @@ class Staged:
             self._buffer = torch.empty(size, dtype=torch.float32, device=device)
         return self._buffer[:size].zero_()
 
-    def _shared_out(self, state: State, _: int) -> tuple[State, State]:
-        """The head's part, with a t of its own, as it is the tail that moves the matrix's; and the tail's."""
+    def _shared_out(self, state: State, _: torch.Size) -> tuple[State, State] | None:
+        """The head's part, with a t of its own, as it is the tail that moves the matrix's; and the tail's.
+
+        None for a state that lacks its t. What there is of the others is for both kernels to look at.
+        """
+        if not isinstance(state.get("step"), Tensor):
+            return None
         slots = {slot.name: state[slot.name] for slot in self.stages.head.slots}
         rest = {name: x for name, x in state.items() if name in ("step", "trace")}
-        return {"step": state["step"].clone(), **slots}, rest
+        return {"step": scalar(0.0, state["step"].device), **slots}, rest
 
 
 def as_direction(options: Mapping[str, Any]) -> dict[str, Any]:

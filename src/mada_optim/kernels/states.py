@@ -1,33 +1,39 @@
-"""What a kernel has prepared for the state of a parameter."""
+"""What a kernel has prepared for the state of a parameter.
+
+A row has addresses in it. That the tensors still lie there is compared at every step for all states at once
+(`mada_optim.steady`), and all rows are forgotten when they don't.
+"""
 
 from collections.abc import Callable, Iterable
 from operator import is_
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 Row = TypeVar("Row")
+NOTHING: tuple[dict[str, Tensor], None, None] = ({}, None, None)
 
 
 class States(Generic[Row]):
     """Rows by state, each made once.
 
-    The tensors of a state are held: none can be mistaken for a later one at its address.
+    The tensors of a state are held: none can be mistaken for a later one.
 
     Args:
-        make: Gives the row of a state for a parameter of some size; None where the kernel can't move it.
+        make: Gives the row of a state for a parameter of some shape; None where the kernel can't move it.
     """
 
-    def __init__(self, make: Callable[[dict[str, Tensor], int], Row | None]) -> None:
+    def __init__(self, make: Callable[[dict[str, Tensor], torch.Size], Row | None]) -> None:
         self._make = make
-        self._rows: dict[int, tuple[list[Tensor], int, Row | None]] = {}
+        self._rows: dict[int, tuple[dict[str, Tensor], torch.Size, Row | None]] = {}
 
-    def row(self, state: dict[str, Tensor], size: int) -> Row | None:
-        """The row of `state` as it is now."""
-        held, for_size, row = self._rows.get(id(state), ([], -1, None))
-        if for_size != size or len(held) != len(state) or not all(map(is_, held, state.values())):
-            row = self._make(state, size)
-            self._rows[id(state)] = (list(state.values()), size, row)
+    def row(self, state: dict[str, Tensor], shape: torch.Size) -> Row | None:
+        """The row of `state`, whose tensors are what and where they were since all rows were forgotten."""
+        held, for_shape, row = self._rows.get(id(state), NOTHING)
+        if for_shape != shape or list(held) != list(state) or not all(map(is_, held.values(), state.values())):
+            row = self._make(state, shape)
+            self._rows[id(state)] = (dict(state), shape, row)
         return row
 
     def keep(self, states: Iterable[dict[str, Tensor]], count: int) -> None:

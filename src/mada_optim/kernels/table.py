@@ -50,7 +50,7 @@ class Columns(NamedTuple):
 
 
 class Table:
-    """Tensors, and steps of them by the loops. Holds what is pointed to.
+    """Tensors, and steps of them by the loops. Holds what is pointed to, but for the states' tensors.
 
     Args:
         library: The compiled loops.
@@ -66,6 +66,8 @@ class Table:
         self._library, self.columns, self._numbers = library, columns, Numbers(rule, columns.options)
         self._learned, self._traced = learned, traced
         self._gs: Sequence[Tensor] = ()
+        #: Where the parameters are.
+        self.addresses = array("q")
         self._jobs = array("q", bytes(JOB * WORD * len(columns.ps)))
         self._set(0, [row.address for row in columns.rows])
         self._set(3, self._numbers.addresses())
@@ -79,7 +81,8 @@ class Table:
     def on(self, gs: Sequence[Tensor]) -> "Table":
         """The same with the gradients of a step, and with parameters where they are now."""
         self._gs = gs
-        self._set(1, map(Tensor.data_ptr, self.columns.ps))
+        self.addresses = array("q", map(Tensor.data_ptr, self.columns.ps))
+        self._jobs[1::JOB] = self.addresses
         self._set(2, map(Tensor.data_ptr, gs))
         self._call = (ctypes.c_void_p(self._pointer), ctypes.c_int64(self._count), torch.get_num_threads())
         return self

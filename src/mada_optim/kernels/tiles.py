@@ -14,9 +14,10 @@ from torch.fx.node import map_arg
 
 from mada_optim.builder import Builder, total
 from mada_optim.engine.eager import Cell, largest_gradient
-from mada_optim.kernels.cpu import plain
+from mada_optim.kernels.cpu import plain, usable_scalars
 from mada_optim.kernels.lower import Program, lower
 from mada_optim.kernels.numbers import CPU, Numbers
+from mada_optim.placement import intact
 from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT, outputs
 
@@ -71,9 +72,13 @@ class Tiled:
 
     def row(self, cell: Cell) -> Cell | None:
         """The cell, if its tensors may be moved: dense, in CPU memory, in fp32."""
-        beside = ["gradient"] * self.settles + ["trace"] * self.traced
-        tensors = [cell.p, cell.g, *(cell.state[name] for name in (*self.slots, *beside))]
-        return cell if all(x.numel() == cell.p.numel() and plain(x) for x in tensors) else None
+        whole = (*self.slots, *["gradient"] * self.settles, *["trace"] * self.traced)
+        scalars = ("step", *["applied"] * self.settles, *self.scalar_slots)
+        if not cell.state.keys() >= {*whole, *scalars}:
+            return None
+        tensors = [cell.p, cell.g, *(cell.state[name] for name in whole)]
+        fits = all(x.shape == cell.p.shape and plain(x) and intact(x) for x in tensors)
+        return cell if fits and all(usable_scalars(name, cell.state[name], self.rule) for name in scalars) else None
 
     def keep(self, cells: list[Cell], _: list[Cell]) -> None:
         """Does nothing, as nothing is kept."""
