@@ -5,21 +5,14 @@ tokens or classes, and vectors do better with a step per element (Jordan et al. 
 and, where it is given `model.named_parameters()`, their names.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from mada_optim import guess
 from mada_optim.spec import Rule
 from mada_optim.specialize import corners, specialize
-
-EMBEDDING = re.compile(r"emb|wte|wpe|vocab", re.IGNORECASE)  # in a name
-EMBEDDING_MODULE = re.compile(r"tok(en)?s?|shared", re.IGNORECASE)  # the whole of the last module's name
-HEAD_MODULE = re.compile(r"(.*_)?(head|classif\w*|logits|score)", re.IGNORECASE)
-HEAD_AT_THE_TOP = re.compile(r"(.*_)?out(put)?s?", re.IGNORECASE)  # deeper, it is of a block
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "model")
-TALL = 8  # rows over columns, beyond which a matrix has a row for each token or class
 
 FLAGS = "hidden_matrices"  # the key in a group of what was decided; `matrix` is the user's
 LR_RATIO = "matrix_lr_ratio"  # the key of their learning rate, over the group's lr
@@ -28,38 +21,17 @@ LR_RATIO = "matrix_lr_ratio"  # the key of their learning rate, over the group's
 def hidden(groups: Iterable[Mapping[str, Any]]) -> list[list[bool]]:
     """For each parameter of each group, whether it is a hidden weight matrix.
 
-    It has two dimensions or more, of which the first and all others together exceed 1, not more than `TALL` times as
-    many rows as columns, and no name of an embedding or a head. Where there is neither an embedding nor a head, the
-    last matrix is taken for the head: with an embedding and no head, the embedding serves as both. A group that says
-    `matrix=True` or `matrix=False` has its matrices so or none.
+    A group that says `matrix=True` or `matrix=False`, as those of `mada_optim.param_groups` do, has its matrices so or
+    none. For the others, names and shapes are all there is (`mada_optim.guess`).
     """
     groups = list(groups)
-    named = [(name, p) for group in groups for name, p in _named(group) if is_matrix(p)]
-    ends = any(_is_end(name, p) for name, p in named)
-    last = None if ends or not named else named[-1][1]
-    return [[_hidden(group, name, p, last) for name, p in _named(group)] for group in groups]
+    guessed = iter(guess.hidden([pair for group in groups for pair in _named(group)]))
+    return [[_hidden(group, p, next(guessed)) for p in group["params"]] for group in groups]
 
 
-def _hidden(group: Mapping[str, Any], name: str, p: Tensor, last: Tensor | None) -> bool:
-    if not is_matrix(p):
-        return False
+def _hidden(group: Mapping[str, Any], p: Tensor, guessed: bool) -> bool:
     said = group.get("matrix")
-    if isinstance(said, bool):
-        return said
-    return p is not last and not _is_end(name, p)
-
-
-def _is_end(name: str, p: Tensor) -> bool:
-    """Whether a matrix is an embedding or a head; `multihead_attn` and the output of a block are neither."""
-    if p.shape[0] ** 2 > TALL * p.numel() or EMBEDDING.search(name):
-        return True
-    parts = name.split(".")
-    path = [x for x in parts[:-1] or parts if not x.isdecimal() and x not in WRAPPERS]
-    if not path:
-        return False
-    if EMBEDDING_MODULE.fullmatch(path[-1]) or HEAD_MODULE.fullmatch(path[-1]):
-        return True
-    return len(path) == 1 and bool(HEAD_AT_THE_TOP.fullmatch(path[0]))
+    return is_matrix(p) and (said if isinstance(said, bool) else guessed)
 
 
 def _named(group: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:

@@ -1,0 +1,153 @@
+"""Which layers give a network's outputs: by their names, or as the last outside of repeated blocks."""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from mada_optim.names import words
+
+HEAD = re.compile(r"heads?|classif\w*|logits?|scores?|scorer|unembed(ding)?")  # the last word of a component
+HEAD_ALONE = frozenset(("cls",))
+OUT = frozenset("out output outputs pred preds prediction predictions predictor".split())  # of the last component
+OUT_LAYER = frozenset("proj projection layer linear fc dense conv".split())  # may follow a word of OUT
+INNER = frozenset("attn attention attend sa mlp ffn ff feed mixer moe expert experts".split())  # parts of a block
+PROJECTED = frozenset("q k v qkv key query value keys queries values".split())
+BLOCKS = re.compile(r"h|\w*(layer|block|stage|cell|unit)s?")  # the last word of what numbers blocks
+NUMBERED = re.compile(r"(.*?)_?(\d+)")
+
+NAMED = "output layer, by its name"
+LAST = "output layer: the last outside of repeated blocks"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with a weight matrix, in the order of registration.
+
+    Attributes:
+        path: Components of its path.
+        outputs: How many it has.
+        inputs: How many it takes.
+        inner: Whether it can't be an output layer: part of an attention or a recurrent layer.
+    """
+
+    path: tuple[str, ...]
+    outputs: int
+    inputs: int
+    inner: bool = False
+
+
+def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int, str]:
+    """The places of the output layers in `layers`, each with the reason.
+
+    First those whose name says so. Without any, the last layer, if it is not in a repeated block; if it is, the last
+    one outside of them whose outputs no other layer takes. A layer as wide as an embedding is not taken for the output
+    unless its name says so: the embedding, used a second time, is.
+
+    Args:
+        layers: All layers, trained or not.
+        widths: The widths of the embeddings.
+    """
+    blocks = _in_blocks(layers)
+    free = [i for i, layer in enumerate(layers) if not (blocks[i] or layer.inner)]
+    shared = len(_common([layer.path for layer in layers]))
+    named = _named([(i, layers[i]) for i in free], shared, widths)
+    if any("aux" not in words(".".join(layers[i].path)) for i in named):
+        return dict.fromkeys(named, NAMED)
+    last = _last(layers, free, widths)
+    return {**dict.fromkeys(named, NAMED), **dict.fromkeys(last, LAST)}
+
+
+def _named(free: list[tuple[int, Layer]], shared: int, widths: Collection[int]) -> list[int]:
+    """Of each module named as a head, the last layer; and layers named as outputs, outside of parts of blocks."""
+    found: dict[tuple[str, ...], int] = {}
+    for i, layer in free:
+        path = layer.path[min(shared, len(layer.path) - 1) :] if layer.path else ()
+        head = _head(path)
+        if head is not None and (_is_output(path[-1:]) or _is_output(path) or layer.outputs not in widths):
+            found[head] = i
+        elif head is None and _is_output(path):
+            found[path] = i
+    return sorted(set(found.values()))
+
+
+def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The path of the innermost module named as a head that a layer is in; "heads" are one for each of its parts."""
+    for i in reversed(range(len(path))):
+        own = words(path[i])
+        if own and (HEAD.fullmatch(own[-1]) or (len(own) == 1 and own[0] in HEAD_ALONE)):
+            parts = path[i + 1 : i + 2] if own[-1].endswith("s") and own[-1] not in ("logits", "cls") else ()
+            inside = INNER & {x for part in path[:i] for x in words(part)}
+            return None if inside or PROJECTED & set(words(path[-1])) else (*path[: i + 1], *parts)
+    return None
+
+
+def _is_output(path: tuple[str, ...]) -> bool:
+    """Whether the last component with words is one of an output, and those before it name no part of a block."""
+    named = [own for own in map(words, path) if own]
+    if not named or any(INNER & set(own) for own in named[:-1]):
+        return False
+    last = named[-1]
+    at_end = last[-1] in OUT or bool(HEAD.fullmatch(last[-1]))
+    return at_end or (last[-1] in OUT_LAYER and bool(OUT & set(last)))
+
+
+def _last(layers: Sequence[Layer], free: list[int], widths: Collection[int]) -> list[int]:
+    wanted = [i for i in free if layers[i].outputs not in widths]
+    if wanted and wanted[-1] == len(layers) - 1:
+        return wanted[-1:]
+    if free and free[-1] == len(layers) - 1:
+        return []  # the last is as wide as an embedding, which serves as the output
+    taken = {layer.inputs for layer in layers}
+    return [i for i in wanted if layers[i].outputs not in taken][-1:]
+
+
+def _in_blocks(layers: Sequence[Layer]) -> list[bool]:
+    """Whether each layer is in a repeated block: another number in its path gives a layer of as many outputs."""
+    numbers = defaultdict[tuple[str, ...], set[str]](set)
+    twins = defaultdict[tuple[tuple[str, ...], tuple[str, ...], int], set[str]](set)
+    for layer in layers:
+        for container, number, rest in _numbered(layer.path):
+            numbers[container].add(number)
+            twins[container, rest, layer.outputs].add(number)
+
+    def repeated(layer: Layer, container: tuple[str, ...], rest: tuple[str, ...]) -> bool:
+        alone = len(numbers[container]) == 1 and _names_blocks(container)
+        return alone or len(twins[container, rest, layer.outputs]) > 1
+
+    return [any(repeated(layer, at, rest) for at, _, rest in _numbered(layer.path)) for layer in layers]
+
+
+def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], str, tuple[str, ...]]]:
+    """Each numbered module that contains a layer: what numbers it, its number, the rest of the path.
+
+    `layers.0.fc` and `layer_0.fc` have one; `fc2` and `layers.2`, which are layers themselves, and `fc2.inner` none.
+    """
+    found = []
+    for i, component in enumerate(path[:-1]):
+        match = NUMBERED.fullmatch(component)
+        if match is None:
+            continue
+        stem, number = match.groups()
+        container = (*path[:i], stem) if stem else path[:i]
+        if _names_blocks(container) if stem else not _names_heads(container, path[-1]):
+            found.append((container, number, path[i + 1 :]))
+    return found
+
+
+def _names_blocks(container: tuple[str, ...]) -> bool:
+    own = words(container[-1]) if container else []
+    return bool(own) and bool(BLOCKS.fullmatch(own[-1]))
+
+
+def _names_heads(container: tuple[str, ...], layer: str) -> bool:
+    """Whether it holds several heads; those of an attention project to queries, keys and values."""
+    own = words(container[-1]) if container else []
+    return bool(own) and own[-1] == "heads" and not PROJECTED & set(words(layer))
+
+
+def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The components that all paths begin with."""
+    together = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return tuple(parts[0] for parts in together)
