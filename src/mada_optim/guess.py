@@ -43,7 +43,8 @@ def hidden(named: Sequence[tuple[str, Tensor]]) -> list[bool]:
 def _role(where: Path, p: Tensor, first: bool) -> Role:
     if p.ndim < 2 or names.is_bias_or_gain(where) or names.is_low_rank(where):
         return Role.OTHER
-    if names.is_embedding(where):
+    is_kernel = p.ndim > 3 and names.is_plain_weight(where.parameter)  # of a convolution that embeds patches
+    if names.is_embedding(where) and not is_kernel:
         return Role.EMBEDDING
     if p.ndim == 2:
         return Role.LAYER if p.shape[1] > 1 else Role.OTHER

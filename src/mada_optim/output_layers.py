@@ -8,9 +8,9 @@ from itertools import takewhile
 
 from mada_optim.names import words
 
-HEAD = re.compile(r"heads?|classif\w*|logits?|scores?|scorer|unembed(ding)?")  # the last word of a component
+HEAD = re.compile(r"heads?|classif\w*|logits?|scores?|scorer|pred|predict(ion|or)s?|unembed(ding)?")  # the last word
 HEAD_ALONE = frozenset(("cls",))
-OUT = frozenset("out output outputs pred preds prediction predictions predictor".split())  # of the last component
+OUT = frozenset("out output outputs logit logits".split())  # of the last component
 OUT_LAYER = frozenset("proj projection layer linear fc dense conv".split())  # may follow a word of OUT
 INNER = frozenset("attn attention attend sa mlp ffn ff feed mixer moe expert experts".split())  # parts of a block
 PROJECTED = frozenset("q k v qkv key query value keys queries values".split())
@@ -30,12 +30,14 @@ class Layer:
         outputs: How many it has.
         inputs: How many it takes.
         inner: Whether it can't be an output layer: part of an attention or a recurrent layer.
+        is_tied: Whether its weight is an embedding's too.
     """
 
     path: tuple[str, ...]
     outputs: int
     inputs: int
     inner: bool = False
+    is_tied: bool = False
 
 
 def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int, str]:
@@ -43,7 +45,7 @@ def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int,
 
     First those whose name says so. Without any, the last layer, if it is not in a repeated block; if it is, the last
     one outside of them whose outputs no other layer takes. A layer as wide as an embedding is not taken for the output
-    unless its name says so: the embedding, used a second time, is.
+    unless its name says so, and no layer is known to be tied: the embedding, used a second time, is.
 
     Args:
         layers: All layers, trained or not.
@@ -62,21 +64,22 @@ def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int,
 def _named(free: list[tuple[int, Layer]], shared: int, widths: Collection[int]) -> list[int]:
     """Of each module named as a head, the last layer; and layers named as outputs, outside of parts of blocks."""
     found: dict[tuple[str, ...], int] = {}
+    tied = any(layer.is_tied for _, layer in free)
     for i, layer in free:
         path = layer.path[min(shared, len(layer.path) - 1) :] if layer.path else ()
-        head = _head(path)
-        if head is not None and (_is_output(path[-1:]) or _is_output(path) or layer.outputs not in widths):
-            found[head] = i
-        elif head is None and _is_output(path):
-            found[path] = i
-    return sorted(set(found.values()))
+        head, says_so = _head(path), _is_output(path)
+        feeds_embedding = layer.outputs in widths and not layer.is_tied and (tied or not says_so)
+        if not feeds_embedding and (says_so or head is not None):
+            found[path if head is None else head] = i
+    followed = {at for at, i in found.items() for other, j in found.items() if j > i and _is_inside(other, at)}
+    return sorted({i for at, i in found.items() if at not in followed})
 
 
 def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
     """The path of the innermost module named as a head that a layer is in; "heads" are one for each of its parts."""
     for i in reversed(range(len(path))):
         own = words(path[i])
-        if own and (HEAD.fullmatch(own[-1]) or (len(own) == 1 and own[0] in HEAD_ALONE)):
+        if own and "pre" not in own and (HEAD.fullmatch(own[-1]) or (len(own) == 1 and own[0] in HEAD_ALONE)):
             parts = path[i + 1 : i + 2] if own[-1].endswith("s") and own[-1] not in ("logits", "cls") else ()
             inside = INNER & {x for part in path[:i] for x in words(part)}
             return None if inside or PROJECTED & set(words(path[-1])) else (*path[: i + 1], *parts)
@@ -89,8 +92,14 @@ def _is_output(path: tuple[str, ...]) -> bool:
     if not named or any(INNER & set(own) for own in named[:-1]):
         return False
     last = named[-1]
+    if "pre" in last:
+        return False
     at_end = last[-1] in OUT or bool(HEAD.fullmatch(last[-1]))
     return at_end or (last[-1] in OUT_LAYER and bool(OUT & set(last)))
+
+
+def _is_inside(path: tuple[str, ...], container: tuple[str, ...]) -> bool:
+    return len(path) > len(container) and path[: len(container)] == container
 
 
 def _last(layers: Sequence[Layer], free: list[int], widths: Collection[int]) -> list[int]:
@@ -104,23 +113,24 @@ def _last(layers: Sequence[Layer], free: list[int], widths: Collection[int]) -> 
 
 
 def _in_blocks(layers: Sequence[Layer]) -> list[bool]:
-    """Whether each layer is in a repeated block: another number in its path gives a layer of as many outputs."""
-    numbers = defaultdict[tuple[str, ...], set[str]](set)
-    twins = defaultdict[tuple[tuple[str, ...], tuple[str, ...], int], set[str]](set)
+    """Whether each layer is in a repeated block: another number in its path gives a layer of as many outputs.
+
+    Where another number gives no layer at all (blocks of several kinds, or just one), the container's name decides.
+    """
+    twins = defaultdict[tuple[tuple[str, ...], tuple[str, ...]], list[int]](list)
     for layer in layers:
-        for container, number, rest in _numbered(layer.path):
-            numbers[container].add(number)
-            twins[container, rest, layer.outputs].add(number)
+        for container, rest in _numbered(layer.path):
+            twins[container, rest].append(layer.outputs)
 
     def repeated(layer: Layer, container: tuple[str, ...], rest: tuple[str, ...]) -> bool:
-        alone = len(numbers[container]) == 1 and _names_blocks(container)
-        return alone or len(twins[container, rest, layer.outputs]) > 1
+        outputs = twins[container, rest]
+        return outputs.count(layer.outputs) > 1 or (len(outputs) == 1 and _names_blocks(container))
 
-    return [any(repeated(layer, at, rest) for at, _, rest in _numbered(layer.path)) for layer in layers]
+    return [any(repeated(layer, *place) for place in _numbered(layer.path)) for layer in layers]
 
 
-def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], str, tuple[str, ...]]]:
-    """Each numbered module that contains a layer: what numbers it, its number, the rest of the path.
+def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Each numbered module that contains a layer: what numbers it, and the rest of the path.
 
     `layers.0.fc` and `layer_0.fc` have one; `fc2` and `layers.2`, which are layers themselves, and `fc2.inner` none.
     """
@@ -129,10 +139,10 @@ def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], str, tuple[s
         match = NUMBERED.fullmatch(component)
         if match is None:
             continue
-        stem, number = match.groups()
+        stem = match[1]
         container = (*path[:i], stem) if stem else path[:i]
         if _names_blocks(container) if stem else not _names_heads(container, path[-1]):
-            found.append((container, number, path[i + 1 :]))
+            found.append((container, path[i + 1 :]))
     return found
 
 

@@ -99,8 +99,14 @@ def _finding(model: nn.Module, module: nn.Module, prefix: str, name: str, p: Ten
 def _found(places: list[Place]) -> dict[Tensor, str]:
     layers = [place for place in places if place.finding.outputs is not None]
     widths = {place.parameter.shape[-1] for place in places if place.finding.is_embedding}
-    shapes = [Layer(x.where.layer, x.finding.outputs or 0, x.finding.inputs, x.finding.inner) for x in layers]
-    return {layers[i].parameter: why for i, why in output_layers(shapes, widths).items()}
+    embeddings = {place.parameter for place in places if place.finding.is_embedding}
+    ordered = [_layer(place, place.parameter in embeddings) for place in layers]
+    return {layers[i].parameter: why for i, why in output_layers(ordered, widths).items()}
+
+
+def _layer(place: Place, is_tied: bool) -> Layer:
+    finding = place.finding
+    return Layer(place.where.layer, finding.outputs or 0, finding.inputs, finding.inner, is_tied)
 
 
 def _said(head: Iterable[nn.Module | Tensor]) -> Iterator[Tensor]:
