@@ -51,8 +51,9 @@ def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int,
         layers: All layers, trained or not.
         widths: The widths of the embeddings.
     """
-    blocks = _in_blocks(layers)
-    free = [i for i, layer in enumerate(layers) if not (blocks[i] or layer.inner)]
+    blocks, attentions = _in_blocks(layers), {_parent(x.path) for x in layers if x.inner or _projects(x.path)} - {()}
+    inner = [layer.inner or _parent(layer.path) in attentions for layer in layers]
+    free = [i for i in range(len(layers)) if not (blocks[i] or inner[i])]
     shared = len(_common([layer.path for layer in layers]))
     named = _named([(i, layers[i]) for i in free], shared, widths)
     if any("aux" not in words(".".join(layers[i].path)) for i in named):
@@ -82,7 +83,7 @@ def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
         if own and "pre" not in own and (HEAD.fullmatch(own[-1]) or (len(own) == 1 and own[0] in HEAD_ALONE)):
             parts = path[i + 1 : i + 2] if own[-1].endswith("s") and own[-1] not in ("logits", "cls") else ()
             inside = INNER & {x for part in path[:i] for x in words(part)}
-            return None if inside or PROJECTED & set(words(path[-1])) else (*path[: i + 1], *parts)
+            return None if inside else (*path[: i + 1], *parts)
     return None
 
 
@@ -151,10 +152,22 @@ def _names_blocks(container: tuple[str, ...]) -> bool:
     return bool(own) and bool(BLOCKS.fullmatch(own[-1]))
 
 
+def _parent(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The path of the module that holds a layer, or a numbered list of layers."""
+    while path and path[-1].isdecimal():
+        path = path[:-1]
+    return path[:-1]
+
+
+def _projects(path: tuple[str, ...]) -> bool:
+    """Whether a layer is named as one that projects to queries, keys or values."""
+    return bool(path) and bool(PROJECTED & set(words(path[-1])))
+
+
 def _names_heads(container: tuple[str, ...], layer: str) -> bool:
     """Whether it holds several heads; those of an attention project to queries, keys and values."""
     own = words(container[-1]) if container else []
-    return bool(own) and own[-1] == "heads" and not PROJECTED & set(words(layer))
+    return bool(own) and own[-1] == "heads" and not _projects((layer,))
 
 
 def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ def _matching(found: list[Weight], key: str) -> list[Weight]:
     candidates = [x for x in found if is_matrix(x.parameter)]
     fitting = [x for x in candidates if any(_fits(path, key) for path in _paths(x.name))]
     if not fitting:
-        paths = {path for x in candidates for path in _paths(x.name)}
+        paths = {end for x in candidates for path in _paths(x.name) for end in (path, path.rpartition(".")[2])}
         raise ValueError(
             f"{key!r} in blocks or matrix: expected the end of a weight's path, got none; {_near(key, paths)}"
         )
