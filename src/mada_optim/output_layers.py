@@ -80,7 +80,7 @@ def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
     """The path of the innermost module named as a head that a layer is in; "heads" are one for each of its parts."""
     for i in reversed(range(len(path))):
         own = words(path[i])
-        if own and "pre" not in own and (HEAD.fullmatch(own[-1]) or (len(own) == 1 and own[0] in HEAD_ALONE)):
+        if _names_head(own) or (len(own) == 1 and own[0] in HEAD_ALONE):
             parts = path[i + 1 : i + 2] if own[-1].endswith("s") and own[-1] not in ("logits", "cls") else ()
             inside = INNER & {x for part in path[:i] for x in words(part)}
             return None if inside else (*path[: i + 1], *parts)
@@ -93,10 +93,12 @@ def _is_output(path: tuple[str, ...]) -> bool:
     if not named or any(INNER & set(own) for own in named[:-1]):
         return False
     last = named[-1]
-    if "pre" in last:
-        return False
-    at_end = last[-1] in OUT or bool(HEAD.fullmatch(last[-1]))
-    return at_end or (last[-1] in OUT_LAYER and bool(OUT & set(last)))
+    return _names_head(last) or last[-1] in OUT or (last[-1] in OUT_LAYER and bool(OUT & set(last)))
+
+
+def _names_head(own: list[str]) -> bool:
+    """Whether words are those of a head; `pre_classifier` and `conv_head` come before one."""
+    return bool(own) and bool(HEAD.fullmatch(own[-1])) and not {"pre", "conv"} & set(own)
 
 
 def _is_inside(path: tuple[str, ...], container: tuple[str, ...]) -> bool:
