@@ -411,8 +411,9 @@ def test_words_of_embeddings(name):
 @pytest.mark.parametrize(
     "name",
     "lm_head.weight classifier.weight score.weight scores.weight logits.weight to_logits.weight out.weight "
-    "outputs.weight output_projection.weight out_proj.weight fc_out.weight mlp_head.1.weight net.head.weight cls_head.fc.weight "
-    "classification_head.weight prediction_head.decoder.weight unembed.weight qa_outputs.weight".split(),
+    "outputs.weight output_projection.weight out_proj.weight fc_out.weight mlp_head.1.weight net.head.weight "
+    "cls_head.fc.weight classification_head.weight prediction_head.decoder.weight unembed.weight "
+    "qa_outputs.weight".split(),
 )
 def test_words_of_heads(name):
     """Registered before the blocks, so that the place says nothing."""
