@@ -58,8 +58,8 @@ def look(module: nn.Module, where: Path, p: Tensor) -> Finding:
         return Finding(False, "norm" if is_norm else "vector", decays=False)
     if p.is_complex():
         return Finding(False, "complex")
-    if names.is_low_rank(where):
-        return Finding(False, "factor of a low-rank update")
+    if names.is_adapter(where):
+        return Finding(False, "weight of an adapter")
     is_weight = names.is_plain_weight(where.parameter)
     for kinds, read in READERS:
         if isinstance(module, kinds) and (is_weight or kinds in HAVE_SEVERAL):

@@ -28,7 +28,7 @@ LAYER = frozenset(  # in the name of a layer that takes embeddings, but is none
 BIAS = frozenset(("bias", "biases"))
 GAIN = frozenset("gain gains gamma beta scale scales log temperature".split())  # of a parameter, not of a module
 NORM = re.compile(r"\w*norm(alization)?s?|ln|bn|gn")
-LOW_RANK = frozenset(("lora", "loha", "hada", "lokr", "dora", "vera"))
+ADAPTERS = frozenset(("lora", "loha", "hada", "lokr", "dora", "vera", "oft", "boft"))
 CONVOLUTION = re.compile(r"(depth|point)?(wise)?conv\w*|kernels?|filters?")
 
 
@@ -92,9 +92,9 @@ def is_bias_or_gain(where: Path) -> bool:
     return not LAYER & set(last) and (bool(BIAS & set(last)) or _any(NORM, last[-1:]))
 
 
-def is_low_rank(where: Path) -> bool:
-    """Whether it is a factor of a low-rank update of another weight (LoRA and its kin)."""
-    return any(LOW_RANK & set(words(component)) for component in where.layer)
+def is_adapter(where: Path) -> bool:
+    """Whether it is a weight of an adapter of another weight (LoRA and its kin)."""
+    return any(ADAPTERS & set(words(component)) for component in where.layer)
 
 
 def is_convolution(where: Path) -> bool:

@@ -2,9 +2,9 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 from mada_optim.names import words
 
@@ -64,16 +64,29 @@ def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int,
 
 def _named(free: list[tuple[int, Layer]], shared: int, widths: Collection[int]) -> list[int]:
     """Of each module named as a head, the last layer; and layers named as outputs, outside of parts of blocks."""
-    found: dict[tuple[str, ...], int] = {}
+    found = defaultdict[tuple[str, ...], list[int]](list)
     tied = any(layer.is_tied for _, layer in free)
     for i, layer in free:
         path = layer.path[min(shared, len(layer.path) - 1) :] if layer.path else ()
         head, says_so = _head(path), _is_output(path)
         feeds_embedding = layer.outputs in widths and not layer.is_tied and (tied or not says_so)
         if not feeds_embedding and (says_so or head is not None):
-            found[path if head is None else head] = i
-    followed = {at for at, i in found.items() for other, j in found.items() if j > i and _is_inside(other, at)}
-    return sorted({i for at, i in found.items() if at not in followed})
+            found[path if head is None else head].append(i)
+    by_place = dict(free)
+    followed = {at for at in found for x in found if _is_inside(x, at) and found[x][-1] > found[at][-1]}
+    return sorted(i for at, own in found.items() if at not in followed for i in _ends(own, by_place))
+
+
+def _ends(places: list[int], layers: Mapping[int, Layer]) -> list[int]:
+    """Of the layers of one head the last, and numbered ones whose outputs the next doesn't take, which are parallel."""
+    pairs = [(i, layers[i], layers[j]) for i, j in pairwise(places)]
+    parallel = [i for i, one, other in pairs if one.path[-1].isdecimal() and not _fits(one.outputs, other.inputs)]
+    return [*parallel, places[-1]]
+
+
+def _fits(outputs: int, inputs: int) -> bool:
+    """Whether a layer may take what the one before it gives, flattened or gated."""
+    return inputs % outputs == 0 or outputs % inputs == 0
 
 
 def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -81,7 +94,7 @@ def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
     for i in reversed(range(len(path))):
         own = words(path[i])
         if _names_head(own) or (len(own) == 1 and own[0] in HEAD_ALONE):
-            parts = path[i + 1 : i + 2] if own[-1].endswith("s") and own[-1] not in ("logits", "cls") else ()
+            parts = path[i + 1 : i + 2] if own[-1] in ("heads", "classifiers") else ()
             inside = INNER & {x for part in path[:i] for x in words(part)}
             return None if inside else (*path[: i + 1], *parts)
     return None

@@ -84,8 +84,8 @@ def _finding(model: nn.Module, module: nn.Module, prefix: str, name: str, p: Ten
     if "parametrizations" in prefix.split("."):
         user = f".{prefix}".rpartition(".parametrizations.")[0]
         if not isinstance(module, ParametrizationList):
-            low_rank = names.is_low_rank(where)
-            return Finding(False, "factor of a low-rank update" if low_rank else "part of a parametrization")
+            is_adapter = names.is_adapter(where)
+            return Finding(False, "weight of an adapter" if is_adapter else "part of a parametrization")
         if type(module[0]).__name__ == "_WeightNorm" and name.endswith("original0"):
             return Finding(False, "gain of weight_norm", decays=False)
         module = model.get_submodule(user.lstrip("."))

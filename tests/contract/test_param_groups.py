@@ -64,6 +64,8 @@ def reason(model, name, **said):
     return next(x.why for x in param_groups(model, **said).weights if x.name == name)
 
 
+HEADS = ["head.0.weight", "head.1.weight"]
+
 #: Models, and their weights of two dimensions or more that are not hidden; all others are one hidden matrix each.
 MODELS = {
     "an MLP": (Seq(LINEAR(2, 64), nn.ReLU(), LINEAR(64, 64), nn.ReLU(), LINEAR(64, 2)), ["4.weight"]),
@@ -109,6 +111,8 @@ MODELS = {
         Named(body=LINEAR(4, 8), heads=nn.ModuleList([LINEAR(8, 3), LINEAR(8, 2)])),
         ["heads.0.weight", "heads.1.weight"],
     ),
+    "parallel heads": (Named(body=LINEAR(4, 8), head=nn.ModuleList([LINEAR(8, 3), LINEAR(8, 5)])), HEADS),
+    "a head of two layers": (Named(body=LINEAR(4, 8), head=Seq(LINEAR(8, 16), LINEAR(16, 5))), ["head.1.weight"]),
     "heads of two layers": (
         Named(body=LINEAR(4, 8), heads=nn.ModuleList(Named(a=LINEAR(8, 8), b=LINEAR(8, 3)) for _ in range(2))),
         ["heads.0.b.weight", "heads.1.b.weight"],
