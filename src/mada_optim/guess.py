@@ -53,8 +53,9 @@ def _role(where: Path, p: Tensor, first: bool) -> Role:
 
 
 def _layer(where: Path, p: Tensor) -> Layer:
-    inner = where.parameter.startswith("in_proj")
-    return Layer(where.layer, outputs=p.shape[0], inputs=p.shape[1], inner=inner)
+    may_be_stacked = p.ndim == 3 and not names.is_convolution(where)
+    inputs = None if may_be_stacked else p.shape[1]
+    return Layer(where.layer, outputs=p.shape[0], inputs=inputs, inner=where.parameter.startswith("in_proj"))
 
 
 def _has_row_per_token(where: Path, p: Tensor) -> bool:

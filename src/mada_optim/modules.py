@@ -27,7 +27,7 @@ class Finding:
         why: The reason, for people.
         decays: Whether weight decay is for it.
         outputs: How many outputs its layer has; None if it is not the matrix of a layer.
-        inputs: How many inputs its layer takes.
+        inputs: How many inputs its layer takes; None if its shape doesn't show it.
         inner: Whether it can't be an output layer.
         is_embedding: Whether its rows belong to tokens or places.
         is_transposed: Whether its rows are inputs, so that blocks of outputs are along its columns.
@@ -37,7 +37,7 @@ class Finding:
     why: str
     decays: bool = True
     outputs: int | None = None
-    inputs: int = 0
+    inputs: int | None = None
     inner: bool = False
     is_embedding: bool = False
     is_transposed: bool = False
@@ -72,8 +72,11 @@ def look(module: nn.Module, where: Path, p: Tensor) -> Finding:
 
 
 def _kind(module: nn.Module) -> str:
-    cls = next(cls for cls in type(module).__mro__ if not cls.__name__.startswith("Parametrized"))
-    return f"nn.{cls.__name__}" if cls.__module__.startswith("torch.nn.") else cls.__name__
+    """The name of a module's class: of those of torch one that is public, as others stand for it inside of torch."""
+    own = type(module)
+    if own.__module__.startswith("torch.nn.") or own.__name__.startswith("Parametrized"):
+        own = next((cls for cls in own.__mro__ if getattr(nn, cls.__name__, None) is cls), own)
+    return f"nn.{own.__name__}" if own.__module__.startswith("torch.nn.") else own.__name__
 
 
 def _embedding(module: nn.Module, own: str, p: Tensor) -> Finding:
@@ -149,7 +152,7 @@ def _held_directly(module: nn.Module, where: Path, p: Tensor) -> Finding:
     if min(p.shape[-2:]) == 1:
         return Finding(False, f"batch of vectors in {kind}")
     count = p.numel() // (p.shape[-1] * p.shape[-2])
-    return Finding("batched", f"batch of {count} matrices in {kind}", outputs=rows, inputs=columns)
+    return Finding("batched", f"batch of {count} matrices in {kind}", outputs=rows)
 
 
 def _is_stack(p: Tensor) -> bool:

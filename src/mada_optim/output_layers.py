@@ -28,14 +28,14 @@ class Layer:
     Attributes:
         path: Components of its path.
         outputs: How many it has.
-        inputs: How many it takes.
+        inputs: How many it takes; None where the shape doesn't show it, as of stacked matrices.
         inner: Whether it can't be an output layer: part of an attention or a recurrent layer.
         is_tied: Whether its weight is an embedding's too.
     """
 
     path: tuple[str, ...]
     outputs: int
-    inputs: int
+    inputs: int | None
     inner: bool = False
     is_tied: bool = False
 
@@ -43,9 +43,10 @@ class Layer:
 def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int, str]:
     """The places of the output layers in `layers`, each with the reason.
 
-    First those whose name says so. Without any, the last layer, if it is not in a repeated block; if it is, the last
-    one outside of them whose outputs no other layer takes. A layer as wide as an embedding is not taken for the output
-    unless its name says so, and no layer is known to be tied: the embedding, used a second time, is.
+    First those whose name says so. Without any, the last layer and those parallel to it, if it is not in a repeated
+    block; if it is, the last one outside of them whose outputs no other layer takes. A layer as wide as an embedding is
+    not taken for the output unless its name says so, and no layer is known to be tied: the embedding, used a second
+    time, is.
 
     Args:
         layers: All layers, trained or not.
@@ -84,9 +85,9 @@ def _ends(places: list[int], layers: Mapping[int, Layer]) -> list[int]:
     return [*parallel, places[-1]]
 
 
-def _fits(outputs: int, inputs: int) -> bool:
+def _fits(outputs: int, inputs: int | None) -> bool:
     """Whether a layer may take what the one before it gives, flattened or gated."""
-    return inputs % outputs == 0 or outputs % inputs == 0
+    return not (outputs and inputs) or inputs % outputs == 0 or outputs % inputs == 0
 
 
 def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -119,13 +120,19 @@ def _is_inside(path: tuple[str, ...], container: tuple[str, ...]) -> bool:
 
 
 def _last(layers: Sequence[Layer], free: list[int], widths: Collection[int]) -> list[int]:
-    wanted = [i for i in free if layers[i].outputs not in widths]
-    if wanted and wanted[-1] == len(layers) - 1:
-        return wanted[-1:]
-    if free and free[-1] == len(layers) - 1:
-        return []  # the last is as wide as an embedding, which serves as the output
-    taken = {layer.inputs for layer in layers}
-    return [i for i in wanted if layers[i].outputs not in taken][-1:]
+    end, taken = len(layers) - 1, {layer.inputs for layer in layers}
+    if free[-1:] != [end]:
+        return [i for i in free if layers[i].outputs not in {*widths, *taken}][-1:]
+    if layers[end].outputs in widths:
+        return []  # the embedding serves as the output
+    beside = takewhile(lambda i: _are_parallel(layers[i], layers[end], taken), reversed(free[:-1]))
+    return [*reversed([*beside]), end]
+
+
+def _are_parallel(layer: Layer, last: Layer, taken: Collection[int | None]) -> bool:
+    """Whether a layer gives outputs beside the last: from the same inputs, and no other layer takes them."""
+    alike = layer.inputs == last.inputs is not None and layer.path[:-1] == last.path[:-1]
+    return alike and layer.outputs not in taken
 
 
 def _in_blocks(layers: Sequence[Layer]) -> list[bool]:

@@ -64,6 +64,7 @@ def reason(model, name, **said):
     return next(x.why for x in param_groups(model, **said).weights if x.name == name)
 
 
+ACTOR_CRITIC = ["actor.weight", "critic.weight"]
 HEADS = ["head.0.weight", "head.1.weight"]
 
 #: Models, and their weights of two dimensions or more that are not hidden; all others are one hidden matrix each.
@@ -113,6 +114,8 @@ MODELS = {
     ),
     "parallel heads": (Named(body=LINEAR(4, 8), head=nn.ModuleList([LINEAR(8, 3), LINEAR(8, 5)])), HEADS),
     "a head of two layers": (Named(body=LINEAR(4, 8), head=Seq(LINEAR(8, 16), LINEAR(16, 5))), ["head.1.weight"]),
+    "actor and critic": (Named(body=LINEAR(4, 32), actor=LINEAR(32, 2), critic=LINEAR(32, 1)), ACTOR_CRITIC),
+    "an autoencoder": (Seq(LINEAR(64, 16), LINEAR(16, 4), LINEAR(4, 16), LINEAR(16, 64)), ["3.weight"]),
     "heads of two layers": (
         Named(body=LINEAR(4, 8), heads=nn.ModuleList(Named(a=LINEAR(8, 8), b=LINEAR(8, 3)) for _ in range(2))),
         ["heads.0.b.weight", "heads.1.b.weight"],
@@ -212,6 +215,12 @@ class Ensemble(nn.Module):
         self.weight, self.bias = weight(8, inputs, outputs), weight(8, outputs)
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op:UserWarning")
+def test_an_empty_layer_is_no_obstacle():
+    model = Named(body=LINEAR(4, 8), head=nn.ModuleList([LINEAR(8, 0), LINEAR(8, 3)]))
+    assert decisions(model) == {"body.weight": True, "head.0.weight": False, "head.1.weight": False}
+
+
 def test_modules_of_several_matrices_say_how_many():
     model = Named(
         lstm=LSTM(4, 8, proj_size=3), gru=nn.GRU(4, 8), rnn=nn.RNN(4, 8), cell=nn.LSTMCell(4, 8),
@@ -227,6 +236,7 @@ def test_modules_of_several_matrices_say_how_many():
         "cross.out_proj.weight": True,
         "grouped.weight": 2, "turned.weight": 2, "head.weight": False,
     }  # fmt: skip
+    assert reason(model, "attn.out_proj.weight") == "nn.Linear"
     assert reason(model, "attn.in_proj_weight") == "nn.MultiheadAttention in_proj, 3 blocks"
     groups = {group["name"]: group for group in param_groups(model)}
     assert [groups[f"hidden_{n}_blocks"]["matrix"] for n in (2, 3, 4)] == [2, 3, 4]
