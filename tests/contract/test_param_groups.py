@@ -108,6 +108,10 @@ MODELS = {
     ),
     "a head before its blocks": (Named(fc=LINEAR(8, 3), layers=blocks()), ["fc.weight"]),
     "an input layer before blocks": (Named(project=LINEAR(3, 8), layers=blocks()), []),
+    "a layer as wide as the embedding": (
+        Named(embed=nn.Embedding(20, 8), mix=LINEAR(5, 8), layers=blocks(2, 16)),
+        ["embed.weight"],
+    ),
     "several heads": (
         Named(body=LINEAR(4, 8), heads=nn.ModuleList([LINEAR(8, 3), LINEAR(8, 2)])),
         ["heads.0.weight", "heads.1.weight"],
