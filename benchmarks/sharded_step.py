@@ -25,16 +25,16 @@ from torch.optim.optimizer import Optimizer
 
 from benchmarks.step_time import MODELS
 from mada_lab.model.gpt import GPT
-from mada_optim import MADA, exchange, shards
+from mada_optim import MADA, exchange, layouts, shards
 
 SHARED, GATHERED, EAGER, ADAMW = "shared out", "gathered", "gathered, eager engine", "torch AdamW fused"
 
 
 def gather(function: exchange.Function, pieces: Sequence[exchange.Piece]) -> None:
     """What `exchange.replace` does, by gathering each matrix on every process."""
-    for shard, p in pieces:
+    for shard, p, layout in pieces:
         whole = shards.like(p, shard).full_tensor()  # type: ignore[attr-defined]
-        shard.copy_(shards.taken_from(function(whole), p))
+        shard.copy_(shards.taken_from(layouts.of_each(function, whole, layout), p))
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """The polar factor of a matrix by products: the polynomials on its singular values, and their coefficients.
 
 Catches: a step that isn't the polynomial, coefficients that aren't the best, gradients so small or large, or numbers so
-coarse, that the iteration breaks.
+coarse, that the iteration breaks; a batch whose matrices have a part in one another.
 """
 
 from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mada_optim.orthogonal import JORDAN, LARGE, MINIMAX, _minimax_in, cpu_has_bf16, orthogonal, polar
 
@@ -112,3 +114,70 @@ def test_what_has_no_direction_stays_0(function):
 @pytest.mark.parametrize("function", [orthogonal, polar])
 def test_its_size_is_about_1(function):
     assert function(torch.randn(64, 256)).square().mean().sqrt() == pytest.approx(1.0, abs=0.25)
+
+
+def each(function, x):
+    return torch.stack([function(matrix) for matrix in x])
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(5, 4, 9), (5, 9, 4), (3, 5, 5), (1, 4, 9), (2, 130, 150), (3, 1, 6)], ids=str)
+def test_each_matrix_of_a_batch_is_moved_by_itself(function, start, shape):
+    """Whatever the others' sizes are, and in batched products or one by one."""
+    x = torch.randn(shape, dtype=torch.float64)
+    sizes = torch.logspace(-100, 100, len(x), dtype=x.dtype)[:, None, None]
+    expected = each(lambda matrix: moved(matrix, start), x)
+    torch.testing.assert_close(function(sizes * x), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("function", [orthogonal, polar])
+@given(shape=st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(0, 6)), seed=st.integers(0, 99))
+def test_a_batch_is_its_matrices_one_by_one(function, shape, seed):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    expected = each(function, x) if x.numel() else x
+    torch.testing.assert_close(function(x), expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("function", [orthogonal, polar])
+@pytest.mark.parametrize("shape", [(6, 40, 160), (6, 96, 40), (6, 48, 48)], ids=str)
+def test_single_precision_is_enough_for_a_batch(function, shape):
+    x = torch.stack([few_directions(*shape[1:]) for _ in range(shape[0])])
+    exact = each(function, x.double())
+    assert ((function(x) - exact).norm(dim=(1, 2)) < 5e-4 * exact.norm(dim=(1, 2))).all()
+
+
+@pytest.mark.parametrize("function", [orthogonal, polar])
+def test_a_matrix_of_zeros_in_a_batch_stays_and_leaves_the_others(function):
+    x = torch.randn(3, 4, 6, dtype=torch.float64)
+    x[1] = 0
+    y = function(x)
+    assert torch.equal(y[1], torch.zeros(4, 6, dtype=torch.float64))
+    torch.testing.assert_close(y[[0, 2]], each(function, x[[0, 2]]))
+
+
+@pytest.mark.parametrize("function", [orthogonal, polar])
+@pytest.mark.parametrize("shape", [(1, 12, 20), (3, LARGE, LARGE + 8)], ids=str)
+def test_one_matrix_and_large_ones_are_taken_one_by_one_on_a_cpu(function, shape):
+    """Batched products in bf16 are less exact there, and of large matrices no faster."""
+    x = torch.randn(shape)
+    assert torch.equal(function(x), each(function, x))
+
+
+@pytest.mark.parametrize("together", [1, 50, 1000])
+def test_a_batch_is_taken_in_parts(monkeypatch, together):
+    x = torch.randn(7, 4, 6, dtype=torch.float64)
+    whole, sizes = polar(x), []
+    split = torch.split
+    monkeypatch.setattr(torch, "split", lambda x, size: (sizes.append(size), split(x, size))[1])
+    monkeypatch.setattr("mada_optim.orthogonal.TOGETHER", together)
+    torch.testing.assert_close(polar(x), whole, rtol=1e-9, atol=1e-9)
+    assert sizes == {1: [], 50: [2], 1000: [41]}[together]
+
+
+@pytest.mark.parametrize("function", [orthogonal, polar])
+def test_a_batch_has_the_derivatives_of_its_matrices(function):
+    x = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn(3, 4, 6, dtype=torch.float64)
+    (ours,) = torch.autograd.grad(function(x), x, cotangent)
+    (expected,) = torch.autograd.grad(each(function, x), x, cotangent)
+    torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-7)

@@ -9,6 +9,7 @@ from torch import Tensor
 from mada_optim import checks, matrices, shards
 from mada_optim.engine import eager
 from mada_optim.hyper.bank import Bank
+from mada_optim.layouts import Layout
 from mada_optim.spec import Rule, option_key
 
 Group = Mapping[str, Any]
@@ -23,11 +24,13 @@ class Kind(NamedTuple):
         form: What the rule comes to for them.
         kept: The keys of their state.
         options: The group as each of its parameters sees it.
+        layout: Where their matrices are, if they have hidden ones.
     """
 
     form: Rule
     kept: frozenset[str]
     options: list[Group]
+    layout: Layout
 
 
 class Cells:
@@ -74,7 +77,7 @@ class Cells:
         self, group: dict[str, Any], ready: list[Ready], states: MutableMapping[Tensor, State], i: int
     ) -> list[eager.Cell]:
         flags = matrices.flags(self._rule, group)
-        kinds = {is_matrix: self._kind(group, is_matrix) for is_matrix in {flags[j] for _, _, j in ready}}
+        kinds = {layout: self._kind(group, layout) for layout in {flags[j] for _, _, j in ready}}
         rows = self._bank.rows_of(i, len(flags))
         return [self._cell(p, g, states[p], kinds[flags[j]], j, rows[j]) for p, g, j in ready]
 
@@ -107,11 +110,11 @@ class Cells:
         slots, per_element = eager.slots_after_last_update(cell), eager.per_element(cell.rule)
         return {name: shards.like(p, x.clone()) if name in per_element else x.clone() for name, x in slots.items()}
 
-    def _kind(self, group: Group, is_matrix: bool) -> Kind:
-        """Of the hidden weight matrices of a group, or of its other tensors."""
-        form = matrices.form(self._rule, group, self._learned, is_matrix)
-        options = self._options_of_each(matrices.seen(self._rule, group, is_matrix))
-        return Kind(form, frozenset(eager.state_names(form, self._memory)), options)
+    def _kind(self, group: Group, layout: Layout) -> Kind:
+        """Of the hidden weight matrices of a group that have this layout, or of its other tensors."""
+        form = matrices.form(self._rule, group, self._learned, layout)
+        options = self._options_of_each(matrices.seen(self._rule, group, layout))
+        return Kind(form, frozenset(eager.state_names(form, self._memory)), options, layout)
 
     def _options_of_each(self, group: Group) -> list[Group]:
         """What a step needs of `options` for each parameter of a group, made at once: views are dear, one by one."""
@@ -122,7 +125,7 @@ class Cells:
         return [{**group, **dict(zip(keys, row, strict=True))} for row in rows]
 
     def _cell(self, p: Tensor, gradient: Tensor, state: State, kind: Kind, j: int, row: int) -> eager.Cell:
-        form, kept, options_of_each = kind
+        form, kept, options_of_each, layout = kind
         seen, g = shards.both(p, gradient)
         if not g.dtype is seen.dtype is torch.float32 or not p.ndim:  # most need none of it
             seen, g = eager.canvas(seen), eager.canvas(g)
@@ -131,8 +134,8 @@ class Cells:
             state.update(self.new_state(form, seen))
         elif state.keys() != kept:
             self._fit(state, form)
-        options, whole = options_of_each[j], p if not form.pointwise and shards.is_sharded(p) else None
-        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, row, whole)
+        options, whole = options_of_each[j], p if not form.pointwise and shards.cut_matrices(p, layout) else None
+        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, row, whole, layout)
 
     def _fit(self, state: State, form: Rule) -> None:
         """Drops slots that were switched off since: they move no more, and must not be taken up again as they are."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mada_optim.layouts import BATCHED
 from mada_optim.spec import DECAY, LR, Coefficient, Interval, Rule
 
 NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
@@ -212,15 +213,43 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
     number("horizon", options["horizon"], DECAY, "choose a number inside")
     for q in rule.coefficients:
         _coefficient(q, options[q.name], learned.get(q.name))
-    if not isinstance(options.get("matrix", True), bool):
+    params = options["params"]
+    named = [x if isinstance(x, tuple) else (f"number {i}", x) for i, x in enumerate(_listed(params))]
+    if len({id(p) for _, p in named}) < len(named):
+        raise ValueError("params: expected each parameter once, got one twice; drop the second")
+    if "matrix" in options:
+        _matrix(rule, options["matrix"], named)
+
+
+def _listed(params: Any) -> list[Any]:
+    """The parameters of a group, which torch takes as one tensor too."""
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
+def _matrix(rule: Rule, layout: object, named: Sequence[tuple[str, Tensor]]) -> None:
+    """Checks what a group says of its matrices."""
+    if not (isinstance(layout, bool) or layout == BATCHED or (isinstance(layout, int) and layout >= 1)):
         raise ValueError(
-            f"matrix={options['matrix']!r} in a parameter group: expected True or False; "
+            f"matrix={layout!r} in a parameter group: expected True or False, {BATCHED!r}, or a number of blocks >= 1; "
             "leave it out, to have hidden matrices found by shape and name"
         )
-    params = options["params"]
-    tensors = [] if isinstance(params, Tensor) else [x[1] if isinstance(x, tuple) else x for x in params]
-    if len({id(p) for p in tensors}) < len(tensors):
-        raise ValueError("params: expected each parameter once, got one twice; drop the second")
+    if layout is False and rule.matrix_weight is None and not rule.pointwise:
+        raise ValueError(
+            f"matrix=False in a parameter group: the rule {rule.name!r} takes every parameter for a matrix; "
+            "use the rule 'mada_matrix', which steps the others by Adam, or another optimizer for this group"
+        )
+    if isinstance(layout, int):
+        _blocks(max(int(layout), 1), named)
+
+
+def _blocks(n: int, named: Iterable[tuple[str, Tensor]]) -> None:
+    for name, p in named:
+        if isinstance(p, Tensor) and p.ndim > 1 and p.shape[0] > 1 and p.shape[0] % n:
+            raise ValueError(
+                f"matrix={n} in a parameter group: expected a number of blocks that divides the rows of each matrix, "
+                f"got the parameter {name!r} of shape {tuple(p.shape)}; pass such a number, or put the parameter into "
+                "another group"
+            )
 
 
 def _coefficient(q: Coefficient, x: object, learned: Interval | None) -> None:

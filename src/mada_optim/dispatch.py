@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mada_optim import kernels, shards
+from mada_optim import kernels, layouts, shards
 from mada_optim.engine import eager
 from mada_optim.engine.eager import Cell
 from mada_optim.hyper.gradient import LastUpdate, along_trace, hypergradient
@@ -75,7 +75,7 @@ class Dispatcher:
             kernel = self._kernels[cell.rule]
             row = None if kernel is None else kernel.row(cell)
             if kernel is None or row is None:
-                rest.append(self._gathering(cell))
+                rest.append(self._for_eager(cell))
             else:
                 taken, rows = jobs.setdefault(kernel, ([], []))
                 taken.append(cell)
@@ -84,12 +84,15 @@ class Dispatcher:
             kernel.keep(*job)
         return Work([kernel.table(*job) for kernel, job in jobs.items()], rest, {cell.scope for cell in cells})
 
-    def _gathering(self, cell: Cell) -> Cell:
-        """The cell as the eager engine takes it: its rule gathers a matrix that it needs whole."""
-        if cell.whole is None:
+    def _for_eager(self, cell: Cell) -> Cell:
+        """The cell as the eager engine takes it: its rule sees matrices, and gathers those that it has parts of."""
+        if cell.rule.pointwise:
             return cell
+        if cell.whole is None:
+            is_matrix = layouts.view_shape(cell.p.shape, cell.layout) == cell.p.shape
+            return cell if is_matrix else cell._replace(rule=layouts.viewing(cell.rule, cell.layout))
         one_step = len(self._learned) > self._traced
-        return cell._replace(rule=shards.gathering(cell.rule, cell.whole, differentiated=one_step))
+        return cell._replace(rule=shards.gathering(cell.rule, cell.whole, cell.layout, differentiated=one_step))
 
 
 class Work:

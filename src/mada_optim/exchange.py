@@ -12,8 +12,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mada_optim import layouts
+
 Function = Callable[[Tensor], Tensor]
-Piece = tuple[Tensor, Any]  # a contiguous shard, and the DTensor whose layout it has
+
+
+class Piece(NamedTuple):
+    """What a process has of a parameter.
+
+    Attributes:
+        shard: A contiguous shard.
+        whole: The DTensor whose layout it has.
+        matrices: Where the matrices are in the whole.
+    """
+
+    shard: Tensor
+    whole: Any
+    matrices: layouts.Layout = True
 
 
 class Layout(NamedTuple):
@@ -67,13 +82,13 @@ def takers(work: Sequence[float], world: int) -> list[int]:
 
 
 def replace(function: Function, pieces: Sequence[Piece]) -> None:
-    """Overwrites the shards of matrices by those of `function(matrix)`, of its shape.
+    """Overwrites the shards of matrices by those of `function(matrix)`, or of a batch of equal ones, of its shape.
 
     Every process of their meshes calls it, with the same matrices in the same order, all of which have a `layout`.
     """
     by_layout: dict[Layout | None, list[Piece]] = {}
-    for shard, p in pieces:
-        by_layout.setdefault(layout(p), []).append((shard, p))
+    for piece in pieces:
+        by_layout.setdefault(layout(piece.whole), []).append(piece)
     for where, some in by_layout.items():
         assert where is not None
         _replace(function, where, some)
@@ -81,12 +96,12 @@ def replace(function: Function, pieces: Sequence[Piece]) -> None:
 
 def _replace(function: Function, where: Layout, pieces: list[Piece]) -> None:
     ranks, me = range(where.world), where.mesh.get_local_rank(where.dimension)
-    taken = takers([_products(p.shape) for _, p in pieces], where.world)
+    taken = takers([_products(piece) for piece in pieces], where.world)
     by_taker = sorted(zip(taken, pieces, strict=True), key=itemgetter(0))
-    shards = [shard for _, (shard, _) in by_taker]
-    mine = [p.shape for taker, (_, p) in by_taker if taker == me]
-    going = [sum(shard.numel() for taker, (shard, _) in by_taker if taker == rank) for rank in ranks]
-    coming = [[share(shape, rank, where.world) for shape in mine] for rank in ranks]
+    shards = [piece.shard for _, piece in by_taker]
+    mine = [piece for taker, piece in by_taker if taker == me]
+    going = [sum(piece.shard.numel() for taker, piece in by_taker if taker == rank) for rank in ranks]
+    coming = [[share(piece.whole.shape, rank, where.world) for piece in mine] for rank in ranks]
 
     group, sums = where.mesh.get_group(where.dimension), list(map(sum, coming))
     here = torch.cat([shard.flatten() for shard in shards])
@@ -104,14 +119,14 @@ def _pieces(message: Tensor, sizes: list[list[int]]) -> list[list[Tensor]]:
     return [[next(shards) for _ in of_rank] for of_rank in sizes]
 
 
-def _apply(function: Function, shapes: list[torch.Size], by_rank: list[list[Tensor]]) -> None:
-    for shape, *shards in zip(shapes, *by_rank, strict=True):
-        whole = function(torch.cat(shards).view(shape)).flatten()
+def _apply(function: Function, pieces: list[Piece], by_rank: list[list[Tensor]]) -> None:
+    for piece, *shards in zip(pieces, *by_rank, strict=True):
+        whole = layouts.of_each(function, torch.cat(shards).view(piece.whole.shape), piece.matrices).flatten()
         for shard, new in zip(shards, torch.split(whole, [x.numel() for x in shards]), strict=True):
             shard.copy_(new)
 
 
-def _products(shape: torch.Size) -> float:
+def _products(piece: Piece) -> float:
     """What products with a matrix and itself cost, but for a factor."""
-    rows, columns = shape[0], shape[1:].numel()
-    return min(rows, columns) ** 2 * max(rows, columns)
+    count, rows, columns = layouts.as_matrices(piece.whole.shape, piece.matrices)
+    return count * min(rows, columns) ** 2 * max(rows, columns)

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from mada_optim import matrices
+from mada_optim.layouts import Layout, as_matrices, is_matrix
 from mada_optim.spec import Rule
 
 SPECTRAL_STEP = 0.02
@@ -23,22 +24,19 @@ POINTWISE_STEP = 0.4
 
 
 def of_shapes(rule: Rule, groups: Iterable[Mapping[str, Any]]) -> float | None:
-    """The first lr of all groups together; None where no parameter has two dimensions.
+    """The first lr of all groups together; None where no parameter that is trained has two dimensions.
 
     The width is the larger side of the hidden matrices, in the geometric mean over their elements; of all matrices,
-    where none is hidden.
+    where none is hidden. Each of a batch of matrices counts as one. Frozen parameters don't count.
     """
     groups = list(groups)
     flags = matrices.hidden(groups)
-    hidden = [
-        p for group, own in zip(groups, flags, strict=True) for p, x in zip(group["params"], own, strict=True) if x
-    ]
-    width = _width(hidden or [p for group in groups for p in group["params"] if matrices.is_matrix(p)])
-    if width is None:
-        return None
-    if hidden and not rule.pointwise:
-        return SPECTRAL_STEP / (_scale(rule, groups[0]) * math.sqrt(width))
-    return POINTWISE_STEP / width
+    hidden = [x for group, own in zip(groups, flags, strict=True) for x in zip(group["params"], own, strict=True)]
+    of_hidden = _width(hidden)
+    if of_hidden is not None and not rule.pointwise:
+        return SPECTRAL_STEP / (_scale(rule, groups[0]) * math.sqrt(of_hidden))
+    width = of_hidden or _width((p, _any_layout(group, p)) for group in groups for p in group["params"])
+    return None if width is None else POINTWISE_STEP / width
 
 
 def _scale(rule: Rule, options: Mapping[str, Any]) -> float:
@@ -46,7 +44,16 @@ def _scale(rule: Rule, options: Mapping[str, Any]) -> float:
     return float(options["kappa" if rule.matrix_weight is None else "kappa_matrix"])
 
 
-def _width(tensors: Iterable[Tensor]) -> float | None:
-    sides = [(max(p.shape[0], p.numel() // p.shape[0]), p.numel()) for p in tensors]
+def _any_layout(group: Mapping[str, Any], p: Tensor) -> Layout:
+    """Where the matrices of a parameter are, hidden or not."""
+    layout = matrices.layout_of(group, p)
+    return layout if is_matrix(p, layout) else False
+
+
+def _width(tensors: Iterable[tuple[Tensor, Layout]]) -> float | None:
+    """The width of the parameters that have a layout and are trained; None if there is none."""
+    sides = [
+        (as_matrices(p.shape, layout).longer_side, p.numel()) for p, layout in tensors if layout and p.requires_grad
+    ]
     count = sum(n for _, n in sides)
     return math.exp(sum(n * math.log(side) for side, n in sides) / count) if count else None

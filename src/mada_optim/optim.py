@@ -65,7 +65,12 @@ class HyperOptimizer(Optimizer):
 
     Args:
         params: Parameters, named parameters, or group dicts. A group may have its own lr, eps, weight_decay, maximize,
-            hyper-parameters, and its own value of any coefficient that is not learned over more than the group.
+            hyper-parameters, and its own value of any coefficient that is not learned over more than the group. Its
+            `matrix` says, for rules that orthogonalise, what its parameters of two dimensions or more are. True: each
+            is one matrix, the first dimension by all others. "batched": the last two dimensions are a matrix, of which
+            the others number many, as of experts. A number n: n blocks of as many rows are a matrix each, as 3 of a
+            fused projection to queries, keys and values. Each matrix is orthogonalised by itself, as if it were a
+            parameter. False: none is a matrix. Without it, shapes and names decide (`mada_optim.matrices`).
         lr: Learning rate, >= 0; a float or a 0-d tensor, which schedulers set as in torch.optim. None: the preset's.
         betas: The starting (beta1, beta2), each in [0, 1): weights of the past. None: the rule's defaults.
         eps: Added to the denominator, >= 0. None: the rule's default.
@@ -226,14 +231,15 @@ class HyperOptimizer(Optimizer):
         super().add_param_group(param_group)
         self._sort_matrices()
         self._attach_coefficients(param_group)
-        for is_matrix in set(matrices.flags(self.rule, param_group)):
-            seen = matrices.seen(self.rule, param_group, is_matrix)
+        for layout in set(matrices.flags(self.rule, param_group)):
+            seen = matrices.seen(self.rule, param_group, layout)
             self._dispatcher.prepare(corners(self.rule, seen, ()), self._home)  # what is learned is a tensor
 
     def _sort_matrices(self) -> None:
-        """Says in each group which parameters are hidden weight matrices, until their state is begun."""
-        if self.rule.matrix_weight is not None:
-            for group, flags in zip(self.param_groups, matrices.hidden(self.param_groups), strict=True):
+        """Says in each group which parameters have hidden weight matrices, and where, until their state is begun."""
+        if not self.rule.pointwise:
+            decided = matrices.decided(self.rule, self.param_groups)
+            for group, flags in zip(self.param_groups, decided, strict=True):
                 if not any(self.state.get(p) for p in group["params"]):
                     group[matrices.FLAGS] = flags
 

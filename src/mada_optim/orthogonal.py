@@ -1,5 +1,8 @@
 """What a rule for matrices needs and torch has no operation for: the polar factor of a matrix, by products alone.
 
+A tensor of three dimensions is a batch of matrices, each of which is taken by itself, in batched products where these
+are faster and as exact.
+
 A step of the iteration is X <- p(A) X with p(A) = a + b A + c A^2 and A = X X^T, which moves each singular value s to
 a s + b s^3 + c s^5 and no singular vector. What a rule calls is one operation to who traces it: it is of matrices, and
 no constant shape could be written into a graph. A DTensor is gathered: each process computes all of it, and keeps its
@@ -30,14 +33,17 @@ MINIMAX: tuple[Quintic, ...] = (
 )
 LONG = 1.5  # the longer side over the shorter, from where on fp32 and fp64 take the steps on A instead of X
 LARGE = 256  # of the shorter side, from where on products in bf16 are the faster ones on a CPU that has them
+BATCHED = 128  # of the shorter side, up to where batched products are the faster ones on a CPU
+TOGETHER = 1 << 22  # elements of a batch whose matrices are taken together, which bounds the memory for products
 
 
 def orthogonal(x: Tensor) -> Tensor:
     """The semi-orthogonal matrix nearest to `x`, roughly, scaled to a root mean square of 1; 0 where `x` is 0.
 
-    By the five steps of torch.optim.Muon, in whose limit all singular values are about 1 (between .7 and 1.2). A kernel
-    of a convolution is the matrix of its output channels by all else, a vector a column. With k = min(rows, columns)
-    singular values of 1 the root mean square is sqrt(k / (rows columns)) = 1 / sqrt(max(rows, columns)).
+    By the five steps of torch.optim.Muon, in whose limit all singular values are about 1 (between .7 and 1.2). With
+    k = min(rows, columns) singular values of 1 the root mean square is sqrt(k / (rows columns)) = 1 / sqrt(max(rows,
+    columns)). Three dimensions are a batch of matrices; of more, the first by all others is a matrix; a vector is a
+    column.
     """
     return _on_whole_matrix(orthogonal, x, _jordan)
 
@@ -59,7 +65,7 @@ OF_MATRICES = (orthogonal, polar)
 
 
 def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Callable[[Tensor], Tensor]) -> Tensor:
-    """`function(x)`, by `steps` on it as a matrix."""
+    """`function(x)`, by `steps` on it as a matrix or a batch of matrices."""
     if has_torch_function_unary(x):
         traced: Tensor = handle_torch_function(function, (x,), x)
         return traced
@@ -67,19 +73,45 @@ def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Cal
         return shards.like(x, shards.taken_from(function(x.full_tensor()), x))  # type: ignore[attr-defined]
     if x.numel() == 0:
         return x
+    if x.ndim == 3:
+        return _of_batch(steps, x) * math.sqrt(max(x.shape[1:]))
     matrix = x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
     return steps(matrix).reshape(x.shape) * math.sqrt(max(matrix.shape))
 
 
+def _of_batch(steps: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`steps` on each matrix of a batch: on as many at once as is fast."""
+    size = _at_once(x)
+    if size == 1:
+        return torch.stack([steps(matrix) for matrix in x])
+    return torch.cat([steps(part) for part in torch.split(x, size)])
+
+
+def _at_once(x: Tensor) -> int:
+    """How many matrices of a batch are taken together: on a CPU one, where it is large or products are in bf16."""
+    by_itself = x.device.type == "cpu" and min(x.shape[1:]) > BATCHED
+    return 1 if by_itself or len(x) == 1 else max(1, TOGETHER // x[0].numel())
+
+
 def _normalized(x: Tensor) -> Tensor:
     """`x` over its largest element, so that squares are numbers."""
-    low, high = torch.aminmax(x)  # a tenth of the time of the maximum norm
+    if x.ndim == 2:
+        low, high = torch.aminmax(x)  # a tenth of the time of the maximum norm
+    else:
+        low, high = (ends[..., None] for ends in torch.aminmax(x.flatten(1), dim=1, keepdim=True))
     return x / torch.maximum(-low, high).clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def _norm(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The Frobenius norm of a matrix, or of each of a batch."""
+    of_each = {} if x.ndim == 2 else {"dim": (1, 2), "keepdim": True}
+    norm: Tensor = torch.linalg.vector_norm(x, dtype=dtype, **of_each)
+    return norm
 
 
 def _jordan(x: Tensor) -> Tensor:
     x = _normalized(x)
-    x = x / torch.linalg.vector_norm(x).clamp(min=0.5)  # 1 at least, where `x` isn't 0
+    x = x / _norm(x).clamp(min=0.5)  # 1 at least, where `x` isn't 0
     return _all_steps(x, _gram(x), JORDAN)
 
 
@@ -91,14 +123,14 @@ def _minimax_in(dtype: torch.dtype, x: Tensor) -> Tensor:
     x = _normalized(x).to(dtype)
     gram = _gram(x)
     exact = torch.promote_types(dtype, torch.float32)
-    norm = torch.linalg.vector_norm(gram @ gram, dtype=exact) ** 0.25  # of A^2, whose largest eigenvalue is s^4
+    norm = _norm(gram @ gram, exact) ** 0.25  # of A^2, whose largest eigenvalue is s^4
     scale = norm.clamp(min=0.5).to(dtype)  # 1 at least, where `x` isn't 0
     x, gram = x / scale, gram / scale**2
     return _all_steps(x, gram, MINIMAX)
 
 
 def _dtype_of_products(x: Tensor) -> torch.dtype:
-    in_bf16 = x.is_cuda or (x.device.type == "cpu" and min(x.shape) >= LARGE and cpu_has_bf16())
+    in_bf16 = x.is_cuda or (x.device.type == "cpu" and min(x.shape[-2:]) >= LARGE and cpu_has_bf16())
     return torch.bfloat16 if x.dtype is torch.float32 and in_bf16 else x.dtype
 
 
@@ -110,7 +142,7 @@ def cpu_has_bf16() -> bool:
 
 
 def _is_tall(x: Tensor) -> bool:
-    return x.shape[0] > x.shape[1]
+    return x.shape[-2] > x.shape[-1]
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -120,7 +152,7 @@ def _gram(x: Tensor) -> Tensor:
 
 def _all_steps(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
     """X after all steps, on A where that is cheaper; not in bf16, where its small eigenvalues are noise that grows."""
-    is_long = max(x.shape) > LONG * min(x.shape)
+    is_long = max(x.shape[-2:]) > LONG * min(x.shape[-2:])
     return _on_gram(x, gram, quintics) if is_long and x.dtype is not torch.bfloat16 else _on_matrix(x, gram, quintics)
 
 
@@ -128,9 +160,9 @@ def _on_matrix(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
     """The steps one by one: 4 m^2 n + 2 m^3 operations each for m rows and n columns, m the smaller."""
     for i, (a, b, c) in enumerate(quintics):
         gram = _gram(x) if i else gram
-        p = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        p = _plus_product(gram, gram, gram, b, c)
         left, right = (x, p) if _is_tall(x) else (p, x)
-        x = torch.addmm(x, left, right, beta=a)
+        x = _plus_product(x, left, right, a, 1.0)
     return x
 
 
@@ -151,5 +183,11 @@ def _on_gram(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
 
 def _polynomial(gram: Tensor, quintic: Quintic) -> Tensor:
     a, b, c = quintic
-    constant = a * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return constant + torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    constant = a * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return constant + _plus_product(gram, gram, gram, b, c)
+
+
+def _plus_product(x: Tensor, left: Tensor, right: Tensor, beta: float, alpha: float) -> Tensor:
+    """The sum beta x + alpha left right, of matrices or of batches."""
+    function = torch.addmm if x.ndim == 2 else torch.baddbmm
+    return function(x, left, right, beta=beta, alpha=alpha)

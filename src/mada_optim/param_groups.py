@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mada_optim import checks, names
-from mada_optim.matrices import is_matrix
+from mada_optim.layouts import is_matrix
 from mada_optim.modules import Matrix
 from mada_optim.weights import Weight, weights
 

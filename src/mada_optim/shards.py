@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mada_optim.layouts import BATCHED, Layout, view_shape, viewing
 from mada_optim.spec import Coefficients, Rule, Slots
 
 MODULE = "torch.distributed.tensor"
@@ -110,7 +111,7 @@ def like(p: Tensor, shard: Tensor) -> Tensor:
 def taken_from(whole: Tensor, p: Tensor) -> Tensor:
     """What this process holds of `whole`, which belongs to `p` element by element: a DTensor, or all of it."""
     if not is_sharded(p):
-        return whole.full_tensor() if is_sharded(whole) else whole  # type: ignore[attr-defined]
+        return all_of(whole)
     from torch.distributed.tensor import DTensor, Replicate
 
     mesh, placements = p.device_mesh, p.placements  # type: ignore[attr-defined]
@@ -121,8 +122,21 @@ def taken_from(whole: Tensor, p: Tensor) -> Tensor:
     return shard
 
 
-def gathering(rule: Rule, p: Tensor, differentiated: bool) -> Rule:
+def cut_matrices(p: Any, layout: Layout) -> bool:
+    """Whether shards of `p` have parts of matrices. Those of a batch of matrices have whole ones, but of another cut.
+
+    So has a DTensor without shards.
+    """
+    if not is_sharded(p):
+        return False
+    batch_dimensions = p.ndim - 2 if layout == BATCHED else 0
+    return any(getattr(x, "dim", p.ndim) >= batch_dimensions for x in p.placements if not x.is_replicate())
+
+
+def gathering(rule: Rule, p: Tensor, layout: Layout, differentiated: bool) -> Rule:
     """`rule` for the shards of `p`, where it needs to see the whole.
+
+    What is pointwise in it stays on the shards, unless the matrices are a view of the whole that shards have none of.
 
     Raises:
         RuntimeError: It is to be `differentiated`, and a vector-Jacobian product gives no sum over shards.
@@ -133,11 +147,22 @@ def gathering(rule: Rule, p: Tensor, differentiated: bool) -> Rule:
             "learn nothing but lr, with a horizon, or replicate the parameters"
         )
 
+    viewed = viewing(rule, layout)
+
     def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        u, after = rule.update(c, like(p, g), {name: like(p, x) if x.ndim else x for name, x in s.items()}, t)
-        return local(u), {name: local(x) for name, x in after.items()}
+        g, s = like(p, g), {name: like(p, x) if x.ndim else x for name, x in s.items()}
+        if view_shape(g.shape, layout) != g.shape:
+            g, s = all_of(g), {name: all_of(x) for name, x in s.items()}
+        u, after = viewed.update(c, g, s, t)
+        return taken_from(u, p), {name: taken_from(x, p) if x.ndim else x for name, x in after.items()}
 
     return replace(rule, update=update)
+
+
+def all_of(x: Tensor) -> Tensor:
+    """The whole of a DTensor, on each process; a plain tensor itself."""
+    whole: Tensor = x.full_tensor() if is_sharded(x) else x  # type: ignore[attr-defined]
+    return whole
 
 
 def outline(p: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from mada_optim import matrices, shards
 from mada_optim.engine import eager
 from mada_optim.hyper.bank import ALL_MEMORY
+from mada_optim.layouts import Layout, settled
 from mada_optim.spec import Rule, option_key
 
 Group = dict[str, Any]
@@ -56,7 +57,9 @@ def check(
         _same("parameter group", _shapes(ours, keys), _shapes(theirs, keys))
         group = {**ours, **theirs}
         common = min(len(ours["params"]), len(theirs["params"]))  # torch refuses other numbers, with its own message
-        forms += [_form(rule, learned, group, is_matrix) for is_matrix in matrices.flags(rule, group)[:common]]
+        flags = matrices.flags(rule, group)[:common]
+        _layouts(ours["params"], flags)
+        forms += [_form(rule, learned, group, layout) for layout in flags]
     for (p, state), form in zip(_pairs(groups, state_dict), forms, strict=False):
         if state:
             _tensors(state)
@@ -66,10 +69,19 @@ def check(
             _same("state of a parameter", _shapes(expected, expected), _shapes(state, state.keys() - idle))
 
 
-def _form(rule: Rule, learned: tuple[str, ...], group: Group, is_matrix: bool) -> Rule:
+def _form(rule: Rule, learned: tuple[str, ...], group: Group, layout: Layout) -> Rule:
     """What the rule comes to for parameters of a saved group, where a corner may be a tensor."""
     fixed = {q: float(group[q]) for q in rule.coefficient_names() if q not in learned}
-    return matrices.form(rule, {**rule.hyper_parameters, **group, **fixed}, learned, is_matrix)
+    return matrices.form(rule, {**rule.hyper_parameters, **group, **fixed}, learned, layout)
+
+
+def _layouts(params: Iterable[Tensor], saved: Iterable[Layout]) -> None:
+    for p, layout in zip(params, saved, strict=False):
+        if layout and settled(p, layout) != layout:
+            raise ValueError(
+                f"state dict, {matrices.FLAGS!r}: got {layout!r} for a parameter of shape {tuple(p.shape)}, which has "
+                "no such matrices; load it into an optimizer of the same model"
+            )
 
 
 def restored(

@@ -104,7 +104,8 @@ class Rule:
         slots: What is remembered, in a fixed order.
         hyper_parameters: Fixed numbers by name with their defaults, options of a parameter group like `eps`.
         pointwise: Whether each element of `u` and of the slots depends on that element alone. Only an engine that
-            regroups elements may use it.
+            regroups elements may use it. A rule that isn't sees a parameter of more than two dimensions as the matrix,
+            or the batch of matrices, that it is (`mada_optim.layouts`).
         matrix_weight: A coefficient that weighs what only hidden weight matrices have (`mada_optim.matrices`): on every
             other tensor it is fixed at 0, where the rule is pointwise.
     """

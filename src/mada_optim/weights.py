@@ -8,7 +8,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from mada_optim import names
-from mada_optim.matrices import is_matrix
+from mada_optim.layouts import is_matrix
 from mada_optim.modules import Finding, Matrix, look
 from mada_optim.output_layers import Layer, output_layers
 
@@ -126,7 +126,7 @@ def _weight(uses: list[Place], output: str | None) -> Weight:
     place = next((x for x in uses if x.finding.is_embedding), first)
     finding, p = place.finding, first.parameter
     ties = [x.name.rpartition(".")[0] or x.name for x in uses if x is not place]
-    if finding.matrix is not False and not is_matrix(p):
+    if finding.matrix is not False and not is_matrix(p, finding.matrix):
         finding = replace(finding, matrix=False, why=f"{finding.why}, a single row or column")
     if output is not None and finding.outputs is not None:
         finding = replace(finding, matrix=False, why=output)

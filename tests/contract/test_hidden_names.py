@@ -334,6 +334,17 @@ def test_the_table_is_of_real_names():
 
 
 @pytest.mark.parametrize("rows", NAMES.values(), ids=NAMES)
+def test_names_and_shapes_say_where_the_matrices_are(rows):
+    """Stacked ones are a batch; a kernel of any length, named as one, is a matrix."""
+    expected = {name: {HIDDEN: True, BATCH: "batched"}.get(kind, False) for name, _, kind in rows}
+    params = [p for _, p in weights(rows)]
+    assert (
+        dict(zip(expected, matrices.hidden([{"params": params, "param_names": [*expected]}])[0], strict=True))
+        == expected
+    )
+
+
+@pytest.mark.parametrize("rows", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "net.", "base_model.model.", "student.backbone."])
 def test_a_common_prefix_says_nothing(rows, prefix):
     named = weights(rows)

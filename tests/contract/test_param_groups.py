@@ -258,6 +258,26 @@ def test_stacked_matrices_are_a_batch():
     assert reason(model, "layers.0.experts.w1") == "batch of 4 matrices in Experts"
 
 
+def test_an_optimizer_steps_each_kind_of_matrices():
+    """Those of each group by the layout that it says, and each parameter of the model."""
+    experts = Named(experts=Experts((4, 24, 20), (4, 20, 24)))
+    model = Named(
+        lstm=LSTM(4, 8),
+        attn=nn.MultiheadAttention(8, 2),
+        moe=experts,
+        grouped=nn.Conv2d(8, 12, 3, groups=2),
+        head=LINEAR(8, 2),
+    )
+    opt = MADA(param_groups(model), lr=1e-2)
+    layouts = {name: x for g in opt.param_groups for name, x in zip(g["param_names"], g[matrices.FLAGS], strict=True)}
+    assert layouts == {x.name: x.matrix for x in param_groups(model).weights}
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    opt.step()
+    assert not any(torch.equal(p, x) for p, x in zip(model.parameters(), before, strict=True))
+
+
 def test_stacked_ensembles_have_biases():
     model = nn.Sequential(Ensemble(4, 16), nn.ReLU(), Ensemble(16, 16), nn.ReLU(), Ensemble(16, 2))
     assert decisions(model) == {

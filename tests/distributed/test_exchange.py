@@ -4,6 +4,8 @@ Catches: shards put together in the wrong order or cut otherwise than they were,
 none, work that one process has most of, messages that grow with the number of matrices.
 """
 
+import math
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,7 +19,8 @@ from mada_optim import exchange
 from mada_optim.orthogonal import polar
 from tests.distributed import group
 
-SHAPES = [(6, 4), (5, 3), (2, 9), (7, 2, 3, 3), (1, 8), (8, 8)]  # 2 and 1 rows are none on some processes
+SHAPES = [(6, 4), (5, 3), (2, 9), (7, 2, 3, 3), (1, 8), (8, 8), (6, 4), (9, 2, 2)]  # 2, 1 rows: none on some processes
+LAYOUTS = [True, True, True, True, True, True, 2, 3]  # blocks of rows that no process has
 
 
 def mesh_of(shape):
@@ -26,6 +29,12 @@ def mesh_of(shape):
 
 def drawn(i):
     return torch.randn(SHAPES[i], generator=torch.Generator().manual_seed(i))
+
+
+def seen(i):
+    """What the function is given: a matrix, or blocks of rows."""
+    rows, blocks = SHAPES[i][0], LAYOUTS[i]
+    return (rows, math.prod(SHAPES[i][1:])) if blocks is True else (blocks, rows // blocks, math.prod(SHAPES[i][1:]))
 
 
 def replaced(shape):
@@ -41,8 +50,9 @@ def replaced(shape):
         calls.append(tuple(x.shape))
         return polar(x)
 
-    exchange.replace(counted, list(zip(shards, whole, strict=True)))
-    wanted = [distribute_tensor(polar(drawn(i)), mesh, placements).to_local() for i in range(len(SHAPES))]
+    exchange.replace(counted, list(map(exchange.Piece, shards, whole, LAYOUTS)))
+    of_whole = [polar(drawn(i).reshape(seen(i))).reshape(SHAPES[i]) for i in range(len(SHAPES))]
+    wanted = [distribute_tensor(x, mesh, placements).to_local() for x in of_whole]
     equal = [torch.equal(x, y) for x, y in zip(shards, wanted, strict=True)]
     return equal, calls, sent, sum(x.numel() for x in shards)
 
@@ -53,7 +63,7 @@ def test_each_matrix_is_put_together_once_and_cut_again(shape):
     assert all(all(equal) for equal, *_ in ranks)
     taken = [x for _, calls, *_ in ranks for x in calls]
     replicas = torch.Size(shape[:-1]).numel()
-    assert sorted(taken) == sorted(SHAPES * replicas)
+    assert sorted(taken) == sorted([seen(i) for i in range(len(SHAPES))] * replicas)
     if shape[-1] <= 3:
         assert all(calls for _, calls, *_ in ranks)
     for _, _, sent, elements in ranks:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mada_optim.engine.rounding import narrowed
+from mada_optim.layouts import Layout
 from mada_optim.spec import Rule, Slots, option_key
 
 
@@ -81,7 +82,9 @@ class Cell(NamedTuple):
         state: The parameter's state, empty before its first step.
         options: The parameter's group: lr, weight_decay, hyper-parameters, and its coefficients, 0-d or plain numbers.
         scope: The row of its learned coefficients, among all that are learned.
-        whole: The DTensor that `p` is a shard of, where the rule needs whole matrices; None for what is whole itself.
+        whole: The DTensor that `p` is a shard of, where the rule needs matrices of which `p` has parts; None for what
+            has whole ones.
+        layout: Where the matrices are, in the whole.
     """
 
     rule: Rule
@@ -91,6 +94,7 @@ class Cell(NamedTuple):
     options: Mapping[str, Any]
     scope: int = 0
     whole: Tensor | None = None
+    layout: Layout = True
 
     def slots(self) -> dict[str, Tensor]:
         """The slots as they are stored."""

@@ -55,7 +55,7 @@ class Loops:
 
     def table(self, cells: list[Cell], prepared: list[Row]) -> Table:
         """`cells` as one job of one step; `prepared` is what `row` gave for each."""
-        _, ps, gs, _, options, scopes, _ = zip(*cells, strict=True)
+        _, ps, gs, _, options, scopes, *_ = zip(*cells, strict=True)
         columns = Columns(prepared, ps, options, scopes)
         return Table(self._library, self._rule, self._learned, self._traced, columns).on(gs)
 

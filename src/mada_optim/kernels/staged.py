@@ -17,6 +17,7 @@ from mada_optim.engine.eager import Cell
 from mada_optim.kernels.protocol import Job, Kernel
 from mada_optim.kernels.stages import Stages
 from mada_optim.kernels.states import States
+from mada_optim.layouts import of_each
 from mada_optim.spec import LR, option_key
 
 State = dict[str, Tensor]
@@ -97,7 +98,7 @@ def as_direction(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def size_of(cell: Cell) -> int:
-    """Elements of a matrix's buffer; of a shard's the most on any process, as all must make the same parts."""
+    """Elements of a matrix's buffer; where it is cut the most on any process, as all must make the same parts."""
     return cell.p.numel() if cell.whole is None else exchange.largest_share(cell.whole)
 
 
@@ -125,9 +126,9 @@ class StagedJob:
         of_matrix, shards = self._kernel.stages.middle, []
         for x, buffer in zip(part, buffers, strict=True):
             if x.after.whole is None:
-                buffer.copy_(of_matrix(buffer))
+                buffer.copy_(of_each(of_matrix, buffer, x.after.layout))
             else:
-                shards.append((buffer, x.after.whole))
+                shards.append(exchange.Piece(buffer, x.after.whole, x.after.layout))
         exchange.replace(of_matrix, shards)
 
     def _tail(self, part: list[Rows], cells: list[Cell]) -> Job:
@@ -140,10 +141,10 @@ class StagedJob:
         return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     def _parts(self) -> Iterator[list[Rows]]:
-        """Matrices that have buffers at the same time."""
+        """Matrices that have buffers at the same time; first those that are cut, of which all make the same parts."""
         part: list[Rows] = []
         size = 0
-        for x in self._matrices:
+        for x in sorted(self._matrices, key=lambda x: x.after.whole is None):
             if part and size + size_of(x.after) > BUFFER:
                 yield part
                 part, size = [], 0

@@ -1,0 +1,106 @@
+"""Where the matrices of a parameter are: the parameter itself, a batch of matrices, or blocks of its rows.
+
+A rule for matrices orthogonalises each of them by itself. Slots keep the parameter's shape; the rule sees a view.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mada_optim.spec import Coefficients, Rule, Slots
+
+#: True: one matrix, the first dimension by all others. "batched": one in the last two dimensions, for each place in the
+#: others. A number n: n blocks of as many rows each. False: none.
+Layout = bool | int | str
+
+BATCHED = "batched"
+KERNEL = 16  # longest side of a convolution's kernel, where nothing but a shape is known
+
+
+class Matrices(NamedTuple):
+    """Equal matrices that a parameter is made of.
+
+    Attributes:
+        number: How many.
+        rows: Rows of each.
+        columns: Columns of each.
+    """
+
+    number: int
+    rows: int
+    columns: int
+
+    @property
+    def longer_side(self) -> int:
+        """The larger one of rows and columns."""
+        return max(self.rows, self.columns)
+
+
+def as_matrices(shape: Sequence[int], layout: Layout) -> Matrices:
+    """The matrices of a parameter of this shape, by a layout that is `settled`; a vector is a column."""
+    if isinstance(layout, str):
+        return Matrices(math.prod(shape[:-2]), *shape[-2:])
+    blocks = int(layout)
+    return Matrices(blocks, shape[0] // blocks, math.prod(shape[1:]))
+
+
+def layout_by_shape(p: Tensor) -> Layout:
+    """The layout of a parameter of which nothing but its shape is known: "batched" for experts, True for all else.
+
+    Of three dimensions, the last is the length of a convolution's kernel or a side of each expert; of more, the last
+    two are. What has a leading dimension of 1 is an embedding of positions, which broadcasts over the examples.
+    """
+    sides = p.shape[-1:] if p.ndim == 3 else p.shape[-2:]
+    return BATCHED if p.ndim > 2 and p.shape[0] > 1 and min(sides) > KERNEL else True
+
+
+def settled(p: Tensor, layout: Layout) -> Layout:
+    """The layout of `p` in its simplest form: True where that is one matrix, as of a vector or a complex parameter."""
+    if layout is False or p.ndim < 2 or p.is_complex():
+        return layout is not False
+    if isinstance(layout, str):
+        return BATCHED if p.ndim > 2 else True
+    return layout if layout > 1 and p.shape[0] % layout == 0 else True
+
+
+def is_matrix(p: Tensor, layout: Layout = True) -> bool:
+    """Whether a parameter, or each of the matrices that it is made of, is more than a row or a column."""
+    if p.ndim < 2 or p.numel() == 0 or p.is_complex():
+        return False
+    _, rows, columns = as_matrices(p.shape, layout)
+    return rows > 1 and columns > 1
+
+
+def view_shape(shape: torch.Size, layout: Layout) -> torch.Size:
+    """The shape in which a rule for matrices sees a parameter: (rows, columns), or (number, rows, columns)."""
+    if len(shape) < 2 or layout is False:
+        return shape
+    matrices = as_matrices(shape, layout)
+    return torch.Size(matrices[1:] if layout is True else matrices)
+
+
+def viewing(rule: Rule, layout: Layout) -> Rule:
+    """`rule` for tensors in the shape of a parameter, of which it sees the matrices."""
+
+    def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        seen = view_shape(g.shape, layout)
+        if seen == g.shape:
+            return rule.update(c, g, s, t)
+        u, after = rule.update(c, g.reshape(seen), _reshaped(s, seen), t)
+        return u.reshape(g.shape), _reshaped(after, g.shape)
+
+    return replace(rule, update=update)
+
+
+def of_each(function: Callable[[Tensor], Tensor], x: Tensor, layout: Layout) -> Tensor:
+    """`function` of the matrices in `x`, which has a parameter's shape; so has what is returned."""
+    seen = view_shape(x.shape, layout)
+    return function(x) if seen == x.shape else function(x.reshape(seen)).reshape(x.shape)
+
+
+def _reshaped(slots: Slots, shape: torch.Size) -> dict[str, Tensor]:
+    return {name: x.reshape(shape) if x.ndim else x for name, x in slots.items()}
