@@ -130,8 +130,11 @@ def _last(layers: Sequence[Layer], free: list[int], widths: Collection[int]) -> 
 
 
 def _are_parallel(layer: Layer, last: Layer, taken: Collection[int | None]) -> bool:
-    """Whether a layer gives outputs beside the last: from the same inputs, and no other layer takes them."""
-    alike = layer.inputs == last.inputs is not None and layer.path[:-1] == last.path[:-1]
+    """Whether a layer gives outputs beside the last: from the same inputs, and no other layer takes them.
+
+    Of nameless layers it can't be told that they are in one module.
+    """
+    alike = layer.path != () and layer.inputs == last.inputs is not None and layer.path[:-1] == last.path[:-1]
     return alike and layer.outputs not in taken
 
 
