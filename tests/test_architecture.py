@@ -11,7 +11,8 @@ FILES = sorted(SRC.rglob("*.py"))
 #: What each part of the library may import of the library.
 ALLOWED = {
     "mada_optim.spec": (),
-    "mada_optim.orthogonal": ("mada_optim.shards",),
+    "mada_optim.modes": (),
+    "mada_optim.orthogonal": ("mada_optim.modes", "mada_optim.shards"),
     "mada_optim.names": (),
     "mada_optim.output_layers": ("mada_optim.names",),
     "mada_optim.guess": ("mada_optim.names", "mada_optim.output_layers"),
@@ -85,6 +86,15 @@ ALLOWED = {
     "mada_optim.learning": ("mada_optim.spec", "mada_optim.checks", "mada_optim.hyper.learner"),
     "mada_optim.shards": ("mada_optim.spec", "mada_optim.layouts"),
     "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices", "mada_optim.layouts"),
+    "mada_optim.by_name": (),
+    "mada_optim.step_count": ("mada_optim.modes",),
+    "mada_optim.group_keys": (
+        "mada_optim.spec",
+        "mada_optim.checks",
+        "mada_optim.hyper.bank",
+        "mada_optim.matrices",
+        "mada_optim.rules",
+    ),
     "mada_optim.guard": ("mada_optim.spec",),
     "mada_optim.readings": (),
     "mada_optim.snapshot": (
@@ -113,7 +123,9 @@ ALLOWED = {
         "mada_optim.kernels",
     ),
     "mada_optim.optim": (
+        "mada_optim.modes",
         "mada_optim.steady",
+        "mada_optim.step_count",
         "mada_optim.cells",
         "mada_optim.spec",
         "mada_optim.rules",
@@ -121,7 +133,9 @@ ALLOWED = {
         "mada_optim.engine",
         "mada_optim.hyper",
         "mada_optim.dispatch",
+        "mada_optim.by_name",
         "mada_optim.checks",
+        "mada_optim.group_keys",
         "mada_optim.guard",
         "mada_optim.initial_lr",
         "mada_optim.learning",

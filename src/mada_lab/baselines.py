@@ -8,6 +8,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,12 +60,25 @@ def muon(groups: Groups, numbers: Numbers) -> Optimizer:
     return Muon(groups, numbers)
 
 
-#: By the name on the command line; `eps` and both betas can be set for all of them.
-BASELINES: dict[str, Callable[[Groups, Numbers], Optimizer]] = {
-    "adamw": adamw,
-    "prodigy": prodigy,
-    "schedulefree": schedulefree,
-    "torch_muon": muon,
+@dataclass(frozen=True)
+class Baseline:
+    """An optimizer of others.
+
+    Attributes:
+        make: Makes it from groups and numbers.
+        keys: The keys of a configuration that it takes, beside those of all optimizers.
+    """
+
+    make: Callable[[Groups, Numbers], Optimizer]
+    keys: tuple[str, ...] = ("beta1", "beta2", "eps")
+
+
+#: By the name on the command line.
+BASELINES: dict[str, Baseline] = {
+    "adamw": Baseline(adamw),
+    "prodigy": Baseline(prodigy),
+    "schedulefree": Baseline(schedulefree),
+    "torch_muon": Baseline(muon, ("beta1", "beta2", "eps", "matrix_lr")),
 }
 
 

@@ -1,47 +1,51 @@
 """The keys of a training run, a class for each kind: flat, named as in nanoGPT and in the MADA paper's code.
 
-A step is an optimizer step.
+A step is an optimizer step. Each key says first what another value of it does at a resume (`declarations.Resume`).
 """
 
 from dataclasses import dataclass
 from typing import Literal
+
+from mada_lab.declarations import Resume, declarations, key
+
+FIXED, STEPS, SCHEDULE, RECORD, OUTSIDE, RESOLVED = Resume
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The keys that mean the same whatever is trained."""
 
-    dataset: str
+    dataset: str = key(FIXED)
     """Name of a data set; small ones are prepared by themselves, larger ones by `mada-lab data prepare NAME`."""
-    data_dir: str = "data"
+    data_dir: str = key(OUTSIDE, "data")
     """Folder that holds the data sets."""
-    out_dir: str = "out"
+    out_dir: str = key(OUTSIDE, "out")
     """Folder of the run: its record and its checkpoints."""
-    init_from: str = "scratch"
+    init_from: str = key(RESOLVED, "scratch")
     """scratch for fresh weights, resume for the newest checkpoint in out_dir, or trained weights that a fresh optimizer
     goes on from: the folder of a run, a checkpoint or an export, or gpt2, gpt2-medium, gpt2-large, gpt2-xl."""
-    seed: int = 1337
+    seed: int = key(FIXED, 1337)
     """Seed of the initial weights, of dropout, and of the order of the training data."""
-    device: str = "auto"
+    device: str = key(OUTSIDE, "auto")
     """auto (cuda where there is one, else cpu), cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = key(STEPS, "float32")
     """Precision of the forward pass; weights and optimizer stay in float32. float16 scales the loss."""
-    compile: bool = False
+    compile: bool = key(OUTSIDE, False)
     """Run the model through torch.compile."""
-    parallel: Literal["ddp", "fsdp", "hybrid"] = "ddp"
+    parallel: Literal["ddp", "fsdp", "hybrid"] = key(OUTSIDE, "ddp")
     """On several processes: each has the whole model (ddp); weights, gradients and optimizer are shared out among all
     (fsdp), or among those on one machine, and machines hold replicas (hybrid)."""
-    distributed_timeout: float = 600.0
+    distributed_timeout: float = key(OUTSIDE, 600.0)
     """Seconds until a process that doesn't answer ends the run."""
 
-    batch_size: int = 12
+    batch_size: int = key(FIXED, 12)
     """Sequences, or images, per forward pass."""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: int = key(FIXED, 1)
     """Forward passes per optimizer step, of all processes together, which share them."""
-    max_iters: int = 2000
+    max_iters: int = key(SCHEDULE, 2000)
     """Optimizer steps."""
 
-    optimizer: str = "mada"
+    optimizer: str = key(FIXED, "mada")
     """mada (Muon on hidden matrices, lr learned), mada_pointwise (the same without Muon), mada_all (the paper's six
     coefficients learned, at learning_rate), mada_paper (with all of the paper's numbers), mada_released (by the
     published code's rule), mada_matrix (the six, with Muon on hidden matrices), hyperadam, or a rule of mada_optim
@@ -49,118 +53,118 @@ class RunConfig:
     adamw (torch's own), prodigy, schedulefree, torch_muon (torch's, with AdamW on all but hidden matrices).
     Controls: mada_traced (mada_all, with its steps' sizes in the record), mada_paced (nothing learned, steps of
     such sizes)."""
-    learn: str | None = None
+    learn: str | None = key(FIXED, None, of_optimizer=True)
     """Coefficients to learn, with commas between: beta1,beta2,lr, say; all, none; None is the optimizer's default."""
-    learning_rate: float = 1e-3
+    learning_rate: float = key(SCHEDULE, 1e-3)
     """Peak learning rate. Of mada and mada_pointwise, which learn it, the unit of the schedule, unless weights are
     trained already; lr_init=lr starts there."""
-    matrix_lr: float | None = None
+    matrix_lr: float | None = key(FIXED, None, of_optimizer=True)
     """Peak learning rate of the hidden matrices (muon); None is learning_rate."""
-    decay_lr: bool = True
+    decay_lr: bool = key(SCHEDULE, True)
     """Cosine decay to min_lr; off: constant after the warm-up."""
-    warmup_iters: int = 100
+    warmup_iters: int = key(SCHEDULE, 100)
     """Steps of linear warm-up."""
-    lr_decay_iters: int | None = None
+    lr_decay_iters: int | None = key(SCHEDULE, None, needs={"decay_lr": (True,)}, none_is="max_iters")
     """Step at which min_lr is reached; None is max_iters."""
-    min_lr: float = 1e-4
+    min_lr: float = key(SCHEDULE, 1e-4, needs={"decay_lr": (True,)})
     """Final learning rate."""
-    weight_decay: float | None = None
+    weight_decay: float | None = key(FIXED, None)
     """Decoupled decay of tensors with 2 or more dimensions; the others have none. None is .3 for mada and
     mada_pointwise, .1 for the others."""
-    grad_clip: float = 1.0
+    grad_clip: float = key(STEPS, 1.0)
     """Largest norm of the whole gradient; 0 leaves it as it is."""
-    eps: float | None = None
+    eps: float | None = key(FIXED, None, of_optimizer=True)
     """Added to the denominator; None is the optimizer's default."""
-    beta1: float | None = None
+    beta1: float | None = key(FIXED, None, of_optimizer=True)
     """First decay; None is the optimizer's default, for each of the coefficients."""
-    beta2: float | None = None
+    beta2: float | None = key(FIXED, None, of_optimizer=True)
     """Second-moment decay."""
-    beta3: float | None = None
+    beta3: float | None = key(FIXED, None, of_optimizer=True)
     """Difference decay (Adan, MADA)."""
-    rho: float | None = None
+    rho: float | None = key(FIXED, None, of_optimizer=True)
     """1 is Adam's second moment, 0 is AVGrad's mean of it (MADA)."""
-    c: float | None = None
+    c: float | None = key(FIXED, None, of_optimizer=True)
     """1 is Adam's target, 0 is Yogi's (MADA)."""
-    gamma: float | None = None
+    gamma: float | None = key(FIXED, None, of_optimizer=True)
     """1 is the adaptive step, 0 is Lion's sign (MADA)."""
-    momentum: float | None = None
+    momentum: float | None = key(FIXED, None, of_optimizer=True)
     """Decay of the momentum (sgd, rmsprop)."""
-    nesterov: float | None = None
+    nesterov: float | None = key(FIXED, None, of_optimizer=True)
     """1 is Nesterov's momentum, 0 the heavy ball (sgd)."""
-    alpha: float | None = None
+    alpha: float | None = key(FIXED, None, of_optimizer=True)
     """Second-moment decay (rmsprop)."""
-    centered: float | None = None
+    centered: float | None = key(FIXED, None, of_optimizer=True)
     """1 divides by the standard deviation, 0 by the root mean square (rmsprop)."""
-    mu: float | None = None
+    mu: float | None = key(FIXED, None, of_optimizer=True)
     """Decay of the momentum that is orthogonalised (muon)."""
-    omega: float | None = None
+    omega: float | None = key(FIXED, None, of_optimizer=True)
     """1 is Muon's step on hidden matrices, 0 is MADA's (mada, mada_matrix)."""
-    state_dtype: Literal["float32", "bfloat16"] = "float32"
+    state_dtype: Literal["float32", "bfloat16"] = key(FIXED, "float32", of_optimizer=True)
     """Precision of the optimizer's slots; bfloat16 halves them, with stochastic rounding (not of adamw)."""
-    coefficients_from: str | None = None
-    """Folder of a finished run whose final coefficients this one has, instead of those above; fixed, unless learn is
-    set."""
-    pace_from: str | None = None
+    coefficients_from: str | None = key(RESOLVED, None, of_optimizer=True)
+    """Folder of a finished run whose final coefficients this one has, in the place of the keys above; fixed, unless
+    learn is set."""
+    pace_from: str | None = key(STEPS, None, of_optimizer=True)
     """Folder of a finished run of mada_traced, whose steps' sizes mada_paced has."""
-    hyper_lr: float | None = None
+    hyper_lr: float | None = key(FIXED, None, of_optimizer=True)
     """Learning rate of the coefficients; None is the optimizer's default: the paper's, 5e-4 for the betas and 1e-1 for
     the others, and 1 for the lr of mada and mada_pointwise."""
-    hyper_lr_factor: float = 1.0
+    hyper_lr_factor: float = key(FIXED, 1.0, of_optimizer=True)
     """Multiplies the learning rates of all coefficients."""
-    hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = "sgd"
+    hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = key(FIXED, "sgd", of_optimizer=True)
     """What moves the coefficients: the paper's SGD, or torch's Adam (betas hyper_momentum and .999; hyper_lr 1e-3 if
     none is given). Two controls, by SGD: along the hypergradient instead of against it (negated), or against that of
     another coefficient, which changes from step to step (shuffled)."""
-    hyper_momentum: float = 0.0
+    hyper_momentum: float = key(FIXED, 0.0, of_optimizer=True)
     """Momentum of the coefficients' steps, in [0, 1)."""
-    hyper_clip: float | None = None
+    hyper_clip: float | None = key(STEPS, None, of_optimizer=True)
     """Each hypergradient is clipped to this size; None is the optimizer's default, the paper's 10 for most."""
-    hyper_start: int | None = None
+    hyper_start: int | None = key(FIXED, None, of_optimizer=True)
     """Steps before the coefficients start to move; None is the optimizer's default, the paper's 50 for most."""
-    hyper_stop: int | None = None
+    hyper_stop: int | None = key(STEPS, None, of_optimizer=True)
     """Steps after which they stay; None is never."""
-    hyper_freeze: float | None = None
+    hyper_freeze: float | None = key(FIXED, None, of_optimizer=True)
     """The coefficients stay while the schedule is below this share of its peak, in [0, 1]; 0 is never."""
-    hyper_memory: float | None = None
+    hyper_memory: float | None = key(FIXED, None, of_optimizer=True)
     """Decay of the mean square that hypergradients are divided by the root of, in [0, 1); 0 doesn't divide."""
-    hyper_averaging: float | None = None
+    hyper_averaging: float | None = key(FIXED, None, of_optimizer=True)
     """Decay of a mean of these, in [0, 1), of which only what exceeds its noise moves a coefficient; 0 takes each as it
     is."""
-    hyper_reach: float | None = None
+    hyper_reach: float | None = key(FIXED, None, of_optimizer=True)
     """How far a coefficient goes at most in one step, and over what distance that mean is forgotten; 0 is no limit."""
-    hyper_fall: float | None = None
+    hyper_fall: float | None = key(FIXED, None, of_optimizer=True)
     """Steps in which the least that a learned lr may fall to is halved; 0 lets it fall at once."""
-    lr_init: Literal["lr", "shape"] | float | None = None
+    lr_init: Literal["lr", "shape"] | float | None = key(FIXED, None, of_optimizer=True)
     """Where a learned lr starts: at learning_rate (lr), where the shapes of the matrices say (shape), or at a number;
     None is the optimizer's default. In the two latter cases learning_rate is but the unit of the schedule."""
-    matrix_lr_ratio: float | None = None
+    matrix_lr_ratio: float | None = key(FIXED, None, of_optimizer=True)
     """Learning rate of hidden matrices over that of all else (mada, mada_matrix); None is the optimizer's default."""
-    horizon: float | None = None
+    horizon: float | None = key(FIXED, None, of_optimizer=True)
     """Decay of the trace that a learned lr is learned from, in [0, 1); 0 looks one step back; None is the optimizer's
     default."""
 
-    eval_interval: int = 250
+    eval_interval: int = key(RECORD, 250)
     """Steps between evaluations on the fixed validation set, or on the test images."""
-    log_interval: int = 10
+    log_interval: int = key(RECORD, 10)
     """Steps between lines of the record."""
-    checkpoint_interval: int | None = None
+    checkpoint_interval: int | None = key(OUTSIDE, None, none_is="eval_interval")
     """Steps between checkpoints; None is eval_interval. One is written at the end in any case."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = key(OUTSIDE, 2)
     """Number of newest checkpoints that are kept."""
-    on_save_error: Literal["warn", "abort"] = "warn"
+    on_save_error: Literal["warn", "abort"] = key(OUTSIDE, "warn")
     """A checkpoint that can't be written: go on, with a warning, or end the run (exit code 4)."""
-    background_save: bool = False
+    background_save: bool = key(OUTSIDE, False)
     """Write checkpoints beside the training, from a copy of its state in memory."""
-    checkpoint_shards: Literal["one", "each"] = "one"
+    checkpoint_shards: Literal["one", "each"] = key(OUTSIDE, "one", needs={"parallel": ("fsdp", "hybrid")})
     """Under fsdp and hybrid: the first process gathers the state and writes all of it (one), or each process writes the
     shards that it has (each); then all must see out_dir. Any number of processes resume from either."""
-    digest_interval: int | None = None
+    digest_interval: int | None = key(RECORD, None)
     """Steps between digests of the whole state in the record; None: with each checkpoint."""
-    max_skipped_steps: int = 10
+    max_skipped_steps: int = key(OUTSIDE, 10)
     """So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped."""
-    peak_flops: float | None = None
+    peak_flops: float | None = key(RECORD, None)
     """Operations per second that a device can do, for the utilisation in the record; None: known for some GPUs."""
-    mirror: str = "none"
+    mirror: str = key(OUTSIDE, "none")
     """Where rows of the record go too: none, tensorboard, wandb (offline), or several with commas between."""
 
 
@@ -168,25 +172,25 @@ class RunConfig:
 class TrainConfig(RunConfig):
     """A training run. The defaults train a GPT of 0.8M parameters on the embedded corpus, on a laptop, in minutes."""
 
-    dataset: str = "pydoc"
+    dataset: str = key(FIXED, "pydoc")
     """Name of a text data set; small ones are prepared by themselves, larger ones by `mada-lab data prepare NAME`."""
 
-    n_layer: int = 4
+    n_layer: int = key(FIXED, 4)
     """Transformer blocks."""
-    n_head: int = 4
+    n_head: int = key(FIXED, 4)
     """Attention heads per block; divides n_embd."""
-    n_embd: int = 128
+    n_embd: int = key(FIXED, 128)
     """Channels."""
-    block_size: int = 64
+    block_size: int = key(FIXED, 64)
     """Tokens of context."""
-    dropout: float = 0.0
+    dropout: float = key(FIXED, 0.0)
     """Probability that an activation is dropped, in [0, 1)."""
-    bias: bool = False
+    bias: bool = key(FIXED, False)
     """Biases in linear layers and norms."""
 
-    eval_iters: int = 20
+    eval_iters: int = key(RECORD, 20)
     """Batches of the validation set."""
-    eval_seed: int = 0
+    eval_seed: int = key(RECORD, 0)
     """Draws the validation set; runs of one eval_seed are evaluated on the same text, whatever their seed."""
 
 
@@ -194,35 +198,39 @@ class TrainConfig(RunConfig):
 class VisionConfig(RunConfig):
     """A training run on images. The defaults train a CNN on the digits of scikit-learn, in seconds."""
 
-    dataset: str = "digits"
+    dataset: str = key(FIXED, "digits")
     """Name of a data set of images, prepared by `mada-lab data prepare NAME`; digits is prepared by itself."""
-    train_images: int | None = None
+    train_images: int | None = key(FIXED, None)
     """Train on so many images of the training split, drawn once for all seeds; None is all."""
-    test_images: int | None = None
+    test_images: int | None = key(FIXED, None)
     """Evaluate on so many images of the test split, drawn once for all seeds; None is all."""
-    crop_padding: int = 0
+    crop_padding: int = key(FIXED, 0)
     """Train on random crops of the images, padded by so many pixels on each side."""
-    flip: bool = False
+    flip: bool = key(FIXED, False)
     """Train on mirror images, left to right, every second time."""
 
-    label_noise: float = 0.0
+    label_noise: float = key(FIXED, 0.0)
     """Share of the training images whose label is drawn anew, once for all seeds, in [0, 1)."""
 
-    model: Literal["cnn", "resnet", "mlp", "logistic"] = "cnn"
+    model: Literal["cnn", "resnet", "mlp", "logistic"] = key(FIXED, "cnn")
     """cnn has 5 layers; resnet is the residual network for CIFAR-10 of He et al. (2016); mlp has two hidden layers, and
     logistic none."""
-    width: int = 16
+    width: int = key(FIXED, 16, needs={"model": ("cnn", "resnet", "mlp")})
     """Channels of the first layer, of which the later ones have 2 and 4 times as many; of the mlp, units of a layer."""
-    depth: int = 20
+    depth: int = key(FIXED, 20, needs={"model": ("resnet",)})
     """Layers of the resnet: 6n + 2."""
 
-    batch_size: int = 64
+    batch_size: int = key(FIXED, 64)
     """Images per forward pass."""
-    max_iters: int = 200
+    max_iters: int = key(SCHEDULE, 200)
     """Optimizer steps; an epoch has train_images / (batch_size * gradient_accumulation_steps) of them."""
-    learning_rate: float = 1e-2
+    learning_rate: float = key(SCHEDULE, 1e-2)
     """Peak learning rate."""
-    warmup_iters: int = 20
+    warmup_iters: int = key(SCHEDULE, 20)
     """Steps of linear warm-up."""
-    eval_interval: int = 50
+    eval_interval: int = key(RECORD, 50)
     """Steps between evaluations on the test images."""
+
+
+for kind in (RunConfig, TrainConfig, VisionConfig):
+    declarations(kind)  # a key that was added without a declaration ends the import

@@ -15,6 +15,12 @@ def visible(text: str) -> str:
     return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)
 
 
+def of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the host or on a device: torch has no class of its own for the former."""
+    said = ("can't allocate memory", "not enough memory", "out of memory", "calculation overflowed")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+
+
 class LabError(Exception):
     """An expected failure: reported in one line, without a traceback unless `--debug` asks for one."""
 

@@ -42,7 +42,7 @@ def _draw(logits: Tensor, temperature: float, top_k: int | None, generator: torc
         return int(logits.argmax())
     if top_k is not None and top_k < len(logits):
         logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
-    return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
+    return int(torch.multinomial(((logits - logits.max()) / temperature).softmax(-1), 1, generator=generator))
 
 
 def prompt_ids(prompt: str, tokenizer: Tokenizer) -> list[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from mada_lab import weights
 from mada_lab.config import TrainConfig
 from mada_lab.data.sidecar import Vocabulary
+from mada_lab.declarations import set_keys
 from mada_lab.errors import ConfigError
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.weights import HUB, Weights
@@ -51,8 +52,13 @@ def adopt(config: TrainConfig, trained: GPTConfig) -> TrainConfig:
     """`config` with the sizes of trained weights; its block_size may be shorter than theirs.
 
     Raises:
-        ConfigError: It is longer.
+        ConfigError: It is longer, or another size is set to a value that isn't theirs.
     """
+    for key in sorted(set_keys(config) & set(ADOPTED)):
+        if getattr(config, key) != getattr(trained, key):
+            what = f"expected {getattr(trained, key)}, as in the weights in {config.init_from}"
+            raise ConfigError(f"configuration, in key {key}: {what}, got {getattr(config, key)}; leave it out")
+
     if config.block_size > trained.block_size:
         raise ConfigError(
             f"configuration, in key block_size: expected at most {trained.block_size}, which the weights in "

@@ -1,17 +1,20 @@
 """What a run shows of itself between two steps: an evaluation, a row of the record, and in the end a summary."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from mada_lab import environment
+from mada_lab import environment, numerics
 from mada_lab.baselines import evaluated
 from mada_lab.evaluate import Batch
 from mada_lab.session import Session
 from mada_lab.speed import speed
 from mada_optim import HyperOptimizer
+
+logger = logging.getLogger(__name__)
 
 
 def due(session: Session, interval: int) -> bool:
@@ -43,7 +46,7 @@ def due_row(session: Session) -> dict[str, Any]:
         row.update(accuracy(session))
     if (step_seconds := session.pace.take()) is not None:
         row["speed"] = speed(step_seconds, session.task.seen(1), session.flops, session.peak_flops, session.world.size)
-    row.update(lr=session.lr, seconds=session.seconds, skipped_steps=session.skips.total)
+    row.update(lr=session.lr, seconds=session.seconds, skipped_steps=skipped_steps(session))
     if digested:
         row["digest"] = session.digest()
     if (size := getattr(optimizer, "update_rms", None)) is not None:
@@ -51,6 +54,29 @@ def due_row(session: Session) -> dict[str, Any]:
     if isinstance(optimizer, HyperOptimizer) and optimizer.learned:
         row.update(coefficients=optimizer.coefficients(), hypergradients=optimizer.hypergradients())
     return row
+
+
+def skipped_steps(session: Session) -> int:
+    """How many steps so far moved nothing; reads the optimizer's count from the device."""
+    return numerics.skipped_steps(session.skips, session.optimizer)
+
+
+def require_movement(session: Session, row: dict[str, Any]) -> None:
+    """Warns when a row is the first with skipped steps; of an evaluation, raises NumericsError if all were skipped.
+
+    A loss scale, which halves at each step that overflows, is given the time until the last step.
+    """
+    skipped = row["skipped_steps"]
+    if skipped and not session.told_skips and session.world.is_first:
+        logger.warning(
+            "%d of the %d steps so far were skipped: loss or gradient was not finite, and nothing moved",
+            skipped,
+            session.step,
+        )
+        session.told_skips = True
+    is_settled = not session.scaler.is_enabled() or session.step == session.config.max_iters
+    if "val_loss" in row and is_settled:
+        numerics.require_any(session.step, skipped)
 
 
 def accuracy(session: Session) -> dict[str, float]:
@@ -63,7 +89,7 @@ def summary(session: Session, initial_coefficients: dict[str, float], train_loss
     return {
         "optimizer": session.config.optimizer,
         "steps": session.step,
-        "skipped_steps": session.skips.total,
+        "skipped_steps": skipped_steps(session),
         "initial_coefficients": initial_coefficients,
         "final_coefficients": session.coefficients(),
         "final_train_loss": train_loss,

@@ -12,7 +12,7 @@ from mada_lab.baselines import LR_FACTOR
 from mada_lab.config import RunConfig
 from mada_lab.errors import Interrupted
 from mada_lab.group_saver import saver_of
-from mada_lab.look import due, due_row, evaluate
+from mada_lab.look import due, due_row, evaluate, require_movement
 from mada_lab.progress import Listener
 from mada_lab.schedule import learning_rate
 from mada_lab.session import Session
@@ -27,7 +27,8 @@ def train(config: RunConfig, data: Data, listen: Listener) -> Session:
     Raises:
         ConfigError: The configuration can't be run here, or out_dir holds another run.
         CheckpointError: There is nothing to resume from, it is of another run, or the disk fails.
-        NumericsError: Loss or gradient were not finite in `max_skipped_steps` steps in a row.
+        NumericsError: Loss or gradient were not finite in `max_skipped_steps` steps in a row, or, at an evaluation, in
+            all steps so far.
         DistributedError: The processes don't run the same.
         Interrupted: A signal asked the run to stop; it is saved.
     """
@@ -70,6 +71,8 @@ def between(training: Training, signals: Signals) -> bool:
             training.rows.log(row)
             training.listen.row(row)
         numerics.require_progress(session.step, session.skips, config.max_skipped_steps)
+        if row:
+            require_movement(session, row)
     if session.step > 0 and due(session, config.checkpoint_interval or config.eval_interval):
         training.save()
     return session.step < config.max_iters

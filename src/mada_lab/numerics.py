@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
 from mada_lab.distributed import ALONE, World
 from mada_lab.errors import NumericsError
 from mada_lab.signals import SIGNALS
-from mada_optim import shards
+from mada_optim import HyperOptimizer, shards
 
 
 @dataclass
@@ -77,10 +78,27 @@ def require_finite(tensors: Mapping[str, Tensor], step: int) -> None:
         )
 
 
+def skipped_steps(skips: Skips, optimizer: Optimizer) -> int:
+    """The steps that moved nothing: those that the loop left out, and those that the optimizer refused by itself.
+
+    Reads a count from the device. Optimizers of others have none: they take every step.
+    """
+    return skips.total + (optimizer.skipped_steps if isinstance(optimizer, HyperOptimizer) else 0)
+
+
 def require_progress(step: int, skips: Skips, most: int) -> None:
     """Raises NumericsError when `most` steps in a row were skipped: no further one would go otherwise."""
     if skips.in_a_row >= most:
         raise NumericsError(
             f"loss or gradient, at step {step}: expected finite numbers, got others {skips.in_a_row} times in a row; "
             "lower learning_rate, and start afresh or from the last checkpoint with init_from=resume"
+        )
+
+
+def require_any(step: int, skipped: int) -> None:
+    """Raises NumericsError if every step up to `step` was skipped: the weights are those of the start."""
+    if skipped >= step > 0:
+        raise NumericsError(
+            f"loss or gradient, at step {step}: expected finite numbers, got others in all {step} steps so far, which "
+            "moved nothing; lower learning_rate, check the data, and start afresh"
         )

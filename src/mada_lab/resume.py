@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mada_lab import checkpoint, checkpoint_folder, environment, fingerprint, sharing
+from mada_lab import changes, checkpoint, checkpoint_folder, environment, fingerprint, sharing
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.errors import CheckpointError
 from mada_lab.followers import NoRecord
@@ -17,11 +16,6 @@ from mada_lab.session import Session
 from mada_lab.structure import require_alike, require_finite, require_fit
 
 logger = logging.getLogger(__name__)
-
-#: Part of the optimizer's state: a checkpoint brings them along, so that a change would have no effect.
-SAVED_KEYS = ("weight_decay", "eps", "beta1", "beta2", "beta3", "rho", "c", "gamma")
-#: What a resumed run may not change, beside what its task fixes: the checkpoint wouldn't fit, or the data be others.
-FIXED_KEYS = ("dataset", "optimizer", "seed", "batch_size", "gradient_accumulation_steps", *SAVED_KEYS)
 
 
 def open_record(session: Session) -> RunRecord | NoRecord:
@@ -91,6 +85,7 @@ def _fitting(session: Session) -> Saved | None:
     tree = saved.outline
     with _explained(session, saved.step):
         _require_same_run(session, tree["config"], tree["data"])
+        changes.require_effect(session.config, tree["config"], saved.step)
         require_fit(tree, session.model, session.optimizer)
         random, position = session.position()
         require_alike("data position", {"state": position}, {"state": tree["state"]["batches"]})
@@ -128,10 +123,7 @@ def _note(session: Session, saved: Checkpoint, digest: str) -> dict[str, Any]:
             raise ValueError("a state that comes back with other bits")
     if not exact:
         logger.warning("resumed on another kind of device than before: not bit for bit the run that was stopped")
-    ours = {key: x for key, x in asdict(session.config).items() if key != "init_from"}
-    changed = {
-        key: {"from": tree["config"].get(key), "to": x} for key, x in ours.items() if x != tree["config"].get(key)
-    }
+    changed = {key: {"from": old, "to": new} for key, old, new in changes.changed(session.config, tree["config"])}
     before, now = tree.get("processes", 1), session.world.size
     if before != now:
         changed["processes"] = {"from": before, "to": now}
@@ -142,13 +134,7 @@ def _note(session: Session, saved: Checkpoint, digest: str) -> dict[str, Any]:
 
 
 def _require_same_run(session: Session, config: dict[str, Any], data: dict[str, str]) -> None:
-    for key in (*session.task.fixed_keys, *FIXED_KEYS):
-        ours, theirs = getattr(session.config, key), config.get(key)
-        if ours != theirs:
-            raise CheckpointError(
-                f"checkpoint, in {session.folder}, key {key}: expected {ours}, got {theirs}; "
-                f"resume with --{key}={theirs}, or start afresh in another out_dir"
-            )
+    changes.require_fixed(session.config, config)
     if data != session.task.data.sha256:
         raise CheckpointError(
             f"checkpoint, in {session.folder}: expected the data that the run started with, got other content in "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from mada_lab import distributed, environment, optimizers, precision, randomness, running_statistics, sharing
+from mada_lab import distributed, environment, numerics, optimizers, precision, randomness, running_statistics, sharing
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.config import RunConfig
 from mada_lab.distributed import ALONE, World
@@ -31,6 +31,7 @@ class Session:
         looked: Whether the evaluation and the row that are due at this step are done.
         seconds: Time that all of it took, evaluations included.
         skips: How many steps were skipped, as their loss or gradient was not finite.
+        told_skips: Whether a warning has told of skipped steps.
         train_loss: The loss of the last step; None before the first.
         lr: The learning rate of the last step; 0 before the first.
         val_loss: The last validation loss, in nats per token or image; None before the first.
@@ -54,6 +55,7 @@ class Session:
     looked: bool = False
     seconds: float = 0.0
     skips: Skips = field(default_factory=Skips)
+    told_skips: bool = False
     train_loss: float | None = None
     lr: float = 0.0
     val_loss: float | None = None
@@ -126,7 +128,7 @@ class Session:
             "scaler": self.scaler.state_dict(),
             "batches": self.batches.state(),
             "random": randomness.state(self.precision.device),
-            "skips": asdict(self.skips),
+            "skips": {**asdict(self.skips), "total": numerics.skipped_steps(self.skips, self.optimizer)},
             "train_loss": self.train_loss,
             "lr": self.lr,
             "val_loss": self.val_loss,

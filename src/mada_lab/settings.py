@@ -7,7 +7,7 @@ import math
 import re
 import tomllib
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import tyro
 
 from mada_lab.config import RunConfig, TrainConfig, VisionConfig
+from mada_lab.declarations import declarations
 from mada_lab.errors import ConfigError
 
 C = TypeVar("C", bound=RunConfig)
@@ -35,6 +36,8 @@ AT_LEAST_0 = (
     "learning_rate matrix_lr min_lr weight_decay grad_clip eps hyper_lr hyper_clip hyper_reach peak_flops crop_padding "
     "matrix_lr_ratio hyper_fall"
 ).split()
+SEEDS, LARGEST = ("seed", "eval_seed"), 2**63 - 1
+MOST = 2**31 - 1  # of what is counted
 BELOW_1 = "dropout label_noise beta1 beta2 beta3 mu hyper_momentum hyper_memory hyper_averaging horizon".split()
 UP_TO_1 = "rho c gamma omega hyper_freeze".split()
 
@@ -55,7 +58,32 @@ def load(arguments: Sequence[str], kind: type[C] = TrainConfig) -> C:  # type: i
         config = replace(config, **read_toml(Path(rest.pop(0)), kind))
     config = parse_arguments(rest, config)
     check(config)
+    require_effect(config, given_keys(arguments, kind))
     return config
+
+
+def given_keys(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig) -> set[str]:
+    """The keys that `[CONFIG.toml] --key=value ...` gives, whatever their values. Raises ConfigError as `load`."""
+    file = arguments[:1] if arguments and not arguments[0].startswith("-") else []
+    words = (word[2:].split("=")[0].replace("-", "_") for word in arguments if word.startswith("--"))
+    return {*words, *(key for path in file for key in read_toml(Path(path), kind))} & keys(kind).keys()
+
+
+def require_effect(config: RunConfig, given: Collection[str]) -> None:
+    """Raises ConfigError if a key in `given` has no effect beside the other values."""
+    without = idle(config)
+    if problems := [without[key] for key in sorted(without) if key in given]:
+        raise ConfigError("; ".join(problems) + "; leave these keys out")
+
+
+def idle(config: RunConfig) -> dict[str, str]:
+    """The keys that have no effect beside the other values, each with what to say of it; optimizers have others."""
+    return {
+        key: f"{key}: expected {other}={' or '.join(map(str, allowed))} beside it, got {other}={getattr(config, other)}"
+        for key, declared in declarations(type(config)).items()
+        for other, allowed in declared.needs.items()
+        if getattr(config, other) not in allowed and getattr(config, key) is not None
+    }
 
 
 def read_toml(path: Path, kind: type[RunConfig] = TrainConfig) -> dict[str, Any]:
@@ -174,6 +202,9 @@ def _problems(config: RunConfig) -> Iterator[str]:
     yield from (
         f"{key}: expected a finite number, got {x}" for key, x in sorted(numbers.items()) if not math.isfinite(x)
     )
+    whole = {key: x for key, x in numbers.items() if isinstance(x, int) and key not in SEEDS}
+    yield from _outside(whole, list(whole), f"at most {MOST}", lambda x: x <= MOST)
+    yield from _outside(numbers, SEEDS, f"at most {LARGEST}", lambda x: x <= LARGEST)
     yield from _outside(numbers, AT_LEAST_1, "at least 1", lambda x: x >= 1)
     yield from _outside(numbers, AT_LEAST_0, "at least 0", lambda x: x >= 0)
     yield from _outside(numbers, BELOW_1, "a number in [0, 1)", lambda x: 0 <= x < 1)

@@ -14,10 +14,11 @@ C = TypeVar("C", bound=RunConfig)
 def resolve(config: C) -> C:
     """`config` with the final coefficients of the run that `coefficients_from` names, if it names one.
 
-    They replace what the configuration says of them, and stay as they are in training unless `learn` is set too.
+    They stay as they are in training unless `learn` is set too.
 
     Raises:
-        ConfigError: There is no such run, it hasn't ended, or it has no set of coefficients that can be taken over.
+        ConfigError: There is no such run, it hasn't ended, it has no set of coefficients that can be taken over, or the
+            configuration sets one of them to another value.
     """
     if config.coefficients_from is None:
         return config
@@ -34,4 +35,8 @@ def resolve(config: C) -> C:
     if strange:
         what = f"expected one finite value per coefficient, got {strange[0]}={found[strange[0]]}"
         raise ConfigError(f"{where}: {what}; name a run of global scope")
+    for name, x in found.items():
+        if getattr(config, name) not in (None, x):
+            what = f"expected {name}={x} of that run, got {name}={getattr(config, name)} beside it"
+            raise ConfigError(f"{where}: {what}; leave one of them out")
     return replace(config, learn=config.learn or "none", **found)

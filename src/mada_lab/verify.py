@@ -84,7 +84,7 @@ def _look_inside(folder: Path) -> None:
     try:
         config = settings.from_values(tree["config"], str(folder), kind(tree))
         model = rebuild(config, tree)
-        optimizer = optimizers.build(model, config)
+        optimizer = optimizers.build(model, optimizers.without_idle(config))  # older versions let such keys pass
         require_fit(tree, model, optimizer)
         optimizer.load_state_dict(tree["state"]["optimizer"])
         digest = sharing.digest(tree["state"], ALONE, fingerprint.is_one(tree["digest"]))

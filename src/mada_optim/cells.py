@@ -128,7 +128,7 @@ class Cells:
         form, kept, options_of_each, layout = kind
         seen, g = shards.both(p, gradient)
         if not g.dtype is seen.dtype is torch.float32 or not p.ndim:  # most need none of it
-            seen, g = eager.canvas(seen), eager.canvas(g)
+            seen, g = eager.canvas(seen), eager.canvas(g.resolve_conj())  # torch may conjugate lazily
             g = g.to(eager.compute_dtype(seen))
         if not state:
             state.update(self.new_state(form, seen))

@@ -188,6 +188,19 @@ def room(external: bool, scope: str) -> None:
         )
 
 
+def matrix_said(group: Mapping[str, Any]) -> None:
+    """Refuses to guess which matrices are hidden, where each process sees a part of the parameters.
+
+    Raises:
+        ValueError: The group doesn't say it.
+    """
+    if "matrix" not in group:
+        raise ValueError(
+            "reduce_group, a parameter group: expected the key 'matrix', True or False, got none: which matrices are "
+            "hidden can't be told from a part of the parameters; make groups that say it, or use rule='mada'"
+        )
+
+
 def slots_present(form: Rule, state: Mapping[str, Tensor]) -> None:
     """Refuses a state that was begun where a coefficient was fixed at a corner, which it no longer is.
 

@@ -10,9 +10,10 @@ The two constants are from trials on small networks, docs/lab-notebook.md.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mada_optim import matrices
@@ -23,20 +24,37 @@ SPECTRAL_STEP = 0.02
 POINTWISE_STEP = 0.4
 
 
-def of_shapes(rule: Rule, groups: Iterable[Mapping[str, Any]]) -> float | None:
+def of_shapes(
+    rule: Rule, groups: Iterable[Mapping[str, Any]], total: Callable[[Tensor], Tensor] = lambda x: x
+) -> float | None:
     """The first lr of all groups together; None where no parameter that is trained has two dimensions.
 
     The width is the larger side of the hidden matrices, in the geometric mean over their elements; of all matrices,
-    where none is hidden. Each of a batch of matrices counts as one. Frozen parameters don't count.
+    where none is hidden. Each of a batch of matrices counts as one. Frozen parameters don't count. Where processes have
+    a part of the parameters each, `total` sums over them.
     """
     groups = list(groups)
     flags = matrices.hidden(groups)
     hidden = [x for group, own in zip(groups, flags, strict=True) for x in zip(group["params"], own, strict=True)]
-    of_hidden = _width(hidden)
-    if of_hidden is not None and not rule.pointwise:
-        return SPECTRAL_STEP / (_scale(rule, groups[0]) * math.sqrt(of_hidden))
-    width = of_hidden or _width((p, _any_layout(group, p)) for group in groups for p in group["params"])
-    return None if width is None else POINTWISE_STEP / width
+    every = [(p, _any_layout(group, p)) for group in groups for p in group["params"]]
+    sums = total(torch.tensor([_logarithms(hidden), _logarithms(every)], dtype=torch.float64, device="cpu"))
+    (of_hidden, hidden_elements), (of_every, elements) = sums.tolist()
+    if not elements:
+        return None
+    width = math.exp(of_hidden / hidden_elements) if hidden_elements else math.exp(of_every / elements)
+    if hidden_elements and not rule.pointwise:
+        return SPECTRAL_STEP / (_scale(rule, groups[0]) * math.sqrt(width))
+    return POINTWISE_STEP / width
+
+
+def rescale(groups: Sequence[dict[str, Any]], factor: float) -> None:
+    """Multiplies the lr of each group. A tensor, which groups may share and others may hold, is multiplied in place."""
+    with torch.no_grad():
+        for lr in {id(x): x for group in groups if isinstance(x := group["lr"], Tensor)}.values():
+            lr.mul_(factor)
+    for group in groups:
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = float(group["lr"]) * factor
 
 
 def _scale(rule: Rule, options: Mapping[str, Any]) -> float:
@@ -50,10 +68,12 @@ def _any_layout(group: Mapping[str, Any], p: Tensor) -> Layout:
     return layout if is_matrix(p, layout) else False
 
 
-def _width(tensors: Iterable[tuple[Tensor, Layout]]) -> float | None:
-    """The width of the parameters that have a layout and are trained; None if there is none."""
+def _logarithms(tensors: Iterable[tuple[Tensor, Layout]]) -> tuple[float, float]:
+    """The sum over all elements of the logarithm of their matrix's longer side, and the number of elements.
+
+    Of the parameters that have a layout and are trained.
+    """
     sides = [
         (as_matrices(p.shape, layout).longer_side, p.numel()) for p, layout in tensors if layout and p.requires_grad
     ]
-    count = sum(n for _, n in sides)
-    return math.exp(sum(n * math.log(side) for side, n in sides) / count) if count else None
+    return sum(n * math.log(side) for side, n in sides), float(sum(n for _, n in sides))

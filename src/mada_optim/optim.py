@@ -4,16 +4,17 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from mada_optim import checks, initial_lr, learning, matrices, shards, snapshot
+from mada_optim import by_name, checks, initial_lr, learning, matrices, modes, shards, snapshot
 from mada_optim.cells import Cells
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
+from mada_optim.group_keys import GroupKeys
 from mada_optim.guard import Guard, find_guard, guarded
 from mada_optim.hyper.bank import LR_FLOOR, Bank
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
@@ -23,6 +24,7 @@ from mada_optim.rules import RULES
 from mada_optim.spec import LR, Rule, option_key
 from mada_optim.specialize import corners, is_corner
 from mada_optim.steady import Steady
+from mada_optim.step_count import StepCount
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,16 @@ class HyperOptimizer(Optimizer):
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
             library too: a tower) from a list of tensors, one per learned coefficient, 1-d with an entry per scope.
             `hyper_lr` and `hyper_momentum` are then unused.
-        bounds: (low, high) by learned coefficient, for lr of its factor; the rule's interval for the others.
+        bounds: (low, high) by learned coefficient, for lr of its factor on the `lr` of its group; the rule's interval
+            for the others.
         horizon: Decay of the trace that lr is learned from, in [0, 1): its hypergradient looks back over some
             1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step.
         matrix_lr_ratio: Learning rate of hidden weight matrices over `lr`, which is that of all else; >= 0. For rules
             that tell them apart; a group may have its own.
         lr_init: Where a learned lr starts. "lr": at `lr`. "shape": where the sizes of the hidden matrices say
-            (`mada_optim.initial_lr`), whatever `lr` is; at `lr` if there is no matrix. A number: there. In the two
-            latter cases the largest `lr` of a group is the unit that schedules count in.
+            (`mada_optim.initial_lr`), whatever `lr` is; at `lr` if there is no matrix. A number: there. The start is
+            written into each group's `lr`, so that schedulers and logs see it; groups with several `lr` keep their
+            ratios, and the largest starts there. What is learned is a factor on it, which starts at 1.
         scope: Over what a learned coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
         engine: "eager" is the reference loop; "cpu" is C++ loops, written from the rule and compiled on demand, for
             dense fp32 tensors; "tiled" moves the same ones without a compiler, several times slower; "triton" is
@@ -117,9 +121,11 @@ class HyperOptimizer(Optimizer):
             `opt.engine` names what runs, `opt.engine_reasons` why.
         maximize: Steps along the gradient instead of against it.
         state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
-        reduce_group: Process group over which parameters are sharded: hypergradients are summed over it, and a gradient
-            that is not finite stops the step on all of it. For DTensors, as of FSDP2's `fully_shard`, it follows from
-            their layout, and None is right; so it is where each process has whole parameters, as with DDP.
+        reduce_group: Process group over which parameters are sharded, or shared out: hypergradients are summed over it,
+            and so is what `lr_init="shape"` takes from shapes; a gradient that is not finite stops the step on all of
+            it. Groups say then which matrices are hidden (`matrix`), as none sees all of them. For DTensors, as of
+            FSDP2's `fully_shard`, it follows from their layout, and None is right; so it is where each process has
+            whole parameters, as with DDP.
         options: Starting values of the rule's other coefficients, and its hyper-parameters, by name.
 
     Raises:
@@ -127,7 +133,15 @@ class HyperOptimizer(Optimizer):
     """
 
     preset: ClassVar[Preset] = Preset("mada", "all", lr=1e-3)
+    _given: Mapping[str, Any]
 
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        """Keeps the keywords for the constructor: a wrapper may repeat them in each group."""
+        self = super().__new__(cls)
+        self._given = given
+        return self
+
+    @modes.neutral()
     def __init__(
         self,
         params: ParamsT,
@@ -186,12 +200,12 @@ class HyperOptimizer(Optimizer):
             hyper_fall=hyper_fall,
         )
         self._bank = Bank(self.learned, checks.scope(scope), self._learner)
+        self._step_count = StepCount(type(self).__name__)
         self._cells = self._new_cells()
         self._requested_engine = checks.engine(engine)
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
         self._steady = Steady(self._cells, self._dispatcher)
         self._external: ExternalLearner | None = None
-        self._first_log_lr = LR.default
         self._lr_floor = self.intervals[LR.name].low if LR.name in self.learned else 0.0
         self._incoming: dict[str, Any] = {}
 
@@ -204,7 +218,10 @@ class HyperOptimizer(Optimizer):
         if eps is not None:
             defaults["eps"] = eps
         self._option_names = tuple(defaults)
+        self._keys = GroupKeys(type(self), self.rule, self.learned, defaults, self.__dict__.pop("_given", {}))
         super().__init__(params, defaults)
+        if self._keys.constructed() and self.learned and reduce_group is None:
+            shards.require_one_process(type(self).__name__)
         self._start_lr(checks.lr_init(lr_init, self.learned))
 
         self._learner = self._learner.on(self._home, eager.scalar_dtype(self._home))
@@ -212,6 +229,7 @@ class HyperOptimizer(Optimizer):
             leaves = [self._bank.columns[option_key(q)] for q in self.learned]
             self._external = ExternalLearner(hyper_optimizer, leaves)
 
+    @modes.neutral()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters, which start at t = 1 and, with `scope="global"`, share the learned coefficients.
 
@@ -219,18 +237,25 @@ class HyperOptimizer(Optimizer):
             ValueError: A value is not allowed, a parameter is named twice, the group names its own value of a
                 coefficient that is learned for all groups, or a hyper_optimizer has learned for others already.
         """
+        betas = None
         if isinstance(param_group, dict):
+            self._keys.check(param_group)
             own = {key: x for key, x in param_group.items() if key != "betas"}
-            param_group = {**own, **checks.named_betas(self.rule, param_group.get("betas"))}
+            betas = param_group.get("betas")
+            also: dict[str, float] = {q: own[q] for q in ("beta1", "beta2") if q in own}
+            param_group = {**own, **checks.rule_keywords(self.rule, betas, also)}
             if isinstance(param_group["params"], Iterator):  # can be read once
                 param_group["params"] = list(param_group["params"])
             checks.group(self.rule, {**self.defaults, **param_group}, self.intervals)
             if self._bank.scope == "global" and self._bank.rows:
                 checks.ties({q: x for q, x in param_group.items() if q in self.learned}, self.param_groups[0])
             checks.room(self._external is not None, self._bank.scope)
+            if self.reduce_group is not None and self.rule.matrix_weight is not None:
+                checks.matrix_said(param_group)
         super().add_param_group(param_group)
         self._sort_matrices()
         self._attach_coefficients(param_group)
+        self._keys.added(param_group, betas)
         for layout in set(matrices.flags(self.rule, param_group)):
             seen = matrices.seen(self.rule, param_group, layout)
             self._dispatcher.prepare(corners(self.rule, seen, ()), self._home)  # what is learned is a tensor
@@ -247,7 +272,7 @@ class HyperOptimizer(Optimizer):
         """The learned coefficients become views of the bank's; of the others, those at a corner stay plain numbers."""
         self._settle(group)
         if self.learned:
-            start = {option_key(q): group[q] if q != LR.name else self._first_log_lr for q in self.learned}
+            start = {option_key(q): group[q] if q != LR.name else LR.default for q in self.learned}
             if self._learner.fall < math.inf:
                 start[LR_FLOOR] = self._lr_floor
             tensors = {key: eager.scalar(x, self._home) for key, x in start.items()}
@@ -255,23 +280,27 @@ class HyperOptimizer(Optimizer):
             self._bank.attach(self.param_groups)
 
     def _start_lr(self, wanted: str | float) -> None:
-        """Sets the learned factor so that the first lr is the one wanted; groups keep their ratios, 1 the largest.
+        """Writes into each group's lr where it starts; groups keep their ratios, the largest starts at the one wanted.
 
-        And, if lr is to fall slowly, from where.
+        And, if a learned lr is to fall slowly, from where.
         """
         largest = max((float(group["lr"]) for group in self.param_groups), default=0.0)
         slowly = self._learner.fall < math.inf
         if LR.name not in self.learned or not largest > 0:
             return
-        of_shapes = initial_lr.of_shapes(self.rule, self.param_groups) if slowly or wanted == "shape" else None
+        where = (self.rule, self.param_groups, self._over_parts)
+        of_shapes = initial_lr.of_shapes(*where) if slowly or wanted == "shape" else None
         first = of_shapes if wanted == "shape" else wanted
         if isinstance(first, float):
-            interval = self.intervals[LR.name]
-            self._first_log_lr = min(max(math.log(first / largest), interval.low), interval.high)
-            self._bank.columns[option_key(LR.name)].fill_(self._first_log_lr)
+            initial_lr.rescale([self.defaults, *self.param_groups], first / largest)
+            largest = first
         if slowly and of_shapes is not None:
-            self._lr_floor = min(self._first_log_lr, math.log(of_shapes / largest))
+            self._lr_floor = min(LR.default, math.log(of_shapes / largest))
             self._bank.columns[LR_FLOOR].fill_(self._lr_floor)
+
+    def _over_parts(self, x: Tensor) -> Tensor:
+        """The sum over the processes that have other parameters, where there are such."""
+        return x if self.reduce_group is None else shards.summed(x, [self.reduce_group], self._home.type)
 
     def _settle(self, group: dict[str, Any]) -> None:
         """Coefficients that are not learned: at a corner plain numbers, which `specialize` reads; else 0-d tensors.
@@ -301,9 +330,12 @@ class HyperOptimizer(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @torch.no_grad()
+    @modes.opaque
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step on the gradients as they stand; they are read, and left as they are.
+
+        What it computes doesn't depend on the modes that the caller is in: autocast, inference mode, gradients on or
+        off. torch.compile calls it as it is.
 
         Args:
             closure: Computes the loss and the gradients anew; called once, with gradients enabled.
@@ -318,16 +350,31 @@ class HyperOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        with modes.neutral():
+            self._step()
+        return loss
+
+    def _step(self) -> None:
+        self._keys.settle(self.param_groups)
         work = self._steady.work(self.param_groups, self.state)
         if not work.scopes and self.reduce_group is None:
-            return loss
+            return
         home = self._home
         finite, h = self._reduce(*work.hypergradients(self.learned, self._bank.rows, home))
         if self.learned:
             lrs = [eager.scalar(group["lr"], home) for group in self.param_groups] if self._learner.freeze else []
             hyper_step(self._bank, self._learner, self._external, lrs, h, finite & self._active(work.scopes))
         work.advance(finite)
-        return loss
+        self._step_count.add(finite)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps changed nothing, as a gradient was not finite, since construction or `load_state_dict`.
+
+        Reads from the device. A warning says, once, that all steps so far were skipped, here and where `coefficients`
+        or `state_dict` is read.
+        """
+        return self._step_count.read()[1]
 
     @property
     def engine(self) -> str:
@@ -376,6 +423,8 @@ class HyperOptimizer(Optimizer):
         values are those of the first group; with "group" or "tensor" there is a dict for each group (by its `name`, or
         its number) or parameter (by its name, or "group.number"); to a name that repeats, the number is added.
         """
+        self._keys.settle(self.param_groups)
+        self._step_count.read()
         return by_scope(self._bank.scope, self.param_groups, self._coefficients_of)
 
     def hypergradients(self) -> Reading:
@@ -403,7 +452,7 @@ class HyperOptimizer(Optimizer):
             for j, x in enumerate(map(shards.local, group["params"]))
         )
 
-    @torch.no_grad()
+    @modes.neutral()
     def slots(self, p: Tensor) -> dict[str, Tensor]:
         """The slots of the parameter `p` after its last update, by name; empty before its first. Changes nothing."""
         if not self.state.get(p):
@@ -411,11 +460,14 @@ class HyperOptimizer(Optimizer):
         places = ((group, j) for group in self.param_groups for j, x in enumerate(group["params"]) if x is p)
         return self._cells.slots(p, self.state[p], *next(places))
 
+    @modes.neutral()
     def state_dict(self) -> dict[str, Any]:
         """As in torch.optim; the coefficients in it are copies, which later steps don't change.
 
         What belongs to a DTensor element by element is a DTensor of the same layout.
         """
+        self._keys.settle(self.param_groups)
+        self._step_count.read()
         first = self.register_state_dict_post_hook(lambda _, ours: self._completed(ours), prepend=True)
         try:
             return super().state_dict()
@@ -429,13 +481,17 @@ class HyperOptimizer(Optimizer):
             state_dict["hyper_optimizer"] = self._external.optimizer.state_dict()
         return state_dict
 
+    @modes.neutral()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch.optim, except that no state is rounded to its parameter's dtype.
+        """As in torch.optim, except that no state is rounded to its parameter's dtype, and that names count.
 
-        `learn` and what belongs to it stay as this optimizer was built.
+        Where both sides know the names of all parameters (`named_parameters`), each gets the state of its name, in
+        whatever order they and their groups are; a prefix such as DDP's `module.` makes no other name. `learn` and what
+        belongs to it stay as this optimizer was built.
 
         Raises:
-            ValueError: The state is of another rule or `learn`, or a slot has another shape; nothing is changed.
+            ValueError: The state is of another rule or `learn`, a slot has another shape, or a name is on one side
+                alone; nothing is changed.
         """
         last = self.register_load_state_dict_pre_hook(lambda _, final: self._receive(final))  # after the user's hooks
         try:
@@ -444,13 +500,33 @@ class HyperOptimizer(Optimizer):
             last.remove()
             self._incoming = {}
 
-    def _receive(self, state_dict: dict[str, Any]) -> None:
+    def _receive(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        found = by_name.order(self.param_groups, state_dict)
+        if found is not None:
+            state_dict = self._arranged(state_dict, found)
         what = (self.rule, self.learned, self._memory, self.param_groups)
         snapshot.check(*what, state_dict, tower=self._external is not None)
+        for group in state_dict["param_groups"]:
+            self._keys.check(group)
         self._incoming = state_dict
+        return state_dict
+
+    def _arranged(self, state_dict: dict[str, Any], found: by_name.Order) -> dict[str, Any]:
+        """A state in the order of our parameters, also where it has a row for each scope."""
+        of_each = self._bank.columns if self._bank.scope == "tensor" else ()
+        arranged = by_name.arranged(self.param_groups, state_dict, found, (matrices.FLAGS, *of_each))
+        rows = {"tensor": found.rows, "group": found.groups}.get(self._bank.scope)
+        if rows and self._external is not None and "hyper_optimizer" in arranged:
+            above = self._external.optimizer
+            per_row = eager.per_element(above.rule) if isinstance(above, HyperOptimizer) else None
+            of_tower = by_name.rearranged_rows(arranged["hyper_optimizer"], rows, per_row)
+            arranged["hyper_optimizer"] = of_tower
+        return arranged
 
     def _restore(self) -> None:
         """Puts right what torch has loaded: dtypes, views, and what an older version did otherwise."""
+        self._step_count = StepCount(type(self).__name__)
+        self._keys.loaded(self.param_groups)
         for group in self.param_groups:
             group.update({name: self.defaults[name] for name in self._option_names if name not in group})
             self._settle(group)
@@ -462,8 +538,17 @@ class HyperOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """What pickle and deepcopy take along, beside what torch.optim's own optimizers do."""
         own = ("rule", "learned", "intervals", "state_dtype", "reduce_group")
-        numbers = ("_first_log_lr", "_lr_floor")
-        private = (*numbers, "_bank", "_memory", "_learner", "_external", "_requested_engine", "_option_names")
+        private = (
+            "_lr_floor",
+            "_keys",
+            "_step_count",
+            "_bank",
+            "_memory",
+            "_learner",
+            "_external",
+            "_requested_engine",
+            "_option_names",
+        )
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in (*own, *private)}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from mada_optim import shards
+from mada_optim import modes, shards
 
 Quintic = tuple[float, float, float]
 
@@ -64,6 +64,7 @@ def polar(x: Tensor) -> Tensor:
 OF_MATRICES = (orthogonal, polar)
 
 
+@modes.without_autocast()
 def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Callable[[Tensor], Tensor]) -> Tensor:
     """`function(x)`, by `steps` on it as a matrix or a batch of matrices."""
     if has_torch_function_unary(x):
@@ -151,9 +152,12 @@ def _gram(x: Tensor) -> Tensor:
 
 
 def _all_steps(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
-    """X after all steps, on A where that is cheaper; not in bf16, where its small eigenvalues are noise that grows."""
+    """X after all steps, on A where that is cheaper.
+
+    Not if torch rounds the factors of products: the small eigenvalues of A are then noise, which grows.
+    """
     is_long = max(x.shape[-2:]) > LONG * min(x.shape[-2:])
-    return _on_gram(x, gram, quintics) if is_long and x.dtype is not torch.bfloat16 else _on_matrix(x, gram, quintics)
+    return _on_gram(x, gram, quintics) if is_long and modes.products_are_exact(x) else _on_matrix(x, gram, quintics)
 
 
 def _on_matrix(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:

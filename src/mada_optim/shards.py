@@ -75,6 +75,23 @@ def reduction(params: Iterable[Tensor]) -> tuple[list[Any], str]:
     return [mesh.get_group(i) for i in dimensions], mesh.device_type if dimensions else "cpu"
 
 
+def require_one_process(owner: str) -> None:
+    """Refuses a wrapper that shows each process a part of the parameters, where there are several.
+
+    Raises:
+        ValueError: There are.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        world = torch.distributed.get_world_size()
+        if world > 1:
+            raise ValueError(
+                f"{owner} in a wrapper that repeats its keywords in each group, as ZeroRedundancyOptimizer does, on "
+                f"{world} processes: expected reduce_group, got None, with which each would learn from its part of the "
+                "parameters alone; pass reduce_group=torch.distributed.group.WORLD, shard the model by `fully_shard` "
+                "instead, or learn nothing (learn=())"
+            )
+
+
 def _layout(x: Any) -> Any:
     return (x.device_mesh, x.placements) if is_sharded(x) else None
 

@@ -8,6 +8,7 @@ import pytest
 from mada_lab.config import TrainConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import prepare
+from mada_lab.experiments import plan
 
 
 class Silent:
@@ -21,6 +22,11 @@ class Silent:
 
     def row(self, row):
         self.rows.append(row)
+
+
+def fitted(config, **values):
+    """`config` with these values, without its keys that have no effect beside them."""
+    return plan.fitted(config, values)
 
 
 @pytest.fixture(scope="session")

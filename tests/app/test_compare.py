@@ -20,7 +20,7 @@ from mada_lab.plots.bars import Band, Bar, bands, bars
 from mada_lab.plots.contours import Surface, contours, levels_of
 from mada_lab.plots.image import save
 from mada_lab.record import RunRecord, read_run
-from tests.app.conftest import Silent
+from tests.app.conftest import Silent, fitted
 from tests.app.test_cli import QUICK, mada_lab
 
 
@@ -53,7 +53,9 @@ def test_differences_are_paired_by_seed_and_failures_counted(tmp_path):
 def test_final_state_fixed(tiny, corpus, tmp_path):
     """A run from another's coefficients has those, learns none of them, and is itself again after a stop."""
     learned = complete(tiny, corpus, Silent())
-    config = replace(tiny, out_dir=str(tmp_path / "fixed"), coefficients_from=tiny.out_dir, beta1=0.5)
+    config = fitted(tiny, out_dir=str(tmp_path / "fixed"), coefficients_from=tiny.out_dir)
+    with pytest.raises(ConfigError, match=r"expected beta1=0\.\d+ of that run, got beta1=0.5 beside it"):
+        starting_point.resolve(replace(config, beta1=0.5))
     fixed = complete(config, corpus, Silent())
     assert fixed.initial_coefficients() == learned.final_coefficients() != learned.initial_coefficients()
     assert fixed.final_coefficients() == learned.final_coefficients()

@@ -13,7 +13,7 @@ from mada_lab import controls, optimizers
 from mada_lab.errors import ConfigError
 from mada_lab.loop import train
 from mada_lab.record import read_run
-from tests.app.conftest import Silent
+from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 
 
@@ -62,13 +62,17 @@ def test_a_factor_multiplies_every_rate(tiny):
 def test_tracing_moves_nothing_and_a_follower_has_the_same_pace(tiny, corpus, tmp_path):
     config = replace(tiny, dropout=0.0, log_interval=1, max_iters=12, hyper_start=3, weight_decay=0.0)
     plain = train(config, corpus, Silent())
-    traced = train(replace(config, optimizer="mada_traced", out_dir=str(tmp_path / "traced")), corpus, Silent())
+    traced = train(fitted(config, optimizer="mada_traced", out_dir=str(tmp_path / "traced")), corpus, Silent())
     assert same_bits([*plain.model.parameters()], [*traced.model.parameters()])
     keys = {"optimizer": "mada_paced", "pace_from": str(tmp_path / "traced"), "beta1": 0.5, "beta2": 0.5}
-    train(replace(config, out_dir=str(tmp_path / "paced"), **keys), corpus, Silent())
+    train(fitted(config, out_dir=str(tmp_path / "paced"), **keys), corpus, Silent())
     steps, sizes = read_run(tmp_path / "traced").series("update_rms")
     assert read_run(tmp_path / "paced").series("update_rms") == (steps, pytest.approx(sizes))
-    train(replace(config, out_dir=str(tmp_path / "free"), **{**keys, "pace_from": None}), corpus, Silent())
+    train(
+        fitted(config, out_dir=str(tmp_path / "free"), **{k: x for k, x in keys.items() if k != "pace_from"}),
+        corpus,
+        Silent(),
+    )
     assert read_run(tmp_path / "free").series("update_rms")[1] != pytest.approx(sizes, rel=0.01)
     with pytest.raises(ConfigError, match="expected a record with update_rms"):
         controls.Paced([torch.zeros(1, requires_grad=True)]).follow(tmp_path / "run")
@@ -78,8 +82,8 @@ def test_tracing_moves_nothing_and_a_follower_has_the_same_pace(tiny, corpus, tm
     "keys", [{"optimizer": "mada_paced"}, {"hyper_optimizer": "shuffled", "hyper_start": 1}], ids=str
 )
 def test_a_resumed_control_is_the_same_to_the_bit(tiny, corpus, tmp_path, keys):
-    train(replace(tiny, optimizer="mada_traced", out_dir=str(tmp_path / "traced"), max_iters=8), corpus, Silent())
-    config = replace(tiny, pace_from=str(tmp_path / "traced"), max_iters=8, **keys)
+    train(fitted(tiny, optimizer="mada_traced", out_dir=str(tmp_path / "traced"), max_iters=8), corpus, Silent())
+    config = fitted(replace(tiny, pace_from=str(tmp_path / "traced")), max_iters=8, **keys)
     whole = train(config, corpus, Silent())
     part = replace(config, out_dir=str(tmp_path / "part"), max_iters=4, lr_decay_iters=8)
     train(part, corpus, Silent())

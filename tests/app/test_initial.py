@@ -32,12 +32,15 @@ def trained(tiny: TrainConfig, corpus: Corpus, tmp_path: Path) -> TrainConfig:
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "export"])
 def test_a_run_goes_on_from_trained_weights(kind: str, trained: TrainConfig, corpus: Corpus, tmp_path: Path) -> None:
-    """With the sizes of the weights, not of the configuration, and what is fresh is fresh."""
+    """With the sizes of the weights where the configuration says none, and what is fresh is fresh."""
     run = Path(trained.out_dir)
     places = {"run": run, "checkpoint": run / "checkpoints" / "step_00000030", "export": run / "export"}
     if kind == "export":
         export(weights.read(str(run)), places[kind])
-    config = replace(trained, init_from=str(places[kind]), out_dir=str(tmp_path / "after"), n_layer=5, n_embd=64)
+    sizes = {"n_layer": TrainConfig.n_layer, "n_embd": TrainConfig.n_embd}
+    config = replace(trained, init_from=str(places[kind]), out_dir=str(tmp_path / "after"), **sizes)
+    with pytest.raises(ConfigError, match=r"in key n_layer: expected 1, as in the weights in .*, got 5; leave it out"):
+        Session.start(replace(config, n_layer=5), corpus)
     session = Session.start(config, corpus)
     saved = checkpoint.load(places["checkpoint"]).tree["state"]
     assert all(torch.equal(x, saved["model"][name]) for name, x in session.model.state_dict().items())

@@ -19,7 +19,7 @@ from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.record import read_run
 from mada_lab.schedule import learning_rate
 from mada_lab.session import Session
-from tests.app.conftest import Silent
+from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 
 
@@ -42,7 +42,7 @@ def losses(rows):
 @pytest.mark.parametrize("stop", [15, 20])
 def test_a_resumed_run_is_the_run_that_never_stopped(tiny, corpus, tmp_path, optimizer, stop):
     """30 steps at once, against `stop` steps, a new process's worth of state from disk, and the rest; with dropout."""
-    tiny = replace(tiny, optimizer=optimizer, checkpoint_interval=5)
+    tiny = fitted(tiny, optimizer=optimizer, checkpoint_interval=5)
     whole, heard = Silent(), Silent()
     reference = train(replace(tiny, out_dir=str(tmp_path / "whole")), corpus, whole)
     half = replace(tiny, lr_decay_iters=30)
@@ -141,8 +141,8 @@ def test_nothing_to_resume(tiny, corpus):
 def test_a_checkpoint_of_another_run_is_refused(tiny, corpus, change):
     train(tiny, corpus, Silent())
     ((key, _),) = change.items()
-    with pytest.raises(CheckpointError, match=f"key {key}: expected"):
-        train(replace(tiny, init_from="resume", max_iters=40, **change), corpus, Silent())
+    with pytest.raises(ConfigError, match=f"key {key}: expected"):
+        train(fitted(tiny, init_from="resume", max_iters=40, **change), corpus, Silent())
 
 
 def test_a_diverged_run_stops_with_its_last_checkpoint_intact(tiny, corpus, tmp_path, monkeypatch):
@@ -182,7 +182,7 @@ def test_learning_rate_schedule(tiny):
 
 @pytest.mark.parametrize("name", optimizers.NAMES)
 def test_every_optimizer_trains_and_decays_matrices_only(tiny, corpus, name):
-    config = replace(tiny, optimizer=name, max_iters=6, warmup_iters=2, eval_interval=6)
+    config = fitted(tiny, optimizer=name, max_iters=6, warmup_iters=2, eval_interval=6)
     session = train(config, corpus, Silent())
     decays = {p.dim() >= 2: g["weight_decay"] for g in session.optimizer.param_groups for p in g["params"]}
     assert decays == {True: 0.3 if name in ("mada", "mada_pointwise") else 0.1, False: 0.0}
@@ -196,12 +196,13 @@ def test_coefficients_of_the_configuration_reach_the_optimizer(tiny):
     assert opt.coefficients() == {"beta1": 0.8, "beta2": 0.95, "beta3": 0.0, "rho": 0.6, "c": 1.0, "gamma": 1.0}
     assert opt.param_groups[0]["eps"] == 1e-6
     assert opt._learner.lr.tolist() == [0.3] * 6
-    assert optimizers.build(model, replace(tiny, optimizer="mada", hyper_fall=7.0)).learner.fall == 7.0
-    baseline = optimizers.build(model, replace(config, optimizer="adamw", beta2=0.95))
+    assert optimizers.build(model, fitted(tiny, optimizer="mada", hyper_fall=7.0)).learner.fall == 7.0
+    baseline = optimizers.build(model, fitted(tiny, optimizer="adamw", beta1=0.8, beta2=0.95))
     assert type(baseline) is torch.optim.AdamW
     assert baseline.param_groups[0]["betas"] == (0.8, 0.95)
-    assert optimizers.without_effect(replace(config, optimizer="adamw")) == ["rho"]
-    assert optimizers.build(model, replace(tiny, optimizer="adan")).coefficients()["beta3"] == 0.92
+    unused = ["hyper_clip", "hyper_lr", "hyper_momentum", "hyper_start", "rho"]
+    assert optimizers.without_effect(replace(config, optimizer="adamw")) == unused
+    assert optimizers.build(model, fitted(tiny, optimizer="adan")).coefficients()["beta3"] == 0.92
 
 
 @pytest.mark.parametrize("optimizer", ["mada", "mada_pointwise"])
@@ -222,7 +223,7 @@ def test_a_learned_lr_starts_by_shapes_from_fresh_weights_and_at_learning_rate_f
 
 def test_hyper_learning_rates_are_multiplied_as_they_are(tiny):
     model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, dropout=0.0, bias=False))
-    for config, own in ((replace(tiny, optimizer="mada"), [1.0]), (tiny, [5e-4, 5e-4, 0.1, 0.1, 0.1, 0.1])):
+    for config, own in ((fitted(tiny, optimizer="mada"), [1.0]), (tiny, [5e-4, 5e-4, 0.1, 0.1, 0.1, 0.1])):
         for factor in (0.0, 3.0):
             opt = optimizers.build(model, replace(config, hyper_lr_factor=factor))
             assert opt.learner.lr.tolist() == pytest.approx([factor * x for x in own])

@@ -22,7 +22,7 @@ from mada_lab.experiments.runs import complete_together
 from mada_lab.loop import train
 from mada_lab.record import read_run
 from mada_lab.together import Member, train_together
-from tests.app.conftest import Silent
+from tests.app.conftest import Silent, fitted
 from tests.app.test_sweep import Quiet, worker
 
 OPTIMIZERS = ("mada", "mada_all", "adamw", "schedulefree", "torch_muon")
@@ -33,7 +33,7 @@ def configs(tiny):
     """Runs that differ in their seed, optimizer and learning rate, the last in its length too."""
     keys = {"dropout": 0.0, "n_layer": 2, "checkpoint_interval": 5}
     found = [
-        replace(tiny, optimizer=name, seed=i, learning_rate=10.0 ** -(2 + i % 2), out_dir=f"{tiny.out_dir}{i}", **keys)
+        fitted(tiny, optimizer=name, seed=i, learning_rate=10.0 ** -(2 + i % 2), out_dir=f"{tiny.out_dir}{i}", **keys)
         for i, name in enumerate(OPTIMIZERS)
     ]
     return [*found[:-1], replace(found[-1], max_iters=23)]

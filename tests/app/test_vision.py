@@ -30,7 +30,7 @@ from mada_lab.session import Session
 from mada_lab.signals import Signals
 from mada_lab.tasks.choice import rebuild
 from mada_lab.verify import verify
-from tests.app.conftest import Silent
+from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -245,7 +245,7 @@ def test_the_digits_are_learned_in_seconds_by_the_command(digits_dir, tmp_path, 
 @pytest.mark.parametrize("stop", [10, 13])
 @pytest.mark.parametrize(("model", "optimizer"), [("resnet", "mada"), ("cnn", "sgd")])
 def test_a_resumed_run_is_the_run_that_never_stopped(small, digits, tmp_path, model, optimizer, stop):
-    small = replace(small, model=model, optimizer=optimizer, checkpoint_interval=5, lr_decay_iters=20)
+    small = fitted(small, model=model, optimizer=optimizer, checkpoint_interval=5, lr_decay_iters=20)
     whole, heard = Silent(), Silent()
     reference = train(replace(small, out_dir=str(tmp_path / "whole")), digits, whole)
     train(replace(small, max_iters=stop), digits, Silent())

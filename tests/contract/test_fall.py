@@ -154,11 +154,12 @@ def test_one_that_is_resumed_falls_on_from_where_it_began(start):
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_group_that_is_added_has_the_same_floor(copied):
     p, late = matrix(), matrix()
-    opt = MADA([p], lr=0.01, lr_init=0.005, **{**DOWN, "hyper_optimizer": None}, scope="group")
+    opt = MADA([p], lr=0.01, lr_init=0.5, **{**DOWN, "hyper_optimizer": None}, scope="group")
     opt = copy.deepcopy(opt) if copied else opt
     opt.add_param_group({"params": [late]})
     floors = [group["log_lr_floor"].item() for group in opt.param_groups]
-    assert floors == pytest.approx([math.log(0.5)] * 2)
+    assert floors == pytest.approx([math.log(initial_lr.of_shapes(opt.rule, opt.param_groups[:1]) / 0.5)] * 2)
+    assert floors[0] < 0.0
 
 
 def test_a_state_without_a_floor_is_refused_and_changes_nothing():

@@ -94,7 +94,7 @@ def test_a_number_is_where_it_starts():
     assert first_lr(Net().named_parameters(), lr=1e-2, learn="lr") == pytest.approx(1e-2)
 
 
-def test_groups_keep_their_ratios_and_the_largest_is_the_unit():
+def test_groups_keep_their_ratios_and_the_largest_starts_there():
     net = Net()
     groups = [
         {"params": list(net.first.named_parameters()), "lr": 1e-3},
@@ -102,22 +102,69 @@ def test_groups_keep_their_ratios_and_the_largest_is_the_unit():
     ]
     opt = MADA(groups, lr=1.0, scope="group", lr_init=0.5)
     assert [x["lr"] for x in opt.coefficients().values()] == pytest.approx([0.125, 0.5])
+    assert [group["lr"] for group in opt.param_groups] == pytest.approx([0.125, 0.5])
+    assert opt.defaults["lr"] == pytest.approx(125.0)
     for travelled in (opt, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
         travelled.add_param_group({"params": [("late", nn.Parameter(torch.ones(2)))], "lr": 8e-3})
-        assert list(travelled.coefficients().values())[-1]["lr"] == pytest.approx(1.0)
+        assert list(travelled.coefficients().values())[-1]["lr"] == pytest.approx(8e-3)
 
 
-def test_a_schedule_counts_in_the_lr_that_was_given():
+@pytest.mark.parametrize("options", [{}, {"lr": 7.0, "lr_init": "shape"}, {"lr_init": 0.4 / 64}])
+def test_the_start_is_the_lr_of_the_groups_and_its_factor_is_1(options):
+    opt = MADA(Net().named_parameters(), **POINTWISE, **options)
+    assert opt.param_groups[0]["lr"] == pytest.approx(0.4 / 64)
+    assert opt.defaults["lr"] == pytest.approx(0.4 / 64)
+    assert opt.param_groups[0]["log_lr"].item() == 0.0
+
+
+def test_a_group_that_is_added_without_an_lr_starts_where_the_others_did():
+    opt = MADA(Net().named_parameters(), scope="group", **POINTWISE)
+    opt.add_param_group({"params": [("late", nn.Parameter(torch.ones(2)))]})
+    assert [x["lr"] for x in opt.coefficients().values()] == pytest.approx([0.4 / 64] * 2)
+
+
+def test_a_tensor_lr_is_written_in_place_once():
+    """Groups share it, and a user may hold it: as a scheduler writes it."""
+    lr, net = torch.tensor(0.5), Net()
+    groups = [{"params": list(x.named_parameters())} for x in (net.first, net.second)]
+    opt = MADA(groups, lr=lr, lr_init=0.25)
+    assert all(group["lr"] is lr for group in opt.param_groups)
+    assert lr.item() == 0.25
+    assert opt.coefficients()["lr"] == pytest.approx(0.25)
+
+
+def test_a_schedule_by_a_factor_counts_from_the_start():
     opt = MADA(Net().named_parameters(), lr=7.0, lr_init="shape")
     start = opt.coefficients()["lr"]
     scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda step: 0.25)
-    assert opt.param_groups[0]["lr"] == pytest.approx(7.0 / 4)
+    assert opt.param_groups[0]["lr"] == pytest.approx(start / 4)
     assert opt.coefficients()["lr"] == pytest.approx(start / 4)
-    assert scheduler.get_last_lr() == pytest.approx([7.0 / 4])
+    assert scheduler.get_last_lr() == pytest.approx([start / 4])
 
 
-def test_it_is_taken_into_the_bounds_of_the_factor():
-    assert first_lr(Net().named_parameters(), lr_init=1e-6, bounds={"lr": (0.5, 2.0)}) == pytest.approx(5e-4)
+def test_a_schedule_of_absolute_rates_means_those_rates():
+    opt = MADA(Net().named_parameters())
+    torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, total_steps=9, cycle_momentum=False)
+    assert opt.coefficients()["lr"] == pytest.approx(0.1 / 25)
+
+
+def test_the_bounds_are_of_the_factor_on_the_start():
+    p = nn.Parameter(torch.ones(4, 4))
+    opt = MADA([p], lr_init=1e-6, bounds={"lr": (0.5, 2.0)})
+    assert opt.coefficients()["lr"] == pytest.approx(1e-6)
+    opt.param_groups[0]["log_lr"].fill_(1.0)
+    for _ in range(12):
+        p.grad = torch.randn(4, 4)
+        opt.step()
+    assert opt.coefficients()["lr"] == pytest.approx(2e-6)
+
+
+def test_a_resumed_run_has_the_lr_that_was_saved():
+    """The lr of the groups and its factor go together, whatever the start of the optimizer that takes them up."""
+    first, second = MADA(Net().named_parameters()), MADA(Net().named_parameters(), lr=3.0)
+    second.load_state_dict(first.state_dict())
+    assert second.coefficients() == first.coefficients()
+    assert second.param_groups[0]["lr"] == first.param_groups[0]["lr"]
 
 
 def test_an_lr_of_0_stays():

@@ -19,7 +19,8 @@ from mada_lab.numerics import Skips
 from mada_lab.record import read_run
 from mada_lab.session import Session
 from mada_lab.signals import Signals
-from tests.app.conftest import Silent
+from mada_optim import HyperOptimizer
+from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 from tests.reliability import runs
 
@@ -37,7 +38,7 @@ def moved(session):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("optimizer", ["mada", "mada_released", "hyperadam", "adamw", "lion"])
 def test_a_gradient_that_is_not_finite_moves_nothing(tiny, corpus, optimizer, bad):
-    session = Session.start(replace(tiny, optimizer=optimizer), corpus)
+    session = Session.start(fitted(tiny, optimizer=optimizer), corpus)
     for _ in range(8):
         update(session, gradients(session, session.model, Signals()))
     before, position = moved(session), session.batches.state()
@@ -128,3 +129,64 @@ def test_finiteness_is_seen_in_every_type_and_place():
         assert numerics.first_not_finite(good) is None
         assert numerics.first_not_finite({**good, "z": torch.tensor(-math.inf, dtype=dtype)}) == "z"
     assert numerics.first_not_finite({"max": torch.tensor([torch.finfo(torch.float32).max] * 5)}) is None
+
+
+@pytest.mark.parametrize("optimizer", ["mada", "mada_released", "hyperadam", "adamw", "lion"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_run_that_never_moved_ends_with_an_error(tiny, corpus, tmp_path, monkeypatch, caplog, optimizer, dtype):
+    """Whoever skips the steps; fewer of them than `max_skipped_steps`."""
+    monkeypatch.setattr(numerics, "gradient_norm", lambda _: torch.tensor(math.nan))
+    config = fitted(tiny, optimizer=optimizer, dtype=dtype, max_iters=4, warmup_iters=1, eval_interval=4)
+    with pytest.raises(
+        NumericsError, match="at step 4: expected finite numbers, got others in all 4 steps so far"
+    ) as caught:
+        train(config, corpus, Silent())
+    assert caught.value.exit_code == 5
+    run = read_run(tmp_path / "run")
+    assert [row["skipped_steps"] for row in run.rows] == [0, 1, 2, 3, 4]
+    assert run.summary is None
+    assert [x.message.split(":")[0] for x in caplog.records] == ["1 of the 1 steps so far were skipped"]
+
+
+def test_a_loss_scale_has_time_to_fall(tiny, corpus, monkeypatch):
+    """Steps that overflow at first are usual in float16; an evaluation before the last step is no verdict."""
+    norms = iter([math.nan] * 4)
+    monkeypatch.setattr(numerics, "gradient_norm", lambda _: torch.tensor(next(norms, 1.0)))
+    session = train(replace(tiny, dtype="float16", max_iters=6, warmup_iters=1, eval_interval=2), corpus, Silent())
+    assert (session.step, session.skips.total) == (6, 4)
+
+
+def overflow_at(monkeypatch, *steps):
+    """Gradients that are finite, and so large at these steps that the optimizer leaves them out."""
+    taken, original = iter(range(1, 1000)), HyperOptimizer._step
+
+    def step(self):
+        if next(taken) in steps:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.grad.fill_(1e30)
+        original(self)
+
+    monkeypatch.setattr(HyperOptimizer, "_step", step)
+
+
+def test_steps_that_the_optimizer_skips_by_itself_are_counted(tiny, corpus, tmp_path, monkeypatch, caplog):
+    """The loop found loss and gradient finite, and the optimizer didn't; the count is in the checkpoint too."""
+    overflow_at(monkeypatch, 2, 5)
+    session = train(replace(tiny, max_iters=6, warmup_iters=1, eval_interval=3, log_interval=3), corpus, Silent())
+    run = read_run(tmp_path / "run")
+    assert [row["skipped_steps"] for row in run.rows] == [0, 1, 2]
+    assert run.summary["skipped_steps"] == 2
+    assert (session.skips.total, session.state()["skips"]["total"]) == (0, 2)
+    assert [x.message for x in caplog.records] == [
+        "1 of the 3 steps so far were skipped: loss or gradient was not finite, and nothing moved"
+    ]
+    assert numerics.skipped_steps(Skips(total=2), torch.optim.AdamW([torch.zeros(1)])) == 2
+
+
+def test_an_optimizer_that_skipped_every_step_ends_the_run(tiny, corpus, monkeypatch):
+    overflow_at(monkeypatch, 1, 2, 3)
+    config = replace(tiny, max_iters=6, warmup_iters=1, eval_interval=3, log_interval=3)
+    message = "at step 3: expected finite numbers, got others in all 3 steps so far"
+    with pytest.warns(UserWarning, match="every step so far was skipped"), pytest.raises(NumericsError, match=message):
+        train(config, corpus, Silent())

@@ -4,7 +4,6 @@ Catches: damage that it doesn't see, a complaint about a good run, a change of w
 """
 
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from mada_lab import cli
 from mada_lab.checkpoint import Checkpoint, load, save
 from mada_lab.checkpoint_folder import path_of
 from mada_lab.loop import train
-from tests.app.conftest import Silent
+from tests.app.conftest import Silent, fitted
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def test_a_good_run_is_good_and_left_as_it_is(run, capsys, deep):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lion", "mada_released"])
 def test_a_deep_look_knows_every_optimizer(tiny, corpus, tmp_path, capsys, optimizer):
-    train(replace(tiny, optimizer=optimizer, max_iters=4, warmup_iters=1, bias=True), corpus, Silent())
+    train(fitted(tiny, optimizer=optimizer, max_iters=4, warmup_iters=1, bias=True), corpus, Silent())
     assert verify(capsys, tmp_path / "run", "--deep")[0] == 0
 
 

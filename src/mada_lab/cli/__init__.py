@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from mada_lab.errors import ConfigError, Interrupted, LabError
+from mada_lab.errors import ConfigError, Interrupted, LabError, of_memory, visible
 from mada_lab.progress import Warnings
 
 #: What is typed, and the file that has its USAGE and its `run`.
@@ -42,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not error.is_shared or os.environ.get("RANK", "0") == "0":
             print(error if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not of_memory(error):
+            raise
+        what = f"expected enough of it for this command, got: {' '.join(str(error).split())[:200]}"
+        print(f"error: memory: {visible(what)}; lower the sizes of the network or the batch", file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
     except KeyboardInterrupt:
         print("error: interrupted; `--init_from=resume` goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

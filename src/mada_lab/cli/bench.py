@@ -60,10 +60,12 @@ def _bench(options: dict[str, str], quick: bool) -> Any:
 
     from mada_lab import precision
     from mada_lab.cli.sweep import SweepBar
-    from mada_lab.cli.words import whole_number
+    from mada_lab.cli.words import number, whole_number
     from mada_lab.experiments import storage as storages
     from mada_lab.experiments.bench.bench import Bench
 
+    grace = number("bench", "--grace", options.get("grace", GRACE))
+    together = whole_number("bench", {"--together": options.get("together", "1")}, "--together", 1, 1, 4096)
     torch.set_num_threads(1)  # a worker has one core, so that times and sums are the same on any machine
     storages.quiet()
     out = Path(options.get("out", "out/bench"))
@@ -71,8 +73,7 @@ def _bench(options: dict[str, str], quick: bool) -> Any:
     storage = storages.open_storage(options.get("storage", str(out / "bench.journal")))
     for task in tasks:
         precision.choose(task.config)
-    together = whole_number("bench", {"--together": options.get("together", "1")}, "--together", 1, 1, 4096)
-    return Bench(tasks, scope, out, storage, SweepBar(), float(options.get("grace", GRACE)), together)
+    return Bench(tasks, scope, out, storage, SweepBar(), grace, together)
 
 
 def _memory(bench: Any) -> dict[str, float]:
@@ -142,9 +143,9 @@ def _chosen(options: dict[str, str], key: str, allowed: Any, usual: Sequence[str
 
 
 def _seeds(options: dict[str, str], key: str, usual: tuple[int, ...]) -> tuple[int, ...]:
-    from mada_lab.experiments.plan import axis
+    from mada_lab.cli.words import seeds_of
 
-    return tuple(axis("seed", options[key])) if key in options else usual
+    return tuple(seeds_of("bench", options[key], f"--{key}")) if key in options else usual
 
 
 @contextmanager

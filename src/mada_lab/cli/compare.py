@@ -55,9 +55,8 @@ def run(words: list[str]) -> None:
 def read(words: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]], TrainConfig]:
     """The options, the optimizers with their keys, and the keys that all runs share. Raises ConfigError."""
     from mada_lab import settings
-    from mada_lab.cli.words import take
+    from mada_lab.cli.words import number, seeds_of, take
     from mada_lab.experiments.compare import BASELINES
-    from mada_lab.experiments.plan import axis
 
     values = settings.read_tables(Path(words[0])) if words and not words[0].startswith("-") else {}
     where, words = (words[0], words[1:]) if values else ("the command line", words)
@@ -72,8 +71,8 @@ def read(words: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]], T
         cases = dict(_case(text) for text in str(options["optimizers"]).split(","))
     base = settings.parse_arguments(rest, replace(TrainConfig(), **settings.typed(values, where)))
     settings.check(base)
-    seeds = options.get("seeds", [1, 2, 3])
-    options["seeds"] = axis("seed", seeds) if isinstance(seeds, str) else seeds
+    number("compare", "--grace", options.get("grace", 1))
+    options["seeds"] = seeds_of("compare", options.get("seeds", [1, 2, 3]))
     return options, cases or BASELINES, base
 
 

@@ -1,9 +1,9 @@
 """`mada-lab generate`."""
 
-import math
+from collections.abc import Mapping
 from dataclasses import replace
 
-from mada_lab.cli.words import path_of, split, whole_number
+from mada_lab.cli.words import number, path_of, split, whole_number
 from mada_lab.errors import ConfigError
 
 USAGE = """\
@@ -11,6 +11,9 @@ generate RUN [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--seed 
          [--bpe-files DIR]
     text that a network goes on with; temperature 0 takes the most likely token each time
 """
+#: Below, differences of logits over the temperature are out of the range of numbers.
+LEAST_TEMPERATURE = 1e-6
+MOST_TOKENS = 1_000_000
 OPTIONS = "--prompt --tokens --temperature --top-k --seed --device --data-dir --bpe-files"
 
 
@@ -19,9 +22,10 @@ def run(words: list[str]) -> None:
     names, options = split(words, set(OPTIONS.split()))
     if len(names) != 1:
         raise ConfigError(f"generate: expected one run, got {len(names)}; see `mada-lab --help`")
-    count, seed = (whole_number("generate", options, *x) for x in (("--tokens", 200, 1), ("--seed", 1337, 0)))
+    count = whole_number("generate", options, "--tokens", 200, 1, MOST_TOKENS)
+    seed = whole_number("generate", options, "--seed", 1337, 0)
     top_k = whole_number("generate", options, "--top-k", 1, 1) if "--top-k" in options else None
-    temperature = _temperature(options.get("--temperature", "1.0"))
+    temperature, prompt = _temperature(options), _prompt(options)
     from mada_lab import precision, weights
     from mada_lab.config import TrainConfig
     from mada_lab.generate import prompt_ids, sample
@@ -30,17 +34,30 @@ def run(words: list[str]) -> None:
     network = weights.read(names[0])
     if data_dir := path_of(options, "--data-dir"):
         network = replace(network, data_dir=data_dir)
-    tokenizer, prompt = network.tokenizer(path_of(options, "--bpe-files")), options.get("--prompt", "")
+    if top_k is not None and top_k > network.vocabulary.size:
+        what = f"expected at most the {network.vocabulary.size} tokens of the vocabulary, got {top_k}"
+        raise ConfigError(f"generate, option --top-k: {what}; correct it")
+    tokenizer = network.tokenizer(path_of(options, "--bpe-files"))
     ids = prompt_ids(prompt, tokenizer)
     made = list(sample(network.model().to(place.device), ids, count, temperature, top_k, seed, place))
     print(prompt + tokenizer.decode(made))
 
 
-def _temperature(text: str) -> float:
+def _temperature(options: Mapping[str, str]) -> float:
+    text = options.get("--temperature", "1.0")
+    if set(text.lower().split("e")[0]) <= set("+-0."):  # zero as it is written, not what is rounded to it
+        number("generate", "--temperature", text, -1.0)
+        for name in {"--top-k", "--seed"} & options.keys():
+            what = f"expected none with --temperature {text}, which draws nothing, got {options[name]}"
+            raise ConfigError(f"generate, option {name}: {what}; leave it out")
+        return 0.0
+    return number("generate", "--temperature (0 takes the most likely token)", text, LEAST_TEMPERATURE)
+
+
+def _prompt(options: Mapping[str, str]) -> str:
+    prompt = options.get("--prompt", "")
     try:
-        temperature = float(text)
-    except ValueError:
-        temperature = -1.0
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ConfigError(f"generate, option --temperature: expected a number from 0 on, got {text}; correct it")
-    return temperature
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"generate, option --prompt: expected text in UTF-8, got {prompt!r}; correct it") from error
+    return prompt

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from mada_lab.cli.words import split
+from mada_lab.cli.words import split, whole_number
 from mada_lab.errors import ConfigError
 
+MOST_WORKERS = 1024  # threads
 USAGE = """\
 data prepare NAME [--from-file PATH] [--tokenizer gpt2|gpt2_small|char] [--bpe-files DIR] [--data-dir DIR] [--workers N]
     make a data set: pydoc, shakespeare, shakespeare_char, wikitext, wikitext103, lambada, openwebtext, cifar10, digits;
@@ -17,9 +18,7 @@ def run(words: list[str]) -> None:
     names, options = split(words, {"--from-file", "--tokenizer", "--bpe-files", "--data-dir", "--workers"})
     if len(names) != 1:
         raise ConfigError(f"data prepare: expected the name of one data set, got {len(names)}; see `mada-lab --help`")
-    workers = options.get("--workers", "1")
-    if not workers.isdecimal() or int(workers) < 1:
-        raise ConfigError(f"data prepare, option --workers: expected a number of threads, got {workers}; correct it")
+    workers = whole_number("data prepare", options, "--workers", 1, 1, MOST_WORKERS)
     from mada_lab.data.prepare import prepare as prepare_data
     from mada_lab.progress import CountBar
 
@@ -31,7 +30,7 @@ def run(words: list[str]) -> None:
             given,
             tokenizer=options.get("--tokenizer"),
             bpe_files=bpe_files,
-            workers=int(workers) if "--workers" in options else None,
+            workers=workers if "--workers" in options else None,
             listen=bar,
         )
     print(f"data set {folder.name}: {folder}")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from mada_lab.cli.words import flag, take
+from mada_lab.cli.words import flag, number, take, whole_number
 from mada_lab.config import TrainConfig
 from mada_lab.errors import ConfigError, visible
 
@@ -18,6 +18,7 @@ sweep [CONFIG.toml] [--key=value ...] [--grid KEY=V1,V2,... ...] [--search KEY=L
     and take over those of a worker that was silent for SECONDS (60); with --storage alone a worker joins what is there
 """
 
+MOST_TRIALS = 1_000_000
 OPTIONS = ("trials", "out", "storage", "name", "grace")
 TABLES = ("grid", "search", "sweep")
 
@@ -47,12 +48,13 @@ def run(words: list[str]) -> None:
 
 
 def _plan(tables: dict[str, Any], base: TrainConfig) -> Any:
-    from mada_lab.experiments.plan import Plan
+    from mada_lab.experiments.plan import Plan, require_used
 
     if not tables["grid"] and not tables["search"] and not tables["sweep"].get("trials"):
         return None
     plan = Plan(base, grid=tables["grid"], search=tables["search"], trials=int(tables["sweep"].get("trials", 0)))
     plan.check()
+    require_used([plan])
     return plan
 
 
@@ -77,22 +79,12 @@ def read(words: list[str]) -> tuple[dict[str, dict[str, Any]], TrainConfig]:
     unknown = [key for key in tables["sweep"] if key not in OPTIONS]
     if unknown:
         raise ConfigError(f"sweep, in {where}: expected one of {', '.join(OPTIONS)}, got {unknown[0]}; correct it")
-    for name, number in (("trials", int), ("grace", float)):
-        _require_number(tables["sweep"], name, number)
+    texts = {f"--{name}": str(tables["sweep"][name]) for name in ("trials", "grace") if name in tables["sweep"]}
+    whole_number("sweep", texts, "--trials", 1, 1, MOST_TRIALS)
+    number("sweep", "--grace", texts.get("--grace", 1))
     base = settings.parse_arguments(rest, replace(TrainConfig(), **settings.typed(values, where)))
     settings.check(base)
     return {**tables, "grid": _axes(tables["grid"]), "search": _searched(tables["search"])}, base
-
-
-def _require_number(options: dict[str, Any], name: str, number: type) -> None:
-    try:
-        if name in options:
-            options[name] = number(options[name])
-    except (TypeError, ValueError):
-        what = f"expected a number, got {options[name]!r}; correct it"
-        raise ConfigError(f"sweep, option {name}: {what}") from None
-    if options.get(name, 1) <= 0:
-        raise ConfigError(f"sweep, option {name}: expected more than 0, got {options[name]}; correct it")
 
 
 def _axes(grid: dict[str, Any]) -> dict[str, list[Any]]:

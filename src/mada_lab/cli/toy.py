@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from mada_lab.cli.words import split
+from mada_lab.cli.words import number, split
 from mada_lab.errors import ConfigError
 
+MOST_STEPS = 1e12
 USAGE = """\
 toy [--problem reddi|c3] [--methods A,B] [--schedule sqrt|constant] [--lr X] [--steps N] [--out DIR]
     an online problem on which Adam goes the wrong way, played by Adam, AMSGrad, AVGrad, Yogi and MADA
@@ -24,11 +25,13 @@ def run(words: list[str]) -> None:
 
     problem, schedule = options.get("--problem", "reddi"), options.get("--schedule", "sqrt")
     out = Path(options.get("--out", f"out/toy/{problem}_{schedule}"))
-    lr, steps = _number("--lr", options.get("--lr")), _number("--steps", options.get("--steps", "1e6"))
+    lr = number("toy", "--lr", options["--lr"]) if "--lr" in options else None
+    steps = number("toy", "--steps", options.get("--steps", "1e6"), 0, MOST_STEPS)
+    if steps != int(steps):
+        raise ConfigError(f"toy, option --steps: expected a whole number, got {options['--steps']}; correct it")
     methods = options.get("--methods", ",".join(METHODS)).split(",")
     games = [
-        Game(problem=problem, method=name, schedule=schedule, learning_rate=lr, steps=int(steps or 0))
-        for name in methods
+        Game(problem=problem, method=name, schedule=schedule, learning_rate=lr, steps=int(steps)) for name in methods
     ]
     for game in games:
         end = record(game, out / game.method)
@@ -41,12 +44,3 @@ def run(words: list[str]) -> None:
     folders = [out / game.method for game in games]
     save_figures({"toy": toy_figure([read_run(folder) for folder in folders])}, out)
     print(f"report: {write_report(folders, out / 'report.html').resolve()}")
-
-
-def _number(name: str, word: str | None) -> float | None:
-    if word is None:
-        return None
-    try:
-        return float(word)
-    except ValueError as error:
-        raise ConfigError(f"toy, option {name}: expected a number, got {word}; correct it") from error

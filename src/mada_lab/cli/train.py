@@ -1,12 +1,12 @@
 """`mada-lab train`."""
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from mada_lab.config import RunConfig
+from mada_lab.errors import ConfigError
 
 USAGE = """\
 train [CONFIG.toml] --key=value ...
@@ -18,19 +18,14 @@ def run(words: list[str]) -> None:
     """`train [CONFIG.toml] --key=value ...`."""
     from mada_lab import settings
 
-    config = settings.load(words)
+    config, given = settings.load(words), settings.given_keys(words)
     from mada_lab import distributed, starting_point
     from mada_lab.data.prepare import open_or_prepare
 
-    config, is_first = starting_point.resolve(config), distributed.is_first()
-    require_optimizer(config, shown=is_first)
-    if config.parallel != "ddp" and not distributed.started_by_torchrun():
-        print(
-            f"note: one process, so that parallel={config.parallel} has no effect; see docs/distributed.md",
-            file=sys.stderr,
-        )
+    require_possible(config, given)
+    config = starting_point.resolve(config)
     session = trained(config, open_or_prepare)
-    if is_first:
+    if distributed.is_first():
         print(
             f"{config.optimizer}: final validation loss {session.val_loss:.4f} after {session.step} steps: "
             f"{config.out_dir}"
@@ -52,13 +47,15 @@ def trained(config: RunConfig, open_data: Callable[[str, Path], Any]) -> Any:
             return train_model(config, data, listen)
 
 
-def require_optimizer(config: RunConfig, shown: bool = True) -> None:
-    """Raises ConfigError unless optimizer and mirrors can be had; notes the keys without effect, if `shown`."""
-    from mada_lab import optimizers
+def require_possible(config: RunConfig, given: Collection[str]) -> None:
+    """Raises ConfigError unless optimizer and mirrors can be had, and every key in `given` has an effect."""
+    from mada_lab import distributed, optimizers
     from mada_lab.mirror import requested
 
     optimizers.require_known(config.optimizer)
+    optimizers.require_had(config, given)
     requested(config.mirror)
-    unused = optimizers.without_effect(config)
-    if unused and shown:
-        print(f"note: {config.optimizer} has no {', '.join(unused)}: these keys have no effect", file=sys.stderr)
+    for key in ("parallel", "distributed_timeout"):
+        if key in given and getattr(config, key) != "ddp" and not distributed.started_by_torchrun():
+            what = f"expected several processes, started by torchrun, beside it, got one and {getattr(config, key)}"
+            raise ConfigError(f"configuration, key {key}: {what}; leave it out, or see docs/distributed.md")

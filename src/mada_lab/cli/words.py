@@ -1,9 +1,13 @@
 """Words on a command line: names, and options with their values."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mada_lab.errors import ConfigError
+
+LARGEST = 2**63 - 1  # of torch's seeds and sizes
+DIGITS = 19  # of the largest; Python refuses to read thousands
 
 
 def split(words: list[str], allowed: set[str]) -> tuple[list[str], dict[str, str]]:
@@ -29,14 +33,35 @@ def split(words: list[str], allowed: set[str]) -> tuple[list[str], dict[str, str
 
 
 def whole_number(
-    command: str, options: Mapping[str, str], name: str, default: int, low: int, high: int | None = None
+    command: str, options: Mapping[str, str], name: str, default: int, low: int, high: int = LARGEST
 ) -> int:
     """The whole number that option `name` gives, in [low, high]. Raises ConfigError for another value."""
     text = options.get(name, str(default))
-    if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
-        allowed = f"at least {low}" if high is None else f"in [{low}, {high}]"
+    if not text.isdecimal() or len(text) > DIGITS or not low <= int(text) <= high:
+        allowed = f"at least {low}" if high == LARGEST else f"in [{low}, {high}]"
         raise ConfigError(f"{command}, option {name}: expected a whole number {allowed}, got {text}; correct it")
     return int(text)
+
+
+def number(command: str, name: str, text: object, low: float = 0.0, high: float = math.inf) -> float:
+    """The finite number in `text` above `low`, and `high` at most. Raises ConfigError for another value."""
+    try:
+        value = float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not (math.isfinite(value) and low < value <= high):
+        allowed = f"above {low:g}" if high == math.inf else f"above {low:g}, {high:g} at most"
+        raise ConfigError(f"{command}, option {name}: expected a finite number {allowed}, got {text}; correct it")
+    return value
+
+
+def seeds_of(command: str, given: object, name: str = "--seeds") -> list[int]:
+    """The seeds in `1,2,...`, or in a list. Raises ConfigError for what is no seed, or twice there."""
+    texts = [str(x) for x in given] if isinstance(given, list) else str(given).split(",")
+    seeds = [whole_number(command, {name: text}, name, 0, 0) for text in texts]
+    if len(set(seeds)) < len(seeds) or not seeds:
+        raise ConfigError(f"{command}, option {name}: expected distinct seeds, got {given}; correct it")
+    return seeds
 
 
 def path_of(options: Mapping[str, str], name: str) -> Path | None:

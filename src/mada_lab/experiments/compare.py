@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from mada_lab.config import TrainConfig
 from mada_lab.errors import ConfigError
-from mada_lab.experiments.plan import Plan, Values
+from mada_lab.experiments.plan import Plan, Values, require_used
 from mada_lab.outcome import outcome
 from mada_lab.record import MANIFEST, Run, read_run
 
@@ -51,6 +51,7 @@ def plans(base: TrainConfig, cases: Cases, seeds: Sequence[int]) -> list[Plan]:
         parts.append(Plan(base, _with_sources(later, seeds)))
     for plan in parts:
         plan.check()
+    require_used(parts)
     return parts
 
 

@@ -3,8 +3,9 @@
 import hashlib
 import itertools
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,8 +17,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from mada_lab import settings
+from mada_lab import optimizers, settings
 from mada_lab.config import RunConfig
+from mada_lab.declarations import defaults, set_keys
 from mada_lab.errors import ConfigError
 
 Values = dict[str, Any]
@@ -60,9 +62,7 @@ class Plan:
 
     def config(self, values: Values) -> RunConfig:
         """The configuration of a point. Raises ConfigError for keys, types and values that don't go."""
-        config = replace(self.base, **settings.typed(values, "the sweep", type(self.base)))
-        settings.check(config)
-        return config
+        return fitted(self.base, values)
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """What each key of the search is drawn from. Raises ConfigError."""
@@ -79,9 +79,18 @@ class Plan:
         for key, axis in self.grid.items():
             if not axis or len(set(map(repr, axis))) < len(axis):
                 raise ConfigError(f"sweep, grid, key {key}: expected distinct values, got {axis}; correct them")
-        for _, values in self.points if not self.search else []:
+        for values in self.outlines():
             self.config(values)
-        self.distributions()
+
+    def outlines(self) -> Iterator[Values]:
+        """The keys of each point; of a search, of each combination of choices, with ranges at their lower ends."""
+        if not self.search:
+            yield from (values for _, values in self.points)
+            return
+        found = self.distributions().items()
+        yield from _product(
+            {k: list(x.choices) if isinstance(x, CategoricalDistribution) else [x.low] for k, x in found}
+        )
 
     def to_json(self) -> Values:
         """All that decides the results."""
@@ -103,6 +112,39 @@ class Plan:
     def digest(self) -> str:
         """12 digits that any difference in the results' causes changes."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def require_used(plans: Sequence[Plan]) -> None:
+    """Raises ConfigError if a key that all runs share has no effect in any of them."""
+    base = plans[0].base
+    never = set[str].intersection(*(_idle(_combined(base, values)) for plan in plans for values in plan.outlines()))
+    for key in sorted(never & set_keys(base)):
+        what = f"expected a key that has an effect in one run at least, got {key}={getattr(base, key)}"
+        raise ConfigError(f"sweep, key {key}: {what}; leave it out")
+
+
+def fitted(base: RunConfig, values: Values) -> RunConfig:
+    """`base` with `values`, without the keys of `base` that have no effect beside them.
+
+    Raises:
+        ConfigError: One of the values has no effect, or they don't go together.
+    """
+    config = _combined(base, values)
+    config = replace(config, **{key: defaults(type(base))[key] for key in _idle(config) if key not in values})
+    settings.check(config)
+    settings.require_effect(config, values)
+    optimizers.require_had(config, values)
+    return config
+
+
+def _combined(base: RunConfig, values: Values) -> RunConfig:
+    config = replace(base, **settings.typed(values, "the sweep", type(base)))
+    optimizers.require_known(config.optimizer)
+    return config
+
+
+def _idle(config: RunConfig) -> set[str]:
+    return {*settings.idle(config), *optimizers.idle(config), *optimizers.replaced(config)}
 
 
 def differences(one: Plan, other: Plan) -> list[str]:
@@ -145,8 +187,8 @@ def _distribution(key: str, given: Any) -> BaseDistribution:
     low, high = (settings.parse_value(key, match[part].strip()) for part in ("low", "high"))
     kind = {int: IntDistribution, float: FloatDistribution}.get(type(low))
     try:
-        if kind is None:
-            raise ValueError("a range of what has no order")
+        if kind is None or not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("a range of what has no order, or no end")
         return kind(low, high, log=match["log"] is not None)
     except ValueError as error:
         raise ConfigError(f"sweep, search, key {key}: expected a range, got {given}: {error}; correct it") from error

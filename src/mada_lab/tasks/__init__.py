@@ -55,10 +55,6 @@ class Task(Protocol):
     def data(self) -> Data:
         """The data set."""
 
-    @property
-    def fixed_keys(self) -> tuple[str, ...]:
-        """Keys of the configuration that a resumed run may not change, in addition to those of every run."""
-
     def model(self) -> nn.Module:
         """The network at the start: with fresh weights, drawn from torch's global generator, or with given ones."""
 

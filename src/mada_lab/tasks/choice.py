@@ -36,6 +36,9 @@ def choose(config: RunConfig, data: Data) -> Task:
                         "small, and each process has the whole of them"
                     )
                 )
+            if config.peak_flops is not None:
+                what = f"expected none, as operations are counted of texts alone, got {config.peak_flops}"
+                raise shared(ConfigError(f"configuration, key peak_flops: {what}; leave it out"))
             return vision.Vision(config, data)
     raise TypeError(f"{type(config).__name__} and {type(data).__name__} don't go together")
 

@@ -50,7 +50,6 @@ class Language:
     config: TrainConfig
     data: Corpus
     trained: Weights | None = None
-    fixed_keys = MODEL_KEYS
 
     @classmethod
     def of(cls, config: TrainConfig, data: Corpus) -> "Language":

@@ -68,7 +68,6 @@ class Vision:
 
     config: VisionConfig
     data: ImageData
-    fixed_keys = ("model", "width", "depth", "train_images", "test_images", "crop_padding", "flip", "label_noise")
 
     @cached_property
     def images(self) -> Images:

@@ -184,7 +184,6 @@ def advance(cell: Cell, where: Tensor) -> None:
         trace, last = cell.state["trace"], sum(not slot.scalar for slot in cell.rule.slots) + 1
         moved = cell.options["horizon"] * keep * trace.to(u.dtype) - (lr * weight_decay * p + lr * u)
         store(trace, narrowed(moved, trace.dtype, t, last), where)
-    store(cell.p, keep * p - lr * u, where)
     kept = {**(now if learning else after), "gradient": cell.g}
     whole = [slot.name for slot in cell.rule.slots if not slot.scalar] + ["gradient"] * learning
     for slot in cell.rule.slots:
@@ -193,6 +192,7 @@ def advance(cell: Cell, where: Tensor) -> None:
     for i, name in enumerate(whole):
         x = cell.state[name]
         store(x, narrowed(kept[name], x.dtype, t, i), where)
+    store(cell.p, keep * p - lr * u, where)  # after its gradient was kept, which may share its memory
     if learning:
         applied = torch.stack([lr, *(scalar(c[q], cell.p.device) for q in cell.rule.coefficient_names())])
         store(cell.state["applied"], applied, where)

@@ -78,6 +78,11 @@ class Loops:
 
 
 def plain(x: Tensor) -> bool:
-    """Whether `x` is a dense fp32 tensor in CPU memory, and no subclass, which may keep its numbers elsewhere."""
+    """Whether `x` is a dense fp32 tensor in CPU memory that holds its own numbers.
+
+    A subclass may keep them elsewhere; where the lazy negative bit is set, memory holds their negatives; lazy zeros
+    have no memory.
+    """
     own = type(x) is Tensor or type(x) is torch.nn.Parameter
-    return own and x.dtype is torch.float32 and x.is_cpu and x.is_contiguous()
+    dense = own and x.dtype is torch.float32 and x.is_cpu and x.is_contiguous() and not x.is_neg()
+    return dense and (x.data_ptr() != 0 or not x.numel())

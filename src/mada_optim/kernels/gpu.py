@@ -160,7 +160,8 @@ class Triton:
 
     def _plain(self, x: Tensor) -> bool:
         own = type(x) is Tensor or type(x) is torch.nn.Parameter
-        return own and x.device == self.device and x.is_contiguous()
+        dense = own and x.device == self.device and x.is_contiguous() and not x.is_neg()
+        return dense and (x.data_ptr() != 0 or not x.numel())
 
     def _new_row(self, state: dict[str, Tensor], size: int) -> Row | None:
         if state.keys() != self._names or not all(self._fits(name, x, size) for name, x in state.items()):

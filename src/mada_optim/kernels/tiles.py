@@ -158,6 +158,8 @@ class Tiles:
             if learning and ctypes.c_double.from_address(cell.state["step"].data_ptr()).value > 0:
                 for registers in self._registers(kernel.settle, cell, {"g": cell.state["gradient"]}, settles[i]):
                     kernel.settle.run(registers)
+            if learning:
+                cell.state["gradient"].copy_(cell.g)  # before the weights move, whose memory it may share
             traces = _pieces(cell.state["trace"]) if kernel.traced else ()
             pieces = zip(_pieces(cell.p), self._registers(kernel.move, cell, {"g": cell.g}, moves[i]), strict=True)
             for j, (p, registers) in enumerate(pieces):
@@ -175,7 +177,6 @@ class Tiles:
             torch._foreach_copy_([state[name] for state in states], list(x.unbind()))
         if applied is not None:
             torch._foreach_copy_([state["applied"] for state in states], list(applied.unbind()))
-            torch._foreach_copy_([state["gradient"] for state in states], [cell.g for cell in self._cells])
 
     def _registers(
         self, program: Program, cell: Cell, inputs: dict[str, Tensor], scalars: list[Tensor]

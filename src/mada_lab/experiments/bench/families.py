@@ -58,7 +58,7 @@ class Family:
     def values(self, point: Values) -> Values:
         """The keys of a point, and those that follow from it."""
         keys = {"optimizer": self.optimizer, **self.fixed, **point}
-        return {**keys, **rate(keys["learning_rate"])}
+        return {**rate(keys["learning_rate"]), **keys} if keys.get("decay_lr", True) else keys
 
 
 def rate(learning_rate: float) -> Values:
@@ -125,7 +125,7 @@ DEFAULTS: dict[str, Values] = {
     "mada_paper": {"optimizer": "mada_paper", **rate(1e-3)},
     "hyperadam_default": {"optimizer": "hyperadam", **rate(1e-3)},
     "prodigy_default": {"optimizer": "prodigy", **rate(1.0)},
-    "schedulefree_default": {"optimizer": "schedulefree", "decay_lr": False, **rate(2.5e-3)},
+    "schedulefree_default": {"optimizer": "schedulefree", "decay_lr": False, "learning_rate": 2.5e-3},
 }
 
 

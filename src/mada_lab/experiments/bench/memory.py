@@ -1,22 +1,21 @@
 """What an optimizer keeps in memory, counted on a network after two steps."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mada_lab import optimizers, settings
+from mada_lab import optimizers
 from mada_lab.config import RunConfig
 from mada_lab.experiments.data import open_data
-from mada_lab.experiments.plan import Values
+from mada_lab.experiments.plan import Values, fitted
 from mada_lab.tasks.choice import choose
 
 
 def state_bytes(config: RunConfig, values: Values) -> float:
     """Bytes of an optimizer's state per parameter of the network of `config`, for the optimizer that `values` name."""
-    config = replace(config, **settings.typed(values, "the bench", type(config)))
+    config = fitted(config, values)
     torch.manual_seed(config.seed)
     model = choose(config, open_data(config)).model()
     optimizer = optimizers.build(model, config)

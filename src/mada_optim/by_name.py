@@ -1,0 +1,151 @@
+"""A saved state in the order of an optimizer's parameters, where both sides know the names of theirs.
+
+torch.optim loads by position: parameters that were given in another order, or in other groups, would get the state of
+others of the same shape.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+#: Modules that wrap others, by the name that they give to what is inside: of DDP, `torch.compile`, FSDP, checkpoints.
+WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+Names = list[list[str]]
+
+
+class Order(NamedTuple):
+    """Where the state of an optimizer's parameters is in a state dict.
+
+    Attributes:
+        groups: For each group, its place among the saved ones.
+        within: For each group, the places of its parameters in that saved group.
+        rows: For each parameter of all groups, its place among all that were saved.
+    """
+
+    groups: list[int]
+    within: list[list[int]]
+    rows: list[int]
+
+
+def order(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) -> Order | None:
+    """Matches parameters by name; None where one side doesn't know all names, or one of them twice.
+
+    What wraps a module, as DDP and `torch.compile` do, changes no name. None too for the states that
+    `torch.distributed.checkpoint` has put into order, if their names are others.
+
+    Raises:
+        ValueError: A parameter is missing on one side, or is in another group with others than before.
+    """
+    saved = state_dict["param_groups"]
+    ours, theirs = _names(groups), _names(saved)
+    if ours is None or theirs is None or len(ours) != len(theirs):
+        return None
+    ours, theirs = _unwrapped(ours, theirs)
+    if _ordered_before(saved) and set(chain(*ours)) != set(chain(*theirs)):
+        return None
+    _require_same(ours, theirs)
+    return _order(ours, theirs)
+
+
+def arranged(
+    groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any], found: Order, per_parameter: Iterable[str]
+) -> dict[str, Any]:
+    """The state dict in that order, with what groups hold of each parameter under the keys `per_parameter`."""
+    saved, new = state_dict["param_groups"], []
+    for group, source, within in zip(groups, found.groups, found.within, strict=True):
+        own = dict(saved[source])
+        if not _ordered_before([own]):
+            own["params"] = _taken(own["params"], within)
+        own.update({key: _taken(own[key], within) for key in per_parameter if key in own})
+        new.append({**own, "param_names": list(group["param_names"])} if "param_names" in own else own)
+    return {**state_dict, "param_groups": new}
+
+
+def rearranged_rows(
+    state_dict: Mapping[str, Any], rows: Sequence[int], per_row: Iterable[str] | None
+) -> dict[str, Any]:
+    """The state of an optimizer of coefficients, whose tensors have a row for each scope; `per_row` None is any."""
+    keys = None if per_row is None else set(per_row)
+
+    def taken(name: str, x: Any) -> Any:
+        is_ours = isinstance(x, Tensor) and x.shape[:1] == (len(rows),) and (keys is None or name in keys)
+        return _taken(x, rows) if is_ours else x
+
+    states = {key: {name: taken(name, x) for name, x in own.items()} for key, own in state_dict["state"].items()}
+    return {**state_dict, "state": states}
+
+
+def _names(groups: Sequence[Mapping[str, Any]]) -> Names | None:
+    """Those of each group; None unless all parameters have one of their own."""
+    names = [list(group.get("param_names", [])) for group in groups]
+    if any(len(own) != len(group["params"]) for own, group in zip(names, groups, strict=True)):
+        return None
+    return names if _unique(names) else None
+
+
+def _unique(names: Names) -> bool:
+    flat = list(chain(*names))
+    return len(set(flat)) == len(flat)
+
+
+def _unwrapped(ours: Names, theirs: Names) -> tuple[Names, Names]:
+    """Both without the names of wrappers, where they differ and stay unique so."""
+    if set(chain(*ours)) == set(chain(*theirs)):
+        return ours, theirs
+    plain = [[[_plain(name) for name in own] for own in side] for side in (ours, theirs)]
+    return (plain[0], plain[1]) if all(map(_unique, plain)) else (ours, theirs)
+
+
+def _plain(name: str) -> str:
+    parts = name.split(".")
+    return ".".join([*(x for x in parts[:-1] if x not in WRAPPERS), parts[-1]])
+
+
+def _ordered_before(saved: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether parameters are known by full names, as `set_optimizer_state_dict` has put them into our order."""
+    keys = [key for group in saved for key in group["params"]]
+    return bool(keys) and all(isinstance(key, str) for key in keys)
+
+
+def _require_same(ours: Names, theirs: Names) -> None:
+    remedy = (
+        "load it into an optimizer of the same parameters; to load by position instead, remove 'param_names' from the "
+        "groups of the state"
+    )
+    for name in _without(ours, theirs):
+        raise ValueError(f"state dict: expected a parameter {name!r}, which this optimizer has, got none; {remedy}")
+    for name in _without(theirs, ours):
+        raise ValueError(f"state dict: expected no parameter {name!r}, which this optimizer lacks, got one; {remedy}")
+
+
+def _without(names: Names, others: Names) -> Iterator[str]:
+    known = set(chain(*others))
+    return (name for name in chain(*names) if name not in known)
+
+
+def _order(ours: Names, theirs: Names) -> Order:
+    places = {name: (j, k) for j, own in enumerate(theirs) for k, name in enumerate(own)}
+    empty = (j for j, own in enumerate(theirs) if not own)
+    groups = [places[own[0]][0] if own else next(empty, -1) for own in ours]
+    for i, (own, source) in enumerate(zip(ours, groups, strict=True)):
+        strange = [name for name in own if places[name][0] != source]
+        strange += [name for name in theirs[source] if name not in set(own)]
+        if source < 0 or strange:
+            raise ValueError(
+                f"state dict, parameter group {i}: expected the parameters of one saved group, got {strange[:1]} in "
+                "another group than before; make the groups as they were, as each has its own options"
+            )
+    starts = [sum(map(len, theirs[:j])) for j in range(len(theirs))]
+    within = [[places[name][1] for name in own] for own in ours]
+    rows = [starts[j] + k for j, of_group in zip(groups, within, strict=True) for k in of_group]
+    return Order(groups, within, rows)
+
+
+def _taken(x: Any, places: Sequence[int]) -> Any:
+    """The entries of a list or tensor at these places."""
+    if isinstance(x, Tensor):
+        return x[list(places)] if x.ndim else x
+    return [x[k] for k in places]

@@ -1,0 +1,77 @@
+"""The modes of torch that a caller may be in. What an optimizer computes must not depend on them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+#: The types of devices that autocast may be on for.
+AUTOCAST = tuple(x for x in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(x))
+#: How torch says that it doesn't round the factors of products in fp32.
+EXACT = ("none", "ieee")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def neutral() -> Iterator[None]:
+    """Turns off gradients, inference mode, autocast and anomaly detection, as a context or a decorator.
+
+    Inference mode would make tensors that no later step may write to. Anomaly detection would raise an error where a
+    hypergradient is not finite, and the coefficients are to stay.
+    """
+    with ExitStack() as modes:
+        _leave_autocast(modes)
+        if torch.is_inference_mode_enabled():
+            modes.enter_context(torch.inference_mode(False))
+        if torch.is_anomaly_enabled():
+            modes.enter_context(torch.autograd.set_detect_anomaly(False))
+        modes.enter_context(torch.no_grad())  # last, as the end of inference mode turns gradients on
+        yield
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Products in the dtypes of their factors."""
+    with ExitStack() as modes:
+        _leave_autocast(modes)
+        yield
+
+
+def _leave_autocast(modes: ExitStack) -> None:
+    for device_type in filter(torch.is_autocast_enabled, AUTOCAST):
+        modes.callback(torch.clear_autocast_cache)  # it has casts of weights, which a step moves
+        modes.enter_context(torch.autocast(device_type, enabled=False))
+
+
+def products_are_exact(x: Tensor) -> bool:
+    """Whether products of matrices like `x` are made in its dtype, in fp32 or fp64.
+
+    `torch.set_float32_matmul_precision`, and the options of `torch.backends` behind it, let torch round the factors of
+    products in fp32 to fewer digits.
+    """
+    if x.dtype is not torch.float32:
+        return x.dtype is torch.float64
+    backend = torch.backends.cuda if x.is_cuda else torch.backends.mkldnn
+    own = getattr(getattr(backend, "matmul", None), "fp32_precision", None)  # since torch 2.9
+    return torch.get_float32_matmul_precision() == "highest" if own is None else own in EXACT
+
+
+def opaque(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` as torch.compile must leave it: called as it is, at a break of the graph.
+
+    torch.compile imports much, so what it is told is put off to the first call.
+    """
+    hidden: list[Callable[P, R]] = []
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not hidden:
+            hidden.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+        return hidden[0](*args, **kwargs)
+
+    return call
