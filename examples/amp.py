@@ -7,14 +7,14 @@ weights nor coefficients move. Unscale before you clip; where you don't, `scaler
 import torch
 from digits import mlp, shuffled, train_and_test
 
-from mada_optim import MADA
+from mada_optim import MADA, param_groups
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def train(dtype: torch.dtype, scaler: torch.amp.GradScaler, epochs: int = 6) -> dict:
     model = mlp().to(DEVICE)
-    opt = MADA(model.parameters(), lr=5e-3, learn="all")
+    opt = MADA(param_groups(model), lr=5e-3, learn="all")
     batches, losses, skipped = shuffled(train_and_test()[0]), [], 0
     for _ in range(epochs):
         for x, y in batches:

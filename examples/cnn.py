@@ -1,14 +1,15 @@
 """A convolutional network of your own: batch norm, dropout, and weight decay on the weights alone.
 
-Two parameter groups, as is usual: matrices and filters decay, biases and norms don't. All groups share the learned
-coefficients (scope="global", the default); what isn't learned, weight_decay and lr among it, belongs to its group.
+`param_groups` makes three groups from the modules: hidden matrices and filters, the output layer, and biases and norms,
+which don't decay; `print` shows them. All groups share the learned coefficients (scope="global", the default); what
+isn't learned, weight_decay and lr among it, belongs to its group.
 """
 
 import torch
 from digits import accuracy, shuffled, train_and_test
 from torch import Tensor, nn
 
-from mada_optim import MADA
+from mada_optim import MADA, param_groups
 
 
 class CNN(nn.Module):
@@ -29,17 +30,13 @@ class CNN(nn.Module):
         return self.head(self.body(x))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    decay = [p for p in model.parameters() if p.ndim >= 2]
-    no_decay = [p for p in model.parameters() if p.ndim < 2]
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
-
-
 def main(epochs: int = 5) -> dict:
     torch.manual_seed(0)
     train, test = train_and_test()
     model = CNN()
-    opt = MADA(parameter_groups(model, weight_decay=0.05))
+    groups = param_groups(model, weight_decay=0.05)
+    print(groups)
+    opt = MADA(groups)
     start = opt.coefficients()
 
     batches, losses = shuffled(train), []

@@ -8,7 +8,7 @@ recompilation would raise. `backend="inductor"`, torch's default, is the fast on
 import torch
 from digits import accuracy, mlp, shuffled, train_and_test
 
-from mada_optim import MADA
+from mada_optim import MADA, param_groups
 
 
 def train_epoch(model: torch.nn.Module, opt: MADA, batches: torch.utils.data.DataLoader) -> list[float]:
@@ -26,7 +26,7 @@ def main(backend: str = "aot_eager", epochs: int = 6) -> dict:
     train, test = train_and_test()
     model = mlp()
     compiled = torch.compile(model, backend=backend)
-    opt = MADA(model.parameters(), lr=5e-3, learn="all")
+    opt = MADA(param_groups(model), lr=5e-3, learn="all")
     batches = shuffled(train, batch_size=60)  # 1500 = 25 x 60: no last batch of another shape
 
     losses = train_epoch(compiled, opt, batches)

@@ -1,8 +1,8 @@
 """Hugging Face `Trainer`: a small GPT-2 from its config, on bytes of the text that comes with Python; then a resume.
 
 Two ways to name the optimizer: `optimizer_cls_and_kwargs=(MADA, {...})`, where the Trainer makes its groups with and
-without weight decay, and `optimizers=(opt, scheduler)`, where you do. Checkpoints hold the coefficients, and a resumed
-run goes on bit for bit.
+without weight decay, unless "params" is among the keywords, and `optimizers=(opt, scheduler)`, where you do.
+`param_groups(model)` is for both. Checkpoints hold the coefficients, and a resumed run goes on bit for bit.
 """
 
 import tempfile
@@ -12,7 +12,7 @@ from pydoc_data.topics import topics
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from mada_optim import MADA
+from mada_optim import MADA, param_groups
 from mada_optim.integrations.transformers import MADACallback
 
 BLOCK, STEPS = 64, 30
@@ -48,7 +48,7 @@ def main() -> dict:
         resumed = trainer(folder, gpt2(), **by_class)
         resumed.train(resume_from_checkpoint=str(Path(folder, f"checkpoint-{STEPS // 2}")))
     model = gpt2()
-    by_hand = MADA(model.parameters(), lr=3e-3, learn="all", hyper_start=10)  # decay in one group, or none, as you like
+    by_hand = MADA(param_groups(model), lr=3e-3, learn="all", hyper_start=10)
     with tempfile.TemporaryDirectory() as folder:
         yours = trainer(folder, model, optimizers=(by_hand, None))
         yours.train()

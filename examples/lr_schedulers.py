@@ -12,7 +12,7 @@ from digits import mlp, shuffled, train_and_test
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from mada_optim import MADA
+from mada_optim import MADA, param_groups
 
 EPOCHS = 6
 STEPS = EPOCHS * 24  # 24 batches in an epoch
@@ -33,7 +33,7 @@ def on_plateau(opt: MADA) -> LRScheduler:
 
 def train(make_scheduler: Callable[[MADA], LRScheduler]) -> dict:
     model = mlp()
-    opt = MADA(model.parameters(), lr=5e-3, learn="all")
+    opt = MADA(param_groups(model), lr=5e-3, learn="all")
     scheduler = make_scheduler(opt)
     batches, losses, lrs = shuffled(train_and_test()[0]), [], []
     for _ in range(EPOCHS):

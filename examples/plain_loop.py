@@ -3,13 +3,13 @@
 import torch
 from digits import accuracy, mlp, shuffled, train_and_test
 
-from mada_optim import MADA
+from mada_optim import MADA, param_groups
 
 
 def main(epochs: int = 10) -> dict:
     train, test = train_and_test()
     model = mlp()
-    opt = MADA(model.parameters(), weight_decay=0.01)
+    opt = MADA(param_groups(model), weight_decay=0.01)
     start = opt.coefficients()
 
     batches, losses = shuffled(train), []

@@ -14,8 +14,31 @@ ALLOWED = {
     "mada_optim.modes": (),
     "mada_optim.placement": (),
     "mada_optim.orthogonal": ("mada_optim.modes", "mada_optim.shards"),
+    "mada_optim.names": (),
+    "mada_optim.output_layers": ("mada_optim.names",),
+    "mada_optim.guess": ("mada_optim.names", "mada_optim.output_layers"),
     "mada_optim.layouts": ("mada_optim.spec",),
-    "mada_optim.matrices": ("mada_optim.spec", "mada_optim.specialize", "mada_optim.layouts"),
+    "mada_optim.matrices": (
+        "mada_optim.guess",
+        "mada_optim.layouts",
+        "mada_optim.names",
+        "mada_optim.spec",
+        "mada_optim.specialize",
+    ),
+    "mada_optim.modules": ("mada_optim.names",),
+    "mada_optim.weights": (
+        "mada_optim.layouts",
+        "mada_optim.modules",
+        "mada_optim.names",
+        "mada_optim.output_layers",
+    ),
+    "mada_optim.param_groups": (
+        "mada_optim.checks",
+        "mada_optim.layouts",
+        "mada_optim.modules",
+        "mada_optim.names",
+        "mada_optim.weights",
+    ),
     "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules", "mada_optim.orthogonal"),
     "mada_optim.specialize": ("mada_optim.spec",),
     "mada_optim.builder": ("mada_optim.specialize",),
@@ -127,7 +150,7 @@ ALLOWED = {
     ),
     "mada_optim.presets": ("mada_optim.spec", "mada_optim.guard", "mada_optim.hyper", "mada_optim.optim"),
     "mada_optim.integrations": ("mada_optim.optim", "mada_optim.integrations"),
-    "mada_optim": ("mada_optim.guard", "mada_optim.optim", "mada_optim.presets"),
+    "mada_optim": ("mada_optim.guard", "mada_optim.optim", "mada_optim.param_groups", "mada_optim.presets"),
 }
 
 

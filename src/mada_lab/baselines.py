@@ -17,7 +17,7 @@ from torch.optim.optimizer import Optimizer
 
 from mada_lab.data import optional
 from mada_lab.errors import ConfigError, DataError
-from mada_optim import matrices
+from mada_optim import matrices, param_groups
 
 LR_FACTOR = "lr_factor"  # of a group: its learning rate over that of the configuration
 
@@ -114,17 +114,16 @@ class Muon(Optimizer):
         self._adamw.step()
 
 
-def hidden_matrices(named: Iterable[tuple[str, nn.Parameter]]) -> set[Tensor]:
+def hidden_matrices(model: nn.Module) -> set[Tensor]:
     """Those that MADA's member for matrices moves too, but for kernels of convolutions: torch's Muon refuses those."""
-    names, params = zip(*named, strict=True)
-    (flags,) = matrices.hidden([{"params": params, "param_names": names}])
-    return {p for p, is_hidden in zip(params, flags, strict=True) if is_hidden and p.ndim == 2}
+    return {x.parameter for x in param_groups(model).weights if x.matrix is not False and x.parameter.ndim == 2}
 
 
 def muon_groups(named: Iterable[tuple[str, nn.Parameter]]) -> Groups:
-    """Groups for `muon`, all at one learning rate."""
-    named = list(named)
-    hidden = hidden_matrices(named)
+    """Groups for `muon`, all at one learning rate, of parameters whose module is not at hand."""
+    names, params = zip(*(named := list(named)), strict=True)
+    (flags,) = matrices.hidden([{"params": params, "param_names": names}])
+    hidden = {p for p, flag in zip(params, flags, strict=True) if flag is not False and p.ndim == 2}
     groups: Groups = [
         {"params": [x for x in named if x[1] in hidden], LR_FACTOR: 1.0},
         {"params": [x for x in named if x[1] not in hidden]},

@@ -167,11 +167,18 @@ def weight_decay(config: RunConfig) -> float:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and embeddings decay; biases and gains, which have one dimension, don't."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    """Two groups: matrices and embeddings decay; biases and gains don't.
+
+    Those of `param_groups` put together as checkpoints have them; hidden matrices are told by names, which give the
+    same for the application's networks.
+    """
+    weights = mada_optim.param_groups(model).weights
     groups = [
-        {"params": [x for x in named if x[1].dim() >= 2], "weight_decay": weight_decay},
-        {"params": [x for x in named if x[1].dim() < 2], "weight_decay": 0.0},
+        {
+            "params": [(x.name, x.parameter) for x in weights if x.decays == decays],
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for decays in (True, False)
     ]
     return [group for group in groups if group["params"]]
 
@@ -181,7 +188,7 @@ def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
     groups = decay_groups(model, weight_decay(config))
     if config.optimizer != "torch_muon":
         return groups
-    matrices, rate = hidden_matrices(model.named_parameters()), _or(config.matrix_lr, config.learning_rate)
+    matrices, rate = hidden_matrices(model), _or(config.matrix_lr, config.learning_rate)
     factor = {LR_FACTOR: rate / config.learning_rate, "lr": rate}
     parts = [
         {**group, **keys, "params": [x for x in group["params"] if (x[1] in matrices) == inside]}

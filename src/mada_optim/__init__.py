@@ -1,13 +1,14 @@
 """Optimizers that learn their own coefficients while a network trains.
 
-    from mada_optim import MADA
-    opt = MADA(model.parameters(), lr=1e-3)
+    from mada_optim import MADA, param_groups
+    opt = MADA(param_groups(model))
 
 An ordinary `torch.optim.Optimizer`: no wrapper, no `create_graph`, no modes.
 """
 
 from mada_optim.guard import Guard
 from mada_optim.optim import HyperOptimizer
+from mada_optim.param_groups import ParamGroups, param_groups
 from mada_optim.presets import (
     LEARNED_LR,
     MADA,
@@ -44,6 +45,8 @@ __all__ = [
     "HyperOptimizer",
     "Lion",
     "NAdam",
+    "ParamGroups",
     "RMSprop",
     "Yogi",
+    "param_groups",
 ]

@@ -5,22 +5,15 @@ tokens or classes, and vectors do better with a step per element (Jordan et al. 
 and, where it is given `model.named_parameters()`, their names.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from mada_optim import guess, names
 from mada_optim.layouts import Layout, is_matrix, layout_by_shape, settled
 from mada_optim.spec import Rule
 from mada_optim.specialize import corners, specialize
-
-EMBEDDING = re.compile(r"emb|wte|wpe|vocab", re.IGNORECASE)  # in a name
-EMBEDDING_MODULE = re.compile(r"tok(en)?s?|shared", re.IGNORECASE)  # the whole of the last module's name
-HEAD_MODULE = re.compile(r"(.*_)?(head|classif\w*|logits|score)", re.IGNORECASE)
-HEAD_AT_THE_TOP = re.compile(r"(.*_)?out(put)?s?", re.IGNORECASE)  # deeper, it is of a block
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "model")
-TALL = 8  # rows over columns, beyond which a matrix has a row for each token or class
 
 FLAGS = "hidden_matrices"  # the key in a group of what was decided; `matrix` is the user's
 LR_RATIO = "matrix_lr_ratio"  # the key of their learning rate, over the group's lr
@@ -36,42 +29,25 @@ def decided(rule: Rule, groups: Iterable[Mapping[str, Any]]) -> list[list[Layout
 def hidden(groups: Iterable[Mapping[str, Any]]) -> list[list[Layout]]:
     """For each parameter of each group, the layout of its hidden weight matrices, False where it has none.
 
-    It has two dimensions or more, of which the first and all others together exceed 1, not more than `TALL` times as
-    many rows as columns, and no name of an embedding or a head. Where there is neither an embedding nor a head, the
-    last matrix is taken for the head: with an embedding and no head, the embedding serves as both. A group's `matrix`
-    says that its matrices are hidden, and where they are in a parameter (`Layout`), or False: that none is.
+    A group's `matrix`, as `mada_optim.param_groups` gives it, says that its matrices are hidden, and where they are in
+    a parameter (`Layout`), or False: that none is. For the others, `mada_optim.guess` has names and shapes alone.
     """
     groups = list(groups)
-    named = [(name, p) for group in groups for name, p in _named(group) if is_matrix(p, layout_of(group, p))]
-    ends = any(_is_end(name, p) for name, p in named)
-    last = None if ends or not named else named[-1][1]
-    return [[_hidden(group, name, p, last) for name, p in _named(group)] for group in groups]
+    guessed = iter(guess.hidden([pair for group in groups for pair in _named(group)]))
+    return [[_hidden(group, name, p, next(guessed)) for name, p in _named(group)] for group in groups]
 
 
-def _hidden(group: Mapping[str, Any], name: str, p: Tensor, last: Tensor | None) -> Layout:
-    said, layout = group.get("matrix"), layout_of(group, p)
+def _hidden(group: Mapping[str, Any], name: str, p: Tensor, guessed: bool) -> Layout:
+    said, layout = group.get("matrix"), layout_of(group, p, name)
     if said is False or not is_matrix(p, layout):
         return False
-    return layout if said is not None or (p is not last and not _is_end(name, p)) else False
+    return layout if said is not None or guessed else False
 
 
-def layout_of(group: Mapping[str, Any], p: Tensor) -> Layout:
-    """The layout of a parameter, were it hidden: what its group says, or what its shape does."""
+def layout_of(group: Mapping[str, Any], p: Tensor, name: str = "") -> Layout:
+    """The layout of a parameter, were it hidden: what its group says, or what its name and its shape do."""
     said: Layout | None = group.get("matrix")
-    return settled(p, said or layout_by_shape(p))
-
-
-def _is_end(name: str, p: Tensor) -> bool:
-    """Whether a matrix is an embedding or a head; `multihead_attn` and the output of a block are neither."""
-    if p.shape[0] ** 2 > TALL * p.numel() or EMBEDDING.search(name):
-        return True
-    parts = name.split(".")
-    path = [x for x in parts[:-1] or parts if not x.isdecimal() and x not in WRAPPERS]
-    if not path:
-        return False
-    if EMBEDDING_MODULE.fullmatch(path[-1]) or HEAD_MODULE.fullmatch(path[-1]):
-        return True
-    return len(path) == 1 and bool(HEAD_AT_THE_TOP.fullmatch(path[0]))
+    return settled(p, said or (True if names.is_convolution(names.path(name)) else layout_by_shape(p)))
 
 
 def _named(group: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:

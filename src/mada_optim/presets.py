@@ -69,9 +69,9 @@ class MADA(HyperOptimizer):
     learned from its trace (`LEARNED_LR`). It starts at `lr`; with no `lr`, where the shapes of the matrices say. That
     is for training from scratch: to go on from trained weights, say how small the first steps should be. From its start
     it falls no faster than 1 / (1 + t / 300) in t steps, as hypergradients are short-sighted (`hyper_fall`). Give it
-    `model.named_parameters()`, whose names tell embeddings and the head from hidden matrices (`mada_optim.matrices`),
-    or say `matrix` in a group (`HyperOptimizer`); without names it guesses, and does less well. It decays weights by .3
-    times lr, and guards its betas: beta1 is t / (t + 100) until that is larger, a beta2 below .99 is .99
+    `param_groups(model)`, whose modules tell hidden matrices from all else. From `model.named_parameters()` it guesses
+    by names and shapes, from `model.parameters()` by shapes alone; a group's key `matrix` says it. Weights decay by .3
+    times lr. It guards its betas: beta1 is t / (t + 100) until that is larger, a beta2 below .99 is .99
     (`mada_optim.guard`). `weight_decay=0` and `guard=False` are for neither.
 
     `rule="mada"` is the same without Muon: a step per element for all, whose cost doesn't grow with the matrices, and

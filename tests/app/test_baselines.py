@@ -40,7 +40,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tiny, corpus, tmp_path, name):
 
 def test_muon_has_hidden_matrices_at_their_own_rate(tiny, corpus):
     session = Session.start(fitted(tiny, optimizer="torch_muon", learning_rate=0.01, matrix_lr=0.03), corpus)
-    own = {id(p) for p in hidden_matrices(session.model.named_parameters())}
+    own = {id(p) for p in hidden_matrices(session.model)}
     names = {name.rsplit(".", 1)[0].split(".")[-1] for name, p in session.model.named_parameters() if id(p) in own}
     assert names == {"c_attn", "c_proj", "c_fc"}
     groups = [g for g in session.optimizer.param_groups if "momentum" in g]
@@ -48,7 +48,7 @@ def test_muon_has_hidden_matrices_at_their_own_rate(tiny, corpus):
     assert [g["lr_factor"] for g in groups] == pytest.approx([3.0])
     trained = train(replace(session.config, max_iters=4, decay_lr=False), corpus, Silent()).optimizer
     assert [g["lr"] / 0.01 for g in trained.param_groups] == pytest.approx([3.0, 1.0, 1.0])
-    assert len(hidden_matrices(CNN(1, (8, 8), 10, 4).named_parameters())) == 1
+    assert len(hidden_matrices(CNN(1, (8, 8), 10, 4))) == 1
     with pytest.raises(ConfigError, match="expected a network with linear layers between"):
         optimizers.build(MLP((8, 8, 1), (), 10), fitted(tiny, optimizer="torch_muon"))
 

@@ -44,7 +44,8 @@ def test_the_trainers_groups_share_their_coefficients(trained):
     decay, no_decay = optimizer(trained["whole"]).param_groups
     assert (decay["weight_decay"], no_decay["weight_decay"]) == (0.1, 0.0)
     assert decay["gamma"] is no_decay["gamma"]
-    assert len(optimizer(trained["yours"]).param_groups) == 1
+    yours = [(group["name"], group["matrix"]) for group in optimizer(trained["yours"]).param_groups]
+    assert yours == [("hidden", True), ("other", False), ("no_decay", False)]
 
 
 def test_a_resumed_trainer_goes_on_bit_for_bit(trained):

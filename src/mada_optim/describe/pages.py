@@ -160,7 +160,8 @@ def _use(d: Description) -> str:
     if not found:
         rule = f'"{d.name}"' if d.name in RULES else "RULE"
         calls = [(f"HyperOptimizer(model.parameters(), rule={rule})", _learns(d, HyperOptimizer.preset.learn))]
-    names = ", ".join(found or ["HyperOptimizer"])
+    helpers = ["param_groups"] * any("param_groups(" in call for call, _ in calls)
+    names = ", ".join([*(found or ["HyperOptimizer"]), *helpers])
     lines = [f"from mada_optim import {names}", ""]
     lines += [f"opt = {call}  # {told}" for call, told in calls]
     return "\n".join(["```python", *lines, "```"])
@@ -171,7 +172,7 @@ def _call(name: str, preset: Preset, d: Description) -> tuple[str, str]:
     if preset.rule_named == d.name:
         return f'{name}(model.parameters(), lr={preset.lr:g}, learn="all")', _learns(d, "all")
     if preset.rule_named is not None:  # `learn="all"` would be of another rule
-        return f"{name}(model.named_parameters())", f"learns {', '.join(preset.learn)}"
+        return f"{name}(param_groups(model))", f"learns {', '.join(preset.learn)}"
     return f"{name}(model.parameters(), lr={preset.lr:g})", _learns(d, preset.learn)
 
 
