@@ -60,14 +60,15 @@ class Loops:
         return Table(self._library, self._rule, self._learned, self._traced, columns).on(gs)
 
     def _fits(self, name: str, x: Tensor, size: int) -> bool:
-        per_element = name in self._slots or name in ("gradient", "trace")
-        dtype, numel = (self._state_dtype, size) if per_element else (torch.float64, x.numel())
+        narrow = name in self._slots or name == "gradient"
+        dtype = self._state_dtype if narrow else torch.float32 if name == "anchor" else torch.float64
+        numel = size if narrow or name == "anchor" else x.numel()
         return x.dtype is dtype and x.numel() == numel and x.is_contiguous() and x.is_cpu
 
     def _new_row(self, state: dict[str, Tensor], size: int) -> Row | None:
         if not all(self._fits(name, x, size) for name, x in state.items()):
             return None
-        beside = [name for name in ("step", "gradient", "applied", "trace") if name in state]
+        beside = [name for name in ("step", "gradient", "applied", "anchor") if name in state]
         row = Row(size=size, **{name: state[name].data_ptr() for name in beside})
         row.address = ctypes.addressof(row)
         for i, name in enumerate(self._slots):

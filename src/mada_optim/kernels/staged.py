@@ -87,7 +87,7 @@ class Staged:
     def _shared_out(self, state: State, _: int) -> tuple[State, State]:
         """The head's part, with a t of its own, as it is the tail that moves the matrix's; and the tail's."""
         slots = {slot.name: state[slot.name] for slot in self.stages.head.slots}
-        rest = {name: x for name, x in state.items() if name in ("step", "trace")}
+        rest = {name: x for name, x in state.items() if name in ("step", "anchor")}
         return {"step": state["step"].clone(), **slots}, rest
 
 
