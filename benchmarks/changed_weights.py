@@ -181,7 +181,9 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(16, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, 4))
 
 
-def run(change_of: Callable[[nn.Module, int], Change], steps: int, seed: int, by_hand: bool, **options: float) -> Outcome:
+def run(
+    change_of: Callable[[nn.Module, int], Change], steps: int, seed: int, by_hand: bool, **options: float
+) -> Outcome:
     """Trains; `options` are of the optimizer, `by_hand` whether its trace is."""
     torch.manual_seed(seed)
     net = network()
