@@ -99,7 +99,9 @@ class HyperOptimizer(Optimizer):
             `hyper_lr` and `hyper_momentum` are then unused.
         bounds: (low, high) by learned coefficient, for lr of its factor; the rule's interval for the others.
         horizon: Decay of the trace that lr is learned from, in [0, 1): its hypergradient looks back over some
-            1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step.
+            1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step. The trace
+            is of what the weights have really moved, whoever moved them; a hypergradient of one step takes it that they
+            are left as the step left them.
         matrix_lr_ratio: Learning rate of hidden weight matrices over `lr`, which is that of all else; >= 0. For rules
             that tell them apart; a group may have its own.
         lr_init: Where a learned lr starts. "lr": at `lr`. "shape": where the sizes of the hidden matrices say
@@ -111,7 +113,8 @@ class HyperOptimizer(Optimizer):
             kernels on CUDA, for bf16 and fp16 too, where Triton is installed; "auto" is the fastest to be had.
             `opt.engine` names what runs, `opt.engine_reasons` why.
         maximize: Steps along the gradient instead of against it.
-        state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
+        state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters. The anchor of lr's trace
+            is never narrower than that.
         reduce_group: Process group over which parameters are sharded: hypergradients are summed over it, and a gradient
             that is not finite stops the step on all of it. For DTensors, as of FSDP2's `fully_shard`, it follows from
             their layout, and None is right; so it is where each process has whole parameters, as with DDP.
