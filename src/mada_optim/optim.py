@@ -99,9 +99,9 @@ class HyperOptimizer(Optimizer):
             `hyper_lr` and `hyper_momentum` are then unused.
         bounds: (low, high) by learned coefficient, for lr of its factor; the rule's interval for the others.
         horizon: Decay of the trace that lr is learned from, in [0, 1): its hypergradient looks back over some
-            1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step. The trace
-            is of what the weights have really moved, whoever moved them; a hypergradient of one step takes it that they
-            are left as the step left them.
+            1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step. The
+            trace is of what the weights have really moved, whoever moved them; a hypergradient of one step takes it
+            that they are left as the step left them.
         matrix_lr_ratio: Learning rate of hidden weight matrices over `lr`, which is that of all else; >= 0. For rules
             that tell them apart; a group may have its own.
         lr_init: Where a learned lr starts. "lr": at `lr`. "shape": where the sizes of the hidden matrices say
