@@ -153,9 +153,10 @@ class Work:
 
 def _hypergradient(learned: Sequence[str], cell: Cell) -> Tensor:
     """The hypergradients of one tensor, 1-d: of one step, and of lr from its trace where there is one."""
-    of_trace = [along_trace(cell.g, cell.state["trace"])] if "trace" in cell.state else []
+    theta, anchor = cell.p.to(cell.g.dtype), cell.state.get("anchor")
+    of_trace = [] if anchor is None else [along_trace(cell.g, theta, anchor.to(cell.g.dtype))]
     one_step = learned[: len(learned) - len(of_trace)]  # lr comes last
-    h = [hypergradient(one_step, _last_update(cell), cell.p.to(cell.g.dtype), cell.g)] if one_step else []
+    h = [hypergradient(one_step, _last_update(cell), theta, cell.g)] if one_step else []
     return torch.cat([*h, *(x.reshape(1).to(cell.state["step"].dtype) for x in of_trace)])
 
 

@@ -107,7 +107,9 @@ class HyperOptimizer(Optimizer):
         bounds: (low, high) by learned coefficient, for lr of its factor on the `lr` of its group; the rule's interval
             for the others.
         horizon: Decay of the trace that lr is learned from, in [0, 1): its hypergradient looks back over some
-            1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step.
+            1 / (1 - horizon) steps. 0: the paper's, of one step. The other coefficients' always are of one step. The
+            trace is of what the weights have really moved, whoever moved them; a hypergradient of one step takes it
+            that they are left as the step left them.
         matrix_lr_ratio: Learning rate of hidden weight matrices over `lr`, which is that of all else; >= 0. For rules
             that tell them apart; a group may have its own.
         lr_init: Where a learned lr starts. "lr": at `lr`. "shape": where the sizes of the hidden matrices say
@@ -120,7 +122,8 @@ class HyperOptimizer(Optimizer):
             kernels on CUDA, for bf16 and fp16 too, where Triton is installed; "auto" is the fastest to be had.
             `opt.engine` names what runs, `opt.engine_reasons` why.
         maximize: Steps along the gradient instead of against it.
-        state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters.
+        state_dtype: Dtype of the slots per element. None: fp32, or fp64 for fp64 parameters. The anchor of lr's trace
+            is never narrower than that.
         reduce_group: Process group over which parameters are sharded, or shared out: hypergradients are summed over it,
             and so is what `lr_init="shape"` takes from shapes; a gradient that is not finite stops the step on all of
             it. Groups say then which matrices are hidden (`matrix`), as none sees all of them. For DTensors, as of

@@ -63,11 +63,11 @@ def test_where_lr_alone_is_learned_a_trace_is_all_that_is_kept():
     params = parameters()
     opt = Adam(params, learn=("lr",), horizon=0.99)
     train(opt, params, range(2))
-    assert set(opt.state[params[0]]) == {"step", *opt.rule.slot_names(), "trace"}
-    assert opt.memory().bytes["trace"] == 4 * sum(p.numel() for p in params)
+    assert set(opt.state[params[0]]) == {"step", *opt.rule.slot_names(), "anchor"}
+    assert opt.memory().bytes["anchor"] == 4 * sum(p.numel() for p in params)
     other = Adam(parameters(), learn=("lr",))
     assert "gradient" in other.memory().bytes
-    assert "trace" not in other.memory().bytes
+    assert "anchor" not in other.memory().bytes
 
 
 def test_a_step_that_does_not_count_leaves_the_trace():

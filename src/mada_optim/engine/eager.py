@@ -7,7 +7,8 @@ What a parameter's state holds. Where nothing is learned: `step` (t) and the rul
 is learned: the slots *before* step t, and with them the `gradient` of step t and `applied`, the learning rate and the
 coefficients that it was applied with. The slots after step t follow from those; keeping the ones before makes the
 hypergradient a derivative of the very update that was applied, at the price of one copy of the gradient. An lr that is
-learned from its trace needs the `trace`, and nothing else of that.
+learned from its trace needs the `anchor`, from which the trace is measured (hyper/gradient.py), and nothing else of
+that.
 """
 
 import math
@@ -124,7 +125,7 @@ class Memory(NamedTuple):
 
     Attributes:
         last_update: The last update, for hypergradients of one step: `gradient` and `applied`.
-        trace: The decayed displacement, from which lr is learned.
+        trace: The anchor, from which the trace is measured that lr is learned from.
     """
 
     last_update: bool
@@ -134,12 +135,12 @@ class Memory(NamedTuple):
 def state_names(rule: Rule, memory: Memory) -> list[str]:
     """The keys of a parameter's state."""
     last_update = ["gradient", "applied"] * memory.last_update
-    return ["step", *rule.slot_names(), *last_update, *["trace"] * memory.trace]
+    return ["step", *rule.slot_names(), *last_update, *["anchor"] * memory.trace]
 
 
 def per_element(rule: Rule) -> tuple[str, ...]:
     """Names of what a state has for each element of its parameter; the rest is scalars and short vectors."""
-    return (*(slot.name for slot in rule.slots if not slot.scalar), "gradient", "trace")
+    return (*(slot.name for slot in rule.slots if not slot.scalar), "gradient", "anchor")
 
 
 def new_state(rule: Rule, p: Tensor, slot_dtype: torch.dtype, memory: Memory) -> dict[str, Tensor]:
@@ -152,7 +153,8 @@ def new_state(rule: Rule, p: Tensor, slot_dtype: torch.dtype, memory: Memory) ->
         state["gradient"] = torch.zeros_like(p, dtype=min(p.dtype, slot_dtype, key=lambda dtype: dtype.itemsize))
         state["applied"] = torch.zeros(1 + len(rule.coefficients), dtype=scalar_dtype(p.device), device=p.device)
     if memory.trace:
-        state["trace"] = torch.zeros_like(p, dtype=slot_dtype)
+        # never narrower: the trace is the small difference between it and the weights
+        state["anchor"] = torch.zeros_like(p, dtype=compute_dtype(p))
     return state
 
 
@@ -180,10 +182,9 @@ def advance(cell: Cell, where: Tensor) -> None:
 
     learning, weight_decay, p = "applied" in cell.state, cell.options["weight_decay"], cell.p.to(u.dtype)
     keep = 1 - lr * weight_decay
-    if "trace" in cell.state:
-        trace, last = cell.state["trace"], sum(not slot.scalar for slot in cell.rule.slots) + 1
-        moved = cell.options["horizon"] * keep * trace.to(u.dtype) - (lr * weight_decay * p + lr * u)
-        store(trace, narrowed(moved, trace.dtype, t, last), where)
+    if "anchor" in cell.state:
+        anchor, share = cell.state["anchor"].to(u.dtype), torch.where(t > 0, 1 - cell.options["horizon"] * keep, 1.0)
+        store(cell.state["anchor"], anchor + share * (p - anchor), where)
     kept = {**(now if learning else after), "gradient": cell.g}
     whole = [slot.name for slot in cell.rule.slots if not slot.scalar] + ["gradient"] * learning
     for slot in cell.rule.slots:

@@ -92,7 +92,7 @@ def hypergradient(learned: Sequence[str], last: LastUpdate, theta: Tensor, g_nex
     return -last.lr * derivatives
 
 
-def along_trace(g_next: Tensor, trace: Tensor) -> Tensor:
+def along_trace(g_next: Tensor, theta: Tensor, anchor: Tensor) -> Tensor:
     """The hypergradient of ln lr over many steps, `< g_next, S >` (0-d), S being the trace of its sensitivity.
 
         S_t = lambda (1 - alpha wd) S_{t-1} + (theta_t - theta_{t-1}).
@@ -101,8 +101,16 @@ def along_trace(g_next: Tensor, trace: Tensor) -> Tensor:
     to lr. Of what earlier steps did, weight decay has kept 1 - alpha wd: that part of d theta_t / d theta_{t-1} is
     known. Without it, weights that decay holds where they are would seem to ask for a larger lr for ever. lambda stands
     for the part that isn't known, the curvature of the loss; lambda = 0 leaves the last step.
+
+    S isn't stored. It is the way from an anchor A to the weights: with S = theta - A the same recurrence is
+
+        A_t = A_{t-1} + (1 - lambda (1 - alpha wd)) (theta_{t-1} - A_{t-1}),
+
+    a running mean of the weights as steps find them, the first of which it begins at. So what a user does to the
+    weights between two steps (a mask, a clamp, a norm) is in S as well: a move that was taken back is no reason for a
+    larger lr, and nobody has to say, or notice, that it was.
     """
-    return (g_next * trace).sum()
+    return (g_next * (theta - anchor)).sum()
 
 
 def _along_displacement(last: LastUpdate, product: Tensor, theta: Tensor, g_next: Tensor) -> Tensor:

@@ -63,8 +63,9 @@ class Loops:
         return Table(self._library, self._rule, self._learned, self._traced, columns).on(gs)
 
     def _fits(self, name: str, x: Tensor, shape: torch.Size) -> bool:
-        if name in self._slots or name in ("gradient", "trace"):
-            return x.dtype is self._state_dtype and usable(x, shape)
+        if name in self._slots or name in ("gradient", "anchor"):
+            dtype = torch.float32 if name == "anchor" else self._state_dtype
+            return x.dtype is dtype and usable(x, shape)
         return usable_scalars(name, x, self._rule)
 
     def _new_row(self, state: dict[str, Tensor], shape: torch.Size) -> Row | None:

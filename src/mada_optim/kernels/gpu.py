@@ -112,8 +112,8 @@ class Triton:
         self.rule, self.learned, self.code, self.device = rule, learned, code, device
         self.settles, self.layout = len(learned) > traced, code.layout
         self._state_dtype = state_dtype
-        beside = ["step", *["gradient", "applied"] * self.settles, *["trace"] * traced]
-        self._of_elements = {*code.layout.slots, *(name for name in beside if name in ("gradient", "trace"))}
+        beside = ["step", *["gradient", "applied"] * self.settles, *["anchor"] * traced]
+        self._of_elements = {*code.layout.slots, *(name for name in beside if name in ("gradient", "anchor"))}
         self._names = {*beside, *code.layout.slots, *code.layout.scalar_slots}
         self._states: States[Row] = States(self._new_row)
         self._tables: dict[Kind, Tables] = {}
@@ -172,6 +172,7 @@ class Triton:
 
     def _fits(self, name: str, x: Tensor, of_parameter: torch.Size) -> bool:
         dtype, shape = (self._state_dtype, of_parameter) if name in self._of_elements else (torch.float64, ())
+        dtype = torch.float32 if name == "anchor" else dtype
         if name == "applied":
             shape = torch.Size([1 + len(self.rule.coefficients)])
         right = x.dtype in PARAMETERS if name == "gradient" else x.dtype is dtype

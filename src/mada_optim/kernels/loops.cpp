@@ -44,7 +44,6 @@ INLINE float fused(float a, float b, float c) {
 
 #ifdef STATE_BF16
 typedef uint16_t State;
-INLINE float load(float x) { return x; }
 INLINE float load(State x) {
     const uint32_t bits = uint32_t(x) << 16;
     float y;
@@ -82,7 +81,7 @@ struct Row {
     double *t;
     State *gradient;              // of the last update
     double *applied;              // its learning rate and coefficients; null where nothing is learned
-    State *trace;                 // sensitivity of p, a decayed displacement, from which lr is learned; null where it isn't
+    float *anchor;                // that the trace is measured from, from which lr is learned; null where it isn't
 };
 
 // What Python fills in at each step.
@@ -137,21 +136,30 @@ struct Steps {
     static bool settles(const Tensor &x) { return x.applied && *x.t >= 1; }
 };
 
-template <typename Other>
-float dot(const float *__restrict a, const Other *__restrict b, int64_t begin, int64_t end) {
+float dot(const float *__restrict a, const float *__restrict b, int64_t begin, int64_t end) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; i++) sum += a[i] * load(b[i]);
+    for (int64_t i = begin; i < end; i++) sum += a[i] * b[i];
     return sum;
 }
+
+#ifdef TRACED
+// < g, theta - A >
+float along_trace(const Tensor &x, int64_t begin, int64_t end) {
+    const float *__restrict g = x.g, *__restrict p = x.p, *__restrict anchor = x.anchor;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = begin; i < end; i++) sum += g[i] * (p[i] - anchor[i]);
+    return sum;
+}
+#endif
 
 // Moves weights and slots. Learning, the slots are first settled: moved over the last update, and stored so.
 template <bool LEARNING, bool SETTLE>
 void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64_t begin, int64_t end) {
 #ifdef TRACED
-    State *__restrict trace = x.trace;
-    const float remembered = float(horizon_of(x)) * keep, lost = lr * float(weight_decay_of(x));
-    const uint32_t seed_trace = seed_of(*x.t, SLOTS + 1);
+    float *__restrict anchor = x.anchor;
+    const float share = *x.t >= 1 ? 1 - horizon_of(x) * (1 - x.now[0] * weight_decay_of(x)) : 1;
 #endif
     const StepFloats then(steps.last), now(steps.now);
     const double t = *x.t;
@@ -178,7 +186,7 @@ void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64
         const float g = g_now[i];
         const float u = update(now, g, s);
 #ifdef TRACED
-        trace[i] = store(remembered * load(trace[i]) - (lost * p[i] + lr * u), random_bits(uint32_t(i), seed_trace));
+        anchor[i] += share * (p[i] - anchor[i]);
 #endif
         p[i] = keep * p[i] - lr * u;
         if (LEARNING) {
@@ -307,7 +315,7 @@ bool sum_chunk(const Tensor &x, const Chunk &c, const Slope *slope, bool along_p
         if (slope) add_sums(x, *slope, b, end, to.of_rule);
         if (along_p) to.along_p += dot(x.g, x.p, b, end);
 #ifdef TRACED
-        to.along_trace += dot(x.g, x.trace, b, end);
+        to.along_trace += along_trace(x, b, end);
 #endif
         usable &= is_usable(x.g, limit, b, end);  // last: the sums have brought it near
     }
@@ -334,7 +342,7 @@ bool chunk_hypergradients(const Tensor &x, const Chunk &c, bool of_lr, float lim
         usable = sum_chunk(x, c, nullptr, false, limit, sums);
     }
 #ifdef TRACED
-    h[LEARNED] = sums.along_trace;
+    h[LEARNED] = *x.t >= 1 ? sums.along_trace : 0;
 #endif
     return usable;
 }

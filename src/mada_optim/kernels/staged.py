@@ -94,7 +94,7 @@ class Staged:
         if not isinstance(state.get("step"), Tensor):
             return None
         slots = {slot.name: state[slot.name] for slot in self.stages.head.slots}
-        rest = {name: x for name, x in state.items() if name in ("step", "trace")}
+        rest = {name: x for name, x in state.items() if name in ("step", "anchor")}
         return {"step": scalar(0.0, state["step"].device), **slots}, rest
 
 

@@ -29,7 +29,7 @@ class Row(ctypes.Structure):
         ("step", ctypes.c_void_p),
         ("gradient", ctypes.c_void_p),
         ("applied", ctypes.c_void_p),
-        ("trace", ctypes.c_void_p),
+        ("anchor", ctypes.c_void_p),
     )
 
 

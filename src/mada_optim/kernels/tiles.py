@@ -72,7 +72,7 @@ class Tiled:
 
     def row(self, cell: Cell) -> Cell | None:
         """The cell, if its tensors may be moved: dense, in CPU memory, in fp32."""
-        whole = (*self.slots, *["gradient"] * self.settles, *["trace"] * self.traced)
+        whole = (*self.slots, *["gradient"] * self.settles, *["anchor"] * self.traced)
         scalars = ("step", *["applied"] * self.settles, *self.scalar_slots)
         if not cell.state.keys() >= {*whole, *scalars}:
             return None
@@ -111,11 +111,11 @@ class Tiles:
         return finite, out
 
     def _along_trace(self) -> Tensor:
-        """< g, S >, (tensors, 1)."""
+        """< g, theta - A >, (tensors, 1)."""
         h = torch.zeros(len(self._cells), 1, dtype=torch.float64, device=CPU)
         for i, cell in enumerate(self._cells):
-            for g, trace in zip(_pieces(cell.g), _pieces(cell.state["trace"]), strict=True):
-                h[i] += (g * trace).sum()
+            for g, p, anchor in zip(*map(_pieces, (cell.g, cell.p, cell.state["anchor"])), strict=True):
+                h[i] += (g * (p - anchor)).sum()
         return h
 
     def _derivatives(self) -> Tensor:
@@ -156,7 +156,9 @@ class Tiles:
         now = self._now()
         values = evaluate(kernel.forward, self._inputs(now[:, 1:], t + 1, between), {})
         decay = now[:, 0] * now[:, 1 + len(kernel.rule.coefficients)]
-        keep, decay, lr = (1 - decay).float(), decay.float(), now[:, 0].float()
+        keep, lr = (1 - decay).float(), now[:, 0].float()
+        horizon = now[:, 2 + len(kernel.rule.coefficients)]
+        share = torch.where(t > 0, 1 - horizon * (1 - decay), 1.0).float()  # of the anchor's way to the weights
         settles = rows_of(kernel.settle, then) if learning else [[]] * len(self._cells)
         moves = rows_of(kernel.move, values)
         for i, cell in enumerate(self._cells):
@@ -165,13 +167,13 @@ class Tiles:
                     kernel.settle.run(registers)
             if learning:
                 cell.state["gradient"].copy_(cell.g)  # before the weights move, whose memory it may share
-            traces = _pieces(cell.state["trace"]) if kernel.traced else ()
+            anchors = _pieces(cell.state["anchor"]) if kernel.traced else ()
             pieces = zip(_pieces(cell.p), self._registers(kernel.move, cell, {"g": cell.g}, moves[i]), strict=True)
             for j, (p, registers) in enumerate(pieces):
                 kernel.move.run(registers)
                 u = registers[kernel.result]
                 if kernel.traced:
-                    traces[j].mul_(cell.options["horizon"] * keep[i]).sub_(decay[i] * p).sub_(lr[i] * u)
+                    anchors[j].addcmul_(p - anchors[j], share[i])
                 p.mul_(keep[i]).addcmul_(u, lr[i], value=-1)
         kept = between if learning else {k: self._after(k, values) for k in between}
         self._store(kept, t + 1, now[:, : 1 + len(kernel.rule.coefficients)] if learning else None)

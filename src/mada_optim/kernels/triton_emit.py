@@ -19,7 +19,7 @@ from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT
 
 MASK = 0xFFFFFFFF
-BESIDE = ("step", "gradient", "applied", "trace")
+BESIDE = ("step", "gradient", "applied", "anchor")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class _Emitter:
         self.along_p = self.settles and not traced and LR.name in learned
         sums = [f"sum_{j}" for j in range(len(self.slope.totals))] if self.settles else []
         self.sums = [*sums, *["along_p"] * self.along_p, *["along_trace"] * traced]
-        self.then = 4  # in a row of step_values: lr, keep, decay, horizon come first
+        self.then = 3  # in a row of step_values: lr, keep, share come first
         self.now = self.then + len(self.of_step) * self.settles
 
     def code(self) -> Code:
@@ -207,7 +207,9 @@ class _Emitter:
                 "most = tl.maximum(lr, 1.0 / tl.where(weight_decay == 0, 1.0, weight_decay))",
                 "lr = tl.where(weight_decay == 0, alpha, tl.minimum(alpha, most))",
             ]
-        first = ("lr", "1.0 - lr * weight_decay", "weight_decay", self._number("horizon"))
+        body += ["keep = 1.0 - lr * weight_decay"]
+        share = f"tl.where(before >= 1.0, 1.0 - {self._number('horizon')} * keep, 1.0)"  # of the anchor's way to p
+        first = ("lr", "keep", share)
         body += [f"tl.store(values + j * {width} + {i}, {x}, mask=here)" for i, x in enumerate(first)]
         body += [
             "tl.store(steps + j, before.to(tl.int64), mask=here)",
@@ -235,7 +237,8 @@ class _Emitter:
             f"size = tl.load(row + {self._column('size')})",
         ]
         for name in tensors:
-            dtype = {"p": "P", "g": "tl.float32", "gradient": "GRADIENT"}.get(name, f"tl.{self.state}")
+            dtypes = {"p": "P", "g": "tl.float32", "gradient": "GRADIENT", "anchor": "tl.float32"}
+            dtype = dtypes.get(name, f"tl.{self.state}")
             lines.append(f"at_{name} = pointer(tl.load(row + {self._column(name)}), {dtype}, ALIGNED)")
         return lines
 
@@ -257,7 +260,7 @@ class _Emitter:
     def _sums(self) -> str:
         slope, names = self.slope, self.sums
         read = ["g"] + ["gradient", *(SLOT + name for name in self.layout.slots)] * self.settles
-        read += ["p"] * self.along_p + ["trace"] * self.traced
+        read += ["p"] * self.along_p + ["p", "anchor"] * self.traced
         body = [*self._chunk(read), f"k = values + tensor * {max(len(self.of_slope), 1)}" if self.settles else ""]
         body += [
             f"k_{name_of(x)} = tl.load(k + {i}).to(tl.float32)" for i, x in enumerate(self.of_slope) if self.settles
@@ -272,7 +275,7 @@ class _Emitter:
                 value = slope.statement(x.args[0], "k_") if x.args[0] in fused else slope.operand(x.args[0], True, "k_")
                 inner.append(f"{name} += tl.where(mask, {value}, 0.0)")
         inner += ["along_p += g_now * " + load("p")] * self.along_p + [
-            "along_trace += g_now * " + load("trace")
+            f"along_trace += g_now * ({load('p')} - {load('anchor')})"
         ] * self.traced
         body += [*self._loop(inner), "tl.store(bad_chunks + c, tl.sum(bad, 0))"]
         body += [f"tl.store(partials + {i} * count + c, tl.sum({x}, 0).to(tl.float64))" for i, x in enumerate(names)]
@@ -280,9 +283,9 @@ class _Emitter:
 
     def _move(self) -> str:
         slots = self.layout.slots
-        tensors = ["p", "g", *(SLOT + name for name in slots)] + ["gradient"] * self.settles + ["trace"] * self.traced
+        tensors = ["p", "g", *(SLOT + name for name in slots)] + ["gradient"] * self.settles + ["anchor"] * self.traced
         body = [*self._chunk(tensors), f"k = values + tensor * {self.now + len(self.of_step)}"]
-        body += [f"{x} = tl.load(k + {i}).to(tl.float32)" for i, x in enumerate(("lr", "keep", "decay", "horizon"))]
+        body += [f"{x} = tl.load(k + {i}).to(tl.float32)" for i, x in enumerate(("lr", "keep", "share"))]
         body += [
             "size = tl.where(tl.load(usable) != 0, size, 0)",
             "before = tl.load(steps + tensor)",
@@ -297,9 +300,7 @@ class _Emitter:
             inner += self._stored_slots()
         inner += [loaded("g", "g"), *self._moved("now_", "{}"), loaded("p", "p")]
         if self.traced:
-            inner += [
-                self._store("trace", f"horizon * keep * {load('trace')} - (lr * decay * p + lr * u)", len(slots) + 1)
-            ]
+            inner += [loaded("a", "anchor"), "tl.store(at_anchor + i, a + share * (p - a), mask=mask)"]
         inner += ["tl.store(at_p + i, nearest(keep * p - lr * u, P), mask=mask)"]
         inner += [self._store("gradient", "g", len(slots))] if self.settles else self._stored_slots()
         return kernel("move", f"table, chunks, values, steps, usable, {SHAPE}", [*body, *self._loop(inner)])
