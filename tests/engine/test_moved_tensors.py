@@ -99,11 +99,19 @@ def swapped(x):
         torch.utils.swap_tensors(x, other)
 
 
+def owned(x):
+    """Gives `x` a storage that can be resized, where numpy or another process has a share in the one that it has."""
+    if not x.untyped_storage().resizable():
+        x.data = x.detach().clone()
+
+
 def storage_grown(x):
+    owned(x)
     x.untyped_storage().resize_(x.untyped_storage().nbytes() + 4096)
 
 
 def storage_freed_and_given_back(x):
+    owned(x)
     kept, size = x.detach().clone(), x.untyped_storage().nbytes()
     x.untyped_storage().resize_(0)
     x.untyped_storage().resize_(size)
@@ -111,6 +119,7 @@ def storage_freed_and_given_back(x):
 
 
 def resized_and_back(x):
+    owned(x)
     kept, shape = x.detach().clone(), x.shape
     wants = x.requires_grad
     x.requires_grad_(False).resize_(7 * x.numel() + 1000).resize_(shape).copy_(kept).requires_grad_(wants)
