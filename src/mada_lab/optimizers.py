@@ -157,6 +157,7 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         "hyper_averaging",
         "hyper_reach",
         "hyper_fall",
+        "hyper_rise",
         "matrix_lr_ratio",
         "horizon",
         "lr_init",

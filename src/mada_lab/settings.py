@@ -35,7 +35,9 @@ AT_LEAST_0 = (
     "learning_rate matrix_lr min_lr weight_decay grad_clip eps hyper_lr hyper_clip hyper_reach peak_flops crop_padding "
     "matrix_lr_ratio hyper_fall"
 ).split()
-BELOW_1 = "dropout label_noise beta1 beta2 beta3 mu hyper_momentum hyper_memory hyper_averaging horizon".split()
+BELOW_1 = (
+    "dropout label_noise beta1 beta2 beta3 mu hyper_momentum hyper_memory hyper_averaging hyper_rise horizon".split()
+)
 UP_TO_1 = "rho c gamma omega hyper_freeze".split()
 
 

@@ -15,7 +15,7 @@ from mada_optim.cells import Cells
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
 from mada_optim.guard import Guard, find_guard, guarded
-from mada_optim.hyper.bank import LR_FLOOR, Bank
+from mada_optim.hyper.bank import LR_FLOOR, LR_START, Bank
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
 from mada_optim.hyper.step import hyper_step
 from mada_optim.readings import Bill, Reading, by_scope
@@ -94,6 +94,10 @@ class HyperOptimizer(Optimizer):
             has moved. 0: any distance, and nothing is forgotten, as in the paper.
         hyper_fall: Steps, >= 0: until step t a learned lr falls to no less than 1 / (1 + t / hyper_fall) of where it
             starts, or of where shapes say (`lr_init`), whichever is lower. 0, or without a matrix: it may fall at once.
+        hyper_rise: How far steps have to agree before a learned lr rises above its start, in [0, 1). A step's
+            hypergradient, over its root mean square and at most 1, counts for or against that, less `hyper_rise`; of
+            the sum since the start, as far as it is positive, each 1 - hyper_rise lets lr rise by `hyper_reach`. It
+            wants a `hyper_memory`. 0: it may rise at once.
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
             library too: a tower) from a list of tensors, one per learned coefficient, 1-d with an entry per scope.
             `hyper_lr` and `hyper_momentum` are then unused.
@@ -144,6 +148,7 @@ class HyperOptimizer(Optimizer):
         hyper_averaging: float | Mapping[str, float] | None = None,
         hyper_reach: float | Mapping[str, float] | None = None,
         hyper_fall: float = 0.0,
+        hyper_rise: float = 0.0,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float = 0.0,
@@ -179,6 +184,7 @@ class HyperOptimizer(Optimizer):
             hyper_averaging=hyper_averaging,
             hyper_reach=hyper_reach,
             hyper_fall=hyper_fall,
+            hyper_rise=hyper_rise,
         )
         self._bank = Bank(self.learned, checks.scope(scope), self._learner)
         self._cells = self._new_cells()
@@ -244,6 +250,8 @@ class HyperOptimizer(Optimizer):
             start = {option_key(q): group[q] if q != LR.name else self._first_log_lr for q in self.learned}
             if self._learner.fall < math.inf:
                 start[LR_FLOOR] = self._lr_floor
+            if self._learner.rise:
+                start[LR_START] = self._first_log_lr
             tensors = {key: eager.scalar(x, self._home) for key, x in start.items()}
             self._bank.add_group(tensors, len(group["params"]))
             self._bank.attach(self.param_groups)
@@ -263,6 +271,8 @@ class HyperOptimizer(Optimizer):
             interval = self.intervals[LR.name]
             self._first_log_lr = min(max(math.log(first / largest), interval.low), interval.high)
             self._bank.columns[option_key(LR.name)].fill_(self._first_log_lr)
+            if self._learner.rise:
+                self._bank.columns[LR_START].fill_(self._first_log_lr)
         if slowly and of_shapes is not None:
             self._lr_floor = min(self._first_log_lr, math.log(of_shapes / largest))
             self._bank.columns[LR_FLOOR].fill_(self._lr_floor)

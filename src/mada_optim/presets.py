@@ -50,6 +50,7 @@ LEARNED_LR: dict[str, Any] = {
     "hyper_averaging": 0.9,
     "hyper_reach": 0.1,
     "hyper_fall": 300.0,
+    "hyper_rise": 0.6,
     "hyper_start": 10,
     "hyper_freeze": 0.4,
     "matrix_lr_ratio": 2.0,
@@ -111,6 +112,7 @@ class MADA(HyperOptimizer):
         hyper_averaging: float | Mapping[str, float] | None = None,
         hyper_reach: float | Mapping[str, float] | None = None,
         hyper_fall: float | None = None,
+        hyper_rise: float | None = None,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float | None = None,
@@ -140,6 +142,7 @@ class MADA(HyperOptimizer):
             "hyper_averaging": hyper_averaging,
             "hyper_reach": hyper_reach,
             "hyper_fall": hyper_fall,
+            "hyper_rise": hyper_rise,
             "horizon": horizon,
             "matrix_lr_ratio": matrix_lr_ratio,
             "lr_init": lr_init,
@@ -153,7 +156,7 @@ class MADA(HyperOptimizer):
         if not suits(rule):
             usual.pop("guard", None)
         if not (hyper_memory is None or hyper_memory):  # without a size there is nothing to weigh
-            usual.pop("hyper_averaging", None)
+            usual = {key: x for key, x in usual.items() if key not in ("hyper_averaging", "hyper_rise")}
         super().__init__(
             params,
             lr,

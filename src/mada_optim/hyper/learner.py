@@ -39,6 +39,7 @@ class Learner:
         reach: How far coefficients go at most in one hyper-step, > 0; math.inf for any distance.
         freeze: Share of the largest lr so far below which there is no hyper-step, in [0, 1].
         fall: Steps after which a learned lr may be half its floor, > 0; math.inf where it may fall at once.
+        rise: What each step takes off the evidence for an lr above its start, in [0, 1); 0 where none is asked for.
     """
 
     lr: Tensor
@@ -53,6 +54,7 @@ class Learner:
     reach: Tensor | None = None
     freeze: float = 0.0
     fall: float = math.inf
+    rise: float = 0.0
 
     def on(self, device: torch.device, dtype: torch.dtype) -> "Learner":
         """The same, with its vectors there."""
@@ -138,6 +140,33 @@ class Learner:
         of_lr = torch.minimum(q[:, -1], floor - torch.log1p(steps / self.fall))
         return torch.cat([low[:, :-1], torch.maximum(low[:, -1], of_lr).unsqueeze(-1)], dim=-1)
 
+    def testify(self, h: Tensor, evidence: Tensor) -> Tensor:
+        """The evidence (rows,) for an lr above its start, with that of `h` in it, over its root mean square, lr last.
+
+        A step counts by -h, at most 1 for or against, less `rise`. The sum forgets nothing: see `highest`.
+        """
+        return evidence - torch.clamp(h[:, -1], -1.0, 1.0) - self.rise
+
+    def highest(self, q: Tensor, evidence: Tensor | None, start: Tensor | None) -> Tensor:
+        """How high the coefficients `q` may go, by scope or the same for all.
+
+        With `evidence` (rows,) and `start`, ln lr_0 (rows,), the last of them, a learned lr, may be at
+
+            lr_0 exp(reach / (1 - rise) max(0, evidence))
+
+        and no higher; one that is above rises no farther. So where all steps agree, it rises as fast as its reach lets
+        it. Trained weights are at a minimum of their training loss, and any direction overfits: once a batch comes
+        again, < g, S > asks for more of the steps that were taken along it before, though on other data, and on batches
+        that come for the first time, it asks for less. The first steps are the honest ones, so they are remembered.
+        """
+        if evidence is None or start is None:
+            return self.high
+        scale = math.inf if self.reach is None else self.reach[-1] / (1 - self.rise)
+        ceiling = start + torch.where(evidence > 0, scale * evidence, 0.0)
+        high = self.high.expand_as(q)
+        of_lr = torch.minimum(high[:, -1], torch.maximum(q[:, -1], ceiling))
+        return torch.cat([high[:, :-1], of_lr.unsqueeze(-1)], dim=-1)
+
     def step(self, q: Tensor, h: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients and the velocity after one step of SGD with momentum along `h`.
 
@@ -157,9 +186,9 @@ class Learner:
         """The nearest point to `new` that one hyper-step goes to from `q`."""
         return new if self.reach is None else torch.clamp(new, q - self.reach, q + self.reach)
 
-    def project(self, q: Tensor, low: Tensor | None = None) -> Tensor:
-        """The nearest point inside the intervals, whose lower ends are `low` where that is given."""
-        return torch.clamp(q, self.low if low is None else low, self.high)
+    def project(self, q: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+        """The nearest point inside the intervals, whose ends are `low` and `high` where these are given."""
+        return torch.clamp(q, self.low if low is None else low, self.high if high is None else high)
 
 
 class ExternalLearner:

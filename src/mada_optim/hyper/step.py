@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mada_optim.hyper.bank import EVIDENCE, LARGEST_LR, LR_FLOOR, MEAN_SQUARES, Bank
+from mada_optim.hyper.bank import EVIDENCE, LARGEST_LR, LR_FLOOR, LR_START, MEAN_SQUARES, RISE, Bank
 from mada_optim.hyper.learner import ExternalLearner, Learner
 
 
@@ -27,6 +27,8 @@ def hyper_step(
     if learner.freeze:
         moves = moves & _awake(bank, learner, lrs, counts)
     along = learner.clip(h if learner.memory is None else _normalized(bank, learner, h, moves))
+    if learner.rise:
+        bank.keep(RISE, learner.testify(along, memory[RISE]), moves)
     if learner.averaging is not None:
         along = _weighed(bank, learner, along, moves)
     if external is None:
@@ -35,7 +37,8 @@ def hyper_step(
     else:
         new = external.step(along, moves)
     low = learner.lowest(q, memory["applied_steps"], memory.get(LR_FLOOR))
-    new = torch.where(moves.unsqueeze(-1), learner.project(learner.within_reach(new, q), low), q)
+    high = learner.highest(q, memory.get(RISE), memory.get(LR_START))
+    new = torch.where(moves.unsqueeze(-1), learner.project(learner.within_reach(new, q), low, high), q)
     bank.set_coefficients(new)
     if learner.averaging is not None and learner.reach is not None:
         _forget(bank, learner, new - q, moves)
