@@ -15,7 +15,7 @@ from mada_optim.cells import Cells
 from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
 from mada_optim.guard import Guard, find_guard, guarded
-from mada_optim.hyper.bank import LR_FLOOR, LR_START, Bank
+from mada_optim.hyper.bank import LR_CEILING, LR_FLOOR, Bank
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
 from mada_optim.hyper.step import hyper_step
 from mada_optim.readings import Bill, Reading, by_scope
@@ -251,7 +251,7 @@ class HyperOptimizer(Optimizer):
             if self._learner.fall < math.inf:
                 start[LR_FLOOR] = self._lr_floor
             if self._learner.rise:
-                start[LR_START] = self._first_log_lr
+                start[LR_CEILING] = self._first_log_lr
             tensors = {key: eager.scalar(x, self._home) for key, x in start.items()}
             self._bank.add_group(tensors, len(group["params"]))
             self._bank.attach(self.param_groups)
@@ -272,7 +272,7 @@ class HyperOptimizer(Optimizer):
             self._first_log_lr = min(max(math.log(first / largest), interval.low), interval.high)
             self._bank.columns[option_key(LR.name)].fill_(self._first_log_lr)
             if self._learner.rise:
-                self._bank.columns[LR_START].fill_(self._first_log_lr)
+                self._bank.columns[LR_CEILING].fill_(self._first_log_lr)
         if slowly and of_shapes is not None:
             self._lr_floor = min(self._first_log_lr, math.log(of_shapes / largest))
             self._bank.columns[LR_FLOOR].fill_(self._lr_floor)

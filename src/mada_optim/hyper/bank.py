@@ -25,9 +25,9 @@ LARGEST_LR = "largest_lr"
 EVIDENCE = ("hyper_mean", "hyper_mean_weight", "hyper_mean_noise")
 #: From where a learned lr falls slowly, as the logarithm of its factor. It is what a run began with, so it is saved.
 LR_FLOOR = "log_lr_floor"
-#: From where a learned lr rises slowly, as that logarithm, and the evidence for its rise.
-LR_START, RISE = "log_lr_start", "hyper_evidence"
-ALL_MEMORY = (*MEMORY, *MEAN_SQUARES, *EVIDENCE, LARGEST_LR, LR_FLOOR, LR_START, RISE)
+#: How high a learned lr may rise, as that logarithm, and what is lacking before that is more.
+LR_CEILING, FOR_RISE = "log_lr_ceiling", "hyper_evidence"
+ALL_MEMORY = (*MEMORY, *MEAN_SQUARES, *EVIDENCE, LARGEST_LR, LR_FLOOR, LR_CEILING, FOR_RISE)
 
 
 class Bank:
@@ -43,7 +43,7 @@ class Bank:
         self.names, self.scope = names, scope
         means, evidence = MEAN_SQUARES * (learner.memory is not None), EVIDENCE * (learner.averaging is not None)
         self._vectors = (*MEMORY[:2], *means, *evidence)
-        self._numbers = (MEMORY[2], *(LARGEST_LR,) * (learner.freeze > 0), *(RISE,) * (learner.rise > 0))
+        self._numbers = (MEMORY[2], *(LARGEST_LR,) * (learner.freeze > 0), *(FOR_RISE,) * (learner.rise > 0))
         self.columns: dict[str, Tensor] = {}  # by key in a group: coefficients (rows,), memory (rows,) or (rows, names)
         self._places: list[int | slice] = []
         self._views: list[dict[str, Tensor]] = []

@@ -140,29 +140,30 @@ class Learner:
         of_lr = torch.minimum(q[:, -1], floor - torch.log1p(steps / self.fall))
         return torch.cat([low[:, :-1], torch.maximum(low[:, -1], of_lr).unsqueeze(-1)], dim=-1)
 
-    def testify(self, h: Tensor, evidence: Tensor) -> Tensor:
-        """The evidence (rows,) for an lr above its start, with that of `h` in it, over its root mean square, lr last.
+    def testify(self, h: Tensor, ceiling: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
+        """How high a learned lr may go, as ln of it (rows,), and the evidence for more (rows,), after one more step.
 
-        A step counts by -h, at most 1 for or against, less `rise`. The sum forgets nothing: see `highest`.
+        A step counts by -h, which is over its root mean square, lr last: at most 1 for or against a larger lr, less
+        `rise`. What a positive sum has over 0 is spent: the ceiling rises by it, times reach / (1 - rise), so that it
+        rises as fast as lr's reach lets lr where all steps agree. A negative sum has to be made good first, however old
+        it is.
+
+        Trained weights are at a minimum of their training loss, and any direction from it overfits. Once a batch comes
+        again, < g, S > asks for more of the steps that were taken along it before, while on other data, and on batches
+        that come for the first time, it asks for less. So the first steps are the honest ones.
         """
-        return evidence - torch.clamp(h[:, -1], -1.0, 1.0) - self.rise
+        evidence = evidence - torch.clamp(h[:, -1], -1.0, 1.0) - self.rise
+        spent = torch.clamp(evidence, min=0.0)
+        scale = math.inf if self.reach is None else self.reach[-1] / (1 - self.rise)
+        return ceiling + torch.where(spent > 0, scale * spent, 0.0), evidence - spent
 
-    def highest(self, q: Tensor, evidence: Tensor | None, start: Tensor | None) -> Tensor:
+    def highest(self, q: Tensor, ceiling: Tensor | None) -> Tensor:
         """How high the coefficients `q` may go, by scope or the same for all.
 
-        With `evidence` (rows,) and `start`, ln lr_0 (rows,), the last of them, a learned lr, may be at
-
-            lr_0 exp(reach / (1 - rise) max(0, evidence))
-
-        and no higher; one that is above rises no farther. So where all steps agree, it rises as fast as its reach lets
-        it. Trained weights are at a minimum of their training loss, and any direction overfits: once a batch comes
-        again, < g, S > asks for more of the steps that were taken along it before, though on other data, and on batches
-        that come for the first time, it asks for less. The first steps are the honest ones, so they are remembered.
+        With a `ceiling` (rows,), the last of them, a learned lr, goes no higher; one that is above rises no farther.
         """
-        if evidence is None or start is None:
+        if ceiling is None:
             return self.high
-        scale = math.inf if self.reach is None else self.reach[-1] / (1 - self.rise)
-        ceiling = start + torch.where(evidence > 0, scale * evidence, 0.0)
         high = self.high.expand_as(q)
         of_lr = torch.minimum(high[:, -1], torch.maximum(q[:, -1], ceiling))
         return torch.cat([high[:, :-1], of_lr.unsqueeze(-1)], dim=-1)
