@@ -50,7 +50,7 @@ LEARNED_LR: dict[str, Any] = {
     "hyper_averaging": 0.9,
     "hyper_reach": 0.1,
     "hyper_fall": 300.0,
-    "hyper_rise": 0.6,
+    "hyper_rise": 0.7,
     "hyper_start": 10,
     "hyper_freeze": 0.4,
     "matrix_lr_ratio": 2.0,
