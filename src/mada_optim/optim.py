@@ -94,10 +94,11 @@ class HyperOptimizer(Optimizer):
             has moved. 0: any distance, and nothing is forgotten, as in the paper.
         hyper_fall: Steps, >= 0: until step t a learned lr falls to no less than 1 / (1 + t / hyper_fall) of where it
             starts, or of where shapes say (`lr_init`), whichever is lower. 0, or without a matrix: it may fall at once.
-        hyper_rise: How far steps have to agree before a learned lr rises above its start, in [0, 1). A step's
-            hypergradient, over its root mean square and at most 1, counts for or against that, less `hyper_rise`; of
-            the sum since the start, as far as it is positive, each 1 - hyper_rise lets lr rise by `hyper_reach`. It
-            wants a `hyper_memory`. 0: it may rise at once.
+        hyper_rise: How far steps have to agree before a learned lr rises above its start, in [0, 1). Each step's
+            hypergradient, over its root mean square, counts by at most 1 for a larger lr or against it, less
+            `hyper_rise`. Whenever their sum exceeds its largest value so far, 0 at the start, the highest lr allowed
+            rises, by `hyper_reach` for each 1 - hyper_rise; it never falls. `hyper_memory` is needed. 0: lr may rise
+            at once.
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
             library too: a tower) from a list of tensors, one per learned coefficient, 1-d with an entry per scope.
             `hyper_lr` and `hyper_momentum` are then unused.

@@ -143,14 +143,14 @@ class Learner:
     def testify(self, h: Tensor, ceiling: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
         """How high a learned lr may go, as ln of it (rows,), and the evidence for more (rows,), after one more step.
 
-        A step counts by -h, which is over its root mean square, lr last: at most 1 for or against a larger lr, less
-        `rise`. What a positive sum has over 0 is spent: the ceiling rises by it, times reach / (1 - rise), so that it
-        rises as fast as lr's reach lets lr where all steps agree. A negative sum has to be made good first, however old
-        it is.
+        A step adds -h, clamped to [-1, 1], less `rise`; h (rows, names) is over its root mean square, lr last. A
+        positive sum is spent at once: the ceiling rises by the sum times reach / (1 - rise). So it rises by lr's reach
+        per step where all steps agree. A negative sum stays until later steps make it good, however old it is.
 
-        Trained weights are at a minimum of their training loss, and any direction from it overfits. Once a batch comes
-        again, < g, S > asks for more of the steps that were taken along it before, while on other data, and on batches
-        that come for the first time, it asks for less. So the first steps are the honest ones.
+        The sum forgets nothing because the first steps tell most. On trained weights < g, S > on batches that come for
+        the first time is positive, as on validation data: a smaller lr is better. When batches come again it turns
+        negative, as g then points back along steps that these very batches made: a larger lr would only fit them
+        better. With fresh weights and an lr that is too small it is negative from the start.
         """
         evidence = evidence - torch.clamp(h[:, -1], -1.0, 1.0) - self.rise
         spent = torch.clamp(evidence, min=0.0)
