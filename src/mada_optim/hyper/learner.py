@@ -147,10 +147,10 @@ class Learner:
         positive sum is spent at once: the ceiling rises by the sum times reach / (1 - rise). So it rises by lr's reach
         per step where all steps agree. A negative sum stays until later steps make it good, however old it is.
 
-        The sum forgets nothing because the first steps tell most. On trained weights < g, S > on batches that come for
-        the first time is positive, as on validation data: a smaller lr is better. When batches come again it turns
-        negative, as g then points back along steps that these very batches made: a larger lr would only fit them
-        better. With fresh weights and an lr that is too small it is negative from the start.
+        The sum forgets nothing because the first steps tell most (docs/lab-notebook.md). On trained weights < g, S > on
+        batches that come for the first time is positive, as on validation data: a smaller lr is better. When batches
+        come again it turns negative, as g then points back along steps that these very batches made: a larger lr would
+        only fit them better. With fresh weights and an lr that is too small it is negative from the start.
         """
         evidence = evidence - torch.clamp(h[:, -1], -1.0, 1.0) - self.rise
         spent = torch.clamp(evidence, min=0.0)
