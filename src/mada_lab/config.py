@@ -134,6 +134,9 @@ class RunConfig:
     """How far a coefficient goes at most in one step, and over what distance that mean is forgotten; 0 is no limit."""
     hyper_fall: float | None = key(FIXED, None, of_optimizer=True)
     """Steps in which the least that a learned lr may fall to is halved; 0 lets it fall at once."""
+    hyper_rise: float | None = key(FIXED, None, of_optimizer=True)
+    """How far hypergradients have to agree before a learned lr rises above its start, in [0, 1); 0 lets it rise at
+    once."""
     lr_init: Literal["lr", "shape"] | float | None = key(FIXED, None, of_optimizer=True)
     """Where a learned lr starts: at learning_rate (lr), where the shapes of the matrices say (shape), or at a number;
     None is the optimizer's default. In the two latter cases learning_rate is but the unit of the schedule."""

@@ -40,7 +40,7 @@ NAMES = (*OURS, *BASELINES)
 #: Those that need no learning rate, for a network that isn't trained yet.
 LR_FREE, FRESH = ("mada", "mada_pointwise"), ("scratch", "resume")
 #: Of a learned lr alone.
-OF_LR = {"horizon", "hyper_fall", "lr_init"}
+OF_LR = {"horizon", "hyper_fall", "hyper_rise", "lr_init"}
 DECAY = 0.1  # of the others, if none is said; nanoGPT's
 
 

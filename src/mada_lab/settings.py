@@ -38,7 +38,9 @@ AT_LEAST_0 = (
 ).split()
 SEEDS, LARGEST = ("seed", "eval_seed"), 2**63 - 1
 MOST = 2**31 - 1  # of what is counted
-BELOW_1 = "dropout label_noise beta1 beta2 beta3 mu hyper_momentum hyper_memory hyper_averaging horizon".split()
+BELOW_1 = (
+    "dropout label_noise beta1 beta2 beta3 mu hyper_momentum hyper_memory hyper_averaging hyper_rise horizon".split()
+)
 UP_TO_1 = "rho c gamma omega hyper_freeze".split()
 
 

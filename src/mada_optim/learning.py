@@ -27,6 +27,7 @@ def learner(
     hyper_averaging: PerCoefficient,
     hyper_reach: PerCoefficient,
     hyper_fall: float,
+    hyper_rise: float,
 ) -> Learner:
     """The hyper-step of the learned coefficients, whose `intervals` are given in the rule's order, lr last.
 
@@ -53,6 +54,7 @@ def learner(
         averaging=_unless_zero(means),
         reach=_vector({q: x or math.inf for q, x in reach.items()}) if any(reach.values()) else None,
         fall=_fall(hyper_fall, intervals),
+        rise=_rise(hyper_rise, memories),
         freeze=number("hyper_freeze", hyper_freeze, UNIT, "0 is for never, 0.4 for the last two fifths of a cosine"),
     )
 
@@ -87,6 +89,16 @@ def _fall(x: object, learned: Container[str]) -> float:
     if value and LR.name not in learned:
         raise ValueError(f"hyper_fall={x!r}: expected 'lr' in learn, whose fall it slows; name it, or leave it at 0")
     return value or math.inf
+
+
+def _rise(x: object, memories: Mapping[str, float]) -> float:
+    value = number("hyper_rise", x, DECAY, "0 lets lr rise at once, 0.6 asks that most steps agree")
+    if value and LR.name not in memories:
+        raise ValueError(f"hyper_rise={x!r}: expected 'lr' in learn, whose rise it slows; name it, or leave it at 0")
+    if value and not memories[LR.name]:
+        remedy = "give it one, such as 0.999, or leave hyper_rise at 0"
+        raise ValueError(f"hyper_rise={x!r}: expected a hyper_memory of lr > 0, got 0; {remedy}")
+    return value
 
 
 def _limit(x: object) -> float:

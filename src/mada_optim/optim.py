@@ -16,7 +16,7 @@ from mada_optim.dispatch import Dispatcher
 from mada_optim.engine import eager
 from mada_optim.group_keys import GroupKeys
 from mada_optim.guard import Guard, find_guard, guarded
-from mada_optim.hyper.bank import LR_FLOOR, Bank
+from mada_optim.hyper.bank import LR_CEILING, LR_FLOOR, Bank
 from mada_optim.hyper.learner import ExternalLearner, HyperOptimizerFactory, Learner
 from mada_optim.hyper.step import hyper_step
 from mada_optim.readings import Bill, Reading, by_scope
@@ -101,6 +101,11 @@ class HyperOptimizer(Optimizer):
             has moved. 0: any distance, and nothing is forgotten, as in the paper.
         hyper_fall: Steps, >= 0: until step t a learned lr falls to no less than 1 / (1 + t / hyper_fall) of where it
             starts, or of where shapes say (`lr_init`), whichever is lower. 0, or without a matrix: it may fall at once.
+        hyper_rise: How far steps have to agree before a learned lr rises above its start, in [0, 1). Each step's
+            hypergradient, over its root mean square, counts by at most 1 for a larger lr or against it, less
+            `hyper_rise`. Whenever their sum exceeds its largest value so far, 0 at the start, the highest lr allowed
+            rises, by `hyper_reach` for each 1 - hyper_rise; it never falls. `hyper_memory` is needed. 0: lr may rise
+            at once.
         hyper_optimizer: Takes the place of the paper's hyper-step: makes a `torch.optim.Optimizer` (another of this
             library too: a tower) from a list of tensors, one per learned coefficient, 1-d with an entry per scope.
             `hyper_lr` and `hyper_momentum` are then unused.
@@ -166,6 +171,7 @@ class HyperOptimizer(Optimizer):
         hyper_averaging: float | Mapping[str, float] | None = None,
         hyper_reach: float | Mapping[str, float] | None = None,
         hyper_fall: float = 0.0,
+        hyper_rise: float = 0.0,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float = 0.0,
@@ -201,6 +207,7 @@ class HyperOptimizer(Optimizer):
             hyper_averaging=hyper_averaging,
             hyper_reach=hyper_reach,
             hyper_fall=hyper_fall,
+            hyper_rise=hyper_rise,
         )
         self._bank = Bank(self.learned, checks.scope(scope), self._learner)
         self._step_count = StepCount(type(self).__name__)
@@ -278,6 +285,8 @@ class HyperOptimizer(Optimizer):
             start = {option_key(q): group[q] if q != LR.name else LR.default for q in self.learned}
             if self._learner.fall < math.inf:
                 start[LR_FLOOR] = self._lr_floor
+            if self._learner.rise:
+                start[LR_CEILING] = LR.default
             tensors = {key: eager.scalar(x, self._home) for key, x in start.items()}
             self._bank.add_group(tensors, len(group["params"]))
             self._bank.attach(self.param_groups)

@@ -36,8 +36,9 @@ PAPER: dict[str, Any] = {
 PAPER_SHAKESPEARE: dict[str, Any] = {**PAPER, "eps": 1e-8, "hyper_lr": 2.5e-3, "hyper_momentum": 0.5}
 
 #: What `MADA` does where `learn` isn't named: nothing but lr is learned, from its trace, by steps of at most .1 in its
-#: logarithm, as long as the trace says more than its noise, down to 1 / (1 + t / 300) of its start at most, until a
-#: schedule takes it below two fifths of its peak. The numbers are from trials on small networks, docs/lab-notebook.md.
+#: logarithm, as long as the trace says more than its noise, down to 1 / (1 + t / 300) of its start at most, and up from
+#: there as far as steps agree by more than .65, until a schedule takes it below two fifths of its peak. The numbers are
+#: from trials on small networks, docs/lab-notebook.md.
 LEARNED_LR: dict[str, Any] = {
     "betas": (0.9, 0.99),
     "weight_decay": 0.3,
@@ -50,6 +51,7 @@ LEARNED_LR: dict[str, Any] = {
     "hyper_averaging": 0.9,
     "hyper_reach": 0.1,
     "hyper_fall": 300.0,
+    "hyper_rise": 0.65,
     "hyper_start": 10,
     "hyper_freeze": 0.4,
     "matrix_lr_ratio": 2.0,
@@ -68,7 +70,8 @@ class MADA(HyperOptimizer):
     With no `learn`, it is Muon on hidden weight matrices, at twice the learning rate of Adam elsewhere, which is
     learned from its trace (`LEARNED_LR`). It starts at `lr`; with no `lr`, where the shapes of the matrices say. That
     is for training from scratch: to go on from trained weights, say how small the first steps should be. From its start
-    it falls no faster than 1 / (1 + t / 300) in t steps, as hypergradients are short-sighted (`hyper_fall`). Give it
+    it falls no faster than 1 / (1 + t / 300) in t steps, as hypergradients are short-sighted (`hyper_fall`), and it
+    rises above its start as far as most steps since then have agreed on that (`hyper_rise`). Give it
     `param_groups(model)`, whose modules tell hidden matrices from all else. From `model.named_parameters()` it guesses
     by names and shapes, from `model.parameters()` by shapes alone; a group's key `matrix` says it. Weights decay by .3
     times lr. It guards its betas: beta1 is t / (t + 100) until that is larger, a beta2 below .99 is .99
@@ -111,6 +114,7 @@ class MADA(HyperOptimizer):
         hyper_averaging: float | Mapping[str, float] | None = None,
         hyper_reach: float | Mapping[str, float] | None = None,
         hyper_fall: float | None = None,
+        hyper_rise: float | None = None,
         hyper_optimizer: HyperOptimizerFactory | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         horizon: float | None = None,
@@ -140,6 +144,7 @@ class MADA(HyperOptimizer):
             "hyper_averaging": hyper_averaging,
             "hyper_reach": hyper_reach,
             "hyper_fall": hyper_fall,
+            "hyper_rise": hyper_rise,
             "horizon": horizon,
             "matrix_lr_ratio": matrix_lr_ratio,
             "lr_init": lr_init,
@@ -153,7 +158,7 @@ class MADA(HyperOptimizer):
         if not suits(rule):
             usual.pop("guard", None)
         if not (hyper_memory is None or hyper_memory):  # without a size there is nothing to weigh
-            usual.pop("hyper_averaging", None)
+            usual = {key: x for key, x in usual.items() if key not in ("hyper_averaging", "hyper_rise")}
         super().__init__(
             params,
             lr,

@@ -197,6 +197,7 @@ def test_coefficients_of_the_configuration_reach_the_optimizer(tiny):
     assert opt.param_groups[0]["eps"] == 1e-6
     assert opt._learner.lr.tolist() == [0.3] * 6
     assert optimizers.build(model, fitted(tiny, optimizer="mada", hyper_fall=7.0)).learner.fall == 7.0
+    assert optimizers.build(model, fitted(tiny, optimizer="mada", hyper_rise=0.3)).learner.rise == 0.3
     baseline = optimizers.build(model, fitted(tiny, optimizer="adamw", beta1=0.8, beta2=0.95))
     assert type(baseline) is torch.optim.AdamW
     assert baseline.param_groups[0]["betas"] == (0.8, 0.95)

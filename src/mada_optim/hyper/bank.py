@@ -26,7 +26,9 @@ LARGEST_LR = "largest_lr"
 EVIDENCE = ("hyper_mean", "hyper_mean_weight", "hyper_mean_noise")
 #: From where a learned lr falls slowly, as the logarithm of its factor. It is what a run began with, so it is saved.
 LR_FLOOR = "log_lr_floor"
-ALL_MEMORY = (*MEMORY, *MEAN_SQUARES, *EVIDENCE, LARGEST_LR, LR_FLOOR)
+#: How high a learned lr may rise, as that logarithm, and what is lacking before that is more.
+LR_CEILING, FOR_RISE = "log_lr_ceiling", "hyper_evidence"
+ALL_MEMORY = (*MEMORY, *MEAN_SQUARES, *EVIDENCE, LARGEST_LR, LR_FLOOR, LR_CEILING, FOR_RISE)
 
 
 class Bank:
@@ -42,7 +44,7 @@ class Bank:
         self.names, self.scope = names, scope
         means, evidence = MEAN_SQUARES * (learner.memory is not None), EVIDENCE * (learner.averaging is not None)
         self._vectors = (*MEMORY[:2], *means, *evidence)
-        self._numbers = (MEMORY[2], *(LARGEST_LR,) * (learner.freeze > 0))
+        self._numbers = (MEMORY[2], *(LARGEST_LR,) * (learner.freeze > 0), *(FOR_RISE,) * (learner.rise > 0))
         self.columns: dict[str, Tensor] = {}  # by key in a group: coefficients (rows,), memory (rows,) or (rows, names)
         self._places: list[int | slice] = []
         self._views: list[dict[str, Tensor]] = []

@@ -39,6 +39,7 @@ class Learner:
         reach: How far coefficients go at most in one hyper-step, > 0; math.inf for any distance.
         freeze: Share of the largest lr so far below which there is no hyper-step, in [0, 1].
         fall: Steps after which a learned lr may be half its floor, > 0; math.inf where it may fall at once.
+        rise: What each step takes off the evidence for an lr above its start, in [0, 1); 0 where none is asked for.
     """
 
     lr: Tensor
@@ -53,6 +54,7 @@ class Learner:
     reach: Tensor | None = None
     freeze: float = 0.0
     fall: float = math.inf
+    rise: float = 0.0
 
     def on(self, device: torch.device, dtype: torch.dtype) -> "Learner":
         """The same, with its vectors there."""
@@ -138,6 +140,34 @@ class Learner:
         of_lr = torch.minimum(q[:, -1], floor - torch.log1p(steps / self.fall))
         return torch.cat([low[:, :-1], torch.maximum(low[:, -1], of_lr).unsqueeze(-1)], dim=-1)
 
+    def testify(self, h: Tensor, ceiling: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
+        """How high a learned lr may go, as ln of it (rows,), and the evidence for more (rows,), after one more step.
+
+        A step adds -h, clamped to [-1, 1], less `rise`; h (rows, names) is over its root mean square, lr last. A
+        positive sum is spent at once: the ceiling rises by the sum times reach / (1 - rise). So it rises by lr's reach
+        per step where all steps agree. A negative sum stays until later steps make it good, however old it is.
+
+        The sum forgets nothing because the first steps tell most (docs/lab-notebook.md). On trained weights < g, S > on
+        batches that come for the first time is positive, as on validation data: a smaller lr is better. When batches
+        come again it turns negative, as g then points back along steps that these very batches made: a larger lr would
+        only fit them better. With fresh weights and an lr that is too small it is negative from the start.
+        """
+        evidence = evidence - torch.clamp(h[:, -1], -1.0, 1.0) - self.rise
+        spent = torch.clamp(evidence, min=0.0)
+        scale = math.inf if self.reach is None else self.reach[-1] / (1 - self.rise)
+        return ceiling + torch.where(spent > 0, scale * spent, 0.0), evidence - spent
+
+    def highest(self, q: Tensor, ceiling: Tensor | None) -> Tensor:
+        """How high the coefficients `q` may go, by scope or the same for all.
+
+        With a `ceiling` (rows,), the last of them, a learned lr, goes no higher; one that is above rises no farther.
+        """
+        if ceiling is None:
+            return self.high
+        high = self.high.expand_as(q)
+        of_lr = torch.minimum(high[:, -1], torch.maximum(q[:, -1], ceiling))
+        return torch.cat([high[:, :-1], of_lr.unsqueeze(-1)], dim=-1)
+
     def step(self, q: Tensor, h: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients and the velocity after one step of SGD with momentum along `h`.
 
@@ -157,9 +187,9 @@ class Learner:
         """The nearest point to `new` that one hyper-step goes to from `q`."""
         return new if self.reach is None else torch.clamp(new, q - self.reach, q + self.reach)
 
-    def project(self, q: Tensor, low: Tensor | None = None) -> Tensor:
-        """The nearest point inside the intervals, whose lower ends are `low` where that is given."""
-        return torch.clamp(q, self.low if low is None else low, self.high)
+    def project(self, q: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+        """The nearest point inside the intervals, whose ends are `low` and `high` where these are given."""
+        return torch.clamp(q, self.low if low is None else low, self.high if high is None else high)
 
 
 class ExternalLearner:

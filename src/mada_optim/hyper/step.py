@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mada_optim.hyper.bank import EVIDENCE, LARGEST_LR, LR_FLOOR, MEAN_SQUARES, Bank
+from mada_optim.hyper.bank import EVIDENCE, FOR_RISE, LARGEST_LR, LR_CEILING, LR_FLOOR, MEAN_SQUARES, Bank
 from mada_optim.hyper.learner import ExternalLearner, Learner
 
 
@@ -27,6 +27,8 @@ def hyper_step(
     if learner.freeze:
         moves = moves & _awake(bank, learner, lrs, counts)
     along = learner.clip(h if learner.memory is None else _normalized(bank, learner, h, moves))
+    if learner.rise:
+        _testified(bank, learner, along, moves)
     if learner.averaging is not None:
         along = _weighed(bank, learner, along, moves)
     if external is None:
@@ -35,7 +37,8 @@ def hyper_step(
     else:
         new = external.step(along, moves)
     low = learner.lowest(q, memory["applied_steps"], memory.get(LR_FLOOR))
-    new = torch.where(moves.unsqueeze(-1), learner.project(learner.within_reach(new, q), low), q)
+    high = learner.highest(q, memory.get(LR_CEILING))
+    new = torch.where(moves.unsqueeze(-1), learner.project(learner.within_reach(new, q), low, high), q)
     bank.set_coefficients(new)
     if learner.averaging is not None and learner.reach is not None:
         _forget(bank, learner, new - q, moves)
@@ -54,6 +57,12 @@ def _normalized(bank: Bank, learner: Learner, h: Tensor, moves: Tensor) -> Tenso
     for key, mean in zip(MEAN_SQUARES, means, strict=True):
         bank.keep(key, mean, moves)
     return along
+
+
+def _testified(bank: Bank, learner: Learner, h: Tensor, moves: Tensor) -> None:
+    keys = (LR_CEILING, FOR_RISE)
+    for key, x in zip(keys, learner.testify(h, *(bank.columns[key] for key in keys)), strict=True):
+        bank.keep(key, x, moves)
 
 
 def _weighed(bank: Bank, learner: Learner, h: Tensor, moves: Tensor) -> Tensor:
