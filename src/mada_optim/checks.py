@@ -121,7 +121,7 @@ def horizon(x: object, learned: Sequence[str]) -> float:
 
 
 def lr_init(x: object, learned: Sequence[str]) -> str | float:
-    """Where a learned lr starts: "lr", "shape" or a number.
+    """Where a learned lr starts: "lr", "shape", "auto" or a number.
 
     Raises:
         ValueError: It is none of them, or no lr is learned.
@@ -131,7 +131,7 @@ def lr_init(x: object, learned: Sequence[str]) -> str | float:
     if LR.name not in learned:
         raise ValueError(f"lr_init={x!r}: expected 'lr' in learn, whose start it is; name it, or set lr itself")
     if isinstance(x, str):
-        return member("lr_init", x, ("lr", "shape"), "a number is allowed too")
+        return member("lr_init", x, ("lr", "shape", "auto"), "a number is allowed too")
     return number("lr_init", x, POSITIVE, "'shape' and 'lr' are allowed too")
 
 

@@ -47,6 +47,11 @@ def of_shapes(
     return POINTWISE_STEP / width
 
 
+def largest(groups: Iterable[Mapping[str, Any]]) -> float:
+    """The largest lr of a group; 0 without groups."""
+    return max((float(group["lr"]) for group in groups), default=0.0)
+
+
 def rescale(groups: Sequence[dict[str, Any]], factor: float) -> None:
     """Multiplies the lr of each group. A tensor, which groups may share and others may hold, is multiplied in place."""
     with torch.no_grad():

@@ -229,10 +229,12 @@ class HyperOptimizer(Optimizer):
             defaults["eps"] = eps
         self._option_names = tuple(defaults)
         self._keys = GroupKeys(type(self), self.rule, self.learned, defaults, self.__dict__.pop("_given", {}))
+        params = list(params) if isinstance(params, Iterator) else params
         super().__init__(params, defaults)
         if self._keys.constructed() and self.learned and reduce_group is None:
             shards.require_one_process(type(self).__name__)
-        self._start_lr(checks.lr_init(lr_init, self.learned))
+        own = [isinstance(x, dict) and "lr" in x for x in params] if lr_init == "auto" else []
+        self._start_lr(checks.lr_init(lr_init, self.learned), own)
 
         self._learner = self._learner.on(self._home, eager.scalar_dtype(self._home))
         if hyper_optimizer is not None and self.learned:
@@ -291,21 +293,23 @@ class HyperOptimizer(Optimizer):
             self._bank.add_group(tensors, len(group["params"]))
             self._bank.attach(self.param_groups)
 
-    def _start_lr(self, wanted: str | float) -> None:
+    def _start_lr(self, wanted: str | float, own: list[bool]) -> None:
         """Writes into each group's lr where it starts; groups keep their ratios, the largest starts at the one wanted.
 
-        And, if a learned lr is to fall slowly, from where.
+        But for those with an lr of their `own`, by group, if that is to stay. And, if a learned lr is to fall slowly,
+        from where.
         """
-        largest = max((float(group["lr"]) for group in self.param_groups), default=0.0)
+        free = [group for i, group in enumerate(self.param_groups) if not any(own[i : i + 1])]
+        largest = initial_lr.largest(free or self.param_groups)
         slowly = self._learner.fall < math.inf
         if LR.name not in self.learned or not largest > 0:
             return
         where = (self.rule, self.param_groups, self._over_parts)
-        of_shapes = initial_lr.of_shapes(*where) if slowly or wanted == "shape" else None
-        first = of_shapes if wanted == "shape" else wanted
+        of_shapes = initial_lr.of_shapes(*where) if slowly or wanted in ("shape", "auto") else None
+        first = of_shapes if wanted in ("shape", "auto") else wanted
         if isinstance(first, float):
-            initial_lr.rescale([self.defaults, *self.param_groups], first / largest)
-            largest = first
+            initial_lr.rescale([self.defaults, *free] if free else [], first / largest)
+            largest = initial_lr.largest(self.param_groups)
         if slowly and of_shapes is not None:
             self._lr_floor = min(LR.default, math.log(of_shapes / largest))
             self._bank.columns[LR_FLOOR].fill_(self._lr_floor)

@@ -4,8 +4,8 @@ All take the same keywords (`mada_optim.HyperOptimizer` says what they mean); `l
 classical names are plain unless `learn` says otherwise.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,8 +85,7 @@ class MADA(HyperOptimizer):
     the authors' code does. `rule="mada_matrix"` adds `omega` to them, Muon's weight on hidden matrices (1 if None).
 
     Args that are None take the numbers of `LEARNED_LR` where `learn` isn't named, else those of `HyperOptimizer`, and
-    betas of (.9, .95), no decay and no guard. Without `lr`, that is 1e-3, and `lr_init` is "shape" if lr is learned
-    and no group has an lr of its own; if all have one, they start there.
+    betas of (.9, .95), no decay and no guard. Without `lr`, that is 1e-3, and `lr_init` is "auto" if lr is learned.
     """
 
     preset = Preset("mada_matrix", ("lr",), lr=1e-3, rule_named="mada")
@@ -132,8 +131,7 @@ class MADA(HyperOptimizer):
         learn = learn if learn is None or isinstance(learn, str) else tuple(learn)
         learns_lr = learn is None or LR.name in ([learn] if isinstance(learn, str) else learn)
         if lr is None and lr_init is None and learns_lr:
-            params = cast(ParamsT, list(params)) if isinstance(params, Iterator) else params  # can be read once
-            lr_init = _usual_start(params)
+            lr_init = "auto"
         given = {
             "betas": betas,
             "weight_decay": weight_decay,
@@ -181,21 +179,6 @@ class MADA(HyperOptimizer):
             gamma=gamma,
             **{**usual, **{key: x for key, x in given.items() if x is not None}},
         )
-
-
-def _usual_start(params: Iterable[object]) -> str:
-    """Where a learned lr starts that the user hasn't set: as the shapes say, or at the lr of the groups.
-
-    Raises:
-        ValueError: Some groups have an lr, and some don't.
-    """
-    own = ["lr" in x for x in params if isinstance(x, dict)]
-    if any(own) and not all(own):
-        raise ValueError(
-            "lr in some parameter groups: expected it in all groups or in none, as the others would start where the "
-            "shapes say; give lr too, or leave it out of all groups"
-        )
-    return "lr" if any(own) else "shape"
 
 
 class SGD(HyperOptimizer):

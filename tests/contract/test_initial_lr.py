@@ -109,19 +109,16 @@ def test_groups_keep_their_ratios_and_the_largest_starts_there():
         assert list(travelled.coefficients().values())[-1]["lr"] == pytest.approx(8e-3)
 
 
-def test_groups_that_all_have_an_lr_start_there():
+@pytest.mark.parametrize("late", [{}, {"lr": 4e-3}])
+def test_groups_with_an_lr_of_their_own_start_there(late):
     """Numbers of the user's, which no computed start replaces."""
     net = Net()
-    groups = [{"params": net.first.parameters(), "lr": 1e-3}, {"params": net.second.parameters(), "lr": 4e-3}]
+    of_shapes = MADA(net.named_parameters()).coefficients()["lr"]
+    groups = [{"params": net.first.named_parameters(), "lr": 1e-3}, {"params": net.second.named_parameters(), **late}]
     opt = MADA(iter(groups), scope="group")
-    assert [x["lr"] for x in opt.coefficients().values()] == [1e-3, 4e-3]
-    assert [group["lr"] for group in opt.param_groups] == [1e-3, 4e-3]
-
-
-def test_an_lr_in_some_groups_alone_is_refused():
-    net = Net()
-    with pytest.raises(ValueError, match="expected it in all groups or in none"):
-        MADA([{"params": net.first.parameters(), "lr": 1e-3}, {"params": net.second.parameters()}])
+    expected = [1e-3, late.get("lr", of_shapes)]
+    assert [x["lr"] for x in opt.coefficients().values()] == pytest.approx(expected)
+    assert [group["lr"] for group in opt.param_groups] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("options", [{}, {"lr": 7.0, "lr_init": "shape"}, {"lr_init": 0.4 / 64}])
