@@ -89,6 +89,7 @@ ALLOWED = {
     "mada_optim.shards": ("mada_optim.spec", "mada_optim.layouts"),
     "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices", "mada_optim.layouts"),
     "mada_optim.by_name": (),
+    "mada_optim.members": ("mada_optim.matrices",),
     "mada_optim.step_count": ("mada_optim.modes",),
     "mada_optim.group_keys": (
         "mada_optim.spec",
@@ -109,6 +110,7 @@ ALLOWED = {
         "mada_optim.shards",
     ),
     "mada_optim.cells": (
+        "mada_optim.members",
         "mada_optim.spec",
         "mada_optim.checks",
         "mada_optim.engine",
@@ -119,6 +121,7 @@ ALLOWED = {
         "mada_optim.shards",
     ),
     "mada_optim.steady": (
+        "mada_optim.members",
         "mada_optim.spec",
         "mada_optim.cells",
         "mada_optim.dispatch",

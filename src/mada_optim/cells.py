@@ -10,6 +10,7 @@ from mada_optim import checks, matrices, shards
 from mada_optim.engine import eager, fit
 from mada_optim.hyper.bank import Bank
 from mada_optim.layouts import Layout
+from mada_optim.members import Members
 from mada_optim.placement import Placement, intact, stacked
 from mada_optim.spec import Rule, option_key
 
@@ -58,16 +59,18 @@ class Cells:
         self._owner, self._rule, self._learned = owner, rule, learned
         self._memory, self._bank, self._state_dtype = memory, bank, state_dtype
         self._numbers: Placement | None = None
+        self._members = Members(bank.scope if learned else None)
         self._fixed = [q for q in (*rule.coefficient_names(), *rule.hyper_parameters) if q not in learned]
 
     def adopt(self, groups: list[dict[str, Any]]) -> None:
         """Takes over what was put into a group in place of a learned coefficient.
 
         Raises:
-            RuntimeError: A number of a group has lost its memory.
+            RuntimeError: A number of a group has lost its memory, or groups were changed by hand (`Members`).
         """
         if self._numbers is not None and self._numbers.holds([x for _, x in numbers_of(groups)]):
             return
+        self._follow(groups)
         self._numbers = None
         for key, x in numbers_of(groups):
             if not intact(x):
@@ -78,12 +81,22 @@ class Cells:
         self._bank.adopt(groups)
         self._numbers = Placement([x for _, x in numbers_of(groups)])
 
+    def take(self, groups: list[dict[str, Any]]) -> None:
+        """Takes notice of groups that were added, loaded or copied."""
+        self._members.take(groups)
+
+    def _follow(self, groups: list[dict[str, Any]]) -> None:
+        if not self._members.are_as_they_were(groups):
+            self._members.follow(groups, lambda changed: matrices.decided(self._rule, changed))
+
     def of_step(self, groups: list[dict[str, Any]], states: MutableMapping[Tensor, State]) -> list[eager.Cell]:
         """What a step moves: the parameters that have a gradient. State is begun where there is none.
 
         Raises:
-            RuntimeError: A gradient is sparse, or doesn't fit its parameter; nothing is changed.
+            RuntimeError: A gradient is sparse, or doesn't fit its parameter, or groups were changed by hand and what is
+                learned can't follow; nothing is changed.
         """
+        self._follow(groups)
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
             raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")

@@ -21,6 +21,7 @@ ALIASES = {
     "wd": "weight_decay",
     "epsilon": "eps",
     "use_muon": "matrix",
+    "matrices": "matrix",
     "is_matrix": "matrix",
     "matrix_lr": "matrix_lr_ratio",
 }
@@ -35,7 +36,7 @@ NEUTRAL = {
     "nesterov": False,
 }
 #: Similarity of two names, of 1, from which one is taken for a misspelling of the other.
-ALIKE = 0.81
+ALIKE = 0.8
 
 
 class GroupKeys:
@@ -128,7 +129,7 @@ class GroupKeys:
             ValueError: A key is refused, or a value; nothing is changed.
         """
         for i, (group, count) in enumerate(zip(groups, self._counts, strict=False)):
-            if group.get("matrix") != self._matrix[i]:
+            if len(groups) == len(self._matrix) and group.get("matrix") != self._matrix[i]:
                 raise ValueError(
                     f"matrix={group.get('matrix')!r} in parameter group {i}: expected {self._matrix[i]!r}, with which "
                     "its state was laid out; put it back, or make the optimizer anew"

@@ -41,7 +41,7 @@ def hidden(named: Sequence[tuple[str, Tensor]]) -> list[bool]:
 
 
 def _role(where: Path, p: Tensor, first: bool) -> Role:
-    if p.ndim < 2 or names.is_bias_or_gain(where) or names.is_adapter(where):
+    if p.ndim < 2 or not p.numel() or names.is_bias_or_gain(where) or names.is_adapter(where):
         return Role.OTHER
     is_kernel = p.ndim > 3 and names.is_plain_weight(where.parameter)  # of a convolution that embeds patches
     if names.is_embedding(where) and not is_kernel:

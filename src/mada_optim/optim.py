@@ -268,6 +268,7 @@ class HyperOptimizer(Optimizer):
         self._sort_matrices()
         self._attach_coefficients(param_group)
         self._keys.added(param_group, betas)
+        self._cells.take(self.param_groups)
         for layout in set(matrices.flags(self.rule, param_group)):
             seen = matrices.seen(self.rule, param_group, layout)
             self._dispatcher.prepare(corners(self.rule, seen, ()), self._home)  # what is learned is a tensor
@@ -476,7 +477,6 @@ class HyperOptimizer(Optimizer):
         places = ((group, j) for group in self.param_groups for j, x in enumerate(group["params"]) if x is p)
         return self._cells.slots(p, self.state[p], *next(places))
 
-    @modes.neutral()
     def state_dict(self) -> dict[str, Any]:
         """As in torch.optim; the coefficients in it are copies, which later steps don't change.
 
@@ -486,7 +486,8 @@ class HyperOptimizer(Optimizer):
         self._step_count.read()
         first = self.register_state_dict_post_hook(lambda _, ours: self._completed(ours), prepend=True)
         try:
-            return super().state_dict()
+            with modes.neutral():
+                return super().state_dict()
         finally:
             first.remove()
 
@@ -547,6 +548,7 @@ class HyperOptimizer(Optimizer):
             group.update({name: self.defaults[name] for name in self._option_names if name not in group})
             self._settle(group)
         self._bank.adopt(self.param_groups)
+        self._cells.take(self.param_groups)
         self.state.update(snapshot.restored(self.param_groups, self._incoming, self._cells.form, self.rule))
         if self._external is not None:
             self._external.optimizer.load_state_dict(self._incoming["hyper_optimizer"])
@@ -575,6 +577,7 @@ class HyperOptimizer(Optimizer):
             return
         self._incoming = {}
         self._cells = self._new_cells()
+        self._cells.take(self.param_groups)
         self._dispatcher = Dispatcher(
             self._requested_engine, self.rule, self.learned, self._memory.trace, self.state_dtype
         )

@@ -6,7 +6,7 @@ To see that it does takes half of the time that it takes to find it out, which s
 
 from collections.abc import Mapping, MutableMapping
 from itertools import chain
-from operator import ge, is_, methodcaller
+from operator import ge, methodcaller
 from typing import Any, NamedTuple
 
 from torch import Tensor, UntypedStorage
@@ -15,6 +15,7 @@ from mada_optim.cells import Cells, State
 from mada_optim.dispatch import Dispatcher, Work
 from mada_optim.engine.eager import Cell
 from mada_optim.kernels.table import Table
+from mada_optim.members import same
 from mada_optim.placement import Kinds, Placement, intact
 
 Group = dict[str, Any]
@@ -132,11 +133,6 @@ class Steady:
             owners=list(map(id, states)),
             names=list(chain.from_iterable(states.values())),
         )
-
-
-def same(xs: list[Any], ys: list[Any]) -> bool:
-    """Whether they are the same objects."""
-    return len(xs) == len(ys) and all(map(is_, xs, ys))
 
 
 def params_of(groups: list[Group]) -> list[Tensor]:

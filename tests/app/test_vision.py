@@ -269,7 +269,7 @@ def test_more_images_than_there_are_leave_nothing_on_the_disk(small, digits, tmp
 
 def test_another_network_is_not_resumed(small, digits):
     train(replace(small, max_iters=5), digits, Silent())
-    with pytest.raises(LabError, match="key width: expected 6, got 4"):
+    with pytest.raises(LabError, match="key width: expected 4, as in the run that is resumed, got 6"):
         train(replace(small, width=6, init_from="resume"), digits, Silent())
 
 

@@ -1,0 +1,124 @@
+"""Groups that a user changes by hand, as torch's optimizers allow it: what they hold by place follows.
+
+Catches: a head that is orthogonalised since the embedding before it was taken out, and coefficients of another group.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mada_optim import MADA, Adam, HyperAdam
+from tests.problems import same_bits
+
+SHAPES = {"wte.weight": (12, 8), "h.0.weight": (8, 8), "h.1.weight": (9, 8), "ln.weight": (8,), "head.weight": (5, 8)}
+
+
+def parameters():
+    torch.manual_seed(0)
+    return [(name, nn.Parameter(torch.randn(shape))) for name, shape in SHAPES.items()]
+
+
+def give(params):
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+
+
+def stepped(opt, params, steps=3):
+    for _ in range(steps):
+        give(params)
+        opt.step()
+    return [p.detach().clone() for p in params]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_parameter_that_is_taken_out_leaves_the_others_what_they_were(begun):
+    named, twins = parameters(), parameters()
+    opt, twin = (MADA(x, learn=(), rule="mada_matrix") for x in (named, twins))
+    rest, of_twin = ([p for _, p in x[1:]] for x in (named, twins))
+    if begun:
+        stepped(opt, [p for _, p in named])
+        stepped(twin, [p for _, p in twins])
+    opt.param_groups[0]["params"] = rest
+    twins[0][1].grad = None
+    assert same_bits(stepped(opt, rest), stepped(twin, of_twin))
+    assert opt.param_groups[0]["param_names"] == list(SHAPES)[1:]
+    assert opt.param_groups[0]["hidden_matrices"] == [True, True, False, False]
+
+
+def test_parameters_in_another_order_are_what_they_were():
+    named, twins = parameters(), parameters()
+    opt, twin = MADA(named), MADA(twins)
+    opt.param_groups[0]["params"].reverse()
+    for x, y in zip(stepped(opt, [p for _, p in named]), stepped(twin, [p for _, p in twins]), strict=True):
+        torch.testing.assert_close(x, y)
+    assert opt.param_groups[0]["param_names"] == list(SHAPES)[::-1]
+
+
+def test_a_parameter_in_the_place_of_another_takes_over_what_that_was():
+    """As where a wrapper shards a model and puts its shards into the groups."""
+    named = parameters()
+    opt = MADA(named)
+    new = [nn.Parameter(p.detach().clone()) for _, p in named]
+    opt.param_groups[0]["params"] = new
+    twins = parameters()
+    assert same_bits(stepped(opt, new), stepped(MADA(twins), [p for _, p in twins]))
+
+
+def test_a_parameter_that_is_put_in_is_decided_by_itself():
+    named = parameters()
+    opt = MADA(named)
+    late = nn.Parameter(torch.randn(7))
+    opt.param_groups[0]["params"].append(late)
+    stepped(opt, [*(p for _, p in named), late])
+    assert opt.param_groups[0]["hidden_matrices"] == [False, True, True, False, False, False]
+    assert opt.param_groups[0]["param_names"][-1] == "0.5"
+    assert opt.state[late]["step"] == 3
+
+
+CHANGES = {
+    "pop": lambda opt: opt.param_groups.pop(),
+    "append": lambda opt: opt.param_groups.append({**opt.param_groups[0], "params": [nn.Parameter(torch.ones(2))]}),
+    "reorder": lambda opt: opt.param_groups.reverse(),
+}
+
+
+def two_groups(make, **options):
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5))]
+    return make([{"params": [p]} for p in params], **options), params
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("options", [{}, {"scope": "group"}, {"scope": "tensor"}], ids=str)
+@pytest.mark.parametrize("copied", [False, True])
+def test_groups_of_learned_coefficients_are_not_changed_by_hand(change, options, copied):
+    opt, params = two_groups(HyperAdam, **options)
+    stepped(opt, params)
+    opt = copy.deepcopy(opt) if copied else opt
+    params = [p for group in opt.param_groups for p in group["params"]]
+    before = [p.detach().clone() for p in params]
+    CHANGES[change](opt)
+    give(params)
+    with pytest.raises(RuntimeError, match="param_groups were changed by hand"):
+        opt.step()
+    assert same_bits(before, [p.detach() for p in params])
+
+
+@pytest.mark.parametrize("change", ["pop", "reorder"])
+def test_where_nothing_is_learned_they_may_be(change):
+    opt, params = two_groups(Adam)
+    twin, twins = two_groups(Adam)
+    stepped(opt, params)
+    stepped(twin, twins)
+    CHANGES[change](opt)
+    left = [p for group in opt.param_groups for p in group["params"]]
+    for p in twins:
+        p.grad = None
+    same = [q for p, q in zip(params, twins, strict=True) if any(p is x for x in left)]
+    for p in params:
+        p.grad = None
+    stepped(opt, left)
+    stepped(twin, same)
+    assert same_bits([p.detach() for p in params], [q.detach() for q in twins])
