@@ -14,11 +14,8 @@ from mada_optim.kernels.tensors import WORD, reader, sizes_of_plain
 from mada_optim.spec import LR, Rule
 
 MAX_SLOTS, MAX_SCALARS = 12, 8  # loops.cpp has them too
-JOB, PARAMETER, GRADIENT = (
-    5,
-    1,
-    2,
-)  # numbers of `Job` there, and the places of two: addresses of row, parameter, gradient and numbers, and the scope
+JOB = 5  # numbers of `Job` there: addresses of row, parameter, gradient and numbers, and the scope
+PARAMETER, GRADIENT = 1, 2  # their places in it
 LIMIT = ctypes.c_double(largest_gradient(torch.float32))
 
 

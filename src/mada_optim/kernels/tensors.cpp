@@ -16,8 +16,8 @@ using Get = int32_t (*)(Handle, T *);  // 0 where it succeeds
 struct Torch {
     const char *(*item)(void *list, intptr_t i);  // PyList_GetItem
     int64_t type_at, handle_at;                   // bytes into an object: its type; the handle
-    int32_t (*strided)();                         // the layout of dense tensors
-    Get<int32_t> layout, dtype, device_type, device_index;
+    int32_t (*strided)(), (*cpu)();               // the layout of dense tensors; a type of device
+    Get<int32_t> layout, dtype, device_type;
     Get<int64_t> dim, storage_bytes, storage_offset;
     Get<const int64_t *> sizes, strides;
     Get<const void *> data;
@@ -38,25 +38,35 @@ int64_t word(const char *at) {
     return x;
 }
 
-// Whether it can be read, and is strided; then it may still lack its memory.
+// Whether a tensor has an address at all: others fail where they are asked for it, and some write about it.
+bool strided(const Torch &torch, const char *object) {
+    int32_t layout;
+    return !torch.layout(object + torch.handle_at, &layout) && layout == torch.strided();
+}
+
+// Whether a strided tensor can be read; then it may still lack its memory.
 bool read(const Torch &torch, const char *object, Look &to) {
     const Handle x = object + torch.handle_at;
-    int32_t layout, dtype, type, index;
-    if (torch.layout(x, &layout) || layout != torch.strided()) return false;  // others have no address
+    int32_t dtype;
     const int64_t *sizes, *strides;
     const void *data;
-    if (torch.dtype(x, &dtype) || torch.device_type(x, &type) || torch.device_index(x, &index)) return false;
+    if (torch.dtype(x, &dtype)) return false;
     if (torch.dim(x, &to.dim) || to.dim > DIMS || torch.sizes(x, &sizes) || torch.strides(x, &strides)) return false;
     if (torch.storage_bytes(x, &to.storage_bytes) || torch.storage_offset(x, &to.storage_offset)) return false;
     if (torch.data(x, &data)) return false;
     to.object = int64_t(object);
     to.type = word(object + torch.type_at);
     to.tensor = word(object + torch.handle_at);
-    to.kind = ((int64_t(dtype) * 256 + type) * 65536 + index) * 2 + torch.is_neg(x);
+    to.kind = int64_t(dtype) * 2 + torch.is_neg(x);
     to.data = int64_t(data);
     std::memcpy(to.shape, sizes, to.dim * sizeof *sizes);
     std::memcpy(to.shape + to.dim, strides, to.dim * sizeof *strides);
     return true;
+}
+
+bool on_cpu(const Torch &torch, const char *object) {
+    int32_t type;
+    return !torch.device_type(object + torch.handle_at, &type) && type == torch.cpu();
 }
 
 int64_t elements(const Look &x) {
@@ -85,8 +95,9 @@ int64_t max_numbers() { return FIXED + 2 * DIMS; }
 int64_t take(const Torch *torch, void *list, int64_t count, int64_t *to) {
     const int64_t *const begin = to;
     for (int64_t j = 0; j < count; j++) {
+        const char *const object = torch->item(list, j);
         Look x;
-        if (!read(*torch, torch->item(list, j), x) || (!x.data && elements(x))) return -1;
+        if (!strided(*torch, object) || !read(*torch, object, x) || (!x.data && elements(x))) return -1;
         std::memcpy(to, &x, x.length() * sizeof *to);
         to += x.length();
     }
@@ -97,18 +108,19 @@ int64_t take(const Torch *torch, void *list, int64_t count, int64_t *to) {
 int holds(const Torch *torch, void *list, int64_t count, const int64_t *kept) {
     for (int64_t j = 0; j < count; j++) {
         const char *const object = torch->item(list, j);
-        // in this order: only what is still the same tensor is asked how it is seen
+        // in this order: what is still the same tensor is strided; at the same address it is on the same device
         if (int64_t(object) != kept[0] || word(object + torch->type_at) != kept[1]) return 0;
         if (word(object + torch->handle_at) != kept[2]) return 0;
         Look x;
-        if (!read(*torch, object, x) || std::memcmp(&x, kept, x.length() * sizeof *kept)) return 0;
+        if (!read(*torch, object, x) || x.dim != kept[FIXED - 1]) return 0;
+        if (std::memcmp(&x, kept, x.length() * sizeof *kept)) return 0;
         kept += x.length();
     }
     return 1;
 }
 
-// Whether each of the list is of one of two types, of the kind and the size of an element of `like`, contiguous, of its
-// size in `sizes`, and all there in its storage. Writes the addresses, `step` numbers apart.
+// Whether each of the list is of one of two types, in CPU memory, of the kind and the size of an element of `like`,
+// contiguous, of its size in `sizes`, and all there in its storage. Writes the addresses, `step` numbers apart.
 int plain(const Torch *torch, void *list, int64_t count, const int64_t *types, const int64_t *like, const int64_t *sizes,
           int64_t *to, int64_t step) {
     Look model;
@@ -117,7 +129,8 @@ int plain(const Torch *torch, void *list, int64_t count, const int64_t *types, c
         const char *const object = torch->item(list, j);
         const int64_t type = word(object + torch->type_at);
         Look x;
-        if ((type != types[0] && type != types[1]) || !read(*torch, object, x) || x.kind != model.kind) return 0;
+        if ((type != types[0] && type != types[1]) || !strided(*torch, object) || !on_cpu(*torch, object)) return 0;
+        if (!read(*torch, object, x) || x.kind != model.kind) return 0;
         if (x.dim != *sizes || std::memcmp(x.shape, sizes + 1, x.dim * sizeof *sizes) || !contiguous(x)) return 0;
         const int64_t n = elements(x), bytes = model.storage_bytes;  // of its one element
         if (n && (!x.data || x.storage_bytes < (x.storage_offset + n) * bytes)) return 0;

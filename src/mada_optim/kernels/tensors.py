@@ -24,7 +24,7 @@ FIXED = 8  # tensors.cpp has it too, and the order of numbers in `Look`
 OBJECT_WORDS = 8  # of a Python object, among which its type and its tensor are looked for
 WORD = array("q").itemsize
 GETTERS = (
-    *"layout dtype device_type device_index dim storage_size storage_offset sizes strides data_ptr".split(),
+    *"layout dtype device_type dim storage_size storage_offset sizes strides data_ptr".split(),
 )  # of torch's C interface, in the order of `Torch` in tensors.cpp
 IS_NEG = "_ZN2at6native6is_negERKNS_6TensorE"  # the C interface has none: at::native::is_neg(const at::Tensor &)
 Refused = (build.BuildError, OSError, AttributeError, StopIteration, ValueError)
@@ -137,10 +137,11 @@ def functions() -> "array[int]":
     """
     of_torch = ctypes.CDLL(str(next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))))
     calls = [getattr(of_torch, f"aoti_torch_get_{name}") for name in GETTERS]
-    item, strided, is_neg = ctypes.pythonapi.PyList_GetItem, of_torch.aoti_torch_layout_strided, of_torch[IS_NEG]
+    item, is_neg = ctypes.pythonapi.PyList_GetItem, of_torch[IS_NEG]
+    constants = (of_torch.aoti_torch_layout_strided, of_torch.aoti_torch_device_type_cpu)
     samples = [torch.zeros(()), torch.nn.Parameter(torch.zeros(()))]
     places = [place_of(list(map(id, map(type, samples))), samples), place_of([x._cdata for x in samples], samples)]
-    return array("q", [address(item), *places, *map(address, (strided, *calls, is_neg))])
+    return array("q", [address(item), *places, *map(address, (*constants, *calls, is_neg))])
 
 
 def place_of(numbers: Sequence[int], objects: Sequence[object]) -> int:
