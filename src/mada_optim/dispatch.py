@@ -65,6 +65,11 @@ class Dispatcher:
         names = {kernel.name for kernel in self._kernels.values() if kernel is not None}
         return next((name for name in ("triton", "cpu", "tiled") if name in names), "eager")
 
+    @property
+    def keeps_addresses(self) -> bool:
+        """Whether what kernels prepare for a state has addresses in it."""
+        return self.engine in ("triton", "cpu")
+
     def share_out(self, cells: list[Cell]) -> "Work":
         """The tensors of one step, by engine.
 

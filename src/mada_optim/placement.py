@@ -11,46 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-try:
-    from torch._C._dynamo import guards
-except ImportError:
-    guards = None  # type: ignore[assignment]
-#: Compares the kinds of many tensors in one call, where torch has it.
-GUARDS: Any = getattr(guards, "TensorGuards", None)
-
 Looks = tuple[Any, ...]
 
 
-class Kinds:
-    """Type, dtype, device, shape, strides and lazy bits of tensors, as they are now.
-
-    Args:
-        tensors: Plain, strided tensors. They are not kept alive.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._count = len(tensors)
-        self._guards, self._looks = None, list[Looks]()
-        if GUARDS is not None and tensors:
-            shapes, strides = [list(x.shape) for x in tensors], [list(x.stride()) for x in tensors]
-            self._guards = GUARDS(*tensors, dynamic_dims_sizes=shapes, dynamic_dims_strides=strides)
-        else:
-            self._looks = list(map(look, tensors))
-
-    def same(self, tensors: Sequence[Tensor | None]) -> bool:
-        """Whether `tensors` are of the same kinds, one by one; None is of none."""
-        if len(tensors) != self._count:
-            return False
-        if self._guards is not None:
-            same: bool = self._guards.check(*tensors)
-            return same
-        return all(x is not None and look(x) == y for x, y in zip(tensors, self._looks, strict=True))
-
-
 class Placement:
-    """Addresses and kinds of tensors, as they are now; of 0-d tensors addresses alone, since they are many.
+    """Addresses and kinds of tensors, as they are now; of 0-d tensors little beside addresses, since they are many.
 
-    A 0-d tensor that stays where it was is the same number, whatever its shape is now.
+    For many tensors `mada_optim.kernels.tensors` has a faster one.
 
     Args:
         tensors: Any tensors; what has no address is never where it was. They are not kept alive.
@@ -58,14 +25,22 @@ class Placement:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._addresses = addresses(tensors)
-        self._wide = [x.ndim > 0 for x in tensors] if self._addresses else []
-        self._kinds = Kinds(list(compress(tensors, self._wide)))
+        self._dims, self._looks = seen(tensors) if self._addresses else ([], [])
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
         """Whether `tensors` lie where those lay, and are of the same kinds, one by one. Their numbers may differ."""
         if self._addresses is None or addresses(tensors) != self._addresses:
             return False
-        return self._kinds.same(list(compress(tensors, self._wide)))
+        return not tensors or seen(tensors) == (self._dims, self._looks)
+
+
+def seen(tensors: Sequence[Tensor]) -> tuple[list[int], list[Looks]]:
+    """How many dimensions each has, -1 for a number that is lazily negated, and the looks of those that have some."""
+    dims = [
+        -1 if not n and negated else n
+        for n, negated in zip(map(Tensor.dim, tensors), map(Tensor.is_neg, tensors), strict=True)
+    ]
+    return dims, list(map(look, compress(tensors, (n > 0 for n in dims))))
 
 
 def addresses(tensors: Sequence[Tensor]) -> list[int] | None:
@@ -77,8 +52,8 @@ def addresses(tensors: Sequence[Tensor]) -> list[int] | None:
 
 
 def look(x: Tensor) -> Looks:
-    """What `Kinds` compares of a tensor."""
-    return type(x), x.dtype, x.device, x.shape, x.stride(), x.is_neg(), x.is_conj(), x.requires_grad
+    """What is compared of a tensor beside its address."""
+    return type(x), x.dtype, x.device, x.shape, x.stride(), x.is_neg(), x.untyped_storage().nbytes()
 
 
 def intact(x: Tensor) -> bool:

@@ -4,19 +4,22 @@ To see that it does takes half of the time that it takes to find it out, which s
 (docs/performance.md).
 """
 
+from array import array
 from collections.abc import Mapping, MutableMapping
 from itertools import chain
-from operator import ge, methodcaller
+from operator import methodcaller
 from typing import Any, NamedTuple
 
-from torch import Tensor, UntypedStorage
+from torch import Tensor
 
 from mada_optim.cells import Cells, State
 from mada_optim.dispatch import Dispatcher, Work
 from mada_optim.engine.eager import Cell
+from mada_optim.kernels import tensors
 from mada_optim.kernels.table import Table
+from mada_optim.kernels.tensors import placement_of, sizes_of
 from mada_optim.members import same
-from mada_optim.placement import Kinds, Placement, intact
+from mada_optim.placement import Placement
 
 Group = dict[str, Any]
 VALUES = methodcaller("values")
@@ -27,8 +30,7 @@ class Last(NamedTuple):
 
     Attributes:
         table: Those that had a gradient.
-        kinds: Of these, and of their gradients.
-        memory: Bytes of each of these.
+        sizes: Of these.
         scopes: Rows of their learned coefficients.
         idle: The parameters that had none.
         params: All parameters, in the order of their groups.
@@ -39,8 +41,7 @@ class Last(NamedTuple):
     """
 
     table: Table
-    kinds: Kinds
-    memory: list[int]
+    sizes: "array[int]"
     scopes: set[int]
     idle: list[Tensor]
     params: list[Tensor]
@@ -61,7 +62,7 @@ class Steady:
     def __init__(self, cells: Cells, dispatcher: Dispatcher) -> None:
         self._cells, self._dispatcher = cells, dispatcher
         self._last: Last | None = None
-        self._placement: Placement | None = None
+        self._placement: Placement | tensors.Placement | None = None
 
     def work(self, groups: list[Group], states: MutableMapping[Tensor, State]) -> Work:
         """The tensors of a step.
@@ -76,29 +77,16 @@ class Steady:
             self._last = self._placement = None
             self._dispatcher.forget()
         if self._last is not None and self._is_as_it_was(self._last, groups, states):
-            table = self._table_of_now(self._last)
-            if table is not None:
+            table = self._last.table
+            if table.follow([p.grad for p in table.columns.ps], self._last.sizes):
                 return Work([table], [], self._last.scopes)
         cells = self._cells.of_step(groups, states)
         work = self._dispatcher.share_out(cells)
         self._last = None if work.table is None else self._found_out(groups, states, cells, work.table)
         now = tensors_of(states)
-        if not unmoved or len(now) != len(before):
-            self._placement = Placement(now)
+        if self._dispatcher.keeps_addresses and (not unmoved or len(now) != len(before)):
+            self._placement = placement_of(now)
         return work
-
-    @staticmethod
-    def _table_of_now(last: Last) -> Table | None:
-        """The table with the gradients of this step; None if a tensor is of another kind, or has lost its memory."""
-        ps, addresses = last.table.columns.ps, last.table.addresses
-        gs: list[Any] = [p.grad for p in ps]
-        if not last.kinds.same([*ps, *gs]):
-            return None
-        storages = map(Tensor.untyped_storage, gs)
-        if not all(map(ge, map(UntypedStorage.nbytes, storages), last.memory)):
-            return None
-        table = last.table.on(gs)
-        return table if table.addresses == addresses or all(map(intact, ps)) else None
 
     def _is_as_it_was(self, last: Last, groups: list[Group], states: Mapping[Tensor, State]) -> bool:
         """Whether nothing has changed but gradients, and learned and other numbers that are read at each step."""
@@ -120,11 +108,9 @@ class Steady:
         moved = [(p, group) for p, group in owned if p.grad is not None]
         if not all(cell.p is p and cell.options is group for cell, (p, group) in zip(cells, moved, strict=True)):
             return None
-        ps: list[Any] = list(table.columns.ps)
         return Last(
             table=table,
-            kinds=Kinds([*ps, *(p.grad for p in ps)]),
-            memory=[p.numel() * p.element_size() for p in ps],
+            sizes=sizes_of(table.columns.ps),
             scopes=set(table.columns.scopes),
             idle=[p for p, _ in owned if p.grad is None],
             params=[p for p, _ in owned],

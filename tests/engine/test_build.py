@@ -101,10 +101,10 @@ def compiler_that_refuses(folder, words):
 def test_linked_to_its_own_openmp_where_torch_keeps_its_own(monkeypatch):
     real = build.load_built
 
-    def hidden(command, version, header, defines, way):
-        if way in build.WAYS[:2]:
+    def hidden(*what):
+        if what[-1] in build.WAYS[:2]:
             raise OSError("undefined symbol: GOMP_parallel")
-        return real(command, version, header, defines, way)
+        return real(*what)
 
     expected = trained()
     monkeypatch.setattr(build, "load_built", hidden)

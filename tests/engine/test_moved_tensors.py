@@ -12,7 +12,6 @@ Run it under AddressSanitizer after a change of what keeps addresses: docs/relia
 
 import copy
 import io
-import itertools
 import pickle
 import subprocess
 import sys
@@ -22,7 +21,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mada_optim import MADA, Adam, placement
+from mada_optim import MADA, Adam
+from mada_optim.kernels import tensors
 from tests.engine.test_cpu_kernel import close
 from tests.problems import everything, learning, same_bits
 
@@ -146,6 +146,13 @@ def taken_by_another(x):
 TAKEN = []
 KEEP = [shared, data, with_offset, set_to_another, swapped, storage_grown, storage_freed_and_given_back]
 KEEP += [resized_and_back, of_numpy, out_and_in, taken_by_another]
+RESIZING = [storage_grown, storage_freed_and_given_back, resized_and_back]
+
+
+def resizable(x):
+    """Not numpy's memory, which torch refuses, nor shared one, at which torch 2.13 crashes."""
+    return x.untyped_storage().resizable() and not x.is_shared()
+
 
 # Ways that leave the numbers as they are, but not as the loops take them.
 
@@ -166,7 +173,13 @@ def spread(x):
     x.data = torch.stack([x.data, x.data], -1)[..., 0]
 
 
-RECAST = [turned_around, in_double, in_float, spread]
+def lazily_negated(x):
+    """In the same memory, of which torch keeps a note that the numbers are the opposite ones."""
+    x.detach().neg_()
+    x.data = torch._neg_view(x.data)
+
+
+RECAST = [turned_around, in_double, in_float, spread, lazily_negated]
 
 # Ways after which a step must be refused.
 
@@ -205,7 +218,33 @@ def on_meta(x):
         torch.utils.swap_tensors(x, other)
 
 
-BREAK = [storage_freed, storage_cut, shrunk, shrunk_in_place, grown, with_another_axis, on_meta]
+def bucket_cut(x):
+    """A view into the memory of many, of which enough is left for it, but not where it begins."""
+    with_offset(x)
+    x.untyped_storage().resize_(x.numel() * x.element_size())
+
+
+def given_back_too_small(x):
+    """Most often at the address where it was."""
+    size = x.numel() * x.element_size()
+    x.untyped_storage().resize_(0)
+    x.untyped_storage().resize_(size - 1)
+
+
+BREAK = [
+    bucket_cut,
+    given_back_too_small,
+    storage_freed,
+    storage_cut,
+    shrunk,
+    shrunk_in_place,
+    grown,
+    with_another_axis,
+    on_meta,
+]
+
+
+CUT = [storage_freed, storage_cut, bucket_cut, given_back_too_small]
 
 
 def targets(opt):
@@ -317,7 +356,7 @@ def test_a_tensor_that_does_not_fit_is_refused(make, engine, way):
         way(target(opt, name, i))
         with pytest.raises(RuntimeError, match=r"expected|storage") as error:
             opt.step()
-        words = {"p": "parameter" if way in (storage_freed, storage_cut) else "", "grad": "gradient"}
+        words = {"p": "parameter" if way in CUT else "", "grad": "gradient"}
         assert words.get(name, name.split()[-1]) in str(error.value), (name, i, error.value)
         assert same_bits(others, before), (name, i)
 
@@ -346,7 +385,8 @@ def test_many_moves_in_succession(make, draw):
             give(opt, seed)
         for way, (name, i) in moves if seed > 1 else ():
             for opt in moved:
-                WAYS[way](target(opt, name, i))
+                if WAYS[way] not in RESIZING or resizable(target(opt, name, i)):
+                    WAYS[way](target(opt, name, i))
         for opt in (alone, *moved):
             opt.step()
     assert same_bits(everything(moved[0]), everything(alone))
@@ -560,13 +600,94 @@ def test_a_state_of_an_idle_parameter_may_be_away():
     assert same_bits(everything(opt), everything(alone))
 
 
-def test_without_torchs_own_comparison(monkeypatch):
-    monkeypatch.setattr(placement, "GUARDS", None)
-    alone = treated(six, "cpu", lambda x: None, "p", 0)
-    assert alone._steady._last is not None
-    for way, (name, i) in itertools.product((data, swapped, turned_around), all_targets(six)):
-        if way is not turned_around or target(alone, name, i).ndim == 2:
-            assert_close(treated(six, "cpu", way, name, i), alone)
+@pytest.fixture
+def read_by_python(monkeypatch):
+    """As where torch isn't as expected."""
+    monkeypatch.setattr(tensors, "IS_NEG", "no such function")
+    tensors.reader.cache_clear()
+    yield
+    tensors.reader.cache_clear()
+
+
+def test_tensors_are_read_by_compiled_code():
+    begun(six, "cpu")
+    assert tensors.reader() is not None
+
+
+@pytest.mark.parametrize("way", [*KEEP, *RECAST], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_without_compiled_reading(make, way, read_by_python):
+    alone = treated(make, "cpu", lambda x: None, "p", 0)
+    assert tensors.reader() is None
+    for name, i in all_targets(make):
+        if way in KEEP:
+            assert same_bits(everything(treated(make, "cpu", way, name, i)), everything(alone)), (name, i)
+        elif (target(alone, name, i).ndim == 2 or way is not turned_around) and not (
+            name in ("p", "grad") and way is in_double
+        ):
+            assert_close(treated(make, "cpu", way, name, i), treated(make, "eager", way, name, i))
+    TAKEN.clear()
+
+
+@pytest.mark.parametrize("way", BREAK, ids=lambda way: way.__name__)
+def test_what_does_not_fit_without_compiled_reading(way, read_by_python):
+    test_a_tensor_that_does_not_fit_is_refused(six, "cpu", way)
+
+
+@pytest.mark.parametrize("when", [0, 3])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("gradient", [torch._neg_view, lambda g: torch._efficientzerotensor(tuple(g.shape))])
+def test_a_gradient_whose_numbers_are_not_in_memory(make, engine, when, gradient):
+    """Lazily negated, or zeros that have none, from the first step or later: the eager engine knows what they are."""
+    fast, slow = (built(make, x) for x in (engine, "eager"))
+    for opt in (fast, slow):
+        for seed in range(6):
+            give(opt, seed)
+            if seed == when:
+                for p in params_of(opt)[:2]:
+                    p.grad = gradient(p.grad)
+            opt.step()
+    assert_close(fast, slow)
+
+
+@pytest.mark.parametrize("scale", [-1.0, -0.5])
+def test_a_learning_rate_that_is_lazily_negated(scale):
+    """The number counts, not what is in memory."""
+    kept = [HALF(engine) for engine in ("cpu", "eager")]
+    for opt in kept:
+        opt.param_groups[0]["lr"] = torch._neg_view(torch.tensor(scale, dtype=torch.float64))
+        for seed in range(3):
+            step(opt, seed)
+    assert all(close(p.detach(), q.detach(), 1e-4) for p, q in zip(*map(params_of, kept), strict=True))
+    assert (params_of(kept[0])[0] - params_of(HALF("cpu"))[0]).abs().max() > 0.5
+
+
+@pytest.mark.parametrize("way", [None, "tensor", "object", "type", "more", "fewer", "another", "dims", "meta"])
+def test_a_placement_holds_the_same_tensors_only(way):
+    """One list after another, read by compiled code."""
+    xs = [torch.randn(3, 4), torch.zeros((), dtype=torch.float64), torch.nn.Parameter(torch.randn(5)), torch.empty(0)]
+    placed = tensors.placement_of(list(xs))
+    assert isinstance(placed, tensors.Placement)
+    if way == "tensor":
+        torch.utils.swap_tensors(xs[0], torch.randn(3, 4))
+    elif way == "object":
+        xs[0] = xs[0].view(3, 4)
+    elif way == "type":
+        xs[0].__class__ = type("Other", (torch.Tensor,), {})
+    elif way == "more":
+        xs.append(torch.zeros(1))
+    elif way == "fewer":
+        xs.pop()
+    elif way == "another":
+        xs[1] = None
+    elif way == "dims":
+        xs[0].data = xs[0].data.view(3, 4, *[1] * 7)
+    elif way == "meta":
+        xs[0] = xs[0].to("meta")
+    assert placed.holds(xs) == (way is None)
+    again = tensors.placement_of(list(xs)) if way != "another" else None
+    assert again is None or again.holds(xs) == (way not in ("type", "dims", "meta"))
 
 
 CHILD = """

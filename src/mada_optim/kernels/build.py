@@ -61,27 +61,29 @@ def warn(reason: str) -> None:
     warnings.warn(f"mada_optim runs without its compiled loops, several times slower: {reason}", stacklevel=4)
 
 
-def load(header: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL:
+def load(header: str, defines: tuple[str, ...] = (), source: Path = SOURCE) -> ctypes.CDLL:
     """The compiled loops around `header`, what `emit` wrote for a rule, with macros defined; built if need be.
+
+    Or another source file, which may include the header.
 
     Raises:
         BuildError: They can't be built or loaded; tried once per process.
     """
-    result = attempt(header, defines)
+    result = attempt(header, defines, source)
     if isinstance(result, BuildError):
         raise result
     return result
 
 
 @functools.cache
-def attempt(header: str, defines: tuple[str, ...]) -> ctypes.CDLL | BuildError:
+def attempt(header: str, defines: tuple[str, ...], source: Path) -> ctypes.CDLL | BuildError:
     """The loops, or why there are none."""
     command = find()
     if command is None:
         what = f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX); `pip install {PACKAGE}` brings one"
         return BuildError(what)
     try:
-        return load_best(command, header, defines)
+        return load_best(command, source, header, defines)
     except BuildError as error:
         return error
     except (OSError, subprocess.SubprocessError) as error:
@@ -97,7 +99,7 @@ def find() -> tuple[str, ...] | None:
     return (sys.executable, "-m", PACKAGE, "c++") if packaged else None
 
 
-def load_best(command: Sequence[str], header: str, defines: Sequence[str]) -> ctypes.CDLL:
+def load_best(command: Sequence[str], source: Path, header: str, defines: Sequence[str]) -> ctypes.CDLL:
     """The loops, threaded in the first way that works.
 
     Raises:
@@ -107,17 +109,19 @@ def load_best(command: Sequence[str], header: str, defines: Sequence[str]) -> ct
     *others, last = PACKAGE_WAYS if PACKAGE in command else WAYS
     for way in others:
         with suppress(OSError, subprocess.SubprocessError):
-            return load_built(command, version, header, defines, way)
-    return load_built(command, version, header, defines, last)
+            return load_built(command, version, source, header, defines, way)
+    return load_built(command, version, source, header, defines, last)
 
 
-def load_built(command: Sequence[str], version: str, header: str, defines: Sequence[str], way: Way) -> ctypes.CDLL:
+def load_built(
+    command: Sequence[str], version: str, source: Path, header: str, defines: Sequence[str], way: Way
+) -> ctypes.CDLL:
     """The loops that get their threads in this way, from the cache or compiled into it."""
     threads, links = way
     flags = (*flags_for(version), *threads, *(f"-D{name}" for name in defines))
-    path = cache_folder() / f"loops-{digest(header, version, (*command, *flags, *links))}.so"
+    path = cache_folder() / f"{source.stem}-{digest(source, header, version, (*command, *flags, *links))}.so"
     if not path.exists():
-        compile_to(path, header, command, flags, links)
+        compile_to(path, source, header, command, flags, links)
     return ctypes.CDLL(str(path))
 
 
@@ -154,9 +158,9 @@ def flags_for(version: str) -> tuple[str, ...]:
     return (*FLAGS, *GCC_FLAGS) if "Free Software Foundation" in version else FLAGS
 
 
-def digest(header: str, version: str, command: Sequence[str]) -> str:
+def digest(source: Path, header: str, version: str, command: Sequence[str]) -> str:
     """Hexadecimal name of the build."""
-    parts = (SOURCE.read_text(), header, " ".join(command), version, processor())
+    parts = (source.read_text(), header, " ".join(command), version, processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -170,14 +174,14 @@ def processor() -> str:
 
 
 def compile_to(
-    path: Path, header: str, command: Sequence[str], flags: Sequence[str], link_flags: Sequence[str]
+    path: Path, source: Path, header: str, command: Sequence[str], flags: Sequence[str], link_flags: Sequence[str]
 ) -> None:
     """Builds beside `path` and renames into place, so that processes that start together don't see a torn file."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         Path(folder, "rule.h").write_text(header)
         unlinked, linked = os.path.join(folder, "loops.o"), os.path.join(folder, "loops.so")
         for step in (
-            [*command, *flags, "-I", folder, "-c", str(SOURCE), "-o", unlinked],
+            [*command, *flags, "-I", folder, "-c", str(source), "-o", unlinked],
             [*command, "-shared", *link_flags, unlinked, "-o", linked],
         ):
             subprocess.run(step, capture_output=True, text=True, check=True, timeout=120)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mada_optim.engine.eager import Cell, Memory, state_names
 from mada_optim.kernels.states import States
-from mada_optim.kernels.table import JOB, WORD, Columns, Row, Table
+from mada_optim.kernels.table import JOB, Columns, Row, Table
+from mada_optim.kernels.tensors import WORD, plain
 from mada_optim.placement import intact
 from mada_optim.spec import Rule
 
@@ -91,14 +92,3 @@ def usable(x: object, shape: tuple[int, ...]) -> bool:
 def usable_scalars(name: str, x: Tensor, rule: Rule) -> bool:
     """Whether `x` can be what a state has of this name beside its tensors with a number for each element."""
     return x.dtype is torch.float64 and usable(x, (1 + len(rule.coefficients),) if name == "applied" else ())
-
-
-def plain(x: Tensor) -> bool:
-    """Whether `x` is a dense fp32 tensor in CPU memory that holds its own numbers.
-
-    A subclass may keep them elsewhere; where the lazy negative bit is set, memory holds their negatives; lazy zeros
-    have no memory.
-    """
-    own = type(x) is Tensor or type(x) is torch.nn.Parameter
-    dense = own and x.dtype is torch.float32 and x.is_cpu and x.is_contiguous() and not x.is_neg()
-    return dense and (x.data_ptr() != 0 or not x.numel())

@@ -72,5 +72,5 @@ def number(x: float | Tensor) -> float:
     """A number of a group, in double precision; of a tensor, what its memory holds."""
     if not isinstance(x, Tensor):
         return float(x)
-    held = scalar(x, CPU)
+    held = scalar(x, CPU).resolve_neg()
     return ctypes.c_double.from_address(held.data_ptr()).value

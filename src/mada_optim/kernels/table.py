@@ -10,11 +10,12 @@ from torch import Tensor
 
 from mada_optim.engine.eager import largest_gradient
 from mada_optim.kernels.numbers import CPU, Numbers
+from mada_optim.kernels.tensors import WORD, reader, sizes_of_plain
 from mada_optim.spec import LR, Rule
 
 MAX_SLOTS, MAX_SCALARS = 12, 8  # loops.cpp has them too
 JOB = 5  # numbers of `Job` there: addresses of row, parameter, gradient and numbers, and the scope
-WORD = array("q").itemsize
+PARAMETER, GRADIENT = 1, 2  # their places in it
 LIMIT = ctypes.c_double(largest_gradient(torch.float32))
 
 
@@ -65,9 +66,7 @@ class Table:
     ) -> None:
         self._library, self.columns, self._numbers = library, columns, Numbers(rule, columns.options)
         self._learned, self._traced = learned, traced
-        self._gs: Sequence[Tensor] = ()
-        #: Where the parameters are.
-        self.addresses = array("q")
+        self._gs: Sequence[Any] = ()
         self._jobs = array("q", bytes(JOB * WORD * len(columns.ps)))
         self._set(0, [row.address for row in columns.rows])
         self._set(3, self._numbers.addresses())
@@ -80,10 +79,32 @@ class Table:
 
     def on(self, gs: Sequence[Tensor]) -> "Table":
         """The same with the gradients of a step, and with parameters where they are now."""
+        self._set(PARAMETER, map(Tensor.data_ptr, self.columns.ps))
+        self._set(GRADIENT, map(Tensor.data_ptr, gs))
+        return self._with(gs)
+
+    def follow(self, gs: list[Any], sizes: "array[int]") -> bool:
+        """The same as `on` where the loops take `gs` and the parameters as they are now; else says that they don't.
+
+        Args:
+            gs: What the parameters have for gradients.
+            sizes: Of the parameters as they were, and of `gs` as they must be: `sizes_of` gives them.
+        """
+        ps, read = list(self.columns.ps), reader()
+        if read is None:
+            if not (sizes_of_plain(ps) == sizes == sizes_of_plain(gs)):
+                return False
+            self.on(gs)
+            return True
+        places = (self._pointer + WORD * place for place in (PARAMETER, GRADIENT))
+        fit = all(read.plain(xs, sizes, to, JOB) for xs, to in zip((ps, gs), places, strict=True))
+        if fit:
+            self._with(gs)
+        return fit
+
+    def _with(self, gs: Sequence[Any]) -> "Table":
+        """The same, whose gradients are held until they are used."""
         self._gs = gs
-        self.addresses = array("q", map(Tensor.data_ptr, self.columns.ps))
-        self._jobs[1::JOB] = self.addresses
-        self._set(2, map(Tensor.data_ptr, gs))
         self._call = (ctypes.c_void_p(self._pointer), ctypes.c_int64(self._count), torch.get_num_threads())
         return self
 

@@ -14,9 +14,10 @@ from torch.fx.node import map_arg
 
 from mada_optim.builder import Builder, total
 from mada_optim.engine.eager import Cell, largest_gradient
-from mada_optim.kernels.cpu import plain, usable_scalars
+from mada_optim.kernels.cpu import usable_scalars
 from mada_optim.kernels.lower import Program, lower
 from mada_optim.kernels.numbers import CPU, Numbers
+from mada_optim.kernels.tensors import plain
 from mada_optim.placement import intact
 from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT, outputs
