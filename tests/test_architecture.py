@@ -151,7 +151,13 @@ ALLOWED = {
         "mada_optim.shards",
         "mada_optim.snapshot",
     ),
-    "mada_optim.presets": ("mada_optim.spec", "mada_optim.guard", "mada_optim.hyper", "mada_optim.optim"),
+    "mada_optim.presets": (
+        "mada_optim.checks",
+        "mada_optim.spec",
+        "mada_optim.guard",
+        "mada_optim.hyper",
+        "mada_optim.optim",
+    ),
     "mada_optim.integrations": ("mada_optim.optim", "mada_optim.integrations"),
     "mada_optim": ("mada_optim.guard", "mada_optim.optim", "mada_optim.param_groups", "mada_optim.presets"),
 }

@@ -45,6 +45,19 @@ def member(what: str, name: object, allowed: Iterable[str], remedy: str) -> str:
     raise ValueError(f"{what}={name!r}: expected one of {', '.join(map(repr, names))}; {hint}")
 
 
+def names_of(learn: str | Iterable[str]) -> str | tuple[str, ...]:
+    """`learn`, which may be an iterator, so that it can be read twice.
+
+    Raises:
+        ValueError: It holds no names.
+    """
+    if isinstance(learn, str):
+        return learn
+    if not isinstance(learn, Iterable):
+        raise ValueError(f'learn={learn!r}: expected names of coefficients, "all" or ()')
+    return tuple(learn)
+
+
 def learned_names(rule: Rule, learn: str | Iterable[str]) -> tuple[str, ...]:
     """The coefficients to learn, in the rule's order, lr last. `learn` is "all", one name, or several names.
 
@@ -54,6 +67,7 @@ def learned_names(rule: Rule, learn: str | Iterable[str]) -> tuple[str, ...]:
     names = (*rule.coefficient_names(), LR.name)
     if isinstance(learn, str):
         learn = rule.coefficient_names() if learn == "all" else (learn,)
+    learn = names_of(learn)
     remedy = f'coefficients of the rule {rule.name!r} are meant; "all" is every one but lr, () is none'
     wanted = {member("learn", name, names, remedy) for name in learn}
     return tuple(name for name in names if name in wanted)
@@ -76,6 +90,8 @@ def intervals(
 def _interval(q: Coefficient, ends: tuple[float, float] | None) -> Interval:
     if ends is None:
         return q.interval
+    if not isinstance(ends, Sequence) or isinstance(ends, str) or len(ends) != 2:
+        raise ValueError(f"bounds of {q.name}={ends!r}: expected a pair (low, high)")
     domain = FACTOR if q is LR else q.domain
     low, high = (number(f"bounds of {q.name}", x, domain, "pass (low, high) inside it") for x in ends)
     if low > high:
@@ -223,6 +239,11 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
     """
     for name in ("lr", "eps", "weight_decay", "matrix_lr_ratio", *rule.hyper_parameters):
         number(name, options[name], NON_NEGATIVE, "choose a finite one")
+    for name in ("lr", "eps", "weight_decay", "matrix_lr_ratio"):
+        if isinstance(options[name], bool):
+            raise ValueError(f"{name}={options[name]!r}: expected a number in {NON_NEGATIVE}; choose a finite one")
+    if not isinstance(options["maximize"], bool):
+        raise ValueError(f"maximize={options['maximize']!r}: expected True or False")
     number("horizon", options["horizon"], DECAY, "choose a number inside")
     for q in rule.coefficients:
         _coefficient(q, options[q.name], learned.get(q.name))

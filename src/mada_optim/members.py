@@ -31,8 +31,8 @@ class Members:
         self._groups, self._params = list(groups), [list(group["params"]) for group in groups]
 
     def are_as_they_were(self, groups: list[Group]) -> bool:
-        """Whether groups and parameters are the same objects, in the same order."""
-        return same(groups, self._groups) and all(
+        """Whether each group has the same parameters, in the same order."""
+        return len(groups) == len(self._groups) and all(
             same(group["params"], own) for group, own in zip(groups, self._params, strict=True)
         )
 
@@ -45,18 +45,21 @@ class Members:
             RuntimeError: A learned coefficient has no place for the change; nothing is changed.
         """
         self._require_possible(groups)
-        before = {id(group): own for group, own in zip(self._groups, self._params, strict=True)}
         for i, group in enumerate(groups):
             if "param_names" in group:
                 places = [f"{i}.{j}" for j in range(len(group["params"]))]
-                group["param_names"] = _followed(group, "param_names", before.get(id(group), []), places)
+                group["param_names"] = _followed(group, "param_names", self._known(group), places)
         flagged = any(FLAGS in group for group in groups)
         for group, fresh in zip(groups, decide(groups), strict=True) if flagged else ():
-            group[FLAGS] = _followed(group, FLAGS, before.get(id(group), []), fresh)
+            group[FLAGS] = _followed(group, FLAGS, self._known(group), fresh)
         self.take(groups)
 
+    def _known(self, group: Group) -> list[Tensor]:
+        """The parameters that a group had."""
+        return next((own for old, own in zip(self._groups, self._params, strict=True) if old is group), [])
+
     def _require_possible(self, groups: list[Group]) -> None:
-        moved = not same(groups, self._groups)
+        moved = len(groups) != len(self._groups) or not all(map(is_, groups, self._groups))
         if self._scope == "tensor" or (moved and self._scope is not None):
             raise RuntimeError(
                 f"param_groups were changed by hand: expected the {len(self._groups)} groups that were added, with "

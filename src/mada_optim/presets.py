@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from mada_optim import checks
 from mada_optim.guard import Guard, suits
 from mada_optim.hyper.learner import HyperOptimizerFactory
 from mada_optim.optim import HyperOptimizer, Preset, find_rule
@@ -128,7 +129,7 @@ class MADA(HyperOptimizer):
         state_dtype: torch.dtype | None = None,
         reduce_group: Any = None,
     ) -> None:
-        learn = learn if learn is None or isinstance(learn, str) else tuple(learn)
+        learn = None if learn is None else checks.names_of(learn)
         learns_lr = learn is None or LR.name in ([learn] if isinstance(learn, str) else learn)
         if lr is None and lr_init is None and learns_lr:
             lr_init = "auto"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mada_optim import matrices, shards
@@ -51,6 +52,7 @@ def check(
             "state dict: expected the key 'hyper_optimizer', got none; "
             "load it into an optimizer without hyper_optimizer, or save state_dict() whole"
         )
+    _known(state_dict)
     keys = (*map(option_key, (*rule.coefficient_names(), "lr")), *ALL_MEMORY)
     forms = []
     for ours, theirs in zip(groups, state_dict["param_groups"], strict=False):
@@ -67,6 +69,17 @@ def check(
             expected = eager.new_state(form, canvas, eager.compute_dtype(canvas), memory)
             idle = set(rule.slot_names()) - set(form.slot_names())
             _same("state of a parameter", _shapes(expected, expected), _shapes(state, state.keys() - idle))
+
+
+def _known(state_dict: Mapping[str, Any]) -> None:
+    """Refuses numbers of parameters that have become text, as JSON and its kin make them: they would match none."""
+    params = {key for group in state_dict["param_groups"] for key in group["params"]}
+    for key in state_dict["state"]:
+        if isinstance(key, str) and key not in params and key.isdecimal():
+            raise ValueError(
+                f"state dict, 'state': expected the numbers of parameters as keys, got the text {key!r}; "
+                "turn the keys back into int"
+            )
 
 
 def _form(rule: Rule, learned: tuple[str, ...], group: Group, layout: Layout) -> Rule:
@@ -91,7 +104,7 @@ def restored(
 
     `torch.optim.Optimizer.load_state_dict` rounds floating-point state to its parameter's dtype: with bf16 parameters
     a coefficient of .9995 would come back as 1. Slots of `rule` that `form(group, parameter)` has no use for are
-    left behind.
+    left behind. Slots in fp16, which holds no squares of gradients, arrive in fp32.
     """
     places = [(group, j) for group in groups for j in range(len(group["params"]))]
     idle = [set(rule.slot_names()) - set(form(*place).slot_names()) for place in places]
@@ -99,7 +112,8 @@ def restored(
 
     def own(p: Tensor, name: str, x: Tensor) -> Tensor:
         mine = shards.taken_from(x, p) if name in per_element else x
-        return mine.detach().clone().to(p.device)
+        narrow = mine.dtype is torch.float16 and name in rule.slot_names()
+        return mine.detach().clone().to(p.device, torch.float32 if narrow else mine.dtype)
 
     return {
         p: {name: own(p, name, x) for name, x in state.items() if name not in unused}

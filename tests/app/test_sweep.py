@@ -271,9 +271,9 @@ def test_options_of_the_command_line():
     tables, base = command.read(words)
     assert tables["grid"] == {"beta1": [0.5, 0.8], "optimizer": ["adamw", "mada"]}
     assert tables["search"] == {"eps": "1e-9..1e-7:log"}
-    assert (tables["sweep"], base.max_iters) == ({"trials": 3}, 200)
+    assert (tables["sweep"], base.max_iters) == ({"trials": "3"}, 200)  # read as a number where the plan is made
     for words, message in (
-        (["--trials=x"], "expected a number"),
+        (["--trials=x"], "expected a whole number"),
         (["--grid", "beta1=x"], "expected a number, got 'x'"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -60,3 +60,20 @@ def test_a_fixed_coefficient_may_lie_outside_the_interval_of_learning():
 def test_groups_are_checked_too():
     with pytest.raises(ValueError, match="weight_decay=-1"):
         Adam([{"params": [torch.nn.Parameter(torch.ones(2))], "weight_decay": -1}])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": True}, "lr=True: expected a number"),
+        ({"weight_decay": True}, "weight_decay=True: expected a number"),
+        ({"maximize": "yes"}, "maximize='yes': expected True or False"),
+        ({"learn": 5}, "learn=5: expected names of coefficients"),
+        ({"learn": "lr", "bounds": {"lr": 5}}, r"bounds of lr=5: expected a pair"),
+        ({"learn": "lr", "bounds": {"lr": (1,)}}, r"bounds of lr=\(1,\): expected a pair"),
+    ],
+    ids=str,
+)
+def test_values_of_other_types_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MADA([torch.nn.Parameter(torch.ones(2))], **options)

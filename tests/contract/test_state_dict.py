@@ -168,3 +168,39 @@ def test_state_of_parameters_that_never_had_a_gradient():
     train(opt, params, range(3, 6))
     train(twin, twin_params, range(3, 6))
     assert same_bits(everything(opt), everything(twin))
+
+
+@pytest.mark.parametrize("make", [Adam, lambda params: MADA(params, learn="all")])
+def test_slots_that_were_saved_in_half_precision_arrive_in_single(make):
+    """fp16 holds no squares of small gradients: the average would be lost."""
+    params, twins = parameters(), parameters()
+    opt, other = make(params), make(twins)
+    train(opt, params, range(3))
+    halved = copy.deepcopy(opt.state_dict())
+    for state in halved["state"].values():
+        state.update({k: x.half() for k, x in state.items() if x.ndim and x.dtype is torch.float32 and k != "applied"})
+    other.load_state_dict(halved)
+    slots = [name for name in opt.rule.slot_names() if name in other.state[twins[0]]]
+    assert {other.state[twins[0]][name].dtype for name in slots} <= {torch.float32, torch.float64}
+    train(other, twins, range(3, 5))
+
+
+def test_half_precision_put_into_a_slot_is_refused():
+    p = torch.nn.Parameter(torch.ones(3))
+    opt = Adam([p])
+    train(opt, [p], range(2))
+    opt.state[p]["v"] = opt.state[p]["v"].half()
+    give_gradients([p], 2)
+    with pytest.raises(RuntimeError, match="'v': expected float32, bfloat16 or float64"):
+        opt.step()
+
+
+def test_keys_that_have_become_text_are_refused():
+    """As a state that went through JSON has them: they matched no parameter, and training began anew."""
+    params = parameters()
+    opt = Adam(params)
+    train(opt, params, range(2))
+    state_dict = opt.state_dict()
+    state_dict["state"] = {str(key): x for key, x in state_dict["state"].items()}
+    with pytest.raises(ValueError, match="expected the numbers of parameters as keys, got the text '0'"):
+        opt.load_state_dict(state_dict)

@@ -22,7 +22,7 @@ from mada_optim.specialize import specialize
 from tests.engine.test_cpu_kernel import close, numbers
 from tests.problems import same_bits
 
-SHAPES = {"a": (20, 7), "b": (4, 3, 3, 3), "c": (6, 6), "d": (9,), "e": (5, 40), "x": (3, 5, 18), "head": (3, 5)}
+SHAPES = {"a": (20, 7), "k": (4, 3, 3, 3), "c": (6, 6), "d": (9,), "e": (5, 40), "x": (3, 5, 18), "head": (3, 5)}
 ENGINES = [pytest.param("cpu", marks=pytest.mark.kernel), pytest.param("tiled", marks=pytest.mark.kernel)]
 
 

@@ -26,10 +26,13 @@ def check(cell: Cell, names: Iterable[str]) -> None:
     Raises:
         RuntimeError: Names the parameter, the entry, what it must be, and what to do.
     """
-    shared = per_element(cell.rule)
+    shared, slots = per_element(cell.rule), cell.rule.slot_names()
     for name in names:
         shape = cell.p.shape if name in shared else (1 + len(cell.rule.coefficients),) * (name == "applied")
-        fault = fault_of(cell.state.get(name), tuple(shape), cell.p)
+        x = cell.state.get(name)
+        fault = fault_of(x, tuple(shape), cell.p)
+        if fault is None and name in slots and isinstance(x, Tensor) and x.dtype is torch.float16:
+            fault = "expected float32, bfloat16 or float64, which hold squares of gradients, got float16"
         if fault is not None:
             raise RuntimeError(f"state of {called(cell)}, {name!r}: {fault}; {REMEDY}")
 
@@ -37,7 +40,7 @@ def check(cell: Cell, names: Iterable[str]) -> None:
 def fault_of(x: object, shape: tuple[int, ...], p: Tensor) -> str | None:
     """What is wrong with an entry of the state of `p` that should have this shape; None if nothing is."""
     if not isinstance(x, Tensor):
-        return f"expected a tensor, got {'nothing' if x is None else repr(x)}"
+        return f"expected a tensor, got {'nothing' if x is None else type(x).__name__}"
     if x.shape != shape:
         return f"expected the size {shape}, got {tuple(x.shape)}"
     if x.device != p.device:
