@@ -110,6 +110,7 @@ ALLOWED = {
         "mada_optim.shards",
     ),
     "mada_optim.cells": (
+        "mada_optim.kernels.tensors",
         "mada_optim.members",
         "mada_optim.spec",
         "mada_optim.checks",

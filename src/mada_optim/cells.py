@@ -9,6 +9,7 @@ from torch import Tensor
 from mada_optim import checks, matrices, shards
 from mada_optim.engine import eager, fit
 from mada_optim.hyper.bank import Bank
+from mada_optim.kernels.tensors import PlainSteps
 from mada_optim.layouts import Layout
 from mada_optim.members import Members
 from mada_optim.placement import Placement, intact, stacked
@@ -59,6 +60,7 @@ class Cells:
         self._owner, self._rule, self._learned = owner, rule, learned
         self._memory, self._bank, self._state_dtype = memory, bank, state_dtype
         self._numbers: Placement | None = None
+        self._plain = PlainSteps()
         self._members = Members(bank.scope if learned else None)
         self._fixed = [q for q in (*rule.coefficient_names(), *rule.hyper_parameters) if q not in learned]
 
@@ -100,15 +102,17 @@ class Cells:
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
             raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")
-        return [cell for i, x in enumerate(groups) for cell in self._of_group(x, ready[i], states, i)]
+        pairs = [(p, g) for of_group in ready for p, g, _ in of_group]
+        plain = self._plain.takes([p for p, _ in pairs], [g for _, g in pairs])
+        return [cell for i, x in enumerate(groups) for cell in self._of_group(x, ready[i], states, i, plain)]
 
     def _of_group(
-        self, group: dict[str, Any], ready: list[Ready], states: MutableMapping[Tensor, State], i: int
+        self, group: dict[str, Any], ready: list[Ready], states: MutableMapping[Tensor, State], i: int, plain: bool
     ) -> list[eager.Cell]:
         flags = matrices.flags(self._rule, group)
         kinds = {layout: self._kind(group, layout) for layout in {flags[j] for _, _, j in ready}}
         rows = self._bank.rows_of(i, len(flags))
-        return [self._cell(p, g, states[p], kinds[flags[j]], j, rows[j]) for p, g, j in ready]
+        return [self._cell(p, g, states[p], kinds[flags[j]], j, rows[j], plain) for p, g, j in ready]
 
     def fixed(self, groups: list[dict[str, Any]]) -> list[Any]:
         """What decides what the rule comes to: its numbers in groups that are not learned."""
@@ -153,11 +157,11 @@ class Cells:
         rows = zip(*(group[key].unbind() for key in keys), strict=True)
         return [{**group, **dict(zip(keys, row, strict=True))} for row in rows]
 
-    def _cell(self, p: Tensor, gradient: Tensor, state: State, kind: Kind, j: int, row: int) -> eager.Cell:
+    def _cell(self, p: Tensor, gradient: Tensor, state: State, kind: Kind, j: int, row: int, plain: bool) -> eager.Cell:
         form, kept, options_of_each, layout = kind
-        seen, g = shards.both(p, gradient)
+        seen, g = (p, gradient) if plain else shards.both(p, gradient)
         options = options_of_each[j]
-        if type(seen) in shards.WHOLE and type(g) in shards.WHOLE and not usable(seen, g):
+        if not plain and type(seen) in shards.WHOLE and type(g) in shards.WHOLE and not usable(seen, g):
             if not g._is_zerotensor():
                 raise RuntimeError(unusable(seen, g, options, j))
             g = torch.zeros_like(seen)  # torch may leave zeros without memory
@@ -169,7 +173,7 @@ class Cells:
         elif state.keys() != kept:
             self._fit(state, form)
         whole = p if not form.pointwise and shards.cut_matrices(p, layout) else None
-        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, row, whole, layout)
+        return eager.Cell(form, seen, -g if options["maximize"] else g, state, options, row, whole, layout, plain)
 
     def _fit(self, state: State, form: Rule) -> None:
         """Drops slots that were switched off since: they move no more, and must not be taken up again as they are."""

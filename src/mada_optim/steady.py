@@ -83,9 +83,8 @@ class Steady:
         cells = self._cells.of_step(groups, states)
         work = self._dispatcher.share_out(cells)
         self._last = None if work.table is None else self._found_out(groups, states, cells, work.table)
-        now = tensors_of(states)
-        if self._dispatcher.keeps_addresses and (not unmoved or len(now) != len(before)):
-            self._placement = placement_of(now)
+        if self._dispatcher.keeps_addresses and not (unmoved and sum(map(len, states.values())) == len(before)):
+            self._placement = placement_of(tensors_of(states))
         return work
 
     def _is_as_it_was(self, last: Last, groups: list[Group], states: Mapping[Tensor, State]) -> bool:

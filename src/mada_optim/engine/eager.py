@@ -86,6 +86,7 @@ class Cell(NamedTuple):
         whole: The DTensor that `p` is a shard of, where the rule needs matrices of which `p` has parts; None for what
             has whole ones.
         layout: Where the matrices are, in the whole.
+        plain: Whether parameter and gradient are known to be dense fp32 tensors in CPU memory, as compiled loops take.
     """
 
     rule: Rule
@@ -96,6 +97,7 @@ class Cell(NamedTuple):
     scope: int = 0
     whole: Tensor | None = None
     layout: Layout = True
+    plain: bool = False
 
     def slots(self) -> dict[str, Tensor]:
         """The slots as they are stored."""

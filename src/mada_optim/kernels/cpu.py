@@ -51,7 +51,8 @@ class Loops:
 
         They move plain, dense, fp32 tensors in CPU memory whose gradient and state are such too.
         """
-        return self._states.row(cell.state, cell.p.shape) if plain(cell.p) and plain(cell.g) else None
+        known = cell.plain or (plain(cell.p) and plain(cell.g))
+        return self._states.row(cell.state, cell.p.shape) if known else None
 
     def keep(self, cells: list[Cell], _: list[Row]) -> None:
         """Forgets the states of others, if there are many."""

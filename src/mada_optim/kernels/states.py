@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Row = TypeVar("Row")
-NOTHING: tuple[dict[str, Tensor], None, None] = ({}, None, None)
+NOTHING: tuple[list[str], list[Tensor], None, None] = ([], [], None, None)
 
 
 class States(Generic[Row]):
@@ -26,14 +26,14 @@ class States(Generic[Row]):
 
     def __init__(self, make: Callable[[dict[str, Tensor], torch.Size], Row | None]) -> None:
         self._make = make
-        self._rows: dict[int, tuple[dict[str, Tensor], torch.Size, Row | None]] = {}
+        self._rows: dict[int, tuple[list[str], list[Tensor], torch.Size, Row | None]] = {}
 
     def row(self, state: dict[str, Tensor], shape: torch.Size) -> Row | None:
         """The row of `state`, whose tensors are what and where they were since all rows were forgotten."""
-        held, for_shape, row = self._rows.get(id(state), NOTHING)
-        if for_shape != shape or list(held) != list(state) or not all(map(is_, held.values(), state.values())):
+        names, held, for_shape, row = self._rows.get(id(state), NOTHING)
+        if for_shape != shape or names != [*state] or not all(map(is_, held, state.values())):
             row = self._make(state, shape)
-            self._rows[id(state)] = (dict(state), shape, row)
+            self._rows[id(state)] = ([*state], [*state.values()], shape, row)
         return row
 
     def keep(self, states: Iterable[dict[str, Tensor]], count: int) -> None:

@@ -106,6 +106,26 @@ class Placement:
         return self._reader.holds(tensors, self._looks)
 
 
+class PlainSteps:
+    """Says of all tensors of a step at once whether loops take them."""
+
+    def __init__(self) -> None:
+        self._sizes = array("q")
+        self._addresses = array("q")
+
+    def takes(self, ps: list[Any], gs: list[Any]) -> bool:
+        """Whether all parameters, and their gradients, are plain; False too where Python would have to ask each."""
+        read = reader()
+        if read is None or not set(map(type, ps)) | set(map(type, gs)) <= set(TYPES):
+            return False
+        if len(self._addresses) != len(ps) or not self._fit(read, ps):
+            self._sizes, self._addresses = sizes_of(ps), array("q", bytes(WORD * len(ps)))
+        return self._fit(read, ps) and self._fit(read, gs)
+
+    def _fit(self, read: Reader, xs: list[Any]) -> bool:
+        return read.plain(xs, self._sizes, self._addresses.buffer_info()[0], 1)
+
+
 def placement_of(tensors: list[Tensor]) -> "Placement | placement.Placement":
     """Where tensors lie, and how."""
     found = reader()
