@@ -126,7 +126,17 @@ def _last(layers: Sequence[Layer], free: list[int], widths: Collection[int]) -> 
     if layers[end].outputs in widths:
         return []  # the embedding serves as the output
     beside = takewhile(lambda i: _are_parallel(layers[i], layers[end], taken), reversed(free[:-1]))
-    return [*reversed([*beside]), end]
+    of_siblings = [i for i in free if _ends_a_sibling(i, layers, end, taken)]
+    return sorted({*beside, *of_siblings, end})
+
+
+def _ends_a_sibling(i: int, layers: Sequence[Layer], end: int, taken: Collection[int | None]) -> bool:
+    """Whether a layer is the last of a module beside that of the last one, as `actor.4` is beside `critic.4`."""
+    one, last = layers[i], layers[end]
+    alike = len(one.path) == len(last.path) > 1 and (*one.path[:-2], one.path[-1]) == (*last.path[:-2], last.path[-1])
+    if not alike or one.path == last.path or one.inputs is None or one.inputs != last.inputs or one.outputs in taken:
+        return False
+    return not any(_is_inside(x.path, one.path[:-1]) for x in layers[i + 1 :])
 
 
 def _are_parallel(layer: Layer, last: Layer, taken: Collection[int | None]) -> bool:

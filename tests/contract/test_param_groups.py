@@ -650,3 +650,36 @@ def test_both_ways_train_alike():
     for p, q in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
     assert not same_bits(list(one.parameters()), [torch.zeros_like(p) for p in one.parameters()])
+
+
+class TwoHeads(nn.Module):
+    """As of PPO and of dueling networks: two small networks beside each other, maybe after a common one."""
+
+    def __init__(self, first, second, common):
+        super().__init__()
+        width = 8
+        if common:
+            self.body = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+        for name, outputs in ((first, 3), (second, 1)):
+            layers = nn.Linear(8, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, outputs)
+            self.add_module(name, nn.Sequential(*layers))
+
+
+@pytest.mark.parametrize("common", [False, True])
+@pytest.mark.parametrize("names", [("actor", "critic"), ("advantage", "value"), ("pi", "v")], ids="-".join)
+def test_networks_beside_each_other_have_an_output_each(names, common):
+    model = TwoHeads(*names, common)
+    outputs = {f"{name}.4.weight" for name in names}
+    groups = param_groups(model)
+    assert {x.name for x in groups.weights if x.matrix is False and x.parameter.ndim == 2} == outputs
+    (group,) = MADA(model.named_parameters()).param_groups
+    guessed = zip(group["param_names"], group["params"], group["hidden_matrices"], strict=True)
+    assert {name for name, p, hidden in guessed if p.ndim == 2 and not hidden} == outputs
+
+
+def test_an_encoder_is_no_output_beside_its_decoder():
+    model = nn.Module()
+    model.encoder = nn.Sequential(nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 6))
+    model.decoder = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 40))
+    groups = param_groups(model)
+    assert {x.name for x in groups.weights if x.matrix is False and x.parameter.ndim == 2} == {"decoder.2.weight"}
