@@ -25,7 +25,7 @@ ALLOWED = {
         "mada_optim.spec",
         "mada_optim.specialize",
     ),
-    "mada_optim.modules": ("mada_optim.names",),
+    "mada_optim.modules": ("mada_optim.layouts", "mada_optim.names"),
     "mada_optim.weights": (
         "mada_optim.layouts",
         "mada_optim.modules",

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from mada_optim import names
+from mada_optim.layouts import KERNEL
 from mada_optim.names import Path
 
 Matrix = bool | int | Literal["batched"]
@@ -157,7 +158,4 @@ def _held_directly(module: nn.Module, where: Path, p: Tensor) -> Finding:
 
 def _is_stack(p: Tensor) -> bool:
     """Whether four dimensions or more are a batch of matrices rather than a kernel, whose last two are small."""
-    return min(p.shape[-2:]) > LARGEST_KERNEL
-
-
-LARGEST_KERNEL = 16
+    return min(p.shape[-2:]) > KERNEL
