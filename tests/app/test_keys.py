@@ -61,6 +61,7 @@ OTHER = {
     "hyper_averaging": 0.8,
     "hyper_reach": 0.2,
     "hyper_fall": 20.0,
+    "hyper_rise": 0.3,
     "lr_init": 0.03,
     "matrix_lr_ratio": 3.0,
     "horizon": 0.5,
@@ -98,7 +99,9 @@ OF_PLACE = {"data_dir", "out_dir", "init_from", "coefficients_from", "pace_from"
 HAS = {
     **dict.fromkeys(("momentum", "nesterov"), "sgd"),
     **dict.fromkeys(("alpha", "centered"), "rmsprop"),
-    **dict.fromkeys(("omega", "hyper_averaging", "hyper_fall", "lr_init", "matrix_lr_ratio", "horizon"), "mada"),
+    **dict.fromkeys(
+        ("omega", "hyper_averaging", "hyper_fall", "hyper_rise", "lr_init", "matrix_lr_ratio", "horizon"), "mada"
+    ),
     "mu": "muon",
     "matrix_lr": "torch_muon",
 }
