@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mada_optim import MADA, HyperSGD
+from mada_optim import MADA, HyperOptimizer, HyperSGD, LearnedLR, StepInfo
 
 MIDWAY = {"betas": (0.9, 0.95), "beta3": 0.1, "rho": 0.6, "c": 0.9, "gamma": 0.9}  # nothing sits on a bound
 
@@ -31,9 +31,28 @@ def fast(*names, **numbers):
     return HyperSGD(*(names or ("all",)), **{"lr": 1e-3, "momentum": 0.5, "start": 0, **numbers})
 
 
+def traced(rate=1e-2, horizon=0.9, **numbers):
+    """lr from its trace, along each hypergradient as it is: no division, mean, floor or ceiling, and no freeze."""
+    plain = dict.fromkeys(("fall", "freeze", "memory", "averaging", "reach", "rise"), 0.0)
+    return LearnedLR(rate, horizon, **{**plain, "clip": 10.0, "start": 1, **numbers})
+
+
+def step_info(rows=1, names=("lr",), ends=(-9.0, 9.0), steps=9.0, lr=1e-3, floor=0.0, moves=True):
+    """What a learner is told of a step, for calls of its functions."""
+    low, high = (torch.full((len(names),), float(x), dtype=torch.float64) for x in ends)
+    steps, moves = torch.as_tensor(steps).double().expand(rows), torch.as_tensor(moves).expand(rows)
+    rates = (1e-2,) * len(names)
+    return StepInfo(names, low, high, rates, steps, moves, moves, floor, lambda: torch.full((rows,), lr).double())
+
+
 def learning(params, **options):
     """MADA with all six coefficients moving from the first possible step; `learn=fast(...)` for some, or for scopes."""
     return MADA(params, **{**MIDWAY, "lr": 1e-2, "learn": fast(), **options})
+
+
+def with_muon(params, **options):
+    """MADA's coefficients and `omega`, Muon's weight on hidden matrices; fixed, unless `learn` says otherwise."""
+    return HyperOptimizer(params, rule="mada_matrix", **{"betas": (0.9, 0.95), **options})
 
 
 def everything(opt):

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from mada_optim import checks
 from mada_optim.hyper.bank import is_memory
 from mada_optim.matrices import FLAGS
@@ -25,6 +27,8 @@ ALIASES = {
     "is_matrix": "matrix",
     "matrix_lr": "matrix_lr_ratio",
 }
+#: Options of a learner, which no group has of its own.
+OF_LEARNERS = ("scope", "bounds")
 #: Options of torch's optimizers that change a step, with the value at which they don't.
 NEUTRAL = {
     "amsgrad": False,
@@ -81,7 +85,7 @@ class GroupKeys:
         for key, x in group.items():
             if key in self._ours or key in self._repeated or not isinstance(key, str):
                 continue
-            if is_memory(key) and self._learns:
+            if is_memory(key) and self._learns and isinstance(x, Tensor):  # as in groups of another optimizer
                 continue
             if key in self._given and self._given[key] is x:
                 self._repeated |= {key}
@@ -92,6 +96,8 @@ class GroupKeys:
         where = f"{key}={x!r} in a parameter group"
         if key in self._arguments:
             raise ValueError(f"{where}: expected at construction, for all groups; pass {key} to {self._owner}")
+        if key in OF_LEARNERS:
+            raise ValueError(f"{where}: expected as an option of a learner; learn=HyperSGD('all', {key}={x!r}), say")
         if (key in self._of_others or is_memory(key)) and not (key in NEUTRAL and NEUTRAL[key] == x):
             names = ", ".join((*self._rule.coefficient_names(), *self._rule.hyper_parameters)) or "none"
             raise ValueError(

@@ -55,13 +55,9 @@ def largest(groups: Iterable[Mapping[str, Any]]) -> float:
 
 
 def rescale(groups: Sequence[dict[str, Any]], factor: float) -> None:
-    """Multiplies the lr of each group. A tensor, which groups may share and others may hold, is multiplied in place."""
-    with torch.no_grad():
-        for lr in {id(x): x for group in groups if isinstance(x := group["lr"], Tensor)}.values():
-            lr.mul_(factor)
+    """Multiplies the lr of each group."""
     for group in groups:
-        if not isinstance(group["lr"], Tensor):
-            group["lr"] = float(group["lr"]) * factor
+        group["lr"] *= factor
 
 
 def _scale(rule: Rule, options: Mapping[str, Any]) -> float:

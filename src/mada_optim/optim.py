@@ -192,11 +192,11 @@ class HyperOptimizer(Optimizer):
         self._banks.attach(self.param_groups)
 
     def _start_lr(self, own: list[bool]) -> None:
-        """Writes the lr that shapes say into each group that has none of its `own`."""
+        """Writes the lr that shapes say into each group that has none of its `own`, and into later ones."""
         free = [group for i, group in enumerate(self.param_groups) if not any(own[i : i + 1])]
         start = initial_lr.of_shapes(self.rule, self.param_groups, self._over_parts)
-        if start is not None and free:
-            initial_lr.rescale([self.defaults, *free], start / initial_lr.largest(free))
+        if start is not None:
+            initial_lr.rescale([self.defaults, *free], start / initial_lr.WITHOUT_MATRICES)
 
     def _lr_floor(self) -> float | None:
         """Where a learned lr falls slowly from: ln of the lr that shapes say over the one that is set, at most 0."""

@@ -14,20 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mada_optim import MADA, HyperOptimizer
+from mada_optim import AutoAdam, AutoMuon, HyperOptimizer, HyperSGD
 from mada_optim.orthogonal import polar
 from mada_optim.rules import RULES
-from tests.problems import same_bits
+from tests.problems import same_bits, traced, with_muon
 
-LEARNING = {"learn": ("beta1", "rho", "omega", "lr"), "omega": 0.6, "rho": 0.7, "hyper_start": 1, "hyper_lr": 1e-2}
+COEFFICIENTS = {"omega": 0.6, "rho": 0.7}
+LEARNING = {**COEFFICIENTS, "learn": HyperSGD("beta1", "rho", "omega", "lr", lr=1e-2, start=1)}
+TRACED = {**COEFFICIENTS, "learn": [HyperSGD("beta1", "rho", "omega", lr=1e-2, start=1), traced()]}
 OPTIONS = {
-    "default": {},
-    "fixed": {"rule": "mada_matrix", "learn": (), "omega": 1.0},
-    "a part of Adam": {"rule": "mada_matrix", "learn": (), "omega": 0.3, "beta3": 0.1},
-    "learning": {"rule": "mada_matrix", **LEARNING},
-    "learning from a trace": {"rule": "mada_matrix", **LEARNING, "horizon": 0.9},
-    "momentum of Muon": {"rule": "muon", "learn": ("mu", "lr"), "hyper_start": 1, "hyper_lr": 1e-3},
-    "Muon from a trace": {"rule": "muon", "learn": "lr", "horizon": 0.9, "hyper_start": 1},
+    "default": (AutoMuon, {}),
+    "fixed": (with_muon, {"omega": 1.0}),
+    "a part of Adam": (with_muon, {"omega": 0.3, "beta3": 0.1}),
+    "learning": (with_muon, LEARNING),
+    "learning from a trace": (with_muon, TRACED),
+    "momentum of Muon": (HyperOptimizer, {"rule": "muon", "learn": HyperSGD("mu", "lr", lr=1e-3, start=1)}),
+    "Muon from a trace": (HyperOptimizer, {"rule": "muon", "learn": traced()}),
 }
 STEPS = 6
 
@@ -36,13 +38,11 @@ def drawn(shape, seed, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def run(param_sets, split, options, steps=STEPS):
+def run(param_sets, split, make, options, steps=STEPS):
     """Two optimizers on the same numbers, whole parameters and the parts that `split` gives; both after some steps."""
     whole, parts = param_sets
-    opts = [MADA, MADA] if options.get("rule") != "muon" else [HyperOptimizer, HyperOptimizer]
-    options = {"lr": 1e-2, "weight_decay": 0.1, **options}
     groups = [{"params": [p], "matrix": said} for p, said in whole], [{"params": parts, "matrix": True}]
-    first, second = (make(x, **options) for make, x in zip(opts, groups, strict=True))
+    first, second = (make(x, lr=1e-2, weight_decay=0.1, **options) for x in groups)
     for i in range(steps):
         for j, (p, _) in enumerate(whole):
             p.grad = drawn(p.shape, 100 * i + j, p.dtype)
@@ -69,12 +69,12 @@ def experts(xs):
     return [matrix.clone() for x in xs for matrix in x.reshape(-1, *x.shape[-2:])]
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(("make", "options"), OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("shape", [(4, 5, 20), (3, 9, 4), (2, 3, 4, 6), (1, 6, 5), (2, 130, 140)], ids=str)
-def test_packed_matrices_step_as_separate_ones(shape, options):
+def test_packed_matrices_step_as_separate_ones(shape, make, options):
     whole = nn.Parameter(drawn(shape, 0))
     parts = [nn.Parameter(x) for x in experts([whole.detach()])]
-    opts = run(([(whole, "batched")], parts), experts, options)
+    opts = run(([(whole, "batched")], parts), experts, make, options)
     assert_same(*opts, [whole], parts, experts)
 
 
@@ -82,13 +82,13 @@ def blocks(n):
     return lambda xs: [block.clone() for x in xs for block in x.chunk(n)]
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(("make", "options"), OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize(("n", "shape"), [(3, (12, 5)), (3, (24, 10)), (2, (8, 3, 2, 2)), (2, (6, 4, 3))], ids=str)
-def test_blocks_of_rows_step_as_separate_matrices(n, shape, options):
+def test_blocks_of_rows_step_as_separate_matrices(n, shape, make, options):
     """Queries, keys and values of a fused projection; the groups of a convolution."""
     whole = nn.Parameter(drawn(shape, 0))
     parts = [nn.Parameter(x) for x in blocks(n)([whole.detach()])]
-    opts = run(([(whole, n)], parts), blocks(n), options)
+    opts = run(([(whole, n)], parts), blocks(n), make, options)
     assert_same(*opts, [whole], parts, blocks(n))
 
 
@@ -112,7 +112,7 @@ def test_they_do_so_in_single_precision_and_in_half(shape, said, split, state_dt
     """In loops too. Of bf16 slots, rounding is by the place in the parameter, and by that the numbers are others."""
     whole = nn.Parameter(drawn(shape, 0, dtype))
     parts = [nn.Parameter(x) for x in split([whole.detach()])]
-    run(([(whole, said)], parts), split, {"state_dtype": state_dtype})
+    run(([(whole, said)], parts), split, AutoMuon, {"state_dtype": state_dtype})
     tolerance = 1e-4 if dtype is torch.float32 and state_dtype is None else 3e-2
     moved = torch.cat([x.flatten() for x in split([whole.detach()])]), torch.cat([q.detach().flatten() for q in parts])
     torch.testing.assert_close(*moved, rtol=tolerance, atol=tolerance)
@@ -124,12 +124,12 @@ def test_they_do_so_in_single_precision_and_in_half(shape, said, split, state_dt
 )
 def test_a_parameter_of_any_shape_has_a_finite_step(shape, said):
     """And none of its layout is refused, but blocks that rows don't divide into."""
-    p, options = nn.Parameter(torch.ones(shape)), {"rule": "mada_matrix", "lr": 1e-2, "learn": ()}
+    p, options = nn.Parameter(torch.ones(shape)), {"lr": 1e-2}
     if len(shape) > 1 and shape[0] > 1 and shape[0] % (said if said in (2, 3) else 1):
         with pytest.raises(ValueError, match="divides the rows"):
-            MADA([{"params": [p], "matrix": said}], **options)
+            with_muon([{"params": [p], "matrix": said}], **options)
         return
-    opt = MADA([{"params": [p], "matrix": said}], **options)
+    opt = with_muon([{"params": [p], "matrix": said}], **options)
     for seed in range(2):
         p.grad = drawn(shape, seed, torch.float32)
         opt.step()
@@ -140,7 +140,7 @@ def test_a_parameter_of_any_shape_has_a_finite_step(shape, said):
 def first_step(shape, said, g):
     p = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
     p.grad = g.clone()
-    MADA([{"params": [p], "matrix": said}], lr=1.0, rule="mada_matrix", learn=()).step()
+    with_muon([{"params": [p], "matrix": said}], lr=1.0).step()
     return -p.detach() / RULES["mada_matrix"].hyper_parameters["kappa_matrix"]
 
 
@@ -162,7 +162,7 @@ def test_a_group_says_what_a_shape_does_not(said, view):
 
 
 def found(params):
-    opt = MADA(params, rule="mada_matrix")
+    opt = AutoMuon(params)
     return [flag for group in opt.param_groups for flag in group["hidden_matrices"]]
 
 
@@ -216,17 +216,17 @@ def test_a_group_settles_each_of_its_parameters():
 @pytest.mark.parametrize("said", ["yes", "Batched", 0, -2, 2.0, None, (3,), float("nan")], ids=repr)
 def test_another_word_is_refused(said):
     with pytest.raises(ValueError, match=r"expected True or False, 'batched', or a number of blocks >= 1; leave it"):
-        MADA([{"params": [nn.Parameter(torch.ones(6, 4))], "matrix": said}], rule="mada_matrix")
+        AutoMuon([{"params": [nn.Parameter(torch.ones(6, 4))], "matrix": said}])
 
 
 def test_blocks_that_do_not_divide_rows_are_refused_when_the_group_is_added():
-    opt = MADA([("fc", nn.Parameter(torch.ones(6, 4)))])
+    opt = AutoMuon([("fc", nn.Parameter(torch.ones(6, 4)))])
     qkv = [("attn.bias", nn.Parameter(torch.ones(8))), ("attn.qkv", nn.Parameter(torch.ones(8, 4)))]
     with pytest.raises(ValueError, match=r"matrix=3 .*divides the rows of each matrix, got the parameter 'attn.qkv'"):
         opt.add_param_group({"params": qkv, "matrix": 3})
     assert len(opt.param_groups) == 1
     with pytest.raises(ValueError, match=r"got the parameter 'number 1' of shape \(8, 4\)"):
-        MADA([{"params": [p for _, p in qkv], "matrix": 3}])
+        AutoMuon([{"params": [p for _, p in qkv], "matrix": 3}])
     opt.add_param_group({"params": qkv, "matrix": 4})
     assert opt.param_groups[1]["hidden_matrices"] == [False, 4]
 
@@ -238,38 +238,38 @@ def test_a_rule_of_matrices_alone_has_no_group_without():
     HyperOptimizer([{"params": [p], "matrix": False}], rule="adam")
 
 
-def first_lr(params, **options):
-    return MADA(params, **options).coefficients()["lr"]
+def first_lr(params, make):
+    return make(params).coefficients()["lr"]
 
 
 HEAD = ("lm_head.weight", nn.Parameter(torch.ones(4, 64)))
 
 
-@pytest.mark.parametrize("options", [{}, {"rule": "mada"}], ids=["Muon", "Adam"])
-def test_a_start_counts_the_matrices_as_they_are(options):
+@pytest.mark.parametrize("make", [AutoMuon, AutoAdam], ids=["Muon", "Adam"])
+def test_a_start_counts_the_matrices_as_they_are(make):
     def at(width):
-        return 0.4 / width if options else 0.02 / (0.2 * width**0.5)
+        return 0.4 / width if make is AutoAdam else 0.02 / (0.2 * width**0.5)
 
     packed = nn.Parameter(torch.ones(8, 128, 64))
     apart = [(f"experts.{i}.w", nn.Parameter(torch.ones(128, 64))) for i in range(8)]
-    assert first_lr([("experts.w", packed), HEAD], **options) == pytest.approx(at(128))
-    assert first_lr([*apart, HEAD], **options) == pytest.approx(at(128))
-    assert first_lr([{"params": [packed], "matrix": True}], **options) == pytest.approx(at(128 * 64))
+    assert first_lr([("experts.w", packed), HEAD], make) == pytest.approx(at(128))
+    assert first_lr([*apart, HEAD], make) == pytest.approx(at(128))
+    assert first_lr([{"params": [packed], "matrix": True}], make) == pytest.approx(at(128 * 64))
     qkv = nn.Parameter(torch.ones(192, 64))
-    assert first_lr([{"params": [qkv], "matrix": 3}], **options) == pytest.approx(at(64))
-    assert first_lr([{"params": [qkv], "matrix": True}], **options) == pytest.approx(at(192))
+    assert first_lr([{"params": [qkv], "matrix": 3}], make) == pytest.approx(at(64))
+    assert first_lr([{"params": [qkv], "matrix": True}], make) == pytest.approx(at(192))
     ends = [{"params": [("emb.w", packed)], "matrix": False}]  # none is hidden: Adam's rate
-    assert first_lr(ends, **options) == pytest.approx(0.4 / 128)
+    assert first_lr(ends, make) == pytest.approx(0.4 / 128)
 
 
-@pytest.mark.parametrize("options", [{}, {"rule": "mada"}], ids=["Muon", "Adam"])
-def test_frozen_weights_have_no_part_in_the_start(options):
+@pytest.mark.parametrize("make", [AutoMuon, AutoAdam], ids=["Muon", "Adam"])
+def test_frozen_weights_have_no_part_in_the_start(make):
     frozen = nn.Parameter(torch.ones(2000, 2000), requires_grad=False)
     trained = [("a.w", nn.Parameter(torch.ones(16, 16))), HEAD]
-    assert first_lr([("b.w", frozen), *trained], **options) == first_lr(trained, **options)
-    of_head = first_lr([("b.w", frozen), HEAD], **options)
+    assert first_lr([("b.w", frozen), *trained], make) == first_lr(trained, make)
+    of_head = first_lr([("b.w", frozen), HEAD], make)
     assert of_head == pytest.approx(0.4 / 64)  # Adam's rate, as no hidden matrix is trained
-    assert first_lr([("b.w", frozen)], lr=0.01, lr_init="shape", **options) == pytest.approx(0.01)
+    assert first_lr([("b.w", frozen)], make) == pytest.approx(1e-3)
 
 
 def model(seed=0):
@@ -278,10 +278,10 @@ def model(seed=0):
     return [nn.Parameter(drawn(shape, seed + i, torch.float32)) for i, shape in enumerate(shapes)]
 
 
-def optimizer(params, **options):
+def optimizer(params, make=AutoMuon, **options):
     experts, qkv, bias, rest = params
     groups = [{"params": [experts]}, {"params": [qkv, bias], "matrix": 3}, {"params": [rest], "matrix": True}]
-    return MADA(groups, lr=1e-2, weight_decay=0.1, **options)
+    return make(groups, lr=1e-2, weight_decay=0.1, **options)
 
 
 def train(opt, params, seeds):
@@ -291,7 +291,7 @@ def train(opt, params, seeds):
         opt.step()
 
 
-SAVED = {"default": {}, "omega learned": {"rule": "mada_matrix", **LEARNING, "horizon": 0.9}}
+SAVED = {"default": {}, "omega learned": {"make": with_muon, **TRACED}}
 
 
 @pytest.mark.parametrize("options", SAVED.values(), ids=SAVED)
@@ -319,7 +319,7 @@ def test_a_run_that_is_saved_goes_on(options):
 def test_a_run_of_flattened_matrices_goes_on_as_it_began():
     """States of older versions have True for each matrix; so they have for experts, which were one matrix then."""
     one, other = model(), model()
-    first = MADA([{"params": one[:1], "matrix": True}, {"params": one[1:], "matrix": True}], lr=1e-2)
+    first = AutoMuon([{"params": one[:1], "matrix": True}, {"params": one[1:], "matrix": True}], lr=1e-2)
     second = optimizer(other)
     assert second.param_groups[0]["hidden_matrices"] == ["batched"]
     train(first, one, range(3))
@@ -352,7 +352,7 @@ def test_a_saved_layout_that_does_not_fit_is_refused(entry):
 
 def test_state_has_the_shape_of_its_parameter():
     params = model()
-    opt = optimizer(params, rule="mada_matrix", learn=(), omega=0.5)
+    opt = optimizer(params, with_muon, omega=0.5)
     train(opt, params, range(2))
     for p in params:
         slots = opt.slots(p)

@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from mada_optim import MADA, Adam, HyperOptimizer
-from tests.problems import give_gradients, parameters, train
+from tests.problems import give_gradients, parameters, traced, train
 
 HORIZON, DECAY = 0.9, 0.1
 
 
 def tracing(params, **options):
-    options = {"learn": "lr", "horizon": HORIZON, "weight_decay": DECAY, "lr": 1e-2, "hyper_start": 1, **options}
-    return MADA(params, hyper_lr=1e-2, **options)
+    return MADA(params, lr=1e-2, learn=traced(horizon=HORIZON), weight_decay=DECAY, **options)
 
 
 def masked(params, _):
@@ -83,11 +82,10 @@ def test_the_trace_is_of_what_really_moved(change, dtype):
     assert any(s.abs().max() > 0.01 for s in traces)
 
 
-def pushed(change, steps, **options):
+def pushed(change, steps):
     """The hypergradient of ln lr where a constant gradient pushes weights, and `change` has them stay."""
     p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
-    options = {"rule": "sgd", "lr": 0.1, "learn": "lr", "horizon": 0.9, "hyper_start": 10**6, **options}
-    opt = HyperOptimizer([p], **options)
+    opt = HyperOptimizer([p], lr=0.1, rule="sgd", learn=traced(start=10**6))
     for _ in range(steps):
         p.grad = torch.tensor([-1.0, 0.0])
         opt.step()
@@ -140,7 +138,7 @@ def test_the_trace_stays_exact_over_many_steps():
     """600 steps of a ten-thousandth of a weight, in fp32, against a sum in fp64."""
     generator = torch.Generator().manual_seed(0)
     p = torch.nn.Parameter(torch.randn(1000, generator=generator))
-    opt, trace = Adam([p], lr=1e-4, learn="lr", horizon=0.9999, hyper_start=10**6), torch.zeros(1000).double()
+    opt, trace = Adam([p], lr=1e-4, learn=traced(horizon=0.9999, start=10**6)), torch.zeros(1000).double()
     for _ in range(600):
         p.grad = torch.randn(1000, generator=generator) + 0.1
         before = p.detach().double()

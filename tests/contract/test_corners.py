@@ -7,7 +7,7 @@ are displacements from the start, which a difference of parameters would drown.
 import pytest
 import torch
 
-from mada_optim import MADA, Adam, Adan, AMSGrad, AVGrad, Lion, Yogi
+from mada_optim import MADA, Adam, Adan, AMSGrad, AVGrad, HyperSGD, Lion, Yogi
 from tests import oracles
 
 STEPS, LR, EPS = 50, 1e-2, 1e-8
@@ -46,7 +46,8 @@ def test_transcribed_oracle(name, weight_decay):
     cls, options, update = TRANSCRIBED[name]
     p, gs = start(), gradients()
     origin = theta = p.detach().clone()
-    opt = cls([p], lr=LR, eps=EPS, weight_decay=weight_decay, learn=(), **options)
+    eps = {} if cls is Lion else {"eps": EPS}
+    opt = cls([p], lr=LR, weight_decay=weight_decay, learn=(), **eps, **options)
     for t, g in enumerate(gs, 1):
         p.grad = g.clone()
         opt.step()
@@ -54,18 +55,17 @@ def test_transcribed_oracle(name, weight_decay):
         assert_same_displacement(p, theta, origin)
 
 
-@pytest.mark.parametrize("learn", [(), "all"])
+@pytest.mark.parametrize("learn", [(), HyperSGD("all", lr=0.0, start=0)], ids=["nothing", "all"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize(
     ("cls", "options"), [(Adam, {}), (MADA, {}), (AMSGrad, {"amsgrad": True})], ids=["Adam", "MADA", "AMSGrad"]
 )
 def test_torch_is_the_oracle(cls, options, weight_decay, learn):
-    """Parameters and slots at every step; with everything learned at a hyper_lr of 0 too."""
+    """Parameters and slots at every step; with everything learned at a hyper learning rate of 0 too."""
     p = start()
     q = torch.nn.Parameter(p.detach().clone())
     origin = p.detach().clone()
-    kept = {"hyper_lr": 0.0, "hyper_start": 0} if learn else {}
-    ours = cls([p], lr=LR, weight_decay=weight_decay, learn=learn, **ADAM, **kept)
+    ours = cls([p], lr=LR, weight_decay=weight_decay, learn=learn, **ADAM)
     theirs = torch.optim.AdamW([q], lr=LR, weight_decay=weight_decay, **ADAM, **options)
     for g in gradients():
         p.grad, q.grad = g.clone(), g.clone()
@@ -84,6 +84,19 @@ def test_adam_without_decay_is_torch_adam():
     q = torch.nn.Parameter(p.detach().clone())
     origin = p.detach().clone()
     ours, theirs = MADA([p], lr=LR, learn=(), **ADAM), torch.optim.Adam([q], lr=LR, **ADAM)
+    for g in gradients():
+        p.grad, q.grad = g.clone(), g.clone()
+        ours.step()
+        theirs.step()
+        assert_same_displacement(p, q.detach(), origin)
+
+
+def test_without_a_word_they_are_torchs_adam():
+    """At each one's own default numbers, but for decay, which is AdamW's .01 there."""
+    p = start()
+    q = torch.nn.Parameter(p.detach().clone())
+    origin = p.detach().clone()
+    ours, theirs = Adam([p], weight_decay=0.01), torch.optim.AdamW([q])
     for g in gradients():
         p.grad, q.grad = g.clone(), g.clone()
         ours.step()

@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 
-from mada_optim import MADA, Adam, HyperAdam, HyperOptimizer
+from mada_optim import MADA, Adam, AutoAdam, AutoMuon, Guard, HyperAdam, HyperOptimizer, HyperSGD, HyperTorch, LearnedLR
+
+
+def parameter():
+    return torch.nn.Parameter(torch.ones(2))
+
 
 REFUSED = [
     ({"lr": -1.0}, r"lr=-1.0: expected a number in \[0, inf\)"),
@@ -21,15 +26,12 @@ REFUSED = [
     ({"weight_decay": math.nan}, r"weight_decay=nan"),
     ({"betas": (0.9, 0.99995)}, r"beta2=0.99995: .*\[0.5, 0.9999\], where it is learned; widen it with bounds="),
     ({"learn": ("beta1", "betta2")}, r"learn='betta2': .*did you mean 'beta2'\?"),
-    ({"hyper_lr": -1.0}, r"hyper_lr of beta1=-1.0"),
-    ({"hyper_lr": {"lr": 1.0}}, r"hyper_lr key='lr'"),
-    ({"hyper_momentum": 1.0}, r"hyper_momentum of beta1=1.0: expected a number in \[0, 1\)"),
-    ({"hyper_clip": -1.0}, r"hyper_clip=-1.0"),
-    ({"hyper_start": 1.5}, r"hyper_start=1.5: expected a whole number"),
-    ({"bounds": {"beta1": (0.5, 0.1)}}, r"expected low <= high"),
-    ({"bounds": {"beta1": (0.5, 2.0)}}, r"bounds of beta1=2.0"),
-    ({"learn": "rho", "bounds": {"c": (0.0, 1.0)}}, r"bounds key='c'"),
-    ({"scope": "layer"}, r"scope='layer': expected one of 'global', 'group', 'tensor'"),
+    ({"learn": HyperSGD("beta1", "betta2")}, r"learn='betta2': .*did you mean 'beta2'\?"),
+    ({"learn": HyperSGD("all", lr={"lr": 1.0})}, r"lr key='lr': .*only coefficients that this learner learns"),
+    ({"learn": HyperSGD("beta1", momentum={"rho": 0.5})}, r"momentum key='rho'"),
+    ({"learn": HyperSGD("beta1", bounds={"beta1": (0.5, 0.1)})}, r"expected low <= high"),
+    ({"learn": HyperSGD("beta1", bounds={"beta1": (0.5, 2.0)})}, r"bounds of beta1=2.0"),
+    ({"learn": HyperSGD("rho", bounds={"c": (0.0, 1.0)})}, r"bounds key='c'"),
     ({"engine": "warp"}, r"engine='warp': expected one of 'auto', 'eager', 'tiled', 'cpu'"),
     ({"state_dtype": torch.int8}, r"state_dtype=torch.int8: expected torch.float32, torch.bfloat16"),
     ({"rule": "madda"}, r"rule='madda': .*did you mean 'mada'\?"),
@@ -39,27 +41,56 @@ REFUSED = [
 @pytest.mark.parametrize(("options", "message"), REFUSED, ids=lambda x: str(x)[:40])
 def test_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        MADA([torch.nn.Parameter(torch.ones(2))], **{"learn": "all", **options})
+        MADA([parameter()], **options)
+
+
+LEARNERS = [
+    (lambda: HyperSGD(), r"HyperSGD\(\): expected names of coefficients, or \"all\""),
+    (lambda: HyperSGD(["beta1"]), r"HyperSGD\(\['beta1'\],\): expected names"),
+    (lambda: HyperSGD("beta1", lr=-1.0), r"lr=-1.0: expected a number in \[0, inf\)"),
+    (lambda: HyperSGD("beta1", lr={"beta1": -1.0}), r"lr of beta1=-1.0"),
+    (lambda: HyperSGD("beta1", momentum=1.0), r"momentum=1.0: expected a number in \[0, 1\)"),
+    (lambda: HyperSGD("beta1", clip=-1.0), r"clip=-1.0"),
+    (lambda: HyperSGD("beta1", start=1.5), r"start=1.5: expected a whole number"),
+    (lambda: HyperSGD("beta1", stop=-1), r"stop=-1: expected a number in \[0, inf\)"),
+    (lambda: HyperSGD("beta1", scope="layer"), r"scope='layer': expected one of 'global', 'group', 'tensor'"),
+    (lambda: HyperSGD("beta1", bounds=3), r"bounds=3: expected a dict by coefficient"),
+    (lambda: HyperTorch("beta1", make=torch.optim.Adam([parameter()])), r"(?s)make=.*expected a function"),
+    (lambda: HyperTorch("beta1", scope="layer"), r"scope='layer'"),
+    (lambda: LearnedLR(scope="layer"), r"scope='layer'"),
+    (lambda: LearnedLR(rate=-1.0), r"rate=-1.0: expected a number in \[0, inf\)"),
+    (lambda: LearnedLR(clip=-1.0), r"clip=-1.0"),
+    (lambda: LearnedLR(start=-1), r"start=-1"),
+    (lambda: LearnedLR(reach=-0.1), r"reach=-0.1: expected a number in \[0, inf\)"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), LEARNERS, ids=[message[:40] for _, message in LEARNERS])
+def test_a_learner_that_is_refused_when_it_is_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_a_coefficient_of_another_rule_is_refused():
     with pytest.raises(ValueError, match=r"keyword='rho': expected one of 'beta1', 'beta2'"):
-        Adam([torch.nn.Parameter(torch.ones(2))], rho=0.5)
+        HyperOptimizer([parameter()], rule="adam", rho=0.5)
+    with pytest.raises(TypeError, match="rho"):
+        Adam([parameter()], rho=0.5)
 
 
 def test_a_coefficient_given_twice_is_refused():
     with pytest.raises(ValueError, match="expected once"):
-        HyperOptimizer([torch.nn.Parameter(torch.ones(2))], betas=(0.9, 0.99), beta1=0.8)
+        HyperOptimizer([parameter()], betas=(0.9, 0.99), beta1=0.8)
 
 
 def test_a_fixed_coefficient_may_lie_outside_the_interval_of_learning():
-    opt = HyperAdam([torch.nn.Parameter(torch.ones(2))], betas=(0.9, 0.99999), learn="beta1")
+    opt = HyperAdam([parameter()], betas=(0.9, 0.99999), learn="beta1")
     assert opt.coefficients()["beta2"] == 0.99999
 
 
 def test_groups_are_checked_too():
     with pytest.raises(ValueError, match="weight_decay=-1"):
-        Adam([{"params": [torch.nn.Parameter(torch.ones(2))], "weight_decay": -1}])
+        Adam([{"params": [parameter()], "weight_decay": -1}])
 
 
 @pytest.mark.parametrize(
@@ -69,11 +100,35 @@ def test_groups_are_checked_too():
         ({"weight_decay": True}, "weight_decay=True: expected a number"),
         ({"maximize": "yes"}, "maximize='yes': expected True or False"),
         ({"learn": 5}, "learn=5: expected names of coefficients"),
-        ({"learn": "lr", "bounds": {"lr": 5}}, r"bounds of lr=5: expected a pair"),
-        ({"learn": "lr", "bounds": {"lr": (1,)}}, r"bounds of lr=\(1,\): expected a pair"),
+        ({"learn": HyperSGD("lr", bounds={"lr": 5})}, r"bounds of lr=5: expected a pair"),
+        ({"learn": HyperSGD("lr", bounds={"lr": (1,)})}, r"bounds of lr=\(1,\): expected a pair"),
+        ({"guard": True}, r"guard=True: expected None or a Guard; Guard\(\) has the usual numbers"),
+        ({"guard": False}, "guard=False: expected None or a Guard"),
     ],
     ids=str,
 )
 def test_values_of_other_types_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        MADA([torch.nn.Parameter(torch.ones(2))], **options)
+        MADA([parameter()], **options)
+
+
+BELOW = r"beta2=0\.95: expected at least 0\.99, below which the guard keeps no beta2; choose a larger one"
+
+
+@pytest.mark.parametrize("cls", [AutoMuon, AutoAdam])
+def test_a_beta2_that_the_guard_would_not_use_is_refused(cls):
+    """At construction, in a group, and in a group that is added."""
+    with pytest.raises(ValueError, match=BELOW):
+        cls([parameter()], betas=(0.9, 0.95))
+    with pytest.raises(ValueError, match=BELOW):
+        cls([{"params": [parameter()], "betas": (0.9, 0.95)}])
+    with pytest.raises(ValueError, match=BELOW):
+        cls([{"params": [parameter()], "beta2": 0.95}])
+    opt = cls([parameter()])
+    for own in ({"beta2": 0.95}, {"betas": (0.9, 0.95)}):
+        with pytest.raises(ValueError, match=BELOW):
+            opt.add_param_group({"params": [parameter()], **own})
+    assert len(opt.param_groups) == 1
+    opt.add_param_group({"params": [parameter()], "beta2": 0.99})
+    for guard in (None, Guard(), Guard(least_beta2=0.95)):
+        assert cls([parameter()], betas=(0.9, 0.95), guard=guard).param_groups[0]["beta2"] == 0.95

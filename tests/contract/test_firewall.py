@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from mada_optim import MADA, Adam, HyperOptimizer
+from mada_optim import MADA, Adam, HyperOptimizer, HyperSGD
 from mada_optim.spec import UNIT, Coefficient, Rule
 from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
 
@@ -54,7 +54,7 @@ def test_a_bad_hypergradient_freezes_the_coefficients_and_not_the_run():
 
     rule = Rule("steep", update, (Coefficient("a", "a", UNIT, 0.0), Coefficient("b", "b", UNIT, 0.5)), ())
     p = torch.nn.Parameter(torch.ones(3))
-    opt = HyperOptimizer([p], lr=0.1, rule=rule, hyper_start=0)
+    opt = HyperOptimizer([p], lr=0.1, rule=rule, learn=HyperSGD("all", start=0))
     train(opt, [p], range(4))
     assert not math.isfinite(opt.hypergradients()["a"])
     assert math.isfinite(opt.hypergradients()["b"])
@@ -67,12 +67,12 @@ def test_a_bad_hypergradient_freezes_the_coefficients_and_not_the_run():
 
 
 @pytest.mark.parametrize("rule", ["mada", "mada_released"])
-def test_learning_nothing_is_bit_equal_to_a_hyper_lr_of_zero(rule):
+def test_learning_nothing_is_bit_equal_to_a_hyper_learning_rate_of_zero(rule):
     """The hypergradient, computed or not, must not touch the update."""
     params, twin_params = (p := parameters()), copy.deepcopy(p)
     options = {"lr": 1e-2, "betas": (0.9, 0.95), "beta3": 0.1, "rho": 0.6, "c": 0.9, "gamma": 0.9, "rule": rule}
     plain = MADA(params, learn=(), **options)
-    learned = MADA(twin_params, learn="all", hyper_lr=0.0, hyper_start=0, **options)
+    learned = MADA(twin_params, learn=HyperSGD("all", lr=0.0, start=0), **options)
     for seed in range(30):
         train(plain, params, [seed])
         train(learned, twin_params, [seed])

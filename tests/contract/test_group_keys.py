@@ -10,16 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from mada_optim import MADA, SGD, Adam, HyperAdam
+from mada_optim import MADA, SGD, Adam, AutoMuon, HyperAdam, HyperSGD
 from tests.problems import give_gradients, parameters, same_bits, train
 
 REFUSED = {
-    "learn": ("lr", "at construction, for all groups; pass learn to MADA"),
-    "hyper_lr": (0.1, "at construction"),
-    "scope": ("group", "at construction"),
+    "learn": ("lr", "at construction, for all groups; pass learn to AutoMuon"),
     "rule": ("mada", "at construction"),
-    "lr_init": ("shape", "at construction"),
+    "guard": (None, "at construction"),
     "engine": ("eager", "at construction"),
+    "state_dtype": (torch.float32, "at construction"),
+    "scope": ("group", r"expected as an option of a learner; learn=HyperSGD\('all', scope='group'\)"),
+    "bounds": ({}, "expected as an option of a learner"),
+    "hyper_lr": (0.1, "no such option"),
+    "hyper_velocity": (0.1, "no such option"),
     "weigth_decay": (0.1, "use 'weight_decay'"),
     "Weight_Decay": (0.1, "use 'weight_decay'"),
     "weightdecay": (0.1, "use 'weight_decay'"),
@@ -63,7 +66,7 @@ NOTES = {
 
 def made(**options):
     params = parameters()
-    return MADA([{"params": params, **options}], rule="mada_matrix"), params
+    return AutoMuon([{"params": params, **options}]), params
 
 
 @pytest.mark.parametrize("key", REFUSED)
@@ -110,24 +113,24 @@ def test_a_state_with_an_option_that_has_no_effect_is_refused():
     opt, _ = made()
     saved = opt.state_dict()
     saved["param_groups"][0]["learn"] = "beta1"
-    with pytest.raises(ValueError, match="pass learn to MADA"):
+    with pytest.raises(ValueError, match="pass learn to AutoMuon"):
         made()[0].load_state_dict(saved)
 
 
 def test_a_keyword_may_be_repeated_in_a_group_with_the_value_that_took_effect():
     """As `ZeroRedundancyOptimizer` does with all of them."""
     params, learn = parameters(), ("beta1", "rho")
-    opt = MADA([{"params": params, "learn": learn}], learn=learn)
+    opt = AutoMuon([{"params": params, "learn": learn}], learn=learn)
     train(opt, params, range(2))
     copies = [copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))]
     for each in copies:
         each.step()
-    with pytest.raises(ValueError, match="pass learn to MADA"):
-        MADA([{"params": parameters(), "learn": "lr"}], learn=learn)
+    with pytest.raises(ValueError, match="pass learn to AutoMuon"):
+        AutoMuon([{"params": parameters(), "learn": "lr"}], learn=learn)
 
 
 #: One optimizer with fixed betas, one with learned ones, and one with a guard.
-WITH_BETAS = {"Adam": Adam, "HyperAdam": HyperAdam, "MADA": MADA}
+WITH_BETAS = {"Adam": Adam, "HyperAdam": HyperAdam, "MADA": MADA, "AutoMuon": AutoMuon}
 
 
 @pytest.mark.parametrize("cls", WITH_BETAS.values(), ids=WITH_BETAS)
@@ -140,7 +143,7 @@ def test_betas_put_into_a_group_are_beta1_and_beta2(cls, read_first):
     opt.param_groups[0]["betas"] = (0.7, 0.97)
     twin.param_groups[0].update(beta1=0.7, beta2=0.97)
     if read_first:
-        assert opt.coefficients()["beta1"] == 0.7
+        assert opt.coefficients()["beta1"] == (0.7 if cls is not AutoMuon else pytest.approx(4 / 104))  # guarded
     train(opt, params, range(3, 6))
     train(twin, twins, range(3, 6))
     assert "betas" not in opt.param_groups[0]
@@ -205,7 +208,7 @@ def test_betas_in_a_state_that_is_loaded_hold():
 
 def test_betas_that_a_wrapper_puts_back_are_no_new_start():
     params, betas = parameters(), (0.8, 0.9)
-    opt = HyperAdam([{"params": params, "betas": betas}], hyper_start=0)
+    opt = HyperAdam([{"params": params, "betas": betas}], learn=HyperSGD("all", start=0))
     train(opt, params, range(3))
     learned = opt.coefficients()
     assert learned["beta1"] != 0.8
@@ -217,7 +220,7 @@ def test_betas_that_a_wrapper_puts_back_are_no_new_start():
 def test_what_is_a_matrix_is_said_once(value):
     """State is laid out by it, so another value later would have no effect, or the wrong one."""
     weight = nn.Parameter(torch.ones(4, 6))
-    opt = MADA([{"params": [weight], "matrix": True}])
+    opt = AutoMuon([{"params": [weight], "matrix": True}])
     weight.grad = torch.ones(4, 6)
     opt.step()
     opt.param_groups[0]["matrix"] = value
@@ -232,7 +235,7 @@ def test_what_is_a_matrix_is_said_once(value):
 
 def test_a_group_that_left_it_open_is_not_told_later():
     weight = nn.Parameter(torch.ones(4, 6))
-    opt = MADA([weight])
+    opt = AutoMuon([weight])
     opt.param_groups[0]["matrix"] = True
     with pytest.raises(ValueError, match="matrix=True in parameter group 0: expected None"):
         opt.coefficients()

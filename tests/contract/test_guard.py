@@ -10,7 +10,7 @@ import pickle
 import pytest
 import torch
 
-from mada_optim import LEARNED_LR, MADA, Adam, Guard
+from mada_optim import MADA, Adam, AutoAdam, AutoMuon, AVGrad, Guard, HyperOptimizer, HyperSGD
 from mada_optim.guard import betas as bounded
 from mada_optim.guard import guarded
 from mada_optim.hyper.gradient import sensitivity
@@ -33,9 +33,10 @@ def oracle(betas, guard, gs, eps):
 
 
 def run(betas, gs, **options):
-    """The weights after each step, from 0."""
+    """The weights after each step, from 0, with betas that are put into the group: at construction some are refused."""
     p = torch.nn.Parameter(torch.zeros_like(gs[0]))
-    opt = MADA([p], lr=1.0, betas=betas, eps=1e-8, learn=(), **options)
+    opt = MADA([p], lr=1.0, betas=(0.9, 0.99), eps=1e-8, learn=(), **options)
+    opt.param_groups[0]["betas"] = betas
     path = [p.detach().clone()]
     for g in gs:
         p.grad = g.clone()
@@ -64,23 +65,33 @@ def test_engines_agree(betas, engine):
 
 def test_who_is_guarded():
     p = torch.nn.Parameter(torch.ones(2))
-    for opt in (MADA([p], learn=()), MADA([p], learn="all"), MADA([p], guard=False), Adam([p])):
+    named = HyperSGD("beta1", "lr")
+    for opt in (MADA([p], learn=()), MADA([p]), AutoMuon([p], guard=None), Adam([p]), HyperOptimizer([p])):
         assert opt.rule is RULES[opt.rule.name]
-    for opt in (MADA([p], learn="all", guard=True), Adam([p], guard=True)):
+    for opt in (MADA([p], guard=Guard()), Adam([p], guard=Guard()), AutoMuon([p], guard=Guard())):
         assert opt.rule is guarded(RULES[opt.rule.name], Guard())
     own = Guard(ramp=100.0, least_beta2=0.99)
-    for opt in (MADA([p]), MADA([p], **LEARNED_LR), Adam([p], guard=own), MADA([p], rule="mada", guard=own)):
+    for opt in (AutoMuon([p]), AutoMuon([p], learn=named), AutoMuon([p], learn=()), AVGrad([p], guard=own)):
         assert opt.rule is guarded(RULES[opt.rule.name], own)
-    assert MADA([p], rule="mada").rule is guarded(RULES["mada"], Guard(ramp=5.0, least_beta2=0.99))
+    for opt in (AutoAdam([p]), AutoAdam([p], learn=named)):
+        assert opt.rule is guarded(RULES["mada"], Guard(ramp=5.0, least_beta2=0.99))
+
+
+def test_a_floor_holds_for_a_beta2_that_comes_below_it_later():
+    """As where it is learned, or put into a group: it is raised, and read as such; at construction it is refused."""
+    p = torch.nn.Parameter(torch.ones(2))
+    opt = AutoAdam([p])
+    opt.param_groups[0]["beta2"] = 0.5
+    assert opt.coefficients()["beta2"] == 0.99
 
 
 def test_a_guarded_optimizer_travels():
     """By pickle and by state dict."""
     p = torch.nn.Parameter(torch.ones(3, 2))
-    opt = MADA([p], betas=(0.99, 0.6))
+    opt = AutoMuon([p], betas=(0.999, 0.99))
     train(opt, [p], range(3))
     q = copy.deepcopy(p)
-    twin, other = MADA([q], betas=(0.99, 0.6)), pickle.loads(pickle.dumps(opt))
+    twin, other = AutoMuon([q], betas=(0.999, 0.99)), pickle.loads(pickle.dumps(opt))
     twin.load_state_dict(opt.state_dict())
     r = other.param_groups[0]["params"][0]
     for one, x in ((opt, p), (twin, q), (other, r)):
@@ -96,9 +107,10 @@ def test_good_betas_are_soon_what_they_are():
 
 def test_an_update_stays_bounded_where_gradients_shrink():
     gs = [torch.full((1,), 0.3 ** min(t, 30)) for t in range(60)]
-    steps = {guard: torch.stack(run((0.99, 0.6), gs, guard=guard)).diff(dim=0).abs().max() for guard in (False, True)}
-    assert steps[False] > 100
-    assert steps[True] <= 1.5
+    guards = {"none": None, "some": Guard()}
+    steps = {name: torch.stack(run((0.99, 0.6), gs, guard=x)).diff(dim=0).abs().max() for name, x in guards.items()}
+    assert steps["none"] > 100
+    assert steps["some"] <= 1.5
 
 
 @pytest.mark.parametrize("t", [1, 3, 600])
@@ -124,9 +136,10 @@ def test_a_rule_without_a_guard_is_learned_without_one():
     opt.step()
     assert opt.rule is RULES["mada_released"]
     for wrong, message in (
-        ({"guard": True}, "expected a rule with the slots m, v, w1, w2"),
+        ({"guard": Guard()}, "expected a rule with the slots m, v, w1, w2"),
         ({"guard": Guard(ramp=1)}, r"guard=Guard\(ramp=1, .*expected a rule with the slots m, v, w1, w2"),
-        ({"guard": 1}, "guard=1: expected True, False or a Guard"),
+        ({"guard": 1}, "guard=1: expected None or a Guard"),
+        ({"guard": True}, "guard=True: expected None or a Guard"),
         ({"guard": 0}, "guard=0: "),
         ({"guard": 0.99}, "guard=0.99: "),
     ):

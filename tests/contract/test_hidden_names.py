@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mada_optim import MADA, matrices, param_groups
+from mada_optim import AutoMuon, matrices, param_groups
 
 HIDDEN, BATCH = "hidden matrix", "batch of hidden matrices"
 EMBEDDING, HEAD, KERNEL, BIAS, FACTOR = "embedding", "head", "depthwise kernel", "bias or gain", "low-rank factor"
@@ -355,7 +355,7 @@ def test_a_common_prefix_says_nothing(rows, prefix):
 def test_an_optimizer_takes_them_so(rows):
     """With a vector first, as models have them in between."""
     named = [("norm.weight", nn.Parameter(torch.ones(3))), *weights(rows)]
-    (group,) = MADA(named, rule="mada_matrix").param_groups
+    (group,) = AutoMuon(named).param_groups
     assert [bool(x) for x in group[matrices.FLAGS]] == [False, *found(weights(rows))]
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mada_optim import MADA, SGD, Adam, Adan, AVGrad, HyperAdam, Lion, RMSprop, Yogi
+from mada_optim import MADA, SGD, Adam, Adan, AVGrad, HyperAdam, HyperSGD, Lion, RMSprop, Yogi
 from mada_optim.rules import RULES
-from tests.problems import MIDWAY, everything, give_gradients, learning, parameters, same_bits, train
+from tests.problems import MIDWAY, everything, fast, give_gradients, learning, parameters, same_bits, train
 
 STATES = Path(__file__).parents[1] / "data" / "states_of_0.1.0.pt"
 
@@ -152,7 +152,7 @@ def test_hypergradients_of_the_rest_are_those_of_the_whole_rule(name):
     start, _ = OFF[name]
     corner = {"beta1", "beta2", "beta3", "rho", "c", "gamma"} - start.keys()
     params, twin_params = (p := parameters()), copy.deepcopy(p)
-    opt, whole = (learning(p, learn=tuple(corner), hyper_lr=0.0, **start) for p in (params, twin_params))
+    opt, whole = (learning(p, learn=fast(*corner, lr=0.0), **start) for p in (params, twin_params))
     for q in start:
         whole.param_groups[0][q] = torch.tensor(start[q], dtype=torch.float64)
     for seed in range(6):
@@ -231,7 +231,7 @@ def test_a_state_from_a_corner_brings_the_corner_along():
 
 MAKERS = {
     "all learned": learning,
-    "betas learned": lambda params: HyperAdam(params, hyper_start=2),
+    "betas learned": lambda params: HyperAdam(params, learn=HyperSGD("all", start=2)),
     "none learned": lambda params: MADA(params, learn=()),
     "lion": lambda params: Lion(params),
 }

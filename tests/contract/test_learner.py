@@ -9,23 +9,16 @@ import itertools
 import pytest
 import torch
 
-from mada_optim import MADA
-from mada_optim.hyper.bank import EVIDENCE, LARGEST_LR, MEAN_SQUARES
-from mada_optim.hyper.learner import Learner
-from tests.problems import give_gradients, same_bits
+from mada_optim import MADA, HyperSGD, LearnedLR
+from tests.problems import give_gradients, same_bits, step_info, traced
 
-OPTIONS = {
-    "weight_decay": 0.0,
-    "learn": "lr",
-    "lr_init": "lr",
-    "horizon": 0.9,
-    "hyper_start": 1,
-    "hyper_lr": 0.05,
-    "hyper_memory": 0.9,
-    "hyper_clip": 1e9,
-    "hyper_averaging": 0.0,
-}
-AVERAGED = {**OPTIONS, "hyper_averaging": 0.8}
+MEMORY = ("square", "weight", "mean", "mean_weight", "mean_noise", "largest_lr")
+AVERAGED = {"averaging": 0.8}
+
+
+def learning(p, lr=1e-3, eps=1e-8, **numbers):
+    """lr alone is learned, along hypergradients over their root mean square."""
+    return MADA([p], lr=lr, eps=eps, learn=traced(**{"rate": 0.05, "memory": 0.9, "clip": 1e9, **numbers}))
 
 
 def learned(opt):
@@ -43,9 +36,9 @@ def parameter():
     return torch.nn.Parameter(torch.ones(5, 3))
 
 
-def test_the_first_step_is_hyper_lr_and_the_next_are_over_the_root_mean_square():
+def test_the_first_step_is_the_rate_and_the_next_are_over_the_root_mean_square():
     p = parameter()
-    opt = MADA([p], **OPTIONS)
+    opt = learning(p)
     train(opt, p, 2)
     assert abs(learned(opt)) == pytest.approx(0.05)
     square = weight = last = 0.0
@@ -64,7 +57,7 @@ def test_the_size_of_gradients_says_nothing():
     results = []
     for size in (1.0, 1e-6):
         p = parameter()
-        opt = MADA([p], eps=1e-30, **OPTIONS)
+        opt = learning(p, eps=1e-30)
         train(opt, p, 12, size)
         results.append(learned(opt))
     assert results[1] == pytest.approx(results[0], rel=1e-3)
@@ -72,7 +65,7 @@ def test_the_size_of_gradients_says_nothing():
 
 def test_a_hypergradient_of_0_moves_nothing():
     p = parameter()
-    opt = MADA([p], **OPTIONS)
+    opt = learning(p)
     train(opt, p, 4, size=0.0)
     assert learned(opt) == 0.0
 
@@ -80,7 +73,7 @@ def test_a_hypergradient_of_0_moves_nothing():
 @pytest.mark.parametrize("scope", ["global", "group", "tensor"])
 def test_the_schedule_ends_the_learning(scope):
     p = parameter()
-    opt = MADA([p], **{**OPTIONS, "hyper_freeze": 0.4}, scope=scope, lr=0.0)
+    opt = learning(p, lr=0.0, freeze=0.4, scope=scope)
     path = []
     for step, lr in enumerate((0.0, 0.5e-3, 1e-3, 0.5e-3, 0.41e-3, 0.39e-3, 0.1e-3, 0.8e-3)):
         opt.param_groups[0]["lr"] = lr
@@ -92,7 +85,7 @@ def test_the_schedule_ends_the_learning(scope):
 
 def test_a_schedule_takes_nothing_from_start_and_stop():
     p = parameter()
-    opt = MADA([p], **{**OPTIONS, "hyper_start": 3, "hyper_stop": 5, "hyper_freeze": 0.4})
+    opt = learning(p, start=3, stop=5, freeze=0.4)
     path = [learned(opt)]
     for step in range(7):
         train(opt, p, 1, start=step)
@@ -100,11 +93,10 @@ def test_a_schedule_takes_nothing_from_start_and_stop():
     assert [a != b for a, b in itertools.pairwise(path)] == [False, False, False, True, True, False, False]
 
 
-@pytest.mark.parametrize("options", [OPTIONS, AVERAGED], ids=["as they are", "averaged"])
+@pytest.mark.parametrize("options", [{}, AVERAGED], ids=["as they are", "averaged"])
 def test_what_the_learner_remembers_is_saved(options):
     one, other = parameter(), parameter()
-    options = {**options, "hyper_freeze": 0.4}
-    first, second = MADA([one], **options), MADA([other], **options)
+    first, second = (learning(p, freeze=0.4, **options) for p in (one, other))
     train(first, one, 6)
     other.data.copy_(one)
     second.load_state_dict(first.state_dict())
@@ -118,7 +110,7 @@ def test_what_the_learner_remembers_is_saved(options):
 def weighed(signs, decay=0.8):
     """What the learner makes of hypergradients of size 1."""
     nothing = torch.zeros(1, dtype=torch.float64)
-    learner = Learner(*[nothing] * 4, limit=1.0, start=1, averaging=nothing + decay)
+    learner = LearnedLR(averaging=decay)
     sums, kept = [nothing] * 3, []
     for sign in signs:
         along, *sums = learner.weigh(nothing + sign, *sums)
@@ -141,14 +133,24 @@ def test_one_sign_moves_nothing_and_steady_ones_almost_as_much_as_they_say():
     assert -1.0 < steady[-1] < -0.75
     assert weighed([1, -1] * 20) == [0.0] * 40
     assert weighed([0] * 3) == [0.0] * 3
-    assert weighed([0.5, -1], decay=0.0) == [0.5, -1.0]
+
+
+def test_without_averaging_each_hypergradient_counts_as_it_is():
+    info, learner = step_info(), traced(0.05, memory=0.9)
+    q = torch.zeros(1, 1, dtype=torch.float64)
+    memory = learner.init(q, info)
+    q, memory = learner.step(q, q + 3.0, memory, info)
+    assert q.item() == pytest.approx(-0.05)
+    q, memory = learner.step(q, 0 * q - 0.5, memory, info)
+    mean_square = (0.9 * 0.1 * 3.0**2 + 0.1 * 0.5**2) / (0.9 * 0.1 + 0.1)
+    assert q.item() == pytest.approx(-0.05 + 0.05 * 0.5 / mean_square**0.5)
 
 
 def test_noise_moves_lr_less_than_without_averaging():
     ends = {}
     for decay in (0.0, 0.8):
         p = parameter()
-        opt = MADA([p], **{**OPTIONS, "horizon": 0.0, "hyper_averaging": decay})
+        opt = learning(p, horizon=0.0, averaging=decay)
         path = []
         for seed in range(200):
             train(opt, p, 1, start=seed)
@@ -158,32 +160,33 @@ def test_noise_moves_lr_less_than_without_averaging():
 
 
 def test_averaging_needs_to_know_the_size():
-    with pytest.raises(ValueError, match=r"hyper_averaging of lr=0.9: expected a hyper_memory of lr > 0, got 0"):
-        MADA([parameter()], **{**AVERAGED, "hyper_memory": 0.0, "hyper_averaging": 0.9})
+    with pytest.raises(ValueError, match=r"averaging=0.9: expected a memory > 0, got 0; give it one, such as 0.999"):
+        LearnedLR(memory=0.0, averaging=0.9, rise=0.0)
 
 
 def test_a_step_that_does_not_count_is_not_remembered():
     p = parameter()
-    opt = MADA([p], **AVERAGED, hyper_freeze=0.4)
+    opt = learning(p, freeze=0.4, **AVERAGED)
     train(opt, p, 3)
-    before = {key: opt.param_groups[0][key].clone() for key in (*MEAN_SQUARES, *EVIDENCE, LARGEST_LR)}
+    before = {f"hyper_{key}": opt.param_groups[0][f"hyper_{key}"].clone() for key in MEMORY}
+    assert all(x.item() for x in before.values())
     opt.param_groups[0]["lr"] = 1.0
     train(opt, p, 1, size=float("nan"))
     assert all(torch.equal(opt.param_groups[0][key], x) for key, x in before.items())
 
 
 @pytest.mark.parametrize(
-    ("key", "x"),
-    [("hyper_memory", 1.0), ("hyper_freeze", 1.5), ("hyper_memory", {"beta1": 0.9}), ("hyper_averaging", 1.0)],
+    ("key", "x"), [("memory", 1.0), ("freeze", 1.5), ("memory", {"beta1": 0.9}), ("averaging", 1.0)]
 )
 def test_wrong_values_are_refused(key, x):
-    with pytest.raises(ValueError, match=f"{key}.*expected"):
-        MADA([parameter()], **{**OPTIONS, key: x})
+    with pytest.raises(ValueError, match=f"{key}=.*expected a number"):
+        LearnedLR(**{key: x})
 
 
-def test_no_momentum_is_a_momentum_of_zero():
+def test_no_momentum_is_a_momentum_of_next_to_nothing():
     q, h, velocity = (torch.randn(3, 2, dtype=torch.float64) for _ in range(3))
-    lr, low, high = (torch.full((2,), x, dtype=torch.float64) for x in (0.1, -9.0, 9.0))
-    none, zero = (Learner(lr, momentum, low, high, limit=1.0, start=1) for momentum in (None, 0.0 * lr))
-    for mine, theirs in zip(none.step(q, h, velocity), zero.step(q, h, velocity), strict=True):
-        assert torch.equal(mine, theirs)
+    info = step_info(rows=3, names=("beta1", "rho"))
+    none, tiny = (HyperSGD("beta1", "rho", lr=0.1, clip=1.0, momentum=x) for x in (0.0, 1e-300))
+    moved = [learner.step(q, h, {"velocity": velocity}, info)[0] for learner in (none, tiny)]
+    assert torch.equal(*moved)
+    assert not torch.equal(moved[0], q)

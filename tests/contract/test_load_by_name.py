@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from mada_optim import MADA, Adam
-from tests.problems import learning, same_bits
+from mada_optim import MADA, Adam, AutoMuon, HyperTorch, LearnedLR
+from tests.problems import fast, learning, same_bits
 
 SHAPE = (4, 4)
 NAMES = ("a.weight", "b.weight", "c.weight", "d.weight")
@@ -23,16 +23,23 @@ def adam_of_coefficients(coefficients):
     return torch.optim.Adam(coefficients, lr=1e-2)
 
 
+def tower(scope, make=adam_of_coefficients):
+    return HyperTorch("all", make=make, start=0, scope=scope)
+
+
 #: What holds something for each parameter, beside its slots.
 MAKERS = {
     "Adam": Adam,
-    "MADA": lambda groups: MADA(groups, hyper_start=1),
-    "per group": lambda groups: learning(groups, scope="group"),
-    "per tensor": lambda groups: learning(groups, scope="tensor"),
-    "lr per tensor": lambda groups: MADA(groups, scope="tensor", hyper_start=1),
-    "tower per tensor": lambda groups: learning(groups, scope="tensor", hyper_optimizer=adam_of_coefficients),
-    "tower per group": lambda groups: learning(groups, scope="group", hyper_optimizer=adam_of_coefficients),
-    "own tower": lambda groups: learning(groups, scope="tensor", hyper_optimizer=lambda q: MADA(q, learn="all")),
+    "AutoMuon": lambda groups: AutoMuon(groups, learn=LearnedLR(start=1)),
+    "per group": lambda groups: learning(groups, learn=fast(scope="group")),
+    "per tensor": lambda groups: learning(groups, learn=fast(scope="tensor")),
+    "lr per tensor": lambda groups: AutoMuon(groups, learn=LearnedLR(start=1, scope="tensor")),
+    "tower per tensor": lambda groups: learning(groups, learn=tower("tensor")),
+    "tower per group": lambda groups: learning(groups, learn=tower("group")),
+    "own tower": lambda groups: learning(groups, learn=tower("tensor", MADA)),
+    "several": lambda groups: learning(
+        groups, learn=[fast("beta1"), fast("beta2", scope="group"), HyperTorch("rho", start=0, scope="tensor")]
+    ),
 }
 
 
@@ -173,8 +180,8 @@ def test_a_parameter_that_has_come_to_another_group_is_refused():
 
 def test_flags_of_hidden_matrices_follow_their_names():
     params, others = weights(), weights()
-    opt = MADA([{"params": list(params.items())}])
-    twin = MADA([{"params": list(others.items())[::-1]}])
+    opt = AutoMuon([{"params": list(params.items())}])
+    twin = AutoMuon([{"params": list(others.items())[::-1]}])
     flags = dict(zip(NAMES, opt.param_groups[0]["hidden_matrices"], strict=True))
     assert flags["d.weight"] != flags["a.weight"]  # the last one is taken for the head
     twin.load_state_dict(opt.state_dict())
@@ -188,7 +195,7 @@ class Net(nn.Module):
             self.add_module(name, nn.Linear(4, 4, bias=False))
 
 
-@pytest.mark.parametrize("make", [MAKERS["MADA"], MAKERS["per tensor"]], ids=["MADA", "per tensor"])
+@pytest.mark.parametrize("make", [MAKERS["AutoMuon"], MAKERS["per tensor"]], ids=["AutoMuon", "per tensor"])
 def test_states_that_distributed_checkpoints_have_put_into_order(make):
     """They order parameters by their full names, but not what a group holds of each."""
     net, other = Net(), Net()
@@ -199,4 +206,4 @@ def test_states_that_distributed_checkpoints_have_put_into_order(make):
     set_optimizer_state_dict(other, twin, get_optimizer_state_dict(net, opt))
     for name in NAMES:
         assert same_bits(list(opt.state[params[name]].values()), list(twin.state[others[name]].values()))
-    assert scopes(twin) == pytest.approx(scopes(opt)) if make is MAKERS["MADA"] else scopes(twin) == scopes(opt)
+    assert scopes(twin) == pytest.approx(scopes(opt)) if make is MAKERS["AutoMuon"] else scopes(twin) == scopes(opt)

@@ -11,9 +11,9 @@ import math
 import pytest
 import torch
 
-from mada_optim import MADA, SGD, AdaGrad, Adam, HyperAdam, HyperOptimizer
+from mada_optim import MADA, SGD, AdaGrad, Adam, HyperAdam, HyperOptimizer, HyperSGD
 from mada_optim.rules import RULES
-from tests.problems import everything, learning, parameters, same_bits, train
+from tests.problems import everything, fast, learning, parameters, same_bits, traced, train
 
 
 def factor(opt):
@@ -40,15 +40,15 @@ def test_all_is_every_coefficient_but_lr():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_hyper_lr_of_0_is_the_plain_optimizer(rule):
+def test_a_hyper_learning_rate_of_0_is_the_plain_optimizer(rule):
     """Bit for bit, whether or not the factor is there; also with rules that have nothing else to learn.
 
     With a trace, where without one the eager engine moves what tiles move in the plain one, which round otherwise.
     """
     params, twin_params = (p := parameters()), copy.deepcopy(p)
     options = {"lr": 1e-2, "rule": rule, "weight_decay": 0.1}
-    horizon = 0.0 if RULES[rule].pointwise else 0.5
-    learned = HyperOptimizer(params, learn="lr", hyper_lr=0.0, hyper_start=0, horizon=horizon, **options)
+    learner = HyperSGD("lr", lr=0.0, start=0) if RULES[rule].pointwise else traced(rate=0.0, horizon=0.5)
+    learned = HyperOptimizer(params, learn=learner, **options)
     plain = HyperOptimizer(twin_params, learn=(), **options)
     train(learned, params, range(8))
     train(plain, twin_params, range(8))
@@ -61,7 +61,8 @@ def test_a_hyper_lr_of_0_is_the_plain_optimizer(rule):
 def test_the_update_is_made_with_the_lr_that_is_read(cls, dtype):
     """A gradient of ones is the update of SGD, and of Adam without eps."""
     p = torch.nn.Parameter(torch.zeros(8, dtype=dtype))
-    opt = cls([p], lr=0.1, eps=0.0, learn="lr", hyper_lr=0.3, hyper_start=0, weight_decay=0.5)
+    eps = {"eps": 0.0} if cls is Adam else {}
+    opt = cls([p], lr=0.1, learn=HyperSGD("lr", lr=0.3, start=0), weight_decay=0.5, **eps)
     for _ in range(5):
         before, p.grad = p.detach().clone(), torch.ones_like(p)
         opt.step()
@@ -71,34 +72,32 @@ def test_the_update_is_made_with_the_lr_that_is_read(cls, dtype):
 
 
 def test_two_hyper_steps_by_hand():
-    """h = -lr <g, g> with g = 1 in 4 elements: clipped at 0.3, momentum .5, hyper_lr .2."""
+    """h = -lr <g, g> with g = 1 in 4 elements: clipped at 0.3, momentum .5, hyper learning rate .2."""
     p = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
-    opt = SGD([p], lr=0.1, learn="lr", hyper_lr=0.2, hyper_momentum=0.5, hyper_clip=0.3, hyper_start=0)
+    opt = SGD([p], lr=0.1, learn=HyperSGD("lr", lr=0.2, momentum=0.5, clip=0.3, start=0))
     logs = []
     for _ in range(3):
         p.grad = torch.ones_like(p)
         opt.step()
         logs.append(opt.param_groups[0]["log_lr"].item())
-    assert logs == pytest.approx([0.0, 0.06, 0.06 + 0.2 * (0.15 + 0.3)])
+    assert logs == pytest.approx([0.0, 0.06, 0.06 + 0.2 * (0.15 + 0.3)], rel=1e-5)
     assert opt.hypergradients()["lr"] == pytest.approx(-0.4 * math.exp(0.06))  # before clipping
 
 
 @pytest.mark.parametrize("still", ["lr", "beta1"])
-def test_a_hyper_lr_of_its_own(still):
+def test_a_hyper_learning_rate_of_its_own(still):
     params = parameters()
-    opt = HyperAdam(params, learn=("beta1", "lr"), hyper_lr={still: 0.0}, hyper_start=0)
+    opt = HyperAdam(params, learn=HyperSGD("beta1", "lr", lr={still: 0.0}, start=0))
     before = opt.coefficients()
     train(opt, params, range(6))
     assert {q for q, x in opt.coefficients().items() if x != before[q]} == {"beta1", "lr"} - {still}
 
 
-def test_hyper_lr_and_momentum_of_each_are_those_of_one_alone():
+def test_rate_and_momentum_of_each_are_those_of_one_alone():
     """Three coefficients with three pairs of numbers; each velocity is its own hypergradients' sum, and no other's."""
     params = parameters()
     rates, momenta = {"beta1": 1e-3, "beta2": 1e-5, "lr": 1e-2}, {"beta1": 0.0, "beta2": 0.9, "lr": 0.5}
-    opt = HyperAdam(
-        params, learn=tuple(rates), hyper_lr=rates, hyper_momentum=momenta, hyper_start=0, hyper_clip=math.inf
-    )
+    opt = HyperAdam(params, learn=HyperSGD(*rates, lr=rates, momentum=momenta, start=0, clip=math.inf))
     expected, velocity = {"beta1": 0.9, "beta2": 0.999, "lr": 0.0}, dict.fromkeys(rates, 0.0)
     for seed in range(8):
         train(opt, params, [seed])
@@ -111,7 +110,7 @@ def test_hyper_lr_and_momentum_of_each_are_those_of_one_alone():
 
 def test_bounds_are_of_the_factor_and_release():
     p = torch.nn.Parameter(torch.zeros(8))
-    opt = SGD([p], lr=0.1, learn="lr", hyper_lr=1.0, hyper_start=0, bounds={"lr": (0.5, 2.0)})
+    opt = SGD([p], lr=0.1, learn=HyperSGD("lr", lr=1.0, start=0, bounds={"lr": (0.5, 2.0)}))
     rising(opt, p, 10)
     assert opt.coefficients()["lr"] == pytest.approx(0.2, rel=1e-12)
     swinging(opt, p, 40)
@@ -122,7 +121,7 @@ def test_bounds_are_of_the_factor_and_release():
 
 def test_the_default_bounds_are_four_decades_either_way():
     p = torch.nn.Parameter(torch.zeros(8))
-    opt = SGD([p], lr=1e-2, learn="lr", hyper_lr=100.0, hyper_start=0)
+    opt = SGD([p], lr=1e-2, learn=HyperSGD("lr", lr=100.0, start=0))
     rising(opt, p, 10)
     assert opt.coefficients()["lr"] == pytest.approx(1e2, rel=1e-9)
 
@@ -133,18 +132,18 @@ def test_the_default_bounds_are_four_decades_either_way():
 )
 def test_bounds_that_are_no_factors_are_refused(bounds, message):
     with pytest.raises(ValueError, match=message):
-        SGD(parameters(), learn="lr", bounds={"lr": bounds})
+        SGD(parameters(), learn=HyperSGD("lr", bounds={"lr": bounds}))
 
 
 def test_hyper_parameters_of_an_lr_that_is_not_learned_are_refused():
-    for name in ("hyper_lr", "hyper_momentum", "bounds"):
+    for name in ("lr", "momentum", "bounds"):
         with pytest.raises(ValueError, match=f"{name} key='lr'"):
-            HyperAdam(parameters(), **{name: {"lr": (0.5, 2.0) if name == "bounds" else 0.1}})
+            HyperAdam(parameters(), learn=HyperSGD("all", **{name: {"lr": (0.5, 2.0) if name == "bounds" else 0.1}}))
 
 
 def test_a_schedule_is_multiplied_and_not_overwritten():
     p = torch.nn.Parameter(torch.zeros(8))
-    opt = SGD([p], lr=0.1, learn="lr", hyper_lr=0.01, hyper_start=0)
+    opt = SGD([p], lr=0.1, learn=HyperSGD("lr", lr=0.01, start=0))
     schedule = torch.optim.lr_scheduler.LambdaLR(opt, lambda t: 0.5**t)
     for t in range(6):
         rising(opt, p, 1)
@@ -156,7 +155,8 @@ def test_a_schedule_is_multiplied_and_not_overwritten():
 
 def test_groups_keep_their_lr_and_share_the_factor():
     params = parameters()
-    opt = Adam([{"params": params[:1], "lr": 1e-2}, {"params": params[1:], "lr": 1e-4}], learn="lr", hyper_start=0)
+    groups = [{"params": params[:1], "lr": 1e-2}, {"params": params[1:], "lr": 1e-4}]
+    opt = Adam(groups, learn=HyperSGD("lr", start=0))
     train(opt, params, range(6))
     first, second = opt.param_groups
     assert first["log_lr"] is second["log_lr"]
@@ -167,7 +167,7 @@ def test_groups_keep_their_lr_and_share_the_factor():
 def test_an_lr_of_0_moves_nothing_and_learns_nothing():
     params = parameters()
     before = [p.detach().clone() for p in params]
-    opt = AdaGrad(params, lr=0.0, learn="lr", hyper_start=0)
+    opt = AdaGrad(params, lr=0.0, learn=HyperSGD("lr", start=0))
     train(opt, params, range(4))
     assert same_bits([p.detach() for p in params], before)
     assert factor(opt) == 1.0
@@ -175,11 +175,11 @@ def test_an_lr_of_0_moves_nothing_and_learns_nothing():
 
 def test_lock_step_after_a_load():
     params = parameters()
-    make = {"learn": ("rho", "lr"), "hyper_lr": {"lr": 0.1}}
-    opt = learning(params, **make)
+    learner = fast("rho", "lr", lr={"lr": 0.1})
+    opt = learning(params, learn=learner)
     train(opt, params, range(5))
     twin_params = copy.deepcopy(params)
-    twin = learning(twin_params, **make)
+    twin = learning(twin_params, learn=learner)
     twin.load_state_dict(opt.state_dict())
     for seed in itertools.chain(range(5), range(100, 105)):
         train(opt, params, [seed])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from mada_optim import MADA, HyperOptimizer
+from mada_optim import MADA, AutoMuon, HyperOptimizer, HyperSGD, LearnedLR
 from mada_optim.matrices import hidden
 from mada_optim.orthogonal import orthogonal, polar
-from tests.problems import same_bits
+from tests.problems import same_bits, traced, with_muon
 
 
 def exact_newton_schulz(gradient, coefficients, steps, eps):
@@ -51,7 +51,7 @@ class Named(nn.Module):
 
 
 def found(params):
-    opt = MADA(params, rule="mada_matrix")
+    opt = AutoMuon(params)
     return [flag for group in opt.param_groups for flag in group["hidden_matrices"]]
 
 
@@ -139,7 +139,7 @@ def test_a_group_may_say_it():
 
 def test_another_word_is_refused():
     with pytest.raises(ValueError, match="matrix='yes' in a parameter group: expected True or False"):
-        MADA([{"params": [nn.Parameter(torch.ones(3, 4))], "matrix": "yes"}], rule="mada_matrix")
+        AutoMuon([{"params": [nn.Parameter(torch.ones(3, 4))], "matrix": "yes"}])
 
 
 def train(opt, net, steps):
@@ -156,15 +156,15 @@ def network(dtype=torch.float64):
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)).to(dtype)
 
 
-@pytest.mark.parametrize("learn", [(), ("beta1", "rho", "lr")], ids=["fixed", "learning"])
+@pytest.mark.parametrize("learn", [(), HyperSGD("beta1", "rho", "lr", start=2)], ids=["fixed", "learning"])
 def test_omega_0_is_mada_and_other_tensors_are_always(learn):
     nets = [network() for _ in range(3)]
-    options = {"lr": 1e-2, "weight_decay": 0.1, "learn": learn, "hyper_start": 2, "rho": 0.7}
+    options = {"lr": 1e-2, "weight_decay": 0.1, "learn": learn, "rho": 0.7}
     train(MADA(nets[0].parameters(), **options), nets[0], 8)
-    train(MADA(nets[1].parameters(), rule="mada_matrix", omega=0.0, **options), nets[1], 8)
+    train(with_muon(nets[1].parameters(), omega=0.0, **options), nets[1], 8)
     assert same_bits(list(nets[0].parameters()), list(nets[1].parameters()))
     groups = [{"params": list(nets[2].parameters()), "matrix": False}]
-    train(MADA(groups, rule="mada_matrix", omega=1.0, **options), nets[2], 8)
+    train(with_muon(groups, omega=1.0, **options), nets[2], 8)
     assert same_bits(list(nets[0].parameters()), list(nets[2].parameters()))
 
 
@@ -179,10 +179,10 @@ def test_omega_1_is_muon_on_hidden_matrices(monkeypatch, ratio):
     ours, theirs = network(), network()
     matrices = [theirs[0].weight, theirs[2].weight]
     rest = [p for p in theirs.parameters() if all(p is not x for x in matrices)]
-    options = {"weight_decay": 0.1, "learn": ()}
-    train(MADA(ours.parameters(), 1e-2, rule="mada_matrix", matrix_lr_ratio=ratio, **options), ours, 8)
+    options = {"lr": 1e-2, "weight_decay": 0.1, "learn": ()}
+    train(with_muon(ours.parameters(), matrix_lr_ratio=ratio, **options), ours, 8)
     muon = torch.optim.Muon(matrices, lr=ratio * 1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    opts = [muon, MADA(rest, 1e-2, **options)]
+    opts = [muon, MADA(rest, **options)]
     both = type("Both", (), {})()
     both.zero_grad, both.step = theirs.zero_grad, lambda: [opt.step() for opt in opts]
     train(both, theirs, 8)
@@ -198,7 +198,8 @@ def gradients(net, seed):
 def test_the_trace_of_a_matrix_has_its_own_lr():
     net = network()
     params = list(net.parameters())
-    opt = MADA(net.named_parameters(), 1e-2, weight_decay=0.1, horizon=0.9, hyper_start=1, matrix_lr_ratio=3.0)
+    learner = LearnedLR(horizon=0.9, start=1)
+    opt = AutoMuon(net.named_parameters(), 1e-2, weight_decay=0.1, learn=learner, matrix_lr_ratio=3.0)
     trace = [torch.zeros_like(p) for p in params]
     for seed in range(8):
         gradients(net, seed)
@@ -213,19 +214,19 @@ def test_the_trace_of_a_matrix_has_its_own_lr():
 
 def test_a_group_may_have_its_own_ratio():
     ours, theirs = network(), network()
-    first = MADA(ours.named_parameters(), 1e-2, matrix_lr_ratio=2.0)
-    second = MADA([{"params": list(theirs.named_parameters()), "matrix_lr_ratio": 2.0}], 1e-2, matrix_lr_ratio=7.0)
+    first = AutoMuon(ours.named_parameters(), 1e-2, matrix_lr_ratio=2.0)
+    second = AutoMuon([{"params": list(theirs.named_parameters()), "matrix_lr_ratio": 2.0}], 1e-2, matrix_lr_ratio=7.0)
     train(first, ours, 4)
     train(second, theirs, 4)
     assert same_bits(list(ours.parameters()), list(theirs.parameters()))
     with pytest.raises(ValueError, match="matrix_lr_ratio=-1"):
-        MADA(network().parameters(), matrix_lr_ratio=-1.0)
+        AutoMuon(network().parameters(), matrix_lr_ratio=-1.0)
 
 
 def test_a_learned_omega_alone_leaves_other_tensors_alone():
     nets = [network(torch.float32), network(torch.float32)]
-    for net, options in zip(nets, ({"learn": "omega", "scope": "tensor"}, {"learn": ()}), strict=True):
-        opt = MADA(net.named_parameters(), rule="mada_matrix", **options)
+    for net, learn in zip(nets, (HyperSGD("omega", scope="tensor"), ()), strict=True):
+        opt = with_muon(net.named_parameters(), learn=learn)
         for seed in range(4):
             gradients(net, seed)
             opt.step()
@@ -235,15 +236,15 @@ def test_a_learned_omega_alone_leaves_other_tensors_alone():
 
 @pytest.mark.parametrize("scope", ["global", "group", "tensor"])
 def test_a_learned_omega_moves_and_is_saved(scope):
-    options = {"lr": 1e-2, "rule": "mada_matrix", "omega": 0.5, "hyper_start": 0, "learn": ("omega", "lr")}
-    options |= {"scope": scope, "hyper_lr": {"omega": 1.0}, "horizon": 0.9}
+    learn = [HyperSGD("omega", lr=1.0, start=0, scope=scope), traced(start=0, scope=scope)]
+    options = {"lr": 1e-2, "omega": 0.5, "learn": learn}
     one, other = network(torch.float32), network(torch.float32)
-    first = MADA(one.named_parameters(), **options)
+    first = with_muon(one.named_parameters(), **options)
     train(first, one, 6)
     reading = first.coefficients()
     omegas = [row["omega"] for row in (reading.values() if scope != "global" else [reading])]
     assert omegas[0] != 0.5
-    second = MADA(other.named_parameters(), **options)
+    second = with_muon(other.named_parameters(), **options)
     train(second, other, 1)
     other.load_state_dict(one.state_dict())
     second.load_state_dict(first.state_dict())
@@ -253,7 +254,7 @@ def test_a_learned_omega_moves_and_is_saved(scope):
 
 
 def test_its_memory_is_one_slot_on_matrices():
-    opt = MADA(network(torch.float32).named_parameters(), rule="mada_matrix", learn=())
+    opt = with_muon(network(torch.float32).named_parameters())
     assert set(opt.memory().bytes) >= {"b", "m", "v"}
     train(opt, net := network(torch.float32), 0)
     assert opt.memory().bytes["b"] == 4 * (net[0].weight.numel() + net[2].weight.numel())

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from mada_optim import MADA, Adam, HyperAdam
-from tests.problems import same_bits
+from mada_optim import Adam, AutoMuon, HyperAdam, HyperSGD
+from tests.problems import same_bits, with_muon
 
 SHAPES = {"wte.weight": (12, 8), "h.0.weight": (8, 8), "h.1.weight": (9, 8), "ln.weight": (8,), "head.weight": (5, 8)}
 
@@ -35,7 +35,7 @@ def stepped(opt, params, steps=3):
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_parameter_that_is_taken_out_leaves_the_others_what_they_were(begun):
     named, twins = parameters(), parameters()
-    opt, twin = (MADA(x, learn=(), rule="mada_matrix") for x in (named, twins))
+    opt, twin = (with_muon(x) for x in (named, twins))
     rest, of_twin = ([p for _, p in x[1:]] for x in (named, twins))
     if begun:
         stepped(opt, [p for _, p in named])
@@ -49,7 +49,7 @@ def test_a_parameter_that_is_taken_out_leaves_the_others_what_they_were(begun):
 
 def test_parameters_in_another_order_are_what_they_were():
     named, twins = parameters(), parameters()
-    opt, twin = MADA(named), MADA(twins)
+    opt, twin = AutoMuon(named), AutoMuon(twins)
     opt.param_groups[0]["params"].reverse()
     for x, y in zip(stepped(opt, [p for _, p in named]), stepped(twin, [p for _, p in twins]), strict=True):
         torch.testing.assert_close(x, y)
@@ -59,16 +59,16 @@ def test_parameters_in_another_order_are_what_they_were():
 def test_a_parameter_in_the_place_of_another_takes_over_what_that_was():
     """As where a wrapper shards a model and puts its shards into the groups."""
     named = parameters()
-    opt = MADA(named)
+    opt = AutoMuon(named)
     new = [nn.Parameter(p.detach().clone()) for _, p in named]
     opt.param_groups[0]["params"] = new
     twins = parameters()
-    assert same_bits(stepped(opt, new), stepped(MADA(twins), [p for _, p in twins]))
+    assert same_bits(stepped(opt, new), stepped(AutoMuon(twins), [p for _, p in twins]))
 
 
 def test_a_parameter_that_is_put_in_is_decided_by_itself():
     named = parameters()
-    opt = MADA(named)
+    opt = AutoMuon(named)
     late = nn.Parameter(torch.randn(7))
     opt.param_groups[0]["params"].append(late)
     stepped(opt, [*(p for _, p in named), late])
@@ -91,10 +91,10 @@ def two_groups(make, **options):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("options", [{}, {"scope": "group"}, {"scope": "tensor"}], ids=str)
+@pytest.mark.parametrize("scope", ["global", "group", "tensor"])
 @pytest.mark.parametrize("copied", [False, True])
-def test_groups_of_learned_coefficients_are_not_changed_by_hand(change, options, copied):
-    opt, params = two_groups(HyperAdam, **options)
+def test_groups_of_learned_coefficients_are_not_changed_by_hand(change, scope, copied):
+    opt, params = two_groups(HyperAdam, learn=HyperSGD("all", scope=scope))
     stepped(opt, params)
     opt = copy.deepcopy(opt) if copied else opt
     params = [p for group in opt.param_groups for p in group["params"]]

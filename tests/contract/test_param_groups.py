@@ -16,7 +16,7 @@ from mada_lab.model.cnn import CNN
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.model.linear import MLP
 from mada_lab.model.resnet import ResNet
-from mada_optim import MADA, matrices, param_groups
+from mada_optim import MADA, AutoMuon, HyperSGD, matrices, param_groups
 from tests.problems import same_bits
 
 LINEAR, LSTM, Seq = nn.Linear, nn.LSTM, nn.Sequential
@@ -268,7 +268,7 @@ def test_an_optimizer_steps_each_kind_of_matrices():
         grouped=nn.Conv2d(8, 12, 3, groups=2),
         head=LINEAR(8, 2),
     )
-    opt = MADA(param_groups(model), lr=1e-2)
+    opt = AutoMuon(param_groups(model), lr=1e-2)
     layouts = {name: x for g in opt.param_groups for name, x in zip(g["param_names"], g[matrices.FLAGS], strict=True)}
     assert layouts == {x.name: x.matrix for x in param_groups(model).weights}
     before = [p.detach().clone() for p in model.parameters()]
@@ -558,7 +558,7 @@ def test_weight_decay_is_the_optimizers_or_the_users():
     model = Named(embed=nn.Embedding(20, 8), layers=blocks(), head=LINEAR(8, 20))
     assert [group.get("weight_decay") for group in param_groups(model)] == [None, None, 0.0]
     assert [group["weight_decay"] for group in param_groups(model, 0.1)] == [0.1, 0.1, 0.0]
-    opt = MADA(param_groups(model))
+    opt = AutoMuon(param_groups(model))
     assert [group["weight_decay"] for group in opt.param_groups] == [0.3, 0.3, 0.0]
     spared = {x.name for x in param_groups(model, decay_embeddings=False).weights if not x.decays}
     assert "embed.weight" in spared
@@ -583,7 +583,7 @@ def test_groups_are_a_list_that_may_be_used_twice():
     groups = param_groups(model)
     assert isinstance(groups, list)
     assert copy.deepcopy(groups).frozen == 0
-    first, second = MADA(groups), MADA(groups)
+    first, second = AutoMuon(groups), AutoMuon(groups)
     assert [g["hidden_matrices"] for g in first.param_groups] == [g["hidden_matrices"] for g in second.param_groups]
     assert first.param_groups[0]["hidden_matrices"] == [True] * 8
     assert not any(first.param_groups[1]["hidden_matrices"] + first.param_groups[2]["hidden_matrices"])
@@ -592,7 +592,7 @@ def test_groups_are_a_list_that_may_be_used_twice():
 
 def test_coefficients_of_a_group_have_its_name():
     model = Named(embed=nn.Embedding(20, 8), layers=blocks(), head=LINEAR(8, 20))
-    opt = MADA(param_groups(model), learn="all", scope="group")
+    opt = MADA(param_groups(model), learn=HyperSGD("all", scope="group"))
     assert list(opt.coefficients()) == ["hidden", "other", "no_decay"]
 
 
@@ -625,7 +625,7 @@ def test_the_applications_networks(make, expected):
         assert [name for name, _ in group["params"]] == [name for name, p in named if (p.ndim >= 2) == inside]
         assert group["weight_decay"] == (0.1 if inside else 0.0)
         assert "matrix" not in group
-    opt = MADA(groups)
+    opt = AutoMuon(groups)
     by_name = [
         name
         for group in opt.param_groups
@@ -640,7 +640,7 @@ def test_both_ways_train_alike():
     torch.manual_seed(0)
     one = nn.Sequential(LINEAR(6, 16), nn.Tanh(), LINEAR(16, 16), nn.Tanh(), LINEAR(16, 3)).double()
     other = copy.deepcopy(one)
-    opts = [MADA(param_groups(one, 0.0)), MADA(other.named_parameters(), weight_decay=0.0)]
+    opts = [AutoMuon(param_groups(one, 0.0)), AutoMuon(other.named_parameters(), weight_decay=0.0)]
     for _ in range(3):
         x = torch.randn(8, 6).double()
         for net, opt in zip((one, other), opts, strict=True):
@@ -672,7 +672,7 @@ def test_networks_beside_each_other_have_an_output_each(names, common):
     outputs = {f"{name}.4.weight" for name in names}
     groups = param_groups(model)
     assert {x.name for x in groups.weights if x.matrix is False and x.parameter.ndim == 2} == outputs
-    (group,) = MADA(model.named_parameters()).param_groups
+    (group,) = AutoMuon(model.named_parameters()).param_groups
     guessed = zip(group["param_names"], group["params"], group["hidden_matrices"], strict=True)
     assert {name for name, p, hidden in guessed if p.ndim == 2 and not hidden} == outputs
 

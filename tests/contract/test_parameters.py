@@ -8,8 +8,8 @@ import copy
 import pytest
 import torch
 
-from mada_optim import MADA, HyperAdam
-from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
+from mada_optim import MADA, AutoMuon, HyperAdam, HyperSGD, LearnedLR
+from tests.problems import everything, fast, give_gradients, learning, parameters, same_bits, train
 
 
 def test_tied_weights_are_one_parameter():
@@ -50,7 +50,7 @@ def test_a_parameter_without_gradient_sits_the_step_out():
     """Its slots, its own step count and its last update stay; the pair is completed when its gradient returns."""
     params = parameters()[:2]
     alone = torch.nn.Parameter(params[1].detach().clone())
-    opt, twin = learning(params, hyper_lr=0.0), learning([alone], hyper_lr=0.0)
+    opt, twin = (learning(x, learn=fast(lr=0.0)) for x in (params, [alone]))
     for seed in range(12):
         give_gradients(params, seed)
         if seed % 3 == 1:
@@ -67,8 +67,8 @@ def test_a_parameter_without_gradient_sits_the_step_out():
 
 def test_hypergradient_is_the_sum_over_parameters_that_have_a_gradient():
     params = parameters()[:2]
-    together = learning(params, hyper_lr=0.0)
-    apart = [learning([p], hyper_lr=0.0) for p in copy.deepcopy(params)]
+    together = learning(params, learn=fast(lr=0.0))
+    apart = [learning([p], learn=fast(lr=0.0)) for p in copy.deepcopy(params)]
     for seed in range(6):
         give_gradients(params, seed)
         for p, twin in zip(params, apart, strict=True):
@@ -146,7 +146,7 @@ def test_groups_share_what_is_learned_and_keep_what_is_theirs():
         {"params": params[:1], "weight_decay": 0.1},
         {"params": params[1:], "weight_decay": 0.0, "lr": 1e-3, "betas": (0.8, 0.95)},
     ]
-    opt = learning(groups, learn=("beta2", "rho"))
+    opt = learning(groups, learn=fast("beta2", "rho"))
     train(opt, params, range(5))
     first, second = opt.param_groups
     assert first["beta2"] is second["beta2"]
@@ -212,19 +212,21 @@ def test_closure_is_called_once_with_gradients_enabled():
     assert calls == [True]
 
 
-def test_lr_zero_moves_nothing_and_learns_nothing():
+@pytest.mark.parametrize("make", [learning, lambda params, lr: AutoMuon(params, lr, learn=LearnedLR(start=0))])
+def test_lr_zero_moves_nothing_and_learns_nothing(make):
     params = parameters()
     before = [p.detach().clone() for p in params]
-    opt = MADA(params, lr=0.0, hyper_start=0)
-    coefficients = opt.coefficients()
+    opt = make(params, lr=0.0)
+    learned = [opt.coefficients()[q] for q in opt.learned]
     train(opt, params, range(4))
     assert same_bits([p.detach() for p in params], before)
-    assert opt.coefficients() == coefficients
+    assert [opt.coefficients()[q] for q in opt.learned] == learned
+    assert all(group.get("log_lr", 0.0) == 0.0 for group in opt.param_groups)
 
 
 def test_named_parameters_and_a_scheduler():
     model = torch.nn.Linear(3, 2)
-    opt = MADA(model.named_parameters(), lr=1e-2)
+    opt = AutoMuon(model.named_parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 10)
     give_gradients(list(model.parameters()), 0)
     opt.step()
@@ -235,6 +237,7 @@ def test_named_parameters_and_a_scheduler():
 
 def test_a_tensor_lr_is_the_float_lr():
     params, twin_params = (p := parameters()), copy.deepcopy(p)
-    train(MADA(params, lr=torch.tensor(1e-2, dtype=torch.float64), hyper_start=0), params, range(4))
-    train(MADA(twin_params, lr=1e-2, hyper_start=0), twin_params, range(4))
+    learn = [HyperSGD("all", start=0), LearnedLR(start=0)]
+    train(MADA(params, lr=torch.tensor(1e-2, dtype=torch.float64), learn=learn), params, range(4))
+    train(MADA(twin_params, lr=1e-2, learn=learn), twin_params, range(4))
     assert same_bits(list(params), list(twin_params))

@@ -11,34 +11,23 @@ import math
 import pytest
 import torch
 
-from mada_optim import LEARNED_LR, MADA
-from mada_optim.hyper.learner import Learner
-from tests.problems import same_bits
+from mada_optim import MADA, AutoMuon, HyperSGD, HyperTorch, LearnedLR
+from mada_optim.rules import RULES
+from tests.problems import same_bits, step_info
 
-ONE = torch.ones(1, dtype=torch.float64)
-
-#: Every step goes as far as it may; the evidence is that of the gradients.
-UP = {
-    "learn": "lr",
-    "horizon": 0.9,
-    "hyper_start": 1,
-    "hyper_memory": 0.9,
-    "hyper_reach": 0.1,
-    "hyper_rise": 0.5,
-    "hyper_optimizer": lambda leaves: _Far(leaves, 3.0),
-}
+ONE = torch.ones(1, 1, dtype=torch.float64)
 
 
-class _Far(torch.optim.Optimizer):
-    """A fixed distance, at each step."""
+class Upward(LearnedLR):
+    """Wants to go up by 3, at each step; the evidence is that of the gradients."""
 
-    def __init__(self, leaves, distance):
-        super().__init__(leaves, {"distance": distance})
+    def weigh(self, h, *sums):
+        return torch.full_like(h, -3.0), *sums
 
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for x in group["params"]:
-                x += group["distance"]
+
+def up(**options):
+    options = {"horizon": 0.9, "memory": 0.9, "reach": 0.1, "rise": 0.5, "clip": 10.0, "start": 1, **options}
+    return Upward(fall=0.0, freeze=0.0, **options)
 
 
 def matrix():
@@ -56,47 +45,70 @@ def lrs(opt, p, signs):
 
 
 def test_evidence_is_the_sum_of_what_steps_say_less_a_share():
-    learner = Learner(*[ONE] * 4, limit=1.0, start=0, reach=0.1 * ONE, rise=0.6)
+    learner = LearnedLR(reach=0.1, rise=0.6)
     ceiling, evidence = math.log(0.01) * ONE, 0 * ONE
     votes = [0.5, 0.9, -0.2, -3.0, -1.0, -1.0, -1.0, -0.7]  # hypergradients: against a larger lr, then for one
     owed, opened = 0.0, 0.0
     for h in votes:
-        ceiling, evidence = learner.testify(torch.tensor([[7.0, h]], dtype=torch.float64), ceiling, evidence)
+        ceiling, evidence = learner.testify(h * ONE, ceiling, evidence)
         owed += min(max(-h, -1.0), 1.0) - 0.6
         opened, owed = opened + max(owed, 0.0), min(owed, 0.0)
         assert evidence.item() == pytest.approx(owed, abs=1e-12)
         assert ceiling.item() == pytest.approx(math.log(0.01) + opened * 0.1 / 0.4)
     assert opened == 0.0  # what spoke against it isn't made good yet: -3 counts as -1
     for _ in range(4):
-        ceiling, evidence = learner.testify(-torch.ones(1, 1, dtype=torch.float64), ceiling, evidence)
+        ceiling, evidence = learner.testify(-ONE, ceiling, evidence)
     assert ceiling.item() == pytest.approx(math.log(0.01) + 0.3 * 0.1 / 0.4)  # -1.3 + 4 * 0.4
 
 
-def test_the_ceiling_holds_for_lr_alone_and_leaves_one_that_is_above():
-    learner = Learner(*[9.0 * torch.ones(2)] * 4, limit=1.0, start=0, rise=0.5)
-    q, ceiling = torch.tensor([[1.0, 1.0], [1.0, 3.0], [1.0, 1.0]]), torch.tensor([2.0, 2.0, math.inf])
-    assert learner.highest(q, ceiling).tolist() == [[9.0, 2.0], [9.0, 3.0], [9.0, 9.0]]
-    assert learner.highest(q, None).tolist() == [9.0, 9.0]
+def test_the_ceiling_leaves_one_that_is_above():
+    q, ceiling = torch.tensor([[1.0], [3.0], [1.0]]), torch.tensor([[2.0], [2.0], [math.inf]])
+    assert LearnedLR.highest(q, ceiling).tolist() == [[2.0], [3.0], [math.inf]]
+
+
+def test_the_intervals_end_holds_too():
+    learner, info = up(reach=0.0), step_info(ends=(-9.0, 2.0))
+    reached, _ = learner.step(ONE, -ONE, {**learner.init(ONE, info), "ceiling": 99 * ONE}, info)
+    assert reached.item() == 2.0
+
+
+class _Far(torch.optim.Optimizer):
+    """A fixed distance, at each step, of any coefficient."""
+
+    def __init__(self, leaves):
+        super().__init__(leaves, {})
+
+    def step(self, closure=None):
+        for x in self.param_groups[0]["params"]:
+            x += 3.0
+
+
+def test_other_coefficients_rise_as_they_did():
+    p = matrix()
+    opt = MADA([p], lr=0.01, learn=[HyperTorch("beta1", make=_Far, start=1), up()])
+    assert max(lrs(opt, p, [1, -1] * 3)) == pytest.approx(0.01)
+    highest = next(q.interval.high for q in RULES["mada"].coefficients if q.name == "beta1")
+    assert opt.coefficients()["beta1"] == pytest.approx(highest, abs=1e-9)
 
 
 def test_where_all_steps_agree_it_rises_by_its_reach():
     p = matrix()
-    path = lrs(MADA([p], lr=0.01, lr_init="lr", **UP), p, [1] * 8)
+    path = lrs(MADA([p], lr=0.01, learn=up()), p, [1] * 8)
     assert path[:2] == pytest.approx([0.01, 0.01 * math.exp(0.1)], rel=1e-4)  # the first step has no hypergradient
     assert path == pytest.approx([0.01 * math.exp(0.1 * t) for t in range(8)], rel=1e-3)
 
 
 def test_where_they_disagree_it_doesnt_rise():
     p = matrix()
-    path = lrs(MADA([p], lr=0.01, lr_init="lr", **UP), p, [1, -1] * 20)
+    path = lrs(MADA([p], lr=0.01, learn=up()), p, [1, -1] * 20)
     assert max(path) == pytest.approx(0.01)
     p = matrix()
-    assert max(lrs(MADA([p], lr=0.01, lr_init="lr", **{**UP, "hyper_rise": 0.0}), p, [1, -1] * 20)) > 0.05
+    assert max(lrs(MADA([p], lr=0.01, learn=up(rise=0.0)), p, [1, -1] * 20)) > 0.05
 
 
 def test_evidence_for_a_smaller_lr_is_made_good_first():
     p = matrix()
-    opt = MADA([p], lr=0.01, lr_init="lr", betas=(0.0, 0.99), **{**UP, "horizon": 0.0})
+    opt = MADA([p], lr=0.01, betas=(0.0, 0.99), learn=up(horizon=0.0))
     against = lrs(opt, p, [1, -1, 1, -1, 1])  # each gradient against the step before: four times the same hypergradient
     assert max(against) == pytest.approx(0.01)
     owed = opt.param_groups[0]["hyper_evidence"].item()
@@ -109,7 +121,7 @@ def test_evidence_for_a_smaller_lr_is_made_good_first():
 
 def test_what_has_been_opened_stays_open_and_below_the_start_all_is():
     p = matrix()
-    opt = MADA([p], lr=0.01, lr_init="lr", **UP)
+    opt = MADA([p], lr=0.01, learn=up())
     top = lrs(opt, p, [1] * 5)[-1]
     lrs(opt, p, [-1, 1] * 20)
     opt.param_groups[0]["log_lr"].fill_(-2.0)
@@ -121,40 +133,40 @@ def test_what_has_been_opened_stays_open_and_below_the_start_all_is():
 
 def test_an_lr_above_its_ceiling_is_left_there():
     p = matrix()
-    opt = MADA([p], lr=0.01, lr_init="lr", **UP)
+    opt = MADA([p], lr=0.01, learn=up())
     opt.param_groups[0]["log_lr"].fill_(2.0)
     assert lrs(opt, p, [1, -1, 1]) == pytest.approx([0.01 * math.exp(2.0)] * 3, rel=1e-5)
 
 
-@pytest.mark.parametrize("start", ["shape", 1e-5])
+@pytest.mark.parametrize("start", ["auto", 1e-5])
 def test_it_rises_from_where_it_starts(start):
     p = matrix()
-    opt = MADA([p], lr=1.0, **UP, lr_init=start)
+    opt = MADA([p], lr=start, learn=up())
     path = lrs(opt, p, [1, -1] * 5)
     assert path == pytest.approx([path[0]] * 10, rel=1e-4)
 
 
 def test_without_a_reach_any_evidence_lets_it_rise():
     p = matrix()
-    path = lrs(MADA([p], lr=0.01, lr_init="lr", **{**UP, "hyper_reach": 0.0}), p, [1, 1, 1])
+    path = lrs(MADA([p], lr=0.01, learn=up(reach=0.0)), p, [1, 1, 1])
     assert path == pytest.approx([0.01, 0.01 * math.exp(3.0), 0.01 * math.exp(6.0)], rel=1e-4)
 
 
 def test_only_steps_that_count_say_something():
     p = matrix()
-    opt = MADA([p], lr=0.01, lr_init="lr", **UP)
+    opt = MADA([p], lr=0.01, learn=up())
     lrs(opt, p, [1, -1, -1])
-    before = [opt.param_groups[0][key].clone() for key in ("log_lr_ceiling", "hyper_evidence")]
+    before = [opt.param_groups[0][key].clone() for key in ("hyper_ceiling", "hyper_evidence")]
     p.grad = torch.full_like(p, math.nan)
     for _ in range(5):
         opt.step()
-    assert same_bits(before, [opt.param_groups[0][key] for key in ("log_lr_ceiling", "hyper_evidence")])
+    assert same_bits(before, [opt.param_groups[0][key] for key in ("hyper_ceiling", "hyper_evidence")])
 
 
 @pytest.mark.parametrize("scope", ["group", "tensor"])
 def test_each_scope_has_its_own_evidence(scope):
     agreed, p = matrix(), matrix()
-    opt = MADA([{"params": [agreed]}, {"params": [p]}], lr=0.01, lr_init="lr", **UP, scope=scope)
+    opt = MADA([{"params": [agreed]}, {"params": [p]}], lr=0.01, learn=up(scope=scope))
     for step in range(6):
         agreed.grad, p.grad = torch.ones_like(p), torch.full_like(p, (-1.0) ** step)
         opt.step()
@@ -163,10 +175,10 @@ def test_each_scope_has_its_own_evidence(scope):
     assert second == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("start", ["lr", "shape", 5.0])
+@pytest.mark.parametrize("start", [0.01, "auto", 5.0])
 def test_one_that_is_resumed_has_the_evidence_and_the_ceiling(start):
     p, other = matrix(), matrix()
-    first, second = (MADA([x], lr=0.01, lr_init=s, **UP) for x, s in ((p, "lr"), (other, start)))
+    first, second = (MADA([x], lr=lr, learn=up()) for x, lr in ((p, 0.01), (other, start)))
     lrs(first, p, [1, 1, 1, -1, -1])
     other.data.copy_(p)
     second.load_state_dict(first.state_dict())
@@ -176,33 +188,32 @@ def test_one_that_is_resumed_has_the_evidence_and_the_ceiling(start):
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_group_that_is_added_starts_under_the_same_ceiling(copied):
     p, late = matrix(), matrix()
-    opt = MADA([p], lr=0.01, lr_init=0.005, **{**UP, "hyper_optimizer": None}, scope="group")
+    opt = MADA([p], lr=0.005, learn=LearnedLR(horizon=0.9, scope="group"))
     opt = copy.deepcopy(opt) if copied else opt
     opt.add_param_group({"params": [late]})
-    assert [(group["lr"], group["log_lr_ceiling"].item()) for group in opt.param_groups] == [(0.005, 0.0)] * 2
+    assert [(group["lr"], group["hyper_ceiling"].item()) for group in opt.param_groups] == [(0.005, 0.0)] * 2
 
 
-def test_a_state_without_a_ceiling_is_refused_and_changes_nothing():
+def test_a_state_without_evidence_is_refused_and_changes_nothing():
     p, other = matrix(), matrix()
-    first, second = MADA([p], **{**UP, "hyper_rise": 0.0}), MADA([other], **UP)
+    first, second = MADA([p], learn=up(rise=0.0)), MADA([other], learn=up())
     lrs(first, p, [1, 1])
     before = second.param_groups[0]["log_lr"].clone()
-    with pytest.raises(ValueError, match="log_lr_ceiling"):
+    with pytest.raises(ValueError, match="hyper_evidence"):
         second.load_state_dict(first.state_dict())
     assert second.param_groups[0]["log_lr"].item() == before.item()
 
 
 def test_without_it_there_is_nothing_to_remember():
-    opt = MADA([matrix()], **{**LEARNED_LR, "hyper_rise": 0.0})
-    assert not {"log_lr_ceiling", "hyper_evidence"} & set(opt.param_groups[0])
-    assert {"log_lr_ceiling", "hyper_evidence"} < set(MADA([matrix()]).param_groups[0])
-    MADA([matrix()], hyper_memory=0.0)  # hypergradients without a size say nothing that could be counted
+    opt = AutoMuon([matrix()], learn=LearnedLR(rise=0.0))
+    assert not {"hyper_ceiling", "hyper_evidence"} & set(opt.param_groups[0])
+    assert {"hyper_ceiling", "hyper_evidence"} < set(AutoMuon([matrix()]).param_groups[0])
 
 
 def test_what_it_refuses():
-    with pytest.raises(ValueError, match=r"hyper_rise=1\.0: expected a number in \[0, 1\)"):
-        MADA([matrix()], hyper_rise=1.0)
-    with pytest.raises(ValueError, match=r"hyper_rise=0\.5: expected 'lr' in learn"):
-        MADA([matrix()], learn="beta1", hyper_rise=0.5)
-    with pytest.raises(ValueError, match=r"hyper_rise=0\.5: expected a hyper_memory of lr > 0, got 0"):
-        MADA([matrix()], learn="lr", hyper_rise=0.5)
+    with pytest.raises(ValueError, match=r"rise=1\.0: expected a number in \[0, 1\)"):
+        LearnedLR(rise=1.0)
+    with pytest.raises(TypeError, match="rise"):  # of lr alone
+        HyperSGD("beta1", rise=0.5)
+    with pytest.raises(ValueError, match=r"rise=0\.5: expected a memory > 0, got 0; .* or set rise=0"):
+        LearnedLR(rise=0.5, memory=0.0, averaging=0.0)  # hypergradients without a size say nothing that is counted

@@ -11,13 +11,13 @@ import warnings
 import pytest
 import torch
 
-from mada_optim import MADA, Adam, HyperAdam
+from mada_optim import Adam, AutoMuon, HyperAdam
 from mada_optim.step_count import PENDING
 from tests.problems import give_gradients, learning, parameters, same_bits, train
 
 MAKERS = {
     "Adam": Adam,
-    "MADA": MADA,
+    "AutoMuon": AutoMuon,
     "all learned": learning,
     "bf16 state": lambda params: HyperAdam(params, state_dtype=torch.bfloat16),
 }

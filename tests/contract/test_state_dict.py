@@ -11,25 +11,31 @@ import pickle
 import pytest
 import torch
 
-from mada_optim import MADA, Adam, Adan, AMSGrad, AVGrad, HyperAdam, Lion, Yogi
-from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
+from mada_optim import MADA, Adam, Adan, AMSGrad, AutoMuon, AVGrad, HyperAdam, HyperSGD, HyperTorch, Lion, Yogi
+from tests.problems import everything, fast, give_gradients, learning, parameters, same_bits, train
+
+
+def adam_of_coefficients(coefficients):
+    return torch.optim.Adam(coefficients, lr=1e-3)
+
+
+def external(make):
+    return HyperTorch("all", make=make, start=0)
+
 
 PLAIN = {cls.__name__: cls for cls in (Adam, AMSGrad, AVGrad, Yogi, Adan, Lion)}
 MAKERS = {
     "MADA": learning,
     "released": lambda params: learning(params, rule="mada_released"),
-    "HyperAdam": lambda params: HyperAdam(params, hyper_start=2),
-    "late start": lambda params: learning(params, hyper_start=8),
+    "AutoMuon": AutoMuon,
+    "HyperAdam": lambda params: HyperAdam(params, learn=HyperSGD("all", start=2)),
+    "late start": lambda params: learning(params, learn=fast(start=8)),
     "bf16 state": lambda params: learning(params, state_dtype=torch.bfloat16),
-    "hyper Adam": lambda params: learning(params, hyper_optimizer=adam_of_coefficients),
-    "tower": lambda params: learning(params, hyper_optimizer=lambda q: learning(q, hyper_lr=1e-4)),
+    "hyper Adam": lambda params: learning(params, learn=external(adam_of_coefficients)),
+    "tower": lambda params: learning(params, learn=external(lambda q: learning(q, learn=fast(lr=1e-4)))),
     "two groups": lambda params: learning([{"params": params[:1]}, {"params": params[1:], "weight_decay": 0.1}]),
     **PLAIN,
 }
-
-
-def adam_of_coefficients(coefficients):
-    return torch.optim.Adam(coefficients, lr=1e-3)
 
 
 def saved(opt):
@@ -98,10 +104,10 @@ def test_loaded_state_is_a_copy():
 
 
 @pytest.mark.parametrize("through", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
-@pytest.mark.parametrize("options", [{}, {"hyper_optimizer": adam_of_coefficients}], ids=["sgd", "tower"])
-def test_deepcopy_and_pickle(through, options):
+@pytest.mark.parametrize("learner", [fast(), external(adam_of_coefficients)], ids=["sgd", "tower"])
+def test_deepcopy_and_pickle(through, learner):
     params = parameters()
-    opt = learning(params, **options)
+    opt = learning(params, learn=learner)
     train(opt, params, range(3))
     twin = through(opt)
     twin_params = twin.param_groups[0]["params"]
@@ -133,9 +139,9 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing(other):
     assert same_bits(everything(target), before)
 
 
-def test_a_state_without_the_learner_of_the_coefficients_is_refused():
+def test_a_state_without_the_optimizer_of_the_coefficients_is_refused():
     params = parameters()
-    opt = learning(params, hyper_optimizer=adam_of_coefficients)
+    opt = learning(params, learn=external(adam_of_coefficients))
     with pytest.raises(ValueError, match="expected the key 'hyper_optimizer'"):
         opt.load_state_dict(learning(params).state_dict())
 
@@ -170,7 +176,7 @@ def test_state_of_parameters_that_never_had_a_gradient():
     assert same_bits(everything(opt), everything(twin))
 
 
-@pytest.mark.parametrize("make", [Adam, lambda params: MADA(params, learn="all")])
+@pytest.mark.parametrize("make", [Adam, MADA])
 def test_slots_that_were_saved_in_half_precision_arrive_in_single(make):
     """fp16 holds no squares of small gradients: the average would be lost."""
     params, twins = parameters(), parameters()

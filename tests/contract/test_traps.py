@@ -30,7 +30,7 @@ from torch.distributed.checkpoint import state_dict as dcp_state
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import lr_scheduler
 
-from mada_optim import MADA
+from mada_optim import MADA, AutoMuon, HyperTorch, LearnedLR
 from mada_optim.rules import RULES
 from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
 
@@ -108,7 +108,7 @@ def test_parameters_may_be_swapped_before_the_first_step():
 
 def test_state_is_lazy_and_keyed_by_parameters():
     params = parameters()
-    opt = learning(params, hyper_optimizer=lambda q: torch.optim.Adam(q, lr=1e-3))
+    opt = learning(params, learn=HyperTorch("all", start=0))
     assert len(opt.state) == 0
     assert opt.state_dict()["state"] == {}
     give_gradients(params, 0)
@@ -286,7 +286,7 @@ def test_a_scheduler_sets_the_lr_of_every_group(name):
     opt, adam = (
         cls([{"params": x[:1]}, {"params": x[1:], "lr": 1e-2}], lr=1e-2, betas=(0.9, 0.95), **options)
         for cls, x, options in (
-            (MADA, params, {"hyper_lr": 0.0, "weight_decay": 0.0, "guard": False}),
+            (AutoMuon, params, {"learn": LearnedLR(rate=0.0), "weight_decay": 0.0, "guard": None}),
             (torch.optim.Adam, twin_params, {}),
         )
     )

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from mada_optim import SGD, HyperOptimizer
+from mada_optim import SGD, HyperOptimizer, HyperSGD, HyperTorch
 from mada_optim.rules import RULES
 from tests.gradient.test_sensitivity import SPREAD
 from tests.oracles_gdtuo.adapters import Latent, alpha
@@ -39,7 +39,7 @@ def loss_and_gradients(params, dtype):
 def run(shift, steps, dtype, **options):
     """The loss after `steps`, the last with the logarithm of the factor moved by `shift`; and its hypergradient."""
     params = [torch.nn.Parameter(torch.ones_like(k)) for k in quadratic(dtype)[0]]
-    opt = HyperOptimizer(params, lr=0.05, learn="lr", hyper_lr=0.0, **options)
+    opt = HyperOptimizer(params, lr=0.05, learn=HyperSGD("lr", lr=0.0), **options)
     for t in range(1, steps + 1):
         loss_and_gradients(params, dtype)
         opt.param_groups[0]["lr"] = 0.05 / t  # as a scheduler would
@@ -115,6 +115,11 @@ ALGORITHMS = {
 }
 
 
+def additive(q):
+    """Steps alpha itself."""
+    return Latent(q, [alpha(LR)], lambda z: torch.optim.SGD(z, lr=1e-4))
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_hypergradient_descent(name):
     """Baydin's updates are additive in alpha: they need a learner that steps alpha itself, plain SGD."""
@@ -123,10 +128,7 @@ def test_hypergradient_descent(name):
     opt = HyperOptimizer(
         [p],
         lr=LR,
-        learn="lr",
-        hyper_start=0,
-        hyper_clip=math.inf,
-        hyper_optimizer=lambda q: Latent(q, [alpha(LR)], lambda z: torch.optim.SGD(z, lr=1e-4)),
+        learn=HyperTorch("lr", make=additive, start=0, clip=math.inf),
         **options,
     )
     for g, (expected, theta) in zip(prescribed(), baydin(make(), 1e-4), strict=True):
@@ -138,9 +140,9 @@ def test_hypergradient_descent(name):
 
 
 def test_the_built_in_learner_is_the_same_descent_in_the_logarithm():
-    """alpha_t = alpha_{t-1} exp(hyper_lr alpha_{t-1} < g_t, g_{t-1} >): for small steps Baydin's, scaled by alpha^2."""
+    """alpha_t = alpha_{t-1} exp(b alpha_{t-1} < g_t, g_{t-1} >): for small steps Baydin's, scaled by alpha^2."""
     p = torch.nn.Parameter(torch.zeros(7, dtype=torch.float64))
-    opt = SGD([p], lr=LR, learn="lr", hyper_lr=0.1, hyper_start=0)
+    opt = SGD([p], lr=LR, learn=HyperSGD("lr", lr=0.1, start=0))
     now, before = LR, torch.zeros(7, dtype=torch.float64)
     for g in prescribed():
         p.grad = g

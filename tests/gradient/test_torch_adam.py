@@ -9,7 +9,7 @@ against a rule with torch's correction. Catches: a factor, a sign or a term miss
 import pytest
 import torch
 
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperSGD
 from mada_optim.rules import RULES
 from mada_optim.rules.terms import ema, root
 from mada_optim.spec import Rule, Slot
@@ -40,10 +40,10 @@ def theirs(gs, cotangent):
     return dict(zip(("lr", "beta1", "beta2"), (x.item() for x in derivatives), strict=True))
 
 
-def ours(gs, g_next, **options):
+def ours(gs, g_next, learn, **options):
     """The hypergradients that the step with `g_next` finds."""
     p = torch.nn.Parameter(torch.zeros_like(g_next))
-    opt = HyperOptimizer([p], lr=LR, betas=(BETA1, BETA2), hyper_lr=0.0, **{"eps": EPS, **options})
+    opt = HyperOptimizer([p], lr=LR, betas=(BETA1, BETA2), learn=HyperSGD(*learn, lr=0.0), **{"eps": EPS, **options})
     for g in [*gs, g_next]:
         p.grad = g.clone()
         opt.step()
@@ -59,13 +59,13 @@ def gradients(steps):
 def test_lr_at_any_step(rule, t):
     """What is learned is ln of a factor, whose derivative is lr times that in lr."""
     *gs, g_next = gradients(t + 1)
-    assert ours(gs, g_next, rule=rule, learn="lr")["lr"] == pytest.approx(LR * theirs(gs, g_next)["lr"], rel=1e-12)
+    assert ours(gs, g_next, rule=rule, learn=["lr"])["lr"] == pytest.approx(LR * theirs(gs, g_next)["lr"], rel=1e-12)
 
 
 @pytest.mark.parametrize("t", [1, 2, 3, 50])
 def test_betas_with_powers_as_corrections(t):
     *gs, g_next = gradients(t + 1)
-    mine, expected = ours(gs, g_next, rule=POWERS, learn="all"), theirs(gs, g_next)
+    mine, expected = ours(gs, g_next, rule=POWERS, learn=["all"]), theirs(gs, g_next)
     for q in ("beta1", "beta2"):
         assert mine[q] == pytest.approx(expected[q], rel=1e-9, abs=1e-13)
         assert (abs(expected[q]) > 1e-3) == (t > 1)
@@ -87,7 +87,7 @@ def test_betas_with_averages_of_ones():
     """
     t = 7
     *gs, g_next = gradients(t + 1)
-    mine, expected = ours(gs, g_next, rule="adam", learn="all", eps=0.0), theirs(gs, g_next)
+    mine, expected = ours(gs, g_next, rule="adam", learn=["all"], eps=0.0), theirs(gs, g_next)
     along = theirs(gs, g_next)["lr"]  # - < g_next, u >, with eps next to nothing
     for q, beta, power in (("beta1", BETA1, 1.0), ("beta2", BETA2, -0.5)):
         missing = -(t - 1) * beta ** (t - 1) / (1 - beta**t)
