@@ -21,10 +21,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mada_optim import MADA, Adam
+from mada_optim import Adam, AutoMuon, LearnedLR
 from mada_optim.kernels import tensors
 from tests.engine.test_cpu_kernel import close
-from tests.problems import everything, learning, same_bits
+from tests.problems import everything, fast, learning, same_bits
 
 pytestmark = pytest.mark.kernel
 SHAPES = {"0.weight": (6, 5), "0.bias": (6,), "2.weight": (3, 6)}  # hidden, a vector, and a head
@@ -40,11 +40,11 @@ def six(named, engine):
 
 
 def six_each(named, engine):
-    return learning([p for _, p in named], engine=engine, scope="tensor")
+    return learning([p for _, p in named], engine=engine, learn=fast(scope="tensor"))
 
 
 def default(named, engine):
-    return MADA(named, hyper_start=1, engine=engine, weight_decay=0.1)
+    return AutoMuon(named, learn=LearnedLR(start=1), engine=engine, weight_decay=0.1)
 
 
 MAKERS = (adam, six, default)
@@ -693,7 +693,7 @@ def test_a_placement_holds_the_same_tensors_only(way):
 CHILD = """
 import sys, torch
 from torch import nn
-from mada_optim import MADA, Adam
+from mada_optim import Adam, AutoMuon
 way, kind = sys.argv[1:]
 
 def net():
@@ -707,7 +707,7 @@ def steps(model, opt, seeds):
         (model(x) - x[:, :4].sin()).square().mean().backward()
         opt.step()
 
-make = {"MADA": lambda m: MADA(m.named_parameters(), lr=1e-3), "Adam": lambda m: Adam(m.parameters())}[kind]
+make = {"AutoMuon": lambda m: AutoMuon(m.named_parameters(), lr=1e-3), "Adam": lambda m: Adam(m.parameters())}[kind]
 moved, alone = net(), net()
 opt, twin = make(moved), make(alone)
 steps(moved, opt, range(5))
@@ -729,7 +729,7 @@ for p, q in zip(moved.parameters(), alone.parameters()):
 """
 
 
-@pytest.mark.parametrize("kind", ["Adam", "MADA"])
+@pytest.mark.parametrize("kind", ["Adam", "AutoMuon"])
 @pytest.mark.parametrize("way", ["share_memory_", "data", "queue"])
 def test_a_process_lives_on(way, kind):
     """A training loop of its own: what is written astray may show only when a process ends."""
