@@ -21,7 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mada_optim import Adam, AutoMuon, LearnedLR
+from mada_optim import SGD, Adam, AutoMuon, LearnedLR
 from mada_optim.kernels import tensors
 from tests.engine.test_cpu_kernel import close
 from tests.problems import everything, fast, learning, same_bits
@@ -607,6 +607,33 @@ def read_by_python(monkeypatch):
     tensors.reader.cache_clear()
     yield
     tensors.reader.cache_clear()
+
+
+@pytest.fixture
+def read_anew():
+    """As in a fresh process."""
+    tensors.reader.cache_clear()
+    yield
+    tensors.reader.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_the_default_dtype_is_no_dtype_of_the_loops(dtype, read_anew):
+    """With nothing in its state, nothing but a parameter itself says what it is."""
+    torch.set_default_dtype(dtype)
+    try:
+        p = torch.nn.Parameter(torch.ones(5))
+        p.grad = torch.ones(5)
+        SGD([p], lr=0.5).step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert p.tolist() == [0.5] * 5
+    assert p.dtype is dtype
+
+
+def test_the_default_device_is_no_device_of_the_loops(read_anew):
+    with torch.device("meta"):
+        assert tensors.reader() is not None
 
 
 def test_tensors_are_read_by_compiled_code():
