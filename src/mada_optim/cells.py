@@ -102,10 +102,10 @@ class Cells:
         """
         self._follow(groups)
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
-        if not begin:
-            ready = [[(p, g, j) for p, g, j in of_group if states.get(p)] for of_group in ready]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
             raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")
+        if not begin:
+            ready = [[(p, g, j) for p, g, j in of_group if states.get(p)] for of_group in ready]
         pairs = [(p, g) for of_group in ready for p, g, _ in of_group]
         plain = self._plain.takes([p for p, _ in pairs], [g for _, g in pairs])
         return [cell for i, x in enumerate(groups) for cell in self._of_group(x, ready[i], states, i, plain)]
