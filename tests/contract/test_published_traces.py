@@ -122,10 +122,11 @@ def test_the_oracle(traces, name, dtype):
 
 
 def test_a_log_line_that_moves_beta2(traces):
-    """The traces say that this case need not be reproduced. The library does so for five steps, until a log line matters.
+    """The traces say that this case need not be reproduced. The library does so for five steps.
 
-    In the sixth one hypergradient differs, that of beta2: in the backward pass of beta2 ** t, torch has beta2 as the log line
-    left it, not as the update used it. The first log line moves it too, after step 1, where the derivative is 1.
+    In the sixth one hypergradient differs, that of beta2: in the backward pass of beta2 ** t, torch has beta2 as the
+    log line before it left it, not as the update used it. The first log line does that too, after step 1, where the
+    derivative is 1 whatever beta2 is.
     """
     run, expected = read(traces, *LOGGED_CASE)
     found = list(ours(run, hyper_sgd(run.config)))
