@@ -66,19 +66,21 @@ class Baseline:
 
     Attributes:
         make: Makes it from groups and numbers.
+        lr: Its usual learning rate.
         keys: The keys of a configuration that it takes, beside those of all optimizers.
     """
 
     make: Callable[[Groups, Numbers], Optimizer]
+    lr: float = 1e-3
     keys: tuple[str, ...] = ("beta1", "beta2", "eps")
 
 
 #: By the name on the command line.
 BASELINES: dict[str, Baseline] = {
     "adamw": Baseline(adamw),
-    "prodigy": Baseline(prodigy),
-    "schedulefree": Baseline(schedulefree),
-    "torch_muon": Baseline(muon, ("beta1", "beta2", "eps", "matrix_lr")),
+    "prodigy": Baseline(prodigy, lr=1.0),
+    "schedulefree": Baseline(schedulefree, lr=2.5e-3),
+    "torch_muon": Baseline(muon, keys=("beta1", "beta2", "eps", "matrix_lr")),
 }
 
 
