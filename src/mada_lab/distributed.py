@@ -306,11 +306,21 @@ def wrapped(forward: nn.Module, parallel: str, world: World) -> nn.Module:
     return nn.parallel.DistributedDataParallel(forward, device_ids=devices, forward_sync_buffers=False)
 
 
-def accumulating(forward: nn.Module, model: nn.Module, exchanged: bool) -> AbstractContextManager[None]:
-    """A forward and a backward pass after which gradients are means over all processes only if they are `exchanged`."""
+def accumulating(
+    forward: nn.Module, model: nn.Module, last: bool, observed: bool = False
+) -> AbstractContextManager[None]:
+    """A forward and a backward pass whose gradients are exchanged only if it is the `last` of a step.
+
+    Shards of them are there only once they are exchanged, so that is done too if the pass is `observed`.
+    """
     if isinstance(forward, nn.parallel.DistributedDataParallel):
         waiting: AbstractContextManager[None] = forward.no_sync()
-        return nullcontext() if exchanged else waiting
+        return nullcontext() if last else waiting
     if hasattr(model, "set_requires_gradient_sync"):
-        model.set_requires_gradient_sync(exchanged)
+        model.set_requires_gradient_sync(last or observed)
     return nullcontext()
+
+
+def of_own_gradients(parallel: str, world: World) -> Any:
+    """The process group whose members have gradients of their own before the last pass; None if there is none."""
+    return dist.group.WORLD if world.size > 1 and parallel == "ddp" else None

@@ -112,13 +112,13 @@ def gradients(session: Session, forward: nn.Module, signals: Signals) -> Tensor:
         for i in range(count):
             randomness.seed_pass(session.config.seed, session.step, i * world.size + world.rank)
             ids, targets = place.send(session.batches.next())
-            exchanged = i == count - 1 or (i == 0 and observed)
-            with distributed.accumulating(forward, session.model, exchanged):
+            first, last = i == 0 and observed, i == count - 1
+            with distributed.accumulating(forward, session.model, last, first):
                 with place.autocast():
                     _, loss = forward(ids, targets)
                 session.scaler.scale(loss / session.passes).backward()
-            if i == 0 and observed:
-                observe(session, session.scaler.get_scale())
+            if first:
+                observe_pass(session)
             total += loss.detach() / count
         session.share_buffers()
     return total
@@ -130,10 +130,11 @@ def observes(session: Session, when: str) -> bool:
     return session.config.hyper_observe == when and isinstance(optimizer, HyperOptimizer) and bool(optimizer.learned)
 
 
-def observe(session: Session, scale: float = 1.0) -> None:
-    """Takes the hypergradients of the next step from the gradient as it is, which is `scale` times as large."""
+def observe_pass(session: Session) -> None:
+    """Takes the hypergradients of the next step from the gradient after its first pass, with the loss's scale on it."""
     assert isinstance(session.optimizer, HyperOptimizer)
-    session.optimizer.observe(grad_scale=scale)
+    scale = session.scaler.scale(torch.ones((), device=session.precision.device))
+    session.optimizer.observe(scale, distributed.of_own_gradients(session.config.parallel, session.world))
 
 
 def update(session: Session, loss: Tensor, asked: int | None = None) -> int | None:
@@ -158,8 +159,8 @@ def move(session: Session, norm: Tensor, finite: bool) -> None:
     config, scaler, optimizer, model = session.config, session.scaler, session.optimizer, session.model
     session.lr = learning_rate(config, session.peak, session.step + 1, session.world.size)
     if finite:
-        if observes(session, "unclipped"):
-            observe(session)
+        if isinstance(optimizer, HyperOptimizer) and observes(session, "unclipped"):
+            optimizer.observe()
         if config.grad_clip > 0:
             nn.utils.clip_grads_with_norm_(model.parameters(), config.grad_clip, norm)
         for group in optimizer.param_groups:
