@@ -4,8 +4,8 @@
 
 From the repository root; the data prepare themselves. `digits`: an MLP on scikit-learn's digits, of whose training
 labels a fifth are drawn anew, 600 steps of AdamW. `text`: a GPT of 0.1M parameters on pydoc by characters, 2,000 steps
-of AutoMuon. Both end at an lr of 0. A fresh AutoMuon then goes on at a constant lr, from each of three rates: left there,
-learned as by default, and learned without a ceiling (`rise=0`, as it was before there was one). All runs of a
+of AutoMuon. Both end at an lr of 0. A fresh AutoMuon then goes on at a constant lr, from each of three rates: left
+there, learned as by default, and learned without a ceiling (`rise=0`, as it was before there was one). All runs of a
 seed have the same weights and the same batches. Printed is the last validation loss by seed, its mean, and that over
 the best of the rates that were left alone.
 """

@@ -34,6 +34,7 @@ OTHER = {
     "distributed_timeout": 5.0,
     "batch_size": 3,
     "gradient_accumulation_steps": 2,
+    "first_accumulation": 1,
     "max_iters": 23,
     "optimizer": "adamw",
     "learn": "beta1",
@@ -41,6 +42,7 @@ OTHER = {
     "matrix_lr": 0.2,
     "decay_lr": False,
     "warmup_iters": 15,
+    "lr_counts": "passes",
     "lr_decay_iters": 15,
     "min_lr": 2e-4,
     "weight_decay": 0.7,
@@ -49,10 +51,12 @@ OTHER = {
     **dict.fromkeys(("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nesterov"), 0.55),
     **dict.fromkeys(("alpha", "centered", "mu", "omega"), 0.6),
     "state_dtype": "bfloat16",
+    "bounds": "lr=0.5:2,beta1=0.1:0.95,mu=0.1:0.97",
     "hyper_lr": 0.123,
     "hyper_lr_factor": 2.0,
     "hyper_optimizer": "negated",
     "hyper_momentum": 0.4,
+    "hyper_observe": "unclipped",
     "hyper_clip": 1e-6,
     "hyper_start": 7,
     "hyper_stop": 12,
@@ -62,7 +66,6 @@ OTHER = {
     "hyper_reach": 0.2,
     "hyper_fall": 20.0,
     "hyper_rise": 0.3,
-    "lr_init": 0.03,
     "matrix_lr_ratio": 3.0,
     "horizon": 0.5,
     "eval_interval": 3,
@@ -95,12 +98,13 @@ OTHER = {
 }
 #: These aren't one value among others: where a run lies, and what it begins from.
 OF_PLACE = {"data_dir", "out_dir", "init_from", "coefficients_from", "pace_from"}
-#: An optimizer that has a key which `mada_all` doesn't have.
+#: An optimizer that has a key which `mada` doesn't have.
 HAS = {
     **dict.fromkeys(("momentum", "nesterov"), "sgd"),
     **dict.fromkeys(("alpha", "centered"), "rmsprop"),
     **dict.fromkeys(
-        ("omega", "hyper_averaging", "hyper_fall", "hyper_rise", "lr_init", "matrix_lr_ratio", "horizon"), "mada"
+        "omega hyper_averaging hyper_fall hyper_freeze hyper_memory hyper_reach hyper_rise matrix_lr_ratio horizon".split(),
+        "automuon",
     ),
     "mu": "muon",
     "matrix_lr": "torch_muon",
@@ -178,19 +182,19 @@ REFUSED = [
     ("adamw", {"learn": "beta1"}, "key learn: expected one of the keys"),
     ("adamw", {"hyper_lr": 0.1}, "key hyper_lr: .*; leave it out"),
     ("adam", {"hyper_lr": 0.1}, "key hyper_lr: .*; leave it out, or name in learn what it is for"),
-    ("mada_all", {"learn": "none", "hyper_stop": 5}, "key hyper_stop"),
-    ("mada_all", {"horizon": 0.5}, "key horizon"),
-    ("mada_all", {"omega": 0.5}, "key omega"),
-    ("mada_all", {"matrix_lr": 0.5}, "key matrix_lr"),
-    ("mada_all", {"pace_from": "x"}, "key pace_from"),
-    ("mada_all", {"hyper_optimizer": "shuffled", "hyper_momentum": 0.5}, "key hyper_momentum"),
+    ("mada", {"learn": "none", "hyper_stop": 5}, "key hyper_stop"),
+    ("mada", {"horizon": 0.5}, "key horizon"),
+    ("mada", {"omega": 0.5}, "key omega"),
+    ("mada", {"matrix_lr": 0.5}, "key matrix_lr"),
+    ("mada", {"pace_from": "x"}, "key pace_from"),
+    ("mada", {"hyper_optimizer": "shuffled", "hyper_momentum": 0.5}, "key hyper_momentum"),
     ("adam", {"beta3": 0.5}, "key beta3"),
     ("adam", {"momentum": 0.5}, "key momentum"),
     ("sgd", {"eps": 0.5}, "key eps"),
     ("sgd", {"nesterov": 1.0}, "key nesterov"),
     ("adamw", {"state_dtype": "bfloat16"}, "key state_dtype"),
     ("adamw", {"coefficients_from": "x"}, "key coefficients_from"),
-    ("mada_all", {"coefficients_from": "x", "hyper_lr": 0.1}, "key hyper_lr"),
+    ("mada", {"coefficients_from": "x", "hyper_lr": 0.1}, "key hyper_lr"),
     ("adam", {"learn": "beta7"}, "key learn: learn='beta7': expected one of"),
 ]
 
@@ -202,7 +206,7 @@ def test_a_key_that_the_optimizer_does_not_have_is_refused(network, name, keys, 
 
 
 def test_hyper_learning_rates_are_multiplied_for_adam_too(network):
-    config = TrainConfig(optimizer="mada_all", hyper_optimizer="adam", hyper_lr=0.01, hyper_lr_factor=3.0)
+    config = TrainConfig(optimizer="mada", hyper_optimizer="adam", hyper_lr=0.01, hyper_lr_factor=3.0)
     assert [g["lr"] for g in optimizers.build(network, config).hyper_optimizer.param_groups] == [0.03]
 
 
@@ -272,14 +276,14 @@ def test_the_command_line_refuses_it_before_anything_is_written(tmp_path, monkey
 
 def test_a_run_of_a_sweep_gets_the_shared_keys_that_it_has():
     base = TrainConfig(rho=0.5, hyper_lr=0.3, min_lr=1e-5)
-    plan = Plan(base, grid={"optimizer": ["adamw", "mada_all", "adam"], "decay_lr": [True, False]})
+    plan = Plan(base, grid={"optimizer": ["adamw", "mada", "adam"], "decay_lr": [True, False]})
     plan.check()
     found = {(x.optimizer, x.decay_lr): (x.rho, x.hyper_lr, x.min_lr) for x in (plan.config(v) for _, v in plan.points)}
     assert found == {
         ("adamw", True): (None, None, 1e-5),
         ("adamw", False): (None, None, 1e-4),
-        ("mada_all", True): (0.5, 0.3, 1e-5),
-        ("mada_all", False): (0.5, 0.3, 1e-4),
+        ("mada", True): (0.5, 0.3, 1e-5),
+        ("mada", False): (0.5, 0.3, 1e-4),
         ("adam", True): (None, None, 1e-5),
         ("adam", False): (None, None, 1e-4),
     }
@@ -291,8 +295,8 @@ def test_a_run_of_a_sweep_gets_the_shared_keys_that_it_has():
 @pytest.mark.parametrize(
     "parts",
     [
-        {"grid": {"optimizer": ["adamw", "mada_all"], "rho": [0.5, 1.0]}},
-        {"search": {"optimizer": ["adamw", "mada_all"], "rho": "0.1..0.9"}, "trials": 3},
+        {"grid": {"optimizer": ["adamw", "mada"], "rho": [0.5, 1.0]}},
+        {"search": {"optimizer": ["adamw", "mada"], "rho": "0.1..0.9"}, "trials": 3},
         {"cases": {"a": {"optimizer": "adamw", "rho": 0.5}}},
     ],
     ids=lambda x: next(iter(x)),
@@ -364,9 +368,9 @@ def started(kind, name, begun, tiny, corpus, digits, target):
         shared = {
             x: getattr(tiny, x) for x in ("batch_size", "warmup_iters", "eval_interval", "log_interval", "device")
         }
-        base = VisionConfig(model=model, width=4, depth=14, test_images=30, optimizer="mada_all", **shared)
+        base = VisionConfig(model=model, width=4, depth=14, test_images=30, optimizer="mada", **shared)
         return begun(base, digits, target, optimizer="adam"), digits
-    return begun(tiny, corpus, target, optimizer=HAS.get(name, "mada_all"), **BESIDE.get(name, {})), corpus
+    return begun(tiny, corpus, target, optimizer=HAS.get(name, "mada"), **BESIDE.get(name, {})), corpus
 
 
 @pytest.mark.parametrize(("name", "kind"), of_kind(Resume.FIXED), ids=str)
@@ -490,7 +494,7 @@ LATE = [
 
 @pytest.mark.parametrize(("change", "first", "message"), LATE, ids=str)
 def test_a_change_that_comes_too_late_is_refused(begun, tiny, corpus, tmp_path, change, first, message):
-    config = begun(tiny, corpus, tmp_path / "copy", optimizer="mada_all", **first)
+    config = begun(tiny, corpus, tmp_path / "copy", optimizer="mada", **first)
     before = contents(config.out_dir)
     with pytest.raises(ConfigError, match=message):
         train(replace(config, **change), corpus, Silent())
@@ -498,7 +502,7 @@ def test_a_change_that_comes_too_late_is_refused(begun, tiny, corpus, tmp_path, 
 
 
 def test_what_none_stands_for_is_no_change(begun, tiny, corpus, tmp_path):
-    config = begun(tiny, corpus, tmp_path / "copy", optimizer="mada_all")
+    config = begun(tiny, corpus, tmp_path / "copy", optimizer="mada")
     train(replace(config, lr_decay_iters=None, checkpoint_interval=config.eval_interval), corpus, Silent())
     assert told(config) == {"max_iters", "out_dir"}
 
