@@ -60,7 +60,7 @@ ALLOWED = {
         "mada_optim.presets",
     ),
     "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine", "mada_optim.layouts", "mada_optim.placement"),
-    "mada_optim.hyper": ("mada_optim.spec", "mada_optim.hyper", "mada_optim.placement"),
+    "mada_optim.hyper": ("mada_optim.spec", "mada_optim.checks", "mada_optim.hyper", "mada_optim.placement"),
     "mada_optim.kernels": (
         "mada_optim.spec",
         "mada_optim.specialize",
@@ -85,7 +85,6 @@ ALLOWED = {
         "mada_optim.kernels",
     ),
     "mada_optim.checks": ("mada_optim.spec", "mada_optim.layouts"),
-    "mada_optim.learning": ("mada_optim.spec", "mada_optim.checks", "mada_optim.hyper.learner"),
     "mada_optim.shards": ("mada_optim.spec", "mada_optim.layouts"),
     "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices", "mada_optim.layouts"),
     "mada_optim.by_name": (),
@@ -99,7 +98,7 @@ ALLOWED = {
         "mada_optim.rules",
     ),
     "mada_optim.guard": ("mada_optim.spec",),
-    "mada_optim.readings": (),
+    "mada_optim.readings": ("mada_optim.hyper.bank", "mada_optim.spec"),
     "mada_optim.snapshot": (
         "mada_optim.spec",
         "mada_optim.specialize",
@@ -115,7 +114,7 @@ ALLOWED = {
         "mada_optim.spec",
         "mada_optim.checks",
         "mada_optim.engine",
-        "mada_optim.hyper.bank",
+        "mada_optim.hyper.banks",
         "mada_optim.placement",
         "mada_optim.matrices",
         "mada_optim.layouts",
@@ -146,21 +145,22 @@ ALLOWED = {
         "mada_optim.group_keys",
         "mada_optim.guard",
         "mada_optim.initial_lr",
-        "mada_optim.learning",
         "mada_optim.matrices",
         "mada_optim.readings",
         "mada_optim.shards",
         "mada_optim.snapshot",
     ),
-    "mada_optim.presets": (
-        "mada_optim.checks",
-        "mada_optim.spec",
+    "mada_optim.presets": ("mada_optim.spec", "mada_optim.guard", "mada_optim.hyper", "mada_optim.optim"),
+    "mada_optim.classics": ("mada_optim.guard", "mada_optim.hyper.banks", "mada_optim.optim"),
+    "mada_optim.integrations": ("mada_optim.optim", "mada_optim.integrations"),
+    "mada_optim": (
+        "mada_optim.classics",
         "mada_optim.guard",
         "mada_optim.hyper",
         "mada_optim.optim",
+        "mada_optim.param_groups",
+        "mada_optim.presets",
     ),
-    "mada_optim.integrations": ("mada_optim.optim", "mada_optim.integrations"),
-    "mada_optim": ("mada_optim.guard", "mada_optim.optim", "mada_optim.param_groups", "mada_optim.presets"),
 }
 
 

@@ -1,251 +1,305 @@
-"""Optimizers by name: a rule, what is learned of it, and its usual numbers.
+"""MADA, which learns the paper's six coefficients, and AutoMuon and AutoAdam, which need no learning rate."""
 
-All take the same keywords (`mada_optim.HyperOptimizer` says what they mean); `learn=()` gives the plain optimizer. The
-classical names are plain unless `learn` says otherwise.
-"""
-
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from mada_optim import checks
-from mada_optim.guard import Guard, suits
-from mada_optim.hyper.learner import HyperOptimizerFactory
-from mada_optim.optim import HyperOptimizer, Preset, find_rule
-from mada_optim.spec import LR, Rule
+from mada_optim.guard import Guard
+from mada_optim.hyper.banks import Learn
+from mada_optim.hyper.hyper_sgd import HyperSGD
+from mada_optim.hyper.learned_lr import LearnedLR
+from mada_optim.optim import HyperOptimizer
+from mada_optim.spec import Rule
 
-#: The paper's GPT-2 runs, as released: `MADA(params, lr=6e-4, weight_decay=0.1, **PAPER)`. The released intervals too.
-PAPER: dict[str, Any] = {
+#: The intervals of the authors' code.
+RELEASED_BOUNDS = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99), "beta3": (0.0, 0.99)}
+
+#: The paper's GPT-2 runs: `MADA(params, lr=6e-4, weight_decay=0.1, **PAPER_GPT2)`.
+PAPER_GPT2: dict[str, Any] = {
     "betas": (0.9, 0.95),
+    "eps": 1e-6,
     "beta3": 0.0,
     "rho": 0.6,
     "c": 1.0,
     "gamma": 1.0,
-    "eps": 1e-6,
-    "learn": "all",
-    "hyper_lr": {"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1},
-    "hyper_momentum": 0.0,
-    "hyper_clip": 10.0,
-    "hyper_start": 50,
-    "bounds": {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99), "beta3": (0.0, 0.99)},
+    "learn": HyperSGD(
+        "all",
+        lr={"beta1": 5e-4, "beta2": 5e-4, "beta3": 1e-1, "rho": 1e-1, "c": 1e-1, "gamma": 1e-1},
+        momentum=0.0,
+        clip=10.0,
+        start=50,
+        bounds=RELEASED_BOUNDS,
+    ),
 }
 
-#: The paper's Shakespeare runs: other hyper learning rates, momentum, and the usual eps.
-PAPER_SHAKESPEARE: dict[str, Any] = {**PAPER, "eps": 1e-8, "hyper_lr": 2.5e-3, "hyper_momentum": 0.5}
-
-#: What `MADA` does where `learn` isn't named: nothing but lr is learned, from its trace, by steps of at most .1 in its
-#: logarithm, as long as the trace says more than its noise, down to 1 / (1 + t / 300) of its start at most, and up from
-#: there as far as steps agree by more than .65, until a schedule takes it below two fifths of its peak. The numbers are
-#: from trials on small networks, docs/lab-notebook.md.
-LEARNED_LR: dict[str, Any] = {
-    "betas": (0.9, 0.99),
-    "weight_decay": 0.3,
-    "guard": Guard(ramp=100.0, least_beta2=0.99),
-    "learn": "lr",
-    "horizon": 0.9999,
-    "hyper_lr": 1.0,
-    "hyper_memory": 0.999,
-    "hyper_clip": 1.0,
-    "hyper_averaging": 0.9,
-    "hyper_reach": 0.1,
-    "hyper_fall": 300.0,
-    "hyper_rise": 0.65,
-    "hyper_start": 10,
-    "hyper_freeze": 0.4,
-    "matrix_lr_ratio": 2.0,
+#: The paper's Shakespeare runs: `MADA(params, lr=1e-3, weight_decay=0.1, **PAPER_SHAKESPEARE)`. They start at Adam's
+#: second moment, rho = 1, and learn from the first step on, gamma without momentum.
+PAPER_SHAKESPEARE: dict[str, Any] = {
+    **PAPER_GPT2,
+    "eps": 1e-8,
+    "rho": 1.0,
+    "learn": HyperSGD(
+        "all",
+        lr=2.5e-3,
+        momentum={"beta1": 0.5, "beta2": 0.5, "beta3": 0.5, "rho": 0.5, "c": 0.5, "gamma": 0.0},
+        clip=10.0,
+        start=0,
+        bounds=RELEASED_BOUNDS,
+    ),
 }
 
-#: The guard in the place of that one under a rule without Muon: hidden matrices have beta1 then, and those of networks
-#: for text want it from the first steps on.
-POINTWISE_GUARD = Guard(least_beta2=0.99)
+#: What `AutoMuon` and `AutoAdam` learn.
+LEARNED_LR = LearnedLR()
+
+#: How `AutoMuon` and `AutoAdam` keep their betas in a safe range; the numbers are from trials on small networks,
+#: docs/lab-notebook.md. Without Muon hidden matrices have beta1, which networks for text want from the first steps on.
+MUON_GUARD, ADAM_GUARD = Guard(ramp=100.0, least_beta2=0.99), Guard(ramp=5.0, least_beta2=0.99)
 
 
 class MADA(HyperOptimizer):
-    """MADA: Adam, AVGrad, Yogi, Adan and Lion in one update, whose coefficients are learned in training.
+    r"""MADA: Adam, AVGrad, Yogi, Adan and Lion in one update, whose six coefficients are learned during training.
 
-    Ozkara et al., ICML 2024 (arXiv 2401.08893). The keywords are those of `HyperOptimizer`.
+    Source: Ozkara et al., ICML 2024, https://arxiv.org/abs/2401.08893.
 
-    With no `learn`, it is Muon on hidden weight matrices, at twice the learning rate of Adam elsewhere, which is
-    learned from its trace (`LEARNED_LR`). It starts at `lr`; with no `lr`, where the shapes of the matrices say. That
-    is for training from scratch: to go on from trained weights, say how small the first steps should be. From its start
-    it falls no faster than 1 / (1 + t / 300) in t steps, as hypergradients are short-sighted (`hyper_fall`), and it
-    rises above its start as far as most steps since then have agreed on that (`hyper_rise`). Give it
-    `param_groups(model)`, whose modules tell hidden matrices from all else. From `model.named_parameters()` it guesses
-    by names and shapes, from `model.parameters()` by shapes alone; a group's key `matrix` says it. Weights decay by .3
-    times lr. It guards its betas: beta1 is t / (t + 100) until that is larger, a beta2 below .99 is .99
-    (`mada_optim.guard`). `weight_decay=0` and `guard=False` are for neither.
+    .. math::
+        \begin{aligned}
+        d_t &= g_t - g_{t-1}, \qquad \hat g_t = g_t + \beta_3 d_t \\
+        m_t &= \beta_1 m_{t-1} + (1-\beta_1) g_t, \qquad n_t = \beta_3 n_{t-1} + (1-\beta_3) d_t \\
+        v_t &= \beta_2 v_{t-1} + (1-\beta_2) \bigl[ c\, \hat g_t^2 + (1-c) (v_{t-1} + \hat g_t^2\,
+               \mathrm{sign}(\hat g_t^2 - v_{t-1})) \bigr], \qquad \bar v_t = \tfrac{t-1}{t} \bar v_{t-1}
+               + \tfrac1t v_t \\
+        u_t &= \gamma\, \frac{\hat m_t + \beta_3 \hat n_t}{\sqrt{\rho \hat v_t + (1-\rho) \hat{\bar v}_t} + \epsilon}
+               + (1-\gamma)\, \mathrm{sign}(0.95\, l_{t-1} + 0.05\, g_t) \\
+        \theta_t &= (1 - \alpha \lambda) \theta_{t-1} - \alpha u_t
+        \end{aligned}
 
-    `rule="mada"` is the same without Muon: a step per element for all, whose cost doesn't grow with the matrices, and
-    a beta1 that is t / (t + 5) until that is larger.
+    Each coefficient q of beta1, beta2, beta3, rho, c, gamma is moved against its hypergradient, the next gradient
+    times the derivative of the last update: -alpha < g_{t+1}, du_t / dq >. `python -m mada_optim.describe mada` prints
+    all of it. With nothing learned, the values given here are Adam with decoupled weight decay, bit for bit.
 
-    With `learn`, it is the paper's: `learn="all"` learns the six coefficients by the paper's hyper-steps, at the lr
-    that is given, and `**PAPER` gives their other numbers; `learn=()` is Adam; `rule="mada_released"` computes what
-    the authors' code does. `rule="mada_matrix"` adds `omega` to them, Muon's weight on hidden matrices (1 if None).
+        opt = MADA(model.parameters(), lr=1e-3)
+        loss_fn(model(x), y).backward()
+        opt.step()
+        opt.coefficients()      # {"beta1": 0.9, "beta2": 0.95, ...}, as the next step applies them
 
-    Args that are None take the numbers of `LEARNED_LR` where `learn` isn't named, else those of `HyperOptimizer`, and
-    betas of (.9, .95), no decay and no guard. Without `lr`, that is 1e-3, and `lr_init` is "auto" if lr is learned.
+    Args:
+        params: Parameters, named parameters, or group dicts, as in torch.optim.
+        lr: Learning rate, >= 0, or "auto": computed from the shapes of the matrices.
+        betas: (beta1, beta2), each in [0, 1): decays of the averages of the gradient and of its square.
+        eps: Added to the denominator, >= 0.
+        weight_decay: Decoupled, >= 0: a step multiplies weights by 1 - lr * weight_decay.
+        beta3: Decay of the average of gradient differences, in [0, 1); 0 is none, Adan's is .92.
+        rho: In [0, 1]; 1 is Adam's second moment, 0 is AVGrad's mean of all of them.
+        c: In [0, 1]; 1 is Adam's target of the second moment, 0 is Yogi's.
+        gamma: In [0, 1]; 1 is the adaptive step, 0 is Lion's sign.
+        learn: What is learned, and how: names, "all", (), a learner such as `HyperSGD`, or a list of them.
+        rule: "mada"; "mada_released" or "mada_published" compute what the authors' code does; or any `Rule` with these
+            coefficients.
+        guard: Keeps the betas in a safe range; None: they are used as they are.
+        maximize: Steps along the gradient instead of against it.
+        engine: "auto" is the fastest to be had; "eager", "cpu", "tiled" or "triton" by name.
+        state_dtype: Dtype of the slots; None: fp32, or fp64 for fp64 parameters.
+        reduce_group: Process group over which parameters are sharded by hand; None otherwise, under FSDP2 too.
+
+    Raises:
+        ValueError: A value is outside what is allowed; the message says what is.
     """
-
-    preset = Preset("mada_matrix", ("lr",), lr=1e-3, rule_named="mada")
 
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor | None = None,
-        betas: tuple[float, float] | None = None,
+        lr: float | Tensor | str = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
-        weight_decay: float | None = None,
+        weight_decay: float = 0.0,
         *,
         beta3: float = 0.0,
         rho: float = 1.0,
         c: float = 1.0,
         gamma: float = 1.0,
-        omega: float | None = None,
-        learn: str | Iterable[str] | None = None,
-        hyper_lr: float | Mapping[str, float] | None = None,
-        hyper_momentum: float | Mapping[str, float] | None = None,
-        hyper_clip: float | None = None,
-        hyper_start: int | None = None,
-        hyper_stop: int | None = None,
-        hyper_freeze: float | None = None,
-        hyper_memory: float | Mapping[str, float] | None = None,
-        hyper_averaging: float | Mapping[str, float] | None = None,
-        hyper_reach: float | Mapping[str, float] | None = None,
-        hyper_fall: float | None = None,
-        hyper_rise: float | None = None,
-        hyper_optimizer: HyperOptimizerFactory | None = None,
-        bounds: Mapping[str, tuple[float, float]] | None = None,
-        horizon: float | None = None,
-        matrix_lr_ratio: float | None = None,
-        lr_init: str | float | None = None,
-        scope: str = "global",
-        rule: str | Rule | None = None,
-        guard: bool | Guard | None = None,
-        engine: str = "auto",
+        learn: Learn = "all",
+        rule: str | Rule = "mada",
+        guard: Guard | None = None,
         maximize: bool = False,
+        engine: str = "auto",
         state_dtype: torch.dtype | None = None,
         reduce_group: Any = None,
     ) -> None:
-        learn = None if learn is None else checks.names_of(learn)
-        learns_lr = learn is None or LR.name in ([learn] if isinstance(learn, str) else learn)
-        if lr is None and lr_init is None and learns_lr:
-            lr_init = "auto"
-        given = {
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "learn": learn,
-            "hyper_lr": hyper_lr,
-            "hyper_clip": hyper_clip,
-            "hyper_start": hyper_start,
-            "hyper_freeze": hyper_freeze,
-            "hyper_memory": hyper_memory,
-            "hyper_averaging": hyper_averaging,
-            "hyper_reach": hyper_reach,
-            "hyper_fall": hyper_fall,
-            "hyper_rise": hyper_rise,
-            "horizon": horizon,
-            "matrix_lr_ratio": matrix_lr_ratio,
-            "lr_init": lr_init,
-            "omega": omega,
-            "guard": guard,
-        }
-        usual: dict[str, Any] = dict(LEARNED_LR) if learn is None else {"betas": (0.9, 0.95)}
-        rule = find_rule(self.preset.rule_for(learn) if rule is None else rule)
-        if learn is None and rule.matrix_weight is None:
-            usual["guard"] = POINTWISE_GUARD
-        if not suits(rule):
-            usual.pop("guard", None)
-        if not (hyper_memory is None or hyper_memory):  # without a size there is nothing to weigh
-            usual = {key: x for key, x in usual.items() if key not in ("hyper_averaging", "hyper_rise")}
         super().__init__(
             params,
             lr,
-            eps=eps,
             rule=rule,
-            hyper_momentum=hyper_momentum,
-            hyper_stop=hyper_stop,
-            hyper_optimizer=hyper_optimizer,
-            bounds=bounds,
-            scope=scope,
-            engine=engine,
+            learn=learn,
+            weight_decay=weight_decay,
+            guard=guard,
             maximize=maximize,
+            engine=engine,
             state_dtype=state_dtype,
             reduce_group=reduce_group,
+            betas=betas,
+            eps=eps,
             beta3=beta3,
             rho=rho,
             c=c,
             gamma=gamma,
-            **{**usual, **{key: x for key, x in given.items() if x is not None}},
         )
 
 
-class SGD(HyperOptimizer):
-    """Gradient descent, with `momentum` and `nesterov` in [0, 1] as in torch.optim; weight decay is decoupled."""
+class AutoMuon(HyperOptimizer):
+    r"""Muon for hidden matrices, Adam for everything else, and one learning rate for all, which needs no choice.
 
-    preset = Preset("sgd", (), lr=1e-3)
+    .. math::
+        u_t = \kappa\, O(\bar b_t) \;\text{on hidden matrices}, \qquad
+        u_t = \hat m_t / (\sqrt{\hat v_t} + \epsilon) \;\text{elsewhere}, \qquad
+        \theta_t = (1 - \alpha_t \lambda) \theta_{t-1} - \alpha_t u_t
 
+    O is the polar factor of the Nesterov momentum (Jordan et al. 2024). The learning rate starts where the shapes of
+    the matrices say, and a factor on it is learned from the way that the weights go (`LearnedLR`). Schedulers work
+    unchanged: the start is in `group["lr"]`. `lr="auto"` is for training from scratch; for trained weights, choose a
+    small `lr`, which rises only as far as steps agree.
 
-class AdaGrad(HyperOptimizer):
-    """A learning rate per element that falls with the sum of its squared gradients (Duchi et al., JMLR 2011)."""
+        opt = AutoMuon(param_groups(model))     # or model.named_parameters(), or model.parameters()
 
-    preset = Preset("adagrad", (), lr=1e-2)
+    `param_groups(model)` tells hidden matrices from embeddings and output layers by their modules.
+    `named_parameters()` guesses by names and shapes, `parameters()` by shapes alone.
 
+    Args:
+        params: Parameters, named parameters, or group dicts; a group's key `matrix` says which are hidden matrices.
+        lr: "auto": the start is computed from the shapes; a number is the start, >= 0.
+        betas: (beta1, beta2) of Adam, each in [0, 1).
+        eps: Added to Adam's denominator, >= 0.
+        weight_decay: Decoupled, >= 0: a step multiplies weights by 1 - lr * weight_decay.
+        beta3: Of MADA, which is Adam at beta3 = 0, rho = c = gamma = 1: decay of gradient differences, in [0, 1).
+        rho: 1 is Adam's second moment, 0 is AVGrad's mean of it.
+        c: 1 is Adam's target of the second moment, 0 is Yogi's.
+        gamma: 1 is the adaptive step, 0 is Lion's sign.
+        omega: Of hidden matrices, in [0, 1]: 1 is Muon's step, 0 is that of all else.
+        learn: What is learned, and how: a learner, names, (), or a list of them.
+        matrix_lr_ratio: Learning rate of hidden matrices over `lr`, >= 0.
+        guard: Keeps the betas in a safe range: beta1 rises as t / (t + 100), a beta2 below .99 is refused. None: the
+            betas are used as they are.
+        maximize: Steps along the gradient instead of against it.
+        engine: "auto" is the fastest to be had; "eager", "cpu", "tiled" or "triton" by name.
+        state_dtype: Dtype of the slots; None: fp32, or fp64 for fp64 parameters.
+        reduce_group: Process group over which parameters are sharded by hand; None otherwise, under FSDP2 too.
 
-class RMSprop(HyperOptimizer):
-    """Gradients over their running root mean square, with `alpha`, `momentum` and `centered` as in torch.optim."""
-
-    preset = Preset("rmsprop", (), lr=1e-2)
-
-
-class HyperAdam(HyperOptimizer):
-    """Adam with decoupled weight decay, whose betas are learned."""
-
-    preset = Preset("adam", ("beta1", "beta2"), lr=1e-3)
-
-
-class Adam(HyperOptimizer):
-    """Adam with decoupled weight decay, which is AdamW (Loshchilov and Hutter, ICLR 2019)."""
-
-    preset = Preset("adam", (), lr=1e-3)
-
-
-class AMSGrad(HyperOptimizer):
-    """Adam with the running maximum of v (Reddi et al., ICLR 2018)."""
-
-    preset = Preset("amsgrad", (), lr=1e-3)
-
-
-class AVGrad(HyperOptimizer):
-    """Adam with the running mean of v (Ozkara et al., ICML 2024)."""
-
-    preset = Preset("avgrad", (), lr=1e-3)
-
-
-class Yogi(HyperOptimizer):
-    """Adam whose v moves by additive steps (Zaheer et al., NeurIPS 2018)."""
-
-    preset = Preset("yogi", (), lr=1e-2)
-
-
-class Adan(HyperOptimizer):
-    """Adam with Nesterov momentum by gradient differences (Xie et al. 2022).
-
-    The authors' betas (.98, .92, .99) are `betas=(.98, .99), beta3=.92` here, the default.
+    Raises:
+        ValueError: A value is outside what is allowed; the message says what is.
     """
 
-    preset = Preset("adan", (), lr=1e-3)
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | str = "auto",
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.3,
+        *,
+        beta3: float = 0.0,
+        rho: float = 1.0,
+        c: float = 1.0,
+        gamma: float = 1.0,
+        omega: float = 1.0,
+        learn: Learn = LEARNED_LR,
+        matrix_lr_ratio: float = 2.0,
+        guard: Guard | None = MUON_GUARD,
+        maximize: bool = False,
+        engine: str = "auto",
+        state_dtype: torch.dtype | None = None,
+        reduce_group: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            rule="mada_matrix",
+            learn=learn,
+            weight_decay=weight_decay,
+            guard=guard,
+            matrix_lr_ratio=matrix_lr_ratio,
+            maximize=maximize,
+            engine=engine,
+            state_dtype=state_dtype,
+            reduce_group=reduce_group,
+            betas=betas,
+            eps=eps,
+            beta3=beta3,
+            rho=rho,
+            c=c,
+            gamma=gamma,
+            omega=omega,
+        )
 
 
-class Lion(HyperOptimizer):
-    """The sign of an interpolated momentum (Chen et al., NeurIPS 2023). Its lr is 3 to 10 times smaller than Adam's."""
+class AutoAdam(HyperOptimizer):
+    r"""Adam with decoupled weight decay and a learning rate that needs no choice: `AutoMuon` without Muon.
 
-    preset = Preset("lion", (), lr=1e-4)
+    .. math::
+        u_t = \hat m_t / (\sqrt{\hat v_t} + \epsilon), \qquad
+        \theta_t = (1 - \alpha_t \lambda) \theta_{t-1} - \alpha_t u_t
 
+    The learning rate starts where the shapes of the matrices say, and a factor on it is learned (`LearnedLR`). Cheaper
+    than `AutoMuon` where batches are small.
 
-class NAdam(HyperOptimizer):
-    """Adam whose momentum looks ahead (Dozat, ICLR 2016 workshop), with torch.optim's `momentum_decay`."""
+        opt = AutoAdam(param_groups(model))
 
-    preset = Preset("nadam", (), lr=2e-3)
+    Args:
+        params: Parameters, named parameters, or group dicts.
+        lr: "auto": the start is computed from the shapes; a number is the start, >= 0.
+        betas: (beta1, beta2), each in [0, 1).
+        eps: Added to the denominator, >= 0.
+        weight_decay: Decoupled, >= 0: a step multiplies weights by 1 - lr * weight_decay.
+        beta3: Of MADA, which is Adam at beta3 = 0, rho = c = gamma = 1: decay of gradient differences, in [0, 1).
+        rho: 1 is Adam's second moment, 0 is AVGrad's mean of it.
+        c: 1 is Adam's target of the second moment, 0 is Yogi's.
+        gamma: 1 is the adaptive step, 0 is Lion's sign.
+        learn: What is learned, and how: a learner, names, (), or a list of them.
+        guard: Keeps the betas in a safe range: beta1 rises as t / (t + 5), a beta2 below .99 is refused. None: the
+            betas are used as they are.
+        maximize: Steps along the gradient instead of against it.
+        engine: "auto" is the fastest to be had; "eager", "cpu", "tiled" or "triton" by name.
+        state_dtype: Dtype of the slots; None: fp32, or fp64 for fp64 parameters.
+        reduce_group: Process group over which parameters are sharded by hand; None otherwise, under FSDP2 too.
+
+    Raises:
+        ValueError: A value is outside what is allowed; the message says what is.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | str = "auto",
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.3,
+        *,
+        beta3: float = 0.0,
+        rho: float = 1.0,
+        c: float = 1.0,
+        gamma: float = 1.0,
+        learn: Learn = LEARNED_LR,
+        guard: Guard | None = ADAM_GUARD,
+        maximize: bool = False,
+        engine: str = "auto",
+        state_dtype: torch.dtype | None = None,
+        reduce_group: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            rule="mada",
+            learn=learn,
+            weight_decay=weight_decay,
+            guard=guard,
+            maximize=maximize,
+            engine=engine,
+            state_dtype=state_dtype,
+            reduce_group=reduce_group,
+            betas=betas,
+            eps=eps,
+            beta3=beta3,
+            rho=rho,
+            c=c,
+            gamma=gamma,
+        )
