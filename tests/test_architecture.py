@@ -57,7 +57,7 @@ ALLOWED = {
         "mada_optim.rules",
         "mada_optim.describe",
         "mada_optim.optim",
-        "mada_optim.presets",
+        "mada_optim.optimizers",
     ),
     "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine", "mada_optim.layouts", "mada_optim.placement"),
     "mada_optim.hyper": ("mada_optim.spec", "mada_optim.checks", "mada_optim.hyper", "mada_optim.placement"),
@@ -150,16 +150,20 @@ ALLOWED = {
         "mada_optim.shards",
         "mada_optim.snapshot",
     ),
-    "mada_optim.presets": ("mada_optim.spec", "mada_optim.guard", "mada_optim.hyper", "mada_optim.optim"),
-    "mada_optim.classics": ("mada_optim.guard", "mada_optim.hyper.banks", "mada_optim.optim"),
+    "mada_optim.optimizers": (
+        "mada_optim.spec",
+        "mada_optim.guard",
+        "mada_optim.hyper",
+        "mada_optim.optim",
+        "mada_optim.optimizers",
+    ),
     "mada_optim.integrations": ("mada_optim.optim", "mada_optim.integrations"),
     "mada_optim": (
-        "mada_optim.classics",
         "mada_optim.guard",
         "mada_optim.hyper",
         "mada_optim.optim",
         "mada_optim.param_groups",
-        "mada_optim.presets",
+        "mada_optim.optimizers",
     ),
 }
 

@@ -7,12 +7,21 @@
 Ordinary `torch.optim.Optimizer`s: no wrapper, no `create_graph`, no modes.
 """
 
-from mada_optim.classics import (
+from mada_optim.guard import Guard
+from mada_optim.hyper.hyper_sgd import HyperSGD
+from mada_optim.hyper.hyper_torch import HyperTorch
+from mada_optim.hyper.learned_lr import LearnedLR
+from mada_optim.hyper.learner import Learner, StepInfo
+from mada_optim.optim import HyperOptimizer
+from mada_optim.optimizers import (
+    MADA,
     SGD,
     AdaGrad,
     Adam,
     Adan,
     AMSGrad,
+    AutoAdam,
+    AutoMuon,
     AVGrad,
     HyperAdam,
     Lion,
@@ -21,14 +30,8 @@ from mada_optim.classics import (
     RMSprop,
     Yogi,
 )
-from mada_optim.guard import Guard
-from mada_optim.hyper.hyper_sgd import HyperSGD
-from mada_optim.hyper.hyper_torch import HyperTorch
-from mada_optim.hyper.learned_lr import LearnedLR
-from mada_optim.hyper.learner import Learner, StepInfo
-from mada_optim.optim import HyperOptimizer
+from mada_optim.optimizers.paper import PAPER_GPT2, PAPER_SHAKESPEARE
 from mada_optim.param_groups import ParamGroups, param_groups
-from mada_optim.presets import MADA, PAPER_GPT2, PAPER_SHAKESPEARE, AutoAdam, AutoMuon
 
 __version__ = "0.1.0"
 

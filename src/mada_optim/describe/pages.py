@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from mada_optim import classics, presets
+from mada_optim import optimizers
 from mada_optim.describe import ELEMENT, SCALAR, Corner, Description, Equal, Equation, describe
 from mada_optim.optim import HyperOptimizer
 from mada_optim.rules import RULES
@@ -166,9 +166,7 @@ class Usual(NamedTuple):
 @functools.cache
 def usual() -> dict[str, Usual]:
     """What each class of optimizers of the library takes, by name."""
-    classes = {**vars(presets), **vars(classics)}
-    found = {name: x for name, x in classes.items() if isinstance(x, type) and issubclass(x, HyperOptimizer)}
-    return {name: _usual(x) for name, x in sorted(found.items()) if x is not HyperOptimizer}
+    return {name: _usual(getattr(optimizers, name)) for name in optimizers.__all__}
 
 
 def _usual(cls: type[HyperOptimizer]) -> Usual:
