@@ -41,7 +41,7 @@ class Ours:
 
     def default(self, keyword: str) -> Any:
         """What the optimizer takes for `keyword` if it isn't named; None if the class has no such keyword."""
-        parameter = inspect.signature(self.make).parameters.get(keyword)
+        parameter = inspect.signature(self.make.__init__).parameters.get(keyword)
         return self.options.get(keyword, None if parameter is None else parameter.default)
 
 

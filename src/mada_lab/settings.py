@@ -74,7 +74,7 @@ def given_keys(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig) ->
 
 def require_effect(config: RunConfig, given: Collection[str]) -> None:
     """Raises ConfigError if a key in `given` has no effect beside the other values."""
-    without = idle(config)
+    without = {key: why for key, why in idle(config).items() if getattr(config, key) is not None}
     if problems := [without[key] for key in sorted(without) if key in given]:
         raise ConfigError("; ".join(problems) + "; leave these keys out")
 
@@ -85,7 +85,7 @@ def idle(config: RunConfig) -> dict[str, str]:
         key: f"{key}: expected {other}={' or '.join(map(str, allowed))} beside it, got {other}={getattr(config, other)}"
         for key, declared in declarations(type(config)).items()
         for other, allowed in declared.needs.items()
-        if getattr(config, other) not in allowed and getattr(config, key) is not None
+        if getattr(config, other) not in allowed
     }
 
 

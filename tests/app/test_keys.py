@@ -38,7 +38,7 @@ OTHER = {
     "max_iters": 23,
     "optimizer": "adamw",
     "learn": "beta1",
-    "learning_rate": 2e-3,
+    "learning_rate": 3e-3,
     "matrix_lr": 0.2,
     "decay_lr": False,
     "warmup_iters": 15,
@@ -51,7 +51,7 @@ OTHER = {
     **dict.fromkeys(("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nesterov"), 0.55),
     **dict.fromkeys(("alpha", "centered", "mu", "omega"), 0.6),
     "state_dtype": "bfloat16",
-    "bounds": "lr=0.5:2,beta1=0.1:0.95,mu=0.1:0.97",
+    "bounds": "beta1=0.1:0.95",
     "hyper_lr": 0.123,
     "hyper_lr_factor": 2.0,
     "hyper_optimizer": "negated",
@@ -98,6 +98,8 @@ OTHER = {
 }
 #: These aren't one value among others: where a run lies, and what it begins from.
 OF_PLACE = {"data_dir", "out_dir", "init_from", "coefficients_from", "pace_from"}
+#: The optimizer decides whether it has an effect, and the loop has it.
+OF_LOOP = {"hyper_observe"}
 #: An optimizer that has a key which `mada` doesn't have.
 HAS = {
     **dict.fromkeys(("momentum", "nesterov"), "sgd"),
@@ -109,7 +111,11 @@ HAS = {
     "mu": "muon",
     "matrix_lr": "torch_muon",
 }
-BESIDE = {"nesterov": {"momentum": 0.5}, "checkpoint_shards": {"parallel": "fsdp"}}
+BESIDE = {
+    "nesterov": {"momentum": 0.5},
+    "checkpoint_shards": {"parallel": "fsdp"},
+    "first_accumulation": {"gradient_accumulation_steps": 2},
+}
 
 
 def test_every_key_declares_what_a_resume_may_do_with_it_and_is_tried_here():
@@ -138,12 +144,11 @@ def network():
 def numbers(optimizer):
     """All that a key could have changed in an optimizer, without its parameters and its state."""
     groups = [*optimizer.param_groups]
-    if (tower := getattr(optimizer, "hyper_optimizer", None)) is not None:
+    for tower in getattr(optimizer, "hyper_optimizers", ()):
         groups += tower.param_groups
     own = [{k: x for k, x in group.items() if k not in ("params", "param_names")} for group in groups]
-    kept = {k: vars(optimizer).get(k) for k in ("learned", "state_dtype", "pace", "intervals")}
-    learner = vars(getattr(optimizer, "learner", object)).copy() if hasattr(optimizer, "learner") else {}
-    return f"{type(tower)} {own} {kept} {learner}"
+    kept = {k: vars(optimizer).get(k) for k in ("learned", "state_dtype", "pace")}
+    return f"{own} {kept} {getattr(optimizer, 'learners', ())}"
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES)
@@ -152,7 +157,7 @@ def test_every_key_changes_the_optimizer_or_is_refused(network, monkeypatch, nam
     config = TrainConfig(optimizer=name)
     usual = numbers(optimizers.build(network, config))
     refused = {}
-    for one in sorted(set(optimizer_keys(TrainConfig)) - OF_PLACE | {"weight_decay", "learning_rate"}):
+    for one in sorted(set(optimizer_keys(TrainConfig)) - OF_PLACE - OF_LOOP | {"weight_decay", "learning_rate"}):
         changed = replace(config, **{one: OTHER[one]})
         try:
             built = numbers(optimizers.build(network, changed))
@@ -161,7 +166,7 @@ def test_every_key_changes_the_optimizer_or_is_refused(network, monkeypatch, nam
         else:
             assert built != usual, one
     assert all(one in message or "bounds" in message for one, message in refused.items()), refused
-    assert set(optimizers.idle(config)) - {"coefficients_from", "pace_from"} <= refused.keys()
+    assert set(optimizers.idle(config)) - {"coefficients_from", "pace_from"} - OF_LOOP <= refused.keys()
     assert not {"weight_decay", "learning_rate"} & refused.keys()
 
 
@@ -169,8 +174,8 @@ def test_a_key_that_no_optimizer_has_would_show():
     had = set().union(
         *(
             set(optimizer_keys(TrainConfig)) - optimizers.idle(TrainConfig(optimizer=name, learn=learn)).keys()
-            for name, learn in itertools.product(optimizers.NAMES, (None, "lr"))
-            if name not in optimizers.BASELINES or learn is None
+            for name, learn in itertools.product(optimizers.NAMES, (None, "beta1"))
+            if learn is None or (name in optimizers.OURS and "beta1" not in optimizers.idle(TrainConfig(optimizer=name)))
         ),
         set(optimizer_keys(TrainConfig)) - optimizers.idle(TrainConfig(optimizer="sgd", momentum=0.9)).keys(),
     )
@@ -187,7 +192,14 @@ REFUSED = [
     ("mada", {"omega": 0.5}, "key omega"),
     ("mada", {"matrix_lr": 0.5}, "key matrix_lr"),
     ("mada", {"pace_from": "x"}, "key pace_from"),
-    ("mada", {"hyper_optimizer": "shuffled", "hyper_momentum": 0.5}, "key hyper_momentum"),
+    ("mada", {"hyper_freeze": 0.5}, "key hyper_freeze"),
+    ("mada", {"matrix_lr_ratio": 2.0}, "key matrix_lr_ratio"),
+    ("mada", {"learn": "none", "hyper_observe": "first"}, "key hyper_observe: .* name in learn"),
+    ("mada", {"learn": "beta1", "bounds": "rho=0:0.5"}, r"key bounds: expected coefficients .* \(beta1\), got rho; leave"),
+    ("mada", {"learn": "beta1", "hyper_lr": "beta1=1e-3,rho=1e-2"}, r"key hyper_lr: expected .* \(beta1\), got rho"),
+    ("automuon", {"hyper_momentum": 0.5}, "key hyper_momentum"),
+    ("automuon", {"hyper_optimizer": "shuffled"}, "key hyper_optimizer"),
+    ("automuon", {"beta2": 0.9}, "beta2"),
     ("adam", {"beta3": 0.5}, "key beta3"),
     ("adam", {"momentum": 0.5}, "key momentum"),
     ("sgd", {"eps": 0.5}, "key eps"),
@@ -207,13 +219,14 @@ def test_a_key_that_the_optimizer_does_not_have_is_refused(network, name, keys, 
 
 def test_hyper_learning_rates_are_multiplied_for_adam_too(network):
     config = TrainConfig(optimizer="mada", hyper_optimizer="adam", hyper_lr=0.01, hyper_lr_factor=3.0)
-    assert [g["lr"] for g in optimizers.build(network, config).hyper_optimizer.param_groups] == [0.03]
+    [above] = optimizers.build(network, config).hyper_optimizers
+    assert [g["lr"] for g in above.param_groups] == pytest.approx([0.03] * 6)
 
 
 def test_keys_of_hidden_matrices_are_refused_where_there_are_none():
     for one, value in (("omega", 0.5), ("matrix_lr_ratio", 3.0)):
         with pytest.raises(ConfigError, match=f"{one}={value}: expected a network with hidden matrices"):
-            optimizers.build(torch.nn.Linear(3, 2), TrainConfig(optimizer="mada", **{one: value}))
+            optimizers.build(torch.nn.Linear(3, 2), TrainConfig(optimizer="automuon", **{one: value}))
 
 
 # ---- beside other keys, on the command line
@@ -281,11 +294,11 @@ def test_a_run_of_a_sweep_gets_the_shared_keys_that_it_has():
     found = {(x.optimizer, x.decay_lr): (x.rho, x.hyper_lr, x.min_lr) for x in (plan.config(v) for _, v in plan.points)}
     assert found == {
         ("adamw", True): (None, None, 1e-5),
-        ("adamw", False): (None, None, 1e-4),
+        ("adamw", False): (None, None, None),
         ("mada", True): (0.5, 0.3, 1e-5),
-        ("mada", False): (0.5, 0.3, 1e-4),
+        ("mada", False): (0.5, 0.3, None),
         ("adam", True): (None, None, 1e-5),
-        ("adam", False): (None, None, 1e-4),
+        ("adam", False): (None, None, None),
     }
     require_used([plan])
     with pytest.raises(ConfigError, match="key hyper_lr: expected a key that has an effect in one run at least"):
@@ -486,7 +499,7 @@ def test_every_key_of_the_outside_world_is_looked_at():
 LATE = [
     ({"warmup_iters": 5}, {"decay_lr": False}, "key warmup_iters: expected 3, .* changes nothing after step 10"),
     ({"hyper_stop": 4}, {"hyper_stop": 3}, "key hyper_stop: expected 3, .* got 4, which changes nothing"),
-    ({"learning_rate": 0.5}, {"lr_decay_iters": 8}, "key learning_rate: .* changes nothing"),
+    ({"learning_rate": 0.5}, {"lr_decay_iters": 8, "min_lr": 1e-4}, "key learning_rate: .* changes nothing"),
     ({"max_iters": 10, "grad_clip": 0.5}, {}, "key grad_clip: .* changes nothing after step 10; .* raise max_iters"),
     ({"max_iters": 9}, {}, "key max_iters: expected at least the 10 steps that are done, got 9"),
 ]
@@ -512,5 +525,5 @@ def test_a_run_of_an_older_version_with_a_key_without_effect_goes_on():
     config = TrainConfig(optimizer="adamw", decay_lr=False)
     saved = {**asdict(config), "rho": 0.5, "min_lr": 1e-6}
     changes.require_fixed(config, saved)
-    changes.require_effect(config, saved, 10)
+    changes.require_effect(config, saved, 10, 1e-3, 1e-3)
     assert list(changes.changed(config, saved)) == []
