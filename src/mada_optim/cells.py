@@ -91,8 +91,10 @@ class Cells:
         if not self._members.are_as_they_were(groups):
             self._members.follow(groups, lambda changed: matrices.decided(self._rule, changed))
 
-    def of_step(self, groups: list[dict[str, Any]], states: MutableMapping[Tensor, State]) -> list[eager.Cell]:
-        """What a step moves: the parameters that have a gradient. State is begun where there is none.
+    def of_step(
+        self, groups: list[dict[str, Any]], states: MutableMapping[Tensor, State], begin: bool
+    ) -> list[eager.Cell]:
+        """What a step moves: the parameters that have a gradient. State is begun where there is none, if `begin`.
 
         Raises:
             RuntimeError: A gradient is sparse, or doesn't fit its parameter, or groups were changed by hand and what is
@@ -102,9 +104,17 @@ class Cells:
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
             raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")
+        if not begin:
+            ready = [[(p, g, j) for p, g, j in of_group if states.get(p)] for of_group in ready]
         pairs = [(p, g) for of_group in ready for p, g, _ in of_group]
         plain = self._plain.takes([p for p, _ in pairs], [g for _, g in pairs])
         return [cell for i, x in enumerate(groups) for cell in self._of_group(x, ready[i], states, i, plain)]
+
+    def scopes_of_gradients(self, groups: list[dict[str, Any]]) -> set[int]:
+        """Rows of the learned coefficients of the parameters that have a gradient."""
+        rows = [self._banks.rows_of(i, len(group["params"])) for i, group in enumerate(groups)]
+        pairs = [zip(own, group["params"], strict=True) for own, group in zip(rows, groups, strict=True)]
+        return {row for of_group in pairs for row, p in of_group if p.grad is not None}
 
     def _of_group(
         self, group: dict[str, Any], ready: list[Ready], states: MutableMapping[Tensor, State], i: int, plain: bool

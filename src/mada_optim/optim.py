@@ -17,6 +17,7 @@ from mada_optim.group_keys import GroupKeys
 from mada_optim.guard import Guard, betas, guarded, require_guard
 from mada_optim.hyper.banks import Banks, Learn
 from mada_optim.hyper.learner import Learner
+from mada_optim.observation import Observation
 from mada_optim.readings import Bill, Reading, by_scope, described
 from mada_optim.rules import RULES
 from mada_optim.spec import LR, Rule
@@ -122,6 +123,7 @@ class HyperOptimizer(Optimizer):
         self._dispatcher = Dispatcher(engine, self.rule, self.learned, traced, self.state_dtype)
         self._steady = Steady(self._cells, self._dispatcher)
         self._incoming: dict[str, Any] = {}
+        self._observed: Observation | None = None
 
         pair = options.pop("betas", None)
         defaults: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "eps": 0.0}
@@ -168,6 +170,7 @@ class HyperOptimizer(Optimizer):
             if self.reduce_group is not None and self.rule.matrix_weight is not None:
                 checks.matrix_said(param_group)
         super().add_param_group(param_group)
+        self._observed = None  # which has no row for a new scope
         self._sort_matrices()
         self._attach_coefficients(param_group)
         self._keys.added(param_group, betas)
@@ -265,14 +268,73 @@ class HyperOptimizer(Optimizer):
     def _step(self) -> None:
         self._keys.settle(self.param_groups)
         work = self._steady.work(self.param_groups, self.state)
+        observed, self._observed = self._observed, None
         if not work.scopes and self.reduce_group is None:
             return
         home = self._home
-        finite, h = self._reduce(*work.hypergradients(self.learned, self._banks.rows, home))
+        if observed is None:
+            finite, h = self._reduce(*work.hypergradients(self.learned, self._banks.rows, home))
+        else:
+            finite, _ = self._reduce(work.usable(home), observed.h[:0])  # those that are used have been summed
+            h = observed.h
         if self.learned:
-            self._banks.step(h, finite & self._active(work.scopes), self._lrs)
+            counts = finite & self._active(work.scopes)
+            self._banks.step(h, counts if observed is None else counts & observed.seen, self._lrs)
         work.advance(finite)
         self._step_count.add(finite)
+
+    @modes.opaque
+    def observe(self, grad_scale: float | Tensor = 1.0, group: Any = None) -> None:
+        """Takes the hypergradients from the gradients as they stand now; the next `step` uses them instead of its own.
+
+        Nothing moves, and no gradient is kept: clip, add to, zero or replace the gradients afterwards. What a
+        coefficient does to the loss may so be told by another gradient than the weights follow: by one that is not
+        clipped yet, by that of one micro-batch, or of a held-out batch.
+
+            loss.backward()
+            opt.observe()
+            clip_grad_norm_(model.parameters(), 1.0)
+            opt.step()
+
+        The next step uses what was observed last, once: also a step whose gradient is not finite, which changes
+        nothing. Whether a step counts is always decided by its own gradients. If an observed hypergradient is not
+        finite, the coefficients of its scope stay in that step, and the weights move. A scope of which no parameter has
+        a gradient here rests in that step, as one without a gradient in the step does. Before the first update all
+        hypergradients are 0, here as in `step`.
+
+        `load_state_dict` and `add_param_group` drop what was observed. `state_dict` doesn't contain it: save between
+        steps, not between `observe` and `step`. Copies by pickle or `copy.deepcopy` do.
+
+        With DTensors, as of FSDP2's `fully_shard`, and with `reduce_group`, all processes must call it, as they must
+        call `step`; what they find is summed.
+
+        Args:
+            grad_scale: What the loss was multiplied by, a number or a 0-d tensor, such as `scaler.get_scale()` of a
+                `GradScaler` whose `unscale_` comes later. Hypergradients are divided by it.
+            group: Process group whose members have gradients of their own, as DDP leaves them within `no_sync`, and
+                must all call this. Hypergradients are averaged over it. None: gradients are averaged already.
+
+        Raises:
+            RuntimeError: Nothing is learned, no parameter has a gradient, or a gradient is sparse.
+            ValueError: `grad_scale` is no positive number, or this process is not in `group`.
+        """
+        if not self.learned:
+            raise RuntimeError(
+                f"{type(self).__name__}.observe: expected learned coefficients, got none; name them in `learn`, or "
+                "leave the call out where opt.learned is empty"
+            )
+        with modes.neutral():
+            self._keys.settle(self.param_groups)
+            work = self._steady.work(self.param_groups, self.state, begin=False)
+            scopes = self._cells.scopes_of_gradients(self.param_groups)
+            if not scopes and self.reduce_group is None:
+                raise RuntimeError(
+                    f"{type(self).__name__}.observe: expected gradients, got None for every parameter; call it between "
+                    "backward() and zero_grad(), and with fully_shard while gradients are synchronized"
+                )
+            _, h = self._reduce(*work.hypergradients(self.learned, self._banks.rows, self._home))
+            observed = Observation(h, self._active(scopes)).unscaled(grad_scale)
+            self._observed = observed if group is None else observed.averaged(group)
 
     @property
     def skipped_steps(self) -> int:
@@ -344,7 +406,10 @@ class HyperOptimizer(Optimizer):
         return by_scope(self._banks.scope, self.param_groups, self._coefficients_of)
 
     def hypergradients(self) -> Reading:
-        """The last hypergradients, before clipping, in the shape of `coefficients`; 0.0 where nothing is learned."""
+        """The hypergradients of the last step, its own or those that it took from `observe`, before clipping.
+
+        In the shape of `coefficients`; 0.0 where nothing is learned.
+        """
         return by_scope(self._banks.scope, self.param_groups, self._hypergradients_of)
 
     def _coefficients_of(self, group: Mapping[str, Any], parameter: int) -> dict[str, float]:
@@ -380,6 +445,8 @@ class HyperOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As in torch.optim; the coefficients in it are copies, which later steps don't change.
+
+        What `observe` has taken for the next step isn't in it.
 
         What belongs to a DTensor element by element is a DTensor of the same layout.
         """
@@ -448,7 +515,7 @@ class HyperOptimizer(Optimizer):
 
     def _restore(self) -> None:
         """Puts right what torch has loaded: dtypes, views, and what an older version did otherwise."""
-        self._step_count = StepCount(type(self).__name__)
+        self._step_count, self._observed = StepCount(type(self).__name__), None
         self._keys.loaded(self.param_groups)
         for group in self.param_groups:
             group.update({name: self.defaults[name] for name in self._option_names if name not in group})
@@ -466,6 +533,7 @@ class HyperOptimizer(Optimizer):
             "_guard",
             "_keys",
             "_step_count",
+            "_observed",
             "_banks",
             "_memory",
             "_requested_engine",
