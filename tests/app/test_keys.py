@@ -56,6 +56,7 @@ OTHER = {
     "hyper_lr_factor": 2.0,
     "hyper_optimizer": "negated",
     "hyper_momentum": 0.4,
+    "hyper_published": True,
     "hyper_observe": "unclipped",
     "hyper_clip": 1e-6,
     "hyper_start": 7,
@@ -104,10 +105,8 @@ OF_LOOP = {"hyper_observe"}
 HAS = {
     **dict.fromkeys(("momentum", "nesterov"), "sgd"),
     **dict.fromkeys(("alpha", "centered"), "rmsprop"),
-    **dict.fromkeys(
-        "omega hyper_averaging hyper_fall hyper_freeze hyper_memory hyper_reach hyper_rise matrix_lr_ratio horizon".split(),
-        "automuon",
-    ),
+    **dict.fromkeys("omega matrix_lr_ratio horizon hyper_fall hyper_freeze".split(), "automuon"),
+    **dict.fromkeys("hyper_averaging hyper_memory hyper_reach hyper_rise".split(), "automuon"),
     "mu": "muon",
     "matrix_lr": "torch_muon",
 }
@@ -175,7 +174,8 @@ def test_a_key_that_no_optimizer_has_would_show():
         *(
             set(optimizer_keys(TrainConfig)) - optimizers.idle(TrainConfig(optimizer=name, learn=learn)).keys()
             for name, learn in itertools.product(optimizers.NAMES, (None, "beta1"))
-            if learn is None or (name in optimizers.OURS and "beta1" not in optimizers.idle(TrainConfig(optimizer=name)))
+            if learn is None
+            or (name in optimizers.OURS and "beta1" not in optimizers.idle(TrainConfig(optimizer=name)))
         ),
         set(optimizer_keys(TrainConfig)) - optimizers.idle(TrainConfig(optimizer="sgd", momentum=0.9)).keys(),
     )
@@ -195,7 +195,11 @@ REFUSED = [
     ("mada", {"hyper_freeze": 0.5}, "key hyper_freeze"),
     ("mada", {"matrix_lr_ratio": 2.0}, "key matrix_lr_ratio"),
     ("mada", {"learn": "none", "hyper_observe": "first"}, "key hyper_observe: .* name in learn"),
-    ("mada", {"learn": "beta1", "bounds": "rho=0:0.5"}, r"key bounds: expected coefficients .* \(beta1\), got rho; leave"),
+    (
+        "mada",
+        {"learn": "beta1", "bounds": "rho=0:0.5"},
+        r"key bounds: expected coefficients .* \(beta1\), got rho; leave",
+    ),
     ("mada", {"learn": "beta1", "hyper_lr": "beta1=1e-3,rho=1e-2"}, r"key hyper_lr: expected .* \(beta1\), got rho"),
     ("automuon", {"hyper_momentum": 0.5}, "key hyper_momentum"),
     ("automuon", {"hyper_optimizer": "shuffled"}, "key hyper_optimizer"),

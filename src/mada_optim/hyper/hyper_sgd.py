@@ -47,6 +47,8 @@ class HyperSGD(Learner):
         stop: Number of applied steps after which the coefficients stay; None for no end.
         bounds: (low, high) by name, in the place of the rule's intervals; for lr of its factor on the lr that is set.
         scope: Over what a coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
+        published: Whether as in the authors' scripts to the last digit: the velocity of a coefficient on its bound
+            builds up outward without limit, and h is clipped to h clip / (|h| + 1e-6).
 
     Raises:
         ValueError: A value is outside what is allowed; the message says what is.
@@ -60,6 +62,7 @@ class HyperSGD(Learner):
     stop: int | None
     bounds: Bounds
     scope: str
+    published: bool
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class HyperSGD(Learner):
         stop: int | None = None,
         bounds: Bounds = NONE,
         scope: str = "global",
+        published: bool = False,
     ) -> None:
         fields = {
             "names": names_given("HyperSGD", names),
@@ -81,6 +85,7 @@ class HyperSGD(Learner):
             "stop": None if stop is None else whole_number("stop", stop, "None is for no end"),
             "bounds": bounds_given(bounds),
             "scope": scope_given(scope),
+            "published": bool(published),
         }
         for name, x in fields.items():
             object.__setattr__(self, name, x)
@@ -93,22 +98,28 @@ class HyperSGD(Learner):
 
     def step(self, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
         """One step of SGD with momentum."""
-        lr, h = info.each(self.lr, info.rates), torch.clamp(h, -self.clip, self.clip)
+        lr, h = info.each(self.lr, info.rates), self._clipped(h)
         momentum = info.each(self.momentum, 0.0)
         if isinstance(momentum, float) and not momentum:
             return q - lr * h, memory
         velocity = self._velocity(q, h, momentum * memory["velocity"], info)
         return q - lr * velocity, {"velocity": torch.where(info.moves.unsqueeze(-1), velocity, memory["velocity"])}
 
-    @staticmethod
-    def _velocity(q: Tensor, h: Tensor, past: Tensor, info: StepInfo) -> Tensor:
+    def _clipped(self, h: Tensor) -> Tensor:
+        if self.published:  # as torch.nn.utils.clip_grad_norm_ does, of each by itself
+            return h * torch.clamp(self.clip / (h.abs() + 1e-6), max=1.0)
+        return torch.clamp(h, -self.clip, self.clip)
+
+    def _velocity(self, q: Tensor, h: Tensor, past: Tensor, info: StepInfo) -> Tensor:
         """The velocity with `h` in it, where `past` is what is left of the one before.
 
         A coefficient that is pushed against its bound doesn't wind up: once the hypergradients have turned, and don't
         shrink faster than the momentum forgets, it leaves the bound at the second step, without momentum at the first.
         A finite `h` never makes the velocity infinite or NaN, whose later steps would be NaN too.
         """
-        most, largest = REBOUND * h.abs(), torch.finfo(h.dtype).max
-        outward = ((q <= info.low) & (past > 0)) | ((q >= info.high) & (past < 0))
-        past = torch.where(outward, torch.clamp(past, -most, most), past)
+        largest = torch.finfo(h.dtype).max
+        if not self.published:
+            most = REBOUND * h.abs()
+            outward = ((q <= info.low) & (past > 0)) | ((q >= info.high) & (past < 0))
+            past = torch.where(outward, torch.clamp(past, -most, most), past)
         return torch.clamp(past + h, -largest, largest)
