@@ -123,8 +123,9 @@ class RunConfig:
     """Multiplies the learning rates of all coefficients."""
     hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = key(FIXED, "sgd", of_optimizer=True)
     """What moves the coefficients, but for the lr of automuon and autoadam: the paper's SGD, or torch's Adam (betas
-    hyper_momentum and .999; hyper_lr 1e-3 if none is given). Two controls, by SGD: along the hypergradient instead of
-    against it (negated), or against that of another coefficient, which changes from step to step (shuffled)."""
+    hyper_momentum and .999; hyper_lr 1e-3 if none is given). Two controls: along the hypergradient instead of against
+    it (negated, of that lr too), or, by SGD, against that of another coefficient, which changes from step to step
+    (shuffled)."""
     hyper_momentum: float | str | None = key(FIXED, None, of_learner=("momentum",), by_coefficient="numbers")
     """Momentum of the coefficients' steps, in [0, 1): one number, or by coefficient; None is 0."""
     hyper_published: bool = key(FIXED, False, of_learner=("published",))

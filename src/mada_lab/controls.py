@@ -15,7 +15,7 @@ from torch import Tensor
 import mada_optim
 from mada_lab.errors import ConfigError
 from mada_lab.record import read_run
-from mada_optim import HyperSGD
+from mada_optim import HyperSGD, LearnedLR
 
 SEED = 0  # of the shuffling: a run is a function of its configuration
 PERIOD = 4096  # steps after which permutations repeat
@@ -23,6 +23,14 @@ PERIOD = 4096  # steps after which permutations repeat
 
 class Negated(HyperSGD):
     """The paper's hyper-step along the hypergradients, instead of against them."""
+
+    def step(self, q: Tensor, h: Tensor, memory: Any, info: Any) -> tuple[Tensor, Any]:
+        """One step."""
+        return super().step(q, -h, memory, info)
+
+
+class NegatedLR(LearnedLR):
+    """A learning rate that is learned along its hypergradients, instead of against them."""
 
     def step(self, q: Tensor, h: Tensor, memory: Any, info: Any) -> tuple[Tensor, Any]:
         """One step."""

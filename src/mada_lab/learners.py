@@ -10,7 +10,7 @@ from torch.optim.optimizer import Optimizer
 
 from mada_lab import by_coefficient
 from mada_lab.config import RunConfig
-from mada_lab.controls import Negated, Shuffled
+from mada_lab.controls import Negated, NegatedLR, Shuffled
 from mada_lab.declarations import declarations
 from mada_lab.errors import ConfigError
 from mada_optim import HyperSGD, HyperTorch, LearnedLR, Learner
@@ -40,6 +40,8 @@ def adam(
 
 #: What moves the coefficients, by the value of hyper_optimizer.
 MAKES: dict[str, Make] = {"sgd": HyperSGD, "adam": adam, "negated": Negated, "shuffled": Shuffled}
+#: The same of a learned lr, where it isn't LearnedLR.
+OF_LR: dict[str, Make] = {"negated": NegatedLR}
 
 
 def makes(config: RunConfig, names: tuple[str, ...], usual: object) -> list[tuple[Make, tuple[str, ...]]]:
@@ -49,8 +51,8 @@ def makes(config: RunConfig, names: tuple[str, ...], usual: object) -> list[tupl
     """
     own = tuple(name for name in names if name == LR.name and isinstance(usual, LearnedLR))
     rest = tuple(name for name in names if name not in own)
-    chosen = MAKES[config.hyper_optimizer]
-    return [(make, part) for make, part in ((LearnedLR, own), (chosen, rest)) if part]
+    chosen = OF_LR.get(config.hyper_optimizer, LearnedLR), MAKES[config.hyper_optimizer]
+    return [(make, part) for make, part in zip(chosen, (own, rest), strict=True) if part]
 
 
 def keys_of(config: RunConfig, found: Iterable[tuple[Make, tuple[str, ...]]]) -> set[str]:
@@ -60,8 +62,8 @@ def keys_of(config: RunConfig, found: Iterable[tuple[Make, tuple[str, ...]]]) ->
         return set()
     declared = declarations(type(config)).items()
     keys = {key for key, x in declared if any({*x.of_learner} & known for known in options)}
-    paper = any(make is not LearnedLR for make, _ in found)
-    return keys | {"hyper_observe"} | ({"hyper_optimizer"} if paper else set())
+    chosen = {"hyper_optimizer"} if any(make is not LearnedLR for make, _ in found) else set()
+    return keys | {"hyper_observe"} | chosen
 
 
 def learners(config: RunConfig, rule: Rule, found: Iterable[tuple[Make, tuple[str, ...]]]) -> list[Learner]:
@@ -82,10 +84,10 @@ def _made(make: Make, names: tuple[str, ...], config: RunConfig, rule: Rule) -> 
     if config.hyper_lr_factor != 1.0:
         option = "rate" if "rate" in known else "lr"
         options[option] = _multiplied(make, option, options.get(option), names, config.hyper_lr_factor, rule)
-    if make is LearnedLR:
-        of_lr = {option: x[LR.name] for option, x in options.items() if option != "bounds" and isinstance(x, dict)}
-        return LearnedLR(**{**options, **of_lr})
-    return make(*names, **options)
+    if not _is_of_lr(make):
+        return make(*names, **options)
+    own = {option: x[LR.name] for option, x in options.items() if option != "bounds" and isinstance(x, dict)}
+    return make(**{**options, **own})  # numbers, as there is one coefficient
 
 
 def _value(config: RunConfig, key: str, names: tuple[str, ...]) -> Any:
@@ -119,6 +121,10 @@ def _require_learned(config: RunConfig, learned: list[str]) -> None:
             if strange:
                 what = f"expected coefficients that are learned ({', '.join(learned)}), got {strange[0]}"
                 raise ConfigError(f"optimizer {config.optimizer}, in key {key}: {what}; leave it out, or learn it too")
+
+
+def _is_of_lr(make: Make) -> bool:
+    return isinstance(make, type) and issubclass(make, LearnedLR)
 
 
 def _options(make: Make) -> set[str]:
