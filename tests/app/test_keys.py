@@ -56,7 +56,7 @@ OTHER = {
     "hyper_lr_factor": 2.0,
     "hyper_optimizer": "negated",
     "hyper_momentum": 0.4,
-    "hyper_published": True,
+    "hyper_rebound": 2.0,
     "hyper_observe": "unclipped",
     "hyper_clip": 1e-6,
     "hyper_start": 7,
