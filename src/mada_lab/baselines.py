@@ -66,19 +66,23 @@ class Baseline:
 
     Attributes:
         make: Makes it from groups and numbers.
+        description: What it is, in the words of reports.
         keys: The keys of a configuration that it takes, beside those of all optimizers.
     """
 
     make: Callable[[Groups, Numbers], Optimizer]
+    description: str
     keys: tuple[str, ...] = ("beta1", "beta2", "eps")
 
 
 #: By the name on the command line.
 BASELINES: dict[str, Baseline] = {
-    "adamw": Baseline(adamw),
-    "prodigy": Baseline(prodigy),
-    "schedulefree": Baseline(schedulefree),
-    "torch_muon": Baseline(muon, ("beta1", "beta2", "eps", "matrix_lr")),
+    "adamw": Baseline(adamw, "PyTorch's AdamW"),
+    "prodigy": Baseline(prodigy, "Prodigy"),
+    "schedulefree": Baseline(schedulefree, "Schedule-Free AdamW"),
+    "torch_muon": Baseline(
+        muon, "PyTorch's Muon on hidden matrices and AdamW elsewhere", ("beta1", "beta2", "eps", "matrix_lr")
+    ),
 }
 
 

@@ -36,6 +36,32 @@ OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
     "mada_paced": (controls.Paced, {"learn": ()}),
     "hyperadam": (mada_optim.HyperAdam, {}),
 }
+#: What each is, in the words of reports; a rule that isn't here is called by its name.
+DESCRIPTIONS: dict[str, str] = {
+    "sgd": "SGD",
+    "adagrad": "AdaGrad",
+    "rmsprop": "RMSprop",
+    "adam": "Adam",
+    "amsgrad": "AMSGrad",
+    "avgrad": "AVGrad",
+    "nadam": "NAdam",
+    "yogi": "Yogi",
+    "adan": "Adan",
+    "lion": "Lion",
+    "muon": "Muon",
+    "mada": "MADA as in the paper",
+    "mada_all": "MADA as in the paper",
+    "mada_paper": "MADA as in the paper",
+    "mada_released": "MADA by the rule of the authors' published code",
+    "mada_published": "MADA by the arithmetic of the authors' training scripts",
+    "mada_matrix": "MADA with Muon mixed in on hidden matrices",
+    "automuon": "Muon on hidden matrices and Adam elsewhere",
+    "autoadam": "Adam",
+    "mada_pointwise": "Adam",
+    "hyperadam": "HyperAdam",
+    "mada_traced": "MADA as in the paper, with the size of each step recorded",
+    "mada_paced": "MADA's rule, with each step rescaled to the size that it had in another run",
+}
 NAMES = (*OURS, *BASELINES)
 #: Those that need no learning rate, for a network that isn't trained yet.
 LR_FREE, FRESH = ("mada", "mada_pointwise"), ("scratch", "resume")

@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer
 from mada_lab import distributed, environment, numerics, optimizers, precision, randomness, running_statistics, sharing
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.config import RunConfig
+from mada_lab.description import described
 from mada_lab.distributed import ALONE, World
 from mada_lab.numerics import Skips
 from mada_lab.precision import Precision
@@ -102,6 +103,7 @@ class Session:
         return {
             "config": asdict(self.config),
             "optimizer": self.config.optimizer,
+            "method": described(self.config, self.optimizer),
             "initial_coefficients": self.coefficients(),
             "versions": environment.versions(),
             "commit": environment.commit(),
