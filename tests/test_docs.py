@@ -21,10 +21,19 @@ def test_what_a_page_links_to_exists(page):
     assert [x for x in links if not (page.parent / x).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_programs_of_a_page_run(page, tmp_path):
+    for program in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE):
+        if "model = " not in program:  # the calls of a rule's page, of a model that is the reader's
+            continue
+        run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert run.returncode == 0, run.stderr
+
+
 def test_the_site_builds(tmp_path):
     words = ["--quiet", "--fail-on-warning", "--builder", "html", str(ROOT / "docs"), str(tmp_path)]
     built = subprocess.run([sys.executable, "-m", "sphinx", *words], capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr
     reference = (tmp_path / "api.html").read_text()
-    for name in ("MADA", "HyperOptimizer.step", "presets.Adan", "spec.Rule"):
+    for name in ("MADA", "HyperOptimizer.step", "optimizers.Adan", "spec.Rule"):
         assert f'id="mada_optim.{name}"' in reference

@@ -31,6 +31,18 @@ def test_configurations_that_the_readme_names_exist():
 def test_presets_that_the_readme_names_exist():
     import mada_optim
 
-    for name in ("MADA", "HyperAdam", "Adam", "AMSGrad", "AVGrad", "Yogi", "Adan", "Lion", "PAPER"):
+    for name in (
+        "MADA",
+        "AutoMuon",
+        "AutoAdam",
+        "HyperAdam",
+        "Adam",
+        "AMSGrad",
+        "AVGrad",
+        "Yogi",
+        "Adan",
+        "Lion",
+        "PAPER_GPT2",
+    ):
         assert name in README
         assert hasattr(mada_optim, name)

@@ -18,25 +18,14 @@ def described(config: RunConfig, optimizer: Optimizer) -> dict[str, Any]:
         learns; `lr`: its peak learning rates, one for all groups or several; `lr_computed`: whether they were computed
         from the shapes of the matrices; `betas`: as given, if it has two.
     """
-    groups = optimizer.param_groups
+    groups, known = optimizer.param_groups, {**optimizers.OURS, **BASELINES}
     return {
-        "description": _description(config.optimizer),
+        "description": known[config.optimizer].description,
         "learned": list(optimizer.learned) if isinstance(optimizer, HyperOptimizer) else [],
         "lr": sorted({float(group["lr"]) for group in groups}),
-        "lr_computed": _lr_is_computed(config),
+        "lr_computed": optimizers.learning_rate(config) == optimizers.AUTO,
         **_betas(groups[0]),
     }
-
-
-def _description(name: str) -> str:
-    if name in BASELINES:
-        return BASELINES[name].description
-    return optimizers.DESCRIPTIONS.get(name, f"the rule {name}")
-
-
-def _lr_is_computed(config: RunConfig) -> bool:
-    start = {**optimizers._start(config), **({} if config.lr_init is None else {"lr_init": config.lr_init})}
-    return start.get("lr_init") == "shape"
 
 
 def _betas(group: dict[str, Any]) -> dict[str, list[float]]:

@@ -1,38 +1,43 @@
 """Optimizers that learn their own coefficients while a network trains.
 
-    from mada_optim import MADA, param_groups
-    opt = MADA(param_groups(model))
+    from mada_optim import MADA, AutoMuon, param_groups
+    opt = AutoMuon(param_groups(model))               # no learning rate to choose
+    opt = MADA(model.parameters(), lr=1e-3)           # the paper's: six coefficients are learned
 
-An ordinary `torch.optim.Optimizer`: no wrapper, no `create_graph`, no modes.
+Ordinary `torch.optim.Optimizer`s: no wrapper, no `create_graph`, no modes.
 """
 
 from mada_optim.guard import Guard
+from mada_optim.hyper.hyper_sgd import HyperSGD
+from mada_optim.hyper.hyper_torch import HyperTorch
+from mada_optim.hyper.learned_lr import LearnedLR
+from mada_optim.hyper.learner import Learner, StepInfo
 from mada_optim.optim import HyperOptimizer
-from mada_optim.param_groups import ParamGroups, param_groups
-from mada_optim.presets import (
-    LEARNED_LR,
+from mada_optim.optimizers import (
     MADA,
-    PAPER,
-    PAPER_SHAKESPEARE,
     SGD,
     AdaGrad,
     Adam,
     Adan,
     AMSGrad,
+    AutoAdam,
+    AutoMuon,
     AVGrad,
     HyperAdam,
     Lion,
+    Muon,
     NAdam,
     RMSprop,
     Yogi,
 )
+from mada_optim.optimizers.paper import PAPER_GPT2, PAPER_SHAKESPEARE
+from mada_optim.param_groups import ParamGroups, param_groups
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "LEARNED_LR",
     "MADA",
-    "PAPER",
+    "PAPER_GPT2",
     "PAPER_SHAKESPEARE",
     "SGD",
     "AMSGrad",
@@ -40,13 +45,21 @@ __all__ = [
     "AdaGrad",
     "Adam",
     "Adan",
+    "AutoAdam",
+    "AutoMuon",
     "Guard",
     "HyperAdam",
     "HyperOptimizer",
+    "HyperSGD",
+    "HyperTorch",
+    "LearnedLR",
+    "Learner",
     "Lion",
+    "Muon",
     "NAdam",
     "ParamGroups",
     "RMSprop",
+    "StepInfo",
     "Yogi",
     "param_groups",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mada_optim import checks, matrices, shards
 from mada_optim.engine import eager, fit
-from mada_optim.hyper.bank import Bank
+from mada_optim.hyper.banks import Banks
 from mada_optim.kernels.tensors import PlainSteps
 from mada_optim.layouts import Layout
 from mada_optim.members import Members
@@ -44,7 +44,7 @@ class Cells:
         rule: The whole rule.
         learned: The learned coefficients.
         memory: What is kept of the last update.
-        bank: Where the learned coefficients live.
+        banks: Where the learned coefficients live.
         state_dtype: The dtype of slots, None for that of computation.
     """
 
@@ -54,14 +54,14 @@ class Cells:
         rule: Rule,
         learned: tuple[str, ...],
         memory: eager.Memory,
-        bank: Bank,
+        banks: Banks,
         state_dtype: torch.dtype | None,
     ) -> None:
         self._owner, self._rule, self._learned = owner, rule, learned
-        self._memory, self._bank, self._state_dtype = memory, bank, state_dtype
+        self._memory, self._banks, self._state_dtype = memory, banks, state_dtype
         self._numbers: Placement | None = None
         self._plain = PlainSteps()
-        self._members = Members(bank.scope if learned else None)
+        self._members = Members(banks.scope if learned else None)
         self._fixed = [q for q in (*rule.coefficient_names(), *rule.hyper_parameters) if q not in learned]
 
     def adopt(self, groups: list[dict[str, Any]]) -> None:
@@ -80,7 +80,7 @@ class Cells:
                     f"parameter group, {key!r}: the storage of the tensor was resized, and lacks the number; "
                     f"set group[{key!r}] anew, or load a state dict"
                 )
-        self._bank.adopt(groups)
+        self._banks.adopt(groups)
         self._numbers = Placement([x for _, x in numbers_of(groups)])
 
     def take(self, groups: list[dict[str, Any]]) -> None:
@@ -91,8 +91,10 @@ class Cells:
         if not self._members.are_as_they_were(groups):
             self._members.follow(groups, lambda changed: matrices.decided(self._rule, changed))
 
-    def of_step(self, groups: list[dict[str, Any]], states: MutableMapping[Tensor, State]) -> list[eager.Cell]:
-        """What a step moves: the parameters that have a gradient. State is begun where there is none.
+    def of_step(
+        self, groups: list[dict[str, Any]], states: MutableMapping[Tensor, State], begin: bool
+    ) -> list[eager.Cell]:
+        """What a step moves: the parameters that have a gradient. State is begun where there is none, if `begin`.
 
         Raises:
             RuntimeError: A gradient is sparse, or doesn't fit its parameter, or groups were changed by hand and what is
@@ -102,16 +104,24 @@ class Cells:
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
             raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")
+        if not begin:
+            ready = [[(p, g, j) for p, g, j in of_group if states.get(p)] for of_group in ready]
         pairs = [(p, g) for of_group in ready for p, g, _ in of_group]
         plain = self._plain.takes([p for p, _ in pairs], [g for _, g in pairs])
         return [cell for i, x in enumerate(groups) for cell in self._of_group(x, ready[i], states, i, plain)]
+
+    def scopes_of_gradients(self, groups: list[dict[str, Any]]) -> set[int]:
+        """Rows of the learned coefficients of the parameters that have a gradient."""
+        rows = [self._banks.rows_of(i, len(group["params"])) for i, group in enumerate(groups)]
+        pairs = [zip(own, group["params"], strict=True) for own, group in zip(rows, groups, strict=True)]
+        return {row for of_group in pairs for row, p in of_group if p.grad is not None}
 
     def _of_group(
         self, group: dict[str, Any], ready: list[Ready], states: MutableMapping[Tensor, State], i: int, plain: bool
     ) -> list[eager.Cell]:
         flags = matrices.flags(self._rule, group)
         kinds = {layout: self._kind(group, layout) for layout in {flags[j] for _, _, j in ready}}
-        rows = self._bank.rows_of(i, len(flags))
+        rows = self._banks.rows_of(i, len(flags))
         return [self._cell(p, g, states[p], kinds[flags[j]], j, rows[j], plain) for p, g, j in ready]
 
     def fixed(self, groups: list[dict[str, Any]]) -> list[Any]:
@@ -124,10 +134,8 @@ class Cells:
 
     def options(self, group: Group, parameter: int) -> Group:
         """A group as one of its parameters sees it: with one number for each learned coefficient."""
-        if self._bank.scope != "tensor" or not self._learned:
-            return group
-        own = {key: group[key][parameter] for key in self._bank.columns if isinstance(group[key], Tensor)}
-        return {**group, **own}
+        own = {key: group[key][parameter] for key in self._banks.per_parameter() if isinstance(group[key], Tensor)}
+        return {**group, **own} if own else group
 
     def new_state(self, form: Rule, canvas: Tensor) -> State:
         """The state of a parameter before its first step."""
@@ -151,8 +159,8 @@ class Cells:
 
     def _options_of_each(self, group: Group) -> list[Group]:
         """What a step needs of `options` for each parameter of a group, made at once: views are dear, one by one."""
-        keys = [key for q in self._learned if isinstance(group[key := option_key(q)], Tensor)]
-        if self._bank.scope != "tensor" or not keys:
+        keys = [key for q in self._learned if isinstance(x := group[key := option_key(q)], Tensor) and x.ndim]
+        if not keys:
             return [group] * len(group["params"])
         rows = zip(*(group[key].unbind() for key in keys), strict=True)
         return [{**group, **dict(zip(keys, row, strict=True))} for row in rows]

@@ -45,43 +45,26 @@ def member(what: str, name: object, allowed: Iterable[str], remedy: str) -> str:
     raise ValueError(f"{what}={name!r}: expected one of {', '.join(map(repr, names))}; {hint}")
 
 
-def names_of(learn: str | Iterable[str]) -> str | tuple[str, ...]:
-    """`learn`, which may be an iterator, so that it can be read twice.
-
-    Raises:
-        ValueError: It holds no names.
-    """
-    if isinstance(learn, str):
-        return learn
-    if not isinstance(learn, Iterable):
-        raise ValueError(f'learn={learn!r}: expected names of coefficients, "all" or ()')
-    return tuple(learn)
-
-
-def learned_names(rule: Rule, learn: str | Iterable[str]) -> tuple[str, ...]:
-    """The coefficients to learn, in the rule's order, lr last. `learn` is "all", one name, or several names.
+def learned_names(rule: Rule, names: str | Iterable[str]) -> tuple[str, ...]:
+    """The coefficients to learn, in the rule's order, lr last. `names` is "all", one name, or several names.
 
     Raises:
         ValueError: A name is none of the rule's coefficients.
     """
-    names = (*rule.coefficient_names(), LR.name)
-    if isinstance(learn, str):
-        learn = rule.coefficient_names() if learn == "all" else (learn,)
-    learn = names_of(learn)
+    allowed = (*rule.coefficient_names(), LR.name)
+    if isinstance(names, str):
+        names = rule.coefficient_names() if names == "all" else (names,)
     remedy = f'coefficients of the rule {rule.name!r} are meant; "all" is every one but lr, () is none'
-    wanted = {member("learn", name, names, remedy) for name in learn}
-    return tuple(name for name in names if name in wanted)
+    wanted = {member("learn", name, allowed, remedy) for name in names}
+    return tuple(name for name in allowed if name in wanted)
 
 
-def intervals(
-    rule: Rule, bounds: Mapping[str, tuple[float, float]] | None, learned: tuple[str, ...]
-) -> dict[str, Interval]:
+def intervals(rule: Rule, bounds: Mapping[str, tuple[float, float]], learned: tuple[str, ...]) -> dict[str, Interval]:
     """The interval of each learned coefficient: its own in `bounds`, or the rule's.
 
     Raises:
         ValueError: A key is no learned coefficient, the ends are in the wrong order, or outside the rule's domain.
     """
-    bounds = {} if bounds is None else bounds
     for name in bounds:
         member("bounds key", name, learned, "only learned coefficients are bounded: name it in `learn` too")
     return {q.name: _interval(q, bounds.get(q.name)) for q in (*rule.coefficients, LR) if q.name in learned}
@@ -122,36 +105,7 @@ def engine(name: str) -> str:
     return member("engine", name, ("auto", "eager", "tiled", "cpu", "triton"), "leave it at 'auto'")
 
 
-def horizon(x: object, learned: Sequence[str]) -> float:
-    """The decay of lr's trace.
-
-    Raises:
-        ValueError: It is not in [0, 1), or there is no learned lr that it would be for.
-    """
-    value = number("horizon", x, DECAY, "0 is the one-step hypergradient, .999 remembers some thousand steps")
-    if value and LR.name not in learned:
-        raise ValueError(
-            f"horizon={x!r}: expected 'lr' in learn, whose trace it decays; name it, or leave horizon at 0"
-        )
-    return value
-
-
-def lr_init(x: object, learned: Sequence[str]) -> str | float:
-    """Where a learned lr starts: "lr", "shape", "auto" or a number.
-
-    Raises:
-        ValueError: It is none of them, or no lr is learned.
-    """
-    if x == "lr":
-        return "lr"
-    if LR.name not in learned:
-        raise ValueError(f"lr_init={x!r}: expected 'lr' in learn, whose start it is; name it, or set lr itself")
-    if isinstance(x, str):
-        return member("lr_init", x, ("lr", "shape", "auto"), "a number is allowed too")
-    return number("lr_init", x, POSITIVE, "'shape' and 'lr' are allowed too")
-
-
-def scope(name: str) -> str:
+def scope_given(name: str) -> str:
     """Over what a learned coefficient is one.
 
     Raises:
@@ -199,8 +153,8 @@ def room(external: bool, scope: str) -> None:
     """
     if external and scope != "global":
         raise ValueError(
-            f"add_param_group with hyper_optimizer and scope={scope!r}: expected all groups at construction, where the "
-            "hyper_optimizer is made; pass them then, or use scope='global'"
+            f"add_param_group with HyperTorch and scope={scope!r}: expected all groups at construction, where its "
+            "optimizer is made; pass them then, or use scope='global'"
         )
 
 

@@ -93,7 +93,8 @@ class Dispatcher:
                 rows.append(row)
         for kernel, job in jobs.items():
             kernel.keep(*job)
-        return Work([kernel.table(*job) for kernel, job in jobs.items()], rest, {cell.scope for cell in cells})
+        tables = [kernel.table(*job) for kernel, job in jobs.items()]
+        return Work(tables, rest, {cell.scope for cell in cells}, [cell.g for cell in cells])
 
     def forget(self) -> None:
         """Makes the kernels prepare all states anew: tensors of them have moved, or changed in kind."""
@@ -119,16 +120,26 @@ class Work:
         jobs: The former.
         rest: The latter.
         scopes: Rows of the learned coefficients of all of them; empty where there is no tensor.
+        gradients: Of all of them. Jobs know their addresses alone, and may outlive the step.
     """
 
-    def __init__(self, jobs: Sequence[kernels.Job], rest: list[Cell], scopes: set[int]) -> None:
-        self._jobs, self._rest, self.scopes = jobs, rest, scopes
+    def __init__(
+        self, jobs: Sequence[kernels.Job], rest: list[Cell], scopes: set[int], gradients: Sequence[Any]
+    ) -> None:
+        self._jobs, self._rest, self.scopes, self._gradients = jobs, rest, scopes, gradients
 
     @property
     def table(self) -> Table | None:
         """All of them, where all go through the same compiled loops."""
         job = self._jobs[0] if len(self._jobs) == 1 and not self._rest else None
         return job if isinstance(job, Table) else None
+
+    def usable(self, home: torch.device) -> Tensor:
+        """Whether the step counts, 0-d on `home`: every gradient is usable."""
+        verdicts = [job.usable() for job in self._jobs]
+        if self._rest or not verdicts:
+            verdicts.append(eager.all_usable(self._rest, home))
+        return functools.reduce(torch.logical_and, verdicts)
 
     def hypergradients(self, learned: Sequence[str], scopes: int, home: torch.device) -> tuple[Tensor, Tensor]:
         """Whether the step counts (0-d), and the hypergradients of what an update has moved before, (scopes, learned).

@@ -2,11 +2,11 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mada_optim import checks
-from mada_optim.hyper.bank import ALL_MEMORY
+from mada_optim.hyper.bank import is_memory
 from mada_optim.matrices import FLAGS
 from mada_optim.rules import RULES
 from mada_optim.spec import LR, Rule, option_key
@@ -52,15 +52,15 @@ class GroupKeys:
     """
 
     def __init__(
-        self, owner: type, rule: Rule, learned: Iterable[str], options: Iterable[str], given: Mapping[str, Any]
+        self, owner: type, rule: Rule, learned: Sequence[str], options: Iterable[str], given: Mapping[str, Any]
     ) -> None:
         self._owner, self._rule = owner.__name__, rule
         self._options = (*options, "betas", *OF_ANY)
-        kept = [*map(option_key, learned), *ALL_MEMORY] if learned else []
-        self._ours = frozenset((*self._options, *kept))
+        self._learns = bool(learned)
+        self._ours = frozenset((*self._options, *map(option_key, learned)))
         self._arguments = frozenset(keywords(owner)) - self._ours
         of_rules = {name for x in RULES.values() for name in (*x.coefficient_names(), *x.hyper_parameters)}
-        self._of_others = frozenset((*of_rules, *NEUTRAL, *ALL_MEMORY, option_key(LR.name))) - self._ours
+        self._of_others = frozenset((*of_rules, *NEUTRAL, option_key(LR.name))) - self._ours
         self._given: Mapping[str, Any] = given
         self._repeated: frozenset[str] = frozenset()
         self._counts: list[int] = []
@@ -81,6 +81,8 @@ class GroupKeys:
         for key, x in group.items():
             if key in self._ours or key in self._repeated or not isinstance(key, str):
                 continue
+            if is_memory(key) and self._learns:
+                continue
             if key in self._given and self._given[key] is x:
                 self._repeated |= {key}
                 continue
@@ -90,7 +92,7 @@ class GroupKeys:
         where = f"{key}={x!r} in a parameter group"
         if key in self._arguments:
             raise ValueError(f"{where}: expected at construction, for all groups; pass {key} to {self._owner}")
-        if key in self._of_others and not (key in NEUTRAL and NEUTRAL[key] == x):
+        if (key in self._of_others or is_memory(key)) and not (key in NEUTRAL and NEUTRAL[key] == x):
             names = ", ".join((*self._rule.coefficient_names(), *self._rule.hyper_parameters)) or "none"
             raise ValueError(
                 f"{where}: {self._owner} with the rule {self._rule.name!r} has no such option (of the rule: {names}); "

@@ -46,13 +46,23 @@ class Guard:
             if isinstance(x, bool) or not isinstance(x, (int, float)) or not 0 <= x < high:
                 raise ValueError(f"Guard({name}={x!r}): expected a number in [0, {high:g})")
 
+    def require_used(self, beta2: float | Tensor) -> None:
+        """Refuses a beta2 that would not be used, as it is below `least_beta2`.
 
-def find_guard(guard: object) -> Guard:
-    """The guard given; True is one with its usual numbers. Raises ValueError if it is none."""
-    if guard is True:
-        return Guard()
-    if not isinstance(guard, Guard):
-        raise ValueError(f"guard={guard!r}: expected True, False or a Guard, whose ramp and least_beta2 are yours")
+        Raises:
+            ValueError: It is.
+        """
+        if float(beta2) < self.least_beta2:
+            raise ValueError(
+                f"beta2={float(beta2)}: expected at least {self.least_beta2}, below which the guard keeps no beta2; "
+                "choose a larger one, Guard(least_beta2=0.0), or guard=None"
+            )
+
+
+def require_guard(guard: object) -> Guard | None:
+    """The guard, or None. Raises ValueError if it is neither."""
+    if guard is not None and not isinstance(guard, Guard):
+        raise ValueError(f"guard={guard!r}: expected None or a Guard; Guard() has the usual numbers")
     return guard
 
 

@@ -22,6 +22,8 @@ from mada_optim.spec import Rule
 
 SPECTRAL_STEP = 0.02
 POINTWISE_STEP = 0.4
+#: Where there is no matrix.
+WITHOUT_MATRICES = 1e-3
 
 
 def of_shapes(

@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from mada_optim.hyper.bank import is_memory
+from mada_optim.spec import Rule
+
 Reading = dict[str, float] | dict[str, dict[str, float]]
 Groups = list[dict[str, Any]]
 
@@ -25,6 +28,18 @@ def by_scope(scope: str, groups: Groups, read: Callable[[Mapping[str, Any], int]
         ]
     count = Counter(name for name, *_ in places)
     return {name if count[name] == 1 else f"{name} ({place})": read(group, j) for name, place, group, j in places}
+
+
+def described(name: str, rule: Rule, learned_by: Iterable[tuple[tuple[str, ...], str, str]], groups: Groups) -> str:
+    """An optimizer as text: its rule, what is learned of it by which learner over which scope, and its groups."""
+    lines = [f"{name} (", f"rule: {rule.name}"]
+    learned = [f"learned: {', '.join(names)}, by {learner}, scope {scope}" for names, learner, scope in learned_by]
+    lines += learned or ["learned: nothing"]
+    for i, group in enumerate(groups):
+        options = {key: x for key, x in group.items() if key not in ("params", "param_names") and not is_memory(key)}
+        own = [f"    {key}: {x.tolist() if isinstance(x, Tensor) else x}" for key, x in sorted(options.items())]
+        lines += ["", f"Parameter Group {i}", *own]
+    return "\n".join([*lines, ")"])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mada_optim import matrices, shards
 from mada_optim.engine import eager
-from mada_optim.hyper.bank import ALL_MEMORY
+from mada_optim.hyper.bank import is_memory
 from mada_optim.layouts import Layout, settled
 from mada_optim.spec import Rule, option_key
 
@@ -31,31 +31,38 @@ def whole(groups: list[Group], state_dict: Mapping[str, Any], rule: Rule) -> dic
     return states
 
 
+def tower_keys(towers: int) -> list[str]:
+    """Where a state dict has the states of optimizers that learn coefficients."""
+    return ["hyper_optimizer", *(f"hyper_optimizer.{i}" for i in range(1, towers))][:towers]
+
+
 def check(
     rule: Rule,
     learned: tuple[str, ...],
     memory: eager.Memory,
     groups: list[Group],
     state_dict: Mapping[str, Any],
-    tower: bool,
+    towers: int,
 ) -> None:
     """Refuses the state of another rule, `learn` or `scope`, one with a trace or without, or of other shapes.
 
-    `tower` says whether an optimizer learns the coefficients, whose state must then be there. Slots that the rule has
+    `towers` says how many optimizers learn coefficients, whose states must then be there. Slots that the rule has
     and this optimizer has no use for may be there: version 0.1.0 wrote them.
 
     Raises:
         ValueError: Names the first difference, and what to do.
     """
-    if tower and "hyper_optimizer" not in state_dict:
-        raise ValueError(
-            "state dict: expected the key 'hyper_optimizer', got none; "
-            "load it into an optimizer without hyper_optimizer, or save state_dict() whole"
-        )
+    for key in tower_keys(towers):
+        if key not in state_dict:
+            raise ValueError(
+                f"state dict: expected the key {key!r}, got none; "
+                "load it into an optimizer without HyperTorch, or save state_dict() whole"
+            )
     _known(state_dict)
-    keys = (*map(option_key, (*rule.coefficient_names(), "lr")), *ALL_MEMORY)
+    coefficients = set(map(option_key, (*rule.coefficient_names(), "lr")))
     forms = []
     for ours, theirs in zip(groups, state_dict["param_groups"], strict=False):
+        keys = [key for key in {**ours, **theirs} if key in coefficients or is_memory(key)]
         _same("parameter group", _shapes(ours, keys), _shapes(theirs, keys))
         group = {**ours, **theirs}
         common = min(len(ours["params"]), len(theirs["params"]))  # torch refuses other numbers, with its own message

@@ -64,8 +64,13 @@ class Steady:
         self._last: Last | None = None
         self._placement: Placement | tensors.Placement | None = None
 
-    def work(self, groups: list[Group], states: MutableMapping[Tensor, State]) -> Work:
+    def work(self, groups: list[Group], states: MutableMapping[Tensor, State], begin: bool = True) -> Work:
         """The tensors of a step.
+
+        Args:
+            groups: The parameters.
+            states: What is kept for each.
+            begin: Whether parameters that have no state yet get one, and are among them.
 
         Raises:
             RuntimeError: A gradient is sparse, or a tensor can't be used as it is now; nothing is changed.
@@ -78,9 +83,10 @@ class Steady:
             self._dispatcher.forget()
         if self._last is not None and self._is_as_it_was(self._last, groups, states):
             table = self._last.table
-            if table.follow([p.grad for p in table.columns.ps], self._last.sizes):
-                return Work([table], [], self._last.scopes)
-        cells = self._cells.of_step(groups, states)
+            gradients = [p.grad for p in table.columns.ps]
+            if table.follow(gradients, self._last.sizes):
+                return Work([table], [], self._last.scopes, gradients)
+        cells = self._cells.of_step(groups, states, begin)
         work = self._dispatcher.share_out(cells)
         self._last = None if work.table is None else self._found_out(groups, states, cells, work.table)
         if self._dispatcher.keeps_addresses and not (unmoved and sum(map(len, states.values())) == len(before)):
@@ -102,9 +108,11 @@ class Steady:
     def _found_out(
         self, groups: list[Group], states: Mapping[Tensor, State], cells: list[Cell], table: Table
     ) -> Last | None:
-        """What there is to remember; None where a tensor isn't a parameter, or what it sees isn't a group."""
+        """What there is to remember; None where a tensor isn't a parameter, or has no state yet, or sees no group."""
         owned = [(p, group) for group in groups for p in group["params"]]
         moved = [(p, group) for p, group in owned if p.grad is not None]
+        if len(cells) != len(moved):
+            return None
         if not all(cell.p is p and cell.options is group for cell, (p, group) in zip(cells, moved, strict=True)):
             return None
         return Last(

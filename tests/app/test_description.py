@@ -3,28 +3,15 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from mada_lab import optimizers
 from mada_lab.baselines import BASELINES
-from mada_lab.description import described
 from mada_lab.errors import ConfigError
 from mada_lab.loop import train
-from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.record import RunRecord, read_run
 from mada_lab.report_runs import sentence
-from mada_optim.rules import RULES
 from tests.app.conftest import Silent, fitted
 from tests.app.synthetic_runs import make_run
-
-SIX, PRACTICAL = "mada_all", "mada"
-"""The optimizers that learn the paper's six, and the learning rate."""
-
-
-@pytest.fixture
-def network():
-    torch.manual_seed(0)
-    return GPT(GPTConfig(vocab_size=17, block_size=8, n_layer=1, n_head=2, n_embd=8))
 
 
 @pytest.fixture
@@ -39,31 +26,22 @@ def told(tmp_path):
     return tell
 
 
-def test_every_optimizer_says_what_it_is():
-    """Rules that are not in the application's words are called by their names."""
-    told = {**optimizers.DESCRIPTIONS, **{name: x.description for name, x in BASELINES.items()}}
-    assert set(optimizers.NAMES) - set(RULES) <= told.keys()
-    assert all(x and x == x.strip(" .;") for x in told.values())
-
-
-def test_a_rule_without_words_of_its_own_is_called_by_its_name(network, tiny, monkeypatch):
-    monkeypatch.delitem(optimizers.DESCRIPTIONS, "adan")
-    config = fitted(tiny, optimizer="adan")
-    assert described(config, optimizers.build(network, config))["description"] == "the rule adan"
+def test_descriptions_are_parts_of_a_sentence():
+    words = [x.description for x in (*optimizers.OURS.values(), *BASELINES.values())]
+    assert all(word and word == word.strip(" .;") for word in words)
 
 
 def test_the_record_tells_what_is_learned_and_from_where(tiny, corpus, tmp_path):
-    for name in (SIX, PRACTICAL, "adamw", "adam"):
-        extra = {"beta2": 0.95} if name == "adamw" else {}
-        short = replace(
-            tiny, max_iters=2, warmup_iters=1, eval_interval=2, learning_rate=3e-3, out_dir=str(tmp_path / name)
-        )
-        train(fitted(short, optimizer=name, **extra), corpus, Silent())
-    told = {name: sentence(read_run(tmp_path / name)) for name in (SIX, PRACTICAL, "adamw", "adam")}
+    short, told = replace(tiny, max_iters=2, warmup_iters=1, eval_interval=2, learning_rate=3e-3), {}
+    own = {"automuon": {"learning_rate": "auto"}, "adamw": {"beta2": 0.95}}
+    for name in ("mada", "automuon", "adamw", "adam"):
+        config = fitted(short, optimizer=name, out_dir=str(tmp_path / name), **own.get(name, {}))
+        train(config, corpus, Silent())
+        told[name] = sentence(read_run(tmp_path / name))
     six = "six coefficients are learned (beta1, beta2, beta3, rho, c, gamma)"
-    assert told[SIX] == f"MADA as in the paper; {six}; learning rate 0.003."
-    start = read_run(tmp_path / PRACTICAL).manifest["initial_coefficients"]["lr"]
-    assert f"; the learning rate is learned, from {start:.3g}, computed from the matrix shapes." in told[PRACTICAL]
+    assert told["mada"] == f"MADA as in the paper; {six}; learning rate 0.003."
+    start = read_run(tmp_path / "automuon").manifest["initial_coefficients"]["lr"]
+    assert f"; the learning rate is learned, from {start:.3g}, computed from the matrix shapes." in told["automuon"]
     assert told["adamw"] == "PyTorch's AdamW; nothing is learned; betas (0.9, 0.95), learning rate 0.003."
     assert told["adam"] == "Adam; nothing is learned; betas (0.9, 0.999), learning rate 0.003."
 

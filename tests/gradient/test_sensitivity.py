@@ -73,10 +73,10 @@ def central_difference(rule, q, c, g, s, t, cotangent):
     return (4 * quotient(h / 2) - quotient(h)) / 3
 
 
-def hold_vbar(monkeypatch, c, g, s, t):
-    """`mada_released` takes vbar as a constant, so its difference quotient must hold vbar at what it is at c."""
-    _, after = RULES["mada_released"].update(c, g, s, t)
-    monkeypatch.setattr("mada_optim.rules.mada_released.stop_gradient", lambda _: after["vbar"])
+def hold_vbar(monkeypatch, rule, c, g, s, t):
+    """The authors' code takes vbar as a constant, so its difference quotient must hold vbar at what it is at c."""
+    _, after = RULES[rule].update(c, g, s, t)
+    monkeypatch.setattr(f"mada_optim.rules.{rule}.stop_gradient", lambda _: after["vbar"])
 
 
 def check(monkeypatch, rule, q, values, t):
@@ -85,8 +85,8 @@ def check(monkeypatch, rule, q, values, t):
     if rule == "lion":  # at beta1 = 0 the sign of 0 jumps with beta1: there is no derivative to compare
         cotangent[LATELY] = 0.0
     exact = sensitivity(RULES[rule], [q], c, g, s, t, cotangent)[0].item()
-    if rule == "mada_released":
-        hold_vbar(monkeypatch, c, g, s, t)
+    if rule in ("mada_released", "mada_published"):
+        hold_vbar(monkeypatch, rule, c, g, s, t)
     assert exact == pytest.approx(central_difference(rule, q, c, g, s, t, cotangent), rel=1e-6, abs=1e-9)
 
 

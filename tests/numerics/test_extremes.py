@@ -14,8 +14,9 @@ from mada_optim.rules import RULES
 from tests.numerics.adversary import ENGINES
 from tests.problems import everything
 
-#: `mada_released` starts v at 1e-15, so that it never divides by 0.
-WITH_EPS = [x for x in ENGINES if "eps" in RULES[x[1]].hyper_parameters and x[1] != "mada_released"]
+#: The authors' code starts v at 1e-15, so that it never divides by 0.
+AUTHORS = ("mada_released", "mada_published")
+WITH_EPS = [x for x in ENGINES if "eps" in RULES[x[1]].hyper_parameters and x[1] not in AUTHORS]
 OVERFLOWING = ([1e-19, 0.3], [2e-19, -0.2], [4e15, 0.1])  # the last times 1 / v, from the first, is beyond fp32
 
 

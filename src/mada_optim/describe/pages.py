@@ -1,11 +1,16 @@
 """Descriptions as Markdown, with formulas that GitHub renders: a page per rule, and an index."""
 
+import functools
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-from mada_optim import presets
+import torch
+
+from mada_optim import optimizers
 from mada_optim.describe import ELEMENT, SCALAR, Corner, Description, Equal, Equation, describe
-from mada_optim.optim import HyperOptimizer, Preset
+from mada_optim.optim import HyperOptimizer
 from mada_optim.rules import RULES
 from mada_optim.spec import LR
 
@@ -144,22 +149,42 @@ def _link(rule: str) -> str:
     return f"[{rule}]({rule}.md)"
 
 
-def preset_classes(rule: str) -> dict[str, type[HyperOptimizer]]:
-    """The optimizers of the library that take this rule unless it is named, by name."""
-    classes = {name: x for name, x in vars(presets).items() if isinstance(x, type) and issubclass(x, HyperOptimizer)}
-    return {
-        name: x
-        for name, x in classes.items()
-        if x is not HyperOptimizer and rule in (x.preset.rule, x.preset.rule_named)
-    }
+class Usual(NamedTuple):
+    """What a class of optimizers takes where its user says nothing.
+
+    Attributes:
+        rule: Name of its rule.
+        lr: Its learning rate.
+        learned: The coefficients that it learns.
+    """
+
+    rule: str
+    lr: float | str
+    learned: tuple[str, ...]
+
+
+@functools.cache
+def usual() -> dict[str, Usual]:
+    """What each class of optimizers of the library takes, by name."""
+    return {name: _usual(getattr(optimizers, name)) for name in optimizers.__all__}
+
+
+def _usual(cls: type[HyperOptimizer]) -> Usual:
+    made: HyperOptimizer = cls([torch.nn.Parameter(torch.ones(2, 2))], engine="eager")
+    return Usual(made.rule.name, inspect.signature(cls).parameters["lr"].default, made.learned)
+
+
+def presets_of(rule: str) -> dict[str, Usual]:
+    """The classes that take this rule, by name."""
+    return {name: x for name, x in usual().items() if x.rule == rule}
 
 
 def _use(d: Description) -> str:
-    found = preset_classes(d.name)
-    calls = [_call(name, x.preset, d) for name, x in found.items()]
+    found = presets_of(d.name)
+    calls = [_call(name, x, d) for name, x in found.items()]
     if not found:
         rule = f'"{d.name}"' if d.name in RULES else "RULE"
-        calls = [(f"HyperOptimizer(model.parameters(), rule={rule})", _learns(d, HyperOptimizer.preset.learn))]
+        calls = [(f"HyperOptimizer(model.parameters(), rule={rule})", _learns(d, ()))]
     helpers = ["param_groups"] * any("param_groups(" in call for call, _ in calls)
     names = ", ".join([*(found or ["HyperOptimizer"]), *helpers])
     lines = [f"from mada_optim import {names}", ""]
@@ -167,28 +192,25 @@ def _use(d: Description) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
-def _call(name: str, preset: Preset, d: Description) -> tuple[str, str]:
+def _call(name: str, own: Usual, d: Description) -> tuple[str, str]:
     """How a class is called to take a rule, and what it learns then, in words."""
-    if preset.rule_named == d.name:
-        return f'{name}(model.parameters(), lr={preset.lr:g}, learn="all")', _learns(d, "all")
-    if preset.rule_named is not None:  # `learn="all"` would be of another rule
-        return f"{name}(param_groups(model))", f"learns {', '.join(preset.learn)}"
-    return f"{name}(model.parameters(), lr={preset.lr:g})", _learns(d, preset.learn)
+    if isinstance(own.lr, str):  # its start is computed from hidden matrices, which modules tell
+        return f"{name}(param_groups(model))", _learns(d, own.learned)
+    return f"{name}(model.parameters(), lr={own.lr:g})", _learns(d, own.learned)
 
 
-def _learns(d: Description, learn: str | tuple[str, ...]) -> str:
-    every = [q.name for q in d.coefficients]
-    usual = every if learn == "all" else list(learn)
-    told = f"learns {', '.join(usual)}" if usual else "plain"
+def _learns(d: Description, learned: tuple[str, ...]) -> str:
+    every = tuple(q.name for q in d.coefficients)
+    told = f"learns {', '.join(learned)}" if learned else "plain"
     if not every:
         return f'{told}; learn="lr" learns lr'
-    return told if usual == every else f'{told}; learn="all" learns {", ".join(every)}'
+    return told if learned == every else f'{told}; learn="all" learns {", ".join(every)}'
 
 
 def index(descriptions: Iterable[Description]) -> str:
     """The list of all rules, with what holds for each."""
     rows = [
-        (_link(d.name), _names(preset_classes(d.name)), _names(q.name for q in d.coefficients), *_bytes(d))
+        (_link(d.name), _names(presets_of(d.name)), _names(q.name for q in d.coefficients), *_bytes(d))
         for d in descriptions
     ]
     head = "rule | optimizers | coefficients | bytes per parameter | while learning"
@@ -217,7 +239,7 @@ CONVENTIONS = f"""\
 * A $\\beta$ is the weight of the past. Coefficients may be learned, and then change from step to step; they are written
   without $t$. Hyper-parameters are fixed.
 * `lr` can be learned with every rule (`learn=("beta1", "lr")`, say): ${LR.symbol}$, the logarithm of a factor,
-  within [{LR.interval.low:.3g}, {LR.interval.high:.3g}], with a hyper_lr of {LR.hyper_lr:g}.
+  within [{LR.interval.low:.3g}, {LR.interval.high:.3g}], with a hyper learning rate of {LR.hyper_lr:g}.
 * A slot is what is kept for each parameter. Bytes are those of slots in fp32; t and the scalar slots add {SCALAR} each
   per tensor of any size. While anything is learned, the last gradient is kept too.
 * A corner: a coefficient that is *not learned* and fixed at 0 or 1, where terms fall away. What no longer reaches the

@@ -254,13 +254,18 @@ class Launches:
         p, gradient = (getattr(kernels["tl"], str(dtype).removeprefix("torch.")) for dtype in kind)
         self._shape = {"P": p, "GRADIENT": gradient, "ALIGNED": aligned, "CHUNK": CHUNK, "BLOCK": BLOCK}
 
+    def usable(self) -> Tensor:
+        """Whether every gradient is usable, 0-d."""
+        bad = self._empty(self._chunk_count, dtype=torch.int32)
+        self._launch("check", self._chunk_count, self._rows, self._chunks, bad, **self._shape)
+        return ~bad.any()
+
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
         kernel, count = self._kernel, self._chunk_count
-        bad = self._empty(count, dtype=torch.int32)
         if not kernel.learned:
-            self._launch("check", count, self._rows, self._chunks, bad, **self._shape)
-            return ~bad.any(), self._empty(scopes, 0)
+            return self.usable(), self._empty(scopes, 0)
+        bad = self._empty(count, dtype=torch.int32)
         values = self._empty(len(self._cells), kernel.code.slope_values)
         partials = self._empty(kernel.code.sums, max(count, 1))
         if kernel.settles:
@@ -304,6 +309,10 @@ class Several:
 
     def __init__(self, jobs: list[Launches]) -> None:
         self._jobs = jobs
+
+    def usable(self) -> Tensor:
+        """As `Launches.usable`, over all."""
+        return torch.stack([job.usable() for job in self._jobs]).all()
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """As `Launches.hypergradients`, over all."""

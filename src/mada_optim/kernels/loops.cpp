@@ -355,6 +355,19 @@ extern "C" {
 int64_t row_bytes() { return sizeof(Row); }
 int64_t job_bytes() { return sizeof(Job); }
 
+// Whether every gradient is within `limit`.
+void check(const Job *jobs, int64_t count, int threads, double limit, bool *all_usable) {
+    const Work work(jobs, count);
+    const Array<Chunk> &chunks = work.chunks;
+    const Array<char> usable(chunks.size);
+    share_out(chunks.size, threads, [&](int64_t j) {
+        const Chunk &c = chunks[j];
+        usable[j] = is_usable(work.xs[c.tensor].g, float(limit), c.begin, c.end);
+    });
+    *all_usable = true;
+    for (int64_t j = 0; j < chunks.size; j++) *all_usable = *all_usable && usable[j];
+}
+
 // out, (scopes, columns): hypergradients of all tensors, `columns` LEARNED, or one more with lr's; then whether every
 // gradient is within `limit`.
 void hypergradients(const Job *jobs, int64_t count, int threads, double limit, int of_lr, int64_t scopes, int columns,

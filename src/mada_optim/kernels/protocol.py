@@ -8,7 +8,10 @@ from mada_optim.engine.eager import Cell
 
 
 class Job(Protocol):
-    """Tensors of one step, given to a kernel."""
+    """Tensors of one step, given to a kernel. Whoever uses it holds the gradients."""
+
+    def usable(self) -> Tensor:
+        """Whether every gradient is usable, 0-d."""
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""

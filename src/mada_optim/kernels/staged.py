@@ -114,9 +114,13 @@ class StagedJob:
     def __init__(self, kernel: Staged, matrices: list[Rows]) -> None:
         self._kernel, self._matrices = kernel, matrices
 
+    def usable(self) -> Tensor:
+        """Whether every gradient is usable, 0-d."""
+        return self._whole_tail().usable()
+
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradient of lr from its trace, which the tail has."""
-        return self._tail(self._matrices, [x.after for x in self._matrices]).hypergradients(scopes)
+        return self._whole_tail().hypergradients(scopes)
 
     def advance(self, where: Tensor) -> None:
         """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
@@ -136,6 +140,9 @@ class StagedJob:
             else:
                 shards.append(exchange.Piece(buffer, x.after.whole, x.after.layout))
         exchange.replace(of_matrix, shards)
+
+    def _whole_tail(self) -> Job:
+        return self._tail(self._matrices, [x.after for x in self._matrices])
 
     def _tail(self, part: list[Rows], cells: list[Cell]) -> Job:
         return self._kernel.tail.table(cells, [x.tail for x in part])

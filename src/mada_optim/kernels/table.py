@@ -51,7 +51,7 @@ class Columns(NamedTuple):
 
 
 class Table:
-    """Tensors, and steps of them by the loops. Holds what is pointed to, but for the states' tensors.
+    """Tensors, and steps of them by the loops. Holds what is pointed to, but for gradients and the states' tensors.
 
     Args:
         library: The compiled loops.
@@ -66,7 +66,6 @@ class Table:
     ) -> None:
         self._library, self.columns, self._numbers = library, columns, Numbers(rule, columns.options)
         self._learned, self._traced = learned, traced
-        self._gs: Sequence[Any] = ()
         self._jobs = array("q", bytes(JOB * WORD * len(columns.ps)))
         self._set(0, [row.address for row in columns.rows])
         self._set(3, self._numbers.addresses())
@@ -81,7 +80,7 @@ class Table:
         """The same with the gradients of a step, and with parameters where they are now."""
         self._set(PARAMETER, map(Tensor.data_ptr, self.columns.ps))
         self._set(GRADIENT, map(Tensor.data_ptr, gs))
-        return self._with(gs)
+        return self._ready()
 
     def follow(self, gs: list[Any], sizes: "array[int]") -> bool:
         """The same as `on` where the loops take `gs` and the parameters as they are now; else says that they don't.
@@ -99,14 +98,19 @@ class Table:
         places = (self._pointer + WORD * place for place in (PARAMETER, GRADIENT))
         fit = all(read.plain(xs, sizes, to, JOB) for xs, to in zip((ps, gs), places, strict=True))
         if fit:
-            self._with(gs)
+            self._ready()
         return fit
 
-    def _with(self, gs: Sequence[Any]) -> "Table":
-        """The same, whose gradients are held until they are used."""
-        self._gs = gs
+    def _ready(self) -> "Table":
+        """The same, with what each call is given."""
         self._call = (ctypes.c_void_p(self._pointer), ctypes.c_int64(self._count), torch.get_num_threads())
         return self
+
+    def usable(self) -> Tensor:
+        """Whether every gradient is usable, 0-d."""
+        usable = torch.empty((), dtype=torch.bool, device=CPU)
+        self._library.check(*self._call, LIMIT, ctypes.c_void_p(usable.data_ptr()))
+        return usable
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
@@ -123,4 +127,3 @@ class Table:
         self._numbers.update()
         self._library.advance(*self._call, ctypes.c_void_p(where.data_ptr()))
         torch.autograd.graph.increment_version(self.columns.ps)  # as every in-place operation of torch does
-        self._gs = ()

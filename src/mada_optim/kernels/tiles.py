@@ -97,19 +97,22 @@ class Tiles:
         self._numbers = Numbers(kernel.rule, [cell.options for cell in cells])
         self._groups = torch.tensor(self._numbers.rows, device=CPU)
 
+    def usable(self) -> Tensor:
+        """Whether every gradient is usable, 0-d."""
+        largest = [torch.stack(torch.aminmax(g)).abs().amax() for cell in self._cells for g in _pieces(cell.g)]
+        most = torch.stack([torch.zeros((), dtype=torch.float32, device=CPU), *largest]).amax()
+        return most <= largest_gradient(torch.float32)
+
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
         learned = self._kernel.learned
-        largest = [torch.stack(torch.aminmax(g)).abs().amax() for cell in self._cells for g in _pieces(cell.g)]
-        most = torch.stack([torch.zeros((), dtype=torch.float32, device=CPU), *largest]).amax()
-        finite = most <= largest_gradient(torch.float32)
         out = torch.zeros(scopes, len(learned), dtype=torch.float64, device=CPU)
         if learned:
             rows, begun = torch.tensor([cell.scope for cell in self._cells], device=CPU), self._of_state("step") > 0
             h = [self._derivatives()] if self._kernel.settles else []
             h += [self._along_trace()] if self._kernel.traced else []
             out.index_add_(0, rows, torch.where(begun.unsqueeze(-1), torch.cat(h, dim=-1), 0.0))
-        return finite, out
+        return self.usable(), out
 
     def _along_trace(self) -> Tensor:
         """< g, theta - A >, (tensors, 1)."""

@@ -17,6 +17,7 @@ FILES = (
     "lion",
     "mada",
     "mada_released",
+    "mada_published",
     "muon",
     "mada_matrix",
 )

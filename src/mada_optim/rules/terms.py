@@ -47,7 +47,7 @@ def difference(g: Tensor, past: Tensor, t: Tensor) -> Tensor:
 def stop_gradient(x: Tensor) -> Tensor:
     """X as a constant for the derivative.
 
-    Only for `mada_released`, which reproduces code that cut its graph here. In every other rule the hypergradient is
-    the derivative of the formula that one reads.
+    Only for `mada_released` and `mada_published`, which reproduce code that cut its graph here. In every other rule the
+    hypergradient is the derivative of the formula that one reads.
     """
     return x.detach()

@@ -1,0 +1,63 @@
+"""Muon as an optimizer of torch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from mada_optim.hyper.banks import Learn
+from mada_optim.optim import HyperOptimizer
+
+
+class Muon(HyperOptimizer):
+    r"""The polar factor of the momentum, for parameters that are all matrices; `AutoMuon` tells matrices from all else.
+
+    Source: Jordan et al. 2024.
+
+    .. math::
+        b_t = \mu b_{t-1} + (1-\mu) g_t, \qquad u_t = \kappa \sqrt{\max(r, s)}\; O(\mu b_t + (1-\mu) g_t)
+
+    Args:
+        params: Parameters, named parameters, or group dicts, as in torch.optim.
+        lr: Learning rate, >= 0, or "auto": computed from the shapes of the matrices.
+        mu: Decay of the momentum that is orthogonalised, in [0, 1).
+        weight_decay: Decoupled, >= 0: a step multiplies weights by 1 - lr * weight_decay.
+        kappa: Root mean square of the update, > 0; .2 is about Adam's, so that one lr serves both.
+        learn: What is learned, and how: names, "all", (), a learner such as `HyperSGD`, or a list of them.
+        maximize: Steps along the gradient instead of against it.
+        engine: "auto" is the fastest to be had; "eager", "cpu", "tiled" or "triton" by name.
+        state_dtype: Dtype of the slots; None: fp32, or fp64 for fp64 parameters.
+        reduce_group: Process group over which parameters are sharded by hand; None otherwise, under FSDP2 too.
+
+    Raises:
+        ValueError: A value is outside what is allowed; the message says what is.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | str = 1e-3,
+        mu: float = 0.95,
+        weight_decay: float = 0.0,
+        *,
+        kappa: float = 0.2,
+        learn: Learn = (),
+        maximize: bool = False,
+        engine: str = "auto",
+        state_dtype: torch.dtype | None = None,
+        reduce_group: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            rule="muon",
+            learn=learn,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            engine=engine,
+            state_dtype=state_dtype,
+            reduce_group=reduce_group,
+            mu=mu,
+            kappa=kappa,
+        )
