@@ -128,9 +128,8 @@ class RunConfig:
     (shuffled)."""
     hyper_momentum: float | str | None = key(FIXED, None, of_learner=("momentum",), by_coefficient="numbers")
     """Momentum of the coefficients' steps, in [0, 1): one number, or by coefficient; None is 0."""
-    hyper_published: bool = key(FIXED, False, of_learner=("published",))
-    """Whether hyper-steps are those of the published scripts to the last digit: momentum builds up without limit while
-    a coefficient is held at a bound, and clipping divides by the size plus 1e-6."""
+    hyper_rebound: float | None = key(FIXED, None, of_learner=("rebound",))
+    """On a bound, momentum pushes outward with at most so many times the present hypergradient; None is no limit."""
     hyper_observe: Literal["step", "unclipped", "first"] = key(STEPS, "step", of_optimizer=True)
     """The gradient that hypergradients are taken from: the step's, clipped (step); that before clipping (unclipped); or
     that of the step's first forward pass alone, before clipping (first; of the first pass of each process)."""

@@ -35,7 +35,7 @@ AT_LEAST_1 = (
 AT_LEAST_0 = (
     "seed eval_seed warmup_iters lr_decay_iters hyper_start hyper_stop hyper_lr_factor "
     "learning_rate matrix_lr min_lr weight_decay grad_clip eps hyper_lr hyper_clip hyper_reach peak_flops crop_padding "
-    "matrix_lr_ratio hyper_fall"
+    "matrix_lr_ratio hyper_fall hyper_rebound"
 ).split()
 SEEDS, LARGEST = ("seed", "eval_seed"), 2**63 - 1
 MOST = 2**31 - 1  # of what is counted

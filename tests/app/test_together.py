@@ -197,7 +197,7 @@ def test_a_worker_trains_several_points_at_a_time(tiny, tmp_path):
 
 def test_the_bench_side_by_side(tmp_path, capsys):
     """Its table is, but for rounding, the one of runs one by one."""
-    words = ["bench", "--quick", "--sections=defaults,tuned", "--tasks=digits_mlp", "--families=adamw,mada"]
+    words = ["bench", "--quick", "--sections=defaults,tuned", "--tasks=digits_mlp", "--families=adamw,automuon"]
     words += [f"--data-dir={tmp_path / 'data'}"]
     found = []
     for name, extra in (("one", []), ("many", ["--together=8"])):

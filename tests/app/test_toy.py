@@ -88,7 +88,7 @@ def test_what_the_scalar_path_lacks_is_refused(options):
 
 
 LEARNERS = [
-    HyperSGD("all", lr=0.05, momentum={"rho": 0.9, "gamma": 0.5}, start=0, clip=0.3, published=True),
+    HyperSGD("all", lr=0.05, momentum={"rho": 0.9, "gamma": 0.5}, start=0, clip=0.3, rebound=2.0),
     HyperSGD(
         "rho", "beta3", lr={"rho": 0.2}, momentum=0.9, start=7, stop=60, bounds={"rho": (0.2, 0.9), "beta3": (0, 0.6)}
     ),
