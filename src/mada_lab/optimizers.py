@@ -31,11 +31,13 @@ class Ours:
 
     Attributes:
         make: The class.
+        description: What it is, in the words of reports.
         rule: The name of its rule.
         options: Keywords that the name stands for, in the place of the class's defaults.
     """
 
     make: type[HyperOptimizer]
+    description: str
     rule: str = "mada"
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -51,18 +53,35 @@ PLAIN = {cls.__name__.lower(): cls for cls in (
     mada_optim.NAdam, mada_optim.Yogi, mada_optim.Adan, mada_optim.Lion, mada_optim.Muon,
 )}  # fmt: skip
 OURS: dict[str, Ours] = {
-    "automuon": Ours(mada_optim.AutoMuon, "mada_matrix"),
-    "autoadam": Ours(mada_optim.AutoAdam),
-    "mada": Ours(mada_optim.MADA),
+    "automuon": Ours(mada_optim.AutoMuon, "Muon on hidden matrices and Adam elsewhere", "mada_matrix"),
+    "autoadam": Ours(mada_optim.AutoAdam, "Adam"),
+    "mada": Ours(mada_optim.MADA, "MADA as in the paper"),
     "mada_matrix": Ours(
-        HyperOptimizer, "mada_matrix", {"rule": "mada_matrix", "learn": "all", "betas": (0.9, 0.95), "omega": 1.0}
+        HyperOptimizer,
+        "MADA with Muon mixed in on hidden matrices",
+        "mada_matrix",
+        {"rule": "mada_matrix", "learn": "all", "betas": (0.9, 0.95), "omega": 1.0},
     ),
-    "mada_released": Ours(mada_optim.MADA, "mada_released", {"rule": "mada_released"}),
-    "mada_published": Ours(mada_optim.MADA, "mada_published", {"rule": "mada_published"}),
-    "mada_traced": Ours(controls.Traced),
-    "mada_paced": Ours(controls.Paced, options={"learn": ()}),
-    "hyperadam": Ours(mada_optim.HyperAdam, "adam"),
-    **{name: Ours(cls, name) for name, cls in PLAIN.items()},
+    "mada_released": Ours(
+        mada_optim.MADA,
+        "MADA by the rule of the authors' published code",
+        "mada_released",
+        {"rule": "mada_released"},
+    ),
+    "mada_published": Ours(
+        mada_optim.MADA,
+        "MADA by the arithmetic of the authors' training scripts",
+        "mada_published",
+        {"rule": "mada_published"},
+    ),
+    "mada_traced": Ours(controls.Traced, "MADA as in the paper, with the size of each step recorded"),
+    "mada_paced": Ours(
+        controls.Paced,
+        "MADA's rule, with each step rescaled to the size that it had in another run",
+        options={"learn": ()},
+    ),
+    "hyperadam": Ours(mada_optim.HyperAdam, "HyperAdam", "adam"),
+    **{name: Ours(cls, cls.__name__, name) for name, cls in PLAIN.items()},
 }
 NAMES = (*OURS, *BASELINES)
 #: Names of before, and those of today.

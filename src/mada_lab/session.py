@@ -21,6 +21,7 @@ from mada_lab import (
 )
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.config import RunConfig
+from mada_lab.description import described
 from mada_lab.distributed import ALONE, World
 from mada_lab.numerics import Skips
 from mada_lab.precision import Precision
@@ -126,6 +127,7 @@ class Session:
         return {
             "config": asdict(self.config),
             "optimizer": self.config.optimizer,
+            "method": described(self.config, self.optimizer),
             "initial_coefficients": self.coefficients(),
             "peak_learning_rate": self.peak,
             "versions": environment.versions(),
