@@ -1,5 +1,5 @@
 # Every target sets up what it needs: a virtual environment with pinned versions in .venv.
-#   make demo    train a small GPT with MADA and with AdamW on text that ships with Python, and write a report
+#   make demo    train a small GPT with MADA, AutoMuon and AdamW on text that ships with Python, and write a report
 #   make test    the tests        make check   lint, format, types, architecture
 #   make docs    the documentation as a site, in out/docs
 #   make drill   kills, full disks, flipped bits: the table in docs/reliability.md, in about half an hour
@@ -29,11 +29,14 @@ LAB := $(BIN)/python -m mada_lab
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
 	touch $@
 
+# Why MADA has these numbers in so short a run: configs/demo.toml.
 demo: .venv/lab
 	rm -rf out/demo
-	$(LAB) train configs/demo.toml --optimizer=mada --out_dir=out/demo/mada $(DEMO_FLAGS)
+	$(LAB) train configs/demo.toml --optimizer=mada --gamma=0.9 --hyper_lr=beta1=5e-3,beta2=5e-3 --hyper_start=0 \
+		--out_dir=out/demo/mada $(DEMO_FLAGS)
+	$(LAB) train configs/demo.toml --optimizer=automuon --learning_rate=auto --out_dir=out/demo/automuon $(DEMO_FLAGS)
 	$(LAB) train configs/demo.toml --optimizer=adamw --beta2=0.95 --out_dir=out/demo/adamw $(DEMO_FLAGS)
-	$(LAB) report out/demo/mada out/demo/adamw --out=out/demo/report.html
+	$(LAB) report out/demo/mada out/demo/automuon out/demo/adamw --out=out/demo/report.html
 
 test: .venv/dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

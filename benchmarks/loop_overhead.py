@@ -39,7 +39,7 @@ INTERVAL = 250  # steps between checkpoints, the default
 def bare_step(session: Session) -> None:
     """A step without care."""
     for group in session.optimizer.param_groups:
-        group["lr"] = learning_rate(session.config, session.step + 1)
+        group["lr"] = learning_rate(session.config, session.peak, session.step + 1)
     ids, targets = session.batches.next()
     _, loss = session.model(ids, targets)
     loss.backward()

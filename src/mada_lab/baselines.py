@@ -66,19 +66,25 @@ class Baseline:
 
     Attributes:
         make: Makes it from groups and numbers.
+        description: What it is, in the words of reports.
+        lr: Its usual learning rate.
         keys: The keys of a configuration that it takes, beside those of all optimizers.
     """
 
     make: Callable[[Groups, Numbers], Optimizer]
+    description: str
+    lr: float = 1e-3
     keys: tuple[str, ...] = ("beta1", "beta2", "eps")
 
 
 #: By the name on the command line.
 BASELINES: dict[str, Baseline] = {
-    "adamw": Baseline(adamw),
-    "prodigy": Baseline(prodigy),
-    "schedulefree": Baseline(schedulefree),
-    "torch_muon": Baseline(muon, ("beta1", "beta2", "eps", "matrix_lr")),
+    "adamw": Baseline(adamw, "PyTorch's AdamW"),
+    "prodigy": Baseline(prodigy, "Prodigy", lr=1.0),
+    "schedulefree": Baseline(schedulefree, "Schedule-Free AdamW", lr=2.5e-3),
+    "torch_muon": Baseline(
+        muon, "PyTorch's Muon on hidden matrices and AdamW elsewhere", keys=("beta1", "beta2", "eps", "matrix_lr")
+    ),
 }
 
 

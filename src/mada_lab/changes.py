@@ -28,6 +28,8 @@ def changed(config: RunConfig, saved: Mapping[str, Any]) -> Iterator[tuple[str, 
         old, new = saved.get(key, usual.get(key)), getattr(config, key)
         other = declared[key].none_is
         meant = [getattr(config, other) if other is not None and x is None else x for x in (old, new)]
+        if key == "learning_rate":
+            meant = [optimizers.learning_rate(replace(config, learning_rate=x)) for x in meant]
         if meant[0] != meant[1]:
             yield key, old, new
 
@@ -39,18 +41,22 @@ def require_fixed(config: RunConfig, saved: Mapping[str, Any]) -> None:
             raise _refused(key, old, new, "", "start afresh in another out_dir")
 
 
-def require_effect(config: RunConfig, saved: Mapping[str, Any], step: int) -> None:
-    """Raises ConfigError if a key has changed that decides nothing after `step`, the step of the checkpoint."""
+def require_effect(config: RunConfig, saved: Mapping[str, Any], step: int, peak: float, saved_peak: float) -> None:
+    """Raises ConfigError if a key has changed that decides nothing after `step`, the step of the checkpoint.
+
+    `peak` and `saved_peak` are the peak learning rates of the run and of the saved one.
+    """
     if config.max_iters < step:
         what = f"expected at least the {step} steps that are done, got {config.max_iters}"
         raise ConfigError(f"resume, key max_iters: {what}; raise it")
     for key, old, new in changed(config, saved):
-        if declarations(type(config))[key].resume in OF_STEPS and not _matters(key, old, config, step):
+        peaks = (peak, saved_peak if key == "learning_rate" else peak)
+        if declarations(type(config))[key].resume in OF_STEPS and not _matters(key, old, config, step, peaks):
             raise _refused(key, old, new, f", which changes nothing after step {step}", "raise max_iters")
 
 
-def _matters(key: str, old: Any, config: RunConfig, step: int) -> bool:
-    """Whether a step after `step` depends on whether `key` has its old value."""
+def _matters(key: str, old: Any, config: RunConfig, step: int, peaks: tuple[float, float]) -> bool:
+    """Whether a step after `step` depends on whether `key` has its old value; `peaks` are the present one and that."""
     before = replace(config, **{key: old})
     if key == "max_iters":
         return True
@@ -58,7 +64,7 @@ def _matters(key: str, old: Any, config: RunConfig, step: int) -> bool:
         return False
     if declarations(type(config))[key].resume is Resume.SCHEDULE:
         left = range(step + 1, config.max_iters + 1)
-        return any(learning_rate(config, i) != learning_rate(before, i) for i in left)
+        return any(learning_rate(config, peaks[0], i) != learning_rate(before, peaks[1], i) for i in left)
     if key == "hyper_stop":  # learning has ended before `step` by either value
         return any(x is None or x > step for x in (config.hyper_stop, before.hyper_stop))
     return True

@@ -45,32 +45,39 @@ class RunConfig:
     max_iters: int = key(SCHEDULE, 2000)
     """Optimizer steps."""
 
-    optimizer: str = key(FIXED, "mada")
-    """mada (Muon on hidden matrices, lr learned), mada_pointwise (the same without Muon), mada_all (the paper's six
-    coefficients learned, at learning_rate), mada_paper (with all of the paper's numbers), mada_released (by the
-    published code's rule), mada_matrix (the six, with Muon on hidden matrices), hyperadam, or a rule of mada_optim
-    with nothing learned (sgd, adagrad, rmsprop, adam, amsgrad, avgrad, nadam, yogi, adan, lion, muon). Of others:
-    adamw (torch's own), prodigy, schedulefree, torch_muon (torch's, with AdamW on all but hidden matrices).
-    Controls: mada_traced (mada_all, with its steps' sizes in the record), mada_paced (nothing learned, steps of
-    such sizes)."""
+    first_accumulation: int | None = key(FIXED, None, none_is="gradient_accumulation_steps")
+    """Forward passes of the first optimizer step, their losses divided by gradient_accumulation_steps even so; None is
+    that number."""
+
+    optimizer: str = key(FIXED, "automuon")
+    """automuon (Muon on hidden matrices, Adam elsewhere, the learning rate learned), autoadam (without Muon), mada (the
+    paper's: six coefficients learned at a given learning rate), mada_matrix (mada with Muon on hidden matrices),
+    hyperadam (Adam with learned betas), mada_released (the six by the published code's rule), mada_published (as the
+    published training scripts computed it), or a rule of mada_optim with nothing learned (sgd, adagrad, rmsprop, adam,
+    amsgrad, avgrad, nadam, yogi, adan, lion, muon). Of others: adamw (torch's own), prodigy, schedulefree, torch_muon
+    (torch's, with AdamW on all but hidden matrices). Controls: mada_traced (mada, with its steps' sizes in the record),
+    mada_paced (nothing learned, steps of such sizes)."""
     learn: str | None = key(FIXED, None, of_optimizer=True)
     """Coefficients to learn, with commas between: beta1,beta2,lr, say; all, none; None is the optimizer's default."""
-    learning_rate: float = key(SCHEDULE, 1e-3)
-    """Peak learning rate. Of mada and mada_pointwise, which learn it, the unit of the schedule, unless weights are
-    trained already; lr_init=lr starts there."""
+    learning_rate: float | Literal["auto"] | None = key(SCHEDULE, None)
+    """Peak learning rate: a number, or auto, which computes it from the shapes of the hidden matrices. None is the
+    optimizer's default: auto for automuon and autoadam, 1e-3 for mada and adamw. A learned one starts there."""
     matrix_lr: float | None = key(FIXED, None, of_optimizer=True)
     """Peak learning rate of the hidden matrices (muon); None is learning_rate."""
     decay_lr: bool = key(SCHEDULE, True)
     """Cosine decay to min_lr; off: constant after the warm-up."""
     warmup_iters: int = key(SCHEDULE, 100)
     """Steps of linear warm-up."""
+    lr_counts: Literal["steps", "passes"] = key(SCHEDULE, "steps")
+    """What the schedule counts: optimizer steps, from 1; or the forward passes of a process, from 0, as the paper's
+    scripts do: a step has the learning rate that belongs to the number of its last pass over the passes of a step."""
     lr_decay_iters: int | None = key(SCHEDULE, None, needs={"decay_lr": (True,)}, none_is="max_iters")
     """Step at which min_lr is reached; None is max_iters."""
-    min_lr: float = key(SCHEDULE, 1e-4, needs={"decay_lr": (True,)})
-    """Final learning rate."""
+    min_lr: float | None = key(SCHEDULE, None, needs={"decay_lr": (True,)})
+    """Final learning rate; None is a tenth of the peak."""
     weight_decay: float | None = key(FIXED, None)
-    """Decoupled decay of tensors with 2 or more dimensions; the others have none. None is .3 for mada and
-    mada_pointwise, .1 for the others."""
+    """Decoupled decay of tensors with 2 or more dimensions; the others have none. None is .3 for automuon and autoadam,
+    .1 for the others."""
     grad_clip: float = key(STEPS, 1.0)
     """Largest norm of the whole gradient; 0 leaves it as it is."""
     eps: float | None = key(FIXED, None, of_optimizer=True)
@@ -98,7 +105,7 @@ class RunConfig:
     mu: float | None = key(FIXED, None, of_optimizer=True)
     """Decay of the momentum that is orthogonalised (muon)."""
     omega: float | None = key(FIXED, None, of_optimizer=True)
-    """1 is Muon's step on hidden matrices, 0 is MADA's (mada, mada_matrix)."""
+    """1 is Muon's step on hidden matrices, 0 is MADA's (automuon, mada_matrix)."""
     state_dtype: Literal["float32", "bfloat16"] = key(FIXED, "float32", of_optimizer=True)
     """Precision of the optimizer's slots; bfloat16 halves them, with stochastic rounding (not of adamw)."""
     coefficients_from: str | None = key(RESOLVED, None, of_optimizer=True)
@@ -106,45 +113,52 @@ class RunConfig:
     learn is set."""
     pace_from: str | None = key(STEPS, None, of_optimizer=True)
     """Folder of a finished run of mada_traced, whose steps' sizes mada_paced has."""
-    hyper_lr: float | None = key(FIXED, None, of_optimizer=True)
-    """Learning rate of the coefficients; None is the optimizer's default: the paper's, 5e-4 for the betas and 1e-1 for
-    the others, and 1 for the lr of mada and mada_pointwise."""
-    hyper_lr_factor: float = key(FIXED, 1.0, of_optimizer=True)
+    bounds: str | None = key(FIXED, None, of_learner=("bounds",), by_coefficient="intervals")
+    """Intervals that learned coefficients stay in, as beta1=0.01:0.99,rho=0:1; for lr of its factor on the schedule.
+    None is the rule's own."""
+    hyper_lr: float | str | None = key(FIXED, None, of_learner=("lr", "rate"), by_coefficient="numbers")
+    """Learning rate of the coefficients: one number, or by coefficient, as beta1=5e-4,gamma=0.1. None is the default:
+    the paper's, 5e-4 for beta1 and beta2 and 1e-1 for the others; 1 for the learned lr of automuon and autoadam."""
+    hyper_lr_factor: float = key(FIXED, 1.0, of_learner=("lr", "rate"))
     """Multiplies the learning rates of all coefficients."""
     hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = key(FIXED, "sgd", of_optimizer=True)
-    """What moves the coefficients: the paper's SGD, or torch's Adam (betas hyper_momentum and .999; hyper_lr 1e-3 if
-    none is given). Two controls, by SGD: along the hypergradient instead of against it (negated), or against that of
-    another coefficient, which changes from step to step (shuffled)."""
-    hyper_momentum: float = key(FIXED, 0.0, of_optimizer=True)
-    """Momentum of the coefficients' steps, in [0, 1)."""
-    hyper_clip: float | None = key(STEPS, None, of_optimizer=True)
-    """Each hypergradient is clipped to this size; None is the optimizer's default, the paper's 10 for most."""
-    hyper_start: int | None = key(FIXED, None, of_optimizer=True)
-    """Steps before the coefficients start to move; None is the optimizer's default, the paper's 50 for most."""
-    hyper_stop: int | None = key(STEPS, None, of_optimizer=True)
+    """What moves the coefficients, but for the lr of automuon and autoadam: the paper's SGD, or torch's Adam (betas
+    hyper_momentum and .999; hyper_lr 1e-3 if none is given). Two controls: along the hypergradient instead of against
+    it (negated, of that lr too), or, by SGD, against that of another coefficient, which changes from step to step
+    (shuffled)."""
+    hyper_momentum: float | str | None = key(FIXED, None, of_learner=("momentum",), by_coefficient="numbers")
+    """Momentum of the coefficients' steps, in [0, 1): one number, or by coefficient; None is 0."""
+    hyper_rebound: float | None = key(FIXED, None, of_learner=("rebound",))
+    """On a bound, momentum pushes outward with at most so many times the present hypergradient; None is no limit."""
+    hyper_observe: Literal["step", "unclipped", "first"] = key(STEPS, "step", of_optimizer=True)
+    """The gradient that hypergradients are taken from: the step's, clipped (step); that before clipping (unclipped); or
+    that of the step's first forward pass alone, before clipping (first; of the first pass of each process)."""
+    hyper_clip: float | None = key(STEPS, None, of_learner=("clip",))
+    """Each hypergradient is clipped to this size; None is the default: the paper's 10, and 1 for the learned lr of
+    automuon and autoadam."""
+    hyper_start: int | None = key(FIXED, None, of_learner=("start",))
+    """Steps before the coefficients start to move; None is the default: the paper's 50, and 10 for the learned lr of
+    automuon and autoadam."""
+    hyper_stop: int | None = key(STEPS, None, of_learner=("stop",))
     """Steps after which they stay; None is never."""
-    hyper_freeze: float | None = key(FIXED, None, of_optimizer=True)
-    """The coefficients stay while the schedule is below this share of its peak, in [0, 1]; 0 is never."""
-    hyper_memory: float | None = key(FIXED, None, of_optimizer=True)
-    """Decay of the mean square that hypergradients are divided by the root of, in [0, 1); 0 doesn't divide."""
-    hyper_averaging: float | None = key(FIXED, None, of_optimizer=True)
-    """Decay of a mean of these, in [0, 1), of which only what exceeds its noise moves a coefficient; 0 takes each as it
-    is."""
-    hyper_reach: float | None = key(FIXED, None, of_optimizer=True)
-    """How far a coefficient goes at most in one step, and over what distance that mean is forgotten; 0 is no limit."""
-    hyper_fall: float | None = key(FIXED, None, of_optimizer=True)
+    hyper_freeze: float | None = key(FIXED, None, of_learner=("freeze",))
+    """The learned lr stays while the schedule is below this share of its peak, in [0, 1]; 0 is never. This key and the
+    next ones are of the learned lr of automuon and autoadam."""
+    hyper_memory: float | None = key(FIXED, None, of_learner=("memory",))
+    """Decay of the mean square that its hypergradients are divided by the root of, in [0, 1); 0 doesn't divide."""
+    hyper_averaging: float | None = key(FIXED, None, of_learner=("averaging",))
+    """Decay of a mean of these, in [0, 1), of which only what exceeds its noise moves lr; 0 takes each as it is."""
+    hyper_reach: float | None = key(FIXED, None, of_learner=("reach",))
+    """How far ln lr goes at most in one step, and over what distance that mean is forgotten; 0 is no limit."""
+    hyper_fall: float | None = key(FIXED, None, of_learner=("fall",))
     """Steps in which the least that a learned lr may fall to is halved; 0 lets it fall at once."""
-    hyper_rise: float | None = key(FIXED, None, of_optimizer=True)
+    hyper_rise: float | None = key(FIXED, None, of_learner=("rise",))
     """How far hypergradients have to agree before a learned lr rises above its start, in [0, 1); 0 lets it rise at
     once."""
-    lr_init: Literal["lr", "shape"] | float | None = key(FIXED, None, of_optimizer=True)
-    """Where a learned lr starts: at learning_rate (lr), where the shapes of the matrices say (shape), or at a number;
-    None is the optimizer's default. In the two latter cases learning_rate is but the unit of the schedule."""
+    horizon: float | None = key(FIXED, None, of_learner=("horizon",))
+    """Decay of the trace that a learned lr is learned from, in [0, 1); 0 looks one step back."""
     matrix_lr_ratio: float | None = key(FIXED, None, of_optimizer=True)
-    """Learning rate of hidden matrices over that of all else (mada, mada_matrix); None is the optimizer's default."""
-    horizon: float | None = key(FIXED, None, of_optimizer=True)
-    """Decay of the trace that a learned lr is learned from, in [0, 1); 0 looks one step back; None is the optimizer's
-    default."""
+    """Learning rate of hidden matrices over that of all else (automuon, muon); None is the optimizer's default."""
 
     eval_interval: int = key(RECORD, 250)
     """Steps between evaluations on the fixed validation set, or on the test images."""
@@ -227,8 +241,6 @@ class VisionConfig(RunConfig):
     """Images per forward pass."""
     max_iters: int = key(SCHEDULE, 200)
     """Optimizer steps; an epoch has train_images / (batch_size * gradient_accumulation_steps) of them."""
-    learning_rate: float = key(SCHEDULE, 1e-2)
-    """Peak learning rate."""
     warmup_iters: int = key(SCHEDULE, 20)
     """Steps of linear warm-up."""
     eval_interval: int = key(RECORD, 50)

@@ -1,58 +1,60 @@
 """Controls, which show what MADA's hypergradients are worth.
 
-Ways to learn coefficients that shouldn't help; and MADA with fixed coefficients whose steps are as large as another's.
+Learners that shouldn't help; and MADA with fixed coefficients whose steps are as large as another's.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
 
 import mada_optim
 from mada_lab.errors import ConfigError
 from mada_lab.record import read_run
+from mada_optim import HyperSGD, LearnedLR
 
 SEED = 0  # of the shuffling: a run is a function of its configuration
+PERIOD = 4096  # steps after which permutations repeat
 
 
-class ShuffledSGD(Optimizer):
-    """Gradient descent in which each tensor takes the gradient of another, scaled to what is usual for its own size.
+class Negated(HyperSGD):
+    """The paper's hyper-step along the hypergradients, instead of against them."""
 
-    A permutation of the tensors is drawn at each step; it is a function of the number of the step.
+    def step(self, q: Tensor, h: Tensor, memory: Any, info: Any) -> tuple[Tensor, Any]:
+        """One step."""
+        return super().step(q, -h, memory, info)
+
+
+class NegatedLR(LearnedLR):
+    """A learning rate that is learned along its hypergradients, instead of against them."""
+
+    def step(self, q: Tensor, h: Tensor, memory: Any, info: Any) -> tuple[Tensor, Any]:
+        """One step."""
+        return super().step(q, -h, memory, info)
+
+
+class Shuffled(HyperSGD):
+    """The paper's hyper-step, in which each coefficient takes the hypergradient of another, by its own rate.
+
+    Who takes whose is drawn at each step; it is a function of the number of the step.
     """
 
-    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
-        """Groups of one tensor each, all of one shape; `lr` per group."""
-        super().__init__(params, defaults)
-        for group in self.param_groups:
-            group["number"] = torch.zeros((), dtype=torch.int64)
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step; there is no closure."""
-        own = [(group, x) for group in self.param_groups for x in group["params"]]
-        generator = torch.Generator().manual_seed(SEED + int(self.param_groups[0]["number"]))
-        gradients = [x.grad.clone() for _, x in own]
-        for (group, x), other in zip(own, torch.randperm(len(own), generator=generator).tolist(), strict=True):
-            x.sub_(group["lr"] * gradients[other])
-        for group in self.param_groups:
-            group["number"] += 1
+    def step(self, q: Tensor, h: Tensor, memory: Any, info: Any) -> tuple[Tensor, Any]:
+        """One step."""
+        taken = info.steps.long() - max(self.start, 1)  # steps of this learner before this one
+        drawn = permutations(h.shape[-1], h.device)[taken % PERIOD]
+        return super().step(q, h.gather(-1, drawn), memory, info)
 
 
-def factory(kind: str, rates: Sequence[float]) -> Callable[[list[Tensor]], Optimizer]:
-    """What makes the optimizer of the coefficients, "negated" or "shuffled", with a learning rate for each of them."""
-
-    def make(leaves: list[Tensor]) -> Optimizer:
-        groups = [{"params": [x], "lr": rate} for x, rate in zip(leaves, rates, strict=True)]
-        if kind == "shuffled":
-            return ShuffledSGD(groups, {})
-        return torch.optim.SGD(groups, lr=0.0, maximize=True)
-
-    return make
+@functools.cache
+def permutations(count: int, device: torch.device) -> Tensor:
+    """A permutation of `count` for each of PERIOD steps, (PERIOD, count)."""
+    drawn = [torch.randperm(count, generator=torch.Generator().manual_seed(SEED + i)) for i in range(PERIOD)]
+    return torch.stack(drawn).to(device)
 
 
 class Traced(mada_optim.MADA):

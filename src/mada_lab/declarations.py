@@ -6,7 +6,7 @@ A list of keys is derived from these declarations, so that no key can be left ou
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 _DECLARATION = "declaration"  # in a field's metadata
 
@@ -29,12 +29,17 @@ class Declaration:
     Attributes:
         resume: What another value does at a resume.
         of_optimizer: Whether the optimizer decides if the key has an effect (`mada_lab.optimizers`).
+        of_learner: Options of a learner (`mada_optim.Learner`) that the key sets: it has an effect where a learner has
+            one of them.
+        by_coefficient: What a text gives for each coefficient, as `beta1=5e-4,gamma=0` gives numbers.
         needs: By another key, the values of it with which this key has an effect.
         none_is: The key whose value None stands for.
     """
 
     resume: Resume
     of_optimizer: bool = False
+    of_learner: tuple[str, ...] = ()
+    by_coefficient: Literal["", "numbers", "intervals"] = ""
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     none_is: str | None = None
 
@@ -44,11 +49,15 @@ def key(
     default: Any = MISSING,
     *,
     of_optimizer: bool = False,
+    of_learner: tuple[str, ...] = (),
+    by_coefficient: Literal["", "numbers", "intervals"] = "",
     needs: Mapping[str, tuple[Any, ...]] | None = None,
     none_is: str | None = None,
 ) -> Any:
-    """The field of a key; one without a default has to be given."""
-    metadata = {_DECLARATION: Declaration(resume, of_optimizer, needs or {}, none_is)}
+    """The field of a key; one without a default has to be given. A key of a learner is one of the optimizer too."""
+    of_optimizer = of_optimizer or bool(of_learner)
+    declared = Declaration(resume, of_optimizer, of_learner, by_coefficient, needs or {}, none_is)
+    metadata = {_DECLARATION: declared}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 

@@ -243,12 +243,13 @@ def _require_environment() -> None:
 
 def require_shares(config: RunConfig, size: int, local_size: int) -> None:
     """Raises ConfigError unless `size` processes, `local_size` on each machine, can share the work of a step."""
-    passes = config.gradient_accumulation_steps
-    if passes % size:
-        raise ConfigError(
-            f"configuration, key gradient_accumulation_steps: expected a multiple of the {size} processes that share "
-            f"these forward passes, got {passes}; set it to {max(size, passes // size * size)}, say"
-        )
+    for key in ("gradient_accumulation_steps", "first_accumulation"):
+        passes = getattr(config, key)
+        if passes is not None and passes % size:
+            raise ConfigError(
+                f"configuration, key {key}: expected a multiple of the {size} processes that share these forward "
+                f"passes, got {passes}; set it to {max(size, passes // size * size)}, say"
+            )
     if config.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(
             f"configuration, key device: expected auto, cpu or cuda for several processes, got {config.device}; use "
@@ -305,11 +306,21 @@ def wrapped(forward: nn.Module, parallel: str, world: World) -> nn.Module:
     return nn.parallel.DistributedDataParallel(forward, device_ids=devices, forward_sync_buffers=False)
 
 
-def accumulating(forward: nn.Module, model: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """A forward and a backward pass whose gradients are exchanged only if it is the `last` of a step."""
+def accumulating(
+    forward: nn.Module, model: nn.Module, last: bool, observed: bool = False
+) -> AbstractContextManager[None]:
+    """A forward and a backward pass whose gradients are exchanged only if it is the `last` of a step.
+
+    Shards of them are there only once they are exchanged, so that is done too if the pass is `observed`.
+    """
     if isinstance(forward, nn.parallel.DistributedDataParallel):
         waiting: AbstractContextManager[None] = forward.no_sync()
         return nullcontext() if last else waiting
     if hasattr(model, "set_requires_gradient_sync"):
-        model.set_requires_gradient_sync(last)
+        model.set_requires_gradient_sync(last or observed)
     return nullcontext()
+
+
+def of_own_gradients(parallel: str, world: World) -> Any:
+    """The process group whose members have gradients of their own before the last pass; None if there is none."""
+    return dist.group.WORLD if world.size > 1 and parallel == "ddp" else None

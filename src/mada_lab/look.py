@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import nn
@@ -52,8 +52,16 @@ def due_row(session: Session) -> dict[str, Any]:
     if (size := getattr(optimizer, "update_rms", None)) is not None:
         row["update_rms"] = size
     if isinstance(optimizer, HyperOptimizer) and optimizer.learned:
-        row.update(coefficients=optimizer.coefficients(), hypergradients=optimizer.hypergradients())
+        row.update(coefficients=optimizer.coefficients())
+        row.update(hypergradients=_of_learned(optimizer.hypergradients(), optimizer.learned))
     return row
+
+
+def _of_learned(reading: dict[str, Any], learned: Collection[str]) -> dict[str, Any]:
+    """Those of the coefficients in `learned`, of each scope."""
+    if any(isinstance(x, dict) for x in reading.values()):
+        return {scope: _of_learned(x, learned) for scope, x in reading.items()}
+    return {name: x for name, x in reading.items() if name in learned}
 
 
 def skipped_steps(session: Session) -> int:

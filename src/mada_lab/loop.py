@@ -19,6 +19,7 @@ from mada_lab.session import Session
 from mada_lab.signals import Signals, Stop
 from mada_lab.tasks import Data
 from mada_lab.training import Fixed, Training
+from mada_optim import HyperOptimizer
 
 
 def train(config: RunConfig, data: Data, listen: Listener) -> Session:
@@ -104,19 +105,36 @@ def all_or_nothing(sessions: Sequence[Session], signals: Signals) -> Iterator[No
 
 def gradients(session: Session, forward: nn.Module, signals: Signals) -> Tensor:
     """The gradient over all forward passes of a step; returns the mean loss of this process's, 0-d, on the device."""
-    passes, place, world = session.passes, session.precision, session.world
+    count, place, world = session.passes_now, session.precision, session.world
+    observed = observes(session, "first")
     total = torch.zeros((), device=place.device)
     with all_or_nothing([session], signals):
-        for i in range(passes):
+        for i in range(count):
             randomness.seed_pass(session.config.seed, session.step, i * world.size + world.rank)
             ids, targets = place.send(session.batches.next())
-            with distributed.accumulating(forward, session.model, last=i == passes - 1):
+            first, last = i == 0 and observed, i == count - 1
+            with distributed.accumulating(forward, session.model, last, first):
                 with place.autocast():
                     _, loss = forward(ids, targets)
-                session.scaler.scale(loss / passes).backward()
-            total += loss.detach() / passes
+                session.scaler.scale(loss / session.passes).backward()
+            if first:
+                observe_pass(session)
+            total += loss.detach() / count
         session.share_buffers()
     return total
+
+
+def observes(session: Session, when: str) -> bool:
+    """Whether the hypergradients of the next step are of the gradient as it is then: "first" or "unclipped"."""
+    optimizer = session.optimizer
+    return session.config.hyper_observe == when and isinstance(optimizer, HyperOptimizer) and bool(optimizer.learned)
+
+
+def observe_pass(session: Session) -> None:
+    """Takes the hypergradients of the next step from the gradient after its first pass, with the loss's scale on it."""
+    assert isinstance(session.optimizer, HyperOptimizer)
+    scale = session.scaler.scale(torch.ones((), device=session.precision.device))
+    session.optimizer.observe(scale, distributed.of_own_gradients(session.config.parallel, session.world))
 
 
 def update(session: Session, loss: Tensor, asked: int | None = None) -> int | None:
@@ -139,8 +157,10 @@ def unscaled_norm(session: Session) -> Tensor:
 def move(session: Session, norm: Tensor, finite: bool) -> None:
     """The step of the optimizer, with a gradient of this norm, which is clipped; none if something wasn't finite."""
     config, scaler, optimizer, model = session.config, session.scaler, session.optimizer, session.model
-    session.lr = learning_rate(config, session.step + 1)
+    session.lr = learning_rate(config, session.peak, session.step + 1, session.world.size)
     if finite:
+        if isinstance(optimizer, HyperOptimizer) and observes(session, "unclipped"):
+            optimizer.observe()
         if config.grad_clip > 0:
             nn.utils.clip_grads_with_norm_(model.parameters(), config.grad_clip, norm)
         for group in optimizer.param_groups:

@@ -1,8 +1,9 @@
 """Optimizers by the name they have on the command line."""
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import replace
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,37 +12,87 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
-from mada_lab import controls
+from mada_lab import controls, learners
 from mada_lab.baselines import BASELINES, LR_FACTOR, hidden_matrices
 from mada_lab.config import RunConfig
-from mada_lab.declarations import defaults, optimizer_keys, set_keys
+from mada_lab.declarations import declarations, defaults, optimizer_keys, set_keys
 from mada_lab.errors import ConfigError
-from mada_optim import HyperOptimizer, matrices
+from mada_optim import HyperOptimizer, Learner, matrices
 from mada_optim.checks import learned_names
 from mada_optim.rules import RULES
-from mada_optim.spec import LR, Rule
+from mada_optim.spec import Rule
 
 C = TypeVar("C", bound=RunConfig)
 
-#: Name on the command line to the class and what it is given: a rule by its name learns nothing unless `learn` says so.
-OURS: dict[str, tuple[type[HyperOptimizer], dict[str, Any]]] = {
-    **{name: (HyperOptimizer, {"rule": name, "learn": ()}) for name in RULES},
-    "mada": (mada_optim.MADA, {}),
-    "mada_all": (mada_optim.MADA, {"learn": "all"}),
-    "mada_released": (mada_optim.MADA, {"rule": "mada_released", "learn": "all"}),
-    "mada_paper": (mada_optim.MADA, {"rule": "mada", **mada_optim.PAPER}),
-    "mada_matrix": (mada_optim.MADA, {"rule": "mada_matrix", "learn": "all"}),
-    "mada_pointwise": (mada_optim.MADA, {"rule": "mada"}),
-    "mada_traced": (controls.Traced, {"learn": "all"}),
-    "mada_paced": (controls.Paced, {"learn": ()}),
-    "hyperadam": (mada_optim.HyperAdam, {}),
+
+@dataclass(frozen=True)
+class Ours:
+    """What a name on the command line means.
+
+    Attributes:
+        make: The class.
+        description: What it is, in the words of reports.
+        rule: The name of its rule.
+        options: Keywords that the name stands for, in the place of the class's defaults.
+    """
+
+    make: type[HyperOptimizer]
+    description: str
+    rule: str = "mada"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def default(self, keyword: str) -> Any:
+        """What the optimizer takes for `keyword` if it isn't named; None if the class has no such keyword."""
+        parameter = inspect.signature(self.make.__init__).parameters.get(keyword)
+        return self.options.get(keyword, None if parameter is None else parameter.default)
+
+
+#: Classes whose rule has their name: nothing is learned unless `learn` says so.
+PLAIN = {cls.__name__.lower(): cls for cls in (
+    mada_optim.SGD, mada_optim.AdaGrad, mada_optim.RMSprop, mada_optim.Adam, mada_optim.AMSGrad, mada_optim.AVGrad,
+    mada_optim.NAdam, mada_optim.Yogi, mada_optim.Adan, mada_optim.Lion, mada_optim.Muon,
+)}  # fmt: skip
+OURS: dict[str, Ours] = {
+    "automuon": Ours(mada_optim.AutoMuon, "Muon on hidden matrices and Adam elsewhere", "mada_matrix"),
+    "autoadam": Ours(mada_optim.AutoAdam, "Adam"),
+    "mada": Ours(mada_optim.MADA, "MADA as in the paper"),
+    "mada_matrix": Ours(
+        HyperOptimizer,
+        "MADA with Muon mixed in on hidden matrices",
+        "mada_matrix",
+        {"rule": "mada_matrix", "learn": "all", "betas": (0.9, 0.95), "omega": 1.0},
+    ),
+    "mada_released": Ours(
+        mada_optim.MADA,
+        "MADA by the rule of the authors' published code",
+        "mada_released",
+        {"rule": "mada_released"},
+    ),
+    "mada_published": Ours(
+        mada_optim.MADA,
+        "MADA by the arithmetic of the authors' training scripts",
+        "mada_published",
+        {"rule": "mada_published"},
+    ),
+    "mada_traced": Ours(controls.Traced, "MADA as in the paper, with the size of each step recorded"),
+    "mada_paced": Ours(
+        controls.Paced,
+        "MADA's rule, with each step rescaled to the size that it had in another run",
+        options={"learn": ()},
+    ),
+    "hyperadam": Ours(mada_optim.HyperAdam, "HyperAdam", "adam"),
+    **{name: Ours(cls, cls.__name__, name) for name, cls in PLAIN.items()},
 }
 NAMES = (*OURS, *BASELINES)
-#: Those that need no learning rate, for a network that isn't trained yet.
-LR_FREE, FRESH = ("mada", "mada_pointwise"), ("scratch", "resume")
-#: Of a learned lr alone.
-OF_LR = {"horizon", "hyper_fall", "hyper_rise", "lr_init"}
-DECAY = 0.1  # of the others, if none is said; nanoGPT's
+#: Names of before, and those of today.
+RENAMED = {"mada_all": "mada", "mada_paper": "mada", "mada_pointwise": "autoadam"}
+#: Those that learn their learning rate.
+LR_FREE = ("automuon", "autoadam")
+#: Values of init_from with which the first weights are drawn at random.
+FRESH = ("scratch", "resume")
+AUTO = "auto"
+BETAS = ("beta1", "beta2")
+DECAY = 0.1  # of those whose class has none; nanoGPT's
 
 
 def build(model: nn.Module, config: RunConfig) -> Optimizer:
@@ -52,12 +103,15 @@ def build(model: nn.Module, config: RunConfig) -> Optimizer:
     """
     require_known(config.optimizer)
     require_had(config, set_keys(config))
+    require_start(config)
     try:
         if config.optimizer in BASELINES:
             numbers = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
-            numbers["lr"] = config.learning_rate
+            numbers["lr"] = learning_rate(config)
             return BASELINES[config.optimizer].make(_baseline_groups(model, config), numbers)
-        optimizer = _ours(decay_groups(model, weight_decay(config)), config)
+        ours = OURS[config.optimizer]
+        groups = decay_groups(model, weight_decay(config))
+        optimizer = ours.make(groups, **{**ours.options, **_keywords(config)})
         _require_matrices(optimizer, config)
         if isinstance(optimizer, controls.Paced) and config.pace_from is not None:
             optimizer.follow(Path(config.pace_from))
@@ -66,10 +120,40 @@ def build(model: nn.Module, config: RunConfig) -> Optimizer:
         raise ConfigError(f"optimizer {config.optimizer}, in the configuration: {error}") from error
 
 
+def peak(optimizer: Optimizer) -> float:
+    """The peak of the schedule of a fresh optimizer: the learning rate that stands in its groups."""
+    usual = next((group for group in optimizer.param_groups if LR_FACTOR not in group), optimizer.param_groups[0])
+    return float(usual["lr"])
+
+
+def learning_rate(config: RunConfig) -> float | str:
+    """The peak learning rate that `config` asks for, or that its optimizer has by default; maybe "auto"."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    if config.optimizer in BASELINES:
+        return BASELINES[config.optimizer].lr
+    usual: float | str = OURS[config.optimizer].default("lr")
+    return usual
+
+
+def require_start(config: RunConfig) -> None:
+    """Raises ConfigError if a learning rate is to be computed that can't be: of others, or of trained weights."""
+    if learning_rate(config) != AUTO:
+        return
+    where = "configuration, key learning_rate: expected a number for"
+    if config.optimizer in BASELINES:
+        raise ConfigError(
+            f"{where} {config.optimizer}, got {AUTO}; leave it out for {BASELINES[config.optimizer].lr:g}"
+        )
+    if config.init_from not in FRESH:
+        what = f"{where} weights that are trained already (init_from={config.init_from}), got {AUTO}"
+        raise ConfigError(f"{what}, which is for fresh ones; choose it, --learning_rate=1e-4, say")
+
+
 def require_known(name: str) -> None:
     """Raises ConfigError, with the nearest name, unless an optimizer is called `name`."""
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
+        near = [RENAMED[name]] if name in RENAMED else difflib.get_close_matches(name, NAMES, n=1)
         remedy = f"did you mean {near[0]}?" if near else "choose one of these"
         raise ConfigError(f"optimizer, in key optimizer: expected one of {', '.join(NAMES)}, got {name}; {remedy}")
 
@@ -99,15 +183,12 @@ def idle(config: RunConfig) -> dict[str, str]:
     had = _had(config)
     expected = f"expected one of the keys that it has ({', '.join(sorted(had)) or 'none'})"
     learner = "leave it out" if config.optimizer in BASELINES else "leave it out, or name in learn what it is for"
+    of_learner = {*learners.CHOICES, *(key for key, x in declarations(type(config)).items() if x.of_learner)}
     return {
-        key: f"{expected}, got {key}={getattr(config, key)}; {learner if _is_of_learner(key) else 'leave it out'}"
+        key: f"{expected}, got {key}={getattr(config, key)}; {learner if key in of_learner else 'leave it out'}"
         for key in optimizer_keys(type(config))
         if key not in had
     }
-
-
-def _is_of_learner(key: str) -> bool:
-    return key.startswith("hyper_") or key in OF_LR
 
 
 def replaced(config: RunConfig) -> tuple[str, ...]:
@@ -120,34 +201,33 @@ def _had(config: RunConfig) -> set[str]:
     """The keys that the optimizer has beside those that all have. Raises ConfigError: `learn` names another's."""
     if config.optimizer in BASELINES:
         return set(BASELINES[config.optimizer].keys)
-    cls, _ = OURS[config.optimizer]
-    rule, keys = _rule(config), {"learn", "state_dtype", "coefficients_from"}
-    keys |= {*rule.coefficient_names(), *({"eps"} & rule.hyper_parameters.keys())}
+    ours, rule = OURS[config.optimizer], _rule(config)
+    keys = {"learn", "state_dtype", "coefficients_from", *rule.coefficient_names()}
+    keys |= {"eps"} & rule.hyper_parameters.keys()
     keys |= {"matrix_lr_ratio"} if rule.matrix_weight is not None else set()
-    keys |= {"pace_from"} if issubclass(cls, controls.Paced) else set()
-    learned = learned_coefficients(config)
-    keys |= _of_learner(config) if learned else set()
-    keys -= set() if LR.name in learned else OF_LR
-    if not config.momentum and "momentum" not in learned:
+    keys |= {"pace_from"} if issubclass(ours.make, controls.Paced) else set()
+    keys |= learners.keys_of(config, _makes(config))
+    if not config.momentum and "momentum" not in learned_coefficients(config):
         keys -= {"nesterov"}
     return keys
 
 
-def _of_learner(config: RunConfig) -> set[str]:
-    keys = {key for key in optimizer_keys(type(config)) if _is_of_learner(key)}
-    return keys - {"hyper_momentum"} if config.hyper_optimizer in ("negated", "shuffled") else keys
-
-
 def learned_coefficients(config: RunConfig) -> tuple[str, ...]:
     """What is learned, of an optimizer of this library. Raises ConfigError for a name that is no coefficient."""
-    cls, options = OURS[config.optimizer]
-    learn = options.get("learn", cls.preset.learn) if config.learn is None else _learned(config.learn)
-    if config.learn is None and config.coefficients_from is not None:
-        learn = ()
+    usual = OURS[config.optimizer].default("learn")
+    names = usual.names if isinstance(usual, Learner) else usual
+    if config.learn is not None:
+        names = _learned(config.learn)
+    elif config.coefficients_from is not None:
+        names = ()
     try:
-        return learned_names(_rule(config), learn)
+        return learned_names(_rule(config), names)
     except ValueError as error:
         raise ConfigError(f"optimizer {config.optimizer}, in key learn: {error}") from error
+
+
+def _makes(config: RunConfig) -> list[tuple[learners.Make, tuple[str, ...]]]:
+    return learners.makes(config, learned_coefficients(config), OURS[config.optimizer].default("learn"))
 
 
 def _require_matrices(optimizer: HyperOptimizer, config: RunConfig) -> None:
@@ -161,9 +241,9 @@ def _require_matrices(optimizer: HyperOptimizer, config: RunConfig) -> None:
 
 
 def weight_decay(config: RunConfig) -> float:
-    """What `config` says, or what its optimizer's default is: those that need no learning rate have their own."""
-    own = config.optimizer in LR_FREE and config.learn is None
-    return _or(config.weight_decay, mada_optim.LEARNED_LR["weight_decay"] if own else DECAY)
+    """What `config` says, or the default of its optimizer's class if that decays at all, or else `DECAY`."""
+    own = OURS[config.optimizer].default("weight_decay") if config.optimizer in OURS else None
+    return _or(config.weight_decay, own or DECAY)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -188,8 +268,9 @@ def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
     groups = decay_groups(model, weight_decay(config))
     if config.optimizer != "torch_muon":
         return groups
-    matrices, rate = hidden_matrices(model), _or(config.matrix_lr, config.learning_rate)
-    factor = {LR_FACTOR: rate / config.learning_rate, "lr": rate}
+    matrices, usual = hidden_matrices(model), float(learning_rate(config))
+    rate = _or(config.matrix_lr, usual)
+    factor = {LR_FACTOR: rate / usual, "lr": rate}
     parts = [
         {**group, **keys, "params": [x for x in group["params"] if (x[1] in matrices) == inside]}
         for inside, keys in ((True, factor), (False, {}))
@@ -198,61 +279,19 @@ def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
     return [part for part in parts if part["params"]]
 
 
-def _ours(groups: list[dict[str, Any]], config: RunConfig) -> HyperOptimizer:
-    """One of this library's, its hyper learning rates multiplied, its hypergradients falsified if that is asked for.
-
-    An lr that starts elsewhere than at learning_rate is LR_FACTOR of its groups, so that the schedule applies to it.
-    """
-    optimizer = _made(groups, config)
-    for group in optimizer.param_groups:
-        if group["lr"] != config.learning_rate:
-            group[LR_FACTOR] = group["lr"] / config.learning_rate
-    return optimizer
-
-
-def _made(groups: list[dict[str, Any]], config: RunConfig) -> HyperOptimizer:
-    cls, options = OURS[config.optimizer]
-    options = {**_start(config), **options, **_keywords(config)}
-    optimizer = cls(groups, lr=config.learning_rate, **options)
-    rates = [config.hyper_lr_factor * x for x in optimizer.learner.lr.tolist()]
-    if config.hyper_optimizer in ("negated", "shuffled"):
-        options["hyper_optimizer"] = controls.factory(config.hyper_optimizer, rates)
-    elif config.hyper_lr_factor != 1.0:
-        options["hyper_lr"] = dict(zip(optimizer.learned, rates, strict=True))
-    else:
-        return optimizer
-    return cls(groups, lr=config.learning_rate, **options)
-
-
-def _start(config: RunConfig) -> dict[str, Any]:
-    """Where MADA's learned lr starts, unless it's said: from fresh weights where shapes say, else at learning_rate."""
-    free = config.optimizer in LR_FREE and config.learn is None and config.init_from in FRESH
-    return {"lr_init": "shape"} if free else {}
-
-
 def _keywords(config: RunConfig) -> dict[str, Any]:
-    rule = _rule(config)
+    """The keywords of one of this library's optimizers."""
+    ours, rule = OURS[config.optimizer], _rule(config)
     chosen = {q: getattr(config, q) for q in rule.coefficient_names() if getattr(config, q) is not None}
     if "beta1" in chosen or "beta2" in chosen:
-        default = {q.name: q.default for q in rule.coefficients}
-        chosen["betas"] = tuple(chosen.pop(q, default[q]) for q in ("beta1", "beta2"))
-    if config.eps is not None:
-        chosen["eps"] = config.eps
-    if config.learn is not None:
-        chosen["learn"] = _learned(config.learn)
+        usual = ours.default("betas") or [next(q.default for q in rule.coefficients if q.name == x) for x in BETAS]
+        chosen["betas"] = tuple(chosen.pop(q, x) for q, x in zip(BETAS, usual, strict=True))
+    for key in ("eps", "matrix_lr_ratio"):
+        if getattr(config, key) is not None:
+            chosen[key] = getattr(config, key)
     if config.state_dtype != "float32":
         chosen["state_dtype"] = getattr(torch, config.state_dtype)
-    if config.hyper_optimizer == "adam":
-        lr, betas = config.hyper_lr_factor * _or(config.hyper_lr, 1e-3), (config.hyper_momentum, 0.999)
-        chosen["hyper_optimizer"] = lambda leaves: torch.optim.Adam(leaves, lr=lr, betas=betas)
-    set_ = {key: getattr(config, key) for key in _passed_on(config) if getattr(config, key) is not None}
-    return {**set_, **chosen}
-
-
-def _passed_on(config: RunConfig) -> set[str]:
-    """The keys of what is learned that are keywords of the optimizer, under the same names."""
-    ours = {"hyper_lr_factor", "hyper_optimizer"}
-    return {key for key in _had(config) if _is_of_learner(key) or key == "matrix_lr_ratio"} - ours
+    return {"lr": learning_rate(config), "learn": learners.learners(config, rule, _makes(config)), **chosen}
 
 
 def _learned(names: str) -> str | tuple[str, ...]:
@@ -262,8 +301,7 @@ def _learned(names: str) -> str | tuple[str, ...]:
 
 
 def _rule(config: RunConfig) -> Rule:
-    cls, options = OURS[config.optimizer]
-    return RULES[options.get("rule", cls.preset.rule_for(options.get("learn", config.learn)))]
+    return RULES[OURS[config.optimizer].rule]
 
 
 def _or(x: float | None, default: float) -> float:

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,8 +36,8 @@ class RunRecord:
     Keys of a row: `step`, `tokens` or `images`, `train_loss`, `val_loss` and, of images, `val_accuracy` (where
     evaluated), `lr`, `seconds` (since the start), `skipped_steps` (so far), `digest` (of the whole state, where due),
     `speed` (`step_seconds` since the last row, evaluations left out, `tokens_per_second`, and where it can be told
-    `model_flops_utilisation`), `coefficients` and `hypergradients` (`{name: value}`; empty or absent when nothing is
-    learned).
+    `model_flops_utilisation`), `coefficients` (`{name: value}`, all of them, as applied) and `hypergradients` (those of
+    what is learned); both are empty or absent when nothing is learned.
 
     A row that can't be written is kept, and written before the next one.
     """
@@ -209,6 +210,21 @@ class Run:
         """The names in `group` ("coefficients" or "hypergradients"), in the order of their first appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row.get(group) or {}))
 
+    @cached_property
+    def learned(self) -> tuple[str, ...]:
+        """The names of the coefficients that the run learns, in the order of `names`.
+
+        A record whose manifest doesn't tell is one of those in which only a learned coefficient moves.
+        """
+        names, method = self.names("coefficients"), self.manifest.get("method")
+        if method is None:
+            return tuple(name for name in names if self._moves(name))
+        return tuple(name for name in names if base(name) in method["learned"])
+
+    def _moves(self, name: str) -> bool:
+        values, slopes = self.coefficient(name)[1], self.hypergradient(name)[1]
+        return any(x != values[0] for x in values) or any(x != 0 for x in slopes)
+
     def initial_coefficients(self) -> dict[str, float | None]:
         """The coefficients that training started from, as the manifest says, or else the summary or the first row."""
         return self._coefficients("initial_coefficients", 0)
@@ -226,6 +242,11 @@ class Run:
         logged = [row["coefficients"] for row in self.rows if row.get("coefficients")]
         found = known or logged[index:]
         return dict(found[0]) if found else {}
+
+
+def base(name: str) -> str:
+    """The name of a coefficient without that of its group or parameter: beta1 of h.0.weight.beta1."""
+    return name.rsplit(".", 1)[-1]
 
 
 def read_run(folder: Path) -> Run:
@@ -271,7 +292,7 @@ def _read_object(path: Path) -> Json:
 
 def _read_manifest(path: Path) -> Json:
     manifest = _read_object(path)
-    version = manifest.get("format_version")
+    version, method = manifest.get("format_version"), manifest.get("method")
     if version != FORMAT_VERSION:
         raise ConfigError(
             f"run record, {path}: expected format_version {FORMAT_VERSION}, got {version!r}; "
@@ -279,6 +300,7 @@ def _read_manifest(path: Path) -> Json:
         )
     config = manifest.get("config", {})
     _expect(isinstance(config, dict), f"{path}, config", "an object of flat keys", config)
+    _expect(_is_method(method), f"{path}, method", "a description of an optimizer", method)
     return _groups_checked(manifest, f"{path}")
 
 
@@ -328,6 +350,19 @@ def _is_number(value: object) -> bool:
 
 def _is_group(value: object) -> bool:
     return value is None or (isinstance(value, dict) and all(map(_is_number, value.values())))
+
+
+def _is_method(value: object) -> bool:
+    """Whether it is what `mada_lab.description` makes; older records have none."""
+    if not isinstance(value, dict):
+        return value is None
+    texts, numbers = value.get("learned"), (value.get("lr"), value.get("betas", []))
+    return (
+        isinstance(value.get("description"), str)
+        and isinstance(texts, list)
+        and all(isinstance(x, str) for x in texts)
+        and all(isinstance(part, list) and all(x is not None and _is_number(x) for x in part) for part in numbers)
+    )
 
 
 def _expect(holds: bool, where: str, expected: str, got: object) -> None:

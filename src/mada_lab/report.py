@@ -12,17 +12,9 @@ from mada_lab.files import make_folder, write_atomic
 from mada_lab.outcome import distinct, outcome
 from mada_lab.plots.style import printable
 from mada_lab.record import Run, read_run
+from mada_lab.report_coefficients import coefficients, hypergradients, trajectories
 from mada_lab.report_page import page, section
-from mada_lab.report_sections import (
-    coefficients,
-    configuration,
-    header,
-    hypergradients,
-    losses,
-    origin,
-    regret,
-    results,
-)
+from mada_lab.report_sections import configuration, header, losses, origin, regret, results
 
 
 def write_report(folders: list[Path], out: Path) -> Path:
@@ -59,6 +51,7 @@ def report(runs: Sequence[Run]) -> str:
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"Comparison of {len(runs)} runs"
     body = [
         header(title, runs),
+        *(section("Learned coefficients", *parts) for parts in [trajectories(runs)] if parts),
         *(section("Results", part) for part in [results(runs)] if part),
         *(section("Regret", *parts) for parts in [regret(runs)] if parts),
         *(section("Losses", part) for part in [losses(runs)] if part),

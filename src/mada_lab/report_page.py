@@ -38,10 +38,13 @@ mark { background: var(--mark); color: var(--mark-ink); padding: 1px 5px; border
 .run > span { white-space: normal; overflow-wrap: break-word; max-width: 30ch; }
 .sample { width: 22px; height: 8px; flex: none; background: #fff; border-radius: 2px; align-self: center; }
 .badge { color: var(--soft); font-size: 12px; font-weight: 400; display: block; margin-left: 30px;
-  max-width: 30ch; white-space: normal; }
+  max-width: 20ch; white-space: normal; }
 .none { color: var(--soft); }
 .bad { color: #b42318; font-weight: 600; }
 @media (prefers-color-scheme: dark) { .bad { color: #ff8f85; } }
+.runs { list-style: none; padding: 0; margin: 12px 0 0; }
+.runs li { margin: 0 0 6px; max-width: 110ch; }
+.runs .run { margin-right: 10px; font-weight: 600; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 6px 24px; padding: 0; margin: 0 0 12px;
   font-size: 14px; }
 figure { margin: 0; }

@@ -4,27 +4,25 @@ import json
 from collections.abc import Sequence
 
 from mada_lab.outcome import Outcome, outcome
-from mada_lab.plots.coefficients import coefficient_panels, hypergradient_panels, moving, names_of
 from mada_lab.plots.curves import SMOOTHING
 from mada_lab.plots.losses import MARKED, training_loss, validation_accuracy, validation_loss
-from mada_lab.plots.style import line_style, svg
+from mada_lab.plots.style import svg
 from mada_lab.plots.toy import is_toy, toy_panels
 from mada_lab.record import Json, Run
-from mada_lab.report_page import NONE, comparison, figure, folded, line_sample, number, table, text
+from mada_lab.report_page import comparison, figure, folded, number, table, text
+from mada_lab.report_runs import labels, sentences
 from mada_lab.strict_json import flatten
 
 Runs = Sequence[Run]
 
-_ELSEWHERE = ("config", "format_version", "optimizer", "initial_coefficients")
-_PANELS = 24
-"""At most so many panels of a kind: a run may learn a set of coefficients per tensor."""
+_ELSEWHERE = ("config", "format_version", "optimizer", "method", "initial_coefficients")
 
 
 def header(title: str, runs: Runs) -> str:
-    """The page's heading, and what was trained on what."""
+    """The page's heading, what was trained on, and what each run is."""
     data = sorted({str(name) for run in runs if (name := _data_name(run)) is not None})
-    lead = f"{', '.join(sorted({outcome(run).optimizer for run in runs}))}" + (f" on {', '.join(data)}" if data else "")
-    return f'<header>\n<h1>{text(title)}</h1>\n<p class="lead">{text(lead)}</p>\n</header>'
+    lead = f'<p class="lead">Trained on {text(", ".join(data))}.</p>\n' if data else ""
+    return f"<header>\n<h1>{text(title)}</h1>\n{lead}{sentences(runs)}\n</header>"
 
 
 def _data_name(run: Run) -> object:
@@ -113,75 +111,6 @@ def losses(runs: Runs) -> str:
     return figure(pictures, caption, "wide")
 
 
-def coefficients(runs: Runs) -> list[str]:
-    """Trajectories, and where they began and ended."""
-    if not names_of(runs, "coefficients"):
-        return ["<p>None of the runs logged coefficients.</p>"]
-    panels = coefficient_panels(runs, _PANELS)
-    if not panels:
-        return ["<p>None of the coefficients moved, nor was learned.</p>", _endpoints(runs)]
-    pictures = [
-        svg(panel, f"coefficient-{i}", f"Coefficient {name} over optimizer steps")
-        for i, (name, panel) in enumerate(panels.items())
-    ]
-    caption = (
-        "Value of each coefficient over optimizer steps. The ring and the dotted line mark the initial value. Each "
-        "panel has a vertical range of its own, whose full height is printed above it and is never under 0.01 "
-        f"(but for lr), so that a coefficient at rest looks it.{_missing(runs, 'coefficients')}"
-    )
-    return [_legend(runs, "coefficients"), figure(pictures, caption, "small"), _endpoints(runs)]
-
-
-def _endpoints(runs: Runs) -> str:
-    names = names_of(runs, "coefficients")
-    rows = []
-    for label, run in zip(labels(runs), runs, strict=True):
-        initial, final = run.initial_coefficients(), run.final_coefficients()
-        rows.append([label, *(_endpoint(name, initial, final) for name in names)])
-    return table(["run", *map(text, names)], rows, "Initial → final coefficients.")
-
-
-def _endpoint(name: str, initial: Json, final: Json) -> str:
-    if name not in initial and name not in final:
-        return NONE
-    return f"{number(initial.get(name), '.4f')} → {number(final.get(name), '.4f')}"
-
-
-def hypergradients(runs: Runs) -> list[str]:
-    """What moved the coefficients."""
-    if not names_of(runs, "hypergradients"):
-        return ["<p>None of the runs logged hypergradients.</p>"]
-    panels = hypergradient_panels(runs, _PANELS)
-    if not panels:
-        return ["<p>All hypergradients are 0: nothing was learned.</p>"]
-    pictures = [
-        svg(panel, f"hypergradient-{i}", f"Hypergradient of {name} over optimizer steps")
-        for i, (name, panel) in enumerate(panels.items())
-    ]
-    caption = (
-        "Derivative of the training loss in each coefficient, in nats per unit of the coefficient: negative values "
-        f"drive it up. Light: each logged value; strong: its centred mean over 1/{SMOOTHING} of the log steps. The "
-        "range above each panel holds 99&nbsp;% of the values; how many lie beyond is printed beside it."
-        f"{_missing(runs, 'hypergradients')}"
-    )
-    return [_legend(runs, "hypergradients"), figure(pictures, caption, "small")]
-
-
-def _legend(runs: Runs, group: str) -> str:
-    items = [f"<li>{label}</li>" for label, run in zip(labels(runs), runs, strict=True) if run.names(group)]
-    return f'<ul class="legend">{"".join(items)}</ul>'
-
-
-def _missing(runs: Runs, group: str) -> str:
-    names = [text(run.name) for run in runs if not run.names(group)]
-    shown = moving(runs, group)
-    at_rest = [text(name) for name in names_of(runs, group) if name not in shown]
-    resting = f" At rest in all runs: {', '.join(at_rest[:_PANELS])}." if at_rest else ""
-    more = len(shown) - _PANELS
-    left_out = resting + (f" {more} more panels are left out." if more > 0 else "")
-    return left_out + (f" Without {group}: {', '.join(names)}." if names else "")
-
-
 def configuration(runs: Runs) -> list[str]:
     """The keys in which the runs differ, and all the others folded."""
     values = _by_key(runs, [run.manifest.get("config", {}) for run in runs])
@@ -216,13 +145,3 @@ def _by_key(runs: Runs, parts: list[Json]) -> dict[str, list[str | None]]:
 
 def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def labels(runs: Runs) -> list[str]:
-    """Each run's name behind a sample of its line."""
-    looks = [line_style(i) for i in range(len(runs))]
-    samples = [line_sample(look["color"], look["linestyle"]) for look in looks]
-    return [
-        f'<span class="run">{sample}<span>{text(run.name)}</span></span>'
-        for sample, run in zip(samples, runs, strict=True)
-    ]

@@ -85,7 +85,8 @@ def _fitting(session: Session) -> Saved | None:
     tree = saved.outline
     with _explained(session, saved.step):
         _require_same_run(session, tree["config"], tree["data"])
-        changes.require_effect(session.config, tree["config"], saved.step)
+        peaks = session.peak_after(tree), tree["state"]["peak"]
+        changes.require_effect(session.config, tree["config"], saved.step, *peaks)
         require_fit(tree, session.model, session.optimizer)
         random, position = session.position()
         require_alike("data position", {"state": position}, {"state": tree["state"]["batches"]})

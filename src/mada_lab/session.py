@@ -8,9 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from mada_lab import distributed, environment, numerics, optimizers, precision, randomness, running_statistics, sharing
+from mada_lab import (
+    distributed,
+    environment,
+    numerics,
+    optimizers,
+    precision,
+    randomness,
+    running_statistics,
+    schedule,
+    sharing,
+)
 from mada_lab.checkpoint import Checkpoint
 from mada_lab.config import RunConfig
+from mada_lab.description import described
 from mada_lab.distributed import ALONE, World
 from mada_lab.numerics import Skips
 from mada_lab.precision import Precision
@@ -33,6 +44,7 @@ class Session:
         skips: How many steps were skipped, as their loss or gradient was not finite.
         told_skips: Whether a warning has told of skipped steps.
         train_loss: The loss of the last step; None before the first.
+        peak: The peak learning rate of the schedule: what stood in the optimizer's groups when it was made.
         lr: The learning rate of the last step; 0 before the first.
         val_loss: The last validation loss, in nats per token or image; None before the first.
         best_val_loss: The lowest one.
@@ -57,6 +69,7 @@ class Session:
     skips: Skips = field(default_factory=Skips)
     told_skips: bool = False
     train_loss: float | None = None
+    peak: float = 0.0
     lr: float = 0.0
     val_loss: float | None = None
     best_val_loss: float | None = None
@@ -69,7 +82,11 @@ class Session:
 
     @classmethod
     def start(cls, config: RunConfig, data: Data) -> "Session":
-        """A session at step 0: the weights of `init_from`, a fresh optimizer, the first batch ahead. Seeds torch."""
+        """A session at step 0: the weights of `init_from`, a fresh optimizer, the first batch ahead. Seeds torch.
+
+        Raises:
+            ConfigError: The configuration can't be run here.
+        """
         place = precision.choose(config)
         world = distributed.current(place.device)
         torch.manual_seed(config.seed)
@@ -80,8 +97,10 @@ class Session:
         distributed.shard(model, task.blocks(model), config.parallel, world)
         scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype == torch.float16)
         optimizer, batches = optimizers.build(model, config), task.batches(world)
+        peak = optimizers.peak(optimizer)
+        schedule.require_fall(config, peak)
         speeds = {"flops": flops, "peak_flops": peak_flops(place.device, config.peak_flops)}
-        return cls(task.config, task, place, model, optimizer, scaler, batches, world=world, **speeds)
+        return cls(task.config, task, place, model, optimizer, scaler, batches, peak=peak, world=world, **speeds)
 
     @property
     def folder(self) -> Path:
@@ -90,8 +109,14 @@ class Session:
 
     @property
     def passes(self) -> int:
-        """Forward passes of a step on this process."""
+        """Forward passes of a step on this process, of all but the first step."""
         return self.config.gradient_accumulation_steps // self.world.size
+
+    @property
+    def passes_now(self) -> int:
+        """Forward passes of the next step on this process."""
+        first = self.config.first_accumulation
+        return self.passes if self.step or first is None else first // self.world.size
 
     def coefficients(self) -> dict[str, float]:
         """The optimizer's coefficients; none for an optimizer that has none to learn."""
@@ -102,7 +127,9 @@ class Session:
         return {
             "config": asdict(self.config),
             "optimizer": self.config.optimizer,
+            "method": described(self.config, self.optimizer),
             "initial_coefficients": self.coefficients(),
+            "peak_learning_rate": self.peak,
             "versions": environment.versions(),
             "commit": environment.commit(),
             "seed": self.config.seed,
@@ -130,6 +157,7 @@ class Session:
             "random": randomness.state(self.precision.device),
             "skips": {**asdict(self.skips), "total": numerics.skipped_steps(self.skips, self.optimizer)},
             "train_loss": self.train_loss,
+            "peak": self.peak,
             "lr": self.lr,
             "val_loss": self.val_loss,
             "best_val_loss": self.best_val_loss,
@@ -159,6 +187,7 @@ class Session:
     def restore(self, saved: Checkpoint) -> None:
         """Takes up what `checkpoint` gave, which must fit (`mada_lab.structure`)."""
         state = saved.tree["state"]
+        self.peak = self.peak_after(saved.tree)
         self.optimizer.load_state_dict(state["optimizer"])
         self.model.load_state_dict(state["model"])
         self.scaler.load_state_dict(state["scaler"])
@@ -169,6 +198,11 @@ class Session:
         self.val_loss, self.best_val_loss = state["val_loss"], state["best_val_loss"]
         self.val_accuracy = state.get("val_accuracy")
         self.step, self.seconds, self.looked = saved.step, saved.tree["seconds"], saved.tree["looked"]
+
+    def peak_after(self, tree: dict[str, Any]) -> float:
+        """The peak learning rate once the checkpoint `tree` is taken up: the saved one, if it is to be as it was."""
+        saved = tree["config"].get("learning_rate")
+        return self.peak if saved != self.config.learning_rate else tree["state"]["peak"]
 
     def position(self) -> Position:
         """Where random numbers and data stand."""

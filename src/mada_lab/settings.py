@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
+from mada_lab import by_coefficient
 from mada_lab.config import RunConfig, TrainConfig, VisionConfig
 from mada_lab.declarations import declarations
 from mada_lab.errors import ConfigError
@@ -27,14 +28,14 @@ COMMANDS: dict[type[RunConfig], str] = {TrainConfig: "train", VisionConfig: "vis
 FILE_BYTES = 1 << 20  # at most: a path may lead to something that never ends
 
 AT_LEAST_1 = (
-    "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters "
+    "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps first_accumulation max_iters "
     "eval_interval eval_iters log_interval checkpoint_interval keep_checkpoints digest_interval max_skipped_steps "
     "width depth train_images test_images"
 ).split()
 AT_LEAST_0 = (
     "seed eval_seed warmup_iters lr_decay_iters hyper_start hyper_stop hyper_lr_factor "
     "learning_rate matrix_lr min_lr weight_decay grad_clip eps hyper_lr hyper_clip hyper_reach peak_flops crop_padding "
-    "matrix_lr_ratio hyper_fall"
+    "matrix_lr_ratio hyper_fall hyper_rebound"
 ).split()
 SEEDS, LARGEST = ("seed", "eval_seed"), 2**63 - 1
 MOST = 2**31 - 1  # of what is counted
@@ -73,7 +74,7 @@ def given_keys(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig) ->
 
 def require_effect(config: RunConfig, given: Collection[str]) -> None:
     """Raises ConfigError if a key in `given` has no effect beside the other values."""
-    without = idle(config)
+    without = {key: why for key, why in idle(config).items() if getattr(config, key) is not None}
     if problems := [without[key] for key in sorted(without) if key in given]:
         raise ConfigError("; ".join(problems) + "; leave these keys out")
 
@@ -84,7 +85,7 @@ def idle(config: RunConfig) -> dict[str, str]:
         key: f"{key}: expected {other}={' or '.join(map(str, allowed))} beside it, got {other}={getattr(config, other)}"
         for key, declared in declarations(type(config)).items()
         for other, allowed in declared.needs.items()
-        if getattr(config, other) not in allowed and getattr(config, key) is not None
+        if getattr(config, other) not in allowed
     }
 
 
@@ -131,6 +132,8 @@ def from_values(values: dict[str, Any], where: str, kind: type[C] = TrainConfig)
 def typed(values: dict[str, Any], where: str, kind: type[RunConfig] = TrainConfig) -> dict[str, Any]:
     """`values`, each of its key's type. Raises ConfigError: an unknown key, or a value of the wrong type."""
     types = keys(kind)
+    tables = {key: x for key, x in values.items() if isinstance(x, dict) and _has_table(key, kind)}
+    values = values | {key: by_coefficient.as_text(x) for key, x in tables.items()}
     for key, value in values.items():
         require_known(key, where, kind)
         if not _fits(value, types[key]):
@@ -141,6 +144,11 @@ def typed(values: dict[str, Any], where: str, kind: type[RunConfig] = TrainConfi
     return {
         key: float(x) if float in _options(types[key]) and not isinstance(x, str) else x for key, x in values.items()
     }
+
+
+def _has_table(key: str, kind: type[RunConfig]) -> bool:
+    declared = declarations(kind).get(key)
+    return declared is not None and bool(declared.by_coefficient)
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -201,6 +209,14 @@ def check(config: RunConfig) -> None:
 def _problems(config: RunConfig) -> Iterator[str]:
     values = {key: getattr(config, key) for key in keys(type(config))}
     numbers = {key: x for key, x in values.items() if isinstance(x, int | float)}
+    for key, declared in declarations(type(config)).items():
+        if declared.by_coefficient and isinstance(values[key], str):
+            try:
+                found = by_coefficient.READ[declared.by_coefficient](values[key])
+            except ValueError as error:
+                yield f"{key}: {error}"
+            else:
+                numbers |= {f"{key}.{name}": x for name, x in found.items() if isinstance(x, float)}
     yield from (
         f"{key}: expected a finite number, got {x}" for key, x in sorted(numbers.items()) if not math.isfinite(x)
     )
@@ -213,8 +229,12 @@ def _problems(config: RunConfig) -> Iterator[str]:
     yield from _outside(numbers, UP_TO_1, "a number in [0, 1]", lambda x: 0 <= x <= 1)
     if isinstance(config, TrainConfig) and config.n_head >= 1 and config.n_embd % config.n_head:
         yield f"n_embd: expected a multiple of n_head={config.n_head}, got {config.n_embd}"
-    if config.decay_lr and config.min_lr > config.learning_rate:
-        yield f"min_lr: expected at most learning_rate={config.learning_rate}, got {config.min_lr}"
+    peak, lowest = config.learning_rate, config.min_lr
+    if config.decay_lr and isinstance(peak, int | float) and lowest is not None and lowest > peak:
+        yield f"min_lr: expected at most learning_rate={peak}, got {lowest}"
+    if config.first_accumulation is not None and config.first_accumulation > config.gradient_accumulation_steps:
+        allowed = f"at most gradient_accumulation_steps={config.gradient_accumulation_steps}"
+        yield f"first_accumulation: expected {allowed}, got {config.first_accumulation}"
     if config.warmup_iters > config.max_iters:
         yield f"warmup_iters: expected at most max_iters={config.max_iters}, got {config.warmup_iters}"
     if config.distributed_timeout <= 0:
@@ -228,9 +248,11 @@ def _problems(config: RunConfig) -> Iterator[str]:
 def _outside(
     numbers: dict[str, float], keys: Sequence[str], allowed: str, is_allowed: typing.Callable[[float], bool]
 ) -> Iterator[str]:
+    """What is wrong with the numbers of these keys; `key.beta1` is the number that a key has for a coefficient."""
     for key in keys:
-        if key in numbers and math.isfinite(numbers[key]) and not is_allowed(numbers[key]):
-            yield f"{key}: expected {allowed}, got {numbers[key]}"
+        for label, x in numbers.items():
+            if label.partition(".")[0] == key and math.isfinite(x) and not is_allowed(x):
+                yield f"{label}: expected {allowed}, got {x}"
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

@@ -10,12 +10,15 @@ from torch.optim.optimizer import Optimizer
 from mada_lab.numerics import first_not_finite
 from mada_lab.packing import Tensors, pack
 from mada_optim import HyperOptimizer, shards
+from mada_optim.checks import intervals, learned_names
+from mada_optim.spec import option_key
 
 SMALL = 64  # elements that a state beside a parameter's slots may have: a step count, a vector of coefficients
 
 MAYBE = (float, int, type(None))
 PLAIN = {"seconds": (float, int), "looked": (bool,), "digest": (str,), "device": (str,), "config": (dict,)}
 PLAIN_STATE = {
+    "peak": (float, int),
     "lr": (float, int),
     "train_loss": MAYBE,
     "val_loss": MAYBE,
@@ -79,10 +82,12 @@ def _require_optimizer(saved: Mapping[str, Any], optimizer: Optimizer) -> None:
 
 
 def _require_coefficients(groups: list[Mapping[str, Any]], optimizer: HyperOptimizer) -> None:
-    for group in groups:
-        for name in optimizer.learned:
-            low, high, x = optimizer.intervals[name].low, optimizer.intervals[name].high, float(group[name])
-            _require(low <= x <= high, f"coefficient {name}", f"a number in [{low}, {high}]", f"{x}")
+    for learner in optimizer.learners:
+        names = learned_names(optimizer.rule, learner.names)
+        for name, interval in intervals(optimizer.rule, learner.bounds, names).items():
+            for x in (float(group[option_key(name)]) for group in groups):
+                fits = interval.low <= x <= interval.high
+                _require(fits, f"coefficient {name}", f"a number in [{interval.low}, {interval.high}]", f"{x}")
 
 
 def _require(condition: bool, name: str, expected: str, got: str) -> None:

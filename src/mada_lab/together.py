@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mada_lab import lock, numerics, resume
 from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError, Interrupted
-from mada_lab.loop import all_or_nothing, between, move, unscaled_norm
+from mada_lab.loop import all_or_nothing, between, move, observe_pass, observes, unscaled_norm
 from mada_lab.progress import Listener
 from mada_lab.saver import Saver
 from mada_lab.session import Session
@@ -105,6 +105,9 @@ class Member:
 def require_stackable(session: Session) -> None:
     """Raises ConfigError for a network whose passes draw random numbers or keep statistics, or that several train."""
     config = session.config
+    if session.passes_now != session.passes:
+        what = f"expected as many forward passes in the first step as in the others, got {config.first_accumulation}"
+        raise ConfigError(f"runs together, in {config.out_dir}, key first_accumulation: {what}; leave it out")
     if session.world.size > 1:
         raise ConfigError(f"runs together: expected one process, got {session.world.size}; start without torchrun")
     if next(session.model.buffers(), None) is not None or getattr(config, "dropout", 0.0) > 0:
@@ -155,11 +158,14 @@ def gradients(sessions: Sequence[Session], signals: Signals) -> Tensor:
     first = sessions[0]
     total = torch.zeros(len(sessions), device=first.precision.device)
     with all_or_nothing(sessions, signals):
-        for _ in range(first.passes):
-            losses = stacked_losses(sessions) / first.passes
-            scaled = [x.scaler.scale(loss) for x, loss in zip(sessions, losses, strict=True)]
+        for i in range(first.passes):
+            losses = stacked_losses(sessions)
+            scaled = [x.scaler.scale(loss / x.passes) for x, loss in zip(sessions, losses, strict=True)]
             torch.stack(scaled).sum().backward()
-            total += losses.detach()
+            for session in sessions if i == 0 else ():
+                if observes(session, "first"):
+                    observe_pass(session)
+            total += losses.detach() / first.passes
     return total
 
 

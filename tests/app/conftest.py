@@ -49,7 +49,7 @@ def tiny(tmp_path, data_dir) -> TrainConfig:
         data_dir=str(data_dir),
         out_dir=str(tmp_path / "run"),
         device="cpu",
-        optimizer="mada_all",
+        optimizer="mada",
         n_layer=1,
         n_head=2,
         n_embd=16,

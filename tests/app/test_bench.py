@@ -59,8 +59,6 @@ def test_a_space_is_sane(name):
         settings.check(replace(base, **settings.typed(values, "here")))
         for key, axis in family.space.items():
             assert axis.low * 0.999 <= values[key] <= axis.high * 1.001
-        end = values["learning_rate"] / 10 if values.get("decay_lr", True) else None
-        assert values.get("min_lr") == (end and pytest.approx(end))
     assert trials[0].items() >= family.usual.items()
     for key, axis in family.space.items():
         assert axis.low <= family.usual.get(key, axis.low) <= axis.high
@@ -80,8 +78,10 @@ def test_every_section_can_be_planned():
         Plan(task.config, runs).check()
         assert len({json.dumps(x, sort_keys=True) for x in runs.values()}) > 0.9 * len(runs)
         Plan(task.config, sections.followers((1,))).check()
-    assert set(DEFAULTS["mada_default"]) == {"optimizer", "learning_rate", "min_lr"}
-    assert runs["mada.hyper=10_seed=2"]["hyper_lr_factor"] == 10.0
+    assert set(DEFAULTS["automuon_default"]) == {"optimizer"}
+    assert runs["automuon.hyper=10_seed=2"]["hyper_lr_factor"] == 10.0
+    assert [runs[f"automuon{x}_seed=1"]["learning_rate"] for x in (".lr=auto", "_from_lr.lr=0.01")] == ["auto", 0.01]
+    assert {name.split(".")[0] for name in runs if ".betas=" in name} == {"adamw", "mada"}
 
 
 def test_a_loss_is_reached_between_two_evaluations():
@@ -96,40 +96,41 @@ def test_a_loss_is_reached_between_two_evaluations():
 
 
 def test_the_mean_curve_counts_a_diverged_run_at_the_ceiling():
-    t = table(cell("mada_default", 1.0, math.nan), cell("adamw.best00", 1.5, 1.7))
+    t = table(cell("automuon_default", 1.0, math.nan), cell("adamw.best00", 1.5, 1.7))
     assert t.ceiling == 3.0
-    assert t.values("mada_default") == [1.0, 3.0]
-    assert t.mean("mada_default") == 2.0
-    assert t.curve("mada_default") == (STEPS, [3.0, 2.5, 2.0])
-    assert t.bad("mada_default") == 1
+    assert t.values("automuon_default") == [1.0, 3.0]
+    assert t.mean("automuon_default") == 2.0
+    assert t.curve("automuon_default") == (STEPS, [3.0, 2.5, 2.0])
+    assert t.bad("automuon_default") == 1
     assert figures.target(t) == pytest.approx(1.6)
     assert t.steps_to("adamw.best00", 1.8) == pytest.approx(0.75)
 
 
 def test_figures_are_ratios_to_the_best_adamw():
-    scope = Scope(rates=(1e-3, 1e-2, 3e-2))
-    losses = {"adamw": (1.2, 1.0, 2.0), "mada": (1.05, 1.01, 1.3), "mada_pointwise": (1.1, 1.1, 1.1)}
-    cells = [
-        cell(sections.lr_name(name, x), loss)
-        for name, values in losses.items()
-        for x, loss in zip(scope.rates, values, strict=True)
-    ]
-    extra = [cell("adamw_default", 1.4, 1.5), cell("mada_default", 1.1, 1.2), cell("adamw.best03", 1.25, 1.25)]
+    """A start that is computed has one run for all base rates."""
+    scope = Scope(rates=(1e-3, 1e-2, 3e-2), betas=((0.5, 0.9), (0.6,)))
+    cells = [cell(sections.lr_name("adamw", x), loss) for x, loss in zip(scope.rates, (1.2, 1.0, 2.0), strict=True)]
+    cells += [cell(sections.lr_name("automuon", 1e-3), 1.3), cell(sections.lr_name("autoadam", 1e-3), 1.1)]
+    extra = [cell("adamw_default", 1.4, 1.5), cell("automuon_default", 1.1, 1.2), cell("adamw.best03", 1.25, 1.25)]
+    for name, losses in (("adamw", (2.0, 1.0)), ("mada", (1.2, 1.1))):
+        cells += [cell(sections.betas_name(name, x, 0.6), loss) for x, loss in zip((0.5, 0.9), losses, strict=True)]
     t = table(*cells, *extra, cell("muon.best01", 1.0, 1.0))
     found = {x.what: x for x in all_figures([t], scope)}
     low, high, *_ = found.values()
-    assert (low.measured, low.holds) == ("1.050", False)
+    assert (low.measured, low.holds) == ("1.300", False)
     assert (high.measured, high.holds) == ("1.300", False)
-    better = found["tasks where MADA's defaults are better than AdamW's, outside the spread"]
+    better = found["tasks where automuon's defaults are better than AdamW's, outside the spread"]
     assert (better.measured, better.holds) == ("1 of 1", True)
-    assert found["language tasks and base lrs where MADA is below tuned AdamW"].measured == "2 of 3"
-    assert found["language tasks and base lrs where mada_pointwise is below tuned AdamW"].measured == "3 of 3"
-    assert found["base lr 0.001 to 0.03: worst mada_pointwise / best AdamW (geometric mean)"].measured == "1.100"
-    muon = found["MADA at its defaults / tuned Muon, tasks with hidden matrices (geometric mean)"]
+    assert found["language tasks and base lrs where automuon is below tuned AdamW"].measured == "0 of 3"
+    assert found["language tasks and base lrs where autoadam is below tuned AdamW"].measured == "3 of 3"
+    assert found["base lr 0.001 to 0.03: worst autoadam / best AdamW (geometric mean)"].measured == "1.100"
+    muon = found["automuon at its defaults / tuned Muon, tasks with hidden matrices (geometric mean)"]
     assert muon.measured == "1.150"
-    steps = next(x for name, x in found.items() if name.startswith("MADA at its defaults: steps"))
+    steps = next(x for name, x in found.items() if name.startswith("automuon at its defaults: steps"))
     assert steps.measured == f"{(50 + 50 * 0.75 / 0.85) / 100:.3f}"
     assert next(x for x in found.values() if "hyper lr" in x.what).holds is None
+    assert found["grid of betas: worst mada / best AdamW (geometric mean)"].measured == "1.200"
+    assert found["grid of betas: diverged runs of mada"].measured == "0"
 
 
 def record(folder, loss):
@@ -167,10 +168,10 @@ def test_a_task_without_its_data_is_left_out(tmp_path, capsys):
 def test_the_quick_form_twice(tmp_path, capsys):
     """The second time nothing is trained, and the page is the same; a third, larger bench goes on from there."""
     words = ["bench", "--quick", "--sections=defaults,tuned,lr_map,ablations", f"--data-dir={tmp_path / 'data'}"]
-    words += [f"--out={tmp_path / 'out'}", "--tasks=digits_mlp", "--families=adamw,mada,prodigy"]
+    words += [f"--out={tmp_path / 'out'}", "--tasks=digits_mlp", "--families=adamw,automuon,prodigy"]
     cli.run(words)
     first = capsys.readouterr().out
-    assert "| mada_default |" in first
+    assert "| automuon_default |" in first
     assert "failed" not in first
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("summary.json")}
     page = (tmp_path / "out" / "bench.html").read_bytes()

@@ -19,8 +19,9 @@ def test_train_resume_and_report(tmp_path):
     """The default data set is prepared by itself, and a run ends by naming its folder."""
     run = mada_lab("train", *QUICK, "--out_dir=out/a b", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert "mada: final validation loss" in run.stdout
-    assert "beta1" in run.stderr
+    assert "automuon: final validation loss" in run.stdout
+    assert " lr " in run.stderr
+    assert "beta1" not in run.stderr
     assert (tmp_path / "data" / "pydoc" / "meta.json").exists()
     more = mada_lab("train", *QUICK, "--out_dir=out/a b", "--init_from=resume", "--max_iters=12", cwd=tmp_path)
     assert more.returncode == 0, more.stderr

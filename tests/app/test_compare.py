@@ -75,30 +75,30 @@ def test_a_source_without_coefficients_is_refused(tiny, tmp_path, loss, optimize
 def test_cases_of_a_command_line():
     words = [
         "--optimizers",
-        "adamw,sgd:learning_rate=0.1:momentum=0.9,mada_all,mada_fs",
+        "adamw,sgd:learning_rate=0.1:momentum=0.9,mada,mada_fs",
         "--seeds=3,4",
         "--max_iters=200",
     ]
     options, cases, base = command.read(words)
     first, second = compare.plans(base, cases, options["seeds"])
     assert [name for name, _ in first.points] == [
-        f"{case}_seed={seed}" for case in ("adamw", "sgd", "mada_all") for seed in (3, 4)
+        f"{case}_seed={seed}" for case in ("adamw", "sgd", "mada") for seed in (3, 4)
     ]
     assert first.points[2][1] == {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "seed": 3}
-    source = {"optimizer": "mada_all", "coefficients_from": "@mada_all_seed=4", "seed": 4}
+    source = {"optimizer": "mada", "coefficients_from": "@mada_seed=4", "seed": 4}
     assert second.points[1] == ("mada_fs_seed=4", source)
     assert (first.base.max_iters, second.size) == (200, 2)
-    with pytest.raises(ConfigError, match="expected one of adamw after @, got @mada_all"):
+    with pytest.raises(ConfigError, match="expected one of adamw after @, got @mada"):
         compare.plans(base, {"adamw": {}, "mada_fs": {}}, [1])
 
 
 def test_compare_from_the_command_line(tmp_path):
     """All of it, twice: the second time nothing is trained."""
-    words = ["compare", *QUICK, "--optimizers=adamw,mada_all,mada_fs", "--seeds=1,2", "--out=out"]
+    words = ["compare", *QUICK, "--optimizers=adamw,mada,mada_fs", "--seeds=1,2", "--out=out"]
     run = mada_lab(*words, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "| mada_fs |" in run.stdout
-    fixed, source = (read_run(tmp_path / "out" / "runs" / f"{name}_seed=2") for name in ("mada_fs", "mada_all"))
+    fixed, source = (read_run(tmp_path / "out" / "runs" / f"{name}_seed=2") for name in ("mada_fs", "mada"))
     assert fixed.final_coefficients() == source.final_coefficients()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*")}
     assert mada_lab(*words, cwd=tmp_path).stdout == run.stdout

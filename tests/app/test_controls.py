@@ -13,6 +13,7 @@ from mada_lab import controls, optimizers
 from mada_lab.errors import ConfigError
 from mada_lab.loop import train
 from mada_lab.record import read_run
+from mada_optim import StepInfo
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 
@@ -35,28 +36,39 @@ def test_negated_goes_the_other_way(tiny, corpus, tmp_path):
     assert there["beta1"] != 0
 
 
-def test_shuffled_exchanges_the_gradients_and_goes_on_after_a_stop():
-    leaves = [torch.zeros(1) for _ in range(3)]
-    opt = controls.factory("shuffled", [1.0, 10.0, 100.0])(leaves)
-    for x, gradient in zip(leaves, (1.0, 2.0, 3.0), strict=True):
-        x.grad = torch.tensor([gradient])
-    steps = []
-    for _ in range(8):
-        before = [x.item() for x in leaves]
-        opt.step()
-        steps.append([round((y - x.item()) / r) for x, y, r in zip(leaves, before, (1, 10, 100), strict=True)])
-    assert all(sorted(step) == [1, 2, 3] for step in steps)
-    assert len(set(map(tuple, steps))) > 1
-    other = controls.factory("shuffled", [1.0, 10.0, 100.0])(leaves)
-    other.load_state_dict(opt.state_dict())
-    assert int(other.param_groups[0]["number"]) == 8
+def test_a_learned_lr_that_is_negated_goes_the_other_way(tiny, corpus, tmp_path):
+    """Without what keeps it from rising or falling."""
+    free = {"hyper_rise": 0.0, "hyper_fall": 0.0, "hyper_averaging": 0.0, "hyper_start": 5, "max_iters": 6}
+    config = fitted(tiny, optimizer="automuon", decay_lr=False, warmup_iters=0, **free)
+    rates = []
+    for kind in ("sgd", "negated"):
+        found = train(replace(config, out_dir=str(tmp_path / kind), hyper_optimizer=kind), corpus, Silent())
+        rates.append(found.coefficients()["lr"] / found.peak)
+    assert rates[0] * rates[1] == pytest.approx(1.0)
+    assert rates[0] != 1.0
 
 
-def test_a_factor_multiplies_every_rate(tiny):
-    usual = optimizers.build(torch.nn.Linear(2, 2), tiny).learner.lr
-    assert torch.equal(
-        optimizers.build(torch.nn.Linear(2, 2), replace(tiny, hyper_lr_factor=4.0)).learner.lr, 4 * usual
-    )
+def test_shuffled_exchanges_the_hypergradients():
+    """Each moves by its own rate along another's; who has whose changes from step to step."""
+    learner = controls.Shuffled("beta1", "rho", "c", lr={"beta1": 1.0, "rho": 10.0, "c": 100.0}, start=4)
+    q, h = torch.zeros(2, 3), torch.tensor([[1.0, 2.0, 3.0]] * 2)
+    low, rates, yes = torch.full((3,), -1e6), (1.0, 1.0, 1.0), torch.ones(2, dtype=torch.bool)
+    found = []
+    for step in range(4, 12):
+        steps = torch.tensor([step, step + 1])
+        info = StepInfo(("beta1", "rho", "c"), low, -low, rates, steps, yes, yes, 0.0, lambda: q[:, 0])
+        new, _ = learner.step(q, h, {"velocity": torch.zeros_like(q)}, info)
+        found.append((-new / torch.tensor([1.0, 10.0, 100.0])).round().int().tolist())
+    assert all(sorted(row) == [1, 2, 3] for rows in found for row in rows)
+    assert len({tuple(rows[0]) for rows in found}) > 1
+    assert [rows[1] for rows in found[:-1]] == [rows[0] for rows in found[1:]]
+
+
+@pytest.mark.parametrize("kind", ["sgd", "negated", "shuffled"])
+def test_a_factor_multiplies_every_rate(tiny, kind):
+    config = replace(tiny, hyper_lr="rho=0.3", hyper_optimizer=kind, hyper_lr_factor=4.0)
+    [learner] = optimizers.build(torch.nn.Linear(2, 2), config).learners
+    assert dict(learner.lr) == {"beta1": 2e-3, "beta2": 2e-3, "beta3": 0.4, "rho": 1.2, "c": 0.4, "gamma": 0.4}
 
 
 def test_tracing_moves_nothing_and_a_follower_has_the_same_pace(tiny, corpus, tmp_path):

@@ -34,13 +34,15 @@ OTHER = {
     "distributed_timeout": 5.0,
     "batch_size": 3,
     "gradient_accumulation_steps": 2,
+    "first_accumulation": 1,
     "max_iters": 23,
     "optimizer": "adamw",
     "learn": "beta1",
-    "learning_rate": 2e-3,
+    "learning_rate": 3e-3,
     "matrix_lr": 0.2,
     "decay_lr": False,
     "warmup_iters": 15,
+    "lr_counts": "passes",
     "lr_decay_iters": 15,
     "min_lr": 2e-4,
     "weight_decay": 0.7,
@@ -49,10 +51,13 @@ OTHER = {
     **dict.fromkeys(("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nesterov"), 0.55),
     **dict.fromkeys(("alpha", "centered", "mu", "omega"), 0.6),
     "state_dtype": "bfloat16",
+    "bounds": "beta1=0.1:0.95",
     "hyper_lr": 0.123,
     "hyper_lr_factor": 2.0,
     "hyper_optimizer": "negated",
     "hyper_momentum": 0.4,
+    "hyper_rebound": 2.0,
+    "hyper_observe": "unclipped",
     "hyper_clip": 1e-6,
     "hyper_start": 7,
     "hyper_stop": 12,
@@ -62,7 +67,6 @@ OTHER = {
     "hyper_reach": 0.2,
     "hyper_fall": 20.0,
     "hyper_rise": 0.3,
-    "lr_init": 0.03,
     "matrix_lr_ratio": 3.0,
     "horizon": 0.5,
     "eval_interval": 3,
@@ -95,17 +99,22 @@ OTHER = {
 }
 #: These aren't one value among others: where a run lies, and what it begins from.
 OF_PLACE = {"data_dir", "out_dir", "init_from", "coefficients_from", "pace_from"}
-#: An optimizer that has a key which `mada_all` doesn't have.
+#: The optimizer decides whether it has an effect, and the loop has it.
+OF_LOOP = {"hyper_observe"}
+#: An optimizer that has a key which `mada` doesn't have.
 HAS = {
     **dict.fromkeys(("momentum", "nesterov"), "sgd"),
     **dict.fromkeys(("alpha", "centered"), "rmsprop"),
-    **dict.fromkeys(
-        ("omega", "hyper_averaging", "hyper_fall", "hyper_rise", "lr_init", "matrix_lr_ratio", "horizon"), "mada"
-    ),
+    **dict.fromkeys("omega matrix_lr_ratio horizon hyper_fall hyper_freeze".split(), "automuon"),
+    **dict.fromkeys("hyper_averaging hyper_memory hyper_reach hyper_rise".split(), "automuon"),
     "mu": "muon",
     "matrix_lr": "torch_muon",
 }
-BESIDE = {"nesterov": {"momentum": 0.5}, "checkpoint_shards": {"parallel": "fsdp"}}
+BESIDE = {
+    "nesterov": {"momentum": 0.5},
+    "checkpoint_shards": {"parallel": "fsdp"},
+    "first_accumulation": {"gradient_accumulation_steps": 2},
+}
 
 
 def test_every_key_declares_what_a_resume_may_do_with_it_and_is_tried_here():
@@ -134,12 +143,11 @@ def network():
 def numbers(optimizer):
     """All that a key could have changed in an optimizer, without its parameters and its state."""
     groups = [*optimizer.param_groups]
-    if (tower := getattr(optimizer, "hyper_optimizer", None)) is not None:
+    for tower in getattr(optimizer, "hyper_optimizers", ()):
         groups += tower.param_groups
     own = [{k: x for k, x in group.items() if k not in ("params", "param_names")} for group in groups]
-    kept = {k: vars(optimizer).get(k) for k in ("learned", "state_dtype", "pace", "intervals")}
-    learner = vars(getattr(optimizer, "learner", object)).copy() if hasattr(optimizer, "learner") else {}
-    return f"{type(tower)} {own} {kept} {learner}"
+    kept = {k: vars(optimizer).get(k) for k in ("learned", "state_dtype", "pace")}
+    return f"{own} {kept} {getattr(optimizer, 'learners', ())}"
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES)
@@ -148,7 +156,7 @@ def test_every_key_changes_the_optimizer_or_is_refused(network, monkeypatch, nam
     config = TrainConfig(optimizer=name)
     usual = numbers(optimizers.build(network, config))
     refused = {}
-    for one in sorted(set(optimizer_keys(TrainConfig)) - OF_PLACE | {"weight_decay", "learning_rate"}):
+    for one in sorted(set(optimizer_keys(TrainConfig)) - OF_PLACE - OF_LOOP | {"weight_decay", "learning_rate"}):
         changed = replace(config, **{one: OTHER[one]})
         try:
             built = numbers(optimizers.build(network, changed))
@@ -157,7 +165,8 @@ def test_every_key_changes_the_optimizer_or_is_refused(network, monkeypatch, nam
         else:
             assert built != usual, one
     assert all(one in message or "bounds" in message for one, message in refused.items()), refused
-    assert set(optimizers.idle(config)) - {"coefficients_from", "pace_from"} <= refused.keys()
+    by_value = {"hyper_optimizer"} & optimizers.idle(config).keys()  # of a learned lr, "negated" alone has an effect
+    assert set(optimizers.idle(config)) - {"coefficients_from", "pace_from"} - OF_LOOP - by_value <= refused.keys()
     assert not {"weight_decay", "learning_rate"} & refused.keys()
 
 
@@ -165,8 +174,9 @@ def test_a_key_that_no_optimizer_has_would_show():
     had = set().union(
         *(
             set(optimizer_keys(TrainConfig)) - optimizers.idle(TrainConfig(optimizer=name, learn=learn)).keys()
-            for name, learn in itertools.product(optimizers.NAMES, (None, "lr"))
-            if name not in optimizers.BASELINES or learn is None
+            for name, learn in itertools.product(optimizers.NAMES, (None, "beta1"))
+            if learn is None
+            or (name in optimizers.OURS and "beta1" not in optimizers.idle(TrainConfig(optimizer=name)))
         ),
         set(optimizer_keys(TrainConfig)) - optimizers.idle(TrainConfig(optimizer="sgd", momentum=0.9)).keys(),
     )
@@ -178,19 +188,30 @@ REFUSED = [
     ("adamw", {"learn": "beta1"}, "key learn: expected one of the keys"),
     ("adamw", {"hyper_lr": 0.1}, "key hyper_lr: .*; leave it out"),
     ("adam", {"hyper_lr": 0.1}, "key hyper_lr: .*; leave it out, or name in learn what it is for"),
-    ("mada_all", {"learn": "none", "hyper_stop": 5}, "key hyper_stop"),
-    ("mada_all", {"horizon": 0.5}, "key horizon"),
-    ("mada_all", {"omega": 0.5}, "key omega"),
-    ("mada_all", {"matrix_lr": 0.5}, "key matrix_lr"),
-    ("mada_all", {"pace_from": "x"}, "key pace_from"),
-    ("mada_all", {"hyper_optimizer": "shuffled", "hyper_momentum": 0.5}, "key hyper_momentum"),
+    ("mada", {"learn": "none", "hyper_stop": 5}, "key hyper_stop"),
+    ("mada", {"horizon": 0.5}, "key horizon"),
+    ("mada", {"omega": 0.5}, "key omega"),
+    ("mada", {"matrix_lr": 0.5}, "key matrix_lr"),
+    ("mada", {"pace_from": "x"}, "key pace_from"),
+    ("mada", {"hyper_freeze": 0.5}, "key hyper_freeze"),
+    ("mada", {"matrix_lr_ratio": 2.0}, "key matrix_lr_ratio"),
+    ("mada", {"learn": "none", "hyper_observe": "first"}, "key hyper_observe: .* name in learn"),
+    (
+        "mada",
+        {"learn": "beta1", "bounds": "rho=0:0.5"},
+        r"key bounds: expected coefficients .* \(beta1\), got rho; leave",
+    ),
+    ("mada", {"learn": "beta1", "hyper_lr": "beta1=1e-3,rho=1e-2"}, r"key hyper_lr: expected .* \(beta1\), got rho"),
+    ("automuon", {"hyper_momentum": 0.5}, "key hyper_momentum"),
+    ("automuon", {"hyper_optimizer": "shuffled"}, "key hyper_optimizer"),
+    ("automuon", {"beta2": 0.9}, "beta2"),
     ("adam", {"beta3": 0.5}, "key beta3"),
     ("adam", {"momentum": 0.5}, "key momentum"),
     ("sgd", {"eps": 0.5}, "key eps"),
     ("sgd", {"nesterov": 1.0}, "key nesterov"),
     ("adamw", {"state_dtype": "bfloat16"}, "key state_dtype"),
     ("adamw", {"coefficients_from": "x"}, "key coefficients_from"),
-    ("mada_all", {"coefficients_from": "x", "hyper_lr": 0.1}, "key hyper_lr"),
+    ("mada", {"coefficients_from": "x", "hyper_lr": 0.1}, "key hyper_lr"),
     ("adam", {"learn": "beta7"}, "key learn: learn='beta7': expected one of"),
 ]
 
@@ -202,14 +223,15 @@ def test_a_key_that_the_optimizer_does_not_have_is_refused(network, name, keys, 
 
 
 def test_hyper_learning_rates_are_multiplied_for_adam_too(network):
-    config = TrainConfig(optimizer="mada_all", hyper_optimizer="adam", hyper_lr=0.01, hyper_lr_factor=3.0)
-    assert [g["lr"] for g in optimizers.build(network, config).hyper_optimizer.param_groups] == [0.03]
+    config = TrainConfig(optimizer="mada", hyper_optimizer="adam", hyper_lr=0.01, hyper_lr_factor=3.0)
+    [above] = optimizers.build(network, config).hyper_optimizers
+    assert [g["lr"] for g in above.param_groups] == pytest.approx([0.03] * 6)
 
 
 def test_keys_of_hidden_matrices_are_refused_where_there_are_none():
     for one, value in (("omega", 0.5), ("matrix_lr_ratio", 3.0)):
         with pytest.raises(ConfigError, match=f"{one}={value}: expected a network with hidden matrices"):
-            optimizers.build(torch.nn.Linear(3, 2), TrainConfig(optimizer="mada", **{one: value}))
+            optimizers.build(torch.nn.Linear(3, 2), TrainConfig(optimizer="automuon", **{one: value}))
 
 
 # ---- beside other keys, on the command line
@@ -272,16 +294,16 @@ def test_the_command_line_refuses_it_before_anything_is_written(tmp_path, monkey
 
 def test_a_run_of_a_sweep_gets_the_shared_keys_that_it_has():
     base = TrainConfig(rho=0.5, hyper_lr=0.3, min_lr=1e-5)
-    plan = Plan(base, grid={"optimizer": ["adamw", "mada_all", "adam"], "decay_lr": [True, False]})
+    plan = Plan(base, grid={"optimizer": ["adamw", "mada", "adam"], "decay_lr": [True, False]})
     plan.check()
     found = {(x.optimizer, x.decay_lr): (x.rho, x.hyper_lr, x.min_lr) for x in (plan.config(v) for _, v in plan.points)}
     assert found == {
         ("adamw", True): (None, None, 1e-5),
-        ("adamw", False): (None, None, 1e-4),
-        ("mada_all", True): (0.5, 0.3, 1e-5),
-        ("mada_all", False): (0.5, 0.3, 1e-4),
+        ("adamw", False): (None, None, None),
+        ("mada", True): (0.5, 0.3, 1e-5),
+        ("mada", False): (0.5, 0.3, None),
         ("adam", True): (None, None, 1e-5),
-        ("adam", False): (None, None, 1e-4),
+        ("adam", False): (None, None, None),
     }
     require_used([plan])
     with pytest.raises(ConfigError, match="key hyper_lr: expected a key that has an effect in one run at least"):
@@ -291,8 +313,8 @@ def test_a_run_of_a_sweep_gets_the_shared_keys_that_it_has():
 @pytest.mark.parametrize(
     "parts",
     [
-        {"grid": {"optimizer": ["adamw", "mada_all"], "rho": [0.5, 1.0]}},
-        {"search": {"optimizer": ["adamw", "mada_all"], "rho": "0.1..0.9"}, "trials": 3},
+        {"grid": {"optimizer": ["adamw", "mada"], "rho": [0.5, 1.0]}},
+        {"search": {"optimizer": ["adamw", "mada"], "rho": "0.1..0.9"}, "trials": 3},
         {"cases": {"a": {"optimizer": "adamw", "rho": 0.5}}},
     ],
     ids=lambda x: next(iter(x)),
@@ -364,9 +386,9 @@ def started(kind, name, begun, tiny, corpus, digits, target):
         shared = {
             x: getattr(tiny, x) for x in ("batch_size", "warmup_iters", "eval_interval", "log_interval", "device")
         }
-        base = VisionConfig(model=model, width=4, depth=14, test_images=30, optimizer="mada_all", **shared)
+        base = VisionConfig(model=model, width=4, depth=14, test_images=30, optimizer="mada", **shared)
         return begun(base, digits, target, optimizer="adam"), digits
-    return begun(tiny, corpus, target, optimizer=HAS.get(name, "mada_all"), **BESIDE.get(name, {})), corpus
+    return begun(tiny, corpus, target, optimizer=HAS.get(name, "mada"), **BESIDE.get(name, {})), corpus
 
 
 @pytest.mark.parametrize(("name", "kind"), of_kind(Resume.FIXED), ids=str)
@@ -482,7 +504,7 @@ def test_every_key_of_the_outside_world_is_looked_at():
 LATE = [
     ({"warmup_iters": 5}, {"decay_lr": False}, "key warmup_iters: expected 3, .* changes nothing after step 10"),
     ({"hyper_stop": 4}, {"hyper_stop": 3}, "key hyper_stop: expected 3, .* got 4, which changes nothing"),
-    ({"learning_rate": 0.5}, {"lr_decay_iters": 8}, "key learning_rate: .* changes nothing"),
+    ({"learning_rate": 0.5}, {"lr_decay_iters": 8, "min_lr": 1e-4}, "key learning_rate: .* changes nothing"),
     ({"max_iters": 10, "grad_clip": 0.5}, {}, "key grad_clip: .* changes nothing after step 10; .* raise max_iters"),
     ({"max_iters": 9}, {}, "key max_iters: expected at least the 10 steps that are done, got 9"),
 ]
@@ -490,7 +512,7 @@ LATE = [
 
 @pytest.mark.parametrize(("change", "first", "message"), LATE, ids=str)
 def test_a_change_that_comes_too_late_is_refused(begun, tiny, corpus, tmp_path, change, first, message):
-    config = begun(tiny, corpus, tmp_path / "copy", optimizer="mada_all", **first)
+    config = begun(tiny, corpus, tmp_path / "copy", optimizer="mada", **first)
     before = contents(config.out_dir)
     with pytest.raises(ConfigError, match=message):
         train(replace(config, **change), corpus, Silent())
@@ -498,7 +520,7 @@ def test_a_change_that_comes_too_late_is_refused(begun, tiny, corpus, tmp_path, 
 
 
 def test_what_none_stands_for_is_no_change(begun, tiny, corpus, tmp_path):
-    config = begun(tiny, corpus, tmp_path / "copy", optimizer="mada_all")
+    config = begun(tiny, corpus, tmp_path / "copy", optimizer="mada")
     train(replace(config, lr_decay_iters=None, checkpoint_interval=config.eval_interval), corpus, Silent())
     assert told(config) == {"max_iters", "out_dir"}
 
@@ -508,5 +530,5 @@ def test_a_run_of_an_older_version_with_a_key_without_effect_goes_on():
     config = TrainConfig(optimizer="adamw", decay_lr=False)
     saved = {**asdict(config), "rho": 0.5, "min_lr": 1e-6}
     changes.require_fixed(config, saved)
-    changes.require_effect(config, saved, 10)
+    changes.require_effect(config, saved, 10, 1e-3, 1e-3)
     assert list(changes.changed(config, saved)) == []

@@ -6,6 +6,7 @@ scaled wrongly under accumulation, decay on vectors.
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -14,11 +15,13 @@ import torch
 from mada_lab import optimizers
 from mada_lab.checkpoint_folder import available
 from mada_lab.errors import CheckpointError, ConfigError, NumericsError
-from mada_lab.loop import train
+from mada_lab.loop import gradients, train, update
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.record import read_run
 from mada_lab.schedule import learning_rate
 from mada_lab.session import Session
+from mada_lab.signals import Signals
+from mada_optim import HyperSGD, LearnedLR
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 
@@ -38,7 +41,7 @@ def losses(rows):
     return [(row["step"], row.get("train_loss"), row.get("val_loss"), row.get("coefficients")) for row in rows]
 
 
-@pytest.mark.parametrize("optimizer", ["mada", "adamw"])
+@pytest.mark.parametrize("optimizer", ["automuon", "mada", "adamw"])
 @pytest.mark.parametrize("stop", [15, 20])
 def test_a_resumed_run_is_the_run_that_never_stopped(tiny, corpus, tmp_path, optimizer, stop):
     """30 steps at once, against `stop` steps, a new process's worth of state from disk, and the rest; with dropout."""
@@ -171,13 +174,96 @@ def test_a_diverged_run_stops_with_its_last_checkpoint_intact(tiny, corpus, tmp_
 
 def test_learning_rate_schedule(tiny):
     config = replace(tiny, learning_rate=1.0, min_lr=0.1, warmup_iters=10, max_iters=110)
-    assert learning_rate(config, 1) == pytest.approx(0.1)
-    assert learning_rate(config, 10) == pytest.approx(1.0)
-    assert learning_rate(config, 60) == pytest.approx(0.55)
-    assert learning_rate(config, 110) == pytest.approx(0.1)
-    assert learning_rate(replace(config, lr_decay_iters=60), 80) == pytest.approx(0.1)
-    assert learning_rate(replace(config, decay_lr=False), 100) == pytest.approx(1.0)
-    assert learning_rate(replace(config, warmup_iters=0), 1) == pytest.approx(1.0, abs=1e-3)
+    assert learning_rate(config, 1.0, 1) == pytest.approx(0.1)
+    assert learning_rate(config, 1.0, 10) == pytest.approx(1.0)
+    assert learning_rate(config, 1.0, 60) == pytest.approx(0.55)
+    assert learning_rate(config, 1.0, 110) == pytest.approx(0.1)
+    assert learning_rate(replace(config, lr_decay_iters=60), 1.0, 80) == pytest.approx(0.1)
+    assert learning_rate(replace(config, decay_lr=False), 1.0, 100) == pytest.approx(1.0)
+    assert learning_rate(replace(config, warmup_iters=0), 1.0, 1) == pytest.approx(1.0, abs=1e-3)
+    assert learning_rate(replace(config, min_lr=None), 3.0, 110) == pytest.approx(0.3)
+
+
+def test_a_schedule_that_counts_passes(tiny):
+    """From 0, of a process; a step has that of its last one. The first step may have fewer."""
+    config = replace(tiny, warmup_iters=10, max_iters=110, lr_counts="passes", gradient_accumulation_steps=4)
+    assert learning_rate(config, 1.0, 1) == pytest.approx(0.075)
+    assert learning_rate(config, 1.0, 3) == pytest.approx(0.275)
+    assert learning_rate(replace(config, gradient_accumulation_steps=1), 1.0, 1) == 0.0
+    short = replace(config, first_accumulation=2)
+    assert learning_rate(short, 1.0, 2) == pytest.approx(0.125)
+    assert learning_rate(short, 1.0, 2, processes=2) == pytest.approx(0.1)
+
+
+def test_the_peak_stands_in_the_optimizer(tiny, corpus):
+    """It is the learning_rate, or what the shapes say; rows have the real rates, and min_lr is a tenth of it."""
+    for keys, peak in (({}, 1e-3), ({"learning_rate": 0.02}, 0.02), ({"optimizer": "automuon"}, None)):
+        config = fitted(tiny, max_iters=6, **keys)
+        start = Session.start(config, corpus)
+        peak = peak or float(start.optimizer.param_groups[0]["lr"])
+        assert (start.peak, start.manifest()["peak_learning_rate"]) == (peak, peak)
+        out = f"{tiny.out_dir}{len(keys)}{peak}"
+        rows = train(replace(config, out_dir=out), corpus, heard := Silent()) and heard.rows
+        assert [row["lr"] for row in rows[:4]] == pytest.approx([0.0, peak / 3, 2 * peak / 3, peak])
+        assert rows[-1]["lr"] == pytest.approx(peak / 10)
+    assert peak > 1e-2
+
+
+def test_min_lr_above_a_computed_peak_is_refused(tiny, corpus):
+    with pytest.raises(
+        ConfigError, match=r"key min_lr: expected at most the peak learning rate 0.0.*, got 0.9; lower it"
+    ):
+        train(fitted(tiny, optimizer="automuon", min_lr=0.9), corpus, Silent())
+
+
+def test_a_resumed_run_keeps_its_peak_unless_it_is_told_another(tiny, corpus, tmp_path, monkeypatch):
+    config = fitted(tiny, optimizer="automuon", max_iters=10, lr_decay_iters=20)
+    first = train(config, corpus, Silent())
+    monkeypatch.setattr(optimizers, "peak", lambda optimizer: 0.123)  # as by another version of the library
+    for keys, peak in (({}, first.peak), ({"learning_rate": 0.123}, 0.123)):
+        shutil.copytree(tmp_path / "run", out := tmp_path / str(peak))
+        resumed = train(replace(config, out_dir=str(out), init_from="resume", max_iters=12, **keys), corpus, Silent())
+        assert resumed.peak == peak
+
+
+OBSERVED = {"unclipped": {"grad_clip": 1e-3}, "first": {"grad_clip": 0.0, "gradient_accumulation_steps": 3}}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("when", OBSERVED)
+def test_hypergradients_are_of_the_gradient_that_is_asked_for(tiny, corpus, when, dtype):
+    """Of that before clipping, or of the first pass alone over all of them; the loss's scale is off it."""
+    config = replace(tiny, hyper_observe=when, dtype=dtype, **OBSERVED[when])
+    session, plain = (Session.start(replace(config, hyper_observe=x), corpus) for x in (when, "step"))
+    signals = Signals()
+    for x in (session, plain):
+        update(x, gradients(x, x.model, signals))
+    if when == "first":
+        plain.config = replace(plain.config, gradient_accumulation_steps=1)  # its one pass is the first
+    else:
+        plain.config = replace(plain.config, grad_clip=0.0)
+    for x in (session, plain):
+        update(x, gradients(x, x.model, signals))
+    found, expected = (x.optimizer.hypergradients() for x in (session, plain))
+    share = 3 if when == "first" else 1
+    assert any(expected.values())
+    assert found == pytest.approx({q: x / share for q, x in expected.items()}, rel=1e-3, abs=1e-9)
+
+
+def test_the_first_step_may_have_fewer_passes(tiny, corpus):
+    """Their losses are divided as ever; the loss that is shown is their mean."""
+    config = replace(tiny, gradient_accumulation_steps=4, first_accumulation=1, dropout=0.0)
+    session, alone = Session.start(config, corpus), Session.start(replace(tiny, dropout=0.0), corpus)
+    loss, whole = (gradients(x, x.model, Signals()) for x in (session, alone))
+    assert loss == whole
+    for x, y in zip(session.model.parameters(), alone.model.parameters(), strict=True):
+        assert torch.allclose(4 * x.grad, y.grad)
+    assert torch.equal(session.batches.state(), alone.batches.state())
+    session.step = 1
+    gradients(session, session.model, Signals())
+    for _ in range(4):
+        alone.batches.next()
+    assert torch.equal(session.batches.state(), alone.batches.state())
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES)
@@ -185,7 +271,7 @@ def test_every_optimizer_trains_and_decays_matrices_only(tiny, corpus, name):
     config = fitted(tiny, optimizer=name, max_iters=6, warmup_iters=2, eval_interval=6)
     session = train(config, corpus, Silent())
     decays = {p.dim() >= 2: g["weight_decay"] for g in session.optimizer.param_groups for p in g["params"]}
-    assert decays == {True: 0.3 if name in ("mada", "mada_pointwise") else 0.1, False: 0.0}
+    assert decays == {True: 0.3 if name in ("automuon", "autoadam") else 0.1, False: 0.0}
     assert all(x.isfinite().all() for x in weights(session))
 
 
@@ -195,9 +281,11 @@ def test_coefficients_of_the_configuration_reach_the_optimizer(tiny):
     opt = optimizers.build(model, config)
     assert opt.coefficients() == {"beta1": 0.8, "beta2": 0.95, "beta3": 0.0, "rho": 0.6, "c": 1.0, "gamma": 1.0}
     assert opt.param_groups[0]["eps"] == 1e-6
-    assert opt._learner.lr.tolist() == [0.3] * 6
-    assert optimizers.build(model, fitted(tiny, optimizer="mada", hyper_fall=7.0)).learner.fall == 7.0
-    assert optimizers.build(model, fitted(tiny, optimizer="mada", hyper_rise=0.3)).learner.rise == 0.3
+    [learner] = opt.learners
+    assert (learner.lr, learner.momentum, learner.clip, learner.start) == (0.3, 0.4, 7.0, 5)
+    for key, option in (("hyper_fall", "fall"), ("hyper_rise", "rise"), ("hyper_lr", "rate"), ("horizon", "horizon")):
+        [learner] = optimizers.build(model, fitted(tiny, optimizer="automuon", **{key: 0.3})).learners
+        assert getattr(learner, option) == 0.3
     baseline = optimizers.build(model, fitted(tiny, optimizer="adamw", beta1=0.8, beta2=0.95))
     assert type(baseline) is torch.optim.AdamW
     assert baseline.param_groups[0]["betas"] == (0.8, 0.95)
@@ -206,30 +294,53 @@ def test_coefficients_of_the_configuration_reach_the_optimizer(tiny):
     assert optimizers.build(model, fitted(tiny, optimizer="adan")).coefficients()["beta3"] == 0.92
 
 
-@pytest.mark.parametrize("optimizer", ["mada", "mada_pointwise"])
-def test_a_learned_lr_starts_by_shapes_from_fresh_weights_and_at_learning_rate_from_trained_ones(tiny, optimizer):
+@pytest.mark.parametrize("optimizer", ["automuon", "autoadam"])
+def test_a_learned_lr_starts_by_shapes_or_where_it_is_told(tiny, optimizer):
     model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, dropout=0.0, bias=False))
-    config = replace(tiny, optimizer=optimizer, learning_rate=1e-5)
+    config = fitted(tiny, optimizer=optimizer)
 
-    def first(**keys):
-        return optimizers.build(model, replace(config, **keys)).coefficients()["lr"]
+    def start(**keys):
+        built = optimizers.build(model, replace(config, **keys))
+        assert built.coefficients()["lr"] == pytest.approx(optimizers.peak(built))
+        return optimizers.peak(built)
 
-    shape = first()
-    assert shape > 1e-3
-    for keys in ({"learning_rate": 1e-2}, {"init_from": "resume"}, {"init_from": "gpt2", "lr_init": "shape"}):
-        assert first(**keys) == pytest.approx(shape)
-    assert first(init_from="gpt2") == first(lr_init="lr") == pytest.approx(1e-5)
-    assert first(lr_init=0.05) == pytest.approx(0.05)
+    assert start() == start(learning_rate="auto") == start(init_from="resume") > 1e-3
+    assert start(learning_rate=1e-5) == start(learning_rate=1e-5, init_from="gpt2") == pytest.approx(1e-5)
+    for rate in (None, "auto"):
+        with pytest.raises(
+            ConfigError, match=r"weights that are trained already \(init_from=gpt2\), got auto, which is"
+        ):
+            start(learning_rate=rate, init_from="gpt2")
+    with pytest.raises(ConfigError, match=r"expected a number for adamw, got auto; leave it out for 0\.001"):
+        optimizers.build(model, fitted(tiny, optimizer="adamw", learning_rate="auto"))
+
+
+def test_naming_what_is_learned_changes_nothing_else(tiny, corpus):
+    """The default's own value, spelled out; then beside it another coefficient, by a learner of its own."""
+    config = fitted(tiny, optimizer="automuon", max_iters=12, warmup_iters=2)
+    default = train(config, corpus, Silent())
+    named = train(replace(config, learn="lr", learning_rate="auto", out_dir=f"{tiny.out_dir}2"), corpus, Silent())
+    assert same_bits(weights(default), weights(named))
+    both = optimizers.build(default.model, replace(config, learn="lr,omega", hyper_lr="lr=0.5,omega=0.2", hyper_stop=9))
+    assert [(type(x), x.stop) for x in both.learners] == [(LearnedLR, 9), (HyperSGD, 9)]
+    assert (both.learners[0].rate, dict(both.learners[1].lr)) == (0.5, {"omega": 0.2})
+    paper = optimizers.build(default.model, fitted(tiny, optimizer="mada", learn="lr", bounds="lr=0.5:2"))
+    assert [(type(x), dict(x.bounds)) for x in paper.learners] == [(HyperSGD, {"lr": (0.5, 2.0)})]
 
 
 def test_hyper_learning_rates_are_multiplied_as_they_are(tiny):
     model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, dropout=0.0, bias=False))
-    for config, own in ((fitted(tiny, optimizer="mada"), [1.0]), (tiny, [5e-4, 5e-4, 0.1, 0.1, 0.1, 0.1])):
-        for factor in (0.0, 3.0):
-            opt = optimizers.build(model, replace(config, hyper_lr_factor=factor))
-            assert opt.learner.lr.tolist() == pytest.approx([factor * x for x in own])
-        negated = optimizers.build(model, replace(config, hyper_optimizer="negated", hyper_lr_factor=3.0))
-        assert [group["lr"] for group in negated.hyper_optimizer.param_groups] == pytest.approx([3 * x for x in own])
+    for factor in (0.0, 3.0):
+        [learner] = optimizers.build(model, fitted(tiny, optimizer="automuon", hyper_lr_factor=factor)).learners
+        assert learner.rate == factor
+        [learner] = optimizers.build(model, replace(tiny, hyper_lr_factor=factor)).learners
+        assert list(learner.lr.values()) == pytest.approx([factor * x for x in (5e-4, 5e-4, 0.1, 0.1, 0.1, 0.1)])
+
+
+def test_a_name_of_before_is_answered_with_that_of_today():
+    for old, new in (("mada_all", "mada"), ("mada_pointwise", "autoadam"), ("automoun", "automuon")):
+        with pytest.raises(ConfigError, match=f"got {old}; did you mean {new}"):
+            optimizers.require_known(old)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -14,7 +14,8 @@ from mada_lab.plots import style
 from mada_lab.plots.losses import training_loss, validation_loss
 from mada_lab.record import RunRecord, read_run
 from mada_lab.report import headline, report, write_report
-from tests.app.synthetic_runs import make_run
+from mada_lab.report_runs import sentence
+from tests.app.synthetic_runs import INITIAL, make_run
 
 VOID = {"meta", "br"}
 PARTS = ["html", "head", "meta", "title", "style", "body", "main", "header", "section", "h1", "h2", "p", "div", "span"]
@@ -119,26 +120,114 @@ def test_figures_do_not_depend_on_the_users_matplotlib_settings(pair, tmp_path):
 
 
 def test_a_run_without_coefficients_stands_beside_one_that_learns(pair, tmp_path):
-    text = " ".join(Page(written(pair, tmp_path / "report.html")).texts)
-    assert "Without coefficients: adamw." in text
-    assert "Without hypergradients: adamw." in text
+    content = written(pair, tmp_path / "report.html")
+    text = " ".join(Page(content).texts)
     assert "0.6000 → 0.2500" in text
+    assert "adamw" not in legend_of(content)
     alone = " ".join(Page(written(pair[1:], tmp_path / "alone.html")).texts)
-    assert "None of the runs logged coefficients." in alone
-    assert "None of the runs logged hypergradients." in alone
+    assert "Nothing was learned in any of the runs." in alone
+    assert "No run logged a hypergradient other than 0." in alone
+    assert "Learned coefficients" not in alone
 
 
-def test_coefficients_that_nobody_learns_are_named_and_not_drawn(tmp_path):
+def legend_of(content):
+    """The text of the first legend."""
+    return content.split('<ul class="legend">')[1].split("</ul>")[0]
+
+
+def test_the_page_opens_with_a_sentence_per_run(pair, tmp_path):
+    content = written(pair, tmp_path / "report.html")
+    opening = content.split("<header>")[1].split("</header>")[0]
+    items = [html.unescape(re.sub("<.*?>", "", item)) for item in opening.split("<li>")[1:]]
+    for item, run in zip(items, map(read_run, pair), strict=True):
+        assert sentence(run) in item
+        assert run.name in item
+
+
+def test_trajectories_come_first_and_losses_after_them(pair, tmp_path):
+    content = written(pair, tmp_path / "report.html")
+    titles = re.findall("<h2>(.*?)</h2>", content)
+    assert titles[:4] == ["Learned coefficients", "Results", "Losses", "Coefficients"]
+    assert content.index("Coefficient gamma over optimizer steps") < content.index("<table")
+
+
+def test_coefficients_that_nobody_learns_are_in_one_line_and_not_drawn(tmp_path):
     for name, learned in (("lr", 0.1), ("fixed", 0.0)):
         record = RunRecord.create(tmp_path / name, {})
         for step in range(2):
             coefficients = {"beta1": 0.9, "lr": 1e-3 * (1 + step * learned)}
             record.log({"step": step, "coefficients": coefficients, "hypergradients": {"beta1": 0.0, "lr": learned}})
-    both = " ".join(Page(report([read_run(tmp_path / name) for name in ("lr", "fixed")])).texts)
-    assert both.count("At rest in all runs: beta1.") == 2
+    content = report([read_run(tmp_path / name) for name in ("lr", "fixed")])
+    texts = Page(content).texts
+    assert "0.001 → 0.0011" in texts
+    assert texts.count("beta1 0.9") == 1
+    assert "beta1 0.9, lr 0.001" in texts
+    assert "Coefficient beta1 over" not in content
+    assert "fixed" not in legend_of(content)
     alone = " ".join(Page(report([read_run(tmp_path / "fixed")])).texts)
-    assert "None of the coefficients moved, nor was learned." in alone
-    assert "All hypergradients are 0: nothing was learned." in alone
+    assert "Nothing was learned in any of the runs." in alone
+    assert "No run logged a hypergradient other than 0." in alone
+
+
+def test_what_a_guard_moves_is_told_as_applied_and_not_as_learned(tmp_path):
+    method = {"description": "Adam", "learned": ["rho"], "lr": [0.1]}
+    record = RunRecord.create(tmp_path / "run", {"method": method})
+    for step in range(3):
+        coefficients = {"beta1": 0.3 * step, "rho": 1 - 0.1 * step, "c": 1.0}
+        record.log({"step": step, "coefficients": coefficients, "hypergradients": {"rho": 0.1}})
+    run = read_run(tmp_path / "run")
+    assert run.learned == ("rho",)
+    content = report([run])
+    assert "beta1 0 → 0.6, c 1" in Page(content).texts
+    assert re.findall('aria-label="Coefficient (.*?) over', content) == ["rho"]
+
+
+def test_scopes_are_learned_by_the_names_of_their_coefficients(tmp_path):
+    method = {"description": "Adam", "learned": ["beta1"], "lr": [0.1]}
+    record = RunRecord.create(tmp_path / "run", {"method": method})
+    for step in range(2):
+        record.log({"step": step, "coefficients": {f"h.{i}.w": {"beta1": 0.9, "rho": 1.0} for i in range(30)}})
+    run = read_run(tmp_path / "run")
+    assert run.learned == tuple(f"h.{i}.w.beta1" for i in range(30))
+    text = " ".join(Page(report([run])).texts)
+    assert text.count("6 more are left out.") == 3  # of the panels, of the table, and of what isn't learned
+
+
+WINDOW, MARGINS = 1280, 2 * 32 + 2
+
+
+def test_tables_are_not_cut_off_at_1280_pixels(tmp_path):
+    """Widths by the style sheet: 28 pixels of padding a cell, and 8 a character, which is more than it takes."""
+    folders = [make_run(tmp_path / "mada"), make_run(tmp_path / "adamw", learned=False)]
+    record = RunRecord.create(tmp_path / "automuon", {"optimizer": "automuon", "method": AUTOMUON})
+    for step in range(3):
+        coefficients = INITIAL | {"omega": 1.0, "lr": 1.2345e-3 * (1 + step)}
+        record.log({"step": step, "train_loss": 2.0, "coefficients": coefficients, "hypergradients": {"lr": 0.1}})
+    record.finish({"optimizer": "automuon", "steps": 3, "final_val_loss": 1.9, "seconds": 1e3})
+    content = report([read_run(folder) for folder in (*folders, tmp_path / "automuon")])
+    tables = re.findall('<table class="numbers">.*?</table>', content, re.DOTALL)
+    assert len(tables) == 2
+    for each in tables:
+        assert sum(map(_column_width, _columns(each))) <= min(WINDOW - 15, 1200) - MARGINS
+    rows = [
+        [html.unescape(re.sub("<.*?>", "", cell)) for cell in row] for row in zip(*_columns(tables[1]), strict=True)
+    ]
+    assert [row[0] for row in rows] == ["coefficient", *INITIAL, "lr"]
+    assert rows[-1][1:3] == ["automuon", "0.00123 → 0.0037"]
+
+
+AUTOMUON = {"description": "Muon on hidden matrices and Adam elsewhere", "learned": ["lr"], "lr": [1.2345e-3]}
+
+
+def _columns(content):
+    rows = re.findall("<tr>(.*?)</tr>", content, re.DOTALL)
+    return list(zip(*(re.findall("<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in rows), strict=True))
+
+
+def _column_width(cells):
+    lines = [re.sub("<.*?>", "", line) for cell in cells for line in cell.split("<br>")]
+    sample = 30 if any("<svg" in cell for cell in cells) else 0
+    return 28 + sample + 8 * max(len(html.unescape(line)) for line in lines)
 
 
 def test_text_from_runs_is_shown_and_never_obeyed(tmp_path):

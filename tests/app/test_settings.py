@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import optimizers, settings
+from mada_lab import by_coefficient, optimizers, settings
 from mada_lab.config import TrainConfig, VisionConfig
 from mada_lab.errors import ConfigError
 
@@ -36,15 +36,38 @@ def test_defaults_then_file_then_command_line(tmp_path):
     assert config.n_head == TrainConfig().n_head
 
 
-@pytest.mark.parametrize(("text", "value"), [("'shape'", "shape"), ("'lr'", "lr"), ("0.5", 0.5), ("1", 1.0)])
+@pytest.mark.parametrize(("text", "value"), [("'auto'", "auto"), ("0.5", 0.5), ("1", 1.0)])
 def test_a_key_of_a_word_or_a_number(tmp_path, text, value):
     path = tmp_path / "c.toml"
-    path.write_text(f"lr_init = {text}\n")
-    for config in (settings.load([str(path)]), settings.load([f"--lr_init={text.strip(chr(39))}"])):
-        assert (config.lr_init, type(config.lr_init)) == (value, type(value))
-    path.write_text("lr_init = 'shap'\n")
-    with pytest.raises(ConfigError, match="key lr_init: expected 'lr' or 'shape' or a number, got 'shap'"):
+    path.write_text(f"learning_rate = {text}\n")
+    for config in (settings.load([str(path)]), settings.load([f"--learning_rate={text.strip(chr(39))}"])):
+        assert (config.learning_rate, type(config.learning_rate)) == (value, type(value))
+    assert settings.load([str(path), "--learning_rate=None"]).learning_rate is None
+    path.write_text("learning_rate = 'aut'\n")
+    with pytest.raises(ConfigError, match="key learning_rate: expected a number or 'auto', got 'aut'"):
         settings.load([str(path)])
+
+
+BY_COEFFICIENT = [
+    ("hyper_lr", "0.5", 0.5),
+    ("hyper_lr", "beta1=5e-4,gamma=0", {"beta1": 5e-4, "gamma": 0.0}),
+    ("hyper_momentum", "rho=0.5", {"rho": 0.5}),
+    ("bounds", "beta1=0.01:0.99,lr=0:1", {"beta1": (0.01, 0.99), "lr": (0.0, 1.0)}),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "value"), BY_COEFFICIENT)
+def test_a_key_by_coefficient(tmp_path, key, text, value):
+    """On the command line, as a text of a file, and as a table of it."""
+    path = tmp_path / "c.toml"
+    found = [getattr(settings.load([f"--{key}={text}"]), key)]
+    if isinstance(value, dict):
+        table = ", ".join(f"{q} = {list(x) if isinstance(x, tuple) else x}" for q, x in value.items())
+        for content in (repr(text), f"{{{table}}}"):
+            path.write_text(f"{key} = {content}\n")
+            found.append(getattr(settings.load([str(path)]), key))
+    read = by_coefficient.intervals if key == "bounds" else by_coefficient.numbers
+    assert [read(x) if isinstance(x, str) else x for x in found] == [value] * len(found)
 
 
 def test_the_papers_example_run():
@@ -57,7 +80,10 @@ def test_the_papers_example_run():
     assert (config.rho, config.eps, config.hyper_start, config.grad_clip) == (0.6, 1e-6, 50, 1.0)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
+SHIPPED = [*sorted(CONFIGS.glob("*.toml")), *sorted(CONFIGS.glob("published/*.toml"))]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.stem}/{p.stem}")
 def test_every_shipped_configuration_is_valid(path):
     kind = VisionConfig if path.stem.startswith("cifar10") else TrainConfig
     config = settings.load([str(path)], kind)
@@ -78,8 +104,14 @@ REFUSED = [
         r"n_head: .*learning_rate: .*rho: expected a number in \[0, 1\], got 2",
     ),
     (["--n_embd=130"], "n_embd: expected a multiple of n_head=4"),
+    (["--hyper_lr=fast"], "hyper_lr: expected one number, or beta1=5e-4,gamma=0, got 'fast'"),
+    (["--hyper_lr=beta1=1,beta1=2"], "hyper_lr: expected one number, or .*, got 'beta1=1,beta1=2'"),
+    (["--hyper_lr=beta1=-1"], "hyper_lr.beta1: expected at least 0, got -1.0"),
+    (["--hyper_momentum=rho=1"], r"hyper_momentum.rho: expected a number in \[0, 1\), got 1.0"),
+    (["--bounds=beta1=0.5"], "bounds: expected beta1=0.01:0.99,rho=0:1, got 'beta1=0.5'"),
+    (["--first_accumulation=2"], "first_accumulation: expected at most gradient_accumulation_steps=1, got 2"),
     (["--warmup_iters=5000"], "warmup_iters: expected at most max_iters=2000"),
-    (["--min_lr=1"], "min_lr: expected at most learning_rate"),
+    (["--min_lr=1", "--learning_rate=0.5"], "min_lr: expected at most learning_rate=0.5, got 1"),
     (["--dtype=elsewhere"], "invalid choice 'elsewhere'"),
     (["--out_dir="], "out_dir: expected a folder"),
     (["missing.toml"], "in missing.toml: expected a readable file"),
@@ -96,7 +128,9 @@ def test_refused_arguments(arguments, message):
 REFUSED_FILES = [
     ("n_leyer = 2", "got n_leyer; did you mean n_layer"),
     ("n_layer = 2.5", "key n_layer: expected a whole number, got 2.5"),
-    ('learning_rate = "1e-3"', "key learning_rate: expected a number, got '1e-3'"),
+    ('learning_rate = "1e-3"', "key learning_rate: expected a number or 'auto', got '1e-3'"),
+    ("learning_rate = {a = 1}", "key learning_rate: expected a number or 'auto', got {'a': 1}"),
+    ("hyper_lr = {beta1 = true}", "hyper_lr: expected one number, or .* got 'beta1=True'"),
     ("max_iters = true", "key max_iters: expected a whole number, got True"),
     ("compile = 1", "key compile: expected true or false, got 1"),
     ('dtype = "float8"', "key dtype: expected 'float32' or 'bfloat16' or 'float16'"),

@@ -25,7 +25,7 @@ from mada_lab.together import Member, train_together
 from tests.app.conftest import Silent, fitted
 from tests.app.test_sweep import Quiet, worker
 
-OPTIMIZERS = ("mada", "mada_all", "adamw", "schedulefree", "torch_muon")
+OPTIMIZERS = ("automuon", "mada", "adamw", "schedulefree", "torch_muon")
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_images_too(tmp_path):
         eval_interval=6,
         log_interval=1,
     )
-    configs = [replace(base, seed=i, out_dir=str(tmp_path / f"run{i}"), optimizer="mada") for i in range(3)]
+    configs = [replace(base, seed=i, out_dir=str(tmp_path / f"run{i}"), optimizer="automuon") for i in range(3)]
     group = members(configs, data)
     train_together(group)
     for member, config in zip(group, configs, strict=True):
@@ -197,7 +197,7 @@ def test_a_worker_trains_several_points_at_a_time(tiny, tmp_path):
 
 def test_the_bench_side_by_side(tmp_path, capsys):
     """Its table is, but for rounding, the one of runs one by one."""
-    words = ["bench", "--quick", "--sections=defaults,tuned", "--tasks=digits_mlp", "--families=adamw,mada"]
+    words = ["bench", "--quick", "--sections=defaults,tuned", "--tasks=digits_mlp", "--families=adamw,automuon"]
     words += [f"--data-dir={tmp_path / 'data'}"]
     found = []
     for name, extra in (("one", []), ("many", ["--together=8"])):

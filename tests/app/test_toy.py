@@ -10,12 +10,13 @@ from itertools import pairwise
 import pytest
 import torch
 
+from mada_lab.controls import Negated
 from mada_lab.errors import ConfigError
 from mada_lab.experiments.regret import METHODS, PROBLEMS, SCHEDULES, Game, play, record, recorded
 from mada_lab.experiments.scalar import ScalarOptimizer
 from mada_lab.plots.toy import toy_figure
 from mada_lab.record import read_run
-from mada_optim import MADA
+from mada_optim import MADA, HyperSGD, HyperTorch
 from tests.app.test_cli import mada_lab
 
 
@@ -54,14 +55,14 @@ def test_what_theorem_1_says_of_adam_and_its_remedies_hold():
     """From 0 Adam is at +1, AMSGrad and AVGrad are at -1, and MADA has turned, within 20,000 plays."""
     ends = {
         name: list(play(Game(problem="c3", method=name, steps=20_000)))[-1]
-        for name in "adam amsgrad avgrad mada".split()
+        for name in "adam amsgrad avgrad mada_toy".split()
     }
     assert ends["adam"].iterate > 0.999
-    assert max(ends[name].iterate for name in ("amsgrad", "avgrad", "mada")) < -0.9
+    assert max(ends[name].iterate for name in ("amsgrad", "avgrad", "mada_toy")) < -0.9
     assert ends["adam"].average_regret == pytest.approx(2 / 3, abs=0.01)  # 2 (3 - 1 - 1)/3 a play
 
 
-@pytest.mark.parametrize("method", ["mada", "mada_all"])
+@pytest.mark.parametrize("method", ["mada_toy", "mada"])
 def test_a_million_steps_take_less_than_a_minute_of_one_core(method):
     began = time.process_time()
     list(play(Game(problem="reddi", method=method, steps=20_000)))
@@ -76,12 +77,45 @@ def test_points_are_even_in_time_and_in_its_logarithm():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"weight_decay": 0.1}, "no weight decay"), ({"learn": ("rho", "lr")}, "no weight decay")]
+    "options",
+    [{"weight_decay": 0.1}, {"learn": ("rho", "lr")}, {"learn": HyperTorch("rho")}, {"learn": Negated("rho")}],
+    ids=str,
 )
-def test_what_the_scalar_path_lacks_is_refused(options, message):
+def test_what_the_scalar_path_lacks_is_refused(options):
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="no weight decay, learned lr or learner but HyperSGD"):
         ScalarOptimizer(MADA([x], **options), 0.0)
+
+
+LEARNERS = [
+    HyperSGD("all", lr=0.05, momentum={"rho": 0.9, "gamma": 0.5}, start=0, clip=0.3, rebound=2.0),
+    HyperSGD(
+        "rho", "beta3", lr={"rho": 0.2}, momentum=0.9, start=7, stop=60, bounds={"rho": (0.2, 0.9), "beta3": (0, 0.6)}
+    ),
+    [HyperSGD("rho", lr=0.3, start=3), HyperSGD("beta1", "c", momentum=0.8, clip=0.01, scope="tensor")],
+]
+
+
+@pytest.mark.parametrize("learn", LEARNERS, ids=range(len(LEARNERS)))
+def test_every_option_of_the_learner_is_taken(learn):
+    """Rates and momentum by coefficient, clipping, start and stop, bounds, several learners."""
+    x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    options = {"betas": (0.9, 0.99), "rho": 0.8, "c": 0.9, "gamma": 0.95, "learn": learn}
+    optimizer, twin = (MADA([p], lr=0.05, **options) for p in (x, x.clone().detach().requires_grad_()))
+    player = ScalarOptimizer(twin, 0.0)
+    for t in range(1, 101):
+        slope = PROBLEMS["reddi"].slope(t) * (1 + 0.3 * (-1) ** t)
+        x.grad = torch.full_like(x, slope)
+        optimizer.step()
+        player.step(slope, 0.05)
+        assert player.x == pytest.approx(x.item(), abs=1e-11), t
+        assert [*player.coefficients.values()] == pytest.approx([*coefficients(optimizer).values()], abs=1e-11), t
+    assert coefficients(optimizer)["rho"] != 0.8
+
+
+def coefficients(optimizer):
+    found = optimizer.coefficients()
+    return found if "rho" in found else next(iter(found.values()))
 
 
 def test_wrong_names_are_refused():

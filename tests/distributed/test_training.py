@@ -63,6 +63,35 @@ def test_the_run_of_one_process(config, alone, kind):
     assert run.manifest["processes"] == size
 
 
+def rows_of(config, out, kind, **keys):
+    """The rows of a run of `mada`, whose hypergradients are of what the keys say."""
+    size, local_size, parallel = KINDS[kind]
+    config = replace(
+        config, optimizer="mada", grad_clip=0.05, parallel=parallel, out_dir=f"{config.out_dir}{out}", **keys
+    )
+    assert ranks.in_group(size, runs.train, config, local_size=local_size) == 0
+    return read_run(Path(config.out_dir)).rows
+
+
+@pytest.mark.parametrize("kind", ["ddp 2", "fsdp 2"])
+def test_the_first_passes_of_all_processes_are_observed(config, kind):
+    """Where each has one pass, these are the whole gradient."""
+    keys = {"gradient_accumulation_steps": 2, "max_iters": 4}
+    first, whole = (rows_of(config, x, kind, hyper_observe=x, **keys) for x in ("first", "unclipped"))
+    for ours, theirs in zip(first, whole, strict=True):
+        assert_alike(ours, theirs)
+    assert any(first[-1]["hypergradients"].values())
+
+
+def test_the_first_pass_is_observed_however_gradients_are_shared(config):
+    """By a message of its own where they are exchanged with the last pass, else by an exchange."""
+    ddp, fsdp = (rows_of(config, x, f"{x} 2", hyper_observe="first", max_iters=4) for x in ("ddp", "fsdp"))
+    for ours, theirs in zip(fsdp, ddp, strict=True):
+        assert_alike(ours, theirs)
+    whole = rows_of(config, "step", "ddp 2", max_iters=4)
+    assert ddp[-1]["hypergradients"] != pytest.approx(whole[-1]["hypergradients"], rel=0.1)
+
+
 def test_a_signal_to_one_stops_all_and_any_number_goes_on(config, alone):
     """Two processes with shards, then one, then two with replicas."""
     assert ranks.in_group(2, resumes.train_until, replace(config, parallel="fsdp"), 2, ()) == 143
@@ -117,6 +146,7 @@ def test_processes_with_different_configurations_are_refused(config):
             {"gradient_accumulation_steps": 3},
             "expected a multiple of the 2 processes .* got 3; set it to 2, say",
         ),
+        ((2, 2), {"first_accumulation": 3}, "key first_accumulation: expected a multiple of the 2 processes"),
         ((2, 2), {"device": "cuda:1"}, "key device: expected auto, cpu or cuda"),
         ((4, 3), {"parallel": "hybrid"}, "as many processes on each machine"),
     ],

@@ -20,7 +20,7 @@ from tests.reliability import ranks, runs
 
 CONFIG = VisionConfig(
     device="cpu",
-    optimizer="mada_pointwise",  # an orthogonalisation takes up the rounding of sums by some hundred times
+    optimizer="autoadam",  # an orthogonalisation takes up the rounding of sums by some hundred times
     width=4,
     depth=8,
     train_images=100,

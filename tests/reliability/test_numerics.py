@@ -36,7 +36,7 @@ def moved(session):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("optimizer", ["mada", "mada_released", "hyperadam", "adamw", "lion"])
+@pytest.mark.parametrize("optimizer", ["automuon", "mada", "mada_released", "hyperadam", "adamw", "lion"])
 def test_a_gradient_that_is_not_finite_moves_nothing(tiny, corpus, optimizer, bad):
     session = Session.start(fitted(tiny, optimizer=optimizer), corpus)
     for _ in range(8):
@@ -131,7 +131,7 @@ def test_finiteness_is_seen_in_every_type_and_place():
     assert numerics.first_not_finite({"max": torch.tensor([torch.finfo(torch.float32).max] * 5)}) is None
 
 
-@pytest.mark.parametrize("optimizer", ["mada", "mada_released", "hyperadam", "adamw", "lion"])
+@pytest.mark.parametrize("optimizer", ["automuon", "mada", "mada_released", "hyperadam", "adamw", "lion"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_run_that_never_moved_ends_with_an_error(tiny, corpus, tmp_path, monkeypatch, caplog, optimizer, dtype):
     """Whoever skips the steps; fewer of them than `max_skipped_steps`."""

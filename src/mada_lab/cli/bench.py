@@ -14,10 +14,10 @@ USAGE = """\
 bench [--sections S1,S2,...] [--tasks T1,...] [--families F1,...] [--map-optimizers O1,...] [--seeds 1,2,...]
       [--map-seeds 1,2] [--trials N] [--workers N] [--out DIR] [--data-dir DIR] [--storage FILE|URL] [--grace SECONDS]
       [--device D] [--together N] [--quick]
-    train small tasks with MADA and with tuned optimizers, and write DIR/bench.html and DIR/bench.md; sections are
-    defaults, tuned, lr_map, betas_map, hyper_lr, ablations. Finished runs stay, and stopped ones go on; workers, one
-    core each, share the runs as in sweep. On a GPU: --device cuda --together 32 trains so many runs of a task side by
-    side, their networks stacked. --quick: two tasks, a few steps, one seed, two trials
+    train small tasks with this library's defaults and with tuned optimizers, and write DIR/bench.html and DIR/bench.md;
+    sections are defaults, tuned, lr_map, betas_map, hyper_lr, ablations. Finished runs stay, and stopped ones go on;
+    workers, one core each, share the runs as in sweep. On a GPU: --device cuda --together 32 trains so many runs of a
+    task side by side, their networks stacked. --quick: two tasks, a few steps, one seed, two trials
 """
 
 OPTIONS = (

@@ -12,8 +12,8 @@ compare [CONFIG.toml] [--key=value ...] [--optimizers NAME[:key=value...],...] [
         [--storage FILE|URL] [--grace SECONDS] [--retry-failed]
     train each optimizer with each seed, and write DIR/compare.html: losses, paired differences from the first
     optimizer, figures. CONFIG.toml may have tables [optimizers.NAME] of keys, and [compare] (seeds, out, ...). mada_fs
-    is MADA fixed at the final coefficients of the mada_all run of its seed. Finished runs stay; workers share as in
-    sweep
+    is mada with nothing learned, at the final coefficients of the mada run of its seed. Finished runs stay; workers
+    share as in sweep
 """
 
 OPTIONS = ("optimizers", "seeds", "out", "storage", "grace")

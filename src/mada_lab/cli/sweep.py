@@ -8,6 +8,7 @@ from typing import Any, Self
 from mada_lab.cli.words import flag, number, take, whole_number
 from mada_lab.config import TrainConfig
 from mada_lab.errors import ConfigError, visible
+from mada_lab.progress import FittedBar, shortened
 
 USAGE = """\
 sweep [CONFIG.toml] [--key=value ...] [--grid KEY=V1,V2,... ...] [--search KEY=LOW..HIGH[:log] ... --trials N]
@@ -113,9 +114,7 @@ class SweepBar:
     """A bar over the points of a sweep, and where this worker is in its own."""
 
     def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(desc="sweep", unit="point", dynamic_ncols=True, mininterval=0.5)
+        self._bar = FittedBar(desc="sweep", unit="point", dynamic_ncols=True, mininterval=0.5)
         self._name, self._steps, self._failed = "", 0, 0
 
     def __enter__(self) -> Self:
@@ -140,7 +139,8 @@ class SweepBar:
     def step(self, done: int) -> None:
         """Shows the step of the point in hand."""
         failed = f", {self._failed} failed" if self._failed else ""
-        self._bar.set_postfix_str(f"{self._name} {done}/{self._steps}{failed}", refresh=False)
+        names = (shortened(self._name, length) for length in (len(self._name), 48, 32, 24, 16, 8))
+        self._bar.values = tuple(f"{name} {done}/{self._steps}{failed}" for name in names)
         self._bar.update(0)
 
     def told(self, message: str) -> None:

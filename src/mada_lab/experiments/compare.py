@@ -24,12 +24,12 @@ BASELINES: dict[str, Values] = {
     "lion": {},
     "sgd": {"momentum": 0.9},
     "hyperadam": {},
-    "mada_all": {},
-    "mada_fs": {},
     "mada": {},
+    "mada_fs": {},
+    "automuon": {},
 }
 #: Names for what is no optimizer by itself. A source `@CASE` is that case's run of the same seed.
-ALIASES: dict[str, Values] = {"mada_fs": {"optimizer": "mada_all", "coefficients_from": "@mada_all"}}
+ALIASES: dict[str, Values] = {"mada_fs": {"optimizer": "mada", "coefficients_from": "@mada"}}
 SOURCE = "coefficients_from"
 
 

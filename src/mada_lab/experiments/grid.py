@@ -15,7 +15,7 @@ from mada_lab.plots.curves import Floats
 from mada_lab.record import MANIFEST, read_run
 
 PUBLISHED = "shakespeare_grid_*.csv"
-FIRST = ("adamw", "adam", "hyperadam", "mada", "mada_all")
+FIRST = ("adamw", "adam", "hyperadam", "mada")
 """Optimizers in the order of the rows, the baseline first; others follow."""
 
 

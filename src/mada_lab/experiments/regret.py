@@ -20,7 +20,7 @@ from mada_lab import environment
 from mada_lab.errors import ConfigError
 from mada_lab.experiments.scalar import ScalarOptimizer
 from mada_lab.record import Json, RunRecord
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperSGD
 
 BEST, WORST = -1.0, 1.0
 
@@ -59,18 +59,18 @@ SCHEDULES: dict[str, Callable[[float, int], float]] = {
 }
 
 #: What MADA's published toy learns, and how; betas stay, and there is no Lion.
-PUBLISHED: Json = {"learn": ("rho", "beta3", "c"), "hyper_lr": 0.1, "hyper_momentum": 0.9}
+PUBLISHED: Json = {"learn": HyperSGD("rho", "beta3", "c", lr=0.1, momentum=0.9)}
 #: Everything learned, with the library's numbers; beta2 may go as low as the betas of theorem 1.
-EVERYTHING: Json = {"learn": "all", "bounds": {"beta2": (0.01, 0.9999)}}
+EVERYTHING: Json = {"learn": HyperSGD("all", bounds={"beta2": (0.01, 0.9999)})}
 
 METHODS: dict[str, tuple[type[HyperOptimizer], Json]] = {
     "adam": (mada_optim.Adam, {}),
     "amsgrad": (mada_optim.AMSGrad, {}),
     "avgrad": (mada_optim.AVGrad, {}),
     "yogi": (mada_optim.Yogi, {}),
-    "mada": (mada_optim.MADA, PUBLISHED),
-    "mada_all": (mada_optim.MADA, EVERYTHING),
-    "mada_released": (mada_optim.MADA, {**PUBLISHED, "rule": "mada_released"}),
+    "mada_toy": (mada_optim.MADA, PUBLISHED),
+    "mada": (mada_optim.MADA, EVERYTHING),
+    "mada_toy_released": (mada_optim.MADA, {**PUBLISHED, "rule": "mada_released"}),
 }
 
 
@@ -123,7 +123,7 @@ class Game:
     def config(self) -> Json:
         """All that decides the numbers."""
         beta1, beta2 = PROBLEMS[self.problem].betas
-        options = {key: x for key, x in METHODS[self.method][1].items() if key != "bounds"}
+        options = {key: x if isinstance(x, str) else repr(x) for key, x in METHODS[self.method][1].items()}
         return {**asdict(self), "learning_rate": self.lr, "beta1": beta1, "beta2": beta2, **options}
 
 

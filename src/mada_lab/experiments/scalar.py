@@ -7,17 +7,17 @@ graphs, and each graph is evaluated on Python's floats, which are fp64.
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 from torch.fx.proxy import GraphAppendingTracer, Proxy
 
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperSGD, StepInfo
+from mada_optim.checks import intervals, learned_names
 from mada_optim.differentiate import differentiate
-from mada_optim.hyper.learner import Learner
-from mada_optim.spec import LR
+from mada_optim.hyper.step import moved
+from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT, corners, reduced, specialize
 
 Function = Callable[..., Any]
@@ -28,19 +28,25 @@ class ScalarOptimizer:
     """Moves a number as `optimizer` would move a parameter that has one element.
 
     Args:
-        optimizer: A fresh optimizer in fp64, whose rule, coefficients and learner are taken over; it is not stepped.
-            Not offered: weight decay, a learned lr, a hyper_optimizer.
+        optimizer: A fresh optimizer in fp64, whose rule, coefficients and learners are taken over; it is not stepped.
+            Not offered: weight decay, a learned lr, and other learners than HyperSGD.
         start: Where the number starts.
 
     Attributes:
         x: The number; a caller may project it between two steps.
         coefficients: The rule's coefficients by name, as they are now.
+
+    Raises:
+        ValueError: The optimizer has what is not offered.
     """
 
     def __init__(self, optimizer: HyperOptimizer, start: float) -> None:
         group, rule, learned = optimizer.param_groups[0], optimizer.rule, optimizer.learned
-        if group["weight_decay"] or LR.name in learned or optimizer.hyper_optimizer is not None:
-            raise ValueError("a scalar optimizer has no weight decay, learned lr or hyper_optimizer; leave them out")
+        others = [type(x).__name__ for x in optimizer.learners if type(x) is not HyperSGD]
+        if group["weight_decay"] or LR.name in learned or others:
+            raise ValueError(
+                "a scalar optimizer has no weight decay, learned lr or learner but HyperSGD; leave them out"
+            )
         fixed = corners(rule, group, learned)
         form, graph = specialize(rule, fixed), reduced(rule, fixed)
         slots = [SLOT + slot.name for slot in rule.slots if slot.scalar]
@@ -53,9 +59,8 @@ class ScalarOptimizer:
         self._hyper = {name: float(group[name]) for name in rule.hyper_parameters}
         self._slots: Numbers = {SLOT + slot.name: slot.init for slot in form.slots}
         self._last: tuple[float, Numbers] | None = None  # lr of the last update, and what its rule was given
-        self._learned, self._learner = learned, optimizer.learner
-        self._hyper_step = hyper_step(optimizer.learner, len(learned))
-        self._velocity = [0.0] * len(learned)
+        self._learned = learned
+        self._columns = [Column(q, learner, rule) for q, learner in learner_of_each(optimizer)]
 
     def step(self, g: float, lr: float) -> None:
         """One step with the gradient `g`: the hyper-step first, then slots and number with the new coefficients."""
@@ -71,11 +76,44 @@ class ScalarOptimizer:
     def _learn(self, g: float, lr: float, then: Numbers) -> None:
         derivatives, _ = self._slope({**then, "cotangent": g})
         h = [-lr * x for x in derivatives]
-        if self.t < max(self._learner.start, 1) or not all(map(math.isfinite, h)):
-            return
-        q = [self.coefficients[name] for name in self._learned]
-        q, self._velocity = self._hyper_step(*q, *h, *self._velocity)
-        self.coefficients.update(zip(self._learned, q, strict=True))
+        if all(map(math.isfinite, h)):
+            for column, x in zip(self._columns, h, strict=True):
+                self.coefficients[column.name] = column.step(self.coefficients[column.name], x, self.t)
+
+
+def learner_of_each(optimizer: HyperOptimizer) -> list[tuple[str, Any]]:
+    """The learned coefficients in the rule's order, each with its learner."""
+    found = {q: x for x in optimizer.learners for q in learned_names(optimizer.rule, x.names)}
+    return [(q, found[q]) for q in optimizer.learned]
+
+
+class Column:
+    """One coefficient, moved by its learner's own step, which is traced once and evaluated on floats.
+
+    Args:
+        name: The coefficient.
+        learner: What learns it.
+        rule: What it belongs to.
+    """
+
+    def __init__(self, name: str, learner: HyperSGD, rule: Rule) -> None:
+        self.name, self._velocity = name, 0.0
+        self._from, self._until = max(learner.start, 1), math.inf if learner.stop is None else learner.stop
+        ends = intervals(rule, {q: x for q, x in learner.bounds.items() if q == name}, (name,))[name]
+        rates = tuple(q.hyper_lr for q in rule.coefficients if q.name == name)
+        graph = fx.Graph()
+        tracer = _Tracer(graph)
+        q, h, velocity, moves = (tracer.proxy(graph.placeholder(x)) for x in ("q", "h", "velocity", "moves"))
+        info: Any = StepInfo((name,), ends.low, ends.high, rates, None, moves, moves, 0.0, lambda: None)  # type: ignore[arg-type, return-value]
+        new, memory = moved(learner, q, h, {"velocity": velocity}, info)  # type: ignore[arg-type]
+        graph.output(tracer.create_arg((new, memory["velocity"])))
+        self._move = _compiled(graph)
+
+    def step(self, q: float, h: float, applied: int) -> float:
+        """Where the coefficient goes from `q`, after so many applied steps."""
+        new: float
+        new, self._velocity = self._move(q, h, self._velocity, self._from <= applied < self._until)
+        return new
 
 
 class _Float64(Proxy):
@@ -85,25 +123,6 @@ class _Float64(Proxy):
 class _Tracer(GraphAppendingTracer):
     def proxy(self, node: fx.Node) -> Proxy:
         return _Float64(node, self)
-
-
-def hyper_step(learner: Learner, count: int) -> Function:
-    """The learner's clip, step and projection of `count` coefficients, as a function on floats.
-
-    It takes all q, then all h, then all velocities, and gives the new q and velocities.
-    """
-    graph = fx.Graph()
-    tracer = _Tracer(graph)
-    given = [[tracer.proxy(graph.placeholder(f"{x}_{i}")) for i in range(count)] for x in ("q", "h", "velocity")]
-    moved = []
-    for i, (q, h, velocity) in enumerate(zip(*given, strict=True)):
-        vectors = {x: getattr(learner, x) for x in ("lr", "momentum", "low", "high")}
-        numbers: dict[str, Any] = {x: None if y is None else float(y[i]) for x, y in vectors.items()}
-        one: Any = replace(learner, **numbers)
-        new, velocity = one.step(q, one.clip(h), velocity)
-        moved.append((one.project(new), velocity))
-    graph.output(tracer.create_arg(([q for q, _ in moved], [velocity for _, velocity in moved])))
-    return _compiled(graph)
 
 
 def on_floats(graph: fx.Graph) -> Callable[[Mapping[str, float]], Any]:
@@ -148,8 +167,12 @@ def clamp(x: float, min: float = -math.inf, max: float = math.inf) -> float:
     return min if x < min else max if x > max else x
 
 
-def itself(x: float) -> float:
+def itself(x: float, *_: int) -> float:
     return x
+
+
+def isnan(x: float) -> int:
+    return int(x != x)  # of which ~ is a truth value as well
 
 
 #: Operations on tensors, and the same on floats.
@@ -163,4 +186,6 @@ SCALAR: dict[str, Function] = {
     "exp": math.exp,
     "total": itself,
     "detach": itself,
+    "unsqueeze": itself,
+    "isnan": isnan,
 }

@@ -1,4 +1,7 @@
-"""How the learned coefficients moved, and the hypergradients that moved them: one small panel per coefficient."""
+"""How the learned coefficients moved, and the hypergradients that moved them: one small panel per coefficient.
+
+A panel shows the runs that learn its coefficient; what isn't learned is no part of the figures.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -24,53 +27,51 @@ _RING: style.Look = {
 
 @style.drawing()
 def coefficient_panels(runs: Sequence[Run], limit: int | None = None) -> dict[str, Figure]:
-    """By name, the values over steps of each coefficient that moves or is learned in any run (the first `limit`)."""
-    return _figures(runs, moving(runs, "coefficients")[:limit], _coefficient)
+    """By name, the applied values over steps of each coefficient that any run learns (the first `limit`)."""
+    return _figures(runs, learned_names(runs)[:limit], _coefficient)
 
 
 @style.drawing()
 def hypergradient_panels(runs: Sequence[Run], limit: int | None = None) -> dict[str, Figure]:
     """Likewise for the hypergradients, in loss per unit of the coefficient."""
-    return _figures(runs, moving(runs, "hypergradients")[:limit], _hypergradient)
+    return _figures(runs, with_hypergradients(runs)[:limit], _hypergradient)
 
 
 @style.drawing()
 def coefficient_grid(runs: Sequence[Run], columns: int = 3) -> Figure:
     """All of these coefficients in one figure, to save on its own, with the runs named below."""
-    return _grid(runs, "coefficients", _coefficient, columns)
+    return _grid(runs, learned_names(runs), _coefficient, columns)
 
 
 @style.drawing()
 def hypergradient_grid(runs: Sequence[Run], columns: int = 3) -> Figure:
     """Likewise for the hypergradients."""
-    return _grid(runs, "hypergradients", _hypergradient, columns)
+    return _grid(runs, with_hypergradients(runs), _hypergradient, columns)
 
 
-def _grid(runs: Sequence[Run], group: str, draw: Panel, columns: int) -> Figure:
-    names = moving(runs, group)
+def _grid(runs: Sequence[Run], names: Sequence[str], draw: Panel, columns: int) -> Figure:
     columns = min(columns, len(names)) or 1
     rows = -(-len(names) // columns) or 1
     figure = Figure(figsize=(style.SMALL[0] * columns, style.SMALL[1] * rows), layout="constrained")
     for i, name in enumerate(names):
         draw(figure.add_subplot(rows, columns, i + 1), runs, name)
-    with_any = [(style.sample(i), run.name) for i, run in enumerate(runs) if run.names(group)]
+    with_any = [(style.sample(i), run.name) for i, run in enumerate(runs) if {*names} & {*run.learned}]
     style.legend_below(figure, [line for line, _ in with_any], [name for _, name in with_any], columns)
     return figure
 
 
-def names_of(runs: Sequence[Run], group: str) -> list[str]:
-    """The names in `group` of any run, in the order of their first appearance."""
-    return list(dict.fromkeys(name for run in runs for name in run.names(group)))
+def learned_names(runs: Sequence[Run]) -> list[str]:
+    """The coefficients that any of the runs learns, in the order of their first appearance."""
+    return list(dict.fromkeys(name for run in runs for name in run.learned))
 
 
-def moving(runs: Sequence[Run], group: str) -> list[str]:
-    """Those of them that some run learns, which have a hypergradient there, and coefficients that move otherwise."""
-    return [name for name in names_of(runs, group) if any(_moves(run, group, name) for run in runs)]
-
-
-def _moves(run: Run, group: str, name: str) -> bool:
-    values = run.coefficient(name)[1] if group == "coefficients" else []
-    return any(x != values[0] for x in values) or any(x != 0 for x in run.hypergradient(name)[1])
+def with_hypergradients(runs: Sequence[Run]) -> list[str]:
+    """Those of them whose hypergradient isn't 0 throughout."""
+    return [
+        name
+        for name in learned_names(runs)
+        if any(x != 0 for run in runs if name in run.learned for x in run.hypergradient(name)[1])
+    ]
 
 
 def _figures(runs: Sequence[Run], names: list[str], draw: Panel) -> dict[str, Figure]:
@@ -84,9 +85,9 @@ def _figures(runs: Sequence[Run], names: list[str], draw: Panel) -> dict[str, Fi
 def _coefficient(axes: Axes, runs: Sequence[Run], name: str) -> None:
     seen: list[float] = []
     for i, run in enumerate(runs):
-        steps, values = run.coefficient(name)
-        if not steps:
+        if name not in run.learned:
             continue
+        steps, values = run.coefficient(name)
         axes.plot(*thin(steps, values), **style.line_style(i), **style.LINE)
         initial = run.initial_coefficients().get(name)
         start = np.nan if initial is None else float(initial)
@@ -112,6 +113,8 @@ def _hypergradient(axes: Axes, runs: Sequence[Run], name: str) -> None:
     seen: list[float] = []
     axes.axhline(0.0, color=style.MUTED, linewidth=0.8, zorder=1.9)
     for i, run in enumerate(runs):
+        if name not in run.learned:
+            continue
         steps, values = run.hypergradient(name)
         axes.plot(*thin(steps, values), color=style.colour(i), **style.RAW)
         axes.plot(*thin(steps, smooth(values)), **style.line_style(i), **style.LINE)

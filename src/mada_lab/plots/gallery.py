@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from mada_lab.outcome import distinct
-from mada_lab.plots.coefficients import coefficient_grid, hypergradient_grid, moving
+from mada_lab.plots.coefficients import (
+    coefficient_grid,
+    hypergradient_grid,
+    learned_names,
+    with_hypergradients,
+)
 from mada_lab.plots.losses import training_loss, validation_loss
 from mada_lab.plots.toy import is_toy, toy_figure
 from mada_lab.record import Run
@@ -19,7 +24,8 @@ def gallery(runs: Sequence[Run]) -> dict[str, Figure]:
         figures["toy"] = toy_figure(runs)
     if not all(map(is_toy, runs)):
         figures |= {"training_loss": training_loss(runs), "validation_loss": validation_loss(runs)}
-    for group, draw in (("coefficients", coefficient_grid), ("hypergradients", hypergradient_grid)):
-        if moving(runs, group):
-            figures[group] = draw(runs)
+    if learned_names(runs):
+        figures["coefficients"] = coefficient_grid(runs)
+    if with_hypergradients(runs):
+        figures["hypergradients"] = hypergradient_grid(runs)
     return figures

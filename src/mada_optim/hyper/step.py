@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mada_optim.hyper.bank import Bank
+from mada_optim.hyper.learner import Learner, Memory, StepInfo
 
 
 def hyper_step(bank: Bank, h: Tensor, counts: Tensor, lrs: Callable[[], Sequence[Tensor]]) -> None:
@@ -20,7 +21,11 @@ def hyper_step(bank: Bank, h: Tensor, counts: Tensor, lrs: Callable[[], Sequence
     q = bank.coefficients()
     finite = torch.isfinite(h).all(-1)
     info = bank.info(counts & finite, lambda: bank.by_row(lrs()))
-    new, memory = bank.learner.step(q, h, bank.memory(), info)
+    bank.store(*moved(bank.learner, q, h, bank.memory(), info), h, info, counts)
+
+
+def moved(learner: Learner, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
+    """The coefficients after a step of the learner, on their intervals, and its memory."""
+    new, memory = learner.step(q, h, memory, info)
     moves = info.moves.unsqueeze(-1) & ~new.isnan()
-    new = torch.where(moves, torch.clamp(new, info.low, info.high), q)
-    bank.store(new, memory, h, info, counts)
+    return torch.where(moves, torch.clamp(new, info.low, info.high), q), memory

@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from torch.quasirandom import SobolEngine
 
-from mada_lab.experiments.bench.tasks import FLOOR
 from mada_lab.experiments.plan import Values
-from mada_optim import LEARNED_LR
+from mada_lab.optimizers import OURS
 
 SOBOL_SEED = 0
 MATRIX_LR = "matrix_lr"
@@ -56,14 +55,8 @@ class Family:
         return [self.values(point) for point in [self.usual, *points]]
 
     def values(self, point: Values) -> Values:
-        """The keys of a point, and those that follow from it."""
-        keys = {"optimizer": self.optimizer, **self.fixed, **point}
-        return {**rate(keys["learning_rate"]), **keys} if keys.get("decay_lr", True) else keys
-
-
-def rate(learning_rate: float) -> Values:
-    """A learning rate, and the one that it ends at."""
-    return {"learning_rate": learning_rate, "min_lr": float(f"{FLOOR * learning_rate:.6g}")}
+        """The keys of a point."""
+        return {"optimizer": self.optimizer, **self.fixed, **point}
 
 
 LR, WIDE_LR = Axis(1e-4, 3e-2), Axis(3e-4, 1e-1)
@@ -111,21 +104,20 @@ FAMILIES: dict[str, Family] = {
         {"learning_rate": 1e-3, MATRIX_LR: 1e-3, "weight_decay": 0.1},
         {"learning_rate": LR, MATRIX_LR: LR, "weight_decay": DECAY},
     ),
-    "mada": Family(
-        "mada", {"weight_decay": LEARNED_LR["weight_decay"]}, {"weight_decay": DECAY}, {"learning_rate": 1e-3}
-    ),
+    "automuon": Family("automuon", {"weight_decay": OURS["automuon"].default("weight_decay")}, {"weight_decay": DECAY}),
 }
 
-#: Rows without any tuning, by name. MADA's own say nothing but the learning rate, which those that learn it don't see.
+PAPER_BOUNDS = "beta1=0.01:0.99,beta2=0.501:0.99,beta3=0:0.99"  # of the published code
+#: Rows without any tuning, by name, each at its optimizer's own learning rate.
 DEFAULTS: dict[str, Values] = {
-    "adamw_default": {"optimizer": "adamw", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1, **rate(1e-3)},
-    "mada_default": {"optimizer": "mada", **rate(1e-3)},
-    "mada_pointwise_default": {"optimizer": "mada_pointwise", **rate(1e-3)},
-    "mada_all_default": {"optimizer": "mada_all", **rate(1e-3)},
-    "mada_paper": {"optimizer": "mada_paper", **rate(1e-3)},
-    "hyperadam_default": {"optimizer": "hyperadam", **rate(1e-3)},
-    "prodigy_default": {"optimizer": "prodigy", **rate(1.0)},
-    "schedulefree_default": {"optimizer": "schedulefree", "decay_lr": False, "learning_rate": 2.5e-3},
+    "adamw_default": {"optimizer": "adamw", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1},
+    "automuon_default": {"optimizer": "automuon"},
+    "autoadam_default": {"optimizer": "autoadam"},
+    "mada_default": {"optimizer": "mada"},
+    "mada_paper": {"optimizer": "mada", "rho": 0.6, "eps": 1e-6, "bounds": PAPER_BOUNDS},
+    "hyperadam_default": {"optimizer": "hyperadam"},
+    "prodigy_default": {"optimizer": "prodigy"},
+    "schedulefree_default": {"optimizer": "schedulefree", "decay_lr": False},
 }
 
 

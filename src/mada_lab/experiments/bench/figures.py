@@ -28,22 +28,21 @@ class Figure:
 
 
 def figures(tables: Sequence[Table], scope: Scope) -> list[Figure]:
-    """All of them, of each of this library's optimizers that the map of rates has; "-" where a section wasn't run."""
+    """All of them; "-" where a section wasn't run.
+
+    Those of learned learning rates are given for each of this library's optimizers that the map of rates has.
+    """
     ours = [name for name in scope.mapped if name in CONTENDERS]
-    return [figure for name in ours for figure in _of(name, tables, scope)]
+    return [figure for name in ours for figure in _of(name, tables, scope)] + _initial_betas(tables, scope)
 
 
 def _of(name: str, tables: Sequence[Table], scope: Scope) -> list[Figure]:
     return [
         *_rates(name, tables, scope),
-        *_maps(name, tables, scope),
+        _hyper(name, tables),
         *_defaults(name, tables),
         *_against_tuned(name, tables, scope),
     ]
-
-
-def _called(name: str) -> str:
-    return "MADA" if name == "mada" else name
 
 
 def tuned(table: Table, family: str) -> str | None:
@@ -80,28 +79,30 @@ def _rates(optimizer: str, tables: Sequence[Table], scope: Scope) -> list[Figure
     usual = [x for x in scope.rates if x <= HIGHEST]
     low = [lr_ratio(table, optimizer, usual, scope.rates) for table in tables]
     high = [lr_ratio(table, optimizer, scope.rates, scope.rates) for table in tables]
-    name = f"worst {_called(optimizer)} / best AdamW"
+    name = f"worst {optimizer} / best AdamW"
     return [
         _mean(f"base lr {scope.rates[0]:g} to {HIGHEST:g}: {name}", low, 1.02),
         _mean(f"base lr {scope.rates[0]:g} to {scope.rates[-1]:g}: {name}", high, 1.05),
     ]
 
 
-def _maps(optimizer: str, tables: Sequence[Table], scope: Scope) -> list[Figure]:
-    betas = [betas_ratio(table, optimizer, scope) for table in tables]
-    grid = [betas_name(optimizer, a, b) for a in scope.betas[0] for b in scope.betas[1]]
+def _hyper(optimizer: str, tables: Sequence[Table]) -> Figure:
+    ratios = [hyper_ratio(table, optimizer) for table in tables]
+    return _mean(f"hyper lr over 2 decades: worst {optimizer} / best", ratios, 1.02)
+
+
+def _initial_betas(tables: Sequence[Table], scope: Scope) -> list[Figure]:
+    betas = [betas_ratio(table, "mada", scope) for table in tables]
+    grid = [betas_name("mada", a, b) for a in scope.betas[0] for b in scope.betas[1]]
     lost = sum(table.bad(name) for table in tables for name in grid if table.has(name))
-    hyper = [hyper_ratio(table, optimizer) for table in tables]
-    called = _called(optimizer)
     return [
-        _mean(f"grid of betas: worst {called} / best AdamW", betas, 1.03),
-        _counted(f"grid of betas: diverged runs of {called}", betas, lost, "0", lost == 0),
-        _mean(f"hyper lr over 2 decades: worst {called} / best", hyper, 1.02),
+        _mean("grid of betas: worst mada / best AdamW", betas, 1.03),
+        _counted("grid of betas: diverged runs of mada", betas, lost, "0", lost == 0),
     ]
 
 
 def _defaults(optimizer: str, tables: Sequence[Table]) -> list[Figure]:
-    row, called = CONTENDERS[optimizer], _called(optimizer)
+    row = CONTENDERS[optimizer]
     steps = [table.steps_to(row, target(table)) for table in tables if table.has(row)]
     both = [table for table in tables if table.has(row) and table.has("adamw_default")]
     better = [table.task for table in both if is_better(table, row, "adamw_default")]
@@ -109,10 +110,10 @@ def _defaults(optimizer: str, tables: Sequence[Table]) -> list[Figure]:
     text = f"{len(better)} of {len(both)}"
     worst = max(steps, default=math.nan)
     return [
-        _mean(f"{called} at its defaults: steps to tuned AdamW's final loss, over all steps", steps, 0.95),
-        _bounded(f"{called}: the same, worst task", worst, 1.05, steps),
+        _mean(f"{optimizer} at its defaults: steps to tuned AdamW's final loss, over all steps", steps, 0.95),
+        _bounded(f"{optimizer}: the same, worst task", worst, 1.05, steps),
         Figure(
-            f"tasks where {called}'s defaults are better than AdamW's, outside the spread",
+            f"tasks where {optimizer}'s defaults are better than AdamW's, outside the spread",
             "at least 7 of 8",
             text if both else "-",
             len(better) >= needed if both else None,
@@ -121,7 +122,7 @@ def _defaults(optimizer: str, tables: Sequence[Table]) -> list[Figure]:
 
 
 def _against_tuned(optimizer: str, tables: Sequence[Table], scope: Scope) -> list[Figure]:
-    row, called = CONTENDERS[optimizer], _called(optimizer)
+    row = CONTENDERS[optimizer]
     language = [table for table in tables if table.language]
     pairs = [(t, name) for t in language for x in scope.rates if t.has(name := lr_name(optimizer, x))]
     below = sum(t.mean(name) < target(t) for t, name in pairs)
@@ -130,22 +131,22 @@ def _against_tuned(optimizer: str, tables: Sequence[Table], scope: Scope) -> lis
     steps = [t.steps_to(row, target(t)) for t in language if t.has(row)]
     return [
         Figure(
-            f"language tasks and base lrs where {called} is below tuned AdamW",
+            f"language tasks and base lrs where {optimizer} is below tuned AdamW",
             "all",
             f"{below} of {len(pairs)}" if pairs else "-",
             below == len(pairs) if pairs else None,
         ),
         _mean(
-            f"{called} at its defaults / tuned Muon, tasks with hidden matrices",
+            f"{optimizer} at its defaults / tuned Muon, tasks with hidden matrices",
             [t.mean(row) / t.mean(name) for t, name in hidden if t.has(row)],
             1.01,
         ),
         _mean(
-            f"{called} at its worst base lr up to {HIGHEST:g} / tuned Muon, the same tasks",
+            f"{optimizer} at its worst base lr up to {HIGHEST:g} / tuned Muon, the same tasks",
             [worst_over(t, rates, [name]) for t, name in hidden if t.has(rates[0])],
             1.02,
         ),
-        _mean(f"{called}, language tasks: steps to tuned AdamW's final loss, over all steps", steps, 0.70),
+        _mean(f"{optimizer}, language tasks: steps to tuned AdamW's final loss, over all steps", steps, 0.70),
     ]
 
 

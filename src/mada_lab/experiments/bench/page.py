@@ -14,7 +14,8 @@ from mada_lab.experiments.bench.sections import (
     CONTENDERS,
     EQUAL,
     FIXED,
-    MADA,
+    MAIN,
+    OF_BETAS,
     Scope,
     ablations,
     betas_name,
@@ -31,7 +32,6 @@ Rows = list[list[str]]
 Memory = Mapping[str, float]
 NOTHING = "-"
 TITLE = "Bench"
-MAPPED = ("adamw", *CONTENDERS)  # on the grid of betas
 
 
 def tables_of(tables: Sequence[Table], scope: Scope, memory: Memory) -> list[tuple[str, list[str], Rows]]:
@@ -115,14 +115,13 @@ def _lr(tables: Sequence[Table], scope: Scope) -> Rows:
             if not all(map(math.isnan, values)):
                 rows.append(_row(f"{optimizer}, {rates[0]:g} to {rates[-1]:g}", values))
     for optimizer in scope.mapped if rows else ():
-        rows += [
-            [lr_name(optimizer, x), *(shown(t, lr_name(optimizer, x)) for t in tables), NOTHING] for x in scope.rates
-        ]
+        names = dict.fromkeys(lr_name(optimizer, x) for x in scope.rates)
+        rows += [[name, *(shown(t, name) for t in tables), NOTHING] for name in names]
     return rows
 
 
 def _betas(tables: Sequence[Table], scope: Scope) -> Rows:
-    found = {optimizer: [betas_ratio(t, optimizer, scope) for t in tables] for optimizer in MAPPED}
+    found = {optimizer: [betas_ratio(t, optimizer, scope) for t in tables] for optimizer in OF_BETAS}
     return [_row(optimizer, values) for optimizer, values in found.items() if not all(map(math.isnan, values))]
 
 
@@ -192,8 +191,13 @@ def _pictures(t: Table, scope: Scope) -> list[str]:
 
 
 def curves(t: Table) -> Figure | None:
-    """Validation losses of MADA and AdamW, at their defaults and tuned, and of tuned Muon."""
-    names = {"MADA": MADA, "AdamW": "adamw_default", "AdamW, tuned": tuned(t, "adamw"), "Muon, tuned": tuned(t, "muon")}
+    """Validation losses of AutoMuon and AdamW, at their defaults and tuned, and of tuned Muon."""
+    names = {
+        "AutoMuon": MAIN,
+        "AdamW": "adamw_default",
+        "AdamW, tuned": tuned(t, "adamw"),
+        "Muon, tuned": tuned(t, "muon"),
+    }
     given = [_band(t, title, name) for title, name in names.items() if name and t.has(name) and t.cells[name].curves]
     return bands(given, f"{t.task}: validation loss") if given else None
 
@@ -218,7 +222,7 @@ def rates(t: Table, scope: Scope) -> Figure | None:
 
 def betas(t: Table, scope: Scope) -> Figure | None:
     """Final losses over initial betas."""
-    given = [_surface(t, name, scope) for name in MAPPED if t.has(betas_name(name, *_first(scope)))]
+    given = [_surface(t, name, scope) for name in OF_BETAS if t.has(betas_name(name, *_first(scope)))]
     return contours(given) if given else None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mada_lab.experiments.bench import families
-from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES, rate
+from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES
 from mada_lab.experiments.bench.tasks import BenchTask
 from mada_lab.experiments.compare import run_name
 from mada_lab.experiments.plan import Values
@@ -18,11 +18,13 @@ FIRST_BETAS = (0.5, 0.8, 0.9, 0.97, 0.99)
 SECOND_BETAS = (0.6, 0.9, 0.95, 0.99, 0.999)
 #: Factors on MADA's hyper learning rates: over 2 decades, and over 4.
 HYPER, FAR_HYPER = (0.1, 0.3162, 1.0, 3.162, 10.0), (0.01, 100.0)
-MADA, SIX = "mada_default", "mada_all_default"
+MAIN, SIX = "automuon_default", "mada_default"
 #: This library's optimizers that figures are asked of, with their rows at defaults.
-CONTENDERS = {"mada": MADA, "mada_pointwise": "mada_pointwise_default"}
-#: Of the map of learning rates, beside optimizers by their names: a learned lr that starts where the base lr is.
-FROM_BASE: dict[str, Values] = {f"{name}_from_lr": {"optimizer": name, "lr_init": "lr"} for name in LR_FREE}
+CONTENDERS = {name: f"{name}_default" for name in LR_FREE}
+#: Of the map of learning rates, beside optimizers by their names: a learned lr that starts at the base lr.
+FROM_BASE: dict[str, Values] = {f"{name}_from_lr": {"optimizer": name} for name in LR_FREE}
+#: On the grid of initial betas.
+OF_BETAS = ("adamw", "mada")
 
 Runs = dict[str, Values]
 
@@ -86,23 +88,27 @@ def tuned_groups(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:
 
 
 def lr_map(scope: Scope) -> Runs:
-    """Optimizers at their defaults, over base learning rates."""
+    """Optimizers at their defaults, over base learning rates; those that compute their start have one run for all."""
     keys = {name: FROM_BASE.get(name, {"optimizer": name}) for name in scope.mapped}
-    return {lr_name(name, x): {**keys[name], **rate(x)} for name in scope.mapped for x in scope.rates}
+    return {
+        lr_name(name, x): {**keys[name], "learning_rate": "auto" if name in LR_FREE else x}
+        for name in scope.mapped
+        for x in scope.rates
+    }
 
 
 def lr_name(optimizer: str, x: float) -> str:
     """Name of a group of the map of learning rates."""
-    return f"{optimizer}.lr={x:g}"
+    return f"{optimizer}.lr=auto" if optimizer in LR_FREE else f"{optimizer}.lr={x:g}"
 
 
 def betas_map(scope: Scope, learning_rate: float) -> Runs:
-    """AdamW and MADA over initial betas."""
+    """AdamW and MADA over initial betas, at one learning rate. AutoMuon's guard refuses most of them."""
     return {
-        betas_name(name, beta1, beta2): {"optimizer": name, "beta1": beta1, "beta2": beta2, **rate(learning_rate)}
-        for name in ("adamw", *LR_FREE)
-        for beta1 in scope.betas[0]
-        for beta2 in scope.betas[1]
+        betas_name(name, x, y): {"optimizer": name, "beta1": x, "beta2": y, "learning_rate": learning_rate}
+        for name in OF_BETAS
+        for x in scope.betas[0]
+        for y in scope.betas[1]
     }
 
 
@@ -112,7 +118,7 @@ def betas_name(optimizer: str, beta1: float, beta2: float) -> str:
 
 
 def hyper_map(factors: Sequence[float] = HYPER) -> Runs:
-    """MADA with its hyper learning rates multiplied."""
+    """Learned learning rates with their hyper learning rates multiplied."""
     return {
         hyper_name(name, x): {**DEFAULTS[row], "hyper_lr_factor": x}
         for name, row in CONTENDERS.items()
@@ -128,16 +134,16 @@ def hyper_name(optimizer: str, factor: float) -> str:
 def ablations() -> Runs:
     """What is learned, and by what, changed in one thing at a time.
 
-    Of MADA: its lr stays where it starts, and moves against the hypergradient. Of MADA with its six coefficients
-    learned: one of them learned alone, none, and hypergradients that aren't its own.
+    Of AutoMuon: its lr stays where it starts, and moves along the hypergradient. Of MADA: one of its six coefficients
+    learned alone, none, and hypergradients that aren't its own.
     """
-    own = {"mada.start_only": {**DEFAULTS[MADA], "hyper_lr_factor": 0.0}}
-    own["mada.negated"] = {**DEFAULTS[MADA], "hyper_optimizer": "negated"}
-    own["mada_pointwise.start_only"] = {**DEFAULTS[CONTENDERS["mada_pointwise"]], "hyper_lr_factor": 0.0}
-    alone = {f"mada_all.only_{q}": {**DEFAULTS[SIX], "learn": q} for q in RULES["mada"].coefficient_names()}
-    controls = {f"mada_all.{kind}": {**DEFAULTS[SIX], "hyper_optimizer": kind} for kind in ("negated", "shuffled")}
+    own = {"automuon.start_only": {**DEFAULTS[MAIN], "hyper_lr_factor": 0.0}}
+    own["automuon.negated"] = {**DEFAULTS[MAIN], "hyper_optimizer": "negated"}
+    own["autoadam.start_only"] = {**DEFAULTS[CONTENDERS["autoadam"]], "hyper_lr_factor": 0.0}
+    alone = {f"mada.only_{q}": {**DEFAULTS[SIX], "learn": q} for q in RULES["mada"].coefficient_names()}
+    controls = {f"mada.{kind}": {**DEFAULTS[SIX], "hyper_optimizer": kind} for kind in ("negated", "shuffled")}
     controls[TRACED] = {**DEFAULTS[SIX], "optimizer": "mada_traced"}
-    six = {SIX: DEFAULTS[SIX], **alone, "mada_all.none": {**DEFAULTS[SIX], "learn": "none"}, **controls}
+    six = {SIX: DEFAULTS[SIX], **alone, "mada.none": {**DEFAULTS[SIX], "learn": "none"}, **controls}
     return {**own, **hyper_map(FAR_HYPER), **six}
 
 
@@ -154,7 +160,7 @@ def followers(seeds: Sequence[int]) -> Runs:
     }
 
 
-FIXED, EQUAL, TRACED = "mada_all.final_fixed", "mada_all.equal_rms", "mada_all.traced"
+FIXED, EQUAL, TRACED = "mada.final_fixed", "mada.equal_rms", "mada.traced"
 
 
 def after_tuning(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:
@@ -162,7 +168,7 @@ def after_tuning(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:
     chosen, sections = tuned_groups(scope, task, best), scope.sections
     groups = {**chosen}
     if {"defaults", "ablations"} & set(sections):
-        groups |= DEFAULTS if "defaults" in sections else {MADA: DEFAULTS[MADA]}
+        groups |= DEFAULTS if "defaults" in sections else {MAIN: DEFAULTS[MAIN]}
     groups |= ablations() if "ablations" in sections else {}
     runs = _seeded(groups, scope.seeds)
     maps = lr_map(scope) if "lr_map" in sections else {}

@@ -9,7 +9,6 @@ from mada_lab.experiments.data import open_data
 
 EVALUATIONS = 20  # of a run, from which steps to a loss are interpolated
 WARMUP = 0.06  # of the steps
-FLOOR = 0.1  # the last learning rate, as a part of the first
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class BenchTask:
 
     Attributes:
         name: Its name.
-        config: The keys that all its runs share; the learning rate is AdamW's usual one.
+        config: The keys that all its runs share. The learning rate ends at a tenth of its peak.
         language: Whether it models text.
         matrices: Whether its network has linear layers between the first and the last.
     """
@@ -36,8 +35,6 @@ def shared(steps: int, **keys: Any) -> dict[str, Any]:
         "device": "cpu",
         "max_iters": steps,
         "warmup_iters": max(round(WARMUP * steps), 1),
-        "learning_rate": 1e-3,
-        "min_lr": FLOOR * 1e-3,
         "grad_clip": 1.0,
         "eval_interval": interval,
         "log_interval": interval,
