@@ -34,5 +34,5 @@ log_interval = 10 * gradient_accumulation_steps
 eval_iters = 200
 
 learning_rate = 6e-4
-min_lr = learning_rate / 40
+min_lr = 1.5e-5
 weight_decay = 1e-1

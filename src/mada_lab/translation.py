@@ -58,7 +58,7 @@ class Translation:
 def keys_in(words: Sequence[str]) -> dict[str, str]:
     """The keys in `--key=value` and `--key value`, and their values."""
     found = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         if word.startswith("--"):
             key, there, value = word[2:].partition("=")
             found[key.replace("-", "_")] = value if there else following
@@ -66,5 +66,6 @@ def keys_in(words: Sequence[str]) -> dict[str, str]:
 
 
 def listed(keys: Mapping[str, Any]) -> str:
-    """`key=value, ...`, without those that are None."""
-    return ", ".join(f"{key}={value}" for key, value in keys.items() if value is not None)
+    """`key=value, ...`, without those that are None; a value with commas stands in quotation marks."""
+    texts = {key: f'"{value}"' if "," in str(value) else str(value) for key, value in keys.items() if value is not None}
+    return ", ".join(f"{key}={text}" for key, text in texts.items())

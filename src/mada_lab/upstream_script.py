@@ -46,18 +46,15 @@ def complete(file: Mapping[str, Assignment], path: Path, start: Said | None, tra
         _convert(path, start, script, why, translation)
     elif translation.values.get(ACCUMULATION, 1) != 1:
         translation.notes.append(f"{path}: iterations are optimizer steps, as in {script.name}")
-    _note_supplied(path, script, list(defaults), translation)
+    if defaults:
+        shown = listed({key: translation.supplied[key] for key in defaults})
+        translation.notes.append(f"{path}: left out, so as in {script.name}: {shown}")
     if translation.given("optimizer", OPTIMIZER) == OPTIMIZER:
         numbers = upstream_keys.optimizer(_learned(translation))
         numbers = {key: x for key, x in numbers.items() if not translation.is_given(key)}
         translation.supplied |= numbers
-        _note_supplied(path, TRAIN_DDP, list(numbers), translation)
-
-
-def _note_supplied(path: Path, script: Script, keys: list[str], translation: Translation) -> None:
-    if keys:
-        shown = listed({key: translation.supplied[key] for key in keys})
-        translation.notes.append(f"{path}: left out, so as in {script.name}: {shown}")
+        if numbers:
+            translation.notes.append(f"{path}: the optimizer is that of {TRAIN_DDP.name}: {listed(numbers)}")
 
 
 def _learned(translation: Translation) -> str:
