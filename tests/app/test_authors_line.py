@@ -5,6 +5,7 @@ schedule than configs/gpt2_small.toml has for the same run.
 """
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,13 +67,14 @@ def test_the_authors_line_trains_by_their_optimizer(line):
     coefficients = {"beta1": 0.9, "beta2": 0.95, "beta3": 0.0, "rho": 0.6, "c": 1.0, "gamma": 1.0}
     assert optimizer.coefficients() == pytest.approx(coefficients, abs=1e-7)
     declared = {q.name: q for q in optimizer.rule.coefficients}
-    bounds = {q: learner.bounds.get(q, (declared[q].low, declared[q].high)) for q in RATES}
-    assert bounds == INTERVALS
+    intervals = {name: (q.interval.low, q.interval.high) for name, q in declared.items()}
+    assert {**intervals, **learner.bounds} == INTERVALS
+    assert {q: learner.lr.get(q, declared[q].hyper_lr) for q in RATES} == RATES
 
 
 def test_the_authors_line_moves_coefficients_at_their_rates_within_their_intervals(line):
     weight = torch.nn.Linear(6, 5, bias=False).double()
-    optimizer = optimizers.build(weight, settings.load(line))
+    optimizer = optimizers.build(weight, replace(settings.load(line), c=0.5))  # 1 is a bound that it doesn't leave here
     generator = torch.Generator().manual_seed(1)
     gradient = torch.randn(5, 6, generator=generator, dtype=torch.float64)
     moved = set()
