@@ -23,6 +23,7 @@ from mada_lab.upstream_keys import (
 )
 
 FRESH = ("scratch", "resume")
+DECAYS = ("lr_decay_iters", "min_lr")
 
 
 def complete(file: Mapping[str, Assignment], path: Path, start: Said | None, translation: Translation) -> None:
@@ -37,6 +38,7 @@ def complete(file: Mapping[str, Assignment], path: Path, start: Said | None, tra
     Raises:
         ConfigError: A number of micro-batches isn't one of optimizer steps.
     """
+    _drop_idle(translation)
     why = _counts_micro_batches(file, start)
     script = TRAIN_DDP if why else NANOGPT
     sizes = SIZES if translation.given("init_from", "scratch") not in FRESH else ()
@@ -55,6 +57,16 @@ def complete(file: Mapping[str, Assignment], path: Path, start: Said | None, tra
         translation.supplied |= numbers
         if numbers:
             translation.notes.append(f"{path}: the optimizer is that of {TRAIN_DDP.name}: {listed(numbers)}")
+
+
+def _drop_idle(translation: Translation) -> None:
+    """Takes out the keys of a file that its scripts read only if the learning rate decays."""
+    if str(translation.given("decay_lr", True)).lower() != "false":
+        return
+    for key in DECAYS:
+        if key in translation.values:
+            said = Said(translation.values.pop(key), translation.where.pop(key))
+            translation.notes.append(f"{said.where}: {key}={said.value!r}: no effect beside decay_lr=False")
 
 
 def _learned(translation: Translation) -> str:

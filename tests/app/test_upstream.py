@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import config, settings, upstream, upstream_keys
+from mada_lab import config as configs
+from mada_lab import settings, upstream, upstream_keys
 from mada_lab.cli import main
 from mada_lab.cli.words import say
 from mada_lab.errors import ConfigError
@@ -16,7 +17,7 @@ from mada_lab.python_config import assignments
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "configs" / "upstream" / "train_gpt2_small.py"
-OURS = [*settings.keys(config.TrainConfig), "bounds"]
+OURS = [*settings.keys(configs.TrainConfig), "bounds"]
 AUTHORS = "gradient_accumulation_steps = 5\nhypergrad_init_iter = 50 * gradient_accumulation_steps\n"
 
 
@@ -161,6 +162,19 @@ def test_a_start_without_learned_coefficients_is_noted():
     assert translate(AUTHORS, "--hypergrad_init_iter=500").words == ["--hyper_start=100"]
 
 
+def test_keys_of_the_decay_are_noted_without_one(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("min_lr = 1e-5\nlr_decay_iters = 9\nmax_iters = 3000\n")
+    for option in (["--decay_lr=False"], ["--decay-lr", "False"]):
+        words = [str(path), "--optimizer=adamw", *option]
+        config = settings.load(words)
+        assert (config.decay_lr, config.max_iters) == (False, 3000)
+        assert f"{path}, line 1: min_lr=1e-05: no effect beside decay_lr=False" in settings.notes(words)
+    assert settings.load([str(path), "--optimizer=adamw"]).min_lr == 1e-5
+    with pytest.raises(ConfigError, match="min_lr: expected decay_lr=True beside it"):
+        settings.load([str(path), "--optimizer=adamw", "--decay_lr=False", "--min_lr=1e-6"])
+
+
 def test_wandb_is_mirrored_where_it_is_installed(monkeypatch):
     monkeypatch.setattr(upstream, "installed", lambda package: package == "wandb")
     assert translate("wandb_log = True\n").values == {"mirror": "wandb"}
@@ -220,13 +234,13 @@ def test_typos_and_wrong_values_in_a_file_have_their_line(tmp_path):
 def test_keys_of_images_are_read_from_python_too(tmp_path):
     path = tmp_path / "c.py"
     path.write_text("width = 4 * 2\nmax_iters = 30\nwandb_log = False\n")
-    found = settings.load([str(path), "--seed=3"], config.VisionConfig)
+    found = settings.load([str(path), "--seed=3"], configs.VisionConfig)
     assert (found.width, found.max_iters, found.seed, found.dataset) == (8, 30, 3, "digits")
-    assert found.optimizer == config.VisionConfig().optimizer
-    assert settings.given_keys([str(path), "--seed=3"], config.VisionConfig) == {"width", "max_iters", "seed"}
+    assert found.optimizer == configs.VisionConfig().optimizer
+    assert settings.given_keys([str(path), "--seed=3"], configs.VisionConfig) == {"width", "max_iters", "seed"}
     path.write_text("hypergrad_init_iter = 250\n")
     with pytest.raises(ConfigError, match=r"key hypergrad_init_iter: .*use --hyper_start"):
-        settings.load([str(path)], config.VisionConfig)
+        settings.load([str(path)], configs.VisionConfig)
 
 
 def test_sweeps_and_comparisons_take_python_too(tmp_path, capsys):
