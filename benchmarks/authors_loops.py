@@ -2,8 +2,8 @@
 
     python -m benchmarks.authors_loops [--settings shakespeare gpt2] [--seeds 1 2 3 4 5] [--steps 500]
 
-From the repository root; the data prepare themselves (pydoc, by characters). The GPT is the demo's, 0.8M parameters. The
-setting `shakespeare` has the numbers of the paper's Shakespeare runs, one forward pass a step; `gpt2` those of its
+From the repository root; the data prepare themselves (pydoc, by characters). The GPT is the demo's, 0.8M parameters.
+The setting `shakespeare` has the numbers of the paper's Shakespeare runs, one forward pass a step; `gpt2` those of its
 GPT-2 runs, five passes a step. In each: `mada_published` computes what the scripts did, `mada_released` is the authors'
 optimizer on whole, clipped gradients, `mada` is this library's, and `adamw` is what they start from. All runs of a seed
 have the same initial weights and the same batches. Printed are the final validation losses, their mean, the mean of the
