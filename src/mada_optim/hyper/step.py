@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mada_optim.hyper.bank import Bank
+from mada_optim.hyper.learner import Memory
 
 
 def hyper_step(bank: Bank, h: Tensor, counts: Tensor, lrs: Callable[[], Sequence[Tensor]]) -> None:
@@ -16,11 +17,30 @@ def hyper_step(bank: Bank, h: Tensor, counts: Tensor, lrs: Callable[[], Sequence
         h: Hypergradients, (rows, names).
         counts: Whether the step counts, (rows,).
         lrs: Gives the scheduled learning rate of each group, 0-d.
+
+    Raises:
+        ValueError: The learner gave other shapes, or another memory, than it was given.
     """
     q = bank.coefficients()
     finite = torch.isfinite(h).all(-1)
     info = bank.info(counts & finite, lambda: bank.by_row(lrs()))
-    new, memory = bank.learner.step(q, h, bank.memory(), info)
+    before = bank.memory()
+    new, memory = bank.learner.step(q, h, before, info)
+    _require_alike(type(bank.learner).__name__, {"coefficients": q, **before}, {"coefficients": new, **memory})
     moves = info.moves.unsqueeze(-1) & ~new.isnan()
     new = torch.where(moves, torch.clamp(new, info.low, info.high), q)
     bank.store(new, memory, h, info, counts)
+
+
+def _require_alike(owner: str, given: Memory, got: Memory) -> None:
+    for name in {**given, **got}:
+        expected, form = _form(given.get(name)), _form(got.get(name))
+        if expected != form:
+            raise ValueError(
+                f"step of {owner}, {name!r}: expected {expected}, got {form}; "
+                "return coefficients and memory under the names and in the shapes in which they are given"
+            )
+
+
+def _form(x: object) -> object:
+    return tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
