@@ -53,6 +53,8 @@ class Bank:
         self._places: list[int | slice] = []
         self._views: list[dict[str, Tensor]] = []
         self._begun = False
+        #: Whether the learner has made a step, of a form that was looked at.
+        self.has_stepped = False
         self._lr_floor = self._low[-1]
 
     @property

@@ -24,11 +24,11 @@ def learners_of(learn: Learn) -> list[Learner]:
     """The learners that `learn` asks for; names mean the paper's.
 
     Raises:
-        ValueError: It holds what is neither a name nor a learner.
+        ValueError: It holds what is neither a name nor a learner, or is a dict, whose values would have no effect.
     """
     if isinstance(learn, str | Learner):
         learn = (learn,)
-    given = list(learn) if isinstance(learn, Iterable) else [learn]
+    given = list(learn) if isinstance(learn, Iterable) and not isinstance(learn, Mapping) else [learn]
     names = [x for x in given if isinstance(x, str)]
     wrong = [x for x in given if not isinstance(x, str | Learner)]
     if wrong:

@@ -86,7 +86,12 @@ class HyperTorch(Learner):
     def init(self, q: Tensor, info: StepInfo) -> Memory:
         """The optimizer, with leaves of its own."""
         leaves = [x.clone() for x in q.unbind(-1)]
-        return {"optimizer": CoefficientOptimizer(self.make(leaves), leaves)}
+        optimizer = self.make(leaves)
+        if not isinstance(optimizer, Optimizer):
+            raise ValueError(
+                f"make gave {optimizer!r}: expected a torch.optim.Optimizer of the tensors that it is given"
+            )
+        return {"optimizer": CoefficientOptimizer(optimizer, leaves)}
 
     def step(self, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
         """A step of the optimizer; of rows that don't move, its state stays.

@@ -177,7 +177,7 @@ def bounds_given(given: object) -> Bounds:
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"bounds={given!r}: expected a dict by coefficient; bounds={{'beta1': (0.5, 0.99)}}, say")
-    return FrozenDict(dict(given))
+    return FrozenDict({name: tuple(ends) if isinstance(ends, list) else ends for name, ends in given.items()})
 
 
 def only_of(names: Iterable[str], what: str, given: object) -> None:

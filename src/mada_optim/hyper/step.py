@@ -17,11 +17,18 @@ def hyper_step(bank: Bank, h: Tensor, counts: Tensor, lrs: Callable[[], Sequence
         h: Hypergradients, (rows, names).
         counts: Whether the step counts, (rows,).
         lrs: Gives the scheduled learning rate of each group, 0-d.
+
+    Raises:
+        ValueError: The learner's first step returns something of another form than it was given.
     """
-    q = bank.coefficients()
+    q, before = bank.coefficients(), bank.memory()
     finite = torch.isfinite(h).all(-1)
     info = bank.info(counts & finite, lambda: bank.by_row(lrs()))
-    bank.store(*moved(bank.learner, q, h, bank.memory(), info), h, info, counts)
+    new, memory = moved(bank.learner, q, h, before, info)
+    if not bank.has_stepped:
+        _require_alike(type(bank.learner).__name__, {"coefficients": q, **before}, {"coefficients": new, **memory})
+        bank.has_stepped = True
+    bank.store(new, memory, h, info, counts)
 
 
 def moved(learner: Learner, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
@@ -29,3 +36,17 @@ def moved(learner: Learner, q: Tensor, h: Tensor, memory: Memory, info: StepInfo
     new, memory = learner.step(q, h, memory, info)
     moves = info.moves.unsqueeze(-1) & ~new.isnan()
     return torch.where(moves, torch.clamp(new, info.low, info.high), q), memory
+
+
+def _require_alike(owner: str, given: Memory, got: Memory) -> None:
+    for name in {**given, **got}:
+        expected, form = _form(given.get(name)), _form(got.get(name))
+        if expected != form:
+            raise ValueError(
+                f"step of {owner}, {name!r}: expected {expected}, got {form}; "
+                "return coefficients and memory under the names and in the shapes in which they are given"
+            )
+
+
+def _form(x: object) -> object:
+    return tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
