@@ -24,7 +24,7 @@ from mada_lab.config import RunConfig
 from mada_lab.distributed import ALONE
 from mada_lab.experiments.bench.tasks import TASKS
 from mada_lab.experiments.data import open_data
-from mada_lab.optimizers import build
+from mada_lab.optimizers import build, peak
 from mada_lab.tasks import Batches, Data, Task
 from mada_lab.tasks.choice import choose
 from mada_optim import AutoMuon, LearnedLR
@@ -34,7 +34,9 @@ KINDS = {"left": LearnedLR(rate=0.0), "learned": LearnedLR(), "no ceiling": Lear
 ENDED = {"min_lr": 0.0}
 TRAINED: dict[str, RunConfig] = {
     "digits": replace(TASKS["digits_noisy"].config, optimizer="adamw", learning_rate=3e-3, batch_size=64, **ENDED),
-    "text": replace(TASKS["gpt_pydoc"].config, optimizer="automuon", max_iters=2000, warmup_iters=100, **ENDED),
+    "text": replace(
+        TASKS["gpt_pydoc"].config, optimizer="automuon", learning_rate=1e-3, max_iters=2000, warmup_iters=100, **ENDED
+    ),
 }
 CLIP = 1.0
 Losses = dict[tuple[str, float], list[float]]
@@ -69,21 +71,22 @@ def trained(config: RunConfig, data: Data) -> dict[str, Tensor]:
     task = choose(config, data)
     model = task.model()
     run = Run(task, model, build(model, config), task.batches(ALONE))
+    highest = peak(run.optimizer)
     for step in range(config.max_iters):
         for group in run.optimizer.param_groups:
-            group["lr"] = schedule.learning_rate(config, step + 1)
+            group["lr"] = schedule.learning_rate(config, highest, step + 1)
         run.step()
     return model.state_dict()
 
 
 def continued(
-    config: RunConfig, data: Data, weights: Mapping[str, Tensor], rate: float, steps: int, learner: LearnedLR
+    config: RunConfig, data: Data, weights: Mapping[str, Tensor], rate: float, steps: int, learn: LearnedLR
 ) -> float:
-    """The validation loss after `steps` steps of a fresh AutoMuon whose lr starts at `rate`."""
+    """The validation loss after `steps` steps of a fresh AutoMuon, at a constant lr of `rate` or learned from there."""
     task = choose(replace(config, seed=config.seed + 100), data)  # other batches than the weights saw first
     model = task.model()
     model.load_state_dict(weights)
-    run = Run(task, model, AutoMuon(model.named_parameters(), rate, learn=learner), task.batches(ALONE))
+    run = Run(task, model, AutoMuon(model.named_parameters(), lr=rate, learn=learn), task.batches(ALONE))
     for _ in range(steps):
         run.step()
     return run.validation_loss()
@@ -95,9 +98,9 @@ def measure(config: RunConfig, seeds: Sequence[int], steps: int) -> Losses:
     for seed in seeds:
         seeded = replace(config, seed=seed)
         weights = trained(seeded, data)
-        for kind, learner in KINDS.items():
+        for kind, learn in KINDS.items():
             for rate in RATES:
-                loss = continued(seeded, data, weights, rate, steps, learner)
+                loss = continued(seeded, data, weights, rate, steps, learn)
                 losses.setdefault((kind, rate), []).append(loss)
     return losses
 

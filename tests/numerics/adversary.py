@@ -66,6 +66,7 @@ def cases(draw, dtype):
         "lr": draw(st.sampled_from((1e-3, 1.0, 1e3))),
         "momentum": draw(st.sampled_from((0.0, 0.0, 0.5, 0.99))),
         "clip": draw(st.sampled_from((10.0, math.inf))),
+        "rebound": draw(st.sampled_from((2.0, 2.0, math.inf))),
     }
     options = {
         "lr": lr,
@@ -109,7 +110,7 @@ class Referee:
     def __init__(self, opt):
         self.opt, self.group, self.tally = opt, opt.param_groups[0], Tally(sequences=1)
         (learner,) = opt.learners
-        self.lr, self.momentum, self.clip = learner.lr, learner.momentum, learner.clip
+        self.lr, self.momentum, self.clip, self.rebound = learner.lr, learner.momentum, learner.clip, learner.rebound
         self.intervals = opt._banks.intervals
         self.held = {}  # by coefficient that momentum has held on its bound against a hypergradient: the size of that
 
@@ -150,14 +151,15 @@ class Referee:
                 self.release(name, q[name], x)
 
     def release(self, name, q, h):
-        """On a bound, a hypergradient that points inside releases a coefficient at once; with momentum, the second
-        that is no smaller does."""
+        """On a bound, a hypergradient that points inside releases a coefficient at once; with momentum and a rebound,
+        the second that is no smaller does; without a rebound, when the velocity is used up."""
         interval = self.intervals[name]
         inside = (q == interval.low and h < 0) or (q == interval.high and h > 0)
         inside = inside and self.lr * (1 - self.momentum) * abs(h) > 4 * math.ulp(q)  # else too little to move it
         stays = inside and self.coefficients()[name] == q
         self.tally.turned += inside
-        self.tally.stuck += stays and (not self.momentum or self.held.get(name, math.inf) <= abs(h))
+        late = self.rebound < math.inf and self.held.get(name, math.inf) <= abs(h)
+        self.tally.stuck += stays and (not self.momentum or late)
         self.held[name] = abs(h) if stays else math.inf
 
 

@@ -26,7 +26,7 @@ class Driver:
 
     def __init__(self, rule, name, momentum, engine, **bounds):
         self.p = torch.nn.Parameter(torch.linspace(-1.0, 1.5, 6))
-        learner = HyperSGD(name, lr=1e3, momentum=momentum, clip=math.inf, start=0, **bounds)
+        learner = HyperSGD(name, lr=1e3, momentum=momentum, clip=math.inf, start=0, rebound=2.0, **bounds)
         start = {q: 0.8 for q in BLENDS if q in RULES[rule].coefficient_names()}
         if RULES[rule].matrix_weight is not None:
             self.p = torch.nn.Parameter(self.p.detach().reshape(2, 3))

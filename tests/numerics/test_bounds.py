@@ -19,8 +19,8 @@ from tests.numerics.driver import Driver
 MOMENTA = (0.0, 0.5, 0.9, 0.99, 0.999)
 
 
-def learner(momentum, lr=1e3):
-    return HyperSGD("q", lr=lr, momentum=momentum, clip=math.inf, start=0)
+def learner(momentum, lr=1e3, rebound=2.0):
+    return HyperSGD("q", lr=lr, momentum=momentum, clip=math.inf, start=0, rebound=rebound)
 
 
 def middle():
@@ -56,6 +56,18 @@ def test_a_coefficient_leaves_its_bound_as_soon_as_the_sign_turns(momentum, size
     assert q.item() == bound
     q, _ = push(one, q, memory, -math.copysign(size, outward), 2 if momentum else 1)
     assert q.item() != bound
+
+
+def test_without_a_rebound_all_of_the_velocity_is_kept():
+    """As in the authors' code: it has to be used up before the coefficient leaves its bound."""
+    one = learner(0.9, rebound=math.inf)
+    q, memory = push(one, middle(), None, -1.0, 1000)
+    assert memory["velocity"].item() == pytest.approx(-10.0)
+    q, memory = push(one, q, memory, 1.0, 6)
+    assert q.item() == 1.0
+    assert memory["velocity"].item() == pytest.approx(-(0.9**6) * 20 + 10)
+    q, _ = push(one, q, memory, 1.0, 1)
+    assert q.item() != 1.0
 
 
 def test_inside_its_interval_a_coefficient_has_all_its_momentum():

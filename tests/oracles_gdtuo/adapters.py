@@ -49,10 +49,10 @@ class Latent(torch.optim.Optimizer):
         self.images = [f for f, _ in latents]
         for q, (_, start) in zip(coefficients, latents, strict=True):
             self.state[q]["z"] = torch.as_tensor(start, dtype=q.dtype).expand_as(q).clone()
-        self.inner = inner([self.state[q]["z"] for q in coefficients])
+        self.hyper_optimizers = [inner([self.state[q]["z"] for q in coefficients])]
         for q in coefficients:
             self.state[q]["z"].grad = torch.zeros_like(q)
-        self.inner.step()
+        self.hyper_optimizers[0].step()
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -62,7 +62,7 @@ class Latent(torch.optim.Optimizer):
             with torch.enable_grad():
                 leaf = z.detach().requires_grad_()
                 (z.grad,) = torch.autograd.grad(f(leaf), leaf, q.grad)  # the chain rule
-        self.inner.step()
+        self.hyper_optimizers[0].step()
         for q, f in pairs:
             q.copy_(f(self.state[q]["z"]))
 
@@ -134,7 +134,7 @@ def our_readings(opt):
     """Coefficients of each storey, the lowest first."""
     while opt is not None:
         yield opt.coefficients() | ({} if LR.name in opt.learned else {"lr": float(opt.param_groups[0]["lr"])})
-        opt = next((above.inner for above in opt.hyper_optimizers), None)
+        opt = next((above.hyper_optimizers[0] for above in opt.hyper_optimizers), None)
 
 
 def their_readings(optimizer, storeys):
