@@ -16,7 +16,7 @@ from torch.fx.proxy import GraphAppendingTracer, Proxy
 from mada_optim import HyperOptimizer, HyperSGD, StepInfo
 from mada_optim.checks import intervals, learned_names
 from mada_optim.differentiate import differentiate
-from mada_optim.hyper.step import moved
+from mada_optim.hyper.step import projected
 from mada_optim.spec import LR, Rule
 from mada_optim.specialize import SLOT, corners, reduced, specialize
 
@@ -105,8 +105,8 @@ class Column:
         tracer = _Tracer(graph)
         q, h, velocity, moves = (tracer.proxy(graph.placeholder(x)) for x in ("q", "h", "velocity", "moves"))
         info: Any = StepInfo((name,), ends.low, ends.high, rates, None, moves, moves, 0.0, lambda: None)  # type: ignore[arg-type, return-value]
-        new, memory = moved(learner, q, h, {"velocity": velocity}, info)  # type: ignore[arg-type]
-        graph.output(tracer.create_arg((new, memory["velocity"])))
+        new, memory = learner.step(q, h, {"velocity": velocity}, info)  # type: ignore[arg-type]
+        graph.output(tracer.create_arg((projected(new, q, info), memory["velocity"])))  # type: ignore[arg-type]
         self._move = _compiled(graph)
 
     def step(self, q: float, h: float, applied: int) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mada_optim.hyper.bank import Bank
-from mada_optim.hyper.learner import Learner, Memory, StepInfo
+from mada_optim.hyper.learner import Memory, StepInfo
 
 
 def hyper_step(bank: Bank, h: Tensor, counts: Tensor, lrs: Callable[[], Sequence[Tensor]]) -> None:
@@ -24,18 +24,17 @@ def hyper_step(bank: Bank, h: Tensor, counts: Tensor, lrs: Callable[[], Sequence
     q, before = bank.coefficients(), bank.memory()
     finite = torch.isfinite(h).all(-1)
     info = bank.info(counts & finite, lambda: bank.by_row(lrs()))
-    new, memory = moved(bank.learner, q, h, before, info)
+    new, memory = bank.learner.step(q, h, before, info)
     if not bank.has_stepped:
         _require_alike(type(bank.learner).__name__, {"coefficients": q, **before}, {"coefficients": new, **memory})
         bank.has_stepped = True
-    bank.store(new, memory, h, info, counts)
+    bank.store(projected(new, q, info), memory, h, info, counts)
 
 
-def moved(learner: Learner, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
-    """The coefficients after a step of the learner, on their intervals, and its memory."""
-    new, memory = learner.step(q, h, memory, info)
+def projected(new: Tensor, q: Tensor, info: StepInfo) -> Tensor:
+    """What a learner proposes in the place of `q`, on the intervals; `q` where a row doesn't move, or it is NaN."""
     moves = info.moves.unsqueeze(-1) & ~new.isnan()
-    return torch.where(moves, torch.clamp(new, info.low, info.high), q), memory
+    return torch.where(moves, torch.clamp(new, info.low, info.high), q)
 
 
 def _require_alike(owner: str, given: Memory, got: Memory) -> None:
