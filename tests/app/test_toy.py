@@ -79,7 +79,7 @@ def test_points_are_even_in_time_and_in_its_logarithm():
 @pytest.mark.parametrize(
     "options",
     [{"weight_decay": 0.1}, {"learn": ("rho", "lr")}, {"learn": HyperTorch("rho")}, {"learn": Negated("rho")}],
-    ids=str,
+    ids=("decay", "lr", "torch", "negated"),
 )
 def test_what_the_scalar_path_lacks_is_refused(options):
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
