@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mada_optim import MADA
+from mada_optim import MADA, HyperSGD
 
 MIDWAY = {"betas": (0.9, 0.95), "beta3": 0.1, "rho": 0.6, "c": 0.9, "gamma": 0.9}  # nothing sits on a bound
 
@@ -26,10 +26,14 @@ def train(opt, params, seeds):
         opt.step()
 
 
+def fast(*names, **numbers):
+    """The paper's learner, of all coefficients unless some are named, moving them from the first possible step."""
+    return HyperSGD(*(names or ("all",)), **{"lr": 1e-3, "momentum": 0.5, "start": 0, **numbers})
+
+
 def learning(params, **options):
-    """MADA with all six coefficients moving from the first possible step."""
-    fast = {"lr": 1e-2, "learn": "all", "hyper_start": 0, "hyper_lr": 1e-3, "hyper_momentum": 0.5}
-    return MADA(params, **{**MIDWAY, **fast, **options})
+    """MADA with all six coefficients moving from the first possible step; `learn=fast(...)` for some, or for scopes."""
+    return MADA(params, **{**MIDWAY, "lr": 1e-2, "learn": fast(), **options})
 
 
 def everything(opt):

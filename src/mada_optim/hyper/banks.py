@@ -51,17 +51,17 @@ class Banks:
     """
 
     def __init__(self, rule: Rule, learn: Learn) -> None:
-        learners = learners_of(learn)
-        of_each = [checks.learned_names(rule, learner.names) for learner in learners]
         self.intervals: dict[str, Interval] = {}
         rates = {q.name: q.hyper_lr for q in (*rule.coefficients, LR)}
         self._banks: list[Bank] = []
-        for i, (learner, names) in enumerate(zip(learners, of_each, strict=True)):
+        for learner in learners_of(learn):
+            names = checks.learned_names(rule, learner.names)
             _require_apart(names, self.intervals)
             checks.scope_given(learner.scope)
             own = checks.intervals(rule, learner.bounds, names)
             self.intervals.update(own)
-            self._banks.append(Bank(learner, own, rates, i))
+            if own:  # "all" is none of a rule without coefficients
+                self._banks.append(Bank(learner, own, rates, len(self._banks)))
         #: The learned coefficients, in the rule's order, lr last.
         self.names = tuple(q for q in (*rule.coefficient_names(), LR.name) if q in self.intervals)
         #: The finest scope: the rows of hypergradients, and what readings are given by.

@@ -1,5 +1,6 @@
 """HyperSGD: the hyper-step of the paper, SGD with momentum on the coefficients (MADA, section 3)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from mada_optim.hyper.learner import (
     StepInfo,
     bounds_given,
     clip_given,
+    clipped,
+    limit_given,
     names_given,
     number_of_each,
     only_of,
@@ -22,16 +25,14 @@ from mada_optim.hyper.learner import (
 )
 from mada_optim.spec import DECAY
 
-#: On a bound, the past pushes outward with at most so many times the present hypergradient. It is what the published
-#: momentum, .5, builds up out of equal hypergradients: a smaller number would change the published traces.
-REBOUND = 2.0
-
 
 @dataclass(frozen=True, init=False)
 class HyperSGD(Learner):
     """Moves coefficients by SGD with momentum along their clipped hypergradients, as the paper does.
 
         z_t = momentum z_{t-1} + clip(h_t),    q_t = project(q_{t-1} - lr z_t)
+
+    The projection is straight-through: on a bound, hypergradients and momentum go on, as in the authors' code.
 
     Source: Ozkara et al., ICML 2024 (arXiv 2401.08893), section 3.
 
@@ -42,11 +43,15 @@ class HyperSGD(Learner):
         lr: Hyper learning rate, >= 0: one for all, or a dict by name in the place of those that the rule declares
             (5e-4 for beta1 and beta2, 1e-1 for the other coefficients of the paper, 1e-2 for lr).
         momentum: Weight of the past in the velocity, in [0, 1): one for all, or a dict by name; 0 where it has none.
-        clip: Each hypergradient is clipped to [-clip, clip], >= 0; math.inf leaves them as they are.
+        clip: Each hypergradient is clipped to [-clip, clip], >= 0, as `torch.nn.utils.clip_grad_norm_` does it, by
+            itself; math.inf leaves them as they are.
         start: Number of applied steps before the first hyper-step.
         stop: Number of applied steps after which the coefficients stay; None for no end.
         bounds: (low, high) by name, in the place of the rule's intervals; for lr of its factor on the lr that is set.
         scope: Over what a coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
+        rebound: On a bound, the past pushes outward with at most so many times the present hypergradient, >= 0. With 2,
+            a coefficient leaves its bound at the second step after its hypergradients have turned, whatever the
+            momentum. math.inf: the velocity builds up without limit.
 
     Raises:
         ValueError: A value is outside what is allowed; the message says what is.
@@ -60,6 +65,7 @@ class HyperSGD(Learner):
     stop: int | None
     bounds: Bounds
     scope: str
+    rebound: float
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class HyperSGD(Learner):
         stop: int | None = None,
         bounds: Bounds = NONE,
         scope: str = "global",
+        rebound: float = math.inf,
     ) -> None:
         fields = {
             "names": names_given("HyperSGD", names),
@@ -81,6 +88,7 @@ class HyperSGD(Learner):
             "stop": None if stop is None else whole_number("stop", stop, "None is for no end"),
             "bounds": bounds_given(bounds),
             "scope": scope_given(scope),
+            "rebound": limit_given("rebound", rebound, "2 is for a coefficient that doesn't wind up"),
         }
         for name, x in fields.items():
             object.__setattr__(self, name, x)
@@ -93,22 +101,21 @@ class HyperSGD(Learner):
 
     def step(self, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
         """One step of SGD with momentum."""
-        lr, h = info.each(self.lr, info.rates), torch.clamp(h, -self.clip, self.clip)
+        lr, h = info.each(self.lr, info.rates), clipped(h, self.clip)
         momentum = info.each(self.momentum, 0.0)
         if isinstance(momentum, float) and not momentum:
             return q - lr * h, memory
         velocity = self._velocity(q, h, momentum * memory["velocity"], info)
         return q - lr * velocity, {"velocity": torch.where(info.moves.unsqueeze(-1), velocity, memory["velocity"])}
 
-    @staticmethod
-    def _velocity(q: Tensor, h: Tensor, past: Tensor, info: StepInfo) -> Tensor:
+    def _velocity(self, q: Tensor, h: Tensor, past: Tensor, info: StepInfo) -> Tensor:
         """The velocity with `h` in it, where `past` is what is left of the one before.
 
-        A coefficient that is pushed against its bound doesn't wind up: once the hypergradients have turned, and don't
-        shrink faster than the momentum forgets, it leaves the bound at the second step, without momentum at the first.
-        A finite `h` never makes the velocity infinite or NaN, whose later steps would be NaN too.
+        A finite `h` never makes it infinite or NaN, whose later steps would be NaN too.
         """
-        most, largest = REBOUND * h.abs(), torch.finfo(h.dtype).max
-        outward = ((q <= info.low) & (past > 0)) | ((q >= info.high) & (past < 0))
-        past = torch.where(outward, torch.clamp(past, -most, most), past)
+        if self.rebound < math.inf:
+            most = self.rebound * h.abs()
+            outward = ((q <= info.low) & (past > 0)) | ((q >= info.high) & (past < 0))
+            past = torch.where(outward, torch.clamp(past, -most, most), past)
+        largest = torch.finfo(h.dtype).max
         return torch.clamp(past + h, -largest, largest)

@@ -17,6 +17,7 @@ from mada_optim.hyper.learner import (
     StepInfo,
     bounds_given,
     clip_given,
+    clipped,
     names_given,
     whole_number,
 )
@@ -95,7 +96,7 @@ class HyperTorch(Learner):
         optimizer, leaves = memory["optimizer"].optimizer, memory["optimizer"].leaves
         torch._foreach_copy_(leaves, list(q.unbind(-1)))
         before = {key: x.clone() for key, x in moving_tensors(optimizer)}
-        along = torch.where(info.moves.unsqueeze(-1), torch.clamp(h, -self.clip, self.clip), 0.0)
+        along = torch.where(info.moves.unsqueeze(-1), clipped(h, self.clip), 0.0)
         for x, derivative in zip(leaves, along.unbind(-1), strict=True):
             x.grad = derivative.contiguous()
         optimizer.step()

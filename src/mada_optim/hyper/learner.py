@@ -202,10 +202,20 @@ def whole_number(what: str, x: object, remedy: str) -> int:
     return int(value)
 
 
-def clip_given(x: object) -> float:
-    """The largest size of a hypergradient, which may be infinite.
+def limit_given(what: str, x: object, remedy: str) -> float:
+    """A number >= 0, which may be infinite.
 
     Raises:
         ValueError: It is negative, or no number.
     """
-    return math.inf if x == math.inf else number("clip", x, NON_NEGATIVE, "the paper's is 10, math.inf is no limit")
+    return math.inf if x == math.inf else number(what, x, NON_NEGATIVE, f"{remedy}, math.inf is no limit")
+
+
+def clip_given(x: object) -> float:
+    """The largest size of a hypergradient. Raises ValueError if it is negative, or no number."""
+    return limit_given("clip", x, "the paper's is 10")
+
+
+def clipped(h: Tensor, limit: float) -> Tensor:
+    """Each hypergradient by itself, as `torch.nn.utils.clip_grad_norm_` clips the norm of a gradient."""
+    return h * torch.clamp(limit / (h.abs() + 1e-6), max=1.0)
