@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, gelu, linear
 
-from mada_optim import MADA, HyperSGD, HyperTorch
+from mada_optim import MADA, HyperSGD
 
 NAMES = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 INTERVALS = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99), "beta3": (0.0, 0.99)}  # [0, 1] for the others
@@ -86,39 +86,17 @@ def first_hyper_step(config):
     return max(0, math.ceil((config["hypergrad_init_iter"] - of_second_update) / accumulated) + 1)
 
 
-def hyper_sgd(config):
-    """The library's own learner with the numbers of a loop."""
+def learner(config):
+    """The learner with the numbers of a loop."""
     numbers = {"lr": config["hyper_lr"], "momentum": config["hyper_momentum"], "clip": config["hyper_clip"]}
     return HyperSGD("all", **numbers, start=first_hyper_step(config))
 
 
-def authors_sgd(config):
-    """What the authors' scripts use: torch's SGD, behind torch's clip of each coefficient's gradient.
-
-    HyperSGD differs where they clip, by 1e-7 of the clip, which torch adds to the norm; and where momentum pushes a
-    coefficient against a bound, as HyperSGD doesn't let it wind up there.
-    """
-
-    def make(leaves):
-        numbers = [{"lr": config["hyper_lr"][q], "momentum": config["hyper_momentum"][q]} for q in NAMES]
-        sgd = torch.optim.SGD([{"params": [x], **of_one} for x, of_one in zip(leaves, numbers, strict=True)])
-
-        def clip(*_):
-            for x in leaves:
-                nn.utils.clip_grad_norm_(x, config["hyper_clip"])
-
-        sgd.register_step_pre_hook(clip)
-        return sgd
-
-    return HyperTorch("all", make=make, clip=math.inf, start=first_hyper_step(config))
-
-
-def ours(run, learner, engine="auto", rule="mada_published", after_log=lambda opt: None):
+def ours(run, engine="auto", rule="mada_published", after_log=lambda opt: None):
     """The updates of a training loop on this library, observing the first micro-batch of each before clipping.
 
     Args:
         run: What it is given.
-        learner: Of the coefficients.
         engine: Of the library.
         rule: In the place of the authors' rule.
         after_log: Told the optimizer after each update and its log line.
@@ -130,7 +108,7 @@ def ours(run, learner, engine="auto", rule="mada_published", after_log=lambda op
         {"params": [p for p in params.values() if p.ndim < 2], "weight_decay": 0.0},
     ]
     options = {"betas": (start.pop("beta1"), start.pop("beta2")), "eps": config["eps"], **start}
-    opt = MADA(groups, rule=rule, learn=learner, engine=engine, **options)
+    opt = MADA(groups, rule=rule, learn=learner(config), engine=engine, **options)
     number = -1  # of the micro-batch
     for rate, batches in zip(run.rates, run.batches, strict=True):
         for group in opt.param_groups:

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from mada_optim import MADA, AutoAdam, AutoMuon, HyperAdam, HyperSGD, HyperTorch, LearnedLR, dispatch
-from tests.problems import MIDWAY, everything, give_gradients, parameters, same_bits
+from tests import problems
+from tests.problems import everything, fast, give_gradients, parameters, same_bits
 
 ALL_SEVEN = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr")
 KEYS = (*ALL_SEVEN[:-1], "log_lr")  # of them in a group
@@ -24,8 +25,7 @@ EARLY = LearnedLR(start=2)
 
 def learning(params, scope="global", **options):
     """All seven coefficients, moving from the first possible step."""
-    learner = HyperSGD(*ALL_SEVEN, lr=1e-3, momentum=0.5, start=0, scope=scope)
-    return MADA(params, **{**MIDWAY, "lr": 1e-2, "learn": learner, **options})
+    return problems.learning(params, **{"learn": fast(*ALL_SEVEN, scope=scope), **options})
 
 
 def adam(leaves):
@@ -586,7 +586,7 @@ def test_errors():
     params = parameters()
     give_gradients(params, 0)
     with pytest.raises(RuntimeError, match=r"MADA.observe: expected learned coefficients, got none; name them"):
-        MADA(params, learn=(), **MIDWAY).observe()
+        MADA(params, learn=()).observe()
     opt = learning(params)
     for wrong in (0.0, -1.0, float("nan"), float("inf"), "2", None, "big"):
         with pytest.raises(ValueError, match=r"grad_scale=.*: expected a number in .*scaler.get_scale"):

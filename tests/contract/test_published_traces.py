@@ -15,7 +15,7 @@ import torch
 
 from mada_optim.rules import RULES
 from mada_optim.rules.terms import ema, root, running_mean, stop_gradient, yogi_target
-from tests.published_loop import NAMES, Run, Step, authors_sgd, first_hyper_step, hyper_sgd, ours, theirs
+from tests.published_loop import NAMES, Run, Step, first_hyper_step, ours, theirs
 
 CASES = (
     ("train_shakespeare", "float64"),
@@ -33,8 +33,6 @@ CASES = (
     ("ddp_ga1_gpt2_repaired", "float64"),
 )
 LOGGED_CASE = ("train_log_clamps_beta2", "float64")
-#: In these, HyperSGD is told apart from the authors' SGD, at a bound or by their clip.
-OF_THEIR_SGD = ("train_shakespeare", "train_steep")
 WITHIN = {"float64": 1e-9, "float32": 2e-5}
 WITHIN_OF_ORACLE = {"float64": 1e-9, "float32": 1e-4}
 #: Loops are in fp32; all else is the eager engine's.
@@ -106,13 +104,7 @@ def assert_within(found, expected, most):
 @pytest.mark.parametrize(("name", "dtype", "engine"), on_engines(CASES))
 def test_the_library(traces, name, dtype, engine):
     run, expected = read(traces, name, dtype)
-    assert_within(ours(run, authors_sgd(run.config), engine), expected, WITHIN[dtype])
-
-
-@pytest.mark.parametrize(("name", "dtype", "engine"), on_engines(x for x in CASES if x[0] not in OF_THEIR_SGD))
-def test_the_library_by_its_own_hyper_step(traces, name, dtype, engine):
-    run, expected = read(traces, name, dtype)
-    assert_within(ours(run, hyper_sgd(run.config), engine), expected, WITHIN[dtype])
+    assert_within(ours(run, engine), expected, WITHIN[dtype])
 
 
 @pytest.mark.parametrize(("name", "dtype"), [*CASES, LOGGED_CASE])
@@ -129,7 +121,7 @@ def test_a_log_line_that_moves_beta2(traces):
     derivative is 1 whatever beta2 is.
     """
     run, expected = read(traces, *LOGGED_CASE)
-    found = list(ours(run, hyper_sgd(run.config)))
+    found = list(ours(run))
     assert_within(found[:5], expected[:5], WITHIN["float64"])
     pairs = zip(found[5].hypergradients, expected[5]["hypergradients"], strict=True)
     assert [abs(a - b) < 1e-12 for a, b in pairs] == [name != "beta2" for name in NAMES]
@@ -161,7 +153,7 @@ def test_a_log_line_that_moves_beta2_by_a_rule_that_says_so(traces):
         for group in opt.param_groups:
             group["logged"] = opt.coefficients()["beta2"]
 
-    assert_within(ours(run, hyper_sgd(run.config), rule=rule, after_log=remember), expected, WITHIN["float64"])
+    assert_within(ours(run, rule=rule, after_log=remember), expected, WITHIN["float64"])
 
 
 GPT2 = {
@@ -223,7 +215,7 @@ def test_the_library_is_the_oracle(config, dtype, engine, tied):
     expected = list(recorded(list(theirs(run))))
     moved = {q for q, x in zip(NAMES, expected[-1]["coefficients"], strict=True) if x != config["start"][q]}
     assert moved >= {"beta1", "beta2", "rho"}
-    assert_within(ours(run, authors_sgd(config), engine), expected, WITHIN_OF_ORACLE[dtype])
+    assert_within(ours(run, engine), expected, WITHIN_OF_ORACLE[dtype])
 
 
 def test_the_first_update_that_learns():

@@ -13,9 +13,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from mada_optim import MADA, HyperSGD
 from tests.distributed import group
-from tests.problems import MIDWAY
+from tests.problems import fast, learning
 
 ALL_SEVEN = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr")
 ROWS, WORDS, WIDTH = 8, 33, 6
@@ -41,8 +40,7 @@ def net():
 
 
 def optimizer(params, scope="global", **options):
-    learner = HyperSGD(*ALL_SEVEN, lr=1e-3, momentum=0.5, start=0, scope=scope)
-    return MADA(params, **{**MIDWAY, "lr": 1e-2, "learn": learner, **options})
+    return learning(params, learn=fast(*ALL_SEVEN, scope=scope), **options)
 
 
 def backward(model, seed, share=2, mine=slice(None)):
@@ -124,6 +122,27 @@ def test_shards_of_fsdp2(work, shape, options):
     model = net()
     alone = work(model, optimizer(model.named_parameters(), **options))
     assert_one_process(group.run(torch.Size(shape).numel(), with_fsdp, work, shape, options), alone)
+
+
+def stopped():
+    """Whether a gradient that is not finite in one shard stops the step that learns from another on this rank too."""
+    model = net()
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    opt = optimizer(model.parameters())
+    for seed in range(3):
+        backward(model, seed, mine=rows())
+        opt.observe()
+        before = opt.coefficients(), [p.to_local().clone() for p in model.parameters()]
+        if seed == 2 and dist.get_rank() == 1:
+            model.hidden.weight.grad.to_local()[0, 0] = float("nan")
+        opt.step()
+        opt.zero_grad()
+    pairs = zip(before[1], model.parameters(), strict=True)
+    return opt.coefficients() == before[0] and all(torch.equal(x, p.to_local()) for x, p in pairs)
+
+
+def test_a_bad_gradient_in_one_shard_stops_the_step_on_all():
+    assert group.run(2, stopped) == [True, True]
 
 
 def apart():
