@@ -51,9 +51,9 @@ def report(runs: Sequence[Run]) -> str:
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"Comparison of {len(runs)} runs"
     body = [
         header(title, runs),
+        *(section("Regret", *parts) for parts in [regret(runs)] if parts),
         *(section("Learned coefficients", *parts) for parts in [trajectories(runs)] if parts),
         *(section("Results", part) for part in [results(runs)] if part),
-        *(section("Regret", *parts) for parts in [regret(runs)] if parts),
         *(section("Losses", part) for part in [losses(runs)] if part),
         section("Coefficients", *coefficients(runs)),
         section("Hypergradients", *hypergradients(runs)),

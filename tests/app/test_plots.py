@@ -61,6 +61,20 @@ def test_what_is_neither_learned_nor_moves_has_no_panel(tmp_path):
     assert len(coefficient_grid(runs).axes) == 2
 
 
+def test_a_panel_shows_the_runs_that_learn_its_coefficient(tmp_path):
+    for name, learned in (("all", ["beta1", "rho"]), ("one", ["rho"])):
+        record = RunRecord.create(tmp_path / name, {"method": {"description": "X", "learned": learned, "lr": [0.1]}})
+        for step in range(3):
+            coefficients = {"beta1": 0.9 - 0.1 * step, "rho": 1 - 0.1 * step}
+            record.log({"step": step, "coefficients": coefficients, "hypergradients": dict.fromkeys(learned, 0.1)})
+    runs = [read_run(tmp_path / name) for name in ("all", "one")]
+    panels, slopes = coefficient_panels(runs), hypergradient_panels(runs)
+    lines = {name: panel.axes[0].lines for name, panel in panels.items()}
+    assert [line.get_color() for line in lines["beta1"][:2]] == [style.colour(0)] * 2
+    assert (len(lines["beta1"]), len(lines["rho"])) == (3, 2 * 3)  # each with its start and a ring
+    assert [len(slopes[name].axes[0].lines) for name in ("beta1", "rho")] == [1 + 2, 1 + 2 * 2]
+
+
 def test_the_initial_value_is_marked_even_when_the_first_row_is_later(tmp_path):
     record = RunRecord.create(tmp_path / "late", {})
     for step, beta1 in ((50, 0.95), (60, 0.94)):
