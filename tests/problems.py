@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mada_optim import MADA, HyperSGD
+from mada_optim import MADA, HyperSGD, LearnedLR
 
 MIDWAY = {"betas": (0.9, 0.95), "beta3": 0.1, "rho": 0.6, "c": 0.9, "gamma": 0.9}  # nothing sits on a bound
 
@@ -29,6 +29,12 @@ def train(opt, params, seeds):
 def fast(*names, **numbers):
     """The paper's learner, of all coefficients unless some are named, moving them from the first possible step."""
     return HyperSGD(*(names or ("all",)), **{"lr": 1e-3, "momentum": 0.5, "start": 0, **numbers})
+
+
+def along_trace(horizon=0.9, **numbers):
+    """Learns lr from its trace by plain steps: no division, mean, floor, ceiling or freeze."""
+    plain = dict.fromkeys(("memory", "averaging", "reach", "rise", "fall", "freeze"), 0.0)
+    return LearnedLR(**{**plain, "horizon": horizon, "rate": 1e-3, "clip": 10.0, "start": 0, **numbers})
 
 
 def learning(params, **options):

@@ -4,21 +4,27 @@ import math
 
 import torch
 
-from mada_optim import MADA
+from mada_optim import MADA, HyperSGD
 
 
 def replay(trace):
     """After each step: our optimizer, the parameters by name, and what the trace expects."""
     algorithm, start = trace["algorithm"], dict(trace["algorithm"]["initial_coefficients"])
     params = {k: torch.nn.Parameter(torch.tensor(x)) for k, x in trace["initial_params"].items()}
+    learner = HyperSGD(
+        "all",
+        lr=algorithm["hyper_lr"],
+        momentum=algorithm["hyper_momentum"],
+        clip=math.inf,  # the published training loop clips, not the optimizer
+        start=0,
+    )
     opt = MADA(
         params.values(),
-        betas=(start.pop("beta1"), start.pop("beta2")),
-        hyper_start=0,
-        hyper_clip=math.inf,  # the published training loop clips, not the optimizer
+        algorithm["lr"],
+        (start.pop("beta1"), start.pop("beta2")),
+        algorithm["eps"],
         rule="mada_released",
-        learn="all",
-        **{key: algorithm[key] for key in ("lr", "eps", "hyper_lr", "hyper_momentum")},
+        learn=learner,
         **start,
     )
     for given, expected in zip(trace["gradients"], trace["steps"], strict=True):
