@@ -1,31 +1,29 @@
-"""From a TOML file and a command line to a checked configuration. Everything read is data; nothing is executed."""
+"""From a file and a command line to a checked configuration. Everything read is data; nothing is executed."""
 
 import contextlib
 import difflib
 import io
 import math
 import re
-import tomllib
 import typing
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
-from mada_lab import by_coefficient
+from mada_lab import by_coefficient, config_files, upstream
 from mada_lab.config import RunConfig, TrainConfig, VisionConfig
 from mada_lab.declarations import declarations
 from mada_lab.errors import ConfigError
+from mada_lab.translation import keys_in
 
 C = TypeVar("C", bound=RunConfig)
 
 #: What is typed before the keys of each kind.
 COMMANDS: dict[type[RunConfig], str] = {TrainConfig: "train", VisionConfig: "vision"}
-
-FILE_BYTES = 1 << 20  # at most: a path may lead to something that never ends
 
 AT_LEAST_1 = (
     "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps first_accumulation max_iters "
@@ -50,26 +48,83 @@ def keys(kind: type[RunConfig]) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a file and a command line ask for, in our keys.
+
+    Attributes:
+        values: Keys and values from the file, each of its right type.
+        words: The command line.
+        keys: The keys that one of the two gives, whatever their values.
+        tables: Tables of the file that aren't keys of the configuration, by name.
+        notes: What is to be said of keys that were translated (`upstream`), a sentence each.
+    """
+
+    values: dict[str, Any]
+    words: list[str]
+    keys: set[str]
+    tables: dict[str, Any]
+    notes: list[str]
+
+
 def load(arguments: Sequence[str], kind: type[C] = TrainConfig) -> C:  # type: ignore[assignment] # mypy#3737
-    """The configuration that `[CONFIG.toml] --key=value ...` names: defaults, then the file, then the command line.
+    """The configuration that `[FILE] --key=value ...` names: defaults, then the file, then the command line.
 
     Raises:
         ConfigError: An unknown key, a value of the wrong type, or values that don't go together.
     """
-    config, rest = kind(), list(arguments)
-    if rest and not rest[0].startswith("-"):
-        config = replace(config, **read_toml(Path(rest.pop(0)), kind))
-    config = parse_arguments(rest, config)
-    check(config)
-    require_effect(config, given_keys(arguments, kind))
+    asked = request(arguments, kind)
+    config = configured(asked, kind)
+    require_effect(config, asked.keys)
     return config
 
 
 def given_keys(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig) -> set[str]:
-    """The keys that `[CONFIG.toml] --key=value ...` gives, whatever their values. Raises ConfigError as `load`."""
-    file = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    words = (word[2:].split("=")[0].replace("-", "_") for word in arguments if word.startswith("--"))
-    return {*words, *(key for path in file for key in read_toml(Path(path), kind))} & keys(kind).keys()
+    """The keys that `[FILE] --key=value ...` gives, whatever their values. Raises ConfigError as `load`."""
+    return request(arguments, kind).keys
+
+
+def notes(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig) -> list[str]:
+    """What is to be said of `[FILE] --key=value ...`, a sentence each. Raises ConfigError as `request`."""
+    return request(arguments, kind).notes
+
+
+def configured(asked: Request, kind: type[C]) -> C:
+    """The checked configuration that is asked for. Raises ConfigError as `load`."""
+    config = parse_arguments(asked.words, replace(kind(), **asked.values))
+    check(config)
+    return config
+
+
+def request(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig, tables: Collection[str] = ()) -> Request:
+    """What `[FILE] --key=value ...` asks for; FILE is TOML, or Python as nanoGPT has it (`config_files`).
+
+    Args:
+        arguments: The file, if there is one, and the command line.
+        kind: The configuration whose keys they are.
+        tables: Tables that a TOML file may have beside the keys.
+
+    Raises:
+        ConfigError: An unknown key, or a value of the wrong type, in the file.
+    """
+    file = Path(arguments[0]) if arguments and not arguments[0].startswith("-") else None
+    words, ours = arguments[file is not None :], keys(kind)
+    values: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    supplied: dict[str, Any] = {}
+    if file is not None and config_files.is_python(file):
+        is_script = issubclass(kind, TrainConfig)
+        said = upstream.translate(config_files.read_assignments(file), file, words, ours, is_script)
+        for key, value in said.values.items():
+            values |= _typed_or_none({key: value}, said.where[key], kind)
+        supplied = typed(said.supplied, f"{file}, as its script has it", kind)
+    else:
+        said = upstream.translate_words(words, ours)
+        content = {} if file is None else config_files.read_tables(file)
+        found = {name: content.pop(name) for name in tables if name in content}
+        values = typed(content, str(file), kind)
+    given = {*values, *keys_in(said.words)} & ours.keys()
+    return Request({**supplied, **values}, said.words, given, found, said.notes)
 
 
 def require_effect(config: RunConfig, given: Collection[str]) -> None:
@@ -89,44 +144,22 @@ def idle(config: RunConfig) -> dict[str, str]:
     }
 
 
-def read_toml(path: Path, kind: type[RunConfig] = TrainConfig) -> dict[str, Any]:
-    """The keys in a TOML file, each of its right type.
-
-    Raises:
-        ConfigError: The file can't be read, isn't TOML, or has an unknown key or a value of the wrong type.
-    """
-    return typed(read_tables(path), str(path), kind)
-
-
-def read_tables(path: Path) -> dict[str, Any]:
-    """What a TOML file holds. Raises ConfigError: it can't be read, or isn't TOML."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(FILE_BYTES + 1)
-        if len(content) > FILE_BYTES:
-            what = f"expected at most {FILE_BYTES} bytes, got more; check the path"
-            raise ConfigError(f"configuration, in {path}: {what}")
-        values = tomllib.loads(content.decode())
-    except OSError as error:
-        raise ConfigError(
-            f"configuration, in {path}: expected a readable file, got {error.strerror}; check the path"
-        ) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"configuration, in {path}: expected TOML, got: {error}; correct the file") from error
-    return values
-
-
 def from_values(values: dict[str, Any], where: str, kind: type[C] = TrainConfig) -> C:  # type: ignore[assignment]
     """The configuration with these keys, as a checkpoint holds them; `where` is for messages.
 
     Raises:
         ConfigError: An unknown key, a value of the wrong type, or values that don't go together.
     """
-    types = keys(kind)
-    given = {key: x for key, x in values.items() if x is not None or NoneType not in get_args(types.get(key))}
-    config = replace(kind(), **typed(given, where, kind))
+    config = replace(kind(), **_typed_or_none(values, where, kind))
     check(config)
     return config
+
+
+def _typed_or_none(values: dict[str, Any], where: str, kind: type[RunConfig]) -> dict[str, Any]:
+    """`values`, each of its key's type, or None where the key may have it. Raises ConfigError as `typed`."""
+    types = keys(kind)
+    nothing = {key: x for key, x in values.items() if x is None and NoneType in get_args(types.get(key))}
+    return {**nothing, **typed({key: x for key, x in values.items() if key not in nothing}, where, kind)}
 
 
 def typed(values: dict[str, Any], where: str, kind: type[RunConfig] = TrainConfig) -> dict[str, Any]:
@@ -183,7 +216,7 @@ def parse_arguments(arguments: Sequence[str], default: C) -> C:
                 tyro.conf.FlagConversionOff[kind],  # type: ignore[valid-type] # known at run time only
                 args=arguments,
                 default=default,
-                prog=f"{command} [CONFIG.toml]",
+                prog=f"{command} [CONFIG.toml|CONFIG.py]",
             )
     except SystemExit as stop:
         if stop.code == 0:  # --help

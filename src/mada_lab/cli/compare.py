@@ -1,6 +1,5 @@
 """`mada-lab compare`."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from mada_lab.config import TrainConfig
 from mada_lab.errors import ConfigError
 
 USAGE = """\
-compare [CONFIG.toml] [--key=value ...] [--optimizers NAME[:key=value...],...] [--seeds 1,2,3] [--out DIR]
+compare [CONFIG.toml|CONFIG.py] [--key=value ...] [--optimizers NAME[:key=value...],...] [--seeds 1,2,3] [--out DIR]
         [--storage FILE|URL] [--grace SECONDS] [--retry-failed]
     train each optimizer with each seed, and write DIR/compare.html: losses, paired differences from the first
     optimizer, figures. CONFIG.toml may have tables [optimizers.NAME] of keys, and [compare] (seeds, out, ...). mada_fs
@@ -55,13 +54,15 @@ def run(words: list[str]) -> None:
 def read(words: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]], TrainConfig]:
     """The options, the optimizers with their keys, and the keys that all runs share. Raises ConfigError."""
     from mada_lab import settings
-    from mada_lab.cli.words import number, seeds_of, take
+    from mada_lab.cli.words import number, say, seeds_of, take
     from mada_lab.experiments.compare import BASELINES
 
-    values = settings.read_tables(Path(words[0])) if words and not words[0].startswith("-") else {}
-    where, words = (words[0], words[1:]) if values else ("the command line", words)
-    cases, options = values.pop("optimizers", {}), values.pop("compare", {})
-    given, rest = take(words, OPTIONS)
+    file = words[:1] if words and not words[0].startswith("-") else []
+    where = file[0] if file else "the command line"
+    given, rest = take(words[len(file) :], OPTIONS)
+    asked = settings.request([*file, *rest], tables=("optimizers", "compare"))
+    say(asked.notes)
+    cases, options = asked.tables.get("optimizers", {}), asked.tables.get("compare", {})
     options |= {name: texts[-1] for name, texts in given.items()}
     unknown = [key for key in options if key not in OPTIONS]
     if unknown or not all(isinstance(keys, dict) for keys in cases.values()):
@@ -69,8 +70,7 @@ def read(words: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]], T
         raise ConfigError(f"compare, in {where}: {what}, got {', '.join(unknown) or 'no tables'}; correct it")
     if "optimizers" in options:
         cases = dict(_case(text) for text in str(options["optimizers"]).split(","))
-    base = settings.parse_arguments(rest, replace(TrainConfig(), **settings.typed(values, where)))
-    settings.check(base)
+    base = settings.configured(asked, TrainConfig)
     number("compare", "--grace", options.get("grace", 1))
     options["seeds"] = seeds_of("compare", options.get("seeds", [1, 2, 3]))
     return options, cases or BASELINES, base

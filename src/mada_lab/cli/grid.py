@@ -8,7 +8,7 @@ from mada_lab.errors import ConfigError
 USAGE = """\
 grid DIR [--out FIGURE.svg|png|pdf]
     contours of training and validation loss over initial betas, and a table of them: of a sweep over optimizer, beta1,
-    beta2 (and seed) in DIR/runs, or of the authors' published tables shakespeare_grid_*.csv in DIR
+    beta2 (and seed) in DIR/runs, or of the authors' published files in DIR, as published or as CSV
 """
 
 

@@ -7,7 +7,8 @@ from mada_lab.errors import ConfigError
 
 USAGE = """\
 report RUN... [--published DIR] [--out PATH] [--figures DIR]
-    one HTML page about one or several runs, published logs (CSV files in DIR) too; each figure also as .png and .svg
+    one HTML page about one or several runs, published logs too (the authors' files in DIR, as published or as CSV);
+    each figure also as .png and .svg
 """
 
 

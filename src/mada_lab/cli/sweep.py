@@ -1,17 +1,16 @@
 """`mada-lab sweep`."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from mada_lab.cli.words import flag, number, take, whole_number
+from mada_lab.cli.words import flag, number, say, take, whole_number
 from mada_lab.config import TrainConfig
 from mada_lab.errors import ConfigError, visible
 from mada_lab.progress import FittedBar, shortened
 
 USAGE = """\
-sweep [CONFIG.toml] [--key=value ...] [--grid KEY=V1,V2,... ...] [--search KEY=LOW..HIGH[:log] ... --trials N]
+sweep [CONFIG.toml|CONFIG.py] [--key=value ...] [--grid KEY=V1,V2,... ...] [--search KEY=LOW..HIGH[:log] ... --trials N]
       [--out DIR] [--storage FILE|URL] [--name NAME] [--grace SECONDS] [--retry-failed]
     train every point of a grid, or N draws of a search (optuna's TPE, on the validation loss), each as a run in
     DIR/runs; CONFIG.toml may have tables [grid], [search] and [sweep] (trials, out, storage, name, grace). Start it as
@@ -67,13 +66,12 @@ def read(words: list[str]) -> tuple[dict[str, dict[str, Any]], TrainConfig]:
     """
     from mada_lab import settings
 
-    values: dict[str, Any] = {}
-    words = list(words)
-    where = words[0] if words and not words[0].startswith("-") else "the command line"
-    if where != "the command line":
-        values = settings.read_tables(Path(words.pop(0)))
-    tables = {name: dict(values.pop(name, {})) for name in TABLES}
-    given, rest = take(words, (*OPTIONS, "grid", "search"))
+    file = words[:1] if words and not words[0].startswith("-") else []
+    where = file[0] if file else "the command line"
+    given, rest = take(words[len(file) :], (*OPTIONS, "grid", "search"))
+    asked = settings.request([*file, *rest], tables=TABLES)
+    say(asked.notes)
+    tables = {name: dict(asked.tables.get(name, {})) for name in TABLES}
     tables["sweep"] |= {name: texts[-1] for name, texts in given.items() if name in OPTIONS}
     for name in ("grid", "search"):
         tables[name] |= {key: axis for key, _, axis in (text.partition("=") for text in given.get(name, []))}
@@ -83,8 +81,7 @@ def read(words: list[str]) -> tuple[dict[str, dict[str, Any]], TrainConfig]:
     texts = {f"--{name}": str(tables["sweep"][name]) for name in ("trials", "grace") if name in tables["sweep"]}
     whole_number("sweep", texts, "--trials", 1, 1, MOST_TRIALS)
     number("sweep", "--grace", texts.get("--grace", 1))
-    base = settings.parse_arguments(rest, replace(TrainConfig(), **settings.typed(values, where)))
-    settings.check(base)
+    base = settings.configured(asked, TrainConfig)
     return {**tables, "grid": _axes(tables["grid"]), "search": _searched(tables["search"])}, base
 
 

@@ -5,19 +5,22 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from mada_lab.cli.words import say
 from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError
 
 USAGE = """\
-train [CONFIG.toml] --key=value ...
-    train a GPT; `mada-lab train --help` lists the keys
+train [CONFIG.toml|CONFIG.py] --key=value ...
+    train a GPT; `mada-lab train --help` lists the keys. CONFIG.py is a configuration as nanoGPT and the MADA authors
+    have it, read without being run; docs/upstream.md has the table from their keys and flags to ours
 """
 
 
 def run(words: list[str]) -> None:
-    """`train [CONFIG.toml] --key=value ...`."""
+    """`train [CONFIG.toml|CONFIG.py] --key=value ...`."""
     from mada_lab import settings
 
+    say(settings.notes(words))
     config, given = settings.load(words), settings.given_keys(words)
     from mada_lab import distributed, starting_point
     from mada_lab.data.prepare import open_or_prepare

@@ -3,16 +3,18 @@
 import warnings
 
 USAGE = """\
-vision [CONFIG.toml] --key=value ...
+vision [CONFIG.toml|CONFIG.py] --key=value ...
     train a CNN or a ResNet on images; `mada-lab vision --help` lists the keys
 """
 
 
 def run(words: list[str]) -> None:
-    """`vision [CONFIG.toml] --key=value ...`."""
+    """`vision [CONFIG.toml|CONFIG.py] --key=value ...`."""
     from mada_lab import settings, starting_point
+    from mada_lab.cli.words import say
     from mada_lab.config import VisionConfig
 
+    say(settings.notes(words, VisionConfig))
     config, given = settings.load(words, VisionConfig), settings.given_keys(words, VisionConfig)
     from mada_lab import distributed
     from mada_lab.cli.train import require_possible, trained

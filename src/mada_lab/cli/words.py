@@ -1,10 +1,12 @@
 """Words on a command line: names, and options with their values."""
 
 import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mada_lab.errors import ConfigError
+from mada_lab.errors import ConfigError, visible
 
 LARGEST = 2**63 - 1  # of torch's seeds and sizes
 DIGITS = 19  # of the largest; Python refuses to read thousands
@@ -89,3 +91,10 @@ def take(words: list[str], names: Sequence[str]) -> tuple[dict[str, list[str]], 
             raise ConfigError(f"command line, option {option}: expected a value, got none; see `mada-lab --help`")
         found.setdefault(name, []).append(value)
     return found, rest
+
+
+def say(notes: Sequence[str]) -> None:
+    """Prints notes on standard error, a line each; of several processes, the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        for note in notes:
+            print(f"note: {visible(note)}", file=sys.stderr)

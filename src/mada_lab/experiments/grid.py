@@ -1,8 +1,7 @@
 """A grid over initial betas, read back: the final losses as surfaces, and in numbers. Without torch."""
 
-import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from mada_lab.errors import ConfigError
 from mada_lab.outcome import outcome
 from mada_lab.plots.contours import LOSSES, Surface
 from mada_lab.plots.curves import Floats
+from mada_lab.published_tables import GRID, TRAJECTORY, WIDTH, Table, malformed, read_tables
 from mada_lab.record import MANIFEST, read_run
 
-PUBLISHED = "shakespeare_grid_*.csv"
 FIRST = ("adamw", "adam", "hyperadam", "mada")
 """Optimizers in the order of the rows, the baseline first; others follow."""
 
@@ -32,16 +31,12 @@ class Cell:
 
 
 def read_surfaces(folder: Path) -> list[Surface]:
-    """The surfaces in a sweep's folder, or in one of the authors' published tables.
+    """The surfaces of a sweep in `folder`, or else of the authors' published grids (`published_tables`).
 
     Raises:
         ConfigError: There are none, or a record or a table is malformed.
     """
-    tables = sorted(folder.glob(PUBLISHED))
-    cells = [cell for path in tables for cell in _published(path)] if tables else _runs(folder)
-    if not cells:
-        what = f"expected run folders with beta1 and beta2 in their configuration, or {PUBLISHED}, got none"
-        raise ConfigError(f"grid, {folder}: {what}; pass the folder of a sweep")
+    cells = _runs(folder) or _published(folder)
     names = sorted({cell.optimizer for cell in cells}, key=lambda x: (FIRST.index(x) if x in FIRST else len(FIRST), x))
     return [_surface(name, [cell for cell in cells if cell.optimizer == name]) for name in names]
 
@@ -59,20 +54,36 @@ def _runs(folder: Path) -> list[Cell]:
     return cells
 
 
-def _published(path: Path) -> list[Cell]:
-    """A table with the columns initial_beta1, initial_beta2, train_loss, val_loss; an empty loss is a failed run."""
-    name = path.stem.removeprefix("shakespeare_grid_")
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [Cell(name, float(row["initial_beta1"]), float(row["initial_beta2"]), 0, *_losses(row)) for row in rows]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, csv.Error) as error:
-        what = f"expected the columns of a published grid, got {type(error).__name__}: {error}; check the file"
-        raise ConfigError(f"grid, {path}: {what}") from error
+def _published(folder: Path) -> list[Cell]:
+    """The rows of the published grids in `folder`, a file or several for each optimizer."""
+    tables = read_tables(folder)
+    grids = [table for table in tables if table.has(GRID)]
+    if not grids:
+        what = "expected run folders with beta1 and beta2 in their configuration"
+        what = f"{what}, CSV with the columns {', '.join(GRID)}, or text of {WIDTH} columns without a header"
+        others = sum(table.has(TRAJECTORY) for table in tables)
+        found = f"{others} trajectories, which `mada-lab report --published` draws" if others else "none"
+        raise ConfigError(f"grid, {folder}: {what}, got {found}; pass the folder of a sweep")
+    cells: dict[tuple[str, float, float], Cell] = {}
+    for table in grids:
+        name = _optimizer(table)
+        for row, line in zip(table.rows, table.lines, strict=True):
+            cell = Cell(name, row["initial_beta1"], row["initial_beta2"], 0, row["train_loss"], row["val_loss"])
+            start = (name, cell.beta1, cell.beta2)
+            if start in cells:
+                where = f"{table.path}, line {line}"
+                raise malformed(where, f"one row of {name} from each pair of betas", f"another from {start[1:]}")
+            cells[start] = cell
+    return list(cells.values())
 
 
-def _losses(row: dict[str, str]) -> Iterable[float]:
-    return (float(row[key]) if row[key] else math.nan for key in ("train_loss", "val_loss"))
+def _optimizer(table: Table) -> str:
+    """The optimizer, from the file's name: the authors name a file for each of their GPUs, numbered 0 to 7."""
+    words = table.path.stem.rstrip("0123456789").split("_")
+    named = [name for name in ("hyperadam", "adam", "mada") if name in words]
+    if named or words[:3] == ["hyper", "train", "log"]:
+        return named[0] if named else "mada"
+    return table.path.stem
 
 
 def _or_nan(x: float | None) -> float:
