@@ -38,14 +38,15 @@ def due_row(session: Session) -> dict[str, Any]:
     digested = due(session, config.digest_interval or config.checkpoint_interval or config.eval_interval)
     if not (evaluated or stuck or digested or due(session, config.log_interval)):
         return {}
-    row: dict[str, Any] = {"step": session.step, **session.task.seen(session.step)}
+    row: dict[str, Any] = {"step": session.step, **session.task.seen(session.passes_done)}
     if session.train_loss is not None:
         row["train_loss"] = session.train_loss
     if evaluated:
         row["val_loss"] = session.val_loss
         row.update(accuracy(session))
     if (step_seconds := session.pace.take()) is not None:
-        row["speed"] = speed(step_seconds, session.task.seen(1), session.flops, session.peak_flops, session.world.size)
+        seen = session.task.seen(config.gradient_accumulation_steps)
+        row["speed"] = speed(step_seconds, seen, session.flops, session.peak_flops, session.world.size)
     row.update(lr=session.lr, seconds=session.seconds, skipped_steps=skipped_steps(session))
     if digested:
         row["digest"] = session.digest()

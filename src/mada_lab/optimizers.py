@@ -24,6 +24,8 @@ from mada_optim.spec import Rule
 
 C = TypeVar("C", bound=RunConfig)
 
+AUTO = "auto"  # a learning rate that is computed from the shapes of the network's matrices
+
 
 @dataclass(frozen=True)
 class Ours:
@@ -53,6 +55,7 @@ PLAIN = {cls.__name__.lower(): cls for cls in (
     mada_optim.NAdam, mada_optim.Yogi, mada_optim.Adan, mada_optim.Lion, mada_optim.Muon,
 )}  # fmt: skip
 OURS: dict[str, Ours] = {
+    **{name: Ours(HyperOptimizer, f"the rule {name}", name, {"rule": name}) for name in RULES},
     "automuon": Ours(mada_optim.AutoMuon, "Muon on hidden matrices and Adam elsewhere", "mada_matrix"),
     "autoadam": Ours(mada_optim.AutoAdam, "Adam"),
     "mada": Ours(mada_optim.MADA, "MADA as in the paper"),
@@ -87,10 +90,9 @@ NAMES = (*OURS, *BASELINES)
 #: Names of before, and those of today.
 RENAMED = {"mada_all": "mada", "mada_paper": "mada", "mada_pointwise": "autoadam"}
 #: Those that learn their learning rate.
-LR_FREE = ("automuon", "autoadam")
+LR_FREE = tuple(name for name, ours in OURS.items() if ours.default("lr") == AUTO)
 #: Values of init_from with which the first weights are drawn at random.
 FRESH = ("scratch", "resume")
-AUTO = "auto"
 BETAS = ("beta1", "beta2")
 DECAY = 0.1  # of those whose class has none; nanoGPT's
 

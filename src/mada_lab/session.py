@@ -113,6 +113,13 @@ class Session:
         return self.config.gradient_accumulation_steps // self.world.size
 
     @property
+    def passes_done(self) -> int:
+        """Forward passes of all steps so far, of all processes together."""
+        passes, first = self.config.gradient_accumulation_steps, self.config.first_accumulation
+        fewer = 0 if first is None or self.step == 0 else passes - first
+        return passes * self.step - fewer
+
+    @property
     def passes_now(self) -> int:
         """Forward passes of the next step on this process."""
         first = self.config.first_accumulation

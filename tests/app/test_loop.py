@@ -15,6 +15,7 @@ import torch
 from mada_lab import optimizers
 from mada_lab.checkpoint_folder import available
 from mada_lab.errors import CheckpointError, ConfigError, NumericsError
+from mada_lab.look import due_row
 from mada_lab.loop import gradients, train, update
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.record import read_run
@@ -260,6 +261,7 @@ def test_the_first_step_may_have_fewer_passes(tiny, corpus):
         assert torch.allclose(4 * x.grad, y.grad)
     assert torch.equal(session.batches.state(), alone.batches.state())
     session.step = 1
+    assert due_row(session)["tokens"] == 4 * 16
     gradients(session, session.model, Signals())
     for _ in range(4):
         alone.batches.next()

@@ -109,6 +109,26 @@ def test_accumulation(configs, corpus):
     assert group[0].listen.rows[-1]["train_loss"] == pytest.approx(alone.rows[-1]["train_loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("when", ["first", "unclipped"])
+def test_observed_hypergradients(configs, corpus, when):
+    config = replace(configs[1], gradient_accumulation_steps=3, hyper_observe=when, grad_clip=0.05, max_iters=8)
+    group = members([config, replace(config, seed=9, out_dir=f"{config.out_dir}9")], corpus)
+    train_together(group)
+    train(elsewhere(config, "alone"), corpus, alone := Silent())
+    for row, same in zip(group[0].listen.rows[1:], alone.rows[1:], strict=True):
+        assert row["hypergradients"] == pytest.approx(same["hypergradients"], rel=2e-3, abs=1e-6)
+    step = replace(config, hyper_observe="step", out_dir=f"{config.out_dir}_step")
+    train(step, corpus, other := Silent())
+    assert other.rows[-1]["hypergradients"] != pytest.approx(alone.rows[-1]["hypergradients"], rel=0.1)
+
+
+def test_a_first_step_of_fewer_passes_is_left_to_a_run_by_itself(configs, corpus):
+    config = replace(configs[1], gradient_accumulation_steps=3, first_accumulation=1)
+    [member] = group = members([config], corpus)
+    train_together(group)
+    assert "key first_accumulation: expected as many forward passes in the first step" in str(member.error)
+
+
 def test_one_that_fails_leaves_the_others_alone(configs, corpus, tmp_path):
     good = configs[2]
     lost = replace(good, learning_rate=1e30, max_skipped_steps=3, out_dir=str(tmp_path / "lost"))

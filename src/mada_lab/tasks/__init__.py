@@ -73,8 +73,8 @@ class Task(Protocol):
     def measure(self, model: nn.Module, batches: Sequence[Batch], precision: Precision, world: World) -> Measured:
         """How good `model` is on `batches`, which processes share, without dropout. Draws no random number."""
 
-    def seen(self, step: int) -> dict[str, int]:
-        """How much of the training data `step` steps take, by its unit."""
+    def seen(self, passes: int) -> dict[str, int]:
+        """How much of the training data so many forward passes take, by its unit."""
 
     def flops(self, model: nn.Module) -> float | None:
         """Operations of one step, forward and backward; None where they aren't counted."""

@@ -94,16 +94,16 @@ class Language:
         """As the protocol."""
         return Measured(mean_loss(model, batches, precision, world))
 
-    def seen(self, step: int) -> dict[str, int]:
+    def seen(self, passes: int) -> dict[str, int]:
         """As the protocol."""
-        config = self.config
-        return {"tokens": step * config.gradient_accumulation_steps * config.batch_size * config.block_size}
+        return {"tokens": passes * self.config.batch_size * self.config.block_size}
 
     def flops(self, model: nn.Module) -> float:
         """6 N + 12 L C T per token (Chowdhery et al. 2022, PaLM, appendix B); N leaves out the positions' embedding."""
         config = self.config
         weights = sum(p.numel() for p in model.parameters()) - config.block_size * config.n_embd
-        return self.seen(1)["tokens"] * (6.0 * weights + 12 * config.n_layer * config.n_embd * config.block_size)
+        tokens = self.seen(config.gradient_accumulation_steps)["tokens"]
+        return tokens * (6.0 * weights + 12 * config.n_layer * config.n_embd * config.block_size)
 
     def sizes(self) -> dict[str, Any]:
         """As the protocol."""

@@ -106,9 +106,9 @@ class Vision:
         """As the protocol."""
         return classification(model, batches, precision, world)
 
-    def seen(self, step: int) -> dict[str, int]:
+    def seen(self, passes: int) -> dict[str, int]:
         """As the protocol."""
-        return {"images": step * self.config.gradient_accumulation_steps * self.config.batch_size}
+        return {"images": passes * self.config.batch_size}
 
     def flops(self, model: nn.Module) -> None:
         """Not counted."""
