@@ -1,7 +1,7 @@
 """Several learners in one optimizer, of different coefficients and scopes.
 
-Catches: coarse and fine scopes that don't add up, a learner that moves or remembers for another, a state in which one of
-several is missed.
+Catches: coarse and fine scopes that don't add up, a learner that moves or remembers for another, and a state in which
+one of several is missed.
 """
 
 import copy
