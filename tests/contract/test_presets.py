@@ -220,16 +220,16 @@ def test_learn_names_what_is_learned_and_by_whom(preset):
 
 @pytest.mark.parametrize("preset", [AutoMuon, AutoAdam])
 def test_the_default_learner_named_is_the_default(preset):
-    """Over more steps than its start, with gradients that swing: the lr falls."""
+    """Over more steps than its start, with gradients that stay: the lr rises."""
     params, twins = parameters(preset), parameters(preset)
     silent, named = preset(params), preset(twins, learn=LearnedLR())
     for step in range(25):
         for p in (*params, *twins):
-            p.grad = torch.full_like(p, (-1.0) ** step)
+            p.grad = torch.ones_like(p)
         silent.step()
         named.step()
         assert same_bits(everything(silent), everything(named)), step
-    assert silent.coefficients()["lr"] != silent.param_groups[0]["lr"]
+    assert silent.coefficients()["lr"] > 1.1 * silent.param_groups[0]["lr"]
 
 
 @pytest.mark.parametrize("preset", [MADA, HyperAdam])
