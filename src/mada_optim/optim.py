@@ -554,7 +554,8 @@ class HyperOptimizer(Optimizer):
             self._requested_engine, self.rule, self.learned, self._memory.trace, self.state_dtype
         )
         self._steady = Steady(self._cells, self._dispatcher)
-        self._banks.attach(self.param_groups)  # compiled loops can't travel, and are looked up anew
+        self._banks.adopt(self.param_groups)  # what was put into a group since the last step
+        self._banks.attach(self.param_groups)
 
 
 def find_rule(rule: str | Rule) -> Rule:

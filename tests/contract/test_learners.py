@@ -358,7 +358,7 @@ def test_what_it_says_of_itself_is_checked(given, message):
 
 
 #: Of `learn`: neither names, nor learners, nor a list of these.
-NO_LEARN = [5, None, True, b"beta1", [5], [None], HyperSGD, [LearnedLR], {"beta1": 1e-3}, [["beta1"]], 0.5, lambda q: q]
+NO_LEARN = [5, None, True, b"beta1", [5], [None], HyperSGD, [LearnedLR], {"beta1": 1e-3}, [["beta1"]], 0.5, print]
 
 
 @pytest.mark.parametrize("learn", NO_LEARN, ids=str)

@@ -309,3 +309,12 @@ def test_a_scheduler_that_would_cycle_what_is_learned_is_refused(name):
     options = {"OneCycleLR": {"max_lr": 0.1, "total_steps": 9}, "CyclicLR": {"base_lr": 1e-3, "max_lr": 1e-2}}[name]
     with pytest.raises(ValueError, match="must support momentum"):
         getattr(lr_scheduler, name)(learning(parameters()), **options)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))], ids=("copy", "pickle"))
+def test_a_copy_has_what_was_put_into_a_group(copied):
+    opt = learning(params := parameters())
+    train(opt, params, [0])
+    opt.param_groups[0]["beta1"] = 0.5
+    twin = copied(opt)
+    assert twin.coefficients()["beta1"] == twin.param_groups[0]["beta1"].item() == 0.5
