@@ -98,6 +98,46 @@ def test_every_default_spelt_out_changes_no_bit(preset):
     assert all(plain(opt.state_dict()) == after != before for opt in opts)
 
 
+#: Of each argument a value that is nobody's default; `nesterov` and the like need a momentum.
+OTHERWISE = {
+    "lr": 0.5,
+    "betas": (0.5, 0.995),
+    "eps": 0.1,
+    "weight_decay": 0.5,
+    "maximize": True,
+    "state_dtype": torch.bfloat16,
+    "learn": LearnedLR(horizon=0.5),
+    "guard": Guard(ramp=9.0),
+    "rule": "mada_released",
+    "matrix_lr_ratio": 7.0,
+    "initial_accumulator_value": 0.5,
+    "kappa": 0.7,
+    **dict.fromkeys(("lr_decay", "momentum_decay"), 0.5),
+    **dict.fromkeys(("beta3", "rho", "c", "gamma", "omega", "momentum", "nesterov", "alpha", "centered", "mu"), 0.3),
+}
+BESIDE = {"nesterov": {"momentum": 0.9}, "state_dtype": {"momentum": 0.9}}
+each_once = pytest.mark.parametrize("engine", ["eager"], indirect=True)
+
+
+@each_once
+@each_preset
+def test_every_argument_takes_effect(preset, engine):
+    """On the weights, on what is kept, or on the rule, which is MADA's own at Adam's corner all the same."""
+    for name in defaults(preset).keys() - {"engine", "reduce_group"}:
+        beside = {key: x for key, x in BESIDE.get(name, {}).items() if key in defaults(preset)}
+        ends = []
+        for options in (beside, {**beside, name: OTHERWISE[name]}):
+            params = parameters(preset)
+            opt = preset(params, **options)
+            train(opt, params, range(6))
+            ends.append((everything(opt), opt.rule.name))
+        (usual, rule), (other, other_rule) = ends
+        assert rule != other_rule or not same_bits(usual, other), name
+    assert preset(parameters(preset), engine="eager").engine == "eager"
+    said = [{"params": [p], "matrix": True} for p in parameters(preset)]
+    assert preset(said, lr=0.1, learn=(), reduce_group="some").reduce_group == "some"
+
+
 @each_preset
 def test_a_default_is_what_groups_and_readings_say(preset):
     """But for the lr that shapes say."""
