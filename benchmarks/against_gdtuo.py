@@ -21,7 +21,7 @@ from gradient_descent_the_ultimate_optimizer import gdtuo
 
 from benchmarks.training_step import CONFIG
 from mada_lab.model.gpt import GPT
-from mada_optim import MADA, HyperAdam
+from mada_optim import MADA, HyperAdam, HyperSGD
 
 Step = Callable[[torch.Tensor], None]
 BASELINE = "AdamW fused"
@@ -64,9 +64,9 @@ def graph() -> Step:
 CONTENDERS: dict[str, Callable[[], Step]] = {
     BASELINE: lambda: ordinary(lambda p: torch.optim.AdamW(p, fused=True)),
     "Adam, betas and lr learned": lambda: ordinary(
-        lambda p: HyperAdam(p, hyper_start=0, learn=("beta1", "beta2", "lr"), hyper_lr=1e-5)
+        lambda p: HyperAdam(p, learn=HyperSGD("beta1", "beta2", "lr", lr=1e-5, start=0))
     ),
-    "MADA, all six learned": lambda: ordinary(lambda p: MADA(p, learn="all", hyper_start=0)),
+    "MADA, all six learned": lambda: ordinary(lambda p: MADA(p, learn=HyperSGD("all", start=0))),
     "gdtuo, Adam / SGD": graph,
 }
 

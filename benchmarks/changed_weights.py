@@ -2,7 +2,7 @@
 
     python -m benchmarks.changed_weights [--steps 500] [--seeds 3] [--cases "pruning mask,clamp"]
 
-From the repository root; a minute per case and seed on one core. MADA's defaults on a small regression. For each case:
+From the repository root; a minute per case and seed on one core. AutoMuon on a small regression. For each case:
 the learned lr; that of a run whose trace is kept by hand, as the sum of moves to which what the user did is added; the
 loss over the last tenth of the run; and that with lr left at its start. The lr is that of all weights but hidden
 matrices.
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mada_optim import MADA, matrices
+from mada_optim import AutoMuon, LearnedLR, matrices
 from mada_optim.engine.eager import learning_rate
 
 KEPT = 0.1  # share of the weights that a mask keeps
@@ -147,7 +147,7 @@ class TraceByHand:
         opt: Learns lr from its trace, over all groups.
     """
 
-    def __init__(self, opt: MADA) -> None:
+    def __init__(self, opt: AutoMuon) -> None:
         self.opt = opt
         self.places = [(group, j, p) for group in opt.param_groups for j, p in enumerate(group["params"])]
         self.traces = [torch.zeros_like(p, dtype=torch.float64) for _, _, p in self.places]
@@ -182,12 +182,13 @@ def network() -> nn.Module:
 
 
 def run(
-    change_of: Callable[[nn.Module, int], Change], steps: int, seed: int, by_hand: bool, **options: float
+    change_of: Callable[[nn.Module, int], Change], steps: int, seed: int, by_hand: bool, rate: float = LearnedLR.rate
 ) -> Outcome:
-    """Trains; `options` are of the optimizer, `by_hand` whether its trace is."""
+    """Trains; `rate` is of the learned lr, and `by_hand` says whether its trace is."""
     torch.manual_seed(seed)
     net = network()
-    opt, drawn, losses = MADA(net.named_parameters(), **options), torch.Generator().manual_seed(seed + 1), list[float]()
+    opt = AutoMuon(net.named_parameters(), learn=LearnedLR(rate))
+    drawn, losses = torch.Generator().manual_seed(seed + 1), list[float]()
     change, oracle = change_of(net, steps), TraceByHand(opt)
     for step in range(steps):
         x = torch.randn(128, 16, generator=drawn)
@@ -208,7 +209,7 @@ def run(
 def compared(case: str, steps: int, seed: int) -> tuple[Outcome, Outcome, Outcome]:
     """A run, the same with its trace by hand, and the same with lr left at its start."""
     own, by_hand = (run(CASES[case], steps, seed, by_hand=by_hand) for by_hand in (False, True))
-    return own, by_hand, run(CASES[case], steps, seed, by_hand=False, hyper_lr=0.0)
+    return own, by_hand, run(CASES[case], steps, seed, by_hand=False, rate=0.0)
 
 
 def table(cases: list[str], steps: int, seeds: int) -> None:

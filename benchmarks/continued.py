@@ -1,11 +1,11 @@
-"""MADA goes on from trained weights, on the data they were trained on: a learned lr beside the same lr left alone.
+"""AutoMuon goes on from trained weights, on the data they were trained on: a learned lr beside the same lr left alone.
 
     python -m benchmarks.continued [--tasks digits text] [--seeds 1 2 3] [--steps 300] [--data-dir D]
 
 From the repository root; the data prepare themselves. `digits`: an MLP on scikit-learn's digits, of whose training
 labels a fifth are drawn anew, 600 steps of AdamW. `text`: a GPT of 0.1M parameters on pydoc by characters, 2,000 steps
-of MADA. Both end at an lr of 0. A fresh MADA then goes on at a constant lr, from each of three rates: left there,
-learned as by default, and learned without a ceiling (`hyper_rise=0`, as it was before there was one). All runs of a
+of AutoMuon. Both end at an lr of 0. A fresh AutoMuon then goes on at a constant lr, from each of three rates: left
+there, learned as by default, and learned without a ceiling (`rise=0`, as it was before there was one). All runs of a
 seed have the same weights and the same batches. Printed is the last validation loss by seed, its mean, and that over
 the best of the rates that were left alone.
 """
@@ -24,17 +24,19 @@ from mada_lab.config import RunConfig
 from mada_lab.distributed import ALONE
 from mada_lab.experiments.bench.tasks import TASKS
 from mada_lab.experiments.data import open_data
-from mada_lab.optimizers import build
+from mada_lab.optimizers import build, peak
 from mada_lab.tasks import Batches, Data, Task
 from mada_lab.tasks.choice import choose
-from mada_optim import MADA
+from mada_optim import AutoMuon, LearnedLR
 
 RATES = (1e-5, 1e-4, 1e-3)
-KINDS: dict[str, dict[str, float]] = {"left": {"hyper_lr": 0.0}, "learned": {}, "no ceiling": {"hyper_rise": 0.0}}
+KINDS = {"left": LearnedLR(rate=0.0), "learned": LearnedLR(), "no ceiling": LearnedLR(rise=0.0)}
 ENDED = {"min_lr": 0.0}
 TRAINED: dict[str, RunConfig] = {
     "digits": replace(TASKS["digits_noisy"].config, optimizer="adamw", learning_rate=3e-3, batch_size=64, **ENDED),
-    "text": replace(TASKS["gpt_pydoc"].config, optimizer="mada", max_iters=2000, warmup_iters=100, **ENDED),
+    "text": replace(
+        TASKS["gpt_pydoc"].config, optimizer="automuon", learning_rate=1e-3, max_iters=2000, warmup_iters=100, **ENDED
+    ),
 }
 CLIP = 1.0
 Losses = dict[tuple[str, float], list[float]]
@@ -69,21 +71,22 @@ def trained(config: RunConfig, data: Data) -> dict[str, Tensor]:
     task = choose(config, data)
     model = task.model()
     run = Run(task, model, build(model, config), task.batches(ALONE))
+    highest = peak(run.optimizer)
     for step in range(config.max_iters):
         for group in run.optimizer.param_groups:
-            group["lr"] = schedule.learning_rate(config, step + 1)
+            group["lr"] = schedule.learning_rate(config, highest, step + 1)
         run.step()
     return model.state_dict()
 
 
 def continued(
-    config: RunConfig, data: Data, weights: Mapping[str, Tensor], rate: float, steps: int, options: Mapping[str, float]
+    config: RunConfig, data: Data, weights: Mapping[str, Tensor], rate: float, steps: int, learn: LearnedLR
 ) -> float:
-    """The validation loss after `steps` steps of a fresh MADA, at a constant lr of `rate` or learned from there."""
+    """The validation loss after `steps` steps of a fresh AutoMuon, at a constant lr of `rate` or learned from there."""
     task = choose(replace(config, seed=config.seed + 100), data)  # other batches than the weights saw first
     model = task.model()
     model.load_state_dict(weights)
-    run = Run(task, model, MADA(model.named_parameters(), lr=rate, **options), task.batches(ALONE))  # type: ignore[arg-type]
+    run = Run(task, model, AutoMuon(model.named_parameters(), lr=rate, learn=learn), task.batches(ALONE))
     for _ in range(steps):
         run.step()
     return run.validation_loss()
@@ -95,9 +98,9 @@ def measure(config: RunConfig, seeds: Sequence[int], steps: int) -> Losses:
     for seed in seeds:
         seeded = replace(config, seed=seed)
         weights = trained(seeded, data)
-        for kind, options in KINDS.items():
+        for kind, learn in KINDS.items():
             for rate in RATES:
-                loss = continued(seeded, data, weights, rate, steps, options)
+                loss = continued(seeded, data, weights, rate, steps, learn)
                 losses.setdefault((kind, rate), []).append(loss)
     return losses
 

@@ -1,4 +1,4 @@
-"""MADA with nothing said on networks and losses of other kinds than the bench's: nothing of it was chosen on these.
+"""AutoMuon and AutoAdam on networks and losses of other kinds than the bench's: nothing of them was chosen on these.
 
     python -m benchmarks.elsewhere [--tasks NAME ...] [--seeds 1 2 3] [--threads 1]
 
@@ -23,13 +23,13 @@ from torch.optim.optimizer import Optimizer
 from mada_lab.baselines import muon, muon_groups
 from mada_lab.errors import ConfigError
 from mada_lab.model.resnet import ResNet
-from mada_optim import MADA
+from mada_optim import AutoAdam, AutoMuon
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 Make = Callable[[nn.Module], Optimizer]
 CONTENDERS: dict[str, Make] = {
-    "MADA": lambda net: MADA(net.named_parameters()),
-    "MADA, pointwise": lambda net: MADA(net.named_parameters(), rule="mada"),
+    "AutoMuon": lambda net: AutoMuon(net.named_parameters()),
+    "AutoAdam": lambda net: AutoAdam(net.named_parameters()),
     **{f"AdamW {lr:g}": lambda net, lr=lr: torch.optim.AdamW(net.parameters(), lr=lr) for lr in RATES},
     **{f"Muon {lr:g}": lambda net, lr=lr: muon(muon_groups(net.named_parameters()), {"lr": lr}) for lr in RATES},
 }

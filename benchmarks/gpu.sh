@@ -11,11 +11,11 @@ PYTHON=${PYTHON:-.venv/bin/python}
 "$PYTHON" -m pytest -q tests/gpu
 
 steps=("$PYTHON" benchmarks/step_time.py --device cuda --markdown)
-ours=("MADA, all six learned" "MADA, six and lr learned" "MADA, bf16 state" "MADA, none learned" "MADA, pointwise" HyperAdam Adam Lion)
+ours=("MADA, all six learned" "MADA, six and lr learned" "MADA, bf16 state" "MADA, none learned" AutoAdam HyperAdam Adam Lion)
 for model in 3.2M 26M 124M 200x1000; do "${steps[@]}" --model "$model" --only "${ours[@]}"; done
 for model in 3.2M 200x1000; do "${steps[@]}" --model "$model" --graph --only "${ours[@]}"; done
-"${steps[@]}" --model 3.2M  # and torch's foreach, the eager engine, one scope per tensor, MADA's default with Muon
-"${steps[@]}" --model 124M --only MADA "torch Muon and AdamW fused"
+"${steps[@]}" --model 3.2M  # and torch's foreach, the eager engine, one scope per tensor, AutoMuon
+"${steps[@]}" --model 124M --only AutoMuon "torch Muon and AdamW fused"
 
 "$PYTHON" benchmarks/training_step.py --device cuda
 "$PYTHON" benchmarks/training_step.py --device cuda --model 124M --bf16

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from tests.numerics import test_zero_gradients as silence
 from tests.numerics.adversary import DTYPES, ENGINES, Case, Tally, cases, play
 from tests.numerics.injections import Injection, inject
-from tests.numerics.test_bounds import MOMENTA, learner, push
+from tests.numerics.test_bounds import MOMENTA, learner, middle, push
 
 
 def sequences(dtype: torch.dtype, count: int) -> Tally:
@@ -88,11 +88,11 @@ def print_bounds(steps: int) -> int:
     """Hyper-steps from a bound once the sign turns, after so many outwards; returns how many never left it."""
     stuck, counts = 0, {}
     for momentum in MOMENTA:
-        one, middle = learner(momentum), torch.full((1,), 0.5, dtype=torch.float64)
-        q, velocity = push(one, middle, torch.zeros_like(middle), -1e6, steps)
+        one = learner(momentum)
+        q, memory = push(one, middle(), None, -1e6, steps)
         counts[momentum] = 0
         while q.item() == 1.0 and counts[momentum] < 10:
-            q, velocity = push(one, q, velocity, 1.0, 1)
+            q, memory = push(one, q, memory, 1.0, 1)
             counts[momentum] += 1
         stuck += q.item() == 1.0
     print(f"{steps} hyper-steps outwards, then 1e-6 of that inwards; steps to leave the bound, by momentum: {counts}")

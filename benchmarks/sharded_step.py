@@ -1,4 +1,4 @@
-"""A step of MADA's default on a GPT that FSDP2 has sharded: what it is worth to share hidden matrices out.
+"""A step of AutoMuon on a GPT that FSDP2 has sharded: what it is worth to share hidden matrices out.
 
     torchrun --nproc_per_node=2 -m benchmarks.sharded_step [--model 3.2M|26M|124M] [--repeats 15] [--device cpu|cuda]
 
@@ -25,7 +25,7 @@ from torch.optim.optimizer import Optimizer
 
 from benchmarks.step_time import MODELS
 from mada_lab.model.gpt import GPT
-from mada_optim import MADA, exchange, layouts, shards
+from mada_optim import AutoMuon, exchange, layouts, shards
 
 SHARED, GATHERED, EAGER, ADAMW = "shared out", "gathered", "gathered, eager engine", "torch AdamW fused"
 
@@ -63,7 +63,7 @@ def optimizers(model: str, mesh: DeviceMesh) -> dict[str, Optimizer]:
     """One for each way, on parameters of its own."""
     nets = {name: sharded(model, mesh) for name in (SHARED, GATHERED, EAGER, ADAMW)}
     ours: dict[str, Optimizer] = {
-        name: MADA(nets[name].named_parameters(), engine="eager" if name == EAGER else "auto")
+        name: AutoMuon(nets[name].named_parameters(), engine="eager" if name == EAGER else "auto")
         for name in (SHARED, GATHERED, EAGER)
     }
     return {**ours, ADAMW: torch.optim.AdamW(nets[ADAMW].parameters(), fused=True)}

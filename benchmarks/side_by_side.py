@@ -26,7 +26,7 @@ from mada_lab.tasks import Data
 from mada_lab.together import Member, train_together
 
 TASK_NAMES = ("digits_mlp", "cifar_cnn", "gpt_pydoc", "gpt_shakespeare_large")
-OPTIMIZERS = ("adamw", "mada")
+OPTIMIZERS = ("adamw", "automuon")
 
 
 class Steps:

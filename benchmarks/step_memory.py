@@ -1,4 +1,4 @@
-"""What a step of MADA's default allocates for a hidden matrix beside its state, at its peak.
+"""What a step of AutoMuon allocates for a hidden matrix beside its state, at its peak.
 
     python -m benchmarks.step_memory [--shapes 768x768 3072x768 ...] [--fp32]
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from mada_optim import MADA, orthogonal
+from mada_optim import AutoMuon, orthogonal
 
 SHAPES = ("512x512", "768x768", "2304x768", "3072x768", "768x3072", "1024x4096")
 
@@ -20,7 +20,7 @@ SHAPES = ("512x512", "768x768", "2304x768", "3072x768", "768x3072", "1024x4096")
 def peak(rows: int, columns: int) -> int:
     """Bytes beyond what is there before a third step."""
     matrix = nn.Parameter(0.02 * torch.randn(rows, columns))
-    opt = MADA([{"params": [matrix], "matrix": True}])
+    opt = AutoMuon([{"params": [matrix], "matrix": True}])
     for _ in range(2):
         matrix.grad = torch.randn_like(matrix)
         opt.step()

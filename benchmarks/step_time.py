@@ -24,6 +24,7 @@ from torch.optim.optimizer import Optimizer
 import mada_optim
 from mada_lab.baselines import muon, muon_groups
 from mada_lab.model.gpt import GPT, GPTConfig
+from mada_optim import HyperSGD, LearnedLR
 from mada_optim.kernels import build
 
 Named = list[tuple[str, torch.nn.Parameter]]
@@ -39,23 +40,24 @@ SMALL = "200x1000"  # tensors of a ResNet's kind: what a step costs beside its b
 STIRRED = 16 << 20  # fp32 elements: more than the caches hold
 COPIED = 64 << 20  # likewise, of which a copy's bandwidth is taken
 BASELINE = "torch AdamW fused"
-EVERYTHING = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr")
+ALL = HyperSGD("all", start=0)
+EVERYTHING = HyperSGD("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr", start=0)
 OPTIMIZERS: dict[str, Make] = {
     BASELINE: lambda p: torch.optim.AdamW(p, fused=True, capturable=p[0][1].is_cuda),
     "torch AdamW foreach": lambda p: torch.optim.AdamW(p, foreach=True),
     "torch Muon and AdamW fused": lambda p: muon(muon_groups(p), {"lr": 1e-3, "fused": True}),
-    "MADA, all six learned": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0),
-    "MADA, eager engine": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0, engine="eager"),
-    "MADA, tiled engine": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0, engine="tiled"),
-    "MADA, six and lr learned": lambda p: mada_optim.MADA(p, learn=EVERYTHING, hyper_start=0),
-    "MADA, six per tensor": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0, scope="tensor"),
-    "MADA, bf16 state": lambda p: mada_optim.MADA(p, learn="all", hyper_start=0, state_dtype=torch.bfloat16),
-    "MADA": lambda p: mada_optim.MADA(p, hyper_start=0),
-    "MADA, pointwise": lambda p: mada_optim.MADA(p, rule="mada", hyper_start=0),
+    "MADA, all six learned": lambda p: mada_optim.MADA(p, learn=ALL),
+    "MADA, eager engine": lambda p: mada_optim.MADA(p, learn=ALL, engine="eager"),
+    "MADA, tiled engine": lambda p: mada_optim.MADA(p, learn=ALL, engine="tiled"),
+    "MADA, six and lr learned": lambda p: mada_optim.MADA(p, learn=EVERYTHING),
+    "MADA, six per tensor": lambda p: mada_optim.MADA(p, learn=HyperSGD("all", start=0, scope="tensor")),
+    "MADA, bf16 state": lambda p: mada_optim.MADA(p, learn=ALL, state_dtype=torch.bfloat16),
+    "AutoMuon": lambda p: mada_optim.AutoMuon(p, learn=LearnedLR(start=0)),
+    "AutoAdam": lambda p: mada_optim.AutoAdam(p, learn=LearnedLR(start=0)),
     "MADA, none learned": lambda p: mada_optim.MADA(p, learn=()),
-    "HyperAdam": lambda p: mada_optim.HyperAdam(p, hyper_start=0),
+    "HyperAdam": lambda p: mada_optim.HyperAdam(p, learn=ALL),
     "Adam": lambda p: mada_optim.Adam(p),
-    "HyperAdam, tiled engine": lambda p: mada_optim.HyperAdam(p, hyper_start=0, engine="tiled"),
+    "HyperAdam, tiled engine": lambda p: mada_optim.HyperAdam(p, learn=ALL, engine="tiled"),
     "Adam, tiled engine": lambda p: mada_optim.Adam(p, engine="tiled"),
     "Lion": lambda p: mada_optim.Lion(p),
     "SGD, momentum": lambda p: mada_optim.SGD(p, momentum=0.9),

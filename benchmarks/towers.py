@@ -26,7 +26,7 @@ from gradient_descent_the_ultimate_optimizer import gdtuo
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from mada_optim import SGD, Adam, HyperOptimizer
+from mada_optim import SGD, Adam, HyperOptimizer, HyperTorch
 
 STEPS, SEEDS, HEIGHTS = 200, (0, 1, 2), (0, 1, 2, 3)
 TRAINING = 1347  # of 1797 images; the other 450 are the validation set
@@ -93,9 +93,8 @@ def tower(classes: Sequence[type[HyperOptimizer]], params: Any, lrs: Sequence[fl
     """The optimizer `classes[0]` with the others above it; all but the highest learn the logarithm of their lr."""
     if len(lrs) == 1:
         return classes[0](params, lr=lrs[0])
-    return classes[0](
-        params, lr=lrs[0], learn="lr", hyper_start=0, hyper_optimizer=lambda q: tower(classes[1:], q, lrs[1:])
-    )
+    above = HyperTorch("lr", make=lambda q: tower(classes[1:], q, lrs[1:]), start=0)
+    return classes[0](params, lr=lrs[0], learn=above)
 
 
 def with_ours(*classes: type[HyperOptimizer]) -> Train:

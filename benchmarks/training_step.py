@@ -1,10 +1,9 @@
-"""A whole training step with MADA, paired with torch's fused AdamW: what a user waits for.
+"""A whole training step with MADA and AutoMuon, paired with torch's fused AdamW: what a user waits for.
 
     python benchmarks/training_step.py [--repeats 10] [--device cpu|cuda] [--model 10.7M|124M] [--bf16]
 
 GPT of 10.7M parameters (6 layers, 384 channels), batch 8 x 256 tokens, or GPT-2 small, 8 x 1,024, with random ids;
---bf16 is autocast. Rounds time all in turn: AdamW, torch's Muon, MADA with the six coefficients learned, and with
-nothing said.
+--bf16 is autocast. Rounds time all in turn: AdamW, torch's Muon, MADA with its six coefficients learned, and AutoMuon.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from torch.optim.optimizer import Optimizer
 
 from mada_lab.baselines import muon, muon_groups
 from mada_lab.model.gpt import GPT, GPTConfig
-from mada_optim import MADA
+from mada_optim import MADA, AutoMuon, HyperSGD, LearnedLR
 
 CONFIGS = {
     "10.7M": GPTConfig(block_size=256, vocab_size=65, n_layer=6, n_head=6, n_embd=384, dropout=0.0, bias=False),
@@ -30,8 +29,8 @@ BASELINE = "AdamW fused"
 OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     BASELINE: lambda model: torch.optim.AdamW(model.parameters(), fused=True),
     "torch Muon and AdamW": lambda model: muon(muon_groups(model.named_parameters()), {"lr": 1e-3, "fused": True}),
-    "MADA, all six learned": lambda model: MADA(model.parameters(), learn="all", hyper_start=0),
-    "MADA": lambda model: MADA(model.named_parameters(), hyper_start=0),
+    "MADA, all six learned": lambda model: MADA(model.parameters(), learn=HyperSGD("all", start=0)),
+    "AutoMuon": lambda model: AutoMuon(model.named_parameters(), learn=LearnedLR(start=0)),
 }
 
 

@@ -68,7 +68,7 @@ ADAPTIVE = ((1e-3, 3e-3, 1e-2), 3e-3)
 CONTENDERS = {
     "adamw": Contender("AdamW (torch)", {"optimizer": "adamw"}, *ADAPTIVE),
     "sgd": Contender("SGD, momentum 0.9", {"optimizer": "sgd", "momentum": 0.9}, (1e-2, 3e-2, 1e-1), 0.1),
-    "mada": Contender("MADA", {"optimizer": "mada_all"}, *ADAPTIVE),
+    "mada": Contender("MADA", {"optimizer": "mada"}, *ADAPTIVE),
     "fixed": Contender("MADA, nothing learned", {"optimizer": "mada", "learn": "none"}, *ADAPTIVE),
 }
 SWEPT = ("adamw", "sgd", "mada")

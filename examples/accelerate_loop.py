@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from digits import mlp, train_and_test
 from torch.utils.data import DataLoader
 
-from mada_optim import MADA, param_groups
+from mada_optim import MADA, HyperSGD, param_groups
 
 
 def prepared(accelerator: Accelerator) -> tuple:
     model = mlp()
-    opt = MADA(param_groups(model), lr=5e-3, learn="all", hyper_start=10)
+    opt = MADA(param_groups(model), lr=5e-3, learn=HyperSGD("all", start=10))
     return accelerator.prepare(model, opt, DataLoader(train_and_test()[0], 32))
 
 

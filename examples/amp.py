@@ -14,7 +14,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def train(dtype: torch.dtype, scaler: torch.amp.GradScaler, epochs: int = 6) -> dict:
     model = mlp().to(DEVICE)
-    opt = MADA(param_groups(model), lr=5e-3, learn="all")
+    opt = MADA(param_groups(model), lr=5e-3)
     batches, losses, skipped = shuffled(train_and_test()[0]), [], 0
     for _ in range(epochs):
         for x, y in batches:

@@ -1,15 +1,15 @@
 """A convolutional network of your own: batch norm, dropout, and weight decay on the weights alone.
 
 `param_groups` makes three groups from the modules: hidden matrices and filters, the output layer, and biases and norms,
-which don't decay; `print` shows them. All groups share the learned coefficients (scope="global", the default); what
-isn't learned, weight_decay and lr among it, belongs to its group.
+which don't decay; `print` shows them. All groups share the learned factor on lr (scope="global", the default); what
+isn't learned, weight_decay among it, belongs to its group.
 """
 
 import torch
 from digits import accuracy, shuffled, train_and_test
 from torch import Tensor, nn
 
-from mada_optim import MADA, param_groups
+from mada_optim import AutoMuon, param_groups
 
 
 class CNN(nn.Module):
@@ -36,7 +36,7 @@ def main(epochs: int = 5) -> dict:
     model = CNN()
     groups = param_groups(model, weight_decay=0.05)
     print(groups)
-    opt = MADA(groups)
+    opt = AutoMuon(groups)
     start = opt.coefficients()
 
     batches, losses = shuffled(train), []

@@ -26,7 +26,7 @@ def main(backend: str = "aot_eager", epochs: int = 6) -> dict:
     train, test = train_and_test()
     model = mlp()
     compiled = torch.compile(model, backend=backend)
-    opt = MADA(param_groups(model), lr=5e-3, learn="all")
+    opt = MADA(param_groups(model), lr=5e-3)
     batches = shuffled(train, batch_size=60)  # 1500 = 25 x 60: no last batch of another shape
 
     losses = train_epoch(compiled, opt, batches)

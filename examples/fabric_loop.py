@@ -11,12 +11,13 @@ from digits import mlp, train_and_test
 from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
-from mada_optim import MADA, param_groups
+from mada_optim import MADA, HyperSGD, param_groups
 
 
 def setup(fabric: Fabric) -> dict:
     model = mlp()
-    model, opt = fabric.setup(model, MADA(param_groups(model), lr=5e-3, learn="all", hyper_start=20))
+    opt = MADA(param_groups(model), lr=5e-3, learn=HyperSGD("all", start=20))
+    model, opt = fabric.setup(model, opt)
     return {"model": model, "opt": opt}
 
 

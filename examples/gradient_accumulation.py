@@ -12,7 +12,7 @@ from mada_optim import MADA, param_groups
 
 def train(micro_batches: int, epochs: int = 5) -> dict:
     model = mlp()
-    opt = MADA(param_groups(model), lr=3e-3, learn="all")
+    opt = MADA(param_groups(model), lr=3e-3)
     batches, losses = shuffled(train_and_test()[0]), []
     for _ in range(epochs):
         for x, y in batches:

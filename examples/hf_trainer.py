@@ -12,7 +12,7 @@ from pydoc_data.topics import topics
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from mada_optim import MADA, param_groups
+from mada_optim import MADA, HyperSGD, param_groups
 from mada_optim.integrations.transformers import MADACallback
 
 BLOCK, STEPS = 64, 30
@@ -41,14 +41,15 @@ def gpt2() -> GPT2LMHeadModel:
 
 
 def main() -> dict:
-    by_class = {"optimizer_cls_and_kwargs": (MADA, {"lr": 3e-3, "learn": "all", "hyper_start": 10})}
+    learner = HyperSGD("all", start=10)
+    by_class = {"optimizer_cls_and_kwargs": (MADA, {"lr": 3e-3, "learn": learner})}
     with tempfile.TemporaryDirectory() as folder:
         whole = trainer(folder, gpt2(), **by_class)
         whole.train()
         resumed = trainer(folder, gpt2(), **by_class)
         resumed.train(resume_from_checkpoint=str(Path(folder, f"checkpoint-{STEPS // 2}")))
     model = gpt2()
-    by_hand = MADA(param_groups(model), lr=3e-3, learn="all", hyper_start=10)
+    by_hand = MADA(param_groups(model), lr=3e-3, learn=learner)
     with tempfile.TemporaryDirectory() as folder:
         yours = trainer(folder, model, optimizers=(by_hand, None))
         yours.train()

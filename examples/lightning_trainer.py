@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mada_optim import MADA, param_groups
+from mada_optim import MADA, HyperSGD, param_groups
 from mada_optim.integrations.lightning import MADACallback
 
 
@@ -32,7 +32,7 @@ class Digits(LightningModule):
         return loss
 
     def configure_optimizers(self) -> MADA:
-        return MADA(param_groups(self), lr=5e-3, learn="all", hyper_start=20)
+        return MADA(param_groups(self), lr=5e-3, learn=HyperSGD("all", start=20))
 
 
 def fit(folder: str, epochs: int, checkpoint: str | None = None) -> tuple[Digits, Trainer]:

@@ -33,7 +33,7 @@ def on_plateau(opt: MADA) -> LRScheduler:
 
 def train(make_scheduler: Callable[[MADA], LRScheduler]) -> dict:
     model = mlp()
-    opt = MADA(param_groups(model), lr=5e-3, learn="all")
+    opt = MADA(param_groups(model), lr=5e-3)
     scheduler = make_scheduler(opt)
     batches, losses, lrs = shuffled(train_and_test()[0]), [], []
     for _ in range(EPOCHS):

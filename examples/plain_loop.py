@@ -1,15 +1,15 @@
-"""A plain training loop: MADA stands where AdamW stood, and nothing else changes."""
+"""A plain training loop: AutoMuon stands where AdamW stood, without a learning rate, and nothing else changes."""
 
 import torch
 from digits import accuracy, mlp, shuffled, train_and_test
 
-from mada_optim import MADA, param_groups
+from mada_optim import AutoMuon, param_groups
 
 
 def main(epochs: int = 10) -> dict:
     train, test = train_and_test()
     model = mlp()
-    opt = MADA(param_groups(model), weight_decay=0.01)
+    opt = AutoMuon(param_groups(model), weight_decay=0.01)
     start = opt.coefficients()
 
     batches, losses = shuffled(train), []

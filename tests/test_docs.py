@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import mada_optim
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
@@ -35,5 +37,7 @@ def test_the_site_builds(tmp_path):
     built = subprocess.run([sys.executable, "-m", "sphinx", *words], capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr
     reference = (tmp_path / "api.html").read_text()
-    for name in ("MADA", "HyperOptimizer.step", "optimizers.Adan", "spec.Rule"):
+    listed = re.findall(r'id="mada_optim[\w.]*\.(\w+)"', reference)
+    assert [name for name in mada_optim.__all__ if name not in listed] == []
+    for name in ("MADA", "AutoMuon", "HyperOptimizer.step", "optimizers.Adan", "Learner.step", "spec.Rule"):
         assert f'id="mada_optim.{name}"' in reference

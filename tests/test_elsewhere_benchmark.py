@@ -16,10 +16,10 @@ TASKS = elsewhere.tasks()
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_trains_and_repeats(name):
     task = replace(TASKS[name], steps=2)
-    first, other = (elsewhere.validation_loss(task, elsewhere.CONTENDERS["MADA"], seed) for seed in (1, 2))
+    first, other = (elsewhere.validation_loss(task, elsewhere.CONTENDERS["AutoMuon"], seed) for seed in (1, 2))
     assert 0.0 < first < 10.0
     assert first != other
-    assert elsewhere.validation_loss(task, elsewhere.CONTENDERS["MADA"], 1) == first
+    assert elsewhere.validation_loss(task, elsewhere.CONTENDERS["AutoMuon"], 1) == first
 
 
 @pytest.mark.parametrize("name", TASKS)

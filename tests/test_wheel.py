@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 
 SCRIPT = """
 import sys, torch
-from mada_optim import MADA
+from mada_optim import MADA, HyperSGD
 p = torch.nn.Parameter(torch.ones(3))
-opt = MADA([p], lr=0.1, learn="all", hyper_start=0)
+opt = MADA([p], lr=0.1, learn=HyperSGD("all", start=0))
 for _ in range(3):
     p.grad = p.detach().clone()
     opt.step()

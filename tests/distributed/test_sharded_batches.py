@@ -12,9 +12,10 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from mada_optim import MADA
+from mada_optim import HyperOptimizer, HyperSGD
 from mada_optim.kernels import staged
 from tests.distributed import group
+from tests.problems import along_trace
 
 #: Shape, `matrix`, and the dimension that is cut. 3 experts are 2 and 1, 1 is 1 and none; 9 rows are 5 and 4.
 PACKED = [
@@ -39,7 +40,7 @@ def drawn(shape, seed):
 
 def optimizer(params, **options):
     groups = [{"params": [p], "matrix": said} for p, (_, said, _) in zip(params, PACKED, strict=True)]
-    return MADA(groups, lr=1e-2, weight_decay=0.1, rule="mada_matrix", **options)
+    return HyperOptimizer(groups, lr=1e-2, weight_decay=0.1, rule="mada_matrix", **options)
 
 
 def steps(opt, params, seeds, placed):
@@ -78,7 +79,7 @@ def in_several(mesh_shape, options):
 
 OPTIONS = {
     "plain": {"learn": ()},
-    "lr learned": {"learn": "lr", "horizon": 0.9, "hyper_start": 1, "hyper_lr": 0.05},
+    "lr learned": {"learn": along_trace(rate=0.05, start=1)},
     "a part of Adam": {"learn": (), "omega": 0.5},
 }
 
@@ -116,9 +117,8 @@ def learned_on_whole_experts(world):
     if world > 1:
         placed = zip(params, WHOLE, strict=True)
         params = [nn.Parameter(distribute_tensor(p.data, mesh, [Shard(PACKED[i][2])])) for p, i in placed]
-    opt = MADA(
-        [{"params": params, "matrix": "batched"}], 1e-2, rule="mada_matrix", omega=0.5, learn="omega", hyper_start=1
-    )
+    learner = HyperSGD("omega", start=1)
+    opt = HyperOptimizer([{"params": params, "matrix": "batched"}], 1e-2, rule="mada_matrix", omega=0.5, learn=learner)
     for seed in range(4):
         for i, p in enumerate(params):
             g = drawn(p.shape, 100 * seed + i)

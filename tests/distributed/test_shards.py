@@ -19,10 +19,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 
-from mada_optim import MADA
+from mada_optim import HyperOptimizer
 from mada_optim.kernels import staged
 from tests.distributed import group
-from tests.problems import learning
+from tests.problems import along_trace, fast, learning
 
 ROWS, WORDS, WIDTH = 8, 33, 6
 
@@ -116,7 +116,7 @@ def close(xs, ys, tolerance):
 
 @pytest.mark.parametrize(
     ("shape", "steps", "options"),
-    [((2,), 200, {}), ((4,), 30, {}), ((2, 2), 20, {}), ((2,), 20, {"engine": "eager", "scope": "tensor"})],
+    [((2,), 200, {}), ((4,), 30, {}), ((2, 2), 20, {}), ((2,), 20, {"engine": "eager", "learn": fast(scope="tensor")})],
     ids=["2", "4", "2 replicas of 2", "2, eager, a scope per tensor"],
 )
 def test_sharded_equals_whole(shape, steps, options):
@@ -134,7 +134,7 @@ def test_sharded_equals_whole(shape, steps, options):
     assert [sum(x["empty"]) for x in ranks] == ([0, 1, 1, 3] if shape == (4,) else [0, 1] * (len(ranks) // 2))
 
 
-MATRICES = {"learn": "lr", "horizon": 0.9, "hyper_start": 1, "hyper_lr": 0.05, "hyper_memory": 0.9, "lr_init": "shape"}
+MATRICES = {"lr": "auto", "learn": along_trace(rate=0.05, memory=0.9, start=1)}
 
 
 def hidden_of(model):
@@ -144,7 +144,8 @@ def hidden_of(model):
 def with_matrices(model, **options):
     hidden = hidden_of(model)
     rest = [p for p in model.parameters() if not any(p is x for x in hidden)]
-    return MADA([{"params": hidden, "matrix": True}, {"params": rest, "matrix": False}], rule="mada_matrix", **options)
+    groups = [{"params": hidden, "matrix": True}, {"params": rest, "matrix": False}]
+    return HyperOptimizer(groups, rule="mada_matrix", **options)
 
 
 def matrices(shape, options, cut=None):
@@ -228,7 +229,7 @@ def counted(world_shape, options):
 @pytest.mark.parametrize(("scope", "scopes"), [("global", 1), ("tensor", 4)])
 def test_bytes_per_step(scope, scopes):
     """Six coefficients per scope, and one number for the whole step, in one message of doubles."""
-    for sent, others in group.run(2, counted, (2,), {"scope": scope}):
+    for sent, others in group.run(2, counted, (2,), {"learn": fast(scope=scope)}):
         assert sent == [8 * (6 * scopes + 1)]
         assert sent[0] <= 64 * scopes
         assert others <= 1  # that one

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mada_optim import MADA
+from mada_optim import MADA, AutoAdam, AutoMuon, HyperOptimizer, HyperSGD, LearnedLR
 from tests.distributed import group
-from tests.problems import learning
+from tests.problems import fast, learning
 
 with warnings.catch_warnings():  # this import of torch's calls `torch.jit.script`, which is deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -51,16 +51,16 @@ def train(model, opt):
 #: By name: the class with what it is given, and keywords of the wrapper, which repeats them in each group.
 CASES = {
     "nothing learned": (MADA, {"learn": (), "lr": 1e-2, "betas": (0.9, 0.95)}),
-    "Muon, nothing learned": (functools.partial(MADA, rule="mada_matrix", learn=()), {"lr": 1e-2}),
+    "Muon, nothing learned": (functools.partial(HyperOptimizer, rule="mada_matrix"), {"lr": 1e-2}),
 }
 #: Those that learn need the processes to sum over.
 LEARNING = {
-    "default": (functools.partial(MADA, hyper_start=1), {}),
-    "without Muon": (functools.partial(MADA, rule="mada", hyper_start=1), {}),
-    "at an lr": (functools.partial(MADA, hyper_start=1), {"lr": 1e-2}),
-    "lr is large": (functools.partial(MADA, hyper_start=1, hyper_fall=3.0), {"lr": 0.5}),
+    "AutoMuon": (functools.partial(AutoMuon, learn=LearnedLR(start=1)), {}),
+    "AutoAdam": (functools.partial(AutoAdam, learn=LearnedLR(start=1)), {}),
+    "at an lr": (functools.partial(AutoMuon, learn=LearnedLR(start=1)), {"lr": 1e-2}),
+    "lr is large": (functools.partial(AutoMuon, learn=LearnedLR(fall=3.0, start=1)), {"lr": 0.5}),
     "all": (learning, {"lr": 1e-2}),
-    "betas": (functools.partial(learning, hyper_lr=0.1), {"lr": 1e-2, "betas": (0.9, 0.95)}),
+    "betas": (functools.partial(learning, learn=fast(lr=0.1)), {"lr": 1e-2, "betas": (0.9, 0.95)}),
 }
 
 
@@ -104,7 +104,7 @@ def test_a_run_is_that_of_one_process(name, answers):
 
 def alone():
     try:
-        ZeroRedundancyOptimizer(net().parameters(), optimizer_class=MADA, lr=1e-3, hyper_start=1)
+        ZeroRedundancyOptimizer(net().parameters(), optimizer_class=MADA, lr=1e-3, learn=HyperSGD("all", start=1))
     except ValueError as error:
         return str(error)
 
@@ -117,7 +117,7 @@ def test_learning_from_a_part_alone_is_refused_where_it_can_be_seen():
 def guessing():
     model = net()
     try:
-        MADA(model.named_parameters(), reduce_group=dist.group.WORLD)
+        AutoMuon(model.named_parameters(), reduce_group=dist.group.WORLD)
     except ValueError as error:
         return str(error)
 

@@ -12,7 +12,7 @@ import textwrap
 import pytest
 import torch
 
-from mada_optim import MADA
+from mada_optim import MADA, AutoMuon, HyperSGD
 from mada_optim.kernels import build, source
 from mada_optim.rules import RULES
 from tests.problems import parameters, same_bits, train
@@ -44,7 +44,7 @@ def trained(engine="cpu", threads=3):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        opt = MADA(params, learn="all", lr=1e-2, hyper_start=1, engine=engine, weight_decay=0.1)
+        opt = MADA(params, lr=1e-2, weight_decay=0.1, learn=HyperSGD("all", start=1), engine=engine)
         train(opt, params, range(5))
     finally:
         torch.set_num_threads(before)
@@ -55,11 +55,11 @@ def test_without_a_compiler_one_warning_and_the_tiled_engine(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr(build, "PACKAGE", "no_such_package")
     with pytest.warns(UserWarning, match=r"without its compiled loops.*no C\+\+ compiler found.*pip install") as caught:
-        first, second = MADA(parameters()), MADA(parameters())
+        first, second = AutoMuon(parameters()), AutoMuon(parameters())
     assert len(caught) == 1
     assert (first.engine, second.engine) == ("tiled", "tiled")
     with pytest.raises(ValueError, match=r"engine='cpu': no C\+\+ compiler"):
-        MADA(parameters(), engine="cpu")
+        AutoMuon(parameters(), engine="cpu")
 
 
 def test_the_build_is_made_once_and_found_again(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mada_optim import MADA, Adam, HyperAdam
+from mada_optim import MADA, Adam, AutoMuon, HyperAdam
 from tests.problems import everything
 from tests.torch_checks.infos import LEARNING, each_info
 
@@ -71,7 +71,7 @@ def test_a_compiled_training_step_with_more_or_less_to_learn(options):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("cls", [Adam, HyperAdam, MADA])
+@pytest.mark.parametrize("cls", [Adam, HyperAdam, MADA, AutoMuon])
 def test_a_compiled_step_changes_the_same_bits(cls, dtype):
     """`torch.compile(opt.step)` alone, on given gradients."""
     params = [nn.Parameter(x.detach().clone()) for x in network(dtype).parameters()]
@@ -91,7 +91,7 @@ def test_a_compiled_step_changes_the_same_bits(cls, dtype):
 def test_a_step_inside_a_whole_graph_is_refused_by_the_compiler():
     """It says so, instead of leaving the step out."""
     model = network(torch.float32)
-    opt = MADA(model.named_parameters())
+    opt = AutoMuon(model.named_parameters())
     step = torch.compile(training_step(model, opt), backend="eager", fullgraph=True)
     with pytest.raises(torch._dynamo.exc.Unsupported):
         step(torch.randn(8, 4))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperSGD, LearnedLR
 from mada_optim.rules import RULES
 from tests.problems import give_gradients, learning, parameters, train
 
@@ -49,11 +49,11 @@ class NoHostReads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("engine", ["auto", "tiled", "eager"])
-@pytest.mark.parametrize("learn", ["all", ()])
+@pytest.mark.parametrize("learn", [HyperSGD("all", start=0), LearnedLR(start=1), ()], ids=["all", "lr", "none"])
 @pytest.mark.parametrize("rule", [name for name in RULES if name != "muon"])  # which the eager engine alone runs
 def test_a_step_reads_nothing_on_the_host(rule, learn, engine):
     params = parameters()
-    opt = HyperOptimizer(params, rule=rule, learn=learn, weight_decay=0.1, hyper_start=0, engine=engine)
+    opt = HyperOptimizer(params, rule=rule, learn=learn, weight_decay=0.1, engine=engine)
     for seed in range(3):
         give_gradients(params, seed)
         with NoHostReads():

@@ -9,11 +9,12 @@ import copy
 import pytest
 import torch
 
-from mada_optim import MADA, HyperOptimizer
+from mada_optim import MADA, Guard, HyperOptimizer, HyperSGD
 from mada_optim.rules import RULES
 from mada_optim.spec import Coefficient, Interval, Rule, Slot
 from tests.gradient.test_sensitivity import SPREAD
 from tests.problems import (
+    along_trace,
     assert_mixed_tensors_agree,
     everything,
     parameters,
@@ -36,17 +37,26 @@ SHAPES = [(300, 211), (1,), (), (17,), (1025,), (0, 3), (33, 7)]  # over one chu
 POINTWISE = [name for name, rule in RULES.items() if rule.pointwise]
 
 
+FROM_THE_FIRST = HyperSGD("all", start=0)
 ENGINES = ("cpu", "tiled")
 ROUNDING = {"cpu": 1e-5, "tiled": 5e-5}  # of a hypergradient: a tile is summed in fp32 as a whole
 
 
-def pair(rule, learn, engine="cpu", start=None, **options):
+def learners(learn, horizon=0.0, **numbers):
+    """Of the coefficients in `learn`; with a horizon, lr is learned along its trace."""
+    names = (learn,) if isinstance(learn, str) else learn
+    others = tuple(q for q in names if q != "lr" or not horizon)
+    found = [HyperSGD(*others, **{"lr": 1e-3, "momentum": 0.5, "start": 2, **numbers})] if others else []
+    return [*found, along_trace(horizon, start=2, **numbers)] if horizon else found
+
+
+def pair(rule, learn, engine="cpu", start=None, hyper=None, **options):
+    """Two of a rule, with an engine and with the eager one; `hyper` has the numbers of `learners`."""
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
     twins = copy.deepcopy(params)
     start = {q.name: SPREAD[q.name] for q in RULES[rule].coefficients} if start is None else start
-    if learn:
-        options = {"hyper_start": 2, "hyper_lr": 1e-3, "hyper_momentum": 0.5, **options}
+    learn = learners(learn, **(hyper or {}))
     build_one = {"rule": rule, "learn": learn, "lr": 1e-2, "weight_decay": 0.1, **start, **options}
     fast, slow = (HyperOptimizer(x, engine=e, **build_one) for x, e in ((params, engine), (twins, "eager")))
     return params, fast, twins, slow
@@ -76,12 +86,13 @@ def test_equal_to_the_eager_engine(rule, learn, engine):
 
 
 BF16 = {"state_dtype": torch.bfloat16}
-OPTIONS = ({"maximize": True}, {"scope": "tensor"}, {"horizon": 0.9}, {"guard": True})
+TRACED = {"hyper": {"horizon": 0.9}}
+OPTIONS = ({"maximize": True}, {"hyper": {"scope": "tensor"}}, TRACED, {"guard": Guard()})
 
 
 @pytest.mark.parametrize(
     ("engine", "options"),
-    [("cpu", BF16), ("cpu", {**BF16, "horizon": 0.9}), *((engine, x) for engine in ENGINES for x in OPTIONS)],
+    [("cpu", BF16), ("cpu", {**BF16, **TRACED}), *((engine, x) for engine in ENGINES for x in OPTIONS)],
     ids=str,
 )
 @pytest.mark.parametrize("learn", [("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr"), ("lr",)], ids=["all", "lr"])
@@ -139,10 +150,10 @@ def numbers(reading):
 @pytest.mark.parametrize("rule", [rule for rule in POINTWISE if RULES[rule].coefficients])
 def test_as_exact_as_the_eager_engine(rule, engine):
     """Both against the eager engine in float64: the rounding is of the same size."""
-    params, fast, twins, slow = pair(rule, "all", engine, hyper_lr=0.0)
+    params, fast, twins, slow = pair(rule, "all", engine, hyper={"lr": 0.0})
     exact = [torch.nn.Parameter(p.detach().double()) for p in params]
     start = {q.name: SPREAD[q.name] for q in RULES[rule].coefficients}
-    oracle = HyperOptimizer(exact, rule=rule, learn="all", lr=1e-2, weight_decay=0.1, hyper_lr=0.0, **start)
+    oracle = HyperOptimizer(exact, rule=rule, learn=HyperSGD("all", lr=0.0), lr=1e-2, weight_decay=0.1, **start)
     assert oracle.engine == "cpu"  # for fp32 tensors; these are fp64, and it leaves them to the eager loop
     for step in range(10):
         for p, q, r, g in zip(params, twins, exact, gradients(step), strict=True):
@@ -195,7 +206,7 @@ def test_state_that_was_replaced_is_seen():
 def test_a_step_is_seen_by_autograd():
     """A backward pass through weights that a step has changed since must fail, as with torch's own optimizers."""
     p = torch.nn.Parameter(torch.ones(3))
-    opt = MADA([p], learn="all")
+    opt = MADA([p])
     loss = (p**3).sum()
     p.grad = torch.ones(3)
     opt.step()
@@ -210,8 +221,8 @@ def rule_of(update, **options):
 def test_a_rule_of_a_third_party_has_loops_of_its_own():
     params, twins = (p := parameters()), copy.deepcopy(p)
     rule = rule_of(lambda c, g, s, t: (c["a"] * torch.sqrt(g**2 + 1) + (1 - c["a"]) * g, {}))
-    fast = HyperOptimizer(params, rule=rule, learn="all", hyper_start=0)
-    slow = HyperOptimizer(twins, rule=rule, learn="all", hyper_start=0, engine="eager")
+    fast = HyperOptimizer(params, rule=rule, learn=FROM_THE_FIRST)
+    slow = HyperOptimizer(twins, rule=rule, learn=FROM_THE_FIRST, engine="eager")
     assert fast.engine == "cpu"
     train(fast, params, range(5))
     train(slow, twins, range(5))
@@ -258,8 +269,8 @@ def test_averages_and_what_looks_like_them(average, engine):
 
     params, twins = (p := parameters()), copy.deepcopy(p)
     rule = Rule("own", update, (Coefficient("a", "a", Interval(0.0, 1.0), 0.7),), (Slot("m", "m"),))
-    fast = HyperOptimizer(params, rule=rule, learn="all", hyper_start=0, engine=engine)
-    slow = HyperOptimizer(twins, rule=rule, learn="all", hyper_start=0, engine="eager")
+    fast = HyperOptimizer(params, rule=rule, learn=FROM_THE_FIRST, engine=engine)
+    slow = HyperOptimizer(twins, rule=rule, learn=FROM_THE_FIRST, engine="eager")
     train(fast, params, range(5))
     train(slow, twins, range(5))
     assert fast.coefficients()["a"] == pytest.approx(slow.coefficients()["a"], abs=1e-6) != 0.7

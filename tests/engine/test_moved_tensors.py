@@ -21,10 +21,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mada_optim import MADA, Adam
+from mada_optim import SGD, Adam, AutoMuon, LearnedLR
 from mada_optim.kernels import tensors
 from tests.engine.test_cpu_kernel import close
-from tests.problems import everything, learning, same_bits
+from tests.problems import everything, fast, learning, same_bits
 
 pytestmark = pytest.mark.kernel
 SHAPES = {"0.weight": (6, 5), "0.bias": (6,), "2.weight": (3, 6)}  # hidden, a vector, and a head
@@ -40,11 +40,11 @@ def six(named, engine):
 
 
 def six_each(named, engine):
-    return learning([p for _, p in named], engine=engine, scope="tensor")
+    return learning([p for _, p in named], engine=engine, learn=fast(scope="tensor"))
 
 
 def default(named, engine):
-    return MADA(named, hyper_start=1, engine=engine, weight_decay=0.1)
+    return AutoMuon(named, learn=LearnedLR(start=1), engine=engine, weight_decay=0.1)
 
 
 MAKERS = (adam, six, default)
@@ -609,6 +609,33 @@ def read_by_python(monkeypatch):
     tensors.reader.cache_clear()
 
 
+@pytest.fixture
+def read_anew():
+    """As in a fresh process."""
+    tensors.reader.cache_clear()
+    yield
+    tensors.reader.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_the_default_dtype_is_no_dtype_of_the_loops(dtype, read_anew):
+    """With nothing in its state, nothing but a parameter itself says what it is."""
+    torch.set_default_dtype(dtype)
+    try:
+        p = torch.nn.Parameter(torch.ones(5))
+        p.grad = torch.ones(5)
+        SGD([p], lr=0.5).step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert p.tolist() == [0.5] * 5
+    assert p.dtype is dtype
+
+
+def test_the_default_device_is_no_device_of_the_loops(read_anew):
+    with torch.device("meta"):
+        assert tensors.reader() is not None
+
+
 def test_tensors_are_read_by_compiled_code():
     begun(six, "cpu")
     assert tensors.reader() is not None
@@ -693,7 +720,7 @@ def test_a_placement_holds_the_same_tensors_only(way):
 CHILD = """
 import sys, torch
 from torch import nn
-from mada_optim import MADA, Adam
+from mada_optim import Adam, AutoMuon
 way, kind = sys.argv[1:]
 
 def net():
@@ -707,7 +734,7 @@ def steps(model, opt, seeds):
         (model(x) - x[:, :4].sin()).square().mean().backward()
         opt.step()
 
-make = {"MADA": lambda m: MADA(m.named_parameters(), lr=1e-3), "Adam": lambda m: Adam(m.parameters())}[kind]
+make = {"AutoMuon": lambda m: AutoMuon(m.named_parameters(), lr=1e-3), "Adam": lambda m: Adam(m.parameters())}[kind]
 moved, alone = net(), net()
 opt, twin = make(moved), make(alone)
 steps(moved, opt, range(5))
@@ -729,7 +756,7 @@ for p, q in zip(moved.parameters(), alone.parameters()):
 """
 
 
-@pytest.mark.parametrize("kind", ["Adam", "MADA"])
+@pytest.mark.parametrize("kind", ["Adam", "AutoMuon"])
 @pytest.mark.parametrize("way", ["share_memory_", "data", "queue"])
 def test_a_process_lives_on(way, kind):
     """A training loop of its own: what is written astray may show only when a process ends."""

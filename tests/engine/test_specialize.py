@@ -9,7 +9,7 @@ import itertools
 import pytest
 import torch
 
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperSGD
 from mada_optim.hyper.gradient import sensitivity
 from mada_optim.rules import RULES
 from mada_optim.spec import LR, UNIT, Coefficient, Rule, Slot
@@ -216,9 +216,9 @@ def test_the_bill_is_what_is_allocated(name, dtype, state_dtype):
     for start, (learn, scope) in itertools.product(starts(rule), LEARNED):
         params = [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in [(3, 4), (), (0, 3)]]
         params += [torch.nn.Parameter(torch.randn(5, dtype=torch.complex64))] if dtype == torch.float32 else []
-        options = {"rule": name, "learn": learn, "scope": scope, "state_dtype": state_dtype, "engine": "eager"}
-        wide = {q.name: (0.0, 1.0 if 1.0 in q.domain else 0.9999) for q in rule.coefficients}
-        opt = HyperOptimizer(params, bounds=wide if learn == "all" else None, **options, **start)
+        wide = {q.name: (0.0, 1.0 if 1.0 in q.domain else 0.9999) for q in rule.coefficients if learn == "all"}
+        learner = HyperSGD(learn, scope=scope, bounds=wide) if learn else ()
+        opt = HyperOptimizer(params, rule=name, learn=learner, state_dtype=state_dtype, engine="eager", **start)
         bill = opt.memory()
         train(opt, params, [0])
         assert bill.bytes == bytes_held(opt) == opt.memory().bytes

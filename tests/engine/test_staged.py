@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import step_memory
-from mada_optim import MADA, HyperOptimizer
+from mada_optim import AutoMuon, HyperOptimizer, LearnedLR
 from mada_optim.kernels import staged
 from mada_optim.kernels.stages import cut
 from mada_optim.orthogonal import orthogonal, polar
@@ -56,15 +56,15 @@ def muon(params, engine):
 
 
 def default(params, engine):
-    return MADA(params, lr=1e-2, hyper_start=1, horizon=0.9, engine=engine)
+    return AutoMuon(params, lr=1e-2, learn=LearnedLR(horizon=0.9, start=1), engine=engine)
 
 
 def uphill(params, engine):
-    return MADA(params, learn=(), rule="mada_matrix", weight_decay=0.1, maximize=True, scope="tensor", engine=engine)
+    return HyperOptimizer(params, rule="mada_matrix", weight_decay=0.1, maximize=True, engine=engine)
 
 
 def per_tensor(params, engine):
-    return MADA(params, hyper_start=1, scope="tensor", engine=engine)
+    return AutoMuon(params, learn=LearnedLR(scope="tensor", start=1), engine=engine)
 
 
 MAKERS = [muon, default, uphill, per_tensor]
@@ -175,13 +175,13 @@ def test_a_step_has_four_copies_of_a_matrix_at_most():
     [
         ({"omega": 0.5}, "is not pointwise"),
         ({"learn": ("omega", "lr")}, "is not pointwise"),
-        ({"learn": "lr", "horizon": 0.0}, "is not pointwise, and its last update is to be differentiated"),
+        ({"learn": "lr"}, "is not pointwise, and its last update is to be differentiated"),
         ({"state_dtype": torch.bfloat16}, "is not pointwise, and its slots are in torch.bfloat16"),
     ],
     ids=["mixed", "learned", "one step", "bf16 slots"],
 )
 def test_the_rest_says_why_it_has_none(options, reason):
-    opt = MADA(named(), **{"rule": "mada_matrix", "learn": (), **options})
+    opt = HyperOptimizer(named(), rule="mada_matrix", **options)
     assert any(x.endswith(reason) for x in opt.engine_reasons)
 
 

@@ -11,8 +11,8 @@ import weakref
 import pytest
 import torch
 
-from mada_optim import MADA, Adam, HyperAdam
-from tests.problems import everything, give_gradients, learning, same_bits
+from mada_optim import MADA, Adam, AutoAdam, HyperAdam, LearnedLR
+from tests.problems import along_trace, everything, fast, give_gradients, learning, same_bits
 
 pytestmark = pytest.mark.kernel
 SHAPES = [(300, 70), (17,), (5, 3), (1,)]
@@ -224,7 +224,15 @@ def test_a_copy_finds_out_for_itself():
     assert twin._steady._last.table is not steady._steady._last.table
 
 
-@pytest.mark.parametrize("options", [{"scope": "tensor"}, {"learn": ("lr",), "horizon": 0.9}, {"learn": ()}])
+LEARNERS = {
+    "lr per tensor": (AutoAdam, LearnedLR(scope="tensor", start=1)),
+    "six per tensor": (MADA, fast(scope="tensor")),
+    "lr, plainly": (MADA, along_trace()),
+    "none": (MADA, ()),
+}
+
+
+@pytest.mark.parametrize(("make", "learn"), LEARNERS.values(), ids=LEARNERS)
 @pytest.mark.parametrize("change", [moved_data, set_number("lr", 0.1)])
-def test_other_scopes_and_traces(change, options):
-    assert_the_same_after(change, MADA, rule="mada", **options)
+def test_other_scopes_and_traces(change, make, learn):
+    assert_the_same_after(change, make, learn=learn)

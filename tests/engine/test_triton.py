@@ -14,16 +14,27 @@ import sys
 import pytest
 import torch
 
-from mada_optim import MADA, HyperOptimizer, kernels
+from mada_optim import MADA, Guard, HyperOptimizer, HyperSGD, kernels
 from mada_optim.kernels import gpu
 from mada_optim.rules import RULES
 from tests.engine import test_cpu_kernel as loops
 from tests.engine.test_cost import NoHostReads
-from tests.engine.test_cpu_kernel import CORNERS, SPREAD_OF_MADA, assert_equal_runs, close, gradients, pair, rule_of
+from tests.engine.test_cpu_kernel import (
+    CORNERS,
+    FROM_THE_FIRST,
+    SPREAD_OF_MADA,
+    TRACED,
+    assert_equal_runs,
+    close,
+    gradients,
+    pair,
+    rule_of,
+)
 from tests.engine.test_staged import MAKERS, assert_equal_steps
 from tests.problems import (
     assert_mixed_tensors_agree,
     everything,
+    fast,
     give_gradients,
     learning,
     parameters,
@@ -82,11 +93,11 @@ class TestInterpreted:
         ("learn", "options"),
         [
             (EVERY, BF16),
-            (("beta1", "lr"), {**BF16, "horizon": 0.9}),
-            (("lr",), {"horizon": 0.9, "maximize": True}),
-            (("beta2", "rho"), {"scope": "tensor"}),
-            (("gamma", "lr"), {"scope": "tensor", "horizon": 0.5}),
-            (("beta1", "beta2", "lr"), {"guard": True, "horizon": 0.9}),
+            (("beta1", "lr"), {**BF16, **TRACED}),
+            (("lr",), {**TRACED, "maximize": True}),
+            (("beta2", "rho"), {"hyper": {"scope": "tensor"}}),
+            (("gamma", "lr"), {"hyper": {"scope": "tensor", "horizon": 0.5}}),
+            (("beta1", "beta2", "lr"), {"guard": Guard(), **TRACED}),
         ],
         ids=str,
     )
@@ -118,11 +129,12 @@ class TestInterpreted:
         def groups(x):
             return [{"params": x[:2], "lr": 3e-2}, {"params": x[2:], "weight_decay": 0.2}]
 
-        fast, slow = (learning(groups(x), scope="group", engine=e) for x, e in ((params, "triton"), (twins, "eager")))
-        train(fast, params, range(6))
+        per_group = fast(scope="group")
+        ours, slow = (learning(groups(x), learn=per_group, engine=e) for x, e in ((params, "triton"), (twins, "eager")))
+        train(ours, params, range(6))
         train(slow, twins, range(6))
         for scope, theirs in slow.hypergradients().items():
-            assert fast.hypergradients()[scope] == pytest.approx(theirs, rel=1e-3, abs=1e-6)
+            assert ours.hypergradients()[scope] == pytest.approx(theirs, rel=1e-3, abs=1e-6)
         for p, q in zip(params, twins, strict=True):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
@@ -160,9 +172,9 @@ class TestInterpreted:
         dtypes = (torch.bfloat16, torch.float32, torch.float16, torch.bfloat16)
         params = [torch.nn.Parameter(torch.randn(9, 11).to(dtype)) for dtype in dtypes]
         twins = copy.deepcopy(params)
-        hyper = {"hyper_start": 0, "hyper_lr": 1e-3} if learn else {}
+        learner = HyperSGD(*learn, lr=1e-3, start=0) if learn else ()
         fast, slow = (
-            MADA(x, lr=1e-2, weight_decay=0.1, learn=learn, engine=e, **hyper)
+            MADA(x, lr=1e-2, weight_decay=0.1, learn=learner, engine=e)
             for x, e in ((params, "triton"), (twins, "eager"))
         )
         for seed in range(6):
@@ -205,7 +217,7 @@ class TestInterpreted:
         params, twins = (p := parameters()), copy.deepcopy(p)
         rule = rule_of(lambda c, g, s, t: (c["a"] * torch.sqrt(g**2 + 1) + (1 - c["a"] ** t) * g, {}))
         fast, slow = (
-            HyperOptimizer(x, rule=rule, learn="all", hyper_start=0, engine=e)
+            HyperOptimizer(x, rule=rule, learn=FROM_THE_FIRST, engine=e)
             for x, e in ((params, "triton"), (twins, "eager"))
         )
         train(fast, params, range(5))

@@ -27,7 +27,7 @@ def example(monkeypatch):
 
 def largest_move(coefficients):
     """How far the farthest coefficient has come from where MADA starts."""
-    start = MADA([torch.nn.Parameter(torch.ones(1))], learn="all").coefficients()
+    start = MADA([torch.nn.Parameter(torch.ones(1))]).coefficients()
     return max(abs(x - start[q]) for q, x in coefficients.items() if q in start)
 
 

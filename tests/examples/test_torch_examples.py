@@ -17,9 +17,10 @@ def test_a_network_learns_and_its_lr_moves(name, example, capsys):
     result = example(name).main()
     assert fell(result["losses"])
     assert result["accuracy"] > 0.85
-    start, end = result["start"], result["coefficients"]
+    start, end, step = result["start"], result["coefficients"], len(result["losses"]) + 1
     assert abs(end["lr"] / start["lr"] - 1) > 0.1
-    assert end == start | {"lr": end["lr"]}
+    beta1 = pytest.approx(min(0.9, step / (step + 100)))  # as the guard gives it to the next step
+    assert end == start | {"lr": end["lr"], "beta1": beta1}
     assert "'lr'" in capsys.readouterr().out
 
 

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from mada_lab import cli
-from mada_optim import MADA, HyperOptimizer
+from mada_optim import AutoMuon, HyperOptimizer, HyperSGD, LearnedLR
 from mada_optim.orthogonal import _minimax_in, polar
 from mada_optim.rules import RULES
 from tests.problems import give_gradients, parameters
@@ -25,16 +25,17 @@ def on_cuda(params):
     return [torch.nn.Parameter(p.detach().cuda()) for p in params]
 
 
-@pytest.mark.parametrize("learn", ["all", ()])
+LEARNERS = {"all": HyperSGD("all", lr=1e-3, start=0), "lr": LearnedLR(start=1), "none": ()}
+
+
+@pytest.mark.parametrize("learn", LEARNERS.values(), ids=LEARNERS)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_step_on_cuda_is_the_step_on_the_cpu_and_never_synchronises(rule, learn, monkeypatch):
     """But for polar factors in bf16, which are tested below."""
     monkeypatch.setattr("mada_optim.orthogonal._dtype_of_products", lambda x: x.dtype)
     params = parameters()
     cuda_params = on_cuda(copy.deepcopy(params))
-    options = {"rule": rule, "learn": learn, "lr": 1e-2, "hyper_start": 0, "hyper_lr": 1e-3, "weight_decay": 0.1}
-    if not learn:
-        options = {key: x for key, x in options.items() if key != "hyper_lr"}
+    options = {"rule": rule, "learn": learn, "lr": 1e-2, "weight_decay": 0.1}
     opt, cuda_opt = HyperOptimizer(params, **options), HyperOptimizer(cuda_params, **options)
     for seed in range(6):
         give_gradients(params, seed)
@@ -65,7 +66,7 @@ def test_polar_factors_are_taken_in_bf16(shape):
 def test_a_state_saved_on_cuda_loads_on_the_cpu_and_back():
     params = parameters()
     cuda_params = on_cuda(params)
-    opt, cuda_opt = HyperOptimizer(params, hyper_start=0), HyperOptimizer(cuda_params, hyper_start=0)
+    opt, cuda_opt = (HyperOptimizer(x, learn=LEARNERS["all"]) for x in (params, cuda_params))
     for seed in range(3):
         give_gradients(params, seed)
         for p, q in zip(params, cuda_params, strict=True):
@@ -81,7 +82,8 @@ def test_a_state_saved_on_cuda_loads_on_the_cpu_and_back():
 
 def test_the_bench_side_by_side(tmp_path, capsys):
     """On the device, stacked: every run comes to its end."""
-    words = ["bench", "--quick", "--sections=defaults,tuned", "--families=adamw,mada", "--device=cuda", "--together=8"]
+    words = ["bench", "--quick", "--sections=defaults,tuned", "--families=adamw,automuon"]
+    words += ["--device=cuda", "--together=8"]
     cli.run([*words, f"--out={tmp_path / 'out'}", f"--data-dir={tmp_path / 'data'}"])
     assert "failed" not in capsys.readouterr().out
 
@@ -109,7 +111,7 @@ def assert_sharded_is_whole(device, tmp_path):
         whole, model = network(device), network(device)
         fully_shard(model, mesh=mesh)
         for x in (whole, model):
-            trained_by(MADA(x.named_parameters(), hyper_start=1), x, device)
+            trained_by(AutoMuon(x.named_parameters(), learn=LearnedLR(start=1)), x, device)
         for p, q in zip(whole.parameters(), model.parameters(), strict=True):
             torch.testing.assert_close(q.full_tensor().detach(), p.detach())
     finally:

@@ -12,29 +12,27 @@ import torch
 from mada_optim import MADA, HyperOptimizer
 from mada_optim.kernels import gpu
 from mada_optim.rules import RULES
-from tests.engine.test_cpu_kernel import CORNERS, POINTWISE, SPREAD_OF_MADA, close
+from tests.engine.test_cpu_kernel import CORNERS, POINTWISE, SPREAD_OF_MADA, close, learners
 from tests.gradient.test_sensitivity import SPREAD
-from tests.problems import everything, same_bits
+from tests.problems import everything, fast, same_bits
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.skipif(not gpu.installed(), reason="needs Triton"),
 ]
 SHAPES = [(300, 211), (1,), (), (17,), (2049,), (0, 3), (64, 32)]
-FAST = {"hyper_start": 2, "hyper_lr": 1e-3, "hyper_momentum": 0.5}
 
 
-def twins_on_cuda(rule, learn, start=None, engine="eager", **options):
+def twins_on_cuda(rule, learn, start=None, engine="eager", hyper=None, **options):
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape, device="cuda")) for shape in SHAPES]
     start = {q.name: SPREAD[q.name] for q in RULES[rule].coefficients} if start is None else start
     options = {
         "rule": rule,
-        "learn": learn,
+        "learn": learners(learn, **(hyper or {})),
         "lr": 1e-2,
         "weight_decay": 0.1,
         **start,
-        **(FAST if learn else {}),
         **options,
     }
     twins = copy.deepcopy(params)
@@ -82,10 +80,10 @@ def test_corners(corner, learn):
     assert_equal_runs(*twins_on_cuda("mada", learn, start={**SPREAD_OF_MADA, **at}))
 
 
-@pytest.mark.parametrize("horizon", [0.0, 0.9])
-def test_bf16_slots(horizon):
+@pytest.mark.parametrize("hyper", [{}, {"horizon": 0.9}], ids=["one step", "traced"])
+def test_bf16_slots(hyper):
     learn = (*RULES["mada"].coefficient_names(), "lr")
-    assert_equal_runs(*twins_on_cuda("mada", learn, state_dtype=torch.bfloat16, horizon=horizon), rtol=2**-7)
+    assert_equal_runs(*twins_on_cuda("mada", learn, state_dtype=torch.bfloat16, hyper=hyper), rtol=2**-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -93,10 +91,11 @@ def test_parameters_of_16_bits(dtype):
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape, device="cuda", dtype=dtype)) for shape in SHAPES]
     twins = copy.deepcopy(params)
-    fast, slow = (MADA(x, lr=1e-2, learn="all", engine=e, **FAST) for x, e in ((params, "triton"), (twins, "eager")))
+    learner = fast(start=2)
+    ours, slow = (MADA(x, lr=1e-2, learn=learner, engine=e) for x, e in ((params, "triton"), (twins, "eager")))
     for step in range(6):
         give(step, params, twins)
-        fast.step()
+        ours.step()
         slow.step()
     for p, q in zip(params, twins, strict=True):
         torch.testing.assert_close(p, q)
@@ -145,7 +144,7 @@ def test_a_new_lr_compiles_nothing():
 
     compiled = []
     params = [torch.nn.Parameter(torch.randn(shape, device="cuda")) for shape in SHAPES]
-    opt = MADA(params, learn="all", **FAST)
+    opt = MADA(params, learn=fast(start=2))
     for step in range(6):
         opt.param_groups[0]["lr"] = 1e-2 / (step + 1)
         give(step, params)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from hypothesis import strategies as st
 
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperSGD
 from mada_optim.engine.eager import compute_dtype, largest_gradient
 from mada_optim.rules import RULES
 from mada_optim.spec import option_key
@@ -28,6 +28,7 @@ class Case:
     rule: str
     dtype: torch.dtype
     options: dict
+    hyper: dict
     runs: list
 
     def gradients(self):
@@ -38,8 +39,8 @@ class Case:
 
     def optimizer(self):
         p = torch.nn.Parameter(torch.linspace(-1, 1.5, ELEMENTS).to(self.dtype))
-        learn = (*RULES[self.rule].coefficient_names(), "lr")
-        return HyperOptimizer([p], rule=self.rule, learn=learn, hyper_start=0, **self.options)
+        learner = HyperSGD(*RULES[self.rule].coefficient_names(), "lr", start=0, **self.hyper)
+        return HyperOptimizer([p], rule=self.rule, learn=learner, **self.options)
 
 
 def vectors(dtype):
@@ -59,14 +60,17 @@ def cases(draw, dtype):
     """Any rule, hyper learning rates up to 1e3, and up to 50 gradients."""
     engines = ENGINES if dtype == torch.float32 else ENGINES[: len(RULES)]
     (engine, rule), lr, weight_decay = (draw(st.sampled_from(x)) for x in (engines, (1e-4, 1e-2, 1.0), (0.0, 0.1)))
+    hyper = {
+        # test_extremes has what happens where lr * weight_decay reaches 1
+        "bounds": {"lr": (1e-4, min(1e4, 0.9 / (lr * weight_decay)) if weight_decay else 1e4)},
+        "lr": draw(st.sampled_from((1e-3, 1.0, 1e3))),
+        "momentum": draw(st.sampled_from((0.0, 0.0, 0.5, 0.99))),
+        "clip": draw(st.sampled_from((10.0, math.inf))),
+        "rebound": draw(st.sampled_from((2.0, 2.0, math.inf))),
+    }
     options = {
         "lr": lr,
         "weight_decay": weight_decay,
-        # test_extremes has what happens where lr * weight_decay reaches 1
-        "bounds": {"lr": (1e-4, min(1e4, 0.9 / (lr * weight_decay)) if weight_decay else 1e4)},
-        "hyper_lr": draw(st.sampled_from((1e-3, 1.0, 1e3))),
-        "hyper_momentum": draw(st.sampled_from((0.0, 0.0, 0.5, 0.99))),
-        "hyper_clip": draw(st.sampled_from((10.0, math.inf))),
         "maximize": draw(st.booleans()),
         "state_dtype": draw(st.sampled_from((None, None, torch.bfloat16))),
         "engine": engine,
@@ -74,7 +78,7 @@ def cases(draw, dtype):
     if "eps" in RULES[rule].hyper_parameters:
         options["eps"] = draw(st.sampled_from((1e-12, 1e-8, 1e-3)))
     run = st.tuples(vectors(dtype), st.integers(1, 10), st.sampled_from(("keep", "turn", "alternate")))
-    return Case(rule, dtype, options, draw(st.lists(run, min_size=1, max_size=5)))
+    return Case(rule, dtype, options, hyper, draw(st.lists(run, min_size=1, max_size=5)))
 
 
 @dataclass
@@ -103,9 +107,11 @@ class Tally:
 class Referee:
     """Looks at an optimizer of one parameter before and after each step."""
 
-    def __init__(self, opt, hyper_lr, hyper_momentum, hyper_clip):
+    def __init__(self, opt):
         self.opt, self.group, self.tally = opt, opt.param_groups[0], Tally(sequences=1)
-        self.lr, self.momentum, self.clip = hyper_lr, hyper_momentum, hyper_clip
+        (learner,) = opt.learners
+        self.lr, self.momentum, self.clip, self.rebound = learner.lr, learner.momentum, learner.clip, learner.rebound
+        self.intervals = opt._banks.intervals
         self.held = {}  # by coefficient that momentum has held on its bound against a hypergradient: the size of that
 
     def step(self, g):
@@ -115,7 +121,7 @@ class Referee:
             self.counted_step()
         else:
             self.skipped_step()
-        inside = (self.opt.intervals[q].low <= x <= self.opt.intervals[q].high for q, x in self.coefficients().items())
+        inside = (self.intervals[q].low <= x <= self.intervals[q].high for q, x in self.coefficients().items())
         self.tally.outside += sum(not x for x in inside)
 
     def usable(self, g):
@@ -145,14 +151,15 @@ class Referee:
                 self.release(name, q[name], x)
 
     def release(self, name, q, h):
-        """On a bound, a hypergradient that points inside releases a coefficient at once; with momentum, the second
-        that is no smaller does."""
-        interval = self.opt.intervals[name]
+        """On a bound, a hypergradient that points inside releases a coefficient at once; with momentum and a rebound,
+        the second that is no smaller does; without a rebound, when the velocity is used up."""
+        interval = self.intervals[name]
         inside = (q == interval.low and h < 0) or (q == interval.high and h > 0)
         inside = inside and self.lr * (1 - self.momentum) * abs(h) > 4 * math.ulp(q)  # else too little to move it
         stays = inside and self.coefficients()[name] == q
         self.tally.turned += inside
-        self.tally.stuck += stays and (not self.momentum or self.held.get(name, math.inf) <= abs(h))
+        late = self.rebound < math.inf and self.held.get(name, math.inf) <= abs(h)
+        self.tally.stuck += stays and (not self.momentum or late)
         self.held[name] = abs(h) if stays else math.inf
 
 
@@ -167,8 +174,7 @@ def step_changes_a_bit(opt):
 
 def play(case):
     """The tally of one case."""
-    options = case.options
-    referee = Referee(case.optimizer(), *(options[key] for key in ("hyper_lr", "hyper_momentum", "hyper_clip")))
+    referee = Referee(case.optimizer())
     for g in case.gradients():
         referee.step(g)
     return referee.tally

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperSGD
 from mada_optim.rules import RULES
 from mada_optim.spec import option_key
 from tests.problems import everything
@@ -24,15 +24,15 @@ BLENDS = (
 class Driver:
     """Gives gradients whose hypergradient of the one learned coefficient is what it wants: it is linear in them."""
 
-    def __init__(self, rule, name, momentum, engine, bounds=None):
+    def __init__(self, rule, name, momentum, engine, **bounds):
         self.p = torch.nn.Parameter(torch.linspace(-1.0, 1.5, 6))
-        learned = {"learn": name, "hyper_lr": 1e3, "hyper_momentum": momentum, "hyper_clip": math.inf, "hyper_start": 0}
+        learner = HyperSGD(name, lr=1e3, momentum=momentum, clip=math.inf, start=0, rebound=2.0, **bounds)
         start = {q: 0.8 for q in BLENDS if q in RULES[rule].coefficient_names()}
         if RULES[rule].matrix_weight is not None:
             self.p = torch.nn.Parameter(self.p.detach().reshape(2, 3))
         group = {"params": [self.p], "matrix": True}
-        self.opt = HyperOptimizer([group], lr=1.0, rule=rule, engine=engine, bounds=bounds, **start, **learned)
-        self.name, self.interval = name, self.opt.intervals[name]
+        self.opt = HyperOptimizer([group], lr=1.0, rule=rule, learn=learner, engine=engine, **start)
+        self.name, self.interval = name, self.opt._banks.intervals[name]
         for _ in range(3):  # after the first step betas have no say, for all of bias correction
             self.p.grad = torch.randn_like(self.p)
             self.opt.step()

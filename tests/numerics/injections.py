@@ -10,7 +10,7 @@ import torch
 from mada_optim import HyperOptimizer
 from mada_optim.rules import RULES
 from tests.numerics.adversary import DTYPES, ENGINES, step_changes_a_bit
-from tests.problems import everything, give_gradients, parameters, same_bits
+from tests.problems import everything, fast, give_gradients, parameters, same_bits
 
 STEPS = 6
 
@@ -48,8 +48,8 @@ class Injection:
         return cls(rule, engine, learn, dtype, scope, one.randrange(STEPS), bad, seed)
 
     def optimizer(self, params):
-        options = {"hyper_start": 0, "hyper_lr": 1e-3, "hyper_momentum": 0.5, "weight_decay": 0.1, "scope": self.scope}
-        return HyperOptimizer(params, lr=1e-2, rule=self.rule, learn=self.learn, engine=self.engine, **options)
+        learner = fast(*self.learn, scope=self.scope) if self.learn else ()
+        return HyperOptimizer(params, lr=1e-2, rule=self.rule, learn=learner, weight_decay=0.1, engine=self.engine)
 
     def spoil(self, params):
         """One random element, of any parameter that has any."""

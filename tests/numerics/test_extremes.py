@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperSGD
 from mada_optim.rules import RULES
 from tests.numerics.adversary import ENGINES
 from tests.problems import everything
@@ -19,9 +19,9 @@ WITH_EPS = [x for x in ENGINES if "eps" in RULES[x[1]].hyper_parameters and x[1]
 OVERFLOWING = ([1e-19, 0.3], [2e-19, -0.2], [4e15, 0.1])  # the last times 1 / v, from the first, is beyond fp32
 
 
-def run(params, gradients, **options):
-    """The optimizer after each step."""
-    opt = HyperOptimizer(params, hyper_start=0, **options)
+def run(params, gradients, *learned, hyper=None, **options):
+    """The optimizer after each step; `hyper` has numbers of its learner."""
+    opt = HyperOptimizer(params, learn=HyperSGD(*learned, start=0, **(hyper or {})), **options)
     for vectors in gradients:
         for p, g in zip(params, vectors, strict=True):
             p.grad = torch.tensor(g)
@@ -37,9 +37,9 @@ def finite(opt):
 def test_the_largest_gradients_there_are(engine, rule):
     """With signs that turn, hyper learning rates and momentum to match."""
     p = torch.nn.Parameter(torch.ones(3))
-    learned = {"learn": (*RULES[rule].coefficient_names(), "lr"), "hyper_lr": 1e300, "hyper_momentum": 0.999}
+    hyper = {"lr": 1e300, "momentum": 0.999, "clip": math.inf}
     signs = [[[4e15 * a, -4e15, 4e15 * b]] for a in (1, -1) for b in (1, 0, -1)] * 3
-    for opt in run([p], signs, rule=rule, engine=engine, hyper_clip=math.inf, **learned):
+    for opt in run([p], signs, *RULES[rule].coefficient_names(), "lr", hyper=hyper, rule=rule, engine=engine):
         assert finite(opt)
 
 
@@ -47,7 +47,7 @@ def test_the_largest_gradients_there_are(engine, rule):
 @pytest.mark.parametrize(("engine", "rule"), WITH_EPS)
 def test_no_eps(engine, rule, g):
     p = torch.nn.Parameter(torch.ones(2))
-    for opt in run([p], [[[g, 1.0]], [[-g, -2.0]], [[g, 1.0]]], rule=rule, engine=engine, learn="lr", eps=0.0):
+    for opt in run([p], [[[g, 1.0]], [[-g, -2.0]], [[g, 1.0]]], "lr", rule=rule, engine=engine, eps=0.0):
         assert finite(opt)
 
 
@@ -55,8 +55,8 @@ def test_no_eps(engine, rule, g):
 def test_a_decay_of_all_of_a_weight_does_not_freeze_what_is_learned(engine):
     """lr * weight_decay = 1: the hypergradient of lr is not finite, step after step, and no coefficient moves again."""
     p = torch.nn.Parameter(torch.ones(2))
-    options = {"lr": 1.0, "weight_decay": 1.0, "learn": ("beta1", "lr"), "rule": "adam", "engine": engine}
-    for opt in run([p], [[[1.0, 0.3]], [[0.5, -0.2]], [[-1.0, 0.1]]], **options):
+    options = {"lr": 1.0, "weight_decay": 1.0, "rule": "adam", "engine": engine}
+    for opt in run([p], [[[1.0, 0.3]], [[0.5, -0.2]], [[-1.0, 0.1]]], "beta1", "lr", **options):
         assert all(map(math.isfinite, opt.hypergradients().values()))
 
 
@@ -64,8 +64,8 @@ def test_a_decay_of_all_of_a_weight_does_not_freeze_what_is_learned(engine):
 def test_a_learned_lr_does_not_turn_decay_into_growth(engine):
     """With lr = 1 and weight_decay = .5 learning may take lr to 1e4, in one step here."""
     p = torch.nn.Parameter(torch.ones(2))
-    options = {"lr": 1.0, "weight_decay": 0.5, "learn": "lr", "hyper_lr": 1e3, "rule": "adam", "engine": engine}
-    for opt in run([p], [[[1e-9, 1e-9]], *[[[1e-3, 1e-3]]] * 3], **options):
+    options = {"lr": 1.0, "weight_decay": 0.5, "rule": "adam", "engine": engine}
+    for opt in run([p], [[[1e-9, 1e-9]], *[[[1e-3, 1e-3]]] * 3], "lr", hyper={"lr": 1e3}, **options):
         assert p.abs().max() < 1.1 * opt.coefficients()["lr"], opt.coefficients()
 
 
@@ -73,9 +73,9 @@ def test_a_learned_lr_does_not_turn_decay_into_growth(engine):
 def test_an_overflow_of_one_scope_is_its_own(engine):
     params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     other = [[0.1, 0.3], [0.2, -0.2], [0.3, 0.1]]
-    options = {"rule": "adam", "learn": "all", "eps": 1e-12, "scope": "tensor", "engine": engine}
+    options = {"rule": "adam", "eps": 1e-12, "engine": engine}
     before = [{}, {}]
-    for opt in run(params, zip(OVERFLOWING, other, strict=True), **options):
+    for opt in run(params, zip(OVERFLOWING, other, strict=True), "all", hyper={"scope": "tensor"}, **options):
         h, q = (list(x.values()) for x in (opt.hypergradients(), opt.coefficients()))
         frozen = [not all(map(math.isfinite, x.values())) for x in h]
         stayed, before = [x == y for x, y in zip(before, q, strict=True)], q
@@ -89,10 +89,11 @@ def test_an_overflow_of_one_scope_is_its_own(engine):
 def test_engines_agree_on_what_is_beyond_them(rule):
     """Weights, with sizes from denormals to the largest. A hypergradient may overflow in one engine and not in the
     other, since their products come in another order; either way the step is made."""
-    learned = {"learn": (*RULES[rule].coefficient_names(), "lr"), "hyper_lr": 0.0, "hyper_start": 0}
+    learn = HyperSGD(*RULES[rule].coefficient_names(), "lr", lr=0.0, start=0)
+    options = {"rule": rule, "learn": learn, "weight_decay": 0.1}
+    options |= {"eps": 1e-12} if "eps" in RULES[rule].hyper_parameters else {}
     for _ in range(12):
         twins = [torch.nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2)]
-        options = {"rule": rule, "eps": 1e-12, "weight_decay": 0.1, **learned}
         opts = [HyperOptimizer([p], engine=x, **options) for p, x in zip(twins, ("cpu", "eager"), strict=True)]
         for smallest, largest in ((-20.0, -17.0), (-45.0, -17.0), (-20.0, 15.6), (-45.0, 15.6)):
             g = (10 ** torch.empty(5, dtype=torch.float64).uniform_(smallest, largest)).float() * torch.randn(5).sign()

@@ -9,7 +9,7 @@ import copy
 import pytest
 import torch
 
-from mada_optim import MADA
+from mada_optim import MADA, HyperSGD
 from tests.problems import MIDWAY, everything, same_bits
 
 LEARNED = ("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr")
@@ -21,7 +21,7 @@ def network():
 
 
 def optimizer(params, engine):
-    return MADA(params, lr=1e-2, learn=LEARNED, hyper_start=0, engine=engine, **MIDWAY)
+    return MADA(params, lr=1e-2, learn=HyperSGD(*LEARNED, start=0), engine=engine, **MIDWAY)
 
 
 def loss_of(model, step):

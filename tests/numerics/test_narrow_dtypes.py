@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperSGD
 from mada_optim.rules import RULES
 from tests.numerics.adversary import step_changes_a_bit
 from tests.problems import everything, same_bits
@@ -18,8 +18,8 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def optimizer(rule, p, **options):
-    learn = (*RULES[rule].coefficient_names(), "lr")
-    return HyperOptimizer([p], rule=rule, learn=learn, engine="eager", hyper_start=0, hyper_momentum=0.5, **options)
+    learner = HyperSGD(*RULES[rule].coefficient_names(), "lr", momentum=0.5, start=0)
+    return HyperOptimizer([p], rule=rule, learn=learner, engine="eager", **options)
 
 
 @pytest.mark.parametrize("dtype", HALVES)

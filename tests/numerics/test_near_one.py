@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperSGD
 from mada_optim.rules import RULES
 from tests.numerics.adversary import ENGINES
 from tests.numerics.driver import Driver
@@ -25,10 +25,9 @@ def optimizer(rule, gap, engine, learn):
     """Learning or not, its coefficients stay, so that every average is known."""
     p = torch.nn.Parameter(torch.zeros(5))
     betas = {q.name: 1 - gap for q in RULES[rule].coefficients if q.name in BETAS}
-    learned = (*RULES[rule].coefficient_names(), "lr") if learn else ()
-    learning = {"bounds": {q: (0.0, x) for q, x in betas.items()}, "hyper_lr": 0.0, "hyper_start": 0}
-    options = {**betas, **(learning if learn else {})}
-    return p, HyperOptimizer([p], lr=1.0, rule=rule, engine=engine, learn=learned, **options)
+    bounds = {q: (0.0, x) for q, x in betas.items()}
+    learner = HyperSGD(*RULES[rule].coefficient_names(), "lr", lr=0.0, start=0, bounds=bounds) if learn else ()
+    return p, HyperOptimizer([p], lr=1.0, rule=rule, engine=engine, learn=learner, **betas)
 
 
 def steps(opt, p, count):

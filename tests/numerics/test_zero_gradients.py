@@ -8,7 +8,7 @@ that decays becomes an exact 0 before its root does; and silent elements that ha
 import pytest
 import torch
 
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperSGD
 from mada_optim.rules import RULES
 from tests.numerics.adversary import ENGINES
 from tests.problems import everything, same_bits
@@ -23,9 +23,8 @@ def _denormals(request):
 
 
 def optimizer(rule, engine, params, **start):
-    learn = (*RULES[rule].coefficient_names(), "lr")
-    options = {"hyper_start": 0, "hyper_momentum": 0.5, "weight_decay": 0.1, **start}
-    return HyperOptimizer(params, lr=1e-2, rule=rule, learn=learn, engine=engine, **options)
+    learner = HyperSGD(*RULES[rule].coefficient_names(), "lr", momentum=0.5, start=0)
+    return HyperOptimizer(params, lr=1e-2, rule=rule, learn=learner, weight_decay=0.1, engine=engine, **start)
 
 
 def beside_silence(rule, engine, steps, elements, tensors):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from gradient_descent_the_ultimate_optimizer import gdtuo
 
-from mada_optim import HyperOptimizer
+from mada_optim import HyperOptimizer, HyperTorch
 from mada_optim.rules.adam import BETA1, BETA2
 from mada_optim.spec import LR, Rule, Slot
 
@@ -49,10 +49,10 @@ class Latent(torch.optim.Optimizer):
         self.images = [f for f, _ in latents]
         for q, (_, start) in zip(coefficients, latents, strict=True):
             self.state[q]["z"] = torch.as_tensor(start, dtype=q.dtype).expand_as(q).clone()
-        self.hyper_optimizer = inner([self.state[q]["z"] for q in coefficients])
+        self.hyper_optimizers = [inner([self.state[q]["z"] for q in coefficients])]
         for q in coefficients:
             self.state[q]["z"].grad = torch.zeros_like(q)
-        self.hyper_optimizer.step()
+        self.hyper_optimizers[0].step()
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -62,7 +62,7 @@ class Latent(torch.optim.Optimizer):
             with torch.enable_grad():
                 leaf = z.detach().requires_grad_()
                 (z.grad,) = torch.autograd.grad(f(leaf), leaf, q.grad)  # the chain rule
-        self.hyper_optimizer.step()
+        self.hyper_optimizers[0].step()
         for q, f in pairs:
             q.copy_(f(self.state[q]["z"]))
 
@@ -98,7 +98,7 @@ class Storey:
         theirs: Makes gdtuo's from the one above it.
         rule: Ours.
         options: Of ours.
-        latents: By learned coefficient, in the order in which ours gives them to a hyper_optimizer.
+        latents: By learned coefficient, in the order in which ours gives them to `HyperTorch`.
         readings: How their parameter of that name reads as the coefficient.
     """
 
@@ -120,24 +120,21 @@ def theirs(storeys):
 def ours(params, storeys, **options):
     """Our tower."""
     here, above = storeys[0], storeys[1:]
-    if above:
-        learner = {
-            "learn": tuple(here.latents),
-            "hyper_optimizer": lambda q: Latent(q, list(here.latents.values()), lambda z: ours(z, above)),
-            "hyper_start": 0,
-            "hyper_clip": math.inf,
-            "bounds": {q: (0.0, 0.99999) for q in here.latents if q != "lr"},
-        }
-    else:
-        learner = {"learn": ()}
-    return HyperOptimizer(params, rule=here.rule, **here.options, **learner, **options)
+    learner = HyperTorch(
+        *here.latents,
+        make=lambda q: Latent(q, list(here.latents.values()), lambda z: ours(z, above)),
+        clip=math.inf,
+        start=0,
+        bounds={q: (0.0, 0.99999) for q in here.latents if q != "lr"},
+    )
+    return HyperOptimizer(params, rule=here.rule, **here.options, learn=learner if above else (), **options)
 
 
 def our_readings(opt):
     """Coefficients of each storey, the lowest first."""
     while opt is not None:
         yield opt.coefficients() | ({} if LR.name in opt.learned else {"lr": float(opt.param_groups[0]["lr"])})
-        opt = opt.hyper_optimizer and opt.hyper_optimizer.hyper_optimizer
+        opt = next((above.hyper_optimizers[0] for above in opt.hyper_optimizers), None)
 
 
 def their_readings(optimizer, storeys):

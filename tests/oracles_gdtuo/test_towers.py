@@ -8,7 +8,7 @@ import pytest
 import torch
 from gradient_descent_the_ultimate_optimizer import gdtuo
 
-from mada_optim import SGD
+from mada_optim import SGD, HyperTorch
 from tests.oracles_gdtuo import adapters as a
 
 STEPS = 50
@@ -121,13 +121,13 @@ def test_an_lr_for_each_tensor(fp64):
     lrs = torch.tensor([0.05, 0.02])
     one = gdtuo.SGDPerParam([("0", 0.05), ("1", 0.02)], optimizer=gdtuo.SGD(1e-4))
     theirs = a.Prescribed({str(i): p.detach().clone() for i, p in enumerate(params)}, one)
-    opt = SGD(
-        [{"params": [p], "lr": lr} for p, lr in zip(params, lrs.tolist(), strict=True)],
-        learn="lr",
+    learner = HyperTorch(
+        "lr",
+        make=lambda q: a.Latent(q, [a.alpha(lrs)], lambda z: SGD(z, lr=1e-4)),
+        start=0,
         scope="tensor",
-        hyper_optimizer=lambda q: a.Latent(q, [a.alpha(lrs)], lambda z: SGD(z, lr=1e-4)),
-        hyper_start=0,
     )
+    opt = SGD([{"params": [p], "lr": lr} for p, lr in zip(params, lrs.tolist(), strict=True)], learn=learner)
     for gs in gradients():
         for p, g in zip(params, gs, strict=True):
             p.grad = g.clone()

@@ -3,6 +3,7 @@
 They are derived from the preset's rule, so a new preset is checked as soon as it has its line in ROSENBROCK_LR.
 """
 
+import inspect
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 import mada_optim
 from mada_optim import HyperOptimizer
+from tests.problems import fast
 from tests.torch_checks.schedules import COMPOUNDS
 from tests.torch_checks.torch_helpers import (
     ErrorOptimizerInput,
@@ -26,9 +28,12 @@ ROSENBROCK_LR = {
     "AdaGrad": 1e-2,
     "Adam": 1e-2,
     "Adan": 1e-2,
+    "AutoAdam": 1e-2,
+    "AutoMuon": 1e-2,
     "HyperAdam": 1e-2,
     "Lion": 1e-3,
     "MADA": 1e-2,
+    "Muon": 1e-2,
     "NAdam": 1e-2,
     "RMSprop": 1e-3,
     "SGD": 1e-5,
@@ -36,7 +41,7 @@ ROSENBROCK_LR = {
 }
 
 #: Everything moves from the first possible step on.
-LEARNING = {"learn": "all", "hyper_start": 0, "hyper_lr": 1e-3, "hyper_momentum": 0.5}
+LEARNING = {"learn": fast()}
 
 #: Where the message, or the decision, is ours: torch's input by its description -> our type of error and message.
 OWN_ERRORS = {
@@ -59,8 +64,14 @@ def presets():
 
 
 def rule_of(cls):
-    """The rule where it is named what is learned."""
-    return cls([torch.nn.Parameter(torch.ones(1))], learn=(), engine="eager").rule
+    """The rule of a preset."""
+    return cls([torch.nn.Parameter(torch.ones(1))], engine="eager").rule
+
+
+def unguarded(cls):
+    """What a preset has to be told to take betas as they are given."""
+    guard = inspect.signature(cls).parameters.get("guard")
+    return {} if guard is None or guard.default is None else {"guard": None}
 
 
 def keywords(values):
@@ -77,8 +88,8 @@ def midway(rule, at=0.5):
     return {name: (1 - at) * x.low + at * x.high for name, x in ends.items()}
 
 
-def inputs_of(rule):
-    start = keywords(midway(rule))
+def inputs_of(cls):
+    start = {**keywords(midway(rule_of(cls))), **unguarded(cls)}
 
     def inputs(device, dtype=None):
         return [
@@ -142,11 +153,10 @@ def sparse_gradient():
 
 
 def info(cls):
-    rule = rule_of(cls)
     return OptimizerInfo(
         cls,
-        optim_inputs_func=inputs_of(rule),
-        optim_error_inputs_func=error_inputs_of(rule),
+        optim_inputs_func=inputs_of(cls),
+        optim_error_inputs_func=error_inputs_of(rule_of(cls)),
         scheduler_inputs=COMPOUNDS,
         supported_impls=(),
         not_og_supported_flags=(),

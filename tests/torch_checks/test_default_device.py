@@ -9,12 +9,14 @@ import sys
 import pytest
 
 STEPS_UNDER_ANOTHER_DEFAULT = """
+import itertools
 import torch
-from mada_optim import MADA
+from mada_optim import MADA, AutoMuon, HyperSGD, LearnedLR
 
-for engine in ("eager", "auto"):
+WAYS = [(MADA, HyperSGD("all", start=0)), (AutoMuon, LearnedLR(start=0))]
+for engine, (make, learner) in itertools.product(("eager", "auto"), WAYS):
     p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
-    opt, twin = (MADA([x], hyper_start=0, engine=engine) for x in (p, q))
+    opt, twin = (make([x], learn=learner, engine=engine) for x in (p, q))
     for g in torch.randn(4, 3):
         p.grad, q.grad = g.clone(), g.clone()
         twin.step()

@@ -7,8 +7,8 @@ in torch's default dtype instead of the parameter's.
 import pytest
 import torch
 
-from tests.problems import everything, same_bits
-from tests.torch_checks.infos import LEARNING, each_info, each_mode
+from tests.problems import everything, fast, same_bits
+from tests.torch_checks.infos import each_info, each_mode
 from tests.torch_checks.problems import give, least_squares
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64]
@@ -20,12 +20,18 @@ def one_of_each():
     return [torch.nn.Parameter(x) for x in params]
 
 
+def matrices(params):
+    """A group that says which they are, as a guess is made from all parameters."""
+    return {"params": params, "matrix": True}
+
+
 @each_mode
 def test_dtypes_side_by_side_move_as_each_alone(case):
     """float64 next to bf16: with nothing learned, no parameter knows of the others, and each keeps its dtypes."""
     params = one_of_each()
     alone = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    together, apart = case.make_plain(params), [case.make_plain([p]) for p in alone]
+    together = case.make_plain([matrices(params)], lr=1e-2)
+    apart = [case.make_plain([matrices([p])], lr=1e-2) for p in alone]
     for step in range(4):
         give(params, SHAPES, step)
         for p, q in zip(params, alone, strict=True):
@@ -47,8 +53,9 @@ def test_dtypes_side_by_side_learn_together(info):
     """One set of coefficients, whose hypergradient is the sum over all dtypes, in double precision."""
     params = one_of_each()
     alone = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    still = {**LEARNING, "hyper_lr": 0.0}
-    together, apart = info.optim_cls(params, **still), [info.optim_cls([p], **still) for p in alone]
+    still = {"learn": fast(lr=0.0), "lr": 1e-2}
+    together = info.optim_cls([matrices(params)], **still)
+    apart = [info.optim_cls([matrices([p])], **still) for p in alone]
     for step in range(4):
         give(params, SHAPES, step)
         for p, q in zip(params, alone, strict=True):

@@ -12,8 +12,8 @@ import torch
 from tests.problems import everything, same_bits
 from tests.torch_checks.infos import MODES
 
-#: What a layout meets is the same for all rules: one without matrices, one with them, one of signs.
-CASES = [case for case in MODES if case.info.name in ("Adam", "MADA", "Lion")]
+#: What a layout meets is the same for all rules: two without matrices, one with them, one of signs.
+CASES = [case for case in MODES if case.info.name in ("Adam", "MADA", "AutoMuon", "Lion")]
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 SHAPES = [(), (1,), (4,), (1, 1), (4, 6), (2, 3, 4)]
 

@@ -6,8 +6,8 @@ Catches: an option read from the first group, from the defaults or from the cons
 import pytest
 import torch
 
-from tests.problems import everything, same_bits
-from tests.torch_checks.infos import LEARNING, each_info, each_mode, keywords, midway, rule_of
+from tests.problems import everything, fast, same_bits
+from tests.torch_checks.infos import each_info, each_mode, keywords, midway, rule_of, unguarded
 from tests.torch_checks.problems import least_squares
 
 
@@ -23,11 +23,12 @@ def own_options(opt):
 @each_info
 def test_groups_are_separate_optimizers_where_nothing_is_learned(info):
     problem = least_squares()
-    for options in own_options(info.optim_cls(problem.params, learn=())):
+    fixed = {"learn": (), "lr": 1e-2, **unguarded(info.optim_cls)}
+    for options in own_options(info.optim_cls(problem.params, **fixed)):
         (weight, bias), apart = problem.params, problem.twin()
-        opt = info.optim_cls([{"params": [weight]}, {"params": [bias], **options}], learn=())
-        first = info.optim_cls(apart.params[:1], learn=())
-        second = info.optim_cls(apart.params[1:], learn=(), **options)
+        opt = info.optim_cls([{"params": [weight]}, {"params": [bias], **options}], **fixed)
+        first = info.optim_cls(apart.params[:1], **fixed)
+        second = info.optim_cls(apart.params[1:], **{**fixed, **options})
         for _ in range(4):
             problem.train(opt, 1)
             apart.backward(first)
@@ -97,7 +98,7 @@ def test_a_tensor_lr_is_the_float_lr(case, tensor):
 @each_mode
 def test_lr_zero_moves_nothing_and_learns_nothing(case, lr):
     problem = least_squares()
-    opt = case.make(problem.params, lr=lr)
+    opt = case.make(problem.params, lr=lr, **unguarded(case.info.optim_cls))
     before, coefficients = [p.detach().clone() for p in problem.params], opt.coefficients()
     problem.train(opt, 3)
     assert same_bits([p.detach() for p in problem.params], before)
@@ -137,8 +138,7 @@ def test_a_float_written_into_a_group_is_an_assignment(info, learn):
     """As filling the tensor is; for all groups where they share the coefficient. No value is at a corner of a rule."""
     problem = least_squares()
     other, rule = problem.twin(), rule_of(info.optim_cls)
-    options = {**LEARNING, "hyper_lr": 0.0} if learn else {"learn": ()}
-    options.update(keywords(midway(rule, 0.3)))
+    options = {"learn": fast(lr=0.0) if learn else (), **unguarded(info.optim_cls), **keywords(midway(rule, 0.3))}
     opt, twin = (info.optim_cls([{"params": [p]} for p in x.params], **options) for x in (problem, other))
     problem.train(opt, 2)
     other.train(twin, 2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from mada_optim import MADA, HyperAdam
+from mada_optim import AutoMuon, HyperAdam, HyperTorch
 from tests.problems import give_gradients, learning, parameters, train
 from tests.torch_checks.infos import LEARNING, each_info
 from tests.torch_checks.problems import alike, least_squares
@@ -180,7 +180,7 @@ def test_a_load_hook_after_may_change_what_was_loaded(opt):
 
 def test_a_state_dict_hook_after_sees_all_that_is_saved():
     seen, params = [], parameters()
-    opt = learning(params, hyper_optimizer=lambda q: MADA(q))
+    opt = learning(params, learn=HyperTorch("all", make=AutoMuon))
     opt.register_state_dict_post_hook(lambda _, state_dict: seen.append(set(state_dict)))
     saved = opt.state_dict()
     assert seen == [set(saved)]

@@ -10,7 +10,7 @@ import copy
 import pytest
 import torch
 
-from mada_optim import MADA
+from mada_optim import MADA, AutoMuon
 from tests.problems import everything, same_bits
 from tests.torch_checks.infos import LEARNING, each_info
 from tests.torch_checks.problems import give
@@ -103,11 +103,9 @@ def test_a_step_is_the_same_in_every_mode(info, options):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize(
-    "options", [{}, {**LEARNING, "rule": "mada_matrix", "omega": 0.5}], ids=["default", "learning"]
-)
+@pytest.mark.parametrize("options", [{}, {**LEARNING, "omega": 0.5}], ids=["default", "learning"])
 def test_a_step_of_other_dtypes_is_the_same_in_every_mode(dtype, options):
-    assert_no_mode_matters(lambda: MADA(parameters(dtype), **options))
+    assert_no_mode_matters(lambda: AutoMuon(parameters(dtype), **options))
 
 
 @pytest.mark.parametrize("mode", MODES)

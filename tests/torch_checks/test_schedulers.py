@@ -19,8 +19,9 @@ from tests.torch_checks.schedules import SCHEDULERS, advance
 
 METRICS = [1.0, 0.5, 0.5, 0.5]
 
-#: For what doesn't depend on the preset: MADA, with state that is learned from and without.
-on_mada = pytest.mark.parametrize("case", [case for case in MODES if case.info.name == "MADA"], ids=str)
+#: For what doesn't depend on the preset: with coefficients that are learned, and with an lr that is.
+LEARNED = [case for case in MODES if case.info.name in ("MADA", "AutoMuon")]
+on_learned = pytest.mark.parametrize("case", LEARNED, ids=str)
 each_scheduler = pytest.mark.parametrize("make_scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
 
 
@@ -73,7 +74,7 @@ def test_a_scheduler_sets_the_lr_that_the_step_takes(info, make_scheduler):
 
 
 @each_scheduler
-@on_mada
+@on_learned
 def test_a_tensor_lr_is_scheduled_in_place_and_as_a_float_is(case, make_scheduler):
     problem = least_squares()
     opt = case.make(two_groups(problem, double))
@@ -85,7 +86,7 @@ def test_a_tensor_lr_is_scheduled_in_place_and_as_a_float_is(case, make_schedule
 
 
 @each_scheduler
-@on_mada
+@on_learned
 def test_optimizer_and_scheduler_resume_together(case, make_scheduler):
     problem = least_squares()
     opt = case.make(two_groups(problem))

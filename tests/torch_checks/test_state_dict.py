@@ -9,7 +9,7 @@ import io
 import pytest
 import torch
 
-from mada_optim import MADA, HyperAdam, Lion
+from mada_optim import MADA, HyperAdam, HyperSGD, Lion
 from tests.conftest import REPOSITORY
 from tests.problems import everything, learning, same_bits, train
 from tests.torch_checks.infos import each_info, each_mode
@@ -139,7 +139,7 @@ def test_a_state_of_torch_is_refused_and_changes_nothing(info):
 
 WRITERS = {
     "all learned": learning,
-    "betas learned": lambda params: HyperAdam(params, hyper_start=0),
+    "betas learned": lambda params: HyperAdam(params, learn=HyperSGD("all", start=0)),
     "none learned": lambda params: MADA(params, learn=()),
     "lion": Lion,
 }

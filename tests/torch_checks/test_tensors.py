@@ -6,7 +6,7 @@ Catches: a layout that is read in the wrong order, a complex number moved as one
 import pytest
 import torch
 
-from tests.torch_checks.infos import each_case, each_mode
+from tests.torch_checks.infos import MODES, each_case, each_mode
 from tests.torch_checks.problems import banana, give
 
 #: Rounding in sums over elements that lie in another order.
@@ -23,21 +23,23 @@ def run_pair(opt, twin, shapes):
 
 @each_case
 def test_complex_is_two_reals(case):
-    """Bit for bit, beside a real parameter in the same optimizer; but shapes are others, which says where lr starts
-    and what is a hidden matrix."""
+    """Bit for bit, beside a real parameter in the same optimizer; but shapes are others, which say where lr="auto"
+    starts and what is a hidden matrix."""
     shapes = [(4, 3, 2), (5, 2), (4, 3)]
     real = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     mixed = [torch.nn.Parameter(torch.view_as_complex(p.detach().clone())) for p in real[:2]]
     mixed.append(torch.nn.Parameter(real[2].detach().clone()))
-    groups = [[{"params": params, "matrix": False}] for params in (mixed, real)]
-    run_pair(*(case.make(group, lr_init="lr") for group in groups), shapes)
+    said = {} if case.info.name == "Muon" else {"matrix": False}  # which takes every parameter for a matrix
+    groups = [[{"params": params, **said}] for params in (mixed, real)]
+    run_pair(*(case.make(group, lr=case.kwargs().get("lr", 1e-3)) for group in groups), shapes)
     for z, x in zip(mixed, real, strict=True):
         assert torch.equal(torch.view_as_real(z) if z.is_complex() else z, x)
 
 
-@each_mode
+@pytest.mark.parametrize("case", [case for case in MODES if case.info.name != "Muon"], ids=str)
 def test_complex_is_its_real_and_imaginary_parts(case):
-    """As two parameters, with gradients by autograd through a complex function."""
+    """As two parameters, with gradients by autograd through a complex function. Not under Muon, to which a parameter is
+    one thing."""
     z = torch.nn.Parameter(torch.randn(2, dtype=torch.complex64))
     x, y = (torch.nn.Parameter(part.detach().clone()) for part in (z.real, z.imag))
     opt, twin = case.make([z]), case.make([x, y])

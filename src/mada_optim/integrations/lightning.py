@@ -15,7 +15,7 @@ class MADACallback(Callback):
 
         trainer = Trainer(..., callbacks=[MADACallback()])
 
-    In the module, `configure_optimizers` returns `MADA(param_groups(self))`.
+    In the module, `configure_optimizers` returns `AutoMuon(param_groups(self))`.
 
     They go where the module's own metrics go: to every logger, and to `trainer.callback_metrics`. A second optimizer of
     this library has its keys under "mada-1", a third under "mada-2".

@@ -33,7 +33,7 @@ def expect_hyper_optimizers(optimizers: list[Any]) -> list[HyperOptimizer]:
         names = ", ".join(type(optimizer).__name__ for optimizer in inner) or "none"
         raise TypeError(
             f"MADACallback, the trainer's optimizer: expected one of mada_optim, got {names}; "
-            "train with one, such as MADA, or leave the callback out"
+            "train with one, such as AutoMuon, or leave the callback out"
         )
     return found
 

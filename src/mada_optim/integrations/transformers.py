@@ -13,10 +13,10 @@ except ImportError as error:
 class MADACallback(TrainerCallback):
     """Adds the coefficients to everything that the trainer logs while it trains, as "mada/beta1" and so on.
 
-        trainer = Trainer(..., optimizers=(MADA(param_groups(model), lr=1e-5), None), callbacks=[MADACallback()])
+        trainer = Trainer(..., optimizers=(AutoMuon(param_groups(model), lr=1e-5), None), callbacks=[MADACallback()])
 
-    With `optimizer_cls_and_kwargs=(MADA, {"params": param_groups(model), "lr": 1e-5})` the Trainer builds it; without
-    "params" it makes groups of its own, in which nothing tells hidden matrices from others.
+    With `optimizer_cls_and_kwargs=(AutoMuon, {"params": param_groups(model), "lr": 1e-5})` the Trainer builds it;
+    without "params" it makes groups of its own, in which nothing tells hidden matrices from others.
 
     They reach `trainer.state.log_history`, the progress bar, and the callbacks that come after this one. Trackers named
     in `report_to` come before every callback of the user: for those, `MADACallback().put_first(trainer)`.

@@ -49,8 +49,8 @@ class Reader:
 
     def _trusted(self) -> "array[int]":
         """The look of one element as loops take it, once what is read has proved right."""
-        xs = [torch.zeros(3, 1, 2)[1:].mT, torch.nn.Parameter(torch.zeros(())), torch._neg_view(torch.zeros(2))]
-        like = self.take([torch.zeros(1)])
+        xs = [zeros(3, 1, 2)[1:].mT, torch.nn.Parameter(zeros()), torch._neg_view(zeros(2))]
+        like = self.take([zeros(1)])
         for x in xs:
             look = self.take([x])
             seen = (id(x), id(type(x)), x._cdata, x.data_ptr(), x.untyped_storage().nbytes(), x.storage_offset())
@@ -159,9 +159,14 @@ def functions() -> "array[int]":
     calls = [getattr(of_torch, f"aoti_torch_get_{name}") for name in GETTERS]
     item, is_neg = ctypes.pythonapi.PyList_GetItem, of_torch[IS_NEG]
     constants = (of_torch.aoti_torch_layout_strided, of_torch.aoti_torch_device_type_cpu)
-    samples = [torch.zeros(()), torch.nn.Parameter(torch.zeros(()))]
+    samples = [zeros(), torch.nn.Parameter(zeros())]
     places = [place_of(list(map(id, map(type, samples))), samples), place_of([x._cdata for x in samples], samples)]
     return array("q", [address(item), *places, *map(address, (*constants, *calls, is_neg))])
+
+
+def zeros(*shape: int) -> Tensor:
+    """What loops take, whatever the script's default dtype and default device are."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
 
 def place_of(numbers: Sequence[int], objects: Sequence[object]) -> int:

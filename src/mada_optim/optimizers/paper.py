@@ -7,7 +7,7 @@ from mada_optim.hyper.hyper_sgd import HyperSGD
 #: The intervals of the authors' code.
 RELEASED_BOUNDS = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99), "beta3": (0.0, 0.99)}
 
-#: The paper's GPT-2 runs: `MADA(params, lr=6e-4, weight_decay=0.1, **PAPER_GPT2)`.
+#: The paper's GPT-2 runs are `MADA(params, lr=6e-4, weight_decay=0.1, **PAPER_GPT2)`.
 PAPER_GPT2: dict[str, Any] = {
     "betas": (0.9, 0.95),
     "eps": 1e-6,
@@ -25,8 +25,8 @@ PAPER_GPT2: dict[str, Any] = {
     ),
 }
 
-#: The paper's Shakespeare runs: `MADA(params, lr=1e-3, weight_decay=0.1, **PAPER_SHAKESPEARE)`. They start at Adam's
-#: second moment, rho = 1, and learn from the first step on, gamma without momentum.
+#: The paper's Shakespeare runs are `MADA(params, lr=1e-3, weight_decay=0.1, **PAPER_SHAKESPEARE)`. They start at
+#: Adam's second moment, rho = 1, and learn from the first step on, gamma without momentum.
 PAPER_SHAKESPEARE: dict[str, Any] = {
     **PAPER_GPT2,
     "eps": 1e-8,
