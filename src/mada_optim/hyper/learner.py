@@ -76,7 +76,7 @@ class StepInfo:
             optimizer keeps coefficients and memory as they are.
         moves: Whether it is between `start` and `stop` too, (rows,): of other rows, the optimizer keeps coefficients.
         lr_floor: ln of the lr that the shapes of the matrices say over the one that is set, at most 0.
-        scheduled_lr: Gives the lr that is set or scheduled, (rows,).
+        scheduled_lr: Gives the lr that is set or scheduled, (rows,); zeros in `init`.
     """
 
     names: tuple[str, ...]
