@@ -149,7 +149,7 @@ class HyperOptimizer(Optimizer):
 
         Raises:
             ValueError: A value is not allowed, a parameter is named twice, the group names its own value of a
-                coefficient that is learned for all groups, or a hyper_optimizer has learned for others already.
+                coefficient that is learned for all groups, or a HyperTorch has made its optimizer for other scopes.
         """
         betas = None
         if isinstance(param_group, dict):
@@ -160,9 +160,11 @@ class HyperOptimizer(Optimizer):
             param_group = {**own, **checks.rule_keywords(self.rule, betas, also)}
             if isinstance(param_group["params"], Iterator):  # can be read once
                 param_group["params"] = list(param_group["params"])
-            checks.group(self.rule, {**self.defaults, **param_group}, self._banks.intervals)
+            options = {**self.defaults, **param_group}
+            checks.group(self.rule, options, self._banks.intervals)
+            checks.has_effect(self.rule, options, self._memory.trace)
             if self._guard is not None:
-                self._guard.require_used({**self.defaults, **param_group}["beta2"])
+                self._guard.require_used(options["beta2"])
             for bank in self._banks.banks if self.param_groups else ():
                 if bank.scope == "global":
                     checks.ties({q: x for q, x in param_group.items() if q in bank.names}, self.param_groups[0])
