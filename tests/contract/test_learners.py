@@ -394,7 +394,9 @@ def test_all_may_be_named_with_lr():
 
 @pytest.mark.parametrize("learn", ["betta1", ("beta1", "betta1"), "", "beta1,rho", ["omega"]], ids=str)
 def test_a_name_that_the_rule_does_not_have_is_refused(learn):
-    with pytest.raises(ValueError, match=r"learn='[a-z0-9,]*': expected one of 'beta1', 'beta2', .*, 'gamma', 'lr'; "):
+    with pytest.raises(
+        ValueError, match=r"learn='[a-z0-9,]*': expected one of 'beta1', 'beta2', .*, 'gamma', 'lr', 'all'; "
+    ):
         MADA(parameters(), learn=learn)
 
 
