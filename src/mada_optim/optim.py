@@ -403,7 +403,7 @@ class HyperOptimizer(Optimizer):
         "group" or "tensor" there is a dict for each group (by its `name`, or its number) or parameter (by its name, or
         "group.number"); to a name that repeats, the number is added. Of several scopes, the finest counts.
         """
-        self._keys.settle(self.param_groups)
+        self._settle_groups()
         self._step_count.read()
         return by_scope(self._banks.scope, self.param_groups, self._coefficients_of)
 
@@ -413,6 +413,12 @@ class HyperOptimizer(Optimizer):
         In the shape of `coefficients`; 0.0 where nothing is learned.
         """
         return by_scope(self._banks.scope, self.param_groups, self._hypergradients_of)
+
+    def _settle_groups(self) -> None:
+        """Takes over what was put into groups, as the next step does: a learned coefficient is one for its scope."""
+        self._keys.settle(self.param_groups)
+        with modes.neutral():
+            self._cells.adopt(self.param_groups)
 
     def _coefficients_of(self, group: Mapping[str, Any], parameter: int) -> dict[str, float]:
         options = self._cells.options(group, parameter)
@@ -452,7 +458,7 @@ class HyperOptimizer(Optimizer):
 
         What belongs to a DTensor element by element is a DTensor of the same layout.
         """
-        self._keys.settle(self.param_groups)
+        self._settle_groups()
         self._step_count.read()
         first = self.register_state_dict_post_hook(lambda _, ours: self._completed(ours), prepend=True)
         try:
