@@ -142,8 +142,9 @@ class Banks:
             counts: Whether the step counts, (rows,).
             lrs: Gives the scheduled lr of each group, 0-d.
         """
-        for bank in self._banks:
-            own = h if bank.names == self.names else h[:, [self.names.index(q) for q in bank.names]]
+        columns = dict(zip(self.names, h.unbind(-1), strict=True))
+        for bank in self._banks:  # not indexed by a list, whose way to the device the host would wait for
+            own = h if bank.names == self.names else torch.stack([columns[q] for q in bank.names], dim=-1)
             hyper_step(bank, *self._coarser(bank, own, counts), lrs)
 
     def _coarser(self, bank: Bank, h: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
