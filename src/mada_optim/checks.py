@@ -123,7 +123,7 @@ def rule_keywords(rule: Rule, betas: Sequence[float] | None, others: Mapping[str
     named = named_betas(rule, betas)
     for name in others:
         allowed = (*rule.coefficient_names(), *rule.hyper_parameters)
-        member("keyword", name, allowed, f"coefficients and hyper-parameters of the rule {rule.name!r} are meant")
+        member(f"keyword of the rule {rule.name!r}", name, allowed, "leave it out, or choose another rule")
         if name in named:
             raise ValueError(f"{name}={others[name]}: expected once, is in betas={betas} too; drop one of them")
     return {**named, **others}
@@ -191,8 +191,9 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
     Raises:
         ValueError: A value is not allowed, or a parameter is named twice.
     """
+    remedies = {"lr": 'choose a finite one, or lr="auto" for the optimizer, which computes it'}
     for name in ("lr", "eps", "weight_decay", "matrix_lr_ratio", *rule.hyper_parameters):
-        number(name, options[name], NON_NEGATIVE, "choose a finite one")
+        number(name, options[name], NON_NEGATIVE, remedies.get(name, "choose a finite one"))
     for name in ("lr", "eps", "weight_decay", "matrix_lr_ratio"):
         if isinstance(options[name], bool):
             raise ValueError(f"{name}={options[name]!r}: expected a number in {NON_NEGATIVE}; choose a finite one")

@@ -16,7 +16,8 @@ REFUSED = [
     ({"lr": -1.0}, r"lr=-1.0: expected a number in \[0, inf\)"),
     ({"lr": math.inf}, r"lr=inf: expected a number in \[0, inf\)"),
     ({"lr": math.nan}, r"lr=nan"),
-    ({"lr": "fast"}, r"lr='fast'"),
+    ({"lr": "fast"}, r"lr='fast': expected a number .*; choose a finite one, or lr=\"auto\""),
+    ({"lr": True}, r"lr=True: expected a number"),
     ({"betas": (1.0, 0.9)}, r"beta1=1.0: expected a number in \[0, 1\)"),
     ({"betas": 0.9}, r"betas=0.9: expected a pair"),
     ({"betas": (0.9, math.nan)}, r"beta2=nan"),
@@ -72,7 +73,7 @@ def test_a_learner_that_is_refused_when_it_is_made(make, message):
 
 
 def test_a_coefficient_of_another_rule_is_refused():
-    with pytest.raises(ValueError, match=r"keyword='rho': expected one of 'beta1', 'beta2'"):
+    with pytest.raises(ValueError, match=r"keyword of the rule 'adam'='rho': expected one of 'beta1', 'beta2'"):
         HyperOptimizer([parameter()], rule="adam", rho=0.5)
     with pytest.raises(TypeError, match="rho"):
         Adam([parameter()], rho=0.5)
