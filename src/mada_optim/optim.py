@@ -397,26 +397,30 @@ class HyperOptimizer(Optimizer):
         """The coefficients by name, as the next step applies them. Reads from the device; changes nothing.
 
         Guarded betas are given as the guard gives them to the rule, and a learned lr as the scheduled one times the
-        learned factor. With the scope "global" the values are those of the first group and its first parameter; with
-        "group" or "tensor" there is a dict for each group (by its `name`, or its number) or parameter (by its name, or
-        "group.number"); to a name that repeats, the number is added. Of several scopes, the finest counts.
+        learned factor. With the scope "global" the values are those of the first parameter that was stepped, and its
+        group; with "group" or "tensor" there is a dict for each group (by its `name`, or its number) or parameter (by
+        its name, or "group.number"); to a name that repeats, the number is added. Of several scopes, the finest counts.
         """
         self._keys.settle(self.param_groups)
         self._step_count.read()
-        return by_scope(self._banks.scope, self.param_groups, self._coefficients_of)
+        return by_scope(self._banks.scope, self.param_groups, self._coefficients_of, self._has_stepped)
 
     def hypergradients(self) -> Reading:
         """The hypergradients of the last step, its own or those that it took from `observe`, before clipping.
 
         In the shape of `coefficients`; 0.0 where nothing is learned.
         """
-        return by_scope(self._banks.scope, self.param_groups, self._hypergradients_of)
+        return by_scope(self._banks.scope, self.param_groups, self._hypergradients_of, self._has_stepped)
+
+    def _has_stepped(self, p: Tensor) -> bool:
+        return bool(self.state.get(p))
 
     def _coefficients_of(self, group: Mapping[str, Any], parameter: int) -> dict[str, float]:
         options = self._cells.options(group, parameter)
         values: dict[str, Tensor | float] = {name: options[name] for name in self.rule.coefficient_names()}
         if self._guard is not None:
-            step = self.state.get(group["params"][parameter], {}).get("step")
+            own = group["params"][parameter : parameter + 1]  # an empty group has none
+            step = next((self.state[p]["step"] for p in own if self._has_stepped(p)), None)
             t = eager.scalar(0.0, self._home) if step is None else step.to(self._home)
             values["beta1"], values["beta2"] = betas(options["beta1"], options["beta2"], t + 1, self._guard)
         if LR.name in self.learned:
