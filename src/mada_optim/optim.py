@@ -17,6 +17,7 @@ from mada_optim.group_keys import GroupKeys
 from mada_optim.guard import Guard, betas, guarded, require_guard
 from mada_optim.hyper.banks import Banks, Learn
 from mada_optim.hyper.learner import Learner
+from mada_optim.hyper.tower_state import fitting
 from mada_optim.observation import Observation
 from mada_optim.readings import Bill, Reading, by_scope, described
 from mada_optim.rules import RULES
@@ -464,7 +465,8 @@ class HyperOptimizer(Optimizer):
             first.remove()
 
     def _completed(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        state_dict["param_groups"] = [snapshot.cloned(group) for group in state_dict["param_groups"]]
+        names = self._banks.names_by_key()
+        state_dict["param_groups"] = [{**snapshot.cloned(group), **names} for group in state_dict["param_groups"]]
         state_dict["state"] = snapshot.whole(self.param_groups, state_dict, self.rule)
         for key, optimizer in self._towers():
             state_dict[key] = optimizer.state_dict()
@@ -472,7 +474,7 @@ class HyperOptimizer(Optimizer):
 
     def _towers(self) -> list[tuple[str, Optimizer]]:
         """The optimizers of learners, with the keys of their states."""
-        optimizers = self._banks.optimizers
+        optimizers = [x for bank in self._banks.by_number for x in bank.optimizers]
         return list(zip(snapshot.tower_keys(len(optimizers)), optimizers, strict=True))
 
     @modes.neutral()
@@ -498,8 +500,13 @@ class HyperOptimizer(Optimizer):
         found = by_name.order(self.param_groups, state_dict)
         if found is not None:
             state_dict = self._arranged(state_dict, found)
+        towers = self._towers()
+        if towers:
+            state_dict = snapshot.without_idle_velocity(self.param_groups, state_dict)
+        state_dict = snapshot.unlabelled(self._banks.names_by_key(), state_dict)
         what = (self.rule, self.learned, self._memory, self.param_groups)
-        snapshot.check(*what, state_dict, towers=len(self._banks.optimizers))
+        snapshot.check(*what, state_dict, towers=len(towers))
+        state_dict |= {key: fitting(key, optimizer, state_dict[key]) for key, optimizer in towers}
         for group in state_dict["param_groups"]:
             self._keys.check(group)
         self._incoming = state_dict
@@ -509,7 +516,7 @@ class HyperOptimizer(Optimizer):
         """A state in the order of our parameters, also where it has a row for each scope."""
         of_each = (matrices.FLAGS, *self._banks.per_parameter())
         arranged = by_name.arranged(self.param_groups, state_dict, found, of_each)
-        scopes = [bank.scope for bank in self._banks.banks for _ in bank.optimizers]
+        scopes = [bank.scope for bank in self._banks.by_number for _ in bank.optimizers]
         for scope, (key, above) in zip(scopes, self._towers(), strict=True):
             rows = {"tensor": found.rows, "group": found.groups}.get(scope)
             if rows and key in arranged:
