@@ -177,7 +177,9 @@ def require_had(config: RunConfig, given: Iterable[str]) -> None:
     keys = without_effect(config, given)
     if keys:
         others = f", and {', '.join(keys[1:])} too" if keys[1:] else ""
-        raise ConfigError(f"optimizer {config.optimizer}, in key {keys[0]}: {idle(config)[keys[0]]}{others}")
+        cleared = " ".join(f"--{key}=None" for key in keys if defaults(type(config))[key] is None)
+        of_file = f"; what a file gives is left out by {cleared}" if cleared else ""
+        raise ConfigError(f"optimizer {config.optimizer}, in key {keys[0]}: {idle(config)[keys[0]]}{others}{of_file}")
 
 
 def without_effect(config: RunConfig, given: Iterable[str] | None = None) -> list[str]:
