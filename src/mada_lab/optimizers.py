@@ -159,8 +159,8 @@ def require_guarded(config: RunConfig) -> None:
     if guard is not None and config.beta2 is not None and config.beta2 < guard.least_beta2:
         raise ConfigError(
             f"optimizer {config.optimizer}, in key beta2: expected at least {guard.least_beta2:g}, the least that its "
-            f"guard of the betas uses, got {config.beta2:g}; choose a larger one, or an optimizer without a guard, such "
-            "as mada"
+            f"guard of the betas uses, got {config.beta2:g}; choose a larger one, or an optimizer without a guard, "
+            "such as mada"
         )
 
 
