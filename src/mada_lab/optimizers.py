@@ -159,8 +159,8 @@ def require_guarded(config: RunConfig) -> None:
     if guard is not None and config.beta2 is not None and config.beta2 < guard.least_beta2:
         raise ConfigError(
             f"optimizer {config.optimizer}, in key beta2: expected at least {guard.least_beta2:g}, the least that its "
-            f"guard of the betas uses, got {config.beta2:g}; choose a larger one, or an optimizer without a guard, such "
-            "as mada"
+            f"guard of the betas uses, got {config.beta2:g}; choose a larger one, or an optimizer without a guard, "
+            "such as mada"
         )
 
 
@@ -177,7 +177,9 @@ def require_had(config: RunConfig, given: Iterable[str]) -> None:
     keys = without_effect(config, given)
     if keys:
         others = f", and {', '.join(keys[1:])} too" if keys[1:] else ""
-        raise ConfigError(f"optimizer {config.optimizer}, in key {keys[0]}: {idle(config)[keys[0]]}{others}")
+        cleared = " ".join(f"--{key}=None" for key in keys if defaults(type(config))[key] is None)
+        of_file = f"; what a file gives is left out by {cleared}" if cleared else ""
+        raise ConfigError(f"optimizer {config.optimizer}, in key {keys[0]}: {idle(config)[keys[0]]}{others}{of_file}")
 
 
 def without_effect(config: RunConfig, given: Iterable[str] | None = None) -> list[str]:

@@ -229,7 +229,11 @@ REFUSED = [
     ("adamw", {"clamps": "beta2=0.5:0.9"}, "key clamps: .*; leave it out"),
     ("automuon", {"hyper_momentum": 0.5}, "key hyper_momentum"),
     ("automuon", {"hyper_optimizer": "shuffled"}, "key hyper_optimizer"),
-    ("automuon", {"beta2": 0.9}, "key beta2: expected at least 0.99, .* got 0.9; choose .* without a guard, such as mada"),
+    (
+        "automuon",
+        {"beta2": 0.9},
+        "key beta2: expected at least 0.99, .* got 0.9; choose .* without a guard, such as mada",
+    ),
     ("autoadam", {"beta2": 0.95}, "key beta2: expected at least 0.99"),
     ("adam", {"beta3": 0.5}, "key beta3"),
     ("adam", {"momentum": 0.5}, "key momentum"),
@@ -246,6 +250,18 @@ REFUSED = [
 def test_a_key_that_the_optimizer_does_not_have_is_refused(network, name, keys, message):
     with pytest.raises(ConfigError, match=message):
         optimizers.build(network, TrainConfig(optimizer=name, **keys))
+
+
+def test_what_a_file_gives_is_left_out_by_none(network):
+    """As the message says: a configuration of MADA is one of AdamW."""
+    keys = {"beta3": 0.0, "gamma": 1.0, "hyper_start": 50}
+    with pytest.raises(ConfigError) as refused:
+        optimizers.build(network, TrainConfig(optimizer="adamw", **keys))
+    words = str(refused.value).split(" is left out by ")[1].split()
+    assert words == [f"--{key}=None" for key in keys]
+    optimizers.build(
+        network, settings.load(["--optimizer=adamw", *(f"--{key}={x}" for key, x in keys.items()), *words])
+    )
 
 
 def test_hyper_learning_rates_are_multiplied_for_adam_too(network):
