@@ -46,7 +46,7 @@ def member(what: str, name: object, allowed: Iterable[str], remedy: str) -> str:
 
 
 def learned_names(rule: Rule, names: str | Iterable[str]) -> tuple[str, ...]:
-    """The coefficients to learn, in the rule's order, lr last. `names` is "all", one name, or several names.
+    """The coefficients to learn, in the rule's order, lr last. `names` is one name, or several; "all" is one too.
 
     Raises:
         ValueError: A name is none of the rule's coefficients.
@@ -114,29 +114,28 @@ def scope_given(name: str) -> str:
     return member("scope", name, ("global", "group", "tensor"), "the paper's is 'global'")
 
 
-def rule_keywords(rule: Rule, betas: Sequence[float] | None, others: Mapping[str, float]) -> dict[str, float]:
-    """Starting values by coefficient, from the pair `betas` and from keywords, and hyper-parameters by name.
+def rule_keywords(rule: Rule, given: Mapping[str, Any]) -> dict[str, float]:
+    """Starting values by coefficient, `betas` being the pair of beta1 and beta2, and hyper-parameters by name.
 
     Raises:
         ValueError: A keyword is none of the rule's, or beta1 or beta2 is given in both ways.
     """
-    named = named_betas(rule, betas)
+    named = named_betas(rule, given["betas"]) if "betas" in given else {}
+    others = {name: x for name, x in given.items() if name != "betas"}
     for name in others:
         allowed = (*rule.coefficient_names(), *rule.hyper_parameters)
         member(f"keyword of the rule {rule.name!r}", name, allowed, "leave it out, or choose another rule")
         if name in named:
-            raise ValueError(f"{name}={others[name]}: expected once, is in betas={betas} too; drop one of them")
+            raise ValueError(f"{name}={others[name]}: expected once, got it in betas={given['betas']} too; drop one")
     return {**named, **others}
 
 
-def named_betas(rule: Rule, betas: Sequence[float] | None) -> dict[str, float]:
-    """`(beta1, beta2)` by name; nothing for None.
+def named_betas(rule: Rule, betas: object) -> dict[str, float]:
+    """`(beta1, beta2)` by name.
 
     Raises:
         ValueError: It is no pair, or the rule has no such coefficients.
     """
-    if betas is None:
-        return {}
     if not isinstance(betas, Sequence) or len(betas) != 2:
         raise ValueError(f"betas={betas!r}: expected a pair (beta1, beta2), each in [0, 1); (0.9, 0.95), say")
     if "beta1" not in rule.coefficient_names():

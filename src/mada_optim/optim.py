@@ -126,13 +126,12 @@ class HyperOptimizer(Optimizer):
         self._incoming: dict[str, Any] = {}
         self._observed: Observation | None = None
 
-        pair = options.pop("betas", None)
         defaults: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "eps": 0.0}
         defaults |= {"lr": initial_lr.WITHOUT_MATRICES if lr == "auto" else lr, "horizon": self._banks.horizon}
         defaults[matrices.LR_RATIO] = matrix_lr_ratio
         defaults.update(self.rule.hyper_parameters)
         defaults.update({q.name: q.default for q in self.rule.coefficients})
-        defaults.update(checks.rule_keywords(self.rule, pair, options))
+        defaults.update(checks.rule_keywords(self.rule, options))
         self._option_names = tuple(defaults)
         self._keys = GroupKeys(type(self), self.rule, self.learned, defaults, self.__dict__.pop("_given", {}))
         params = list(params) if isinstance(params, Iterator) else params
@@ -157,8 +156,8 @@ class HyperOptimizer(Optimizer):
             self._keys.check(param_group)
             own = {key: x for key, x in param_group.items() if key != "betas"}
             betas = param_group.get("betas")
-            also: dict[str, float] = {q: own[q] for q in ("beta1", "beta2") if q in own}
-            param_group = {**own, **checks.rule_keywords(self.rule, betas, also)}
+            given: dict[str, Any] = {q: param_group[q] for q in ("betas", "beta1", "beta2") if q in param_group}
+            param_group = {**own, **checks.rule_keywords(self.rule, given)}
             if isinstance(param_group["params"], Iterator):  # can be read once
                 param_group["params"] = list(param_group["params"])
             options = {**self.defaults, **param_group}

@@ -20,6 +20,7 @@ REFUSED = [
     ({"lr": True}, r"lr=True: expected a number"),
     ({"betas": (1.0, 0.9)}, r"beta1=1.0: expected a number in \[0, 1\)"),
     ({"betas": 0.9}, r"betas=0.9: expected a pair"),
+    ({"betas": None}, r"betas=None: expected a pair"),
     ({"betas": (0.9, math.nan)}, r"beta2=nan"),
     ({"beta3": -0.1}, r"beta3=-0.1"),
     ({"rho": 1.5}, r"rho=1.5: expected a number in \[0, 1\]"),
@@ -35,6 +36,8 @@ REFUSED = [
     ({"learn": HyperSGD("rho", bounds={"c": (0.0, 1.0)})}, r"bounds key='c'"),
     ({"engine": "warp"}, r"engine='warp': expected one of 'auto', 'eager', 'tiled', 'cpu'"),
     ({"state_dtype": torch.int8}, r"state_dtype=torch.int8: expected torch.float32, torch.bfloat16"),
+    ({"rule": "lion"}, r"rule='lion': expected a rule with .*, got one without beta3, rho, c, gamma; use"),
+    ({"rule": "adan"}, r"rule='adan': .* without rho, c, gamma; use the optimizer of that name, or HyperOptimizer\("),
     ({"rule": "madda"}, r"rule='madda': .*did you mean 'mada'\?"),
 ]
 

@@ -349,6 +349,11 @@ def test_a_step_of_another_form_is_refused_and_changes_nothing(step, message):
         ({"bounds": {"beta1": (0.5, 0.1)}}, "expected low <= high"),
         ({"names": "rho", "bounds": {"beta1": (0.5, 0.9)}}, "bounds key='beta1'"),
         ({"names": "rho", "horizon": 0.9}, "horizon=0.9: expected 'lr' among the names"),
+        ({"names": None}, "names of Wrong=None: expected names of coefficients"),
+        ({"names": ()}, r"names of Wrong=\(\): expected names of coefficients"),
+        ({"start": "x"}, "start='x': expected a number"),
+        ({"stop": -1}, "stop=-1: expected a number"),
+        ({"bounds": None}, "bounds=None: expected a dict by coefficient"),
     ],
     ids=str,
 )
@@ -392,7 +397,7 @@ def test_all_may_be_named_with_lr():
     assert opt.learned == (*RULES["mada"].coefficient_names(), "lr")
 
 
-@pytest.mark.parametrize("learn", ["betta1", ("beta1", "betta1"), "", "beta1,rho", ["omega"]], ids=str)
+@pytest.mark.parametrize("learn", ["betta1", ("beta1", "betta1"), "", "beta1,rho", ("all", "lrr"), ["omega"]], ids=str)
 def test_a_name_that_the_rule_does_not_have_is_refused(learn):
     with pytest.raises(
         ValueError, match=r"learn='[a-z0-9,]*': expected one of 'beta1', 'beta2', .*, 'gamma', 'lr', 'all'; "
@@ -413,6 +418,19 @@ TWICE = [
 def test_a_coefficient_of_two_learners_is_refused(learn):
     with pytest.raises(ValueError, match=r"learn: expected '(beta1|rho|lr)' of one learner, got two that learn it"):
         MADA(parameters(), learn=learn)
+
+
+OTHER_LEAVES = {
+    "others": lambda leaves: torch.optim.Adam([x.clone() for x in leaves]),
+    "fewer": lambda leaves: torch.optim.Adam(leaves[:1]),
+    "more": lambda leaves: torch.optim.Adam([*leaves, torch.zeros(1)]),
+}
+
+
+@pytest.mark.parametrize("make", OTHER_LEAVES.values(), ids=OTHER_LEAVES)
+def test_a_make_that_takes_other_tensors_is_refused(make):
+    with pytest.raises(ValueError, match="make gave Adam of other tensors: expected one of the 2 that it is given"):
+        MADA(parameters(), learn=HyperTorch("beta1", "rho", make=make))
 
 
 @pytest.mark.parametrize("given", [None, object(), {"lr": 1e-3}], ids=["None", "an object", "a dict"])

@@ -11,7 +11,7 @@ import math
 import pytest
 import torch
 
-from mada_optim import MADA, SGD, AdaGrad, Adam, HyperAdam, HyperOptimizer, HyperSGD
+from mada_optim import MADA, SGD, AdaGrad, Adam, HyperAdam, HyperOptimizer, HyperSGD, LearnedLR
 from mada_optim.rules import RULES
 from tests.problems import along_trace, everything, fast, learning, parameters, same_bits, train
 
@@ -36,6 +36,8 @@ def swinging(opt, p, steps):
 
 def test_all_is_every_coefficient_but_lr():
     assert MADA(parameters(), learn="all").learned == RULES["mada"].coefficient_names()
+    for learn in (["all", "lr"], HyperSGD("all", "lr"), ["all", LearnedLR()], ["rho", "all", "lr"]):
+        assert MADA(parameters(), learn=learn).learned == (*RULES["mada"].coefficient_names(), "lr")
     assert MADA(parameters(), learn=("lr", "beta1")).learned == ("beta1", "lr")
 
 

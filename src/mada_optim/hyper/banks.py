@@ -10,7 +10,7 @@ from torch.optim.optimizer import Optimizer
 from mada_optim import checks
 from mada_optim.hyper.bank import Bank
 from mada_optim.hyper.hyper_sgd import HyperSGD
-from mada_optim.hyper.learner import Learner
+from mada_optim.hyper.learner import Learner, bounds_given, whole_number
 from mada_optim.hyper.step import hyper_step
 from mada_optim.spec import DECAY, LR, Interval, Rule
 
@@ -54,6 +54,7 @@ class Banks:
         self.intervals: dict[str, Interval] = {}
         given: list[tuple[Learner, dict[str, Interval]]] = []
         for learner in learners_of(learn):
+            _require_declared(learner)
             names = checks.learned_names(rule, learner.names)
             _require_apart(names, self.intervals)
             checks.scope_given(learner.scope)
@@ -165,6 +166,21 @@ class Banks:
         assert self.finest is not None
         parts = [place for place in self.finest.places if isinstance(place, slice)]
         return torch.stack([h[x].sum(0) for x in parts]), torch.stack([counts[x].any() for x in parts])
+
+
+def _require_declared(learner: Learner) -> None:
+    """Checks what learners of third parties may say of themselves; ours are checked when they are made."""
+    names = getattr(learner, "names", None)
+    listed = isinstance(names, tuple | list) and names and all(isinstance(name, str) for name in names)
+    if not isinstance(names, str) and not listed:
+        raise ValueError(
+            f"names of {type(learner).__name__}={names!r}: expected names of coefficients, or "
+            '"all"; give it a field such as names: tuple[str, ...] = ("beta1",)'
+        )
+    whole_number("start", learner.start, "0 is no delay")
+    if learner.stop is not None:
+        whole_number("stop", learner.stop, "None is for no end")
+    bounds_given(learner.bounds)
 
 
 def _numbered(given: Sequence[tuple[Learner, dict[str, Interval]]], rates: Mapping[str, float]) -> list[Bank]:

@@ -91,6 +91,11 @@ class HyperTorch(Learner):
             raise ValueError(
                 f"make gave {optimizer!r}: expected a torch.optim.Optimizer of the tensors that it is given"
             )
+        if {id(x) for group in optimizer.param_groups for x in group["params"]} != set(map(id, leaves)):
+            raise ValueError(
+                f"make gave {type(optimizer).__name__} of other tensors: expected one of the {len(leaves)} that it is "
+                "given, all of them; lambda leaves: torch.optim.Adam(leaves, lr=1e-3), say"
+            )
         return {"optimizer": CoefficientOptimizer(optimizer, leaves)}
 
     def step(self, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:

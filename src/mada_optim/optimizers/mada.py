@@ -8,8 +8,11 @@ from torch.optim.optimizer import ParamsT
 
 from mada_optim.guard import Guard
 from mada_optim.hyper.banks import Learn
-from mada_optim.optim import HyperOptimizer
+from mada_optim.optim import HyperOptimizer, find_rule
 from mada_optim.spec import Rule
+
+#: What its rule must have.
+COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 
 
 class MADA(HyperOptimizer):
@@ -84,7 +87,7 @@ class MADA(HyperOptimizer):
         super().__init__(
             params,
             lr,
-            rule=rule,
+            rule=_suited(rule),
             learn=learn,
             weight_decay=weight_decay,
             guard=guard,
@@ -99,3 +102,15 @@ class MADA(HyperOptimizer):
             c=c,
             gamma=gamma,
         )
+
+
+def _suited(rule: str | Rule) -> Rule:
+    """The rule, which has all six coefficients. Raises ValueError if it lacks one."""
+    found = find_rule(rule)
+    missing = [q for q in COEFFICIENTS if q not in found.coefficient_names()]
+    if missing:
+        raise ValueError(
+            f"rule={found.name!r}: expected a rule with the coefficients {', '.join(COEFFICIENTS)}, got one without "
+            f"{', '.join(missing)}; use the optimizer of that name, or HyperOptimizer(params, rule={found.name!r})"
+        )
+    return found
