@@ -149,7 +149,7 @@ class HyperOptimizer(Optimizer):
 
         Raises:
             ValueError: A value is not allowed, a parameter is named twice, the group names its own value of a
-                coefficient that is learned for all groups, or a hyper_optimizer has learned for others already.
+                coefficient that is learned for all groups, or a `HyperTorch` learner has made its optimizer already.
         """
         betas = None
         if isinstance(param_group, dict):
