@@ -80,6 +80,9 @@ class RunConfig:
     .1 for the others."""
     grad_clip: float = key(STEPS, 1.0)
     """Largest norm of the whole gradient; 0 leaves it as it is."""
+    grad_clip_of: Literal["whole", "each"] = key(FIXED, "whole")
+    """What grad_clip clips: the gradient of the step, the mean over all processes (whole); or each process its own, of
+    all its passes, before the mean (each; under ddp alone). On one process both are the same."""
     eps: float | None = key(FIXED, None, of_optimizer=True)
     """Added to the denominator; None is the optimizer's default."""
     beta1: float | None = key(FIXED, None, of_optimizer=True)
@@ -134,6 +137,11 @@ class RunConfig:
     hyper_observe: Literal["step", "unclipped", "first"] = key(STEPS, "step", of_optimizer=True)
     """The gradient that hypergradients are taken from: the step's, clipped (step); that before clipping (unclipped); or
     that of the step's first forward pass alone, before clipping (first; of the first pass of each process)."""
+    clamps: str | None = key(STEPS, None, of_optimizer=True, by_coefficient="intervals")
+    """Intervals that learned coefficients are set into every clamp_interval steps, after the first step at first, as
+    beta2=0.51:0.99; in between, bounds hold. None is never."""
+    clamp_interval: int = key(STEPS, 10, of_optimizer=True)
+    """Steps between these. It needs clamps."""
     hyper_clip: float | None = key(STEPS, None, of_learner=("clip",))
     """Each hypergradient is clipped to this size; None is the default: the paper's 10, and 1 for the learned lr of
     automuon and autoadam."""

@@ -52,11 +52,11 @@ def learned_names(rule: Rule, names: str | Iterable[str]) -> tuple[str, ...]:
         ValueError: A name is none of the rule's coefficients.
     """
     allowed = (*rule.coefficient_names(), LR.name)
-    if isinstance(names, str):
-        names = rule.coefficient_names() if names == "all" else (names,)
+    given = (names,) if isinstance(names, str) else tuple(names)
     remedy = f'coefficients of the rule {rule.name!r} are meant; "all" is every one but lr, () is none'
-    wanted = {member("learn", name, allowed, remedy) for name in names}
-    return tuple(name for name in allowed if name in wanted)
+    wanted = {member("learn", name, (*allowed, "all"), remedy) for name in given}
+    every = set(rule.coefficient_names()) if "all" in wanted else set()
+    return tuple(name for name in allowed if name in wanted | every)
 
 
 def intervals(rule: Rule, bounds: Mapping[str, tuple[float, float]], learned: tuple[str, ...]) -> dict[str, Interval]:
@@ -208,6 +208,24 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
         raise ValueError("params: expected each parameter once, got one twice; drop the second")
     if "matrix" in options:
         _matrix(rule, options["matrix"], named)
+
+
+def has_effect(rule: Rule, options: Mapping[str, Any], traced: bool) -> None:
+    """Refuses options of a group that its optimizer has no use for.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if rule.matrix_weight is None and options["matrix_lr_ratio"] != 1.0:
+        raise ValueError(
+            f"matrix_lr_ratio={options['matrix_lr_ratio']!r}: expected a rule that tells hidden matrices apart, got "
+            f"{rule.name!r}; leave it out, or use AutoMuon"
+        )
+    if not traced and options["horizon"]:
+        raise ValueError(
+            f"horizon={options['horizon']!r}: expected a learner of lr with a horizon, got none; "
+            "leave it out, or learn lr by LearnedLR"
+        )
 
 
 def _listed(params: Any) -> list[Any]:

@@ -85,7 +85,7 @@ class GroupKeys:
         for key, x in group.items():
             if key in self._ours or key in self._repeated or not isinstance(key, str):
                 continue
-            if is_memory(key) and self._learns and isinstance(x, Tensor):  # as in groups of another optimizer
+            if is_memory(key) and self._learns and isinstance(x, Tensor | list):  # as in groups of another optimizer
                 continue
             if key in self._given and self._given[key] is x:
                 self._repeated |= {key}

@@ -17,6 +17,7 @@ from mada_optim.group_keys import GroupKeys
 from mada_optim.guard import Guard, betas, guarded, require_guard
 from mada_optim.hyper.banks import Banks, Learn
 from mada_optim.hyper.learner import Learner
+from mada_optim.hyper.tower_state import fitting
 from mada_optim.observation import Observation
 from mada_optim.readings import Bill, Reading, by_scope, described
 from mada_optim.rules import RULES
@@ -149,7 +150,7 @@ class HyperOptimizer(Optimizer):
 
         Raises:
             ValueError: A value is not allowed, a parameter is named twice, the group names its own value of a
-                coefficient that is learned for all groups, or a `HyperTorch` learner has made its optimizer already.
+                coefficient that is learned for all groups, or a HyperTorch has made its optimizer for other scopes.
         """
         betas = None
         if isinstance(param_group, dict):
@@ -160,9 +161,11 @@ class HyperOptimizer(Optimizer):
             param_group = {**own, **checks.rule_keywords(self.rule, betas, also)}
             if isinstance(param_group["params"], Iterator):  # can be read once
                 param_group["params"] = list(param_group["params"])
-            checks.group(self.rule, {**self.defaults, **param_group}, self._banks.intervals)
+            options = {**self.defaults, **param_group}
+            checks.group(self.rule, options, self._banks.intervals)
+            checks.has_effect(self.rule, options, self._memory.trace)
             if self._guard is not None:
-                self._guard.require_used({**self.defaults, **param_group}["beta2"])
+                self._guard.require_used(options["beta2"])
             for bank in self._banks.banks if self.param_groups else ():
                 if bank.scope == "global":
                     checks.ties({q: x for q, x in param_group.items() if q in bank.names}, self.param_groups[0])
@@ -397,26 +400,36 @@ class HyperOptimizer(Optimizer):
         """The coefficients by name, as the next step applies them. Reads from the device; changes nothing.
 
         Guarded betas are given as the guard gives them to the rule, and a learned lr as the scheduled one times the
-        learned factor. With the scope "global" the values are those of the first group and its first parameter; with
-        "group" or "tensor" there is a dict for each group (by its `name`, or its number) or parameter (by its name, or
-        "group.number"); to a name that repeats, the number is added. Of several scopes, the finest counts.
+        learned factor. With the scope "global" the values are those of the first parameter that was stepped, and its
+        group; with "group" or "tensor" there is a dict for each group (by its `name`, or its number) or parameter (by
+        its name, or "group.number"); to a name that repeats, the number is added. Of several scopes, the finest counts.
         """
-        self._keys.settle(self.param_groups)
+        self._settle_groups()
         self._step_count.read()
-        return by_scope(self._banks.scope, self.param_groups, self._coefficients_of)
+        return by_scope(self._banks.scope, self.param_groups, self._coefficients_of, self._has_stepped)
 
     def hypergradients(self) -> Reading:
         """The hypergradients of the last step, its own or those that it took from `observe`, before clipping.
 
         In the shape of `coefficients`; 0.0 where nothing is learned.
         """
-        return by_scope(self._banks.scope, self.param_groups, self._hypergradients_of)
+        return by_scope(self._banks.scope, self.param_groups, self._hypergradients_of, self._has_stepped)
+
+    def _has_stepped(self, p: Tensor) -> bool:
+        return bool(self.state.get(p))
+
+    def _settle_groups(self) -> None:
+        """Takes over what was put into groups, as the next step does: a learned coefficient is one for its scope."""
+        self._keys.settle(self.param_groups)
+        with modes.neutral():
+            self._cells.adopt(self.param_groups)
 
     def _coefficients_of(self, group: Mapping[str, Any], parameter: int) -> dict[str, float]:
         options = self._cells.options(group, parameter)
         values: dict[str, Tensor | float] = {name: options[name] for name in self.rule.coefficient_names()}
         if self._guard is not None:
-            step = self.state.get(group["params"][parameter], {}).get("step")
+            own = group["params"][parameter : parameter + 1]  # an empty group has none
+            step = next((self.state[p]["step"] for p in own if self._has_stepped(p)), None)
             t = eager.scalar(0.0, self._home) if step is None else step.to(self._home)
             values["beta1"], values["beta2"] = betas(options["beta1"], options["beta2"], t + 1, self._guard)
         if LR.name in self.learned:
@@ -450,7 +463,7 @@ class HyperOptimizer(Optimizer):
 
         What belongs to a DTensor element by element is a DTensor of the same layout.
         """
-        self._keys.settle(self.param_groups)
+        self._settle_groups()
         self._step_count.read()
         first = self.register_state_dict_post_hook(lambda _, ours: self._completed(ours), prepend=True)
         try:
@@ -460,7 +473,8 @@ class HyperOptimizer(Optimizer):
             first.remove()
 
     def _completed(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        state_dict["param_groups"] = [snapshot.cloned(group) for group in state_dict["param_groups"]]
+        names = self._banks.names_by_key()
+        state_dict["param_groups"] = [{**snapshot.cloned(group), **names} for group in state_dict["param_groups"]]
         state_dict["state"] = snapshot.whole(self.param_groups, state_dict, self.rule)
         for key, optimizer in self._towers():
             state_dict[key] = optimizer.state_dict()
@@ -468,7 +482,7 @@ class HyperOptimizer(Optimizer):
 
     def _towers(self) -> list[tuple[str, Optimizer]]:
         """The optimizers of learners, with the keys of their states."""
-        optimizers = self._banks.optimizers
+        optimizers = [x for bank in self._banks.by_number for x in bank.optimizers]
         return list(zip(snapshot.tower_keys(len(optimizers)), optimizers, strict=True))
 
     @modes.neutral()
@@ -494,8 +508,13 @@ class HyperOptimizer(Optimizer):
         found = by_name.order(self.param_groups, state_dict)
         if found is not None:
             state_dict = self._arranged(state_dict, found)
+        towers = self._towers()
+        if towers:
+            state_dict = snapshot.without_idle_velocity(self.param_groups, state_dict)
+        state_dict = snapshot.unlabelled(self._banks.names_by_key(), state_dict)
         what = (self.rule, self.learned, self._memory, self.param_groups)
-        snapshot.check(*what, state_dict, towers=len(self._banks.optimizers))
+        snapshot.check(*what, state_dict, towers=len(towers))
+        state_dict |= {key: fitting(key, optimizer, state_dict[key]) for key, optimizer in towers}
         for group in state_dict["param_groups"]:
             self._keys.check(group)
         self._incoming = state_dict
@@ -505,7 +524,7 @@ class HyperOptimizer(Optimizer):
         """A state in the order of our parameters, also where it has a row for each scope."""
         of_each = (matrices.FLAGS, *self._banks.per_parameter())
         arranged = by_name.arranged(self.param_groups, state_dict, found, of_each)
-        scopes = [bank.scope for bank in self._banks.banks for _ in bank.optimizers]
+        scopes = [bank.scope for bank in self._banks.by_number for _ in bank.optimizers]
         for scope, (key, above) in zip(scopes, self._towers(), strict=True):
             rows = {"tensor": found.rows, "group": found.groups}.get(scope)
             if rows and key in arranged:

@@ -14,12 +14,20 @@ Reading = dict[str, float] | dict[str, dict[str, float]]
 Groups = list[dict[str, Any]]
 
 
-def by_scope(scope: str, groups: Groups, read: Callable[[Mapping[str, Any], int], dict[str, float]]) -> Reading:
-    """What `read(group, place of a parameter)` gives: once, or by name of the group or of the parameter."""
+def by_scope(
+    scope: str,
+    groups: Groups,
+    read: Callable[[Mapping[str, Any], int], dict[str, float]],
+    has_stepped: Callable[[Tensor], bool],
+) -> Reading:
+    """What `read(group, place of a parameter)` gives: once, or by name of the group or of the parameter.
+
+    Of several parameters, the first that `has_stepped` is read; before any has, the first that is trained.
+    """
     if scope == "global":
-        return read(groups[0], 0)
+        return read(*_first(groups, has_stepped))
     if scope == "group":
-        places = [(str(group.get("name", i)), str(i), group, 0) for i, group in enumerate(groups)]
+        places = [(str(group.get("name", i)), str(i), *_first([group], has_stepped)) for i, group in enumerate(groups)]
     else:
         places = [
             (name, f"{i}.{j}", group, j)
@@ -28,6 +36,17 @@ def by_scope(scope: str, groups: Groups, read: Callable[[Mapping[str, Any], int]
         ]
     count = Counter(name for name, *_ in places)
     return {name if count[name] == 1 else f"{name} ({place})": read(group, j) for name, place, group, j in places}
+
+
+def _first(groups: Groups, has_stepped: Callable[[Tensor], bool]) -> tuple[Mapping[str, Any], int]:
+    """A group and a place in it; place 0 of the first group where there is no parameter."""
+    places = [(group, j) for group in groups for j in range(len(group["params"]))]
+
+    def rank(place: tuple[Mapping[str, Any], int]) -> tuple[bool, bool]:
+        p = place[0]["params"][place[1]]
+        return has_stepped(p), p.requires_grad
+
+    return max(places, key=rank, default=(groups[0], 0))
 
 
 def described(name: str, rule: Rule, learned_by: Iterable[tuple[tuple[str, ...], str, str]], groups: Groups) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mada_optim import matrices, shards
 from mada_optim.engine import eager
-from mada_optim.hyper.bank import is_memory
+from mada_optim.hyper.bank import LEARNED, is_memory
 from mada_optim.layouts import Layout, settled
 from mada_optim.spec import Rule, option_key
 
@@ -34,6 +34,36 @@ def whole(groups: list[Group], state_dict: Mapping[str, Any], rule: Rule) -> dic
 def tower_keys(towers: int) -> list[str]:
     """Where a state dict has the states of optimizers that learn coefficients."""
     return ["hyper_optimizer", *(f"hyper_optimizer.{i}" for i in range(1, towers))][:towers]
+
+
+def unlabelled(names: Mapping[str, list[str]], state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict without the names of each learner's coefficients, which `names` must agree with.
+
+    Version 0.1.0 didn't write any.
+
+    Raises:
+        ValueError: A learner has learned others.
+    """
+    groups = []
+    for group in state_dict["param_groups"]:
+        saved = {key: x for key, x in group.items() if str(key).partition(".")[0] == LEARNED}
+        for key, theirs in saved.items():
+            if list(theirs) != names.get(key):
+                raise ValueError(
+                    f"state dict, parameter group, {key!r}: expected {names.get(key, 'nothing')}, got {theirs}; load "
+                    "it into an optimizer of the same model, with the same rule and the same `learn`"
+                )
+        groups.append({key: x for key, x in group.items() if key not in saved})
+    return {**state_dict, "param_groups": groups}
+
+
+def without_idle_velocity(groups: list[Group], state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict without what version 0.1.0 wrote in vain where an optimizer learned coefficients: a velocity."""
+    key = "hyper_velocity"
+    theirs = state_dict["param_groups"]
+    if not any(LEARNED in group for group in theirs) and not any(key in group for group in groups):
+        theirs = [{name: x for name, x in group.items() if name != key} for group in theirs]
+    return {**state_dict, "param_groups": theirs}
 
 
 def check(

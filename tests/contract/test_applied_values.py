@@ -93,6 +93,41 @@ def test_each_has_the_ramp_of_its_own_steps(scope):
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("idle", ["frozen", "without a gradient"])
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("scope", ["global", "group"])
+def test_of_several_parameters_one_that_steps_is_read(scope, apart, idle):
+    """The first, an embedding, say, does not; by itself it may be a group, with an lr of its own."""
+    params = parameters()
+    params[0].requires_grad_(idle != "frozen")
+    groups = [{"params": params[:1], "lr": 0.5}, {"params": params[1:]}] if apart else [{"params": params}]
+    opt = AutoAdam(groups, lr=1e-2, learn=LearnedLR(scope=scope))
+    for seed in range(4):
+        give_gradients(params, seed)
+        params[0].grad = None
+        opt.step()
+    found = opt.coefficients() if scope == "global" else list(opt.coefficients().values())[-1]
+    assert (found["beta1"], found["lr"]) == pytest.approx((5 / 10, 1e-2))
+    frozen = [p.requires_grad_(False) for p in params[:1]]
+    first = AutoAdam([{"params": frozen, "lr": 0.5}, {"params": params[1:]}], lr=1e-2).coefficients()
+    assert first["lr"] == pytest.approx(1e-2)
+
+
+@pytest.mark.parametrize("learn", [(), *(LearnedLR(scope=x) for x in ("global", "group", "tensor"))])
+@pytest.mark.parametrize("empty", [0, 1])
+def test_an_empty_group_is_read(empty, learn):
+    params = parameters()
+    groups = [{"params": params, "lr": 0.1}]
+    groups.insert(empty, {"params": [], "lr": 0.5})
+    opt = AutoAdam(groups, learn=learn)
+    train(opt, params, range(3))
+    found, last = opt.coefficients(), opt.hypergradients()
+    rows = [found] if "beta1" in found else list(found.values())
+    assert pytest.approx(4 / 9) in [row["beta1"] for row in rows]
+    assert len(rows) == (1 if "beta1" in found else 2 if learn.scope == "group" else len(params))
+    assert found.keys() == last.keys() or not learn
+
+
 def test_learned_betas_are_read_guarded():
     """A learned beta1 beyond its ramp, and a beta2 that has come below beta1."""
     params = parameters()

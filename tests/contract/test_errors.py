@@ -133,3 +133,20 @@ def test_a_beta2_that_the_guard_would_not_use_is_refused(cls):
     opt.add_param_group({"params": [parameter()], "beta2": 0.99})
     for guard in (None, Guard(), Guard(least_beta2=0.95)):
         assert cls([parameter()], betas=(0.9, 0.95), guard=guard).param_groups[0]["beta2"] == 0.95
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda params: HyperOptimizer(params, rule="adam", matrix_lr_ratio=2.0),
+            "matrix_lr_ratio=2.0: expected a rule",
+        ),
+        (lambda params: MADA([{"params": params, "matrix_lr_ratio": 2.0}]), "matrix_lr_ratio=2.0: expected a rule"),
+        (lambda params: MADA([{"params": params, "horizon": 0.9}]), "horizon=0.9: expected a learner of lr"),
+    ],
+    ids=("ratio", "ratio of a group", "horizon of a group"),
+)
+def test_an_option_without_effect_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make([torch.nn.Parameter(torch.ones(2, 2))])

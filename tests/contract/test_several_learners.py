@@ -203,9 +203,32 @@ def test_the_state_of_one_of_two_optimizers_is_missed():
         assert ours[0]["exp_avg"].any()
 
 
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 1, 0)])
+def test_a_state_dict_is_the_same_in_whatever_order_learners_are_given(order):
+    def learners():
+        tower = {"make": lambda q: HyperAdam(q, lr=1e-2), "start": 0}
+        return [fast("gamma", "beta1"), HyperTorch("beta2", **tower), HyperTorch("rho", "lr", **tower)]
+
+    params = parameters()
+    opt = learning(params, learn=learners())
+    train(opt, params, range(5))
+    twins = copy.deepcopy(params)
+    twin = learning(twins, learn=[learners()[i] for i in order])
+    assert [x.names for x in twin.learners] == [learners()[i].names for i in order]
+    assert saved(twin).keys() == saved(opt).keys()
+    assert twin.state_dict()["param_groups"][0].keys() == opt.state_dict()["param_groups"][0].keys()
+    twin.load_state_dict(saved(opt))
+    for seed in range(5, 10):
+        train(opt, params, [seed])
+        train(twin, twins, [seed])
+        assert same_bits(list(params), list(twins))
+    assert twin.coefficients() == opt.coefficients()
+
+
 OTHERS = {
     "one": [HyperSGD("beta1")],
-    "another order": [HyperSGD("rho", scope="tensor"), HyperSGD("beta1")],
+    "another scope": [HyperSGD("beta1", scope="tensor"), HyperSGD("rho")],
+    "another one": [HyperSGD("beta1"), HyperSGD("c", scope="tensor")],
     "together": [HyperSGD("beta1", "rho")],
 }
 
@@ -221,6 +244,34 @@ def test_a_state_of_other_learners_is_refused_and_changes_nothing(learn):
     with pytest.raises(ValueError, match="same rule and the same `learn`"):
         twin.load_state_dict(opt.state_dict())
     assert same_bits(everything(twin), before)
+
+
+SHARED_OUT = {
+    "one of another": (HyperSGD("beta1"), HyperSGD("beta2")),
+    "two otherwise": (
+        [HyperSGD("beta1", "rho"), HyperSGD("beta2", "c")],
+        [HyperSGD("beta1", "c"), HyperSGD("beta2", "rho")],
+    ),
+    "by an optimizer": (HyperTorch("beta1"), HyperTorch("beta2")),
+}
+
+
+@pytest.mark.parametrize(("learn", "other"), SHARED_OUT.values(), ids=SHARED_OUT)
+def test_what_was_learned_of_one_is_not_loaded_for_another(learn, other):
+    """Of the same shapes, so that nothing but the names tells them apart."""
+    params, twins = parameters(), parameters()
+    opt, twin = learning(params, learn=learn), learning(twins, learn=other)
+    train(opt, params, range(3))
+    train(twin, twins, range(2))
+    before = everything(twin)
+    with pytest.raises(ValueError, match=r"'learned(\.1)?': expected \['beta[12]'.*same `learn`$"):
+        twin.load_state_dict(opt.state_dict())
+    assert same_bits(everything(twin), before)
+    state = opt.state_dict()
+    for group in state["param_groups"]:  # version 0.1.0 wrote no names
+        del group["learned"]
+        group.pop("learned.1", None)
+    twin.load_state_dict(state)
 
 
 def test_a_late_group_is_refused_where_an_optimizer_has_rows_for_the_others():

@@ -43,26 +43,43 @@ def test_nothing_that_is_kept_has_a_graph():
 
 
 class NoHostReads(TorchDispatchMode):
+    """Refuses values read on the host, and indices sent from there: on CUDA the host would wait for either."""
+
+    def __init__(self, indices=True):
+        super().__init__()
+        self.indices = indices
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func is not torch.ops.aten._local_scalar_dense.default, "a step read a tensor's value on the host"
+        assert not self.indices or func is not torch.ops.aten.index.Tensor, "a step sent an index from the host"
         return func(*args, **(kwargs or {}))
 
 
+LEARN = {
+    "all": HyperSGD("all", start=0),
+    "lr": LearnedLR(start=1),
+    "several": [LearnedLR(start=1), HyperSGD("all", start=0, momentum=0.5, scope="tensor")],
+    "none": (),
+}
+
+
 @pytest.mark.parametrize("engine", ["auto", "tiled", "eager"])
-@pytest.mark.parametrize("learn", [HyperSGD("all", start=0), LearnedLR(start=1), ()], ids=["all", "lr", "none"])
+@pytest.mark.parametrize("learn", LEARN.values(), ids=LEARN)
 @pytest.mark.parametrize("rule", [name for name in RULES if name != "muon"])  # which the eager engine alone runs
 def test_a_step_reads_nothing_on_the_host(rule, learn, engine):
     params = parameters()
     opt = HyperOptimizer(params, rule=rule, learn=learn, weight_decay=0.1, engine=engine)
     for seed in range(3):
         give_gradients(params, seed)
-        with NoHostReads():
+        with NoHostReads(indices=engine != "tiled"):  # which runs on the CPU alone
             opt.step()
 
 
 def test_the_detector_of_host_reads_detects():
     with pytest.raises(AssertionError, match="on the host"), NoHostReads():
         torch.ones(()).item()
+    with pytest.raises(AssertionError, match="an index from the host"), NoHostReads():
+        torch.ones(2, 3)[:, [0, 2]]
 
 
 @pytest.mark.parametrize("learn", ["all", ()])

@@ -20,6 +20,8 @@ from mada_optim.spec import Interval, option_key
 
 #: Keys in a group of what every bank keeps: the last hypergradients, and the number of steps that counted.
 HYPERGRADIENT, APPLIED_STEPS = "hypergradient", "applied_steps"
+#: Key in the groups of a state dict of the names of a bank's coefficients.
+LEARNED = "learned"
 #: Before the names of a learner's memory.
 PREFIX = "hyper_"
 
@@ -27,7 +29,7 @@ PREFIX = "hyper_"
 def is_memory(key: object) -> bool:
     """Whether a key of a group is one that banks use beside those of coefficients."""
     own = str(key).partition(".")[0]
-    return own in (HYPERGRADIENT, APPLIED_STEPS) or own.startswith(PREFIX)
+    return own in (HYPERGRADIENT, APPLIED_STEPS, LEARNED) or own.startswith(PREFIX)
 
 
 class Bank:
@@ -37,13 +39,15 @@ class Bank:
         learner: What moves them.
         intervals: The interval of each, by name, in the rule's order, lr last.
         rates: The hyper learning rates that the rule declares.
-        number: Its place among the banks of an optimizer; the keys of all but the first end in it.
+        number: Its place among the banks of an optimizer, in the order of their coefficients; the keys of all but the
+            first end in it.
     """
 
     def __init__(
         self, learner: Learner, intervals: Mapping[str, Interval], rates: Mapping[str, float], number: int
     ) -> None:
         self.learner, self.scope, self.names = learner, learner.scope, tuple(intervals)
+        self.number = number
         self._rates = tuple(rates[name] for name in intervals)
         self._low = tuple(x.low for x in intervals.values())
         self._high = tuple(x.high for x in intervals.values())
@@ -76,6 +80,11 @@ class Bank:
     def hypergradient_key(self) -> str:
         """Where groups have the last hypergradients."""
         return HYPERGRADIENT + self._suffix
+
+    @property
+    def learned_key(self) -> str:
+        """Where groups of a state dict have the names of the coefficients."""
+        return LEARNED + self._suffix
 
     def _vector(self, numbers: tuple[float, ...]) -> Tensor:
         like = self.columns[option_key(self.names[0])]

@@ -52,8 +52,7 @@ class Banks:
 
     def __init__(self, rule: Rule, learn: Learn) -> None:
         self.intervals: dict[str, Interval] = {}
-        rates = {q.name: q.hyper_lr for q in (*rule.coefficients, LR)}
-        self._banks: list[Bank] = []
+        given: list[tuple[Learner, dict[str, Interval]]] = []
         for learner in learners_of(learn):
             names = checks.learned_names(rule, learner.names)
             _require_apart(names, self.intervals)
@@ -61,9 +60,10 @@ class Banks:
             own = checks.intervals(rule, learner.bounds, names)
             self.intervals.update(own)
             if own:  # "all" is none of a rule without coefficients
-                self._banks.append(Bank(learner, own, rates, len(self._banks)))
+                given.append((learner, own))
         #: The learned coefficients, in the rule's order, lr last.
         self.names = tuple(q for q in (*rule.coefficient_names(), LR.name) if q in self.intervals)
+        self._banks = _numbered(given, {q.name: q.hyper_lr for q in (*rule.coefficients, LR)})
         #: The finest scope: the rows of hypergradients, and what readings are given by.
         self.scope = max((bank.scope for bank in self._banks), key=SCOPES.index, default="global")
         self.horizon = _horizon(self._banks)
@@ -79,9 +79,18 @@ class Banks:
         return self._banks
 
     @property
+    def by_number(self) -> Sequence[Bank]:
+        """One for each learner, in whatever order these were given: that of state dicts."""
+        return sorted(self._banks, key=lambda bank: bank.number)
+
+    @property
     def optimizers(self) -> list[Optimizer]:
         """Those that work for a learner."""
         return [x for bank in self._banks for x in bank.optimizers]
+
+    def names_by_key(self) -> dict[str, list[str]]:
+        """The names of each bank's coefficients, as the groups of a state dict have them."""
+        return {bank.learned_key: list(bank.names) for bank in self.by_number}
 
     @property
     def finest(self) -> Bank | None:
@@ -142,8 +151,9 @@ class Banks:
             counts: Whether the step counts, (rows,).
             lrs: Gives the scheduled lr of each group, 0-d.
         """
-        for bank in self._banks:
-            own = h if bank.names == self.names else h[:, [self.names.index(q) for q in bank.names]]
+        columns = dict(zip(self.names, h.unbind(-1), strict=True))
+        for bank in self._banks:  # not indexed by a list, whose way to the device the host would wait for
+            own = h if bank.names == self.names else torch.stack([columns[q] for q in bank.names], dim=-1)
             hyper_step(bank, *self._coarser(bank, own, counts), lrs)
 
     def _coarser(self, bank: Bank, h: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,6 +165,14 @@ class Banks:
         assert self.finest is not None
         parts = [place for place in self.finest.places if isinstance(place, slice)]
         return torch.stack([h[x].sum(0) for x in parts]), torch.stack([counts[x].any() for x in parts])
+
+
+def _numbered(given: Sequence[tuple[Learner, dict[str, Interval]]], rates: Mapping[str, float]) -> list[Bank]:
+    """A bank for each learner; they are numbered by the first of their coefficients."""
+    order = list(rates)
+    firsts = [min(order.index(q) for q in intervals) for _, intervals in given]
+    numbers = [sorted(firsts).index(first) for first in firsts]
+    return [Bank(*one, rates, number) for one, number in zip(given, numbers, strict=True)]
 
 
 def _require_apart(names: Iterable[str], taken: Iterable[str]) -> None:
