@@ -29,8 +29,8 @@ def trajectories(runs: Runs) -> list[str]:
     caption = (
         "Each learned coefficient over optimizer steps, as applied: after guards, floors and learned factors. lr is "
         "the scheduled rate times the learned factor. A panel shows the runs that learn its coefficient. The ring and "
-        "the dotted line mark the initial value. The full height of a panel is printed above it, and is never under "
-        f"0.01 (but for lr), so that a coefficient at rest looks it.{_left_out(learned_names(runs))}"
+        "the dotted line mark the initial value. The height of a panel is printed above it. It is at least 0.01, "
+        f"except for lr, so that a coefficient that hardly moves looks flat.{_left_out(learned_names(runs))}"
     )
     return [_legend(runs), figure(pictures, caption, "small")] if pictures else []
 

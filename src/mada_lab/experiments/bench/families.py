@@ -114,7 +114,7 @@ DEFAULTS: dict[str, Values] = {
     "automuon_default": {"optimizer": "automuon"},
     "autoadam_default": {"optimizer": "autoadam"},
     "mada_default": {"optimizer": "mada"},
-    "mada_paper": {"optimizer": "mada", "rho": 0.6, "eps": 1e-6, "bounds": PAPER_BOUNDS},
+    "mada_paper_gpt2": {"optimizer": "mada", "rho": 0.6, "eps": 1e-6, "bounds": PAPER_BOUNDS},
     "hyperadam_default": {"optimizer": "hyperadam"},
     "prodigy_default": {"optimizer": "prodigy"},
     "schedulefree_default": {"optimizer": "schedulefree", "decay_lr": False},
