@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mada_optim.checks import NON_NEGATIVE, number, scope_given
-from mada_optim.hyper.learner import NONE, Bounds, Learner, Memory, StepInfo, bounds_given, clip_given, whole_number
+from mada_optim.hyper.learner import NONE, Bounds, Learner, Memory, StepInfo, bounds_given, limit_given, whole_number
 from mada_optim.spec import DECAY, LR, UNIT
 
 #: How many times the variance that noise gives to a mean has to be exceeded by the mean's square before it counts.
@@ -80,7 +80,7 @@ class LearnedLR(Learner):
             "averaging": number("averaging", self.averaging, DECAY, "0 takes each hypergradient as it is"),
             "reach": number("reach", self.reach, NON_NEGATIVE, "0 is for any distance"),
             "rise": number("rise", self.rise, DECAY, "0 lets lr rise at once, 0.6 asks that most steps agree"),
-            "clip": clip_given(self.clip),
+            "clip": limit_given("clip", self.clip, "1 is the default"),
             "start": whole_number("start", self.start, "10 is the default"),
             "stop": None if self.stop is None else whole_number("stop", self.stop, "None is for no end"),
             "bounds": bounds_given(self.bounds),
