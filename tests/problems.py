@@ -31,10 +31,10 @@ def fast(*names, **numbers):
     return HyperSGD(*(names or ("all",)), **{"lr": 1e-3, "momentum": 0.5, "start": 0, **numbers})
 
 
-def traced(rate=1e-2, horizon=0.9, **numbers):
-    """lr from its trace, along each hypergradient as it is: no division, mean, floor or ceiling, and no freeze."""
-    plain = dict.fromkeys(("fall", "freeze", "memory", "averaging", "reach", "rise"), 0.0)
-    return LearnedLR(rate, horizon, **{**plain, "clip": 10.0, "start": 1, **numbers})
+def along_trace(horizon=0.9, **numbers):
+    """Learns lr from its trace by plain steps: no division, mean, floor, ceiling or freeze."""
+    plain = dict.fromkeys(("memory", "averaging", "reach", "rise", "fall", "freeze"), 0.0)
+    return LearnedLR(**{**plain, "horizon": horizon, "rate": 1e-2, "clip": 10.0, "start": 0, **numbers})
 
 
 def step_info(rows=1, names=("lr",), ends=(-9.0, 9.0), steps=9.0, lr=1e-3, floor=0.0, moves=True):

@@ -132,36 +132,59 @@ def ours(run, engine="auto", rule="mada_published", after_log=lambda opt: None):
         after_log(opt)
 
 
-def theirs(run):
-    """The updates of the oracle."""
-    config, share = run.config, run.config["gradient_accumulation_steps"]
-    dtype = next(iter(run.weights.values())).dtype
+def theirs(*ranks):
+    """The updates of the oracle, on as many ranks: each has its own batches, and all else of the first one's run."""
+    config, tied = ranks[0].config, ranks[0].tied
+    dtype = next(iter(ranks[0].weights.values())).dtype
     q = {name: torch.tensor(x, dtype=dtype, requires_grad=True) for name, x in started(config).items()}
-    theta = {name: x.clone().requires_grad_() for name, x in run.weights.items()}
+    theta = {name: x.clone().requires_grad_() for name, x in ranks[0].weights.items()}
     slots = {name: Slots() for name in theta}
     velocity = dict.fromkeys(NAMES, 0.0)
     number = 0
-    for t, (rate, batches) in enumerate(zip(run.rates, run.batches, strict=True), start=1):
+    for t, (rate, *batches) in enumerate(zip(ranks[0].rates, *(run.batches for run in ranks), strict=True), start=1):
         leaves = {name: x.detach().requires_grad_() for name, x in theta.items()}
-        losses = [loss_of(theta if j == 0 else leaves, run.tied, batch) for j, batch in enumerate(batches)]
-        first = torch.autograd.grad(losses[0] / share, [*theta.values(), *q.values()], materialize_grads=True)
-        gradients, h = first[: len(theta)], dict(zip(NAMES, first[len(theta) :], strict=True))
-        for loss in losses[1:]:
-            more = torch.autograd.grad(loss / share, list(leaves.values()))
-            gradients = [a + b for a, b in zip(gradients, more, strict=True)]
+        losses = [[loss_of(leaves if j else theta, tied, x) for j, x in enumerate(own)] for own in batches]
+        found = [derivatives(own, theta, q, leaves, config["gradient_accumulation_steps"]) for own in losses]
+        h = dict(zip(NAMES, mean([of_q for _, of_q in found]), strict=True))
         hyper_step(config, q, h if number >= config["hypergrad_init_iter"] else None, velocity)
-        norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
-        clipped = [g * min(1.0, config["grad_clip"] / (norm + 1e-6)) for g in gradients]
         used = [q[name].item() for name in NAMES]
-        for (name, x), g in zip(leaves.items(), clipped, strict=True):
+        gradients = mean([clipped(own, config["grad_clip"]) for own, _ in found])
+        for (name, x), g in zip(leaves.items(), gradients, strict=True):
             decay = config["weight_decay"] * (x.ndim > 1)
             power = q["beta1"] ** t, q["beta2"] ** t
             theta[name] = x.detach() * (1 - rate * decay) - rate * slots[name].update(q, g, t, power, config["eps"])
-        number += len(batches)
+        number += len(batches[0])
         weights = {name: x.detach() for name, x in theta.items()}
-        yield Step([x.item() for x in losses], norm, [h[x].item() for x in NAMES], used, weights)
+        shown = [x.item() for own in losses for x in own]
+        yield Step(shown, norm_of(mean([own for own, _ in found])), [h[x].item() for x in NAMES], used, weights)
         if (number - 1) % config["log_interval"] == 0:
             q["beta2"].data.clamp_(*LOGGED)  # in place, and unseen by autograd, which has kept it for beta2 ** t
+
+
+def derivatives(losses, theta, q, leaves, share):
+    """The gradient of a rank's micro-batches, of which the first sees how `theta` came about, and that one's by `q`."""
+    wanted = [*theta.values(), *q.values()]
+    first = torch.autograd.grad(losses[0] / share, wanted, materialize_grads=True, retain_graph=True)
+    gradients = first[: len(theta)]
+    for loss in losses[1:]:
+        more = torch.autograd.grad(loss / share, list(leaves.values()))
+        gradients = [a + b for a, b in zip(gradients, more, strict=True)]
+    return gradients, first[len(theta) :]
+
+
+def mean(ranks):
+    """Of each tensor."""
+    return [sum(x) / len(x) for x in zip(*ranks, strict=True)]
+
+
+def norm_of(gradients):
+    """Of all of them together."""
+    return math.sqrt(sum(g.square().sum().item() for g in gradients))
+
+
+def clipped(gradients, largest):
+    """A gradient, with a norm of at most `largest`."""
+    return [g * min(1.0, largest / (norm_of(gradients) + 1e-6)) for g in gradients]
 
 
 def hyper_step(config, q, h, velocity):

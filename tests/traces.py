@@ -11,15 +11,20 @@ def replay(trace):
     """After each step: our optimizer, the parameters by name, and what the trace expects."""
     algorithm, start = trace["algorithm"], dict(trace["algorithm"]["initial_coefficients"])
     params = {k: torch.nn.Parameter(torch.tensor(x)) for k, x in trace["initial_params"].items()}
-    rates, momenta = algorithm["hyper_lr"], algorithm["hyper_momentum"]
+    learner = HyperSGD(
+        "all",
+        lr=algorithm["hyper_lr"],
+        momentum=algorithm["hyper_momentum"],
+        clip=math.inf,  # the published training loop clips, not the optimizer
+        start=0,
+    )
     opt = MADA(
         params.values(),
-        lr=algorithm["lr"],
-        betas=(start.pop("beta1"), start.pop("beta2")),
-        eps=algorithm["eps"],
+        algorithm["lr"],
+        (start.pop("beta1"), start.pop("beta2")),
+        algorithm["eps"],
         rule="mada_released",
-        # the published training loop clips, not the optimizer
-        learn=HyperSGD("all", lr=rates, momentum=momenta, start=0, clip=math.inf),
+        learn=learner,
         **start,
     )
     for given, expected in zip(trace["gradients"], trace["steps"], strict=True):

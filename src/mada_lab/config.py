@@ -63,7 +63,7 @@ class RunConfig:
     """Peak learning rate: a number, or auto, which computes it from the shapes of the hidden matrices. None is the
     optimizer's default: auto for automuon and autoadam, 1e-3 for mada and adamw. A learned one starts there."""
     matrix_lr: float | None = key(FIXED, None, of_optimizer=True)
-    """Peak learning rate of the hidden matrices (muon); None is learning_rate."""
+    """Peak learning rate of the hidden matrices (torch_muon); None is learning_rate."""
     decay_lr: bool = key(SCHEDULE, True)
     """Cosine decay to min_lr; off: constant after the warm-up."""
     warmup_iters: int = key(SCHEDULE, 100)
@@ -80,12 +80,15 @@ class RunConfig:
     .1 for the others."""
     grad_clip: float = key(STEPS, 1.0)
     """Largest norm of the whole gradient; 0 leaves it as it is."""
+    grad_clip_of: Literal["whole", "each"] = key(FIXED, "whole")
+    """What grad_clip clips: the gradient of the step, the mean over all processes (whole); or each process its own, of
+    all its passes, before the mean (each; under ddp alone). On one process both are the same."""
     eps: float | None = key(FIXED, None, of_optimizer=True)
     """Added to the denominator; None is the optimizer's default."""
     beta1: float | None = key(FIXED, None, of_optimizer=True)
     """First decay; None is the optimizer's default, for each of the coefficients."""
     beta2: float | None = key(FIXED, None, of_optimizer=True)
-    """Second-moment decay."""
+    """Second-moment decay; at least .99 with automuon and autoadam."""
     beta3: float | None = key(FIXED, None, of_optimizer=True)
     """Difference decay (Adan, MADA)."""
     rho: float | None = key(FIXED, None, of_optimizer=True)
@@ -118,14 +121,15 @@ class RunConfig:
     None is the rule's own."""
     hyper_lr: float | str | None = key(FIXED, None, of_learner=("lr", "rate"), by_coefficient="numbers")
     """Learning rate of the coefficients: one number, or by coefficient, as beta1=5e-4,gamma=0.1. None is the default:
-    the paper's, 5e-4 for beta1 and beta2 and 1e-1 for the others; 1 for the learned lr of automuon and autoadam."""
+    the paper's, 5e-4 for beta1 and beta2 and 1e-1 for the others; 1 for the learned lr of automuon and autoadam, 1e-2
+    for that of others."""
     hyper_lr_factor: float = key(FIXED, 1.0, of_learner=("lr", "rate"))
     """Multiplies the learning rates of all coefficients."""
     hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = key(FIXED, "sgd", of_optimizer=True)
-    """What moves the coefficients, but for the lr of automuon and autoadam: the paper's SGD, or torch's Adam (betas
-    hyper_momentum and .999; hyper_lr 1e-3 if none is given). Two controls: along the hypergradient instead of against
-    it (negated, of that lr too), or, by SGD, against that of another coefficient, which changes from step to step
-    (shuffled)."""
+    """What moves the coefficients, except the learned lr of automuon and autoadam: the paper's SGD (sgd), or torch's
+    Adam (adam), with betas hyper_momentum and .999, and 1e-3 where hyper_lr isn't given. Two are controls. negated is
+    SGD along the hypergradient instead of against it, for the lr of automuon and autoadam too. shuffled is SGD by the
+    hypergradient of another coefficient, drawn anew in each step."""
     hyper_momentum: float | str | None = key(FIXED, None, of_learner=("momentum",), by_coefficient="numbers")
     """Momentum of the coefficients' steps, in [0, 1): one number, or by coefficient; None is 0."""
     hyper_rebound: float | None = key(FIXED, None, of_learner=("rebound",))
@@ -133,6 +137,11 @@ class RunConfig:
     hyper_observe: Literal["step", "unclipped", "first"] = key(STEPS, "step", of_optimizer=True)
     """The gradient that hypergradients are taken from: the step's, clipped (step); that before clipping (unclipped); or
     that of the step's first forward pass alone, before clipping (first; of the first pass of each process)."""
+    clamps: str | None = key(STEPS, None, of_optimizer=True, by_coefficient="intervals")
+    """Intervals that learned coefficients are set into every clamp_interval steps, after the first step at first, as
+    beta2=0.51:0.99; in between, bounds hold. None is never."""
+    clamp_interval: int = key(STEPS, 10, of_optimizer=True)
+    """Steps between these. It needs clamps."""
     hyper_clip: float | None = key(STEPS, None, of_learner=("clip",))
     """Each hypergradient is clipped to this size; None is the default: the paper's 10, and 1 for the learned lr of
     automuon and autoadam."""
@@ -158,7 +167,8 @@ class RunConfig:
     horizon: float | None = key(FIXED, None, of_learner=("horizon",))
     """Decay of the trace that a learned lr is learned from, in [0, 1); 0 looks one step back."""
     matrix_lr_ratio: float | None = key(FIXED, None, of_optimizer=True)
-    """Learning rate of hidden matrices over that of all else (automuon, muon); None is the optimizer's default."""
+    """Learning rate of hidden matrices over that of all else (automuon, mada_matrix, muon); None is the optimizer's
+    default."""
 
     eval_interval: int = key(RECORD, 250)
     """Steps between evaluations on the fixed validation set, or on the test images."""

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from mada_lab import by_coefficient
+from mada_lab import by_coefficient, clamps
 from mada_lab.config import RunConfig
 from mada_lab.controls import Negated, NegatedLR, Shuffled
 from mada_lab.declarations import declarations
 from mada_lab.errors import ConfigError
-from mada_optim import HyperSGD, HyperTorch, LearnedLR, Learner
+from mada_optim import HyperSGD, HyperTorch, LearnedLR, Learner, checks
 from mada_optim.spec import LR, Rule
 
 Make = Callable[..., Learner]
 
 FACTOR = "hyper_lr_factor"
-#: The keys that decide what the learner is, and what it is given.
-CHOICES = ("hyper_optimizer", "hyper_observe")
+#: The keys that decide what the learner is, what it is given, and what is done to what it has learned.
+CHOICES = ("hyper_optimizer", "hyper_observe", "clamps", "clamp_interval")
 
 
 def adam(
@@ -57,19 +57,24 @@ def makes(config: RunConfig, names: tuple[str, ...], usual: object) -> list[tupl
 
 def keys_of(config: RunConfig, found: Iterable[tuple[Make, tuple[str, ...]]]) -> set[str]:
     """The keys that have an effect on these learners."""
+    found = list(found)
     options = [_options(make) for make, _ in found]
     if not options:
         return set()
     declared = declarations(type(config)).items()
     keys = {key for key, x in declared if any({*x.of_learner} & known for known in options)}
     chosen = {"hyper_optimizer"} if any(make is not LearnedLR for make, _ in found) else set()
-    return keys | {"hyper_observe"} | chosen
+    clamped = {"clamps"} if any(name != LR.name for _, names in found for name in names) else set()
+    clamped |= {"clamp_interval"} if clamped and config.clamps is not None else set()
+    return keys | {"hyper_observe"} | chosen | clamped
 
 
 def learners(config: RunConfig, rule: Rule, found: Iterable[tuple[Make, tuple[str, ...]]]) -> list[Learner]:
     """The learners. Raises ConfigError for a number by the name of a coefficient that isn't learned; ValueError."""
     found = list(found)
-    _require_learned(config, [name for _, names in found for name in names])
+    learned = [name for _, names in found for name in names]
+    _require_learned(config, learned)
+    _require_clamps(config, rule, tuple(learned))
     return [_made(make, names, config, rule) for make, names in found]
 
 
@@ -121,6 +126,12 @@ def _require_learned(config: RunConfig, learned: list[str]) -> None:
             if strange:
                 what = f"expected coefficients that are learned ({', '.join(learned)}), got {strange[0]}"
                 raise ConfigError(f"optimizer {config.optimizer}, in key {key}: {what}; leave it out, or learn it too")
+
+
+def _require_clamps(config: RunConfig, rule: Rule, learned: tuple[str, ...]) -> None:
+    if config.clamps is not None:
+        bounds = {} if config.bounds is None else by_coefficient.intervals(config.bounds)
+        clamps.require_inside(config, checks.intervals(rule, bounds, learned))
 
 
 def _is_of_lr(make: Make) -> bool:

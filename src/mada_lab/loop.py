@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mada_lab import distributed, lock, numerics, randomness, resume
+from mada_lab import clamps, clipping, distributed, lock, numerics, randomness, resume
 from mada_lab.baselines import LR_FACTOR
 from mada_lab.config import RunConfig
 from mada_lab.errors import Interrupted
@@ -106,20 +106,22 @@ def all_or_nothing(sessions: Sequence[Session], signals: Signals) -> Iterator[No
 def gradients(session: Session, forward: nn.Module, signals: Signals) -> Tensor:
     """The gradient over all forward passes of a step; returns the mean loss of this process's, 0-d, on the device."""
     count, place, world = session.passes_now, session.precision, session.world
-    observed = observes(session, "first")
+    observed, exchanged = observes(session, "first"), not session.clips_each
     total = torch.zeros((), device=place.device)
     with all_or_nothing([session], signals):
         for i in range(count):
             randomness.seed_pass(session.config.seed, session.step, i * world.size + world.rank)
             ids, targets = place.send(session.batches.next())
             first, last = i == 0 and observed, i == count - 1
-            with distributed.accumulating(forward, session.model, last, first):
+            with distributed.accumulating(forward, session.model, last and exchanged, first):
                 with place.autocast():
                     _, loss = forward(ids, targets)
                 session.scaler.scale(loss / session.passes).backward()
             if first:
-                observe_pass(session)
+                observe_own(session)
             total += loss.detach() / count
+        if session.clips_each:
+            clip_each(session)
         session.share_buffers()
     return total
 
@@ -130,11 +132,26 @@ def observes(session: Session, when: str) -> bool:
     return session.config.hyper_observe == when and isinstance(optimizer, HyperOptimizer) and bool(optimizer.learned)
 
 
-def observe_pass(session: Session) -> None:
-    """Takes the hypergradients of the next step from the gradient after its first pass, with the loss's scale on it."""
+def observe_own(session: Session) -> None:
+    """Takes the hypergradients of the next step from the gradients that processes have, with the loss's scale on them.
+
+    They are averaged over the processes where each has a gradient of its own.
+    """
     assert isinstance(session.optimizer, HyperOptimizer)
-    scale = session.scaler.scale(torch.ones((), device=session.precision.device))
-    session.optimizer.observe(scale, distributed.of_own_gradients(session.config.parallel, session.world))
+    members = distributed.of_own_gradients(session.config.parallel, session.world)
+    session.optimizer.observe(loss_scale(session), members)
+
+
+def loss_scale(session: Session) -> Tensor:
+    """What the loss is multiplied by, 0-d, on the device."""
+    return session.scaler.scale(torch.ones((), device=session.precision.device))
+
+
+def clip_each(session: Session) -> None:
+    """Clips this process's gradient by itself, before the mean over all of them takes its place."""
+    if observes(session, "unclipped"):
+        observe_own(session)
+    clipping.clip_each(list(session.model.parameters()), session.config.grad_clip, loss_scale(session), session.world)
 
 
 def update(session: Session, loss: Tensor, asked: int | None = None) -> int | None:
@@ -154,15 +171,22 @@ def unscaled_norm(session: Session) -> Tensor:
     return numerics.gradient_norm(session.model.parameters())
 
 
+def clip_whole(session: Session, norm: Tensor) -> None:
+    """Clips the gradient of the step, which has this norm."""
+    optimizer = session.optimizer
+    if isinstance(optimizer, HyperOptimizer) and observes(session, "unclipped"):
+        optimizer.observe()
+    if session.config.grad_clip > 0:
+        nn.utils.clip_grads_with_norm_(session.model.parameters(), session.config.grad_clip, norm)
+
+
 def move(session: Session, norm: Tensor, finite: bool) -> None:
     """The step of the optimizer, with a gradient of this norm, which is clipped; none if something wasn't finite."""
-    config, scaler, optimizer, model = session.config, session.scaler, session.optimizer, session.model
+    config, scaler, optimizer = session.config, session.scaler, session.optimizer
     session.lr = learning_rate(config, session.peak, session.step + 1, session.world.size)
     if finite:
-        if isinstance(optimizer, HyperOptimizer) and observes(session, "unclipped"):
-            optimizer.observe()
-        if config.grad_clip > 0:
-            nn.utils.clip_grads_with_norm_(model.parameters(), config.grad_clip, norm)
+        if not session.clips_each:
+            clip_whole(session, norm)
         for group in optimizer.param_groups:
             group["lr"] = session.lr * group.get(LR_FACTOR, 1.0)
         scaler.step(optimizer)
@@ -172,3 +196,5 @@ def move(session: Session, norm: Tensor, finite: bool) -> None:
     optimizer.zero_grad()
     session.skips.count(not finite)
     session.step, session.looked = session.step + 1, False
+    if isinstance(optimizer, HyperOptimizer) and clamps.is_due(config, session.step):
+        clamps.clamp(config, optimizer)

@@ -106,6 +106,7 @@ def build(model: nn.Module, config: RunConfig) -> Optimizer:
     require_known(config.optimizer)
     require_had(config, set_keys(config))
     require_start(config)
+    require_guarded(config)
     try:
         if config.optimizer in BASELINES:
             numbers = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
@@ -152,6 +153,17 @@ def require_start(config: RunConfig) -> None:
         raise ConfigError(f"{what}, which is for fresh ones; choose it, --learning_rate=1e-4, say")
 
 
+def require_guarded(config: RunConfig) -> None:
+    """Raises ConfigError if the guard of the optimizer's betas would not use the beta2 that is given."""
+    guard = OURS[config.optimizer].default("guard") if config.optimizer in OURS else None
+    if guard is not None and config.beta2 is not None and config.beta2 < guard.least_beta2:
+        raise ConfigError(
+            f"optimizer {config.optimizer}, in key beta2: expected at least {guard.least_beta2:g}, the least that its "
+            f"guard of the betas uses, got {config.beta2:g}; choose a larger one, or an optimizer without a guard, "
+            "such as mada"
+        )
+
+
 def require_known(name: str) -> None:
     """Raises ConfigError, with the nearest name, unless an optimizer is called `name`."""
     if name not in NAMES:
@@ -165,7 +177,9 @@ def require_had(config: RunConfig, given: Iterable[str]) -> None:
     keys = without_effect(config, given)
     if keys:
         others = f", and {', '.join(keys[1:])} too" if keys[1:] else ""
-        raise ConfigError(f"optimizer {config.optimizer}, in key {keys[0]}: {idle(config)[keys[0]]}{others}")
+        cleared = " ".join(f"--{key}=None" for key in keys if defaults(type(config))[key] is None)
+        of_file = f"; what a file gives is left out by {cleared}" if cleared else ""
+        raise ConfigError(f"optimizer {config.optimizer}, in key {keys[0]}: {idle(config)[keys[0]]}{others}{of_file}")
 
 
 def without_effect(config: RunConfig, given: Iterable[str] | None = None) -> list[str]:

@@ -106,6 +106,13 @@ def safetensors_file(tensors: Tensors) -> Iterator[Piece]:
     yield len(text).to_bytes(8, "little") + text
     for _, x in ordered:
         whole = x.full_tensor() if shards.is_sharded(x) else x  # type: ignore[attr-defined]
-        content = memoryview(whole.cpu().reshape(-1).view(torch.uint8).numpy())
+        content = memoryview(as_bytes(whole.cpu()).numpy())
         for start in range(0, len(content), PIECE_BYTES):
             yield content[start : start + PIECE_BYTES]
+
+
+def as_bytes(x: Tensor) -> Tensor:
+    """The bytes of a tensor on the CPU, without a copy where it is contiguous."""
+    flat = x.contiguous().reshape(-1)
+    # A contiguous tensor of one element may have any stride; a view as bytes needs 1.
+    return flat.as_strided(flat.shape, (1,)).view(torch.uint8)

@@ -58,6 +58,7 @@ def _run(name: str, table: Table) -> Run:
         before = losses
     start, end = ({q: line[q] for q in coefficients} for line in (lines[0], lines[-1]))
     manifest: Json = {"optimizer": f"learns {', '.join(moving)}" if moving else "learns nothing"}
+    manifest |= {"method": {"description": "Published log", "learned": moving, "lr": []}}
     manifest |= {"config": {"source": table.path.name, **start}, "initial_coefficients": start}
     return Run(name, table.path.parent, manifest, rows, _summary(lines, end))
 

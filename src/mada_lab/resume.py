@@ -129,7 +129,9 @@ def _note(session: Session, saved: Checkpoint, digest: str) -> dict[str, Any]:
     if before != now:
         changed["processes"] = {"from": before, "to": now}
     if before != now or (now > 1 and "parallel" in changed):
-        logger.warning("resumed on other processes than before: sums are rounded otherwise than in the run before")
+        each = before != now and session.config.grad_clip_of == "each"
+        what = "each clips another share of the gradient" if each else "sums are rounded otherwise"
+        logger.warning("resumed on other processes than before: %s than in the run before", what)
     origin = {"versions": environment.versions(), "commit": environment.commit()}
     return {"step": saved.step, "changed": changed, "exact": exact, **origin}
 

@@ -125,6 +125,11 @@ class Session:
         first = self.config.first_accumulation
         return self.passes if self.step or first is None else first // self.world.size
 
+    @property
+    def clips_each(self) -> bool:
+        """Whether each process clips a gradient of its own."""
+        return self.config.grad_clip_of == "each" and self.world.size > 1
+
     def coefficients(self) -> dict[str, float]:
         """The optimizer's coefficients; none for an optimizer that has none to learn."""
         return self.optimizer.coefficients() if isinstance(self.optimizer, HyperOptimizer) else {}

@@ -28,7 +28,7 @@ COMMANDS: dict[type[RunConfig], str] = {TrainConfig: "train", VisionConfig: "vis
 AT_LEAST_1 = (
     "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps first_accumulation max_iters "
     "eval_interval eval_iters log_interval checkpoint_interval keep_checkpoints digest_interval max_skipped_steps "
-    "width depth train_images test_images"
+    "width depth train_images test_images clamp_interval"
 ).split()
 AT_LEAST_0 = (
     "seed eval_seed warmup_iters lr_decay_iters hyper_start hyper_stop hyper_lr_factor "
@@ -268,6 +268,10 @@ def _problems(config: RunConfig) -> Iterator[str]:
     if config.first_accumulation is not None and config.first_accumulation > config.gradient_accumulation_steps:
         allowed = f"at most gradient_accumulation_steps={config.gradient_accumulation_steps}"
         yield f"first_accumulation: expected {allowed}, got {config.first_accumulation}"
+    if config.grad_clip_of == "each" and config.parallel != "ddp":
+        yield f"grad_clip_of: expected whole with parallel={config.parallel}, which shares gradients out, got each"
+    if config.grad_clip_of == "each" and config.grad_clip == 0:
+        yield "grad_clip_of: expected whole with grad_clip=0, which clips nothing, got each"
     if config.warmup_iters > config.max_iters:
         yield f"warmup_iters: expected at most max_iters={config.max_iters}, got {config.warmup_iters}"
     if config.distributed_timeout <= 0:

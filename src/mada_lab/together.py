@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mada_lab import lock, numerics, resume
 from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError, Interrupted
-from mada_lab.loop import all_or_nothing, between, move, observe_pass, observes, unscaled_norm
+from mada_lab.loop import all_or_nothing, between, move, observe_own, observes, unscaled_norm
 from mada_lab.progress import Listener
 from mada_lab.saver import Saver
 from mada_lab.session import Session
@@ -164,7 +164,7 @@ def gradients(sessions: Sequence[Session], signals: Signals) -> Tensor:
             torch.stack(scaled).sum().backward()
             for session in sessions if i == 0 else ():
                 if observes(session, "first"):
-                    observe_pass(session)
+                    observe_own(session)
             total += losses.detach() / first.passes
     return total
 

@@ -52,12 +52,11 @@ def learned_names(rule: Rule, names: str | Iterable[str]) -> tuple[str, ...]:
         ValueError: A name is none of the rule's coefficients.
     """
     allowed = (*rule.coefficient_names(), LR.name)
-    given = [names] if isinstance(names, str) else list(names)
+    given = (names,) if isinstance(names, str) else tuple(names)
     remedy = f'coefficients of the rule {rule.name!r} are meant; "all" is every one but lr, () is none'
-    wanted = {member("learn", name, allowed, remedy) for name in given if name != "all"}
-    if "all" in given:
-        wanted.update(rule.coefficient_names())
-    return tuple(name for name in allowed if name in wanted)
+    wanted = {member("learn", name, (*allowed, "all"), remedy) for name in given}
+    every = set(rule.coefficient_names()) if "all" in wanted else set()
+    return tuple(name for name in allowed if name in wanted | every)
 
 
 def intervals(rule: Rule, bounds: Mapping[str, tuple[float, float]], learned: tuple[str, ...]) -> dict[str, Interval]:
@@ -125,7 +124,7 @@ def rule_keywords(rule: Rule, given: Mapping[str, Any]) -> dict[str, float]:
     others = {name: x for name, x in given.items() if name != "betas"}
     for name in others:
         allowed = (*rule.coefficient_names(), *rule.hyper_parameters)
-        member("keyword", name, allowed, f"coefficients and hyper-parameters of the rule {rule.name!r} are meant")
+        member(f"keyword of the rule {rule.name!r}", name, allowed, "leave it out, or choose another rule")
         if name in named:
             raise ValueError(f"{name}={others[name]}: expected once, got it in betas={given['betas']} too; drop one")
     return {**named, **others}
@@ -191,8 +190,9 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
     Raises:
         ValueError: A value is not allowed, or a parameter is named twice.
     """
+    remedies = {"lr": 'choose a finite one, or lr="auto" for the optimizer, which computes it'}
     for name in ("lr", "eps", "weight_decay", "matrix_lr_ratio", *rule.hyper_parameters):
-        number(name, options[name], NON_NEGATIVE, "choose a finite one")
+        number(name, options[name], NON_NEGATIVE, remedies.get(name, "choose a finite one"))
     for name in ("lr", "eps", "weight_decay", "matrix_lr_ratio"):
         if isinstance(options[name], bool):
             raise ValueError(f"{name}={options[name]!r}: expected a number in {NON_NEGATIVE}; choose a finite one")
@@ -207,6 +207,24 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
         raise ValueError("params: expected each parameter once, got one twice; drop the second")
     if "matrix" in options:
         _matrix(rule, options["matrix"], named)
+
+
+def has_effect(rule: Rule, options: Mapping[str, Any], traced: bool) -> None:
+    """Refuses options of a group that its optimizer has no use for.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if rule.matrix_weight is None and options["matrix_lr_ratio"] != 1.0:
+        raise ValueError(
+            f"matrix_lr_ratio={options['matrix_lr_ratio']!r}: expected a rule that tells hidden matrices apart, got "
+            f"{rule.name!r}; leave it out, or use AutoMuon"
+        )
+    if not traced and options["horizon"]:
+        raise ValueError(
+            f"horizon={options['horizon']!r}: expected a learner of lr with a horizon, got none; "
+            "leave it out, or learn lr by LearnedLR"
+        )
 
 
 def _listed(params: Any) -> list[Any]:

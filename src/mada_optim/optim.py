@@ -149,7 +149,7 @@ class HyperOptimizer(Optimizer):
 
         Raises:
             ValueError: A value is not allowed, a parameter is named twice, the group names its own value of a
-                coefficient that is learned for all groups, or a hyper_optimizer has learned for others already.
+                coefficient that is learned for all groups, or a HyperTorch has made its optimizer for other scopes.
         """
         betas = None
         if isinstance(param_group, dict):
@@ -160,9 +160,11 @@ class HyperOptimizer(Optimizer):
             param_group = {**own, **checks.rule_keywords(self.rule, given)}
             if isinstance(param_group["params"], Iterator):  # can be read once
                 param_group["params"] = list(param_group["params"])
-            checks.group(self.rule, {**self.defaults, **param_group}, self._banks.intervals)
+            options = {**self.defaults, **param_group}
+            checks.group(self.rule, options, self._banks.intervals)
+            checks.has_effect(self.rule, options, self._memory.trace)
             if self._guard is not None:
-                self._guard.require_used({**self.defaults, **param_group}["beta2"])
+                self._guard.require_used(options["beta2"])
             for bank in self._banks.banks if self.param_groups else ():
                 if bank.scope == "global":
                     checks.ties({q: x for q, x in param_group.items() if q in bank.names}, self.param_groups[0])
@@ -401,7 +403,7 @@ class HyperOptimizer(Optimizer):
         group; with "group" or "tensor" there is a dict for each group (by its `name`, or its number) or parameter (by
         its name, or "group.number"); to a name that repeats, the number is added. Of several scopes, the finest counts.
         """
-        self._keys.settle(self.param_groups)
+        self._settle_groups()
         self._step_count.read()
         return by_scope(self._banks.scope, self.param_groups, self._coefficients_of, self._has_stepped)
 
@@ -414,6 +416,12 @@ class HyperOptimizer(Optimizer):
 
     def _has_stepped(self, p: Tensor) -> bool:
         return bool(self.state.get(p))
+
+    def _settle_groups(self) -> None:
+        """Takes over what was put into groups, as the next step does: a learned coefficient is one for its scope."""
+        self._keys.settle(self.param_groups)
+        with modes.neutral():
+            self._cells.adopt(self.param_groups)
 
     def _coefficients_of(self, group: Mapping[str, Any], parameter: int) -> dict[str, float]:
         options = self._cells.options(group, parameter)
@@ -454,7 +462,7 @@ class HyperOptimizer(Optimizer):
 
         What belongs to a DTensor element by element is a DTensor of the same layout.
         """
-        self._keys.settle(self.param_groups)
+        self._settle_groups()
         self._step_count.read()
         first = self.register_state_dict_post_hook(lambda _, ours: self._completed(ours), prepend=True)
         try:

@@ -21,6 +21,8 @@ TREE = {
     "bf16": torch.ones(2, dtype=torch.bfloat16),
     "transposed": torch.randn(3, 2).T,
     "empty": torch.zeros(0, 3),
+    "every_other": torch.arange(6.0)[::2],
+    "one_of_a_row": torch.arange(6.0).view(1, 6)[:, 2],
 }
 
 

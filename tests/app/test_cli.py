@@ -58,6 +58,7 @@ REFUSED = [
     (["report", "missing"], 2, "missing"),
     (["verify", "missing"], 2, "expected a run folder or a checkpoint"),
     (["tarin"], 2, "expected one of data prepare, train, report, verify"),
+    (["train", "--beta2=0.9", "--dataset=openwebtext"], 2, "optimizer automuon, in key beta2: expected at least 0.99"),
 ]
 
 

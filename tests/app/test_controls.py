@@ -91,7 +91,9 @@ def test_tracing_moves_nothing_and_a_follower_has_the_same_pace(tiny, corpus, tm
 
 
 @pytest.mark.parametrize(
-    "keys", [{"optimizer": "mada_paced"}, {"hyper_optimizer": "shuffled", "hyper_start": 1}], ids=str
+    "keys",
+    [{"optimizer": "mada_paced"}, *({"hyper_optimizer": kind, "hyper_start": 1} for kind in ("adam", "shuffled"))],
+    ids=str,
 )
 def test_a_resumed_control_is_the_same_to_the_bit(tiny, corpus, tmp_path, keys):
     train(fitted(tiny, optimizer="mada_traced", out_dir=str(tmp_path / "traced"), max_iters=8), corpus, Silent())

@@ -47,6 +47,7 @@ OTHER = {
     "min_lr": 2e-4,
     "weight_decay": 0.7,
     "grad_clip": 0.01,
+    "grad_clip_of": "each",
     "eps": 2e-3,
     **dict.fromkeys(("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nesterov"), 0.55),
     **dict.fromkeys(("alpha", "centered", "mu", "omega"), 0.6),
@@ -58,6 +59,8 @@ OTHER = {
     "hyper_momentum": 0.4,
     "hyper_rebound": 2.0,
     "hyper_observe": "unclipped",
+    "clamps": "beta2=0.6:0.7",
+    "clamp_interval": 1,
     "hyper_clip": 1e-6,
     "hyper_start": 7,
     "hyper_stop": 12,
@@ -100,7 +103,7 @@ OTHER = {
 #: These aren't one value among others: where a run lies, and what it begins from.
 OF_PLACE = {"data_dir", "out_dir", "init_from", "coefficients_from", "pace_from"}
 #: The optimizer decides whether it has an effect, and the loop has it.
-OF_LOOP = {"hyper_observe"}
+OF_LOOP = {"hyper_observe", "clamps", "clamp_interval"}
 #: An optimizer that has a key which `mada` doesn't have.
 HAS = {
     **dict.fromkeys(("momentum", "nesterov"), "sgd"),
@@ -114,6 +117,7 @@ BESIDE = {
     "nesterov": {"momentum": 0.5},
     "checkpoint_shards": {"parallel": "fsdp"},
     "first_accumulation": {"gradient_accumulation_steps": 2},
+    "clamp_interval": {"clamps": "beta2=0.94:0.95"},
 }
 
 
@@ -179,6 +183,7 @@ def test_a_key_that_no_optimizer_has_would_show():
             or (name in optimizers.OURS and "beta1" not in optimizers.idle(TrainConfig(optimizer=name)))
         ),
         set(optimizer_keys(TrainConfig)) - optimizers.idle(TrainConfig(optimizer="sgd", momentum=0.9)).keys(),
+        set(optimizer_keys(TrainConfig)) - optimizers.idle(TrainConfig(optimizer="mada", clamps="rho=0:0.5")).keys(),
     )
     assert had == set(optimizer_keys(TrainConfig))
 
@@ -202,9 +207,34 @@ REFUSED = [
         r"key bounds: expected coefficients .* \(beta1\), got rho; leave",
     ),
     ("mada", {"learn": "beta1", "hyper_lr": "beta1=1e-3,rho=1e-2"}, r"key hyper_lr: expected .* \(beta1\), got rho"),
+    ("mada", {"learn": "beta1", "clamps": "rho=0:0.5"}, r"key clamps: expected coefficients .* \(beta1\), got rho"),
+    (
+        "mada",
+        {"clamps": "beta2=0.7:0.6"},
+        r"key clamps: expected low <= high inside \[0.5, 0.9999\], got beta2=0.7:0.6",
+    ),
+    (
+        "mada",
+        {"clamps": "beta2=0.4:0.6"},
+        r"key clamps: expected low <= high inside \[0.5, 0.9999\], got beta2=0.4:0.6",
+    ),
+    (
+        "mada",
+        {"clamps": "beta2=0.6:0.9", "bounds": "beta2=0.7:0.8"},
+        r"key clamps: .* inside \[0.7, 0.8\], got beta2=0.6:0.9; pass ends",
+    ),
+    ("mada", {"learn": "beta2,lr", "clamps": "lr=0.5:2"}, "key clamps: expected coefficients of the rule, got lr"),
+    ("mada", {"clamp_interval": 3}, "key clamp_interval: .*; leave it out"),
+    ("automuon", {"clamps": "lr=0.5:2"}, "key clamps: expected one of the keys"),
+    ("adamw", {"clamps": "beta2=0.5:0.9"}, "key clamps: .*; leave it out"),
     ("automuon", {"hyper_momentum": 0.5}, "key hyper_momentum"),
     ("automuon", {"hyper_optimizer": "shuffled"}, "key hyper_optimizer"),
-    ("automuon", {"beta2": 0.9}, "beta2"),
+    (
+        "automuon",
+        {"beta2": 0.9},
+        "key beta2: expected at least 0.99, .* got 0.9; choose .* without a guard, such as mada",
+    ),
+    ("autoadam", {"beta2": 0.95}, "key beta2: expected at least 0.99"),
     ("adam", {"beta3": 0.5}, "key beta3"),
     ("adam", {"momentum": 0.5}, "key momentum"),
     ("sgd", {"eps": 0.5}, "key eps"),
@@ -220,6 +250,18 @@ REFUSED = [
 def test_a_key_that_the_optimizer_does_not_have_is_refused(network, name, keys, message):
     with pytest.raises(ConfigError, match=message):
         optimizers.build(network, TrainConfig(optimizer=name, **keys))
+
+
+def test_what_a_file_gives_is_left_out_by_none(network):
+    """As the message says: a configuration of MADA is one of AdamW."""
+    keys = {"beta3": 0.0, "gamma": 1.0, "hyper_start": 50}
+    with pytest.raises(ConfigError) as refused:
+        optimizers.build(network, TrainConfig(optimizer="adamw", **keys))
+    words = str(refused.value).split(" is left out by ")[1].split()
+    assert words == [f"--{key}=None" for key in keys]
+    optimizers.build(
+        network, settings.load(["--optimizer=adamw", *(f"--{key}={x}" for key, x in keys.items()), *words])
+    )
 
 
 def test_hyper_learning_rates_are_multiplied_for_adam_too(network):

@@ -251,6 +251,39 @@ def test_hypergradients_are_of_the_gradient_that_is_asked_for(tiny, corpus, when
     assert found == pytest.approx({q: x / share for q, x in expected.items()}, rel=1e-3, abs=1e-9)
 
 
+CLAMPED = {
+    "clamps": "beta2=0.6:0.7,rho=0.2:0.4",
+    "clamp_interval": 4,
+    "hyper_lr": "rho=0.5,beta2=0.1",
+    "hyper_start": 1,
+}
+
+
+def test_coefficients_are_set_into_clamps_after_the_first_step_and_every_so_many(tiny, corpus, tmp_path):
+    """They go on from there; the hyper-steps between keep to their own intervals."""
+    tiny = replace(tiny, max_iters=14, grad_clip=0.0)
+    train(replace(tiny, **CLAMPED), corpus, heard := Silent())
+    first, *rows = [row["coefficients"] for row in heard.rows]
+    assert (first["beta2"], first["rho"]) == (0.95, 1.0)
+    assert (rows[0]["beta2"], rows[0]["rho"]) == pytest.approx((0.7, 0.4))
+    inside = [0.6 <= q["beta2"] <= 0.7 + 1e-6 and 0.2 <= q["rho"] <= 0.4 + 1e-6 for q in rows]
+    assert all(inside[::4])
+    assert not all(inside)
+    train(replace(tiny, out_dir=str(tmp_path / "wide"), **{**CLAMPED, "clamps": "beta2=0.5:0.9999"}), corpus, Silent())
+    train(replace(tiny, out_dir=str(tmp_path / "off"), hyper_lr=CLAMPED["hyper_lr"], hyper_start=1), corpus, Silent())
+    wide, off = (read_run(tmp_path / x).rows[-1]["digest"] for x in ("wide", "off"))
+    assert wide == off
+
+
+def test_a_run_with_clamps_goes_on_from_a_step_that_set_coefficients(tiny, corpus, tmp_path):
+    tiny = replace(tiny, max_iters=14, checkpoint_interval=5, lr_decay_iters=30, **CLAMPED)
+    whole = train(replace(tiny, out_dir=str(tmp_path / "whole")), corpus, Silent())
+    train(replace(tiny, max_iters=5), corpus, Silent())
+    resumed = train(replace(tiny, init_from="resume"), corpus, Silent())
+    assert same_bits(weights(whole), weights(resumed))
+    assert same_bits(optimizer_tensors(whole), optimizer_tensors(resumed))
+
+
 def test_the_first_step_may_have_fewer_passes(tiny, corpus):
     """Their losses are divided as ever; the loss that is shown is their mean."""
     config = replace(tiny, gradient_accumulation_steps=4, first_accumulation=1, dropout=0.0)

@@ -13,6 +13,7 @@ from mada_lab.errors import ConfigError
 from mada_lab.experiments import grid
 from mada_lab.plots.losses import validation_loss
 from mada_lab.published_logs import read_published
+from mada_lab.report_runs import sentence
 from tests.app.synthetic_runs import make_run
 
 HEAD = "step,beta1,rho,train_loss,val_loss\n"
@@ -38,6 +39,10 @@ def test_a_loss_is_where_it_was_measured(folder):
     assert mada.coefficient("rho") == ([0, 100, 200, 300, 400], [1, 1, 1, 1, 0.5])
     assert (adam.summary["final_val_loss"], mada.summary["best_val_loss"]) == (4.0, 4.75)
     assert mada.manifest["optimizer"] == "learns rho"
+    assert [sentence(run) for run in (adam, mada)] == [
+        "Published log; nothing is learned.",
+        "Published log; rho is learned.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,18 @@ def test_observed_hypergradients(configs, corpus, when):
     assert other.rows[-1]["hypergradients"] != pytest.approx(alone.rows[-1]["hypergradients"], rel=0.1)
 
 
+def test_clamps_and_clipping_of_each_process(configs, corpus):
+    """There is one process, whose gradient is the whole one."""
+    keys = {"clamps": "beta2=0.6:0.7", "clamp_interval": 3, "grad_clip_of": "each", "grad_clip": 0.05, "max_iters": 8}
+    config = replace(configs[1], **keys)
+    group = members([config, replace(config, seed=9, out_dir=f"{config.out_dir}9")], corpus)
+    train_together(group)
+    train(elsewhere(config, "alone"), corpus, alone := Silent())
+    for row, same in zip(group[0].listen.rows, alone.rows, strict=True):
+        assert row["coefficients"] == pytest.approx(same["coefficients"], rel=2e-3)
+    assert group[0].listen.rows[1]["coefficients"]["beta2"] == pytest.approx(0.7)
+
+
 def test_a_first_step_of_fewer_passes_is_left_to_a_run_by_itself(configs, corpus):
     config = replace(configs[1], gradient_accumulation_steps=3, first_accumulation=1)
     [member] = group = members([config], corpus)

@@ -17,11 +17,11 @@ from torch import nn
 from mada_optim import AutoAdam, AutoMuon, HyperOptimizer, HyperSGD
 from mada_optim.orthogonal import polar
 from mada_optim.rules import RULES
-from tests.problems import same_bits, traced, with_muon
+from tests.problems import along_trace, same_bits, with_muon
 
 COEFFICIENTS = {"omega": 0.6, "rho": 0.7}
 LEARNING = {**COEFFICIENTS, "learn": HyperSGD("beta1", "rho", "omega", "lr", lr=1e-2, start=1)}
-TRACED = {**COEFFICIENTS, "learn": [HyperSGD("beta1", "rho", "omega", lr=1e-2, start=1), traced()]}
+TRACED = {**COEFFICIENTS, "learn": [HyperSGD("beta1", "rho", "omega", lr=1e-2, start=1), along_trace()]}
 OPTIONS = {
     "default": (AutoMuon, {}),
     "fixed": (with_muon, {"omega": 1.0}),
@@ -29,7 +29,7 @@ OPTIONS = {
     "learning": (with_muon, LEARNING),
     "learning from a trace": (with_muon, TRACED),
     "momentum of Muon": (HyperOptimizer, {"rule": "muon", "learn": HyperSGD("mu", "lr", lr=1e-3, start=1)}),
-    "Muon from a trace": (HyperOptimizer, {"rule": "muon", "learn": traced()}),
+    "Muon from a trace": (HyperOptimizer, {"rule": "muon", "learn": along_trace()}),
 }
 STEPS = 6
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from mada_optim import MADA, Adam, HyperOptimizer
-from tests.problems import give_gradients, parameters, traced, train
+from tests.problems import along_trace, give_gradients, parameters, train
 
 HORIZON, DECAY = 0.9, 0.1
 
 
 def tracing(params, **options):
-    return MADA(params, lr=1e-2, learn=traced(horizon=HORIZON), weight_decay=DECAY, **options)
+    return MADA(params, lr=1e-2, learn=along_trace(horizon=HORIZON), weight_decay=DECAY, **options)
 
 
 def masked(params, _):
@@ -85,7 +85,7 @@ def test_the_trace_is_of_what_really_moved(change, dtype):
 def pushed(change, steps):
     """The hypergradient of ln lr where a constant gradient pushes weights, and `change` has them stay."""
     p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
-    opt = HyperOptimizer([p], lr=0.1, rule="sgd", learn=traced(start=10**6))
+    opt = HyperOptimizer([p], lr=0.1, rule="sgd", learn=along_trace(start=10**6))
     for _ in range(steps):
         p.grad = torch.tensor([-1.0, 0.0])
         opt.step()
@@ -138,7 +138,7 @@ def test_the_trace_stays_exact_over_many_steps():
     """600 steps of a ten-thousandth of a weight, in fp32, against a sum in fp64."""
     generator = torch.Generator().manual_seed(0)
     p = torch.nn.Parameter(torch.randn(1000, generator=generator))
-    opt, trace = Adam([p], lr=1e-4, learn=traced(horizon=0.9999, start=10**6)), torch.zeros(1000).double()
+    opt, trace = Adam([p], lr=1e-4, learn=along_trace(horizon=0.9999, start=10**6)), torch.zeros(1000).double()
     for _ in range(600):
         p.grad = torch.randn(1000, generator=generator) + 0.1
         before = p.detach().double()

@@ -16,7 +16,8 @@ REFUSED = [
     ({"lr": -1.0}, r"lr=-1.0: expected a number in \[0, inf\)"),
     ({"lr": math.inf}, r"lr=inf: expected a number in \[0, inf\)"),
     ({"lr": math.nan}, r"lr=nan"),
-    ({"lr": "fast"}, r"lr='fast'"),
+    ({"lr": "fast"}, r"lr='fast': expected a number .*; choose a finite one, or lr=\"auto\""),
+    ({"lr": True}, r"lr=True: expected a number"),
     ({"betas": (1.0, 0.9)}, r"beta1=1.0: expected a number in \[0, 1\)"),
     ({"betas": 0.9}, r"betas=0.9: expected a pair"),
     ({"betas": None}, r"betas=None: expected a pair"),
@@ -75,7 +76,7 @@ def test_a_learner_that_is_refused_when_it_is_made(make, message):
 
 
 def test_a_coefficient_of_another_rule_is_refused():
-    with pytest.raises(ValueError, match=r"keyword='rho': expected one of 'beta1', 'beta2'"):
+    with pytest.raises(ValueError, match=r"keyword of the rule 'adam'='rho': expected one of 'beta1', 'beta2'"):
         HyperOptimizer([parameter()], rule="adam", rho=0.5)
     with pytest.raises(TypeError, match="rho"):
         Adam([parameter()], rho=0.5)
@@ -135,3 +136,20 @@ def test_a_beta2_that_the_guard_would_not_use_is_refused(cls):
     opt.add_param_group({"params": [parameter()], "beta2": 0.99})
     for guard in (None, Guard(), Guard(least_beta2=0.95)):
         assert cls([parameter()], betas=(0.9, 0.95), guard=guard).param_groups[0]["beta2"] == 0.95
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda params: HyperOptimizer(params, rule="adam", matrix_lr_ratio=2.0),
+            "matrix_lr_ratio=2.0: expected a rule",
+        ),
+        (lambda params: MADA([{"params": params, "matrix_lr_ratio": 2.0}]), "matrix_lr_ratio=2.0: expected a rule"),
+        (lambda params: MADA([{"params": params, "horizon": 0.9}]), "horizon=0.9: expected a learner of lr"),
+    ],
+    ids=("ratio", "ratio of a group", "horizon of a group"),
+)
+def test_an_option_without_effect_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make([torch.nn.Parameter(torch.ones(2, 2))])

@@ -12,14 +12,14 @@ import torch
 
 from mada_optim import MADA, Adam, AutoMuon, HyperOptimizer, HyperSGD, LearnedLR
 from mada_optim.hyper.learner import Learner
-from tests.problems import give_gradients, parameters, same_bits, traced, train
+from tests.problems import along_trace, give_gradients, parameters, same_bits, train
 
 OTHERS = [HyperSGD("beta1", "rho", lr=1e-2, start=1)]
 
 
 def tracing(params, others=(), **numbers):
     """An optimizer that learns lr from its trace."""
-    return MADA(params, lr=1e-2, learn=[*others, traced(**numbers)], weight_decay=0.1)
+    return MADA(params, lr=1e-2, learn=[*others, along_trace(**numbers)], weight_decay=0.1)
 
 
 def double(seed=0):
@@ -45,7 +45,7 @@ def test_the_hypergradient_is_taken_along_the_decayed_displacement(others):
 def test_weights_that_decay_holds_where_they_are_ask_for_nothing():
     """They have forgotten their start: no lr would have brought them elsewhere. Updates of size 1, against a decay."""
     p = torch.nn.Parameter(torch.tensor([3.0], dtype=torch.float64))
-    opt = HyperOptimizer([p], rule="sgd", lr=0.1, weight_decay=0.5, learn=traced(horizon=0.999, start=10**6))
+    opt = HyperOptimizer([p], rule="sgd", lr=0.1, weight_decay=0.5, learn=along_trace(horizon=0.999, start=10**6))
     for _ in range(400):
         p.grad = torch.tensor([-1.0], dtype=torch.float64)
         opt.step()
@@ -64,7 +64,7 @@ def test_a_short_trace_is_the_hypergradient_of_one_step():
 
 def test_where_lr_alone_is_learned_a_trace_is_all_that_is_kept():
     params = parameters()
-    opt = Adam(params, learn=traced(horizon=0.99))
+    opt = Adam(params, learn=along_trace(horizon=0.99))
     train(opt, params, range(2))
     assert set(opt.state[params[0]]) == {"step", *opt.rule.slot_names(), "anchor"}
     assert opt.memory().bytes["anchor"] == 4 * sum(p.numel() for p in params)
@@ -111,7 +111,7 @@ class Looking(Learner):
 
 def test_a_horizon_is_of_any_learner():
     params, twins = (p := parameters()), copy.deepcopy(p)
-    ours = MADA(params, lr=1e-2, weight_decay=0.1, learn=traced(horizon=0.5, start=0))
+    ours = MADA(params, lr=1e-2, weight_decay=0.1, learn=along_trace(horizon=0.5, start=0))
     theirs = MADA(twins, lr=1e-2, weight_decay=0.1, learn=Looking())
     train(ours, params, range(6))
     train(theirs, twins, range(6))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mada_optim import MADA, HyperSGD, LearnedLR
-from tests.problems import give_gradients, same_bits, step_info, traced
+from tests.problems import along_trace, give_gradients, same_bits, step_info
 
 MEMORY = ("square", "weight", "mean", "mean_weight", "mean_noise", "largest_lr")
 AVERAGED = {"averaging": 0.8}
@@ -18,7 +18,7 @@ AVERAGED = {"averaging": 0.8}
 
 def learning(p, lr=1e-3, eps=1e-8, **numbers):
     """lr alone is learned, along hypergradients over their root mean square."""
-    return MADA([p], lr=lr, eps=eps, learn=traced(**{"rate": 0.05, "memory": 0.9, "clip": 1e9, **numbers}))
+    return MADA([p], lr=lr, eps=eps, learn=along_trace(**{"rate": 0.05, "memory": 0.9, "clip": 1e9, **numbers}))
 
 
 def learned(opt):
@@ -136,7 +136,7 @@ def test_one_sign_moves_nothing_and_steady_ones_almost_as_much_as_they_say():
 
 
 def test_without_averaging_each_hypergradient_counts_as_it_is():
-    info, learner = step_info(), traced(0.05, memory=0.9)
+    info, learner = step_info(), along_trace(rate=0.05, memory=0.9)
     q = torch.zeros(1, 1, dtype=torch.float64)
     memory = learner.init(q, info)
     q, memory = learner.step(q, q + 3.0, memory, info)

@@ -376,9 +376,32 @@ def test_what_is_neither_a_name_nor_a_learner_is_refused(make, learn):
         make(parameters(), learn=learn)
 
 
-@pytest.mark.parametrize("learn", ["betta1", ("beta1", "betta1"), "", "beta1,rho", ("all", "lrr"), ["omega"]], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: HyperSGD("all", lr=True),
+        lambda: HyperSGD("all", momentum={"beta1": False}),
+        lambda: HyperSGD("all", start=True),
+        lambda: HyperTorch("all", clip=True),
+        lambda: LearnedLR(rate=True),
+    ],
+    ids=("lr", "momentum", "start", "clip", "rate"),
+)
+def test_true_and_false_are_no_numbers(make):
+    with pytest.raises(ValueError, match=r"=(True|False): expected a number"):
+        make()
+
+
+def test_all_may_be_named_with_lr():
+    opt = MADA(parameters(), learn=("all", "lr"))
+    assert opt.learned == (*RULES["mada"].coefficient_names(), "lr")
+
+
+@pytest.mark.parametrize("learn", ["betta1", ("beta1", "betta1"), "", "beta1,rho", ["omega"]], ids=str)
 def test_a_name_that_the_rule_does_not_have_is_refused(learn):
-    with pytest.raises(ValueError, match=r"learn='[a-z0-9,]*': expected one of 'beta1', 'beta2', .*, 'gamma', 'lr'; "):
+    with pytest.raises(
+        ValueError, match=r"learn='[a-z0-9,]*': expected one of 'beta1', 'beta2', .*, 'gamma', 'lr', 'all'; "
+    ):
         MADA(parameters(), learn=learn)
 
 

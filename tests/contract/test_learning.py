@@ -6,6 +6,7 @@ though it is not named in `learn`.
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -122,6 +123,57 @@ def test_hyper_sgd_by_hand():
     q, memory = learner.step(q, torch.full_like(q, -2.0), memory, info)
     assert memory["velocity"].item() == pytest.approx(-1.0)
     assert q.item() == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("h", [0.0, 1e-9, 0.5, 2.0, -7.0, 1e30])
+@pytest.mark.parametrize("clip", [1.0, 0.0, 10.0, math.inf])
+def test_each_hypergradient_is_clipped_as_torch_clips_a_norm(h, clip):
+    """By itself: the norm of one number is its size."""
+    learner, info = HyperSGD("beta1", "rho", lr=1.0, clip=clip), step_info(names=("beta1", "rho"))
+    p = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+    p.grad = torch.tensor(h, dtype=torch.float64)
+    torch.nn.utils.clip_grad_norm_([p], clip)
+    q = torch.zeros(1, 2, dtype=torch.float64)
+    moved, _ = learner.step(q, torch.tensor([[h, 0.25]], dtype=torch.float64), learner.init(q, info), info)
+    assert -moved[0, 0].item() == pytest.approx(p.grad.item() if clip < math.inf else h, rel=1e-12, abs=0)
+    assert -moved[0, 1].item() == pytest.approx(min(0.25, clip), rel=1e-5)
+
+
+def path(hs, start=0.5, **numbers):
+    """Where one coefficient on [0, 1] is after each hypergradient, with a long momentum."""
+    learner, info = HyperSGD("rho", lr=0.1, momentum=0.9, **numbers), step_info(names=("rho",), ends=(0.0, 1.0))
+    q = torch.full((1, 1), start, dtype=torch.float64)
+    memory, found = learner.init(q, info), []
+    for h in hs:
+        q, memory = learner.step(q, torch.full_like(q, h), memory, info)
+        q = q.clamp(0.0, 1.0)
+        found.append(q.item())
+    return found
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_rebound_keeps_the_momentum_from_winding_up_on_a_bound(sign):
+    """Hypergradients push outward for long, and turn. Without a rebound the velocity goes on, as the authors' does."""
+    bound, hs = 0.0 if sign > 0 else 1.0, [sign] * 40 + [-sign] * 10
+    wound, free = path(hs), path(hs, rebound=2.0)
+    assert wound[:40] == free[:40]
+    assert free[39] == bound
+    assert [x != bound for x in free[40:43]] == [False, True, True]
+    assert set(wound[40:46]) == {bound}
+    assert path(hs, rebound=math.inf) == wound
+    assert [x != bound for x in path(hs, rebound=0.0)[40:42]] == [True, True]
+
+
+def test_a_rebound_is_of_bounds_alone():
+    hs = [0.1, -0.3, 0.2, 0.4, -0.1, -0.2]
+    assert path(hs, rebound=0.0) == path(hs)
+    assert path([5.0, 5.0, -1.0], rebound=0.0) != path([5.0, 5.0, -1.0])
+
+
+@pytest.mark.parametrize("rebound", [-1.0, math.nan, "2", None])
+def test_what_is_no_rebound_is_refused(rebound):
+    with pytest.raises(ValueError, match=r"rebound=.*: expected a number in \[0, inf\); .* math.inf is no limit"):
+        HyperSGD("beta1", rebound=rebound)
 
 
 def test_an_sgd_factory_is_the_built_in_hyper_step():

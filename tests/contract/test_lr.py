@@ -13,7 +13,7 @@ import torch
 
 from mada_optim import MADA, SGD, AdaGrad, Adam, HyperAdam, HyperOptimizer, HyperSGD, LearnedLR
 from mada_optim.rules import RULES
-from tests.problems import everything, fast, learning, parameters, same_bits, traced, train
+from tests.problems import along_trace, everything, fast, learning, parameters, same_bits, train
 
 
 def factor(opt):
@@ -49,7 +49,7 @@ def test_a_hyper_learning_rate_of_0_is_the_plain_optimizer(rule):
     """
     params, twin_params = (p := parameters()), copy.deepcopy(p)
     options = {"lr": 1e-2, "rule": rule, "weight_decay": 0.1}
-    learner = HyperSGD("lr", lr=0.0, start=0) if RULES[rule].pointwise else traced(rate=0.0, horizon=0.5)
+    learner = HyperSGD("lr", lr=0.0, start=0) if RULES[rule].pointwise else along_trace(rate=0.0, horizon=0.5)
     learned = HyperOptimizer(params, learn=learner, **options)
     plain = HyperOptimizer(twin_params, learn=(), **options)
     train(learned, params, range(8))

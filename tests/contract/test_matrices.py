@@ -11,7 +11,7 @@ from torch import nn
 from mada_optim import MADA, AutoMuon, HyperOptimizer, HyperSGD, LearnedLR
 from mada_optim.matrices import hidden
 from mada_optim.orthogonal import orthogonal, polar
-from tests.problems import same_bits, traced, with_muon
+from tests.problems import along_trace, same_bits, with_muon
 
 
 def exact_newton_schulz(gradient, coefficients, steps, eps):
@@ -236,7 +236,7 @@ def test_a_learned_omega_alone_leaves_other_tensors_alone():
 
 @pytest.mark.parametrize("scope", ["global", "group", "tensor"])
 def test_a_learned_omega_moves_and_is_saved(scope):
-    learn = [HyperSGD("omega", lr=1.0, start=0, scope=scope), traced(start=0, scope=scope)]
+    learn = [HyperSGD("omega", lr=1.0, start=0, scope=scope), along_trace(start=0, scope=scope)]
     options = {"lr": 1e-2, "omega": 0.5, "learn": learn}
     one, other = network(torch.float32), network(torch.float32)
     first = with_muon(one.named_parameters(), **options)

@@ -11,7 +11,7 @@ import torch
 
 from mada_optim import LearnedLR
 from tests.contract.test_learner import AVERAGED, learned, learning, parameter, train
-from tests.problems import step_info, traced
+from tests.problems import along_trace, step_info
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
 
@@ -42,7 +42,7 @@ def test_after_a_move_the_next_waits_for_new_evidence():
 def turns_after(reach):
     """How many hypergradients of the other sign it takes until the coefficient goes their way."""
     info = step_info(ends=(-99.0, 99.0))
-    learner = traced(rate=1.0, memory=0.999, averaging=0.9, reach=reach, clip=1.0)
+    learner = along_trace(rate=1.0, memory=0.999, averaging=0.9, reach=reach, clip=1.0)
     q, path = 0 * ONE, []
     memory = learner.init(q, info)
     for sign in [-1.0] * 20 + [1.0] * 20:

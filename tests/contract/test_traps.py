@@ -318,3 +318,16 @@ def test_a_copy_has_what_was_put_into_a_group(copied):
     opt.param_groups[0]["beta1"] = 0.5
     twin = copied(opt)
     assert twin.coefficients()["beta1"] == twin.param_groups[0]["beta1"].item() == 0.5
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_was_put_into_one_group_is_read_and_saved_for_all(place):
+    """Before the next step as after it: a coefficient that is learned for all groups is one."""
+    p, q = parameters()[:2]
+    opt = learning([{"params": [p]}, {"params": [q]}])
+    train(opt, [p, q], [0])
+    opt.param_groups[place]["beta2"] = 0.7
+    assert opt.coefficients()["beta2"] == 0.7
+    saved = opt.state_dict()
+    opt.load_state_dict(saved)
+    assert [float(group["beta2"]) for group in opt.param_groups] == [0.7, 0.7]

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from mada_optim import HyperOptimizer, HyperSGD
 from mada_optim.kernels import staged
 from tests.distributed import group
-from tests.problems import traced
+from tests.problems import along_trace
 
 #: Shape, `matrix`, and the dimension that is cut. 3 experts are 2 and 1, 1 is 1 and none; 9 rows are 5 and 4.
 PACKED = [
@@ -79,7 +79,7 @@ def in_several(mesh_shape, options):
 
 OPTIONS = {
     "plain": {"learn": ()},
-    "lr learned": {"learn": traced(rate=0.05, start=1)},
+    "lr learned": {"learn": along_trace(rate=0.05, start=1)},
     "a part of Adam": {"learn": (), "omega": 0.5},
 }
 

@@ -22,7 +22,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from mada_optim import HyperOptimizer
 from mada_optim.kernels import staged
 from tests.distributed import group
-from tests.problems import fast, learning, traced
+from tests.problems import along_trace, fast, learning
 
 ROWS, WORDS, WIDTH = 8, 33, 6
 
@@ -134,7 +134,7 @@ def test_sharded_equals_whole(shape, steps, options):
     assert [sum(x["empty"]) for x in ranks] == ([0, 1, 1, 3] if shape == (4,) else [0, 1] * (len(ranks) // 2))
 
 
-MATRICES = {"lr": "auto", "learn": traced(rate=0.05, memory=0.9, start=1)}
+MATRICES = {"lr": "auto", "learn": along_trace(rate=0.05, memory=0.9, start=1)}
 
 
 def hidden_of(model):

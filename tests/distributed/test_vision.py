@@ -79,6 +79,20 @@ def test_the_run_of_one_process(data_dir, tmp_path, model, size):
         assert states[1][name].flatten().tolist() == pytest.approx(x.flatten().tolist(), rel=1e-5, abs=1e-5), name
 
 
+def test_each_process_clips_its_own_gradient(data_dir, tmp_path):
+    """Running statistics are those of all processes even so: after one step, what they are with whole gradients."""
+    base = replace(CONFIG, data_dir=str(data_dir), model="resnet", grad_clip=0.05, max_iters=1, warmup_iters=1)
+    states = []
+    for of in ("whole", "each"):
+        config = replace(base, out_dir=str(tmp_path / of), grad_clip_of=of)
+        assert ranks.in_group(2, train, config) == 0
+        assert len({Path(f"{config.out_dir}.{rank}").read_text() for rank in range(2)}) == 1
+        states.append(load_newest(Path(config.out_dir)).tree["state"]["model"])
+    running = {name for name in states[0] if "running" in name or "num_batches" in name}
+    same = {name for name, x in states[0].items() if x.equal(states[1][name])}
+    assert same == running != set()
+
+
 def test_any_number_of_processes_goes_on(data_dir, tmp_path):
     whole = replace(CONFIG, data_dir=str(data_dir), out_dir=str(tmp_path / "whole"), model="resnet")
     part = replace(whole, out_dir=str(tmp_path / "part"))

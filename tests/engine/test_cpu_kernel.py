@@ -14,11 +14,11 @@ from mada_optim.rules import RULES
 from mada_optim.spec import Coefficient, Interval, Rule, Slot
 from tests.gradient.test_sensitivity import SPREAD
 from tests.problems import (
+    along_trace,
     assert_mixed_tensors_agree,
     everything,
     parameters,
     same_bits,
-    traced,
     train,
 )
 
@@ -47,7 +47,7 @@ def learners(learn, horizon=0.0, **numbers):
     names = (learn,) if isinstance(learn, str) else learn
     others = tuple(q for q in names if q != "lr" or not horizon)
     found = [HyperSGD(*others, **{"lr": 1e-3, "momentum": 0.5, "start": 2, **numbers})] if others else []
-    return [*found, traced(1e-3, horizon, start=2, **numbers)] if horizon else found
+    return [*found, along_trace(horizon, rate=1e-3, start=2, **numbers)] if horizon else found
 
 
 def pair(rule, learn, engine="cpu", start=None, hyper=None, **options):

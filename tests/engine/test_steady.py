@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mada_optim import MADA, Adam, AutoAdam, HyperAdam, LearnedLR
-from tests.problems import everything, fast, give_gradients, learning, same_bits, traced
+from tests.problems import along_trace, everything, fast, give_gradients, learning, same_bits
 
 pytestmark = pytest.mark.kernel
 SHAPES = [(300, 70), (17,), (5, 3), (1,)]
@@ -227,7 +227,7 @@ def test_a_copy_finds_out_for_itself():
 LEARNERS = {
     "lr per tensor": (AutoAdam, LearnedLR(scope="tensor", start=1)),
     "six per tensor": (MADA, fast(scope="tensor")),
-    "lr, plainly": (MADA, traced(1e-3)),
+    "lr, plainly": (MADA, along_trace(rate=1e-3)),
     "none": (MADA, ()),
 }
 

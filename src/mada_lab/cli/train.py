@@ -58,6 +58,7 @@ def require_possible(config: RunConfig, given: Collection[str]) -> None:
     optimizers.require_known(config.optimizer)
     optimizers.require_had(config, given)
     optimizers.require_start(config)
+    optimizers.require_guarded(config)
     requested(config.mirror)
     for key in ("parallel", "distributed_timeout"):
         if key in given and getattr(config, key) != "ddp" and not distributed.started_by_torchrun():

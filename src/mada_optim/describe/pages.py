@@ -180,13 +180,15 @@ def presets_of(rule: str) -> dict[str, Usual]:
 
 
 def _use(d: Description) -> str:
-    found = presets_of(d.name)
-    calls = [_call(name, x, d) for name, x in found.items()]
+    found: dict[str, Usual | None] = dict(presets_of(d.name))
+    calls = [_call(name, x, d) for name, x in presets_of(d.name).items()]
     if not found:
         rule = f'"{d.name}"' if d.name in RULES else "RULE"
-        calls = [(f"HyperOptimizer(model.parameters(), rule={rule})", _learns(d, ()))]
+        as_mada = [q.name for q in d.coefficients] == list(RULES["mada"].coefficient_names())
+        name, learned = ("MADA", usual()["MADA"].learned) if as_mada else ("HyperOptimizer", ())
+        found, calls = {name: None}, [(f"{name}(model.parameters(), rule={rule})", _learns(d, learned))]
     helpers = ["param_groups"] * any("param_groups(" in call for call, _ in calls)
-    names = ", ".join([*(found or ["HyperOptimizer"]), *helpers])
+    names = ", ".join([*found, *helpers])
     lines = [f"from mada_optim import {names}", ""]
     lines += [f"opt = {call}  # {told}" for call, told in calls]
     return "\n".join(["```python", *lines, "```"])

@@ -85,7 +85,7 @@ class HyperTorch(Learner):
 
     def init(self, q: Tensor, info: StepInfo) -> Memory:
         """The optimizer, with leaves of its own."""
-        leaves = [x.clone() for x in q.unbind(-1)]
+        leaves = [x.clone(memory_format=torch.contiguous_format) for x in q.unbind(-1)]
         optimizer = self.make(leaves)
         if not isinstance(optimizer, Optimizer):
             raise ValueError(

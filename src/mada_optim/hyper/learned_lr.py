@@ -6,8 +6,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mada_optim.checks import NON_NEGATIVE, number, scope_given
-from mada_optim.hyper.learner import NONE, Bounds, Learner, Memory, StepInfo, bounds_given, limit_given, whole_number
+from mada_optim.checks import NON_NEGATIVE, scope_given
+from mada_optim.hyper.learner import (
+    NONE,
+    Bounds,
+    Learner,
+    Memory,
+    StepInfo,
+    bounds_given,
+    limit_given,
+    own_number,
+    whole_number,
+)
 from mada_optim.spec import DECAY, LR, UNIT
 
 #: How many times the variance that noise gives to a mean has to be exceeded by the mean's square before it counts.
@@ -69,17 +79,17 @@ class LearnedLR(Learner):
 
     def __post_init__(self) -> None:
         checked = {
-            "rate": number("rate", self.rate, NON_NEGATIVE, "1 is the default"),
-            "horizon": number("horizon", self.horizon, DECAY, "0 looks one step back, .999 some thousand steps"),
-            "fall": number(
+            "rate": own_number("rate", self.rate, NON_NEGATIVE, "1 is the default"),
+            "horizon": own_number("horizon", self.horizon, DECAY, "0 looks one step back, .999 some thousand steps"),
+            "fall": own_number(
                 "fall", self.fall, NON_NEGATIVE, "0 lets lr fall at once, 300 halves its floor in 300 steps"
             ),
-            "freeze": number("freeze", self.freeze, UNIT, "0 is for never, 0.4 for the last two fifths of a cosine"),
+            "freeze": own_number("freeze", self.freeze, UNIT, "0 is for never, 0.4 for below two fifths of the peak"),
             "scope": scope_given(self.scope),
-            "memory": number("memory", self.memory, DECAY, "0 doesn't divide, .999 is the default"),
-            "averaging": number("averaging", self.averaging, DECAY, "0 takes each hypergradient as it is"),
-            "reach": number("reach", self.reach, NON_NEGATIVE, "0 is for any distance"),
-            "rise": number("rise", self.rise, DECAY, "0 lets lr rise at once, 0.6 asks that most steps agree"),
+            "memory": own_number("memory", self.memory, DECAY, "0 doesn't divide, .999 is the default"),
+            "averaging": own_number("averaging", self.averaging, DECAY, "0 takes each hypergradient as it is"),
+            "reach": own_number("reach", self.reach, NON_NEGATIVE, "0 is for any distance"),
+            "rise": own_number("rise", self.rise, DECAY, "0 lets lr rise at once, 0.6 asks that most steps agree"),
             "clip": limit_given("clip", self.clip, "1 is the default"),
             "start": whole_number("start", self.start, "10 is the default"),
             "stop": None if self.stop is None else whole_number("stop", self.stop, "None is for no end"),

@@ -76,7 +76,7 @@ class StepInfo:
             optimizer keeps coefficients and memory as they are.
         moves: Whether it is between `start` and `stop` too, (rows,): of other rows, the optimizer keeps coefficients.
         lr_floor: ln of the lr that the shapes of the matrices say over the one that is set, at most 0.
-        scheduled_lr: Gives the lr that is set or scheduled, (rows,).
+        scheduled_lr: Gives the lr that is set or scheduled, (rows,); zeros in `init`.
     """
 
     names: tuple[str, ...]
@@ -165,8 +165,15 @@ def number_of_each(what: str, given: object, allowed: Interval) -> PerCoefficien
     """
     remedy = "pass one for all, or a dict by coefficient"
     if not isinstance(given, Mapping):
-        return number(what, given, allowed, remedy)
-    return FrozenDict({name: number(f"{what} of {name}", x, allowed, remedy) for name, x in given.items()})
+        return own_number(what, given, allowed, remedy)
+    return FrozenDict({name: own_number(f"{what} of {name}", x, allowed, remedy) for name, x in given.items()})
+
+
+def own_number(what: str, x: object, allowed: Interval, remedy: str) -> float:
+    """`x` as a float that is `allowed`. Raises ValueError if it is none; True and False are none."""
+    if isinstance(x, bool):
+        raise ValueError(f"{what}={x!r}: expected a number in {allowed}; {remedy}")
+    return number(what, x, allowed, remedy)
 
 
 def bounds_given(given: object) -> Bounds:
@@ -196,7 +203,7 @@ def whole_number(what: str, x: object, remedy: str) -> int:
     Raises:
         ValueError: It is none, or negative.
     """
-    value = number(what, x, NON_NEGATIVE, remedy)
+    value = own_number(what, x, NON_NEGATIVE, remedy)
     if value != int(value):
         raise ValueError(f"{what}={x!r}: expected a whole number; {remedy}")
     return int(value)
@@ -208,7 +215,7 @@ def limit_given(what: str, x: object, remedy: str) -> float:
     Raises:
         ValueError: It is negative, or no number.
     """
-    return math.inf if x == math.inf else number(what, x, NON_NEGATIVE, f"{remedy}, math.inf is no limit")
+    return math.inf if x == math.inf else own_number(what, x, NON_NEGATIVE, f"{remedy}, math.inf is no limit")
 
 
 def clip_given(x: object) -> float:
