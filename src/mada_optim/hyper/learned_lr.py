@@ -14,7 +14,7 @@ from mada_optim.hyper.learner import (
     Memory,
     StepInfo,
     bounds_given,
-    clip_given,
+    limit_given,
     own_number,
     whole_number,
 )
@@ -90,7 +90,7 @@ class LearnedLR(Learner):
             "averaging": own_number("averaging", self.averaging, DECAY, "0 takes each hypergradient as it is"),
             "reach": own_number("reach", self.reach, NON_NEGATIVE, "0 is for any distance"),
             "rise": own_number("rise", self.rise, DECAY, "0 lets lr rise at once, 0.6 asks that most steps agree"),
-            "clip": clip_given(self.clip),
+            "clip": limit_given("clip", self.clip, "1 is the default"),
             "start": whole_number("start", self.start, "10 is the default"),
             "stop": None if self.stop is None else whole_number("stop", self.stop, "None is for no end"),
             "bounds": bounds_given(self.bounds),
