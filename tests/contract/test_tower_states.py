@@ -22,8 +22,9 @@ MAKES = {
     "ours": lambda q: HyperAdam(q, lr=1e-2),
     "ours on ours": lambda q: HyperAdam(q, learn=HyperTorch("beta1", make=lambda r: HyperAdam(r))),
 }
-#: Of one class, with other options: those that were saved are loaded, as torch does it.
+#: Of one class, with other options: those that were saved are loaded, as torch does it. NAdam's state has all of Adam's.
 ALIKE = [{"Adam", "AMSGrad"}, {"SGD", "SGD with momentum"}]
+MORE = [("NAdam", "Adam"), ("NAdam", "AMSGrad")]
 
 
 def made_by(name, scope="global"):
@@ -52,7 +53,7 @@ def test_lock_step_after_a_load_and_nothing_is_shared(name, scope):
 @pytest.mark.parametrize("target", MAKES)
 @pytest.mark.parametrize("source", MAKES)
 def test_a_state_of_another_optimizer_is_refused_and_changes_nothing(source, target):
-    if source == target or {source, target} in ALIKE:
+    if source == target or {source, target} in ALIKE or (source, target) in MORE:
         return
     opt, _ = made_by(source)
     twin, twins = made_by(target)
