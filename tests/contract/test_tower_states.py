@@ -22,8 +22,9 @@ MAKES = {
     "ours": lambda q: HyperAdam(q, lr=1e-2),
     "ours on ours": lambda q: HyperAdam(q, learn=HyperTorch("beta1", make=lambda r: HyperAdam(r))),
 }
-#: Of one class, with other options: those that were saved are loaded, as torch does it. NAdam's state has all of Adam's.
+#: Of one class, with other options: those that were saved are loaded, as torch does it.
 ALIKE = [{"Adam", "AMSGrad"}, {"SGD", "SGD with momentum"}]
+#: A state that has all of the other's.
 MORE = [("NAdam", "Adam"), ("NAdam", "AMSGrad")]
 
 
