@@ -24,6 +24,8 @@ MAKES = {
 }
 #: Of one class, with other options: those that were saved are loaded, as torch does it.
 ALIKE = [{"Adam", "AMSGrad"}, {"SGD", "SGD with momentum"}]
+#: A state that has all of the other's.
+MORE = [("NAdam", "Adam"), ("NAdam", "AMSGrad")]
 
 
 def made_by(name, scope="global"):
@@ -52,7 +54,7 @@ def test_lock_step_after_a_load_and_nothing_is_shared(name, scope):
 @pytest.mark.parametrize("target", MAKES)
 @pytest.mark.parametrize("source", MAKES)
 def test_a_state_of_another_optimizer_is_refused_and_changes_nothing(source, target):
-    if source == target or {source, target} in ALIKE:
+    if source == target or {source, target} in ALIKE or (source, target) in MORE:
         return
     opt, _ = made_by(source)
     twin, twins = made_by(target)

@@ -38,6 +38,9 @@ class HyperTorch(Learner):
 
         MADA(params, learn=HyperTorch("all", make=lambda leaves: HyperAdam(leaves, lr=1e-3)))
 
+    On CUDA, the host waits for the device in each step where the optimizer keeps numbers on the CPU, as torch's Adam
+    does with its step count unless it is made with `capturable=True`.
+
     Args:
         names: Coefficients of the rule, or "lr", whose logarithm is learned; "all" for all of the rule's.
         make: Makes the optimizer from a list of tensors, one for each coefficient, of shape (rows,).
