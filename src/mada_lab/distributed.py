@@ -223,12 +223,15 @@ def group(config: RunConfig) -> Iterator[None]:
 
 
 def _take_leave() -> None:
-    """Ends the group. One over gloo is left to the end of the process.
+    """Ends the group. One over gloo is left to the end of the process, once all have come here.
 
     Its destructor waits for the thread that sends, and keeps the interpreter's lock meanwhile; if that thread still has
-    the last message to free, which takes the lock, both wait for ever (torch 2.13).
+    the last message to free, which takes the lock, both wait for ever (torch 2.13). A process that ends while it frees
+    one aborts; a barrier has no tensor to free, and comes after all that have.
     """
-    if dist.get_backend() != "gloo":
+    if dist.get_backend() == "gloo":
+        dist.barrier()
+    else:
         dist.destroy_process_group()
 
 

@@ -83,6 +83,10 @@ class Cells:
         self._banks.adopt(groups)
         self._numbers = Placement([x for _, x in numbers_of(groups)])
 
+    def are_as_they_were(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether nobody has changed the groups, or their parameters, by hand."""
+        return self._members.are_as_they_were(groups)
+
     def take(self, groups: list[dict[str, Any]]) -> None:
         """Takes notice of groups that were added, loaded or copied."""
         self._members.take(groups)

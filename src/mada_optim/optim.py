@@ -420,8 +420,9 @@ class HyperOptimizer(Optimizer):
     def _settle_groups(self) -> None:
         """Takes over what was put into groups, as the next step does: a learned coefficient is one for its scope."""
         self._keys.settle(self.param_groups)
-        with modes.neutral():
-            self._cells.adopt(self.param_groups)
+        if self._cells.are_as_they_were(self.param_groups):
+            with modes.neutral():
+                self._cells.adopt(self.param_groups)
 
     def _coefficients_of(self, group: Mapping[str, Any], parameter: int) -> dict[str, float]:
         options = self._cells.options(group, parameter)
