@@ -106,7 +106,7 @@ class Column:
         q, h, velocity, moves = (tracer.proxy(graph.placeholder(x)) for x in ("q", "h", "velocity", "moves"))
         info: Any = StepInfo((name,), ends.low, ends.high, rates, None, moves, moves, 0.0, lambda: None)  # type: ignore[arg-type, return-value]
         new, memory = learner.step(q, h, {"velocity": velocity}, info)  # type: ignore[arg-type]
-        graph.output(tracer.create_arg((projected(new, q, info), memory["velocity"])))  # type: ignore[arg-type]
+        graph.output(tracer.create_arg((projected(new, q, info, False), memory["velocity"])))  # type: ignore[arg-type]
         self._move = _compiled(graph)
 
     def step(self, q: float, h: float, applied: int) -> float:

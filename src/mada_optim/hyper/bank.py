@@ -59,6 +59,7 @@ class Bank:
         self._begun = False
         #: Whether the learner has made a step, of a form that was looked at.
         self.has_stepped = False
+        self._made: dict[Any, Tensor | float] = {}  # by ids, which a copy doesn't have
         self._lr_floor = self._low[-1]
 
     @property
@@ -104,7 +105,7 @@ class Bank:
         moves = counts & (steps >= start)
         moves = moves if stop is None else moves & (steps < stop)
         ends = (self._vector(self._low), self._vector(self._high))
-        return StepInfo(self.names, *ends, self._rates, steps, counts, moves, self._lr_floor, scheduled)
+        return StepInfo(self.names, *ends, self._rates, steps, counts, moves, self._lr_floor, scheduled, self._made)
 
     def memory(self) -> Memory:
         """What the learner remembers, by its names."""
@@ -215,7 +216,7 @@ class Bank:
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies take along: not the function that made an optimizer, which pickle may not know."""
-        state = dict(self.__dict__)
+        state: dict[str, Any] = {**self.__dict__, "_made": {}}
         if isinstance(self.learner, HyperTorch):
             fields = {x.name: getattr(self.learner, x.name) for x in dataclasses.fields(self.learner)}
             state["learner"] = HyperTorch(*_listed(fields.pop("names")), **{**fields, "make": already_made})

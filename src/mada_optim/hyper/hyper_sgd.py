@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -66,6 +67,7 @@ class HyperSGD(Learner):
     bounds: Bounds
     scope: str
     rebound: float
+    may_give_nan: ClassVar[bool] = False
 
     def __init__(
         self,

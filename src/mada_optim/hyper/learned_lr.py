@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +62,8 @@ class LearnedLR(Learner):
     Raises:
         ValueError: A value is outside what is allowed; the message says what is.
     """
+
+    may_give_nan: ClassVar[bool] = False
 
     names: tuple[str, ...] = field(default=(LR.name,), init=False, repr=False)
     rate: float = 1.0

@@ -7,9 +7,9 @@ returned by it, as in optax: the coefficients, and its memory, which the optimiz
 import abc
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,6 +77,7 @@ class StepInfo:
         moves: Whether it is between `start` and `stop` too, (rows,): of other rows, the optimizer keeps coefficients.
         lr_floor: ln of the lr that the shapes of the matrices say over the one that is set, at most 0.
         scheduled_lr: Gives the lr that is set or scheduled, (rows,); zeros in `init`.
+        made: What `each` has made before.
     """
 
     names: tuple[str, ...]
@@ -88,14 +89,19 @@ class StepInfo:
     moves: Tensor
     lr_floor: float
     scheduled_lr: Callable[[], Tensor]
+    made: dict[Any, Tensor | float] = field(default_factory=dict)
 
-    def each(self, given: PerCoefficient, usual: float | Sequence[float]) -> Tensor | float:
+    def each(self, given: PerCoefficient, usual: float | tuple[float, ...]) -> Tensor | float:
         """A number for each coefficient, (names,), or one for all: what is `given`, or what is usual."""
         if not isinstance(given, Mapping):
             return given
-        usual = (usual,) * len(self.names) if isinstance(usual, float) else usual
-        numbers = tuple(given.get(name, x) for name, x in zip(self.names, usual, strict=True))
-        return numbers[0] if len(set(numbers)) == 1 else vector(numbers, self.low.dtype, self.low.device)
+        key = (id(given), usual)
+        if key not in self.made:
+            of_each = (usual,) * len(self.names) if isinstance(usual, float) else usual
+            numbers = tuple(given.get(name, x) for name, x in zip(self.names, of_each, strict=True))
+            alike = len(set(numbers)) == 1
+            self.made[key] = numbers[0] if alike else vector(numbers, self.low.dtype, self.low.device)
+        return self.made[key]
 
 
 class Learner(abc.ABC):
@@ -118,6 +124,8 @@ class Learner(abc.ABC):
     stop: int | None = None
     bounds: Bounds = NONE
     horizon: float = 0.0
+    #: Whether what `step` returns may be NaN, where the old coefficients then stay.
+    may_give_nan: ClassVar[bool] = True
 
     def init(self, q: Tensor, info: StepInfo) -> Memory:
         """The memory of new rows, whose coefficients are `q` (rows, names); nothing by default."""

@@ -22,19 +22,19 @@ def hyper_step(bank: Bank, h: Tensor, counts: Tensor, lrs: Callable[[], Sequence
         ValueError: The learner's first step returns something of another form than it was given.
     """
     q, before = bank.coefficients(), bank.memory()
-    finite = torch.isfinite(h).all(-1)
+    finite = (h - h).sum(-1) == 0  # in fewer operations than `isfinite`
     info = bank.info(counts & finite, lambda: bank.by_row(lrs()))
     new, memory = bank.learner.step(q, h, before, info)
     if not bank.has_stepped:
         _require_alike(type(bank.learner).__name__, {"coefficients": q, **before}, {"coefficients": new, **memory})
         bank.has_stepped = True
-    bank.store(projected(new, q, info), memory, h, info, counts)
+    bank.store(projected(new, q, info, bank.learner.may_give_nan), memory, h, info, counts)
 
 
-def projected(new: Tensor, q: Tensor, info: StepInfo) -> Tensor:
+def projected(new: Tensor, q: Tensor, info: StepInfo, may_be_nan: bool) -> Tensor:
     """What a learner proposes in the place of `q`, on the intervals; `q` where a row doesn't move, or it is NaN."""
-    moves = info.moves.unsqueeze(-1) & ~new.isnan()
-    return torch.where(moves, torch.clamp(new, info.low, info.high), q)
+    moves = info.moves.unsqueeze(-1)
+    return torch.where(moves & ~new.isnan() if may_be_nan else moves, torch.clamp(new, info.low, info.high), q)
 
 
 def _require_alike(owner: str, given: Memory, got: Memory) -> None:
