@@ -18,7 +18,6 @@ from mada_lab import loop, optimizers, precision, schedule, settings
 from mada_lab.session import Session
 from tests.published_loop import started
 
-TRACES = Path("/work/shared/reference/released_loop_traces.json")
 CONFIGS = Path(__file__).parents[2] / "configs" / "published"
 TOLERANCE = 1e-9
 #: Each loop's configuration, and the keys in which the traces' numbers are smaller.
@@ -82,10 +81,12 @@ class NoSignals:
         return nullcontext()
 
 
-def traces():
-    if not TRACES.exists():
-        pytest.skip(f"{TRACES} is not here")
-    return json.loads(TRACES.read_text())
+@pytest.fixture
+def traces(reference):
+    path = reference / "reference" / "released_loop_traces.json"
+    if not path.exists():
+        pytest.skip("the traces of the authors' loops are not in the reference material")
+    return json.loads(path.read_text())
 
 
 def by_name(case, key):
@@ -137,9 +138,9 @@ def relative(x, y):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_their_loop_is_ours(name):
+def test_their_loop_is_ours(name, traces):
     """Every update: coefficients, hypergradients, learning rate, losses and weights, in float64."""
-    found = traces()
+    found = traces
     case = next(x for x in found["cases"] if x["name"] == name and x["dtype"] == "float64")
     session, names, used = session_of(case, found), found["coefficient_order"], {}
     session.optimizer.register_step_post_hook(lambda opt, *_: used.update(opt.coefficients()))
