@@ -11,7 +11,7 @@ from mada_optim.engine.eager import learning_rate, scalar
 from mada_optim.spec import LR, Rule, option_key
 
 CPU = torch.device("cpu")
-LEARNED_LR = option_key(LR.name)
+LOG_LR = option_key(LR.name)
 
 
 class Numbers:
@@ -65,7 +65,7 @@ class Numbers:
 
 def lr_of(group: Mapping[str, Any]) -> float:
     """The learning rate of a group, times the learned factor where there is one."""
-    return number(group["lr"] if group.get(LEARNED_LR) is None else learning_rate(group, CPU))
+    return number(group["lr"] if group.get(LOG_LR) is None else learning_rate(group, CPU))
 
 
 def number(x: float | Tensor) -> float:
