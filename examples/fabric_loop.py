@@ -11,7 +11,8 @@ from digits import mlp, train_and_test
 from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
-from mada_optim import MADA, HyperSGD, param_groups
+from mada_optim import MADA, HyperSGD
+from mada_optim.grouping import param_groups
 
 
 def setup(fabric: Fabric) -> dict:

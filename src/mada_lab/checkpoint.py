@@ -23,7 +23,7 @@ from mada_lab.files import Piece
 from mada_lab.layout import Place, place
 from mada_lab.packing import Tensors, pack, safetensors_file
 from mada_lab.saved import TENSORS, VALUES, Index, Saved, open_saved, shard_name
-from mada_optim import shards
+from mada_optim.sharding import dtensors
 
 SPARE_BYTES = 1 << 20  # for JSON and the file system's own needs
 
@@ -78,8 +78,8 @@ def snapshot(checkpoint: Checkpoint, *, copy: bool = False) -> Snapshot:
     """
     tensors: Tensors = {}
     skeleton = pack(checkpoint.tree, tensors)
-    shared = {name: x for name, x in tensors.items() if shards.is_sharded(x)}
-    here = {name: shards.local(x).to("cpu", copy=copy).contiguous() for name, x in tensors.items()}
+    shared = {name: x for name, x in tensors.items() if dtensors.is_sharded(x)}
+    here = {name: dtensors.local(x).to("cpu", copy=copy).contiguous() for name, x in tensors.items()}
     places = {place(x) for x in shared.values()} or {None}
     if len(places) > 1:
         raise ValueError(f"expected tensors that are shared by the same processes, got {len(places)} kinds")

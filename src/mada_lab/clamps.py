@@ -6,7 +6,7 @@ from mada_lab import by_coefficient
 from mada_lab.config import RunConfig
 from mada_lab.errors import ConfigError
 from mada_optim import HyperOptimizer
-from mada_optim.spec import LR, Interval
+from mada_optim.rule import LR, Interval
 
 
 def is_due(config: RunConfig, step: int) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mada_lab import layout
 from mada_lab.distributed import World
 from mada_lab.packing import DTYPES, Tensors
-from mada_optim import shards
+from mada_optim.sharding import dtensors
 
 MARK = "sum-"
 CHUNK = 1 << 15  # elements whose hashes are in memory at a time
@@ -33,13 +33,13 @@ def fingerprint(tensors: Tensors, world: World) -> str:
     total = torch.zeros((), dtype=torch.int64, device=world.device)
     for name, x in tensors.items():
         counts, start = world.is_first, 0
-        if shards.is_sharded(x):
+        if dtensors.is_sharded(x):
             own = layout.place(x)
             first, _ = layout.rows(x.shape[0], own.number, own.count)
             counts, start = own.is_first, first * (x.numel() // max(1, x.shape[0]))
         salt = _salt(name, x)
         if counts:
-            total += _sum(shards.local(x).detach(), start, salt).to(world.device)
+            total += _sum(dtensors.local(x).detach(), start, salt).to(world.device)
         if world.is_first:
             total += salt  # of tensors without elements too
     return f"{MARK}{int(world.sum(total)) & MASK:016x}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mada_optim import shards
+from mada_optim.sharding import dtensors
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def place(x: Tensor) -> Place:
     Raises:
         ValueError: It is cut otherwise.
     """
-    placements, mesh, held = x.placements, x.device_mesh, shards.local(x).shape[0]  # type: ignore[attr-defined]
+    placements, mesh, held = x.placements, x.device_mesh, dtensors.local(x).shape[0]  # type: ignore[attr-defined]
     cut = [i for i, placement in enumerate(placements) if not placement.is_replicate()]
     if len(cut) != 1 or not placements[cut[0]].is_shard(0):
         raise ValueError(f"expected a tensor cut along its first dimension, got {placements}")

@@ -14,7 +14,7 @@ from mada_lab.controls import Negated, NegatedLR, Shuffled
 from mada_lab.declarations import declarations
 from mada_lab.errors import ConfigError
 from mada_optim import HyperSGD, HyperTorch, LearnedLR, Learner, checks
-from mada_optim.spec import LR, Rule
+from mada_optim.rule import LR, Rule
 
 Make = Callable[..., Learner]
 

@@ -11,7 +11,8 @@ from torch.optim.optimizer import Optimizer
 from mada_lab.distributed import ALONE, World
 from mada_lab.errors import NumericsError
 from mada_lab.signals import SIGNALS
-from mada_optim import HyperOptimizer, shards
+from mada_optim import HyperOptimizer
+from mada_optim.sharding import dtensors
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Skips:
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Norm of the whole gradient, all processes' shards of it included, 0-d: finite only if every element of it is."""
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    return norm.full_tensor() if shards.is_sharded(norm) else norm  # type: ignore[attr-defined]
+    return norm.full_tensor() if dtensors.is_sharded(norm) else norm  # type: ignore[attr-defined]
 
 
 def decide(

@@ -17,10 +17,11 @@ from mada_lab.baselines import BASELINES, LR_FACTOR, hidden_matrices
 from mada_lab.config import RunConfig
 from mada_lab.declarations import declarations, defaults, optimizer_keys, set_keys
 from mada_lab.errors import ConfigError
-from mada_optim import HyperOptimizer, Learner, matrices
+from mada_optim import HyperOptimizer, Learner
 from mada_optim.checks import learned_names
+from mada_optim.matrices import hidden_matrices as matrices
+from mada_optim.rule import Rule
 from mada_optim.rules import RULES
-from mada_optim.spec import Rule
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -268,7 +269,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     Those of `param_groups` put together as checkpoints have them; hidden matrices are told by names, which give the
     same for the application's networks.
     """
-    weights = mada_optim.param_groups(model).weights
+    weights = mada_optim.grouping.param_groups(model).weights
     groups = [
         {
             "params": [(x.name, x.parameter) for x in weights if x.decays == decays],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mada_lab.files import Piece
-from mada_optim import shards
+from mada_optim.sharding import dtensors
 
 PIECE_BYTES = 1 << 24
 DTYPES = {
@@ -105,7 +105,7 @@ def safetensors_file(tensors: Tensors) -> Iterator[Piece]:
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for _, x in ordered:
-        whole = x.full_tensor() if shards.is_sharded(x) else x  # type: ignore[attr-defined]
+        whole = x.full_tensor() if dtensors.is_sharded(x) else x  # type: ignore[attr-defined]
         content = memoryview(as_bytes(whole.cpu()).numpy())
         for start in range(0, len(content), PIECE_BYTES):
             yield content[start : start + PIECE_BYTES]

@@ -20,7 +20,7 @@ from mada_lab.errors import CheckpointError
 from mada_lab.fingerprint import fingerprint
 from mada_lab.packing import Tensors, pack, safetensors_file, unpack
 from mada_lab.saved import NAMES, Saved, same_here
-from mada_optim import shards
+from mada_optim.sharding import dtensors
 
 PER_TENSOR = ("step", "applied")  # what states of optimizers have once for a parameter, not once per element
 
@@ -29,7 +29,7 @@ def gathered(tree: Any, world: World) -> Any:
     """`tree` with whole tensors, on the CPU, in place of shards; on other processes than the first, with None there."""
     if world.size == 1:
         return tree
-    if shards.is_sharded(tree):
+    if dtensors.is_sharded(tree):
         whole = tree.full_tensor()
         return whole.cpu() if world.is_first else None
     if isinstance(tree, dict):
@@ -49,7 +49,7 @@ def digest(tree: Any, world: World, of_shards: bool) -> str:
     pack(tree, tensors)
     if of_shards:
         return fingerprint(tensors, world)
-    if not world.is_first and not any(map(shards.is_sharded, tensors.values())):
+    if not world.is_first and not any(map(dtensors.is_sharded, tensors.values())):
         return ""
     total = hashlib.sha256()
     for piece in safetensors_file(tensors):
@@ -88,13 +88,13 @@ def _read(saved: Saved, name: str, p: Tensor | None) -> Tensor:
     shape = saved.entries[name].shape
     if p is None or tuple(p.shape) != shape:
         return saved.whole(name)
-    return shards.like(p, saved.rows(name, *_own_rows(p)).to(p.device))
+    return dtensors.like(p, saved.rows(name, *_own_rows(p)).to(p.device))
 
 
 def _share(whole: Tensor, p: Tensor | None) -> Tensor:
     if p is None or p.shape != whole.shape:
         return whole
-    return shards.like(p, whole[slice(*_own_rows(p))].clone().to(p.device))
+    return dtensors.like(p, whole[slice(*_own_rows(p))].clone().to(p.device))
 
 
 def _own_rows(p: Tensor) -> tuple[int, int]:
@@ -112,4 +112,4 @@ def _owners(model: nn.Module, optimizer: Optimizer) -> Mapping[str, Tensor]:
     found = {f"/state/model/{name}": p for name, p in model.named_parameters()}
     params = [p for group in optimizer.param_groups for p in group["params"]]
     found |= {f"/state/optimizer/state/{i}": p for i, p in enumerate(params)}
-    return {path: p for path, p in found.items() if shards.is_sharded(p)}
+    return {path: p for path, p in found.items() if dtensors.is_sharded(p)}

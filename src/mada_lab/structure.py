@@ -9,9 +9,10 @@ from torch.optim.optimizer import Optimizer
 
 from mada_lab.numerics import first_not_finite
 from mada_lab.packing import Tensors, pack
-from mada_optim import HyperOptimizer, shards
+from mada_optim import HyperOptimizer
 from mada_optim.checks import intervals, learned_names
-from mada_optim.spec import option_key
+from mada_optim.rule import option_key
+from mada_optim.sharding import dtensors
 
 SMALL = 64  # elements that a state beside a parameter's slots may have: a step count, a vector of coefficients
 
@@ -51,7 +52,7 @@ def require_finite(state: Any) -> None:
     """Refuses numbers that no training leaves, in whole tensors and this process's shards. Raises as `require_fit`."""
     tensors: Tensors = {}
     pack(state, tensors)
-    strange = first_not_finite({name: shards.local(x) for name, x in tensors.items() if not x.is_meta})
+    strange = first_not_finite({name: dtensors.local(x) for name, x in tensors.items() if not x.is_meta})
     _require(strange is None, str(strange), "finite numbers", "others")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mada_optim.layouts import BATCHED
-from mada_optim.spec import DECAY, LR, Coefficient, Interval, Rule
+from mada_optim.rule import DECAY, LR, Coefficient, Interval, Rule
 
 NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
 POSITIVE = Interval(math.ulp(0.0), math.inf, open_high=True)

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from mada_optim import checks
-from mada_optim.hyper.bank import is_memory
-from mada_optim.matrices import FLAGS
+from mada_optim.learning.bank import is_memory
+from mada_optim.matrices.hidden_matrices import FLAGS
+from mada_optim.rule import LR, Rule, option_key
 from mada_optim.rules import RULES
-from mada_optim.spec import LR, Rule, option_key
 
 Group = dict[str, Any]
 

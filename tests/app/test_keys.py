@@ -20,7 +20,7 @@ from mada_lab.loop import train
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.saver import Saver
 from mada_lab.session import Session
-from mada_optim.dispatch import Dispatcher
+from mada_optim.stepping.dispatch import Dispatcher
 from tests.app.conftest import Silent, fitted
 
 #: Another valid value of every key, than its default and than the one in `tiny`.

@@ -16,7 +16,9 @@ from mada_lab.model.cnn import CNN
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.model.linear import MLP
 from mada_lab.model.resnet import ResNet
-from mada_optim import MADA, AutoMuon, HyperSGD, matrices, param_groups
+from mada_optim import MADA, AutoMuon, HyperSGD
+from mada_optim.grouping import param_groups
+from mada_optim.matrices import hidden_matrices
 from tests.problems import same_bits
 
 LINEAR, LSTM, Seq = nn.Linear, nn.LSTM, nn.Sequential
@@ -269,7 +271,9 @@ def test_an_optimizer_steps_each_kind_of_matrices():
         head=LINEAR(8, 2),
     )
     opt = AutoMuon(param_groups(model), lr=1e-2)
-    layouts = {name: x for g in opt.param_groups for name, x in zip(g["param_names"], g[matrices.FLAGS], strict=True)}
+    layouts = {
+        name: x for g in opt.param_groups for name, x in zip(g["param_names"], g[hidden_matrices.FLAGS], strict=True)
+    }
     assert layouts == {x.name: x.matrix for x in param_groups(model).weights}
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
@@ -629,7 +633,7 @@ def test_the_applications_networks(make, expected):
     by_name = [
         name
         for group in opt.param_groups
-        for name, p, hidden in zip(group["param_names"], group["params"], group[matrices.FLAGS], strict=True)
+        for name, p, hidden in zip(group["param_names"], group["params"], group[hidden_matrices.FLAGS], strict=True)
         if p.ndim >= 2 and not hidden
     ]
     assert by_name == expected

@@ -18,7 +18,7 @@ from mada_lab import distributed, loop
 from mada_lab.checkpoint_folder import available
 from mada_lab.errors import ConfigError, DistributedError
 from mada_lab.record import read_run
-from mada_optim import shards
+from mada_optim.sharding import dtensors
 from tests.reliability import ranks, resumes, runs
 
 CONFIG = replace(runs.TINY, gradient_accumulation_steps=4, max_iters=8, eval_interval=4, eval_iters=3, hyper_start=1)
@@ -208,7 +208,7 @@ def overflowing(config):
     def gradients(session, *rest):
         loss = original(session, *rest)
         if session.world.rank == {3: 0, 5: 1}.get(session.step + 1):
-            shards.local(next(session.model.parameters()).grad).view(-1)[0] = math.inf
+            dtensors.local(next(session.model.parameters()).grad).view(-1)[0] = math.inf
         return loss
 
     loop.gradients = gradients

@@ -18,7 +18,7 @@ from mada_lab.data.corpus import Corpus
 from mada_lab.errors import LabError
 from mada_lab.record import read_run
 from mada_lab.strict_json import loads
-from mada_optim import shards
+from mada_optim.sharding import dtensors
 from tests.reliability.faults import FaultyOs
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -101,7 +101,7 @@ def poisoned(original, steps):
     def gradients(session, *rest):
         loss = original(session, *rest)
         if session.step + 1 in steps:
-            shards.local(next(session.model.parameters()).grad).view(-1)[3] = float("nan")
+            dtensors.local(next(session.model.parameters()).grad).view(-1)[3] = float("nan")
         return loss
 
     return gradients

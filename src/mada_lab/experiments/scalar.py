@@ -15,10 +15,10 @@ from torch.fx.proxy import GraphAppendingTracer, Proxy
 
 from mada_optim import HyperOptimizer, HyperSGD, StepInfo
 from mada_optim.checks import intervals, learned_names
-from mada_optim.differentiate import differentiate
-from mada_optim.hyper.step import projected
-from mada_optim.spec import LR, Rule
-from mada_optim.specialize import SLOT, corners, reduced, specialize
+from mada_optim.graph.differentiate import differentiate
+from mada_optim.graph.specialize import SLOT, corners, reduced, specialize
+from mada_optim.learning.hyper_step import projected
+from mada_optim.rule import LR, Rule
 
 Function = Callable[..., Any]
 Numbers = dict[str, float]
