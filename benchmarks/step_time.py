@@ -22,8 +22,8 @@ import torch
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
-from mada_lab.baselines import muon, muon_groups
 from mada_lab.model.gpt import GPT, GPTConfig
+from mada_lab.optimizers.baselines import muon, muon_groups
 from mada_optim import HyperSGD, LearnedLR
 from mada_optim.engines.cpp import build
 

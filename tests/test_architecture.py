@@ -240,10 +240,10 @@ def test_application_imports(path):
     """Plots and records need neither torch nor the loop; the loop needs neither experiments nor plots."""
     name = module(path)
     for imported in imports(path):
-        if within(name, "mada_lab.plots") or name in ("mada_lab.record", "mada_lab.report"):
+        if within(name, "mada_lab.plots") or name in ("mada_lab.records.run_record", "mada_lab.reports.report"):
             assert not within(imported, "torch"), imported
-            assert not within(imported, "mada_lab.loop"), imported
-        if name == "mada_lab.loop":
+            assert not within(imported, "mada_lab.training.loop"), imported
+        if name == "mada_lab.training.loop":
             assert not within(imported, "mada_lab.experiments"), imported
             assert not within(imported, "mada_lab.plots"), imported
 

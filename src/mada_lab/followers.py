@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mada_lab.checkpoint import Checkpoint
+from mada_lab.checkpoints.checkpoint import Checkpoint
 
 
 class NoRecord:

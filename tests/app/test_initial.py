@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mada_lab import checkpoint, files, weights
-from mada_lab.config import TrainConfig
+from mada_lab.checkpoints import checkpoint
+from mada_lab.config.keys import TrainConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.errors import CheckpointError, ConfigError
-from mada_lab.export import export
-from mada_lab.loop import train
-from mada_lab.record import read_run
-from mada_lab.session import Session
+from mada_lab.pretrained import weights
+from mada_lab.pretrained.export import export
+from mada_lab.records.run_record import read_run
+from mada_lab.system import files
+from mada_lab.training.loop import train
+from mada_lab.training.state import Session
 from tests.app.conftest import Silent
 
 

@@ -14,7 +14,7 @@ import pytest
 from tqdm import tqdm
 
 from mada_lab.cli.sweep import SweepBar
-from mada_lab.config import TrainConfig
+from mada_lab.config.keys import TrainConfig
 from mada_lab.progress import FittedBar, ProgressBar, duration, short
 
 START = {"beta1": 0.9, "beta2": 0.95, "beta3": 0.0, "rho": 0.6, "c": 1.0, "gamma": 1.0}

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from mada_lab import optimizers
 from mada_lab.model.cnn import CNN
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.model.linear import MLP
 from mada_lab.model.resnet import ResNet
+from mada_lab.optimizers import catalog
 from mada_optim import MADA, AutoMuon, HyperSGD
 from mada_optim.grouping import param_groups
 from mada_optim.matrices import hidden_matrices
@@ -623,7 +623,7 @@ def test_the_applications_networks(make, expected):
     model = make()
     assert ends(model) == expected
     assert all(x.decays == (x.parameter.ndim >= 2) for x in param_groups(model).weights)
-    groups = optimizers.decay_groups(model, 0.1)
+    groups = catalog.decay_groups(model, 0.1)
     named = list(model.named_parameters())
     for group, inside in zip(groups, (True, False), strict=True) if len(groups) == 2 else ():
         assert [name for name, _ in group["params"]] == [name for name, p in named if (p.ndim >= 2) == inside]
