@@ -8,165 +8,39 @@ import pytest
 SRC = Path(__file__).parents[1] / "src"
 FILES = sorted(SRC.rglob("*.py"))
 
-#: What each part of the library may import of the library.
-ALLOWED = {
-    "mada_optim.rule": (),
-    "mada_optim.modes": (),
-    "mada_optim.placement": (),
-    "mada_optim.matrices.polar_factor": ("mada_optim.modes", "mada_optim.sharding.dtensors"),
-    "mada_optim.matrices.names": (),
-    "mada_optim.matrices.output_layers": ("mada_optim.matrices.names",),
-    "mada_optim.matrices.guess": ("mada_optim.matrices.names", "mada_optim.matrices.output_layers"),
-    "mada_optim.layouts": ("mada_optim.rule",),
-    "mada_optim.matrices.hidden_matrices": (
-        "mada_optim.matrices.guess",
-        "mada_optim.layouts",
-        "mada_optim.matrices.names",
-        "mada_optim.rule",
-        "mada_optim.graph.specialize",
-    ),
-    "mada_optim.grouping.modules": ("mada_optim.layouts", "mada_optim.matrices.names"),
-    "mada_optim.grouping.weights": (
-        "mada_optim.layouts",
-        "mada_optim.grouping.modules",
-        "mada_optim.matrices.names",
-        "mada_optim.matrices.output_layers",
-    ),
-    "mada_optim.grouping.param_groups": (
-        "mada_optim.checks",
-        "mada_optim.layouts",
-        "mada_optim.grouping.modules",
-        "mada_optim.matrices.names",
-        "mada_optim.grouping.weights",
-    ),
-    "mada_optim.rules": ("mada_optim.rule", "mada_optim.rules", "mada_optim.matrices.polar_factor"),
-    "mada_optim.graph.specialize": ("mada_optim.rule",),
-    "mada_optim.graph.builder": ("mada_optim.graph.specialize",),
-    "mada_optim.graph.derivatives": ("mada_optim.graph.builder",),
-    "mada_optim.graph.differentiate": ("mada_optim.graph.builder", "mada_optim.graph.derivatives"),
-    "mada_optim.describe": (
-        "mada_optim.rule",
-        "mada_optim.rules",
-        "mada_optim.graph.specialize",
-        "mada_optim.checks",
-        "mada_optim.describe",
-    ),
-    "mada_optim.describe.__main__": ("mada_optim.rules", "mada_optim.describe"),
-    "mada_optim.describe.pages": (
-        "mada_optim.rule",
-        "mada_optim.rules",
-        "mada_optim.describe",
-        "mada_optim.hyper_optimizer",
-        "mada_optim.optimizers",
-    ),
-    "mada_optim.engine": ("mada_optim.rule", "mada_optim.engine", "mada_optim.layouts", "mada_optim.placement"),
-    "mada_optim.hyper": ("mada_optim.rule", "mada_optim.checks", "mada_optim.hyper", "mada_optim.placement"),
-    "mada_optim.engines.choice": (
-        "mada_optim.rule",
-        "mada_optim.graph.specialize",
-        "mada_optim.graph.builder",
-        "mada_optim.graph.derivatives",
-        "mada_optim.graph.differentiate",
-        "mada_optim.engine",
-        "mada_optim.engines.choice",
-        "mada_optim.matrices.polar_factor",
-        "mada_optim.sharding.exchange",
-        "mada_optim.layouts",
-        "mada_optim.placement",
-    ),
-    "mada_optim.sharding.exchange": ("mada_optim.layouts",),
-    "mada_optim.stepping.dispatch": (
-        "mada_optim.layouts",
-        "mada_optim.sharding.dtensors",
-        "mada_optim.rule",
-        "mada_optim.graph.specialize",
-        "mada_optim.engine",
-        "mada_optim.hyper",
-        "mada_optim.engines.choice",
-    ),
-    "mada_optim.checks": ("mada_optim.rule", "mada_optim.layouts"),
-    "mada_optim.learning.observation": ("mada_optim.checks", "mada_optim.sharding.dtensors"),
-    "mada_optim.sharding.dtensors": ("mada_optim.rule", "mada_optim.layouts"),
-    "mada_optim.matrices.start_lr": ("mada_optim.rule", "mada_optim.matrices.hidden_matrices", "mada_optim.layouts"),
-    "mada_optim.load_by_name": (),
-    "mada_optim.stepping.members": ("mada_optim.matrices.hidden_matrices",),
-    "mada_optim.step_count": ("mada_optim.modes",),
-    "mada_optim.group_keys": (
-        "mada_optim.rule",
-        "mada_optim.checks",
-        "mada_optim.learning.bank",
-        "mada_optim.matrices.hidden_matrices",
-        "mada_optim.rules",
-    ),
-    "mada_optim.beta_guard": ("mada_optim.rule",),
-    "mada_optim.inspection": ("mada_optim.learning.bank", "mada_optim.rule"),
-    "mada_optim.state_dicts": (
-        "mada_optim.rule",
-        "mada_optim.graph.specialize",
-        "mada_optim.engine",
-        "mada_optim.hyper",
-        "mada_optim.matrices.hidden_matrices",
-        "mada_optim.layouts",
-        "mada_optim.sharding.dtensors",
-    ),
-    "mada_optim.stepping.collect": (
-        "mada_optim.engines.cpp.tensors",
-        "mada_optim.stepping.members",
-        "mada_optim.rule",
-        "mada_optim.checks",
-        "mada_optim.engine",
-        "mada_optim.learning.banks",
-        "mada_optim.placement",
-        "mada_optim.matrices.hidden_matrices",
-        "mada_optim.layouts",
-        "mada_optim.sharding.dtensors",
-    ),
-    "mada_optim.stepping.reuse": (
-        "mada_optim.stepping.members",
-        "mada_optim.rule",
-        "mada_optim.stepping.collect",
-        "mada_optim.stepping.dispatch",
-        "mada_optim.engine",
-        "mada_optim.engines.choice",
-        "mada_optim.placement",
-    ),
-    "mada_optim.hyper_optimizer": (
-        "mada_optim.modes",
-        "mada_optim.stepping.reuse",
-        "mada_optim.step_count",
-        "mada_optim.stepping.collect",
-        "mada_optim.rule",
-        "mada_optim.rules",
-        "mada_optim.graph.specialize",
-        "mada_optim.engine",
-        "mada_optim.hyper",
-        "mada_optim.stepping.dispatch",
-        "mada_optim.load_by_name",
-        "mada_optim.checks",
-        "mada_optim.group_keys",
-        "mada_optim.beta_guard",
-        "mada_optim.matrices.start_lr",
-        "mada_optim.matrices.hidden_matrices",
-        "mada_optim.learning.observation",
-        "mada_optim.inspection",
-        "mada_optim.sharding.dtensors",
-        "mada_optim.state_dicts",
-    ),
-    "mada_optim.optimizers": (
-        "mada_optim.rule",
-        "mada_optim.beta_guard",
-        "mada_optim.hyper",
-        "mada_optim.hyper_optimizer",
-        "mada_optim.optimizers",
-    ),
-    "mada_optim.integrations": ("mada_optim.hyper_optimizer", "mada_optim.integrations"),
+#: The rooms of each package from the ground up: a room imports from its own files and from lower floors alone.
+FLOORS = {
     "mada_optim": (
-        "mada_optim.beta_guard",
-        "mada_optim.hyper",
-        "mada_optim.hyper_optimizer",
-        "mada_optim.grouping.param_groups",
-        "mada_optim.optimizers",
+        "load_by_name modes placement rule",
+        "beta_guard graph layouts step_count",
+        "checks sharding",
+        "learning matrices",
+        "engines grouping inspection rules",
+        "group_keys state_dicts stepping",
+        "hyper_optimizer",
+        "integrations optimizers",
+        "__init__ describe",
     ),
+    "mada_lab": (
+        "__init__ errors",
+        "model system",
+        "config data",
+        "compute records",
+        "checkpoints optimizers plots",
+        "pretrained reports",
+        "evaluation tasks",
+        "training",
+        "experiments",
+        "cli",
+        "__main__",
+    ),
+}
+WITHOUT_TORCH = ("mada_lab.records.run_record", "mada_lab.records.outcome", "mada_lab.reports.report")
+FLOOR_OF = {
+    f"{package}.{room}": height
+    for package, floors in FLOORS.items()
+    for height, rooms in enumerate(floors)
+    for room in rooms.split()
 }
 
 
@@ -189,20 +63,58 @@ def within(name, package):
     return name == package or name.startswith(package + ".")
 
 
-def part_of(name):
-    """The longest entry of ALLOWED that `name` belongs to; the package itself only for its own __init__."""
-    return max((part for part in ALLOWED if within(name, part) and (part != "mada_optim" or name == part)), key=len)
+def room_of(name):
+    """`mada_lab.config` for mada_lab.config.keys.RunConfig; a package's own file is its room __init__."""
+    package, _, rest = name.partition(".")
+    room = f"{package}.{rest.partition('.')[0]}"
+    return room if room in FLOOR_OF else f"{package}.__init__"
+
+
+def ours(path):
+    """The modules of this project that a file imports, `from a import b` as a.b."""
+    return [x for x in imports(path) if x.partition(".")[0] in FLOORS]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_lead_to_lower_floors(path):
+    here = room_of(module(path))
+    for name in ours(path):
+        there = room_of(name)
+        if there == here or there.partition(".")[0] != here.partition(".")[0]:
+            continue
+        assert FLOOR_OF[there] < FLOOR_OF[here], f"{module(path)} may not import {name}"
+
+
+def test_the_floors_name_every_room_and_no_other():
+    rooms = {
+        f"{package}.{path.stem}"
+        for package in FLOORS
+        for path in (SRC / package).iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert rooms == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("package", sorted(FLOORS))
+def test_no_file_imports_itself_by_others(package):
+    """Inside a room too, imports have no circle."""
+    names = {module(path) for path in FILES if within(module(path), package)}
+    found = {
+        module(path): {x for name in ours(path) for x in (name, name.rpartition(".")[0]) if x in names - {package}}
+        for path in FILES
+        if module(path) in names
+    }
+    left = dict(found)
+    while free := [name for name, needs in left.items() if not (needs & left.keys()) - {name}]:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    assert sorted(left) == []
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if within(module(p), "mada_optim")], ids=module)
-def test_library_imports_flow_one_way(path):
-    allowed = ALLOWED[part_of(module(path))]
+def test_the_library_needs_torch_alone(path):
     for name in imports(path):
         assert not within(name, "mada_lab"), name
-        assert not within(name, "numpy"), f"{name}: the library needs torch alone"
-        if within(name, "mada_optim"):
-            # `from mada_optim import checks` names the module checks
-            assert any(within(name, x) for x in allowed), f"{module(path)} may not import {name}"
+        assert not within(name, "numpy"), name
 
 
 @pytest.mark.parametrize("path", sorted((SRC / "mada_optim" / "rules").glob("*.py")), ids=module)
@@ -236,16 +148,9 @@ def test_every_rule_file_is_registered():
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if within(module(p), "mada_lab")], ids=module)
-def test_application_imports(path):
-    """Plots and records need neither torch nor the loop; the loop needs neither experiments nor plots."""
-    name = module(path)
-    for imported in imports(path):
-        if within(name, "mada_lab.plots") or name in ("mada_lab.records.run_record", "mada_lab.reports.report"):
-            assert not within(imported, "torch"), imported
-            assert not within(imported, "mada_lab.training.loop"), imported
-        if name == "mada_lab.training.loop":
-            assert not within(imported, "mada_lab.experiments"), imported
-            assert not within(imported, "mada_lab.plots"), imported
+def test_records_and_plots_need_no_torch(path):
+    if room_of(module(path)) == "mada_lab.plots" or module(path) in WITHOUT_TORCH:
+        assert [name for name in imports(path) if within(name, "torch")] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)

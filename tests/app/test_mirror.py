@@ -13,12 +13,13 @@ import pytest
 from mada_lab.errors import ConfigError
 from mada_lab.records import mirrors
 from mada_lab.records.run_record import read_run
+from mada_lab.system import optional
 from mada_lab.training.loop import train
 from tests.app.conftest import Silent
 
 
 def needs(package):
-    return pytest.mark.skipif(not mirrors.installed(package), reason=f"needs the package {package}")
+    return pytest.mark.skipif(not optional.installed(package), reason=f"needs the package {package}")
 
 
 def mirrored_run(config, corpus, names):
@@ -74,8 +75,8 @@ def test_a_mirror_that_fails_is_dropped_and_training_goes_on(where, tiny, corpus
 def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch, tmp_path):
     (tmp_path / "a_folder").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    assert not mirrors.installed("a_folder")
-    assert mirrors.installed("numpy")
+    assert not optional.installed("a_folder")
+    assert optional.installed("numpy")
     monkeypatch.setattr(mirrors, "installed", lambda package: False)
     with pytest.raises(ConfigError, match="expected the package wandb for it, got none; `pip install wandb`"):
         mirrors.requested("wandb")

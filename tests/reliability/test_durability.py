@@ -1,4 +1,4 @@
-"""What a function of `mada_lab.system.files` has done when it returns survives a loss of power; what failed can be done again.
+"""What a function of `mada_lab.system.files` has done survives a loss of power; what failed can be done again.
 
 Catches: a flush of a file or of a folder that is missing, a torn write that the next one is added to.
 """

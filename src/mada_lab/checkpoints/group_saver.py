@@ -2,12 +2,11 @@
 
 from mada_lab.checkpoints import checkpoint
 from mada_lab.checkpoints.checkpoint import Checkpoint
-from mada_lab.checkpoints.saver import Saver
+from mada_lab.checkpoints.saver import NoSaver, Saver
 from mada_lab.compute import finite
 from mada_lab.compute.world import World
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import CheckpointError, NumericsError
-from mada_lab.followers import NoSaver
 
 
 class GroupSaver(Saver):

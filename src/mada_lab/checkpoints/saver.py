@@ -86,3 +86,29 @@ class Saver:
         self._failed = error
         if self._is_told:
             logger.warning("%s. Training goes on; the checkpoints before this one are as they were", error)
+
+
+class NoSaver:
+    """In place of a saver on processes other than the first: it writes nothing."""
+
+    def __enter__(self) -> "NoSaver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Does nothing."""
+
+    def has(self, step: int) -> bool:
+        """The first process knows."""
+        return True
+
+    def save(self, state: Checkpoint) -> None:
+        """Does nothing."""
+
+    def poll(self) -> None:
+        """Does nothing."""
+
+    def settle(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""

@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from tqdm import tqdm
 from tqdm.utils import disp_len
@@ -32,16 +32,6 @@ class Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Prints one."""
         tqdm.write(f"{record.levelname.lower()}: {visible(record.getMessage())}", file=sys.stderr)
-
-
-class Listener(Protocol):
-    """What follows a run from outside of the loop."""
-
-    def step(self, done: int) -> None:
-        """`done` optimizer steps are done."""
-
-    def row(self, row: dict[str, Any]) -> None:
-        """A line was added to the record."""
 
 
 class CountBar:

@@ -19,8 +19,8 @@ def run(words: list[str]) -> None:
     if len(names) != 1:
         raise ConfigError(f"data prepare: expected the name of one data set, got {len(names)}; see `mada-lab --help`")
     workers = whole_number("data prepare", options, "--workers", 1, 1, MOST_WORKERS)
+    from mada_lab.cli.bars import CountBar
     from mada_lab.data.prepare import prepare as prepare_data
-    from mada_lab.progress import CountBar
 
     given, bpe_files = (Path(options[name]) if name in options else None for name in ("--from-file", "--bpe-files"))
     with CountBar(names[0]) as bar:

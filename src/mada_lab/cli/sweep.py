@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+from mada_lab.cli.bars import FittedBar, shortened
 from mada_lab.cli.words import flag, number, say, take, whole_number
 from mada_lab.config.keys import TrainConfig
 from mada_lab.errors import ConfigError, visible
-from mada_lab.progress import FittedBar, shortened
 
 USAGE = """\
 sweep [CONFIG.toml|CONFIG.py] [--key=value ...] [--grid KEY=V1,V2,... ...] [--search KEY=LOW..HIGH[:log] ... --trials N]

@@ -38,8 +38,8 @@ def run(words: list[str]) -> None:
 
 def trained(config: RunConfig, open_data: Callable[[str, Path], Any]) -> Any:
     """The session of a run that is done, on the data that `open_data` opens by name and folder; of any processes."""
+    from mada_lab.cli.bars import ProgressBar
     from mada_lab.compute import world
-    from mada_lab.progress import ProgressBar
     from mada_lab.records.mirrors import mirrored
     from mada_lab.training.loop import train as train_model
 

@@ -9,14 +9,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.util import find_spec
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
-from mada_lab.progress import Listener
+from mada_lab.records.listener import Listener
+from mada_lab.system.optional import installed
 from mada_lab.system.strict_json import flatten
 
 logger = logging.getLogger(__name__)
@@ -99,12 +99,6 @@ def requested(words: str) -> list[str]:
             what = f"expected the package {name} for it, got none; `pip install {name}`, or set it to none"
             raise ConfigError(f"mirror, in key mirror: {what}")
     return list(dict.fromkeys(names))
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be imported; a mere folder of its name, as wandb leaves one, is none."""
-    spec = find_spec(package)
-    return spec is not None and spec.origin is not None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import mada_lab
 import mada_optim
 
 
@@ -25,7 +26,7 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The commit of the checkout that this code runs from, marked where files differ; None outside of a checkout."""
-    here = Path(__file__).parent
+    here = Path(mada_lab.__file__).parent
     try:
         revision = _git(here, "rev-parse", "HEAD")
         return revision + ("+changes" if _git(here, "status", "--porcelain", ".") else "")
@@ -36,7 +37,7 @@ def commit() -> str | None:
 def source_digest() -> str:
     """SHA-256 of the files of this code, by which two installations of it can be compared."""
     total = hashlib.sha256()
-    for package in (Path(__file__).parent, Path(mada_optim.__file__).parent):
+    for package in (Path(mada_lab.__file__).parent, Path(mada_optim.__file__).parent):
         for path in sorted(package.rglob("*.py")):
             total.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
     return total.hexdigest()

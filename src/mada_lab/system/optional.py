@@ -1,6 +1,7 @@
-"""Packages that only some data sets need: imported when wanted, and named in the error when missing."""
+"""Packages that only some commands need: imported when wanted, and named in the error when missing."""
 
 import importlib
+from importlib.util import find_spec
 from types import ModuleType
 
 from mada_lab.errors import DataError
@@ -23,3 +24,9 @@ def load(module: str, install: str) -> ModuleType:
         raise DataError(
             f'package {package}: expected it installed, got {error}; run `pip install "{install}"`'
         ) from error
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported; a mere folder of its name, as wandb leaves one, is none."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None

@@ -15,7 +15,7 @@ from mada_lab.config.keys import RunConfig
 from mada_lab.errors import Interrupted
 from mada_lab.optimizers import clamps
 from mada_lab.optimizers.baselines import LR_FACTOR
-from mada_lab.progress import Listener
+from mada_lab.records.listener import Listener
 from mada_lab.system import run_lock
 from mada_lab.system.signals import Signals, Stop
 from mada_lab.tasks import Data

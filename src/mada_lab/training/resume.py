@@ -12,8 +12,7 @@ from mada_lab.checkpoints.checkpoint import Checkpoint
 from mada_lab.checkpoints.compatibility import require_alike, require_finite, require_fit
 from mada_lab.checkpoints.reading import Saved
 from mada_lab.errors import CheckpointError
-from mada_lab.followers import NoRecord
-from mada_lab.records.run_record import RunRecord, read_run, require_absent
+from mada_lab.records.run_record import NoRecord, RunRecord, read_run, require_absent
 from mada_lab.system import environment
 from mada_lab.training import changes
 from mada_lab.training.state import Session

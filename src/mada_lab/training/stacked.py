@@ -19,7 +19,7 @@ from mada_lab.checkpoints.saver import Saver
 from mada_lab.compute import finite as numerics
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError, Interrupted
-from mada_lab.progress import Listener
+from mada_lab.records.listener import Listener
 from mada_lab.system import run_lock
 from mada_lab.system.signals import Signals, Stop
 from mada_lab.tasks import Data

@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from mada_lab.checkpoints.group_saver import GroupSaver
-from mada_lab.checkpoints.saver import Saver
+from mada_lab.checkpoints.saver import NoSaver, Saver
 from mada_lab.compute import world as distributed
-from mada_lab.followers import NoRecord, NoSaver
 from mada_lab.optimizers.baselines import evaluated
-from mada_lab.progress import Listener
-from mada_lab.records.run_record import RunRecord
+from mada_lab.records.listener import Listener
+from mada_lab.records.run_record import NoRecord, RunRecord
 from mada_lab.system.signals import Signals
 from mada_lab.tasks import Task
 from mada_lab.tasks.measure import Batch

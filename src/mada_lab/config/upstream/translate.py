@@ -11,7 +11,7 @@ from mada_lab.config.python_files import Assignment
 from mada_lab.config.upstream import script
 from mada_lab.config.upstream.facts import START, THEIRS
 from mada_lab.config.upstream.translation import COMMAND_LINE, Said, Translation, keys_in
-from mada_lab.records.mirrors import installed
+from mada_lab.system.optional import installed
 
 WORDS = {"true": True, "false": False}
 EXPECTED = {bool: "true or false", int: "a whole number", str: "text"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
-from mada_lab.progress import Listener
+from mada_lab.records.listener import Listener
 from mada_lab.records.run_record import MANIFEST, SUMMARY, Run, read_run
 from mada_lab.tasks import Data
 from mada_lab.training import coefficients_from

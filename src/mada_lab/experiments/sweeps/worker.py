@@ -19,7 +19,7 @@ from mada_lab.errors import CheckpointError, Interrupted, LabError, visible
 from mada_lab.experiments.sweeps.claims import MOST_DEATHS, Beat, Claim, ClaimLost, Claims, Standing
 from mada_lab.experiments.sweeps.complete import complete, complete_together
 from mada_lab.experiments.sweeps.plan import Plan, Values, describe
-from mada_lab.progress import Listener
+from mada_lab.records.listener import Listener
 from mada_lab.records.run_record import Run
 from mada_lab.system import run_lock
 from mada_lab.system.signals import Signals, Stop
