@@ -96,7 +96,7 @@ def test_tokens_of_another_meaning_are_refused(trained: TrainConfig, corpus: Cor
     assert not (tmp_path / "after").exists()
 
 
-@pytest.mark.parametrize(("place", "message"), [("resum", "did you mean resume"), ("/nowhere", "check the path")])
+@pytest.mark.parametrize(("place", "message"), [("resum", "did you mean 'resume"), ("/nowhere", "check the path")])
 def test_a_place_without_weights_is_refused(place: str, message: str, tiny: TrainConfig, corpus: Corpus) -> None:
     with pytest.raises(ConfigError, match=message):
         train(replace(tiny, init_from=place), corpus, Silent())

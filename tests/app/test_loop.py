@@ -374,7 +374,7 @@ def test_hyper_learning_rates_are_multiplied_as_they_are(tiny):
 
 def test_a_name_of_before_is_answered_with_that_of_today():
     for old, new in (("mada_all", "mada"), ("mada_pointwise", "autoadam"), ("automoun", "automuon")):
-        with pytest.raises(ConfigError, match=f"got {old}; did you mean {new}"):
+        with pytest.raises(ConfigError, match=f"got {old}; did you mean '{new}"):
             catalog.require_known(old)
 
 

@@ -94,8 +94,8 @@ def test_every_shipped_configuration_is_valid(path):
 
 
 REFUSED = [
-    (["--lerning_rate=1"], "got lerning_rate; did you mean learning_rate"),
-    (["--beta4=1"], "got beta4; did you mean beta[123]"),
+    (["--lerning_rate=1"], "got lerning_rate; did you mean 'learning_rate"),
+    (["--beta4=1"], "got beta4; did you mean 'beta[123]"),
     (["--n_layer=two"], "--n-layer: invalid literal for int"),
     (["--compile=maybe"], "invalid choice 'maybe'"),
     (["--learning_rate=1e400"], "learning_rate: expected a finite number, got inf"),
@@ -132,7 +132,7 @@ def test_refused_arguments(arguments, message):
 
 
 REFUSED_FILES = [
-    ("n_leyer = 2", "got n_leyer; did you mean n_layer"),
+    ("n_leyer = 2", "got n_leyer; did you mean 'n_layer"),
     ("n_layer = 2.5", "key n_layer: expected a whole number, got 2.5"),
     ('learning_rate = "1e-3"', "key learning_rate: expected a number or 'auto', got '1e-3'"),
     ("learning_rate = {a = 1}", "key learning_rate: expected a number or 'auto', got {'a': 1}"),

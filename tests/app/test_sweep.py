@@ -200,7 +200,7 @@ def test_half_a_line_in_the_journal_is_dropped(tiny, tmp_path):
 
 WRONG = [
     ({"grid": {"beta1": [0.5, 1.5]}}, r"beta1: expected a number in \[0, 1\), got 1.5"),
-    ({"grid": {"betta1": [0.5]}}, "did you mean beta1"),
+    ({"grid": {"betta1": [0.5]}}, "did you mean 'beta1"),
     ({"grid": {"seed": [1, 1]}}, "expected distinct values"),
     ({"grid": {"out_dir": ["a"]}}, "expected one that changes the result"),
     ({"search": {"beta1": "0.5..0.9"}}, "expected at least 1 with --search"),

@@ -220,7 +220,7 @@ def test_the_page_has_the_table():
 def test_typos_and_wrong_values_in_a_file_have_their_line(tmp_path):
     path = tmp_path / "c.py"
     for text, message in (
-        ("\nn_leyer = 2\n", "c.py, line 2: expected a known key, got n_leyer; did you mean n_layer"),
+        ("\nn_leyer = 2\n", "c.py, line 2: expected a known key, got n_leyer; did you mean 'n_layer"),
         ("n_layer = 2.0\n", "c.py, line 1, key n_layer: expected a whole number, got 2.0"),
         ("dtype = 'float8'\n", "c.py, line 1, key dtype: expected 'float32' or"),
         ("dropout = None\n", "c.py, line 1, key dropout: expected a number, got None"),

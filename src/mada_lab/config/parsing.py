@@ -1,7 +1,6 @@
 """From a file and a command line to a checked configuration. Everything read is data; nothing is executed."""
 
 import contextlib
-import difflib
 import io
 import math
 import re
@@ -20,6 +19,7 @@ from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
 from mada_lab.config.upstream import translate
 from mada_lab.config.upstream.translation import keys_in
 from mada_lab.errors import ConfigError
+from mada_optim.checks import did_you_mean
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -228,8 +228,7 @@ def parse_arguments(arguments: Sequence[str], default: C) -> C:
 def require_known(key: str, where: str, kind: type[RunConfig] = TrainConfig) -> None:
     """Raises ConfigError with the nearest key, unless `key` is one."""
     if key not in keys(kind):
-        near = difflib.get_close_matches(key, keys(kind), n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]}?" if near else f"`mada-lab {COMMANDS[kind]} --help` lists the keys"
+        remedy = did_you_mean(key, keys(kind), f"`mada-lab {COMMANDS[kind]} --help` lists the keys", cutoff=0.5)
         raise ConfigError(f"configuration, in {where}: expected a known key, got {key}; {remedy}")
 
 

@@ -1,6 +1,5 @@
 """Optimizers by the name they have on the command line."""
 
-import difflib
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from mada_lab.errors import ConfigError
 from mada_lab.optimizers import controls, learners
 from mada_lab.optimizers.baselines import BASELINES, LR_FACTOR, hidden_matrices
 from mada_optim import HyperOptimizer, Learner
-from mada_optim.checks import learned_names
+from mada_optim.checks import did_you_mean, learned_names
 from mada_optim.matrices import hidden_matrices as matrices
 from mada_optim.rule import Rule
 from mada_optim.rules import RULES
@@ -168,8 +167,7 @@ def require_guarded(config: RunConfig) -> None:
 def require_known(name: str) -> None:
     """Raises ConfigError, with the nearest name, unless an optimizer is called `name`."""
     if name not in NAMES:
-        near = [RENAMED[name]] if name in RENAMED else difflib.get_close_matches(name, NAMES, n=1)
-        remedy = f"did you mean {near[0]}?" if near else "choose one of these"
+        remedy = did_you_mean(RENAMED.get(name, name), NAMES, "choose one of these")
         raise ConfigError(f"optimizer, in key optimizer: expected one of {', '.join(NAMES)}, got {name}; {remedy}")
 
 

@@ -1,6 +1,5 @@
 """Weights that training starts from, with a fresh optimizer: those of another run, or published ones."""
 
-import difflib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from mada_lab.errors import ConfigError
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.pretrained import weights
 from mada_lab.pretrained.weights import HUB, Weights
+from mada_optim.checks import did_you_mean
 
 WORDS = ("scratch", "resume")
 ADOPTED = ("n_layer", "n_head", "n_embd", "bias")
@@ -26,8 +26,7 @@ def find(init_from: str, vocabulary: Vocabulary) -> Weights | None:
     if init_from in WORDS:
         return None
     if init_from not in HUB and not Path(init_from).exists():
-        near = difflib.get_close_matches(init_from, (*WORDS, *HUB), n=1)
-        remedy = f"did you mean {near[0]}?" if near else "check the path"
+        remedy = did_you_mean(init_from, (*WORDS, *HUB), "check the path")
         expected = f"{', '.join((*WORDS, *HUB))} or a folder"
         raise ConfigError(f"configuration, in key init_from: expected {expected}, got {init_from}; {remedy}")
     found = weights.read(init_from)

@@ -1,6 +1,5 @@
 """Parameter groups from a model's modules, which know what an optimizer would have to guess."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -193,8 +192,7 @@ def _find(model: nn.Module, head: Head) -> nn.Module | Tensor:
 
 
 def _near(name: str, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(set(allowed)), n=1, cutoff=0.4)
-    return f"did you mean {near[0]!r}?" if near else "print(param_groups(model)) shows the paths"
+    return checks.did_you_mean(name, allowed, "print(param_groups(model)) shows the paths", cutoff=0.4)
 
 
 def _shown(matrix: Matrix) -> str:
