@@ -36,7 +36,7 @@ class LearnedLR(Learner):
     root mean square and clipped; of the running mean of these, what exceeds its noise moves ln lr, by at most `reach`
     in a step. lr falls no faster than 1 / (1 + t / fall), as a hypergradient sees at once what noise costs and only
     later what it finds. It rises above its start only as far as the steps since then agree. The numbers are from trials
-    on small networks, docs/lab-notebook.md.
+    on small networks, docs/inside/lab-notebook.md.
 
         AutoMuon(params, learn=LearnedLR(bounds={"lr": (0.01, 1.0)}))     # never above the start
 
@@ -214,7 +214,7 @@ class LearnedLR(Learner):
         once: the ceiling rises by the sum times reach / (1 - rise). So it rises by `reach` per step where all steps
         agree. A negative sum stays until later steps make it good, however old it is.
 
-        The sum forgets nothing because the first steps tell most (docs/lab-notebook.md). On trained weights < g, S > on
+        The sum forgets nothing because the first steps tell most (the lab notebook). On trained weights < g, S > on
         batches that come for the first time is positive, as on validation data: a smaller lr is better. When batches
         come again it turns negative, as g then points back along steps that these very batches made: a larger lr would
         only fit them better. With fresh weights and an lr that is too small it is negative from the start.
