@@ -1,5 +1,7 @@
 """The site: `make docs` builds it into out/docs."""
 
+from importlib.resources import files
+
 from docutils import nodes
 from math_core import LatexToMathML
 from sphinx import addnodes
@@ -15,7 +17,7 @@ release = version = mada_optim.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = f"mada-optim {release}"
-html_static_path = ["_static"]
+html_static_path = ["_static", str(files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 
@@ -29,7 +31,7 @@ autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_use_ivar = True
 
-#: Browsers draw MathML themselves, so formulas need no script and no network. A formula that isn't LaTeX is an error.
+#: Browsers draw MathML themselves, with a font that the site brings: formulas need no script and no network.
 MATHML = LatexToMathML()
 #: Files outside of this folder, and the pages that include them; None: no page has it, so its name is no link.
 INCLUDED = {

@@ -99,6 +99,7 @@ def test_formulas_are_drawn_by_the_browser(site):
     assert page.count("<math") > 10
     assert "MathJax" not in page
     assert r"\frac" not in page
+    assert (site / "_static" / "STIXTwoMath-Regular.ttf").exists()  # or accents lie on their letters
 
 
 def test_every_figure_has_a_text_in_its_place(site):
