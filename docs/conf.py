@@ -1,11 +1,13 @@
 """The site: `make docs` builds it into out/docs."""
 
+import inspect
 from importlib.resources import files
 
 from docutils import nodes
 from math_core import LatexToMathML
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util.inspect import stringify_signature
 from sphinx.writers.html5 import HTML5Translator
 
 import mada_optim
@@ -47,6 +49,8 @@ def setup(app: Sphinx) -> None:
     """Registers the renderer of formulas that `html_math_renderer` names, and the links out of this folder."""
     app.add_html_math_renderer("mathml", inline_renderers=(formula, None), block_renderers=(formula, None))
     app.connect("doctree-read", link_included)
+    app.connect("autodoc-process-docstring", mark_examples, priority=100)  # before napoleon reads the sections
+    app.connect("autodoc-process-signature", show_constructor)
 
 
 def formula(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
@@ -67,3 +71,23 @@ def link_included(app: Sphinx, doctree: nodes.document) -> None:
             node.replace_self(node.children)
         else:
             node.attributes.update(refdomain="doc", reftarget=page, reftargetid=None)
+
+
+def mark_examples(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Makes code of an indented block that follows a paragraph: without a mark, it would be a quotation."""
+    for i in reversed(range(2, len(lines))):
+        above = lines[i - 2]
+        starts = lines[i].startswith("    ") and not lines[i - 1].strip()
+        if starts and above.strip() and not above.startswith(" ") and not above.endswith("::"):
+            lines[i:i] = ["::", ""]
+
+
+def show_constructor(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None] | None:
+    """Gives a class the arguments of `__init__`, also where it has a `__new__` that takes any."""
+    if not isinstance(obj, type) or not issubclass(obj, mada_optim.HyperOptimizer):
+        return None
+    own = inspect.signature(obj.__init__)
+    own = own.replace(parameters=list(own.parameters.values())[1:], return_annotation=own.empty)
+    return stringify_signature(own, unqualified_typehints=True), returns
