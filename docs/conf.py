@@ -1,9 +1,13 @@
 """The site: `make docs` builds it into out/docs."""
 
+import inspect
+from importlib.resources import files
+
 from docutils import nodes
 from math_core import LatexToMathML
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util.inspect import stringify_signature
 from sphinx.writers.html5 import HTML5Translator
 
 import mada_optim
@@ -15,7 +19,7 @@ release = version = mada_optim.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = f"mada-optim {release}"
-html_static_path = ["_static"]
+html_static_path = ["_static", str(files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 
@@ -29,7 +33,7 @@ autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_use_ivar = True
 
-#: Browsers draw MathML themselves, so formulas need no script and no network. A formula that isn't LaTeX is an error.
+#: Browsers draw MathML themselves, with a font that the site brings: formulas need no script and no network.
 MATHML = LatexToMathML()
 #: Files outside of this folder, and the pages that include them; None: no page has it, so its name is no link.
 INCLUDED = {
@@ -45,6 +49,8 @@ def setup(app: Sphinx) -> None:
     """Registers the renderer of formulas that `html_math_renderer` names, and the links out of this folder."""
     app.add_html_math_renderer("mathml", inline_renderers=(formula, None), block_renderers=(formula, None))
     app.connect("doctree-read", link_included)
+    app.connect("autodoc-process-docstring", mark_examples, priority=100)  # before napoleon reads the sections
+    app.connect("autodoc-process-signature", show_constructor)
 
 
 def formula(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
@@ -65,3 +71,23 @@ def link_included(app: Sphinx, doctree: nodes.document) -> None:
             node.replace_self(node.children)
         else:
             node.attributes.update(refdomain="doc", reftarget=page, reftargetid=None)
+
+
+def mark_examples(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Makes code of an indented block that follows a paragraph: without a mark, it would be a quotation."""
+    for i in reversed(range(2, len(lines))):
+        above = lines[i - 2]
+        starts = lines[i].startswith("    ") and not lines[i - 1].strip()
+        if starts and above.strip() and not above.startswith(" ") and not above.endswith("::"):
+            lines[i:i] = ["::", ""]
+
+
+def show_constructor(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None] | None:
+    """Gives a class the arguments of `__init__`, also where it has a `__new__` that takes any."""
+    if not isinstance(obj, type) or not issubclass(obj, mada_optim.HyperOptimizer):
+        return None
+    own = inspect.signature(obj.__init__)
+    own = own.replace(parameters=list(own.parameters.values())[1:], return_annotation=own.empty)
+    return stringify_signature(own, unqualified_typehints=True), returns

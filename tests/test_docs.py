@@ -7,6 +7,7 @@ page that needs the network, a figure that a screen reader can't name, a command
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -80,6 +81,10 @@ def test_the_reference_lists_what_the_library_exports(site):
     assert [name for name in mada_optim.__all__ if name not in listed] == []
     for name in ("MADA", "AutoMuon", "HyperOptimizer.step", "optimizers.Adan", "Learner.step", "spec.Rule"):
         assert f'id="mada_optim.{name}"' in reference
+    text = unescape(re.sub("<[^>]+>", "", reference))
+    assert "AutoMuon(params: " in text
+    assert "**given" not in text
+    assert "opt = MADA(model.parameters(), lr=1e-3)\nloss_fn" in text, "examples in docstrings are code"
 
 
 def test_no_page_loads_anything_from_the_network(site):
@@ -99,6 +104,7 @@ def test_formulas_are_drawn_by_the_browser(site):
     assert page.count("<math") > 10
     assert "MathJax" not in page
     assert r"\frac" not in page
+    assert (site / "_static" / "STIXTwoMath-Regular.ttf").exists()  # or accents lie on their letters
 
 
 def test_every_figure_has_a_text_in_its_place(site):
