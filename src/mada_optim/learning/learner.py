@@ -1,7 +1,7 @@
-"""What a learner is: it moves coefficients along their hypergradients, and says what it remembers between steps.
+"""The protocol of learners: a learner moves coefficients along their hypergradients.
 
-A learner is a frozen dataclass: its fields are its numbers, and nothing in it changes. What changes is given to it and
-returned by it, as in optax: the coefficients, and its memory, which the optimizer stores with them.
+A learner is a frozen dataclass; its fields are its options. It is a pure function, as in optax: its methods take the
+coefficients and its memory and return new ones. The optimizer stores both.
 """
 
 import abc
@@ -16,12 +16,12 @@ from torch.optim.optimizer import Optimizer
 
 from mada_optim.learning.options import NONE, Bounds, Decay, PerCoefficient, Scope, Start, Stop
 
-#: By name: a tensor whose first dimension is the rows, or a `CoefficientOptimizer`.
+#: A learner's memory by name: tensors whose first dimension is the rows, or a `CoefficientOptimizer`.
 Memory = dict[str, Any]
 
 
 class CoefficientOptimizer(NamedTuple):
-    """An optimizer that works for a learner, and the tensors that it was made for, a (rows,) for each coefficient."""
+    """An optimizer inside a learner, and its parameters: a tensor (rows,) for each coefficient."""
 
     optimizer: Optimizer
     leaves: list[Tensor]
@@ -29,20 +29,21 @@ class CoefficientOptimizer(NamedTuple):
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What a learner may know about a step, beside the coefficients and their hypergradients.
+    """A learner's information on a step, beside the coefficients and their hypergradients.
 
     Attributes:
-        names: The coefficients that it moves, a column each.
+        names: Names of the learner's coefficients, in the order of the columns.
         low: Lower ends of their intervals, (names,).
-        high: Upper ends.
+        high: Upper ends of their intervals, (names,).
         rates: The hyper learning rates that the rule declares for them.
-        steps: How many steps have been applied before this one, (rows,).
-        counts: Whether the step counts for a row, and its hypergradients are finite, (rows,): of other rows, the
-            optimizer keeps coefficients and memory as they are.
-        moves: Whether it is between `start` and `stop` too, (rows,): of other rows, the optimizer keeps coefficients.
-        lr_floor: ln of the lr that the shapes of the matrices say over the one that is set, at most 0.
-        scheduled_lr: Gives the lr that is set or scheduled, (rows,); zeros in `init`.
-        made: What `each` has made before.
+        steps: Number of steps applied before this one, (rows,).
+        counts: Whether the row has a gradient in this step and finite hypergradients, bool (rows,). In other rows, the
+            optimizer leaves coefficients and memory unchanged.
+        moves: `counts`, and the step is between `start` and `stop`, bool (rows,). In other rows, the optimizer leaves
+            the coefficients unchanged.
+        lr_floor: ln of the lr computed from the matrix shapes over the lr that is set, at most 0.
+        scheduled_lr: Returns the lr that is set or scheduled, (rows,); zeros in `init`.
+        made: Cache of `each`.
     """
 
     names: tuple[str, ...]
@@ -57,7 +58,12 @@ class StepInfo:
     made: dict[Any, Tensor | float] = field(default_factory=dict)
 
     def each(self, given: PerCoefficient, usual: float | tuple[float, ...]) -> Tensor | float:
-        """A number for each coefficient, (names,), or one for all: what is `given`, or what is usual."""
+        """An option as a number for all coefficients, or a tensor (names,).
+
+        Args:
+            given: The learner's option: a number, or numbers by the names of coefficients.
+            usual: The value of coefficients that `given` doesn't name: one for all, or one for each.
+        """
         if not isinstance(given, Mapping):
             return given
         key = (id(given), usual)
@@ -70,16 +76,17 @@ class StepInfo:
 
 
 class Learner(abc.ABC):
-    """Moves the coefficients in `names` along their hypergradients.
+    """Base class of learners, which move coefficients along their hypergradients.
 
-    Matrices have a row for each scope and a column for each coefficient. Subclasses are frozen dataclasses.
+    A subclass is a frozen dataclass with fields for its options. Matrices have a row for each scope and a column for
+    each coefficient.
 
     Attributes:
-        names: What is learned: names of coefficients of the rule, "lr", or "all" for all of the rule's.
-        scope: Over what a coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
+        names: Names of coefficients of the rule, "lr", or "all" for all of the rule's.
+        scope: The parameters that share a coefficient: "global" (all, as in the paper), "group" or "tensor".
         start: Number of applied steps before the first hyper-step.
-        stop: Number of applied steps after which there is none; None for no end.
-        bounds: (low, high) by name, in the place of the rule's intervals; for lr of its factor on the lr that is set.
+        stop: Number of applied steps after which the coefficients stay, > start; None for no end.
+        bounds: (low, high) by name, instead of the rule's intervals; for lr, of the factor on the lr that is set.
         horizon: Decay of the trace that lr is learned from, in [0, 1); 0 is the hypergradient of one step.
     """
 
@@ -89,35 +96,40 @@ class Learner(abc.ABC):
     stop: Stop = None
     bounds: Bounds = NONE
     horizon: Decay = 0.0
-    #: Whether what `step` returns may be NaN, where the old coefficients then stay.
+    #: Whether `step` may return NaN, for coefficients that are to stay.
     may_give_nan: ClassVar[bool] = True
 
     def init(self, q: Tensor, info: StepInfo) -> Memory:
-        """The memory of new rows, whose coefficients are `q` (rows, names); nothing by default."""
+        """Returns the memory of new rows; none by default.
+
+        Args:
+            q: Their coefficients, (rows, names).
+            info: As in `step`.
+        """
         return {}
 
     @abc.abstractmethod
     def step(self, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
-        """Moves the coefficients once.
+        """Returns the coefficients after one hyper-step, and the new memory.
 
         Args:
-            q: The coefficients, (rows, names). lr is ln of a factor on the lr that is set.
+            q: The coefficients, (rows, names). That of lr is ln of the factor on the lr that is set.
             h: Their hypergradients, (rows, names).
-            memory: What `init` or the last step gave.
-            info: What else there is to know.
+            memory: The memory that `init` or the last step returned.
+            info: Names, intervals, counts of steps and the scheduled lr.
 
         Returns:
-            The new coefficients, which the optimizer projects on their intervals, and the new memory, with the same
-            keys, shapes and dtypes. Where a coefficient is NaN, the old one stays.
+            The new coefficients, which the optimizer projects on their intervals; where one is NaN, the old one stays.
+            And the new memory, with the same keys, shapes and dtypes.
         """
 
 
 @functools.lru_cache(maxsize=256)
 def vector(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The numbers as a tensor that nobody changes; made once, as a copy to a device would wait for it."""
+    """The numbers as a tensor that nobody changes; cached, as each copy to a device would make the host wait."""
     return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def clipped(h: Tensor, limit: float) -> Tensor:
-    """Each hypergradient by itself, as `torch.nn.utils.clip_grad_norm_` clips the norm of a gradient."""
+    """`h` with each element clipped to [-limit, limit], by the formula of `torch.nn.utils.clip_grad_norm_`."""
     return h * torch.clamp(limit / (h.abs() + 1e-6), max=1.0)

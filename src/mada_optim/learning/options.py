@@ -19,23 +19,18 @@ class FrozenDict(Mapping[str, Any]):
         self._items = dict(given)
 
     def __getitem__(self, key: str) -> Any:
-        """As of a dict."""
         return self._items[key]
 
     def __iter__(self) -> Iterator[str]:
-        """As of a dict."""
         return iter(self._items)
 
     def __len__(self) -> int:
-        """As of a dict."""
         return len(self._items)
 
     def __hash__(self) -> int:
-        """By its items."""
         return hash(frozenset(self._items.items()))
 
     def __repr__(self) -> str:
-        """That of a dict."""
         return repr(self._items)
 
 
