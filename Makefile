@@ -2,7 +2,7 @@
 #   make demo    train a small GPT with MADA, AutoMuon and AdamW on text that ships with Python, and write a report
 #   make test    the tests        make check   lint, format, types, architecture
 #   make docs    the documentation as a site, in out/docs
-#   make drill   kills, full disks, flipped bits: the table in docs/reliability.md, in about half an hour
+#   make drill   kills, full disks, flipped bits: the table in docs/lab/reliability.md, in about half an hour
 #
 # On Linux pip takes torch's CUDA build, several GB. For the CPU build:
 #   make demo PIP_FLAGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"

@@ -96,7 +96,7 @@ class Contender:
             self.optimizer.step()
 
     def bytes_moved_per_parameter(self) -> float:
-        """What a step reads and writes at least, in fp32: docs/performance.md counts it."""
+        """What a step reads and writes at least, in fp32: docs/results/performance.md counts it."""
         state = self.state_bytes_per_parameter()
         if not isinstance(self.optimizer, mada_optim.HyperOptimizer):
             return 12 + 2 * state  # reads weights, gradients and state, writes all but gradients

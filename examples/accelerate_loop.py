@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from digits import mlp, train_and_test
 from torch.utils.data import DataLoader
 
-from mada_optim import MADA, HyperSGD
-from mada_optim.grouping import param_groups
+from mada_optim import MADA, HyperSGD, param_groups
 
 
 def prepared(accelerator: Accelerator) -> tuple:

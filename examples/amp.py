@@ -7,8 +7,7 @@ weights nor coefficients move. Unscale before you clip; where you don't, `scaler
 import torch
 from digits import mlp, shuffled, train_and_test
 
-from mada_optim import MADA
-from mada_optim.grouping import param_groups
+from mada_optim import MADA, param_groups
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

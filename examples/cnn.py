@@ -9,8 +9,7 @@ import torch
 from digits import accuracy, shuffled, train_and_test
 from torch import Tensor, nn
 
-from mada_optim import AutoMuon
-from mada_optim.grouping import param_groups
+from mada_optim import AutoMuon, param_groups
 
 
 class CNN(nn.Module):

@@ -8,8 +8,7 @@ recompilation would raise. `backend="inductor"`, torch's default, is the fast on
 import torch
 from digits import accuracy, mlp, shuffled, train_and_test
 
-from mada_optim import MADA
-from mada_optim.grouping import param_groups
+from mada_optim import MADA, param_groups
 
 
 def train_epoch(model: torch.nn.Module, opt: MADA, batches: torch.utils.data.DataLoader) -> list[float]:

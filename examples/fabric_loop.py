@@ -11,8 +11,7 @@ from digits import mlp, train_and_test
 from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
-from mada_optim import MADA, HyperSGD
-from mada_optim.grouping import param_groups
+from mada_optim import MADA, HyperSGD, param_groups
 
 
 def setup(fabric: Fabric) -> dict:

@@ -7,8 +7,7 @@ each loss by its share of the batch: `backward` sums, and a micro-batch's loss i
 import torch
 from digits import mlp, shuffled, train_and_test
 
-from mada_optim import MADA
-from mada_optim.grouping import param_groups
+from mada_optim import MADA, param_groups
 
 
 def train(micro_batches: int, epochs: int = 5) -> dict:

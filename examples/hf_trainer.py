@@ -12,8 +12,7 @@ from pydoc_data.topics import topics
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from mada_optim import MADA, HyperSGD
-from mada_optim.grouping import param_groups
+from mada_optim import MADA, HyperSGD, param_groups
 from mada_optim.integrations.transformers import MADACallback
 
 BLOCK, STEPS = 64, 30

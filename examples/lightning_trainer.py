@@ -14,8 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mada_optim import MADA, HyperSGD
-from mada_optim.grouping import param_groups
+from mada_optim import MADA, HyperSGD, param_groups
 from mada_optim.integrations.lightning import MADACallback
 
 

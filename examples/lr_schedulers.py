@@ -12,8 +12,7 @@ from digits import mlp, shuffled, train_and_test
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from mada_optim import MADA
-from mada_optim.grouping import param_groups
+from mada_optim import MADA, param_groups
 
 EPOCHS = 6
 STEPS = EPOCHS * 24  # 24 batches in an epoch

@@ -3,8 +3,7 @@
 import torch
 from digits import accuracy, mlp, shuffled, train_and_test
 
-from mada_optim import AutoMuon
-from mada_optim.grouping import param_groups
+from mada_optim import AutoMuon, param_groups
 
 
 def main(epochs: int = 10) -> dict:

@@ -1,78 +1,12 @@
 """Who may import whom, and what a rule may not do. Read from the syntax trees, so nothing is imported to check it."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-SRC = Path(__file__).parents[1] / "src"
-FILES = sorted(SRC.rglob("*.py"))
+from tests.rooms import FILES, FLOOR_OF, FLOORS, PAGE, SRC, imports, module, ours, room_of, within, written
 
-#: The rooms of each package from the ground up: a room imports from its own files and from lower floors alone.
-FLOORS = {
-    "mada_optim": (
-        "load_by_name modes placement rule",
-        "beta_guard graph layouts step_count",
-        "checks sharding",
-        "learning matrices",
-        "engines grouping inspection rules",
-        "group_keys state_dicts stepping",
-        "hyper_optimizer",
-        "integrations optimizers",
-        "__init__ describe",
-    ),
-    "mada_lab": (
-        "__init__ errors",
-        "model system",
-        "config data",
-        "compute records",
-        "checkpoints optimizers plots",
-        "pretrained reports",
-        "evaluation tasks",
-        "training",
-        "experiments",
-        "cli",
-        "__main__",
-    ),
-}
 WITHOUT_TORCH = ("mada_lab.records.run_record", "mada_lab.records.outcome", "mada_lab.reports.report")
-FLOOR_OF = {
-    f"{package}.{room}": height
-    for package, floors in FLOORS.items()
-    for height, rooms in enumerate(floors)
-    for room in rooms.split()
-}
-
-
-def module(path):
-    parts = path.relative_to(SRC).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imports(path):
-    """Full names of what a file imports, `from a import b` as a.b."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def within(name, package):
-    return name == package or name.startswith(package + ".")
-
-
-def room_of(name):
-    """`mada_lab.config` for mada_lab.config.keys.RunConfig; a package's own file is its room __init__."""
-    package, _, rest = name.partition(".")
-    room = f"{package}.{rest.partition('.')[0]}"
-    return room if room in FLOOR_OF else f"{package}.__init__"
-
-
-def ours(path):
-    """The modules of this project that a file imports, `from a import b` as a.b."""
-    return [x for x in imports(path) if x.partition(".")[0] in FLOORS]
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)
@@ -83,6 +17,11 @@ def test_imports_lead_to_lower_floors(path):
         if there == here or there.partition(".")[0] != here.partition(".")[0]:
             continue
         assert FLOOR_OF[there] < FLOOR_OF[here], f"{module(path)} may not import {name}"
+
+
+def test_the_page_has_every_room():
+    """`python -m tests.rooms --write` brings it up to date."""
+    assert PAGE.read_text() == written()
 
 
 def test_the_floors_name_every_room_and_no_other():

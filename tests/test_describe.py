@@ -1,4 +1,4 @@
-"""Descriptions say what the rules compute, and the pages in docs/rules are those descriptions.
+"""Descriptions say what the rules compute, and the pages in docs/reference/rules are those descriptions.
 
 The LaTeX itself is read back by an independent grammar (`tests.latex`) and evaluated in float64 against the rule, so a
 wrong sign, order, subscript, pair of parentheses or name fails here. Also caught: a stale page, a formula that a
@@ -26,7 +26,7 @@ from mada_optim.rule import UNIT, Coefficient, Rule, Slot
 from mada_optim.rules import RULES
 from tests.latex import evaluate_lines
 
-FOLDER = Path(__file__).parents[1] / "docs" / "rules"
+FOLDER = Path(__file__).parents[1] / "docs" / "reference" / "rules"
 Q, R = Coefficient("q", "q", UNIT, 0.5), Coefficient("r", "r", UNIT, 0.5)
 
 
@@ -252,7 +252,7 @@ def test_pages_are_up_to_date():
     expected = all_pages()
     found = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*")}
     assert expected.keys() == {f"{name}.md" for name in RULES} | {"README.md"}
-    assert found.keys() == expected.keys(), f"docs/rules: delete what has no rule, and run {COMMAND}"
+    assert found.keys() == expected.keys(), f"docs/reference/rules: delete what has no rule, and run {COMMAND}"
     stale = [name for name in expected if found[name] != expected[name]]
     assert not stale, f"stale: {', '.join(stale)}; run {COMMAND}"
 
@@ -269,7 +269,7 @@ def test_the_command(tmp_path, capsys):
     main(["adam", "--write", str(tmp_path / "pages")])
     assert "# adam" in capsys.readouterr().out
     assert {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "pages").iterdir()} == all_pages()
-    for arguments, said in ((["adm"], "did you mean 'adam'?"), ([], "--write docs/rules")):
+    for arguments, said in ((["adm"], "did you mean 'adam'?"), ([], "--write docs/reference/rules")):
         with pytest.raises(SystemExit):
             main(arguments)
         assert said in capsys.readouterr().err

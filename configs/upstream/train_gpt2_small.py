@@ -3,7 +3,7 @@
 mada-lab train configs/upstream/train_gpt2_small.py --dtype='float32' \
     --beta1=0.9 --beta2=0.95 --beta3=0.0 --rho=0.6 --c=1.0 --gamma=1.0
 
-The file is read, not run: assignments of literals, and arithmetic on them. docs/upstream.md says what each key becomes.
+The file is read, not run: literals are assigned, and arithmetic on them. docs/lab/upstream.md says what a key becomes.
 configs/gpt2_small.toml is the same run in the keys of this application.
 """
 

@@ -27,7 +27,7 @@ NEEDED = {"m", "v", "w1", "w2"}
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """How far bad betas are taken; the numbers are from trials on small networks, docs/lab-notebook.md.
+    """How far bad betas are taken; the numbers are from trials on small networks, docs/inside/lab-notebook.md.
 
     Attributes:
         ramp: Steps for each that m remembers, >= 0: beta1 = .9 is used as such from step 9 ramp on. 0: at once.

@@ -212,7 +212,7 @@ def test_the_tables_have_the_keys_of_this_application():
 
 
 def test_the_page_has_the_table():
-    page = (ROOT / "docs" / "upstream.md").read_text()
+    page = (ROOT / "docs" / "lab" / "upstream.md").read_text()
     assert facts.table() in page
     assert EXAMPLE.relative_to(ROOT).as_posix() in page
 

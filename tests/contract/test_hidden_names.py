@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mada_optim import AutoMuon
-from mada_optim.grouping import param_groups
+from mada_optim import AutoMuon, param_groups
 from mada_optim.matrices import hidden_matrices
 
 HIDDEN, BATCH = "hidden matrix", "batch of hidden matrices"

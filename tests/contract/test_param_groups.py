@@ -16,8 +16,7 @@ from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.model.linear import MLP
 from mada_lab.model.resnet import ResNet
 from mada_lab.optimizers import catalog
-from mada_optim import MADA, AutoMuon, HyperSGD
-from mada_optim.grouping import param_groups
+from mada_optim import MADA, AutoMuon, HyperSGD, param_groups
 from mada_optim.matrices import hidden_matrices
 from tests.problems import same_bits
 

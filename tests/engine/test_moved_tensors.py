@@ -7,7 +7,7 @@ so is one that is left alone.
 Catches: loops that write where a tensor was before, or beyond its end; a gradient, a slot or a number of a group that
 is read from memory which was freed; a tensor that no longer fits and is used all the same.
 
-Run it under AddressSanitizer after a change of what keeps addresses: docs/reliability.md says how.
+Run it under AddressSanitizer after a change of what keeps addresses: docs/lab/reliability.md says how.
 """
 
 import copy

@@ -1,8 +1,8 @@
-"""The drill: every promise of docs/reliability.md, tried until it breaks or the counts are through.
+"""The drill: every promise of docs/lab/reliability.md, tried until it breaks or the counts are through.
 
     python -m tests.reliability.drill [--scale 1.0] [--only WORD] [--folder DIR] [--write]
 
-`make drill` runs it whole and writes the table into docs/reliability.md. `--folder` tries another file system.
+`make drill` runs it whole and writes the table into docs/lab/reliability.md. `--folder` tries another file system.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from mada_lab.data.prepare import prepare
 from mada_lab.system import environment
 from tests.reliability import crash_points, fuzz, kills, resumes, rot, runs, siege, stops
 
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+PAGE = Path(__file__).parents[2] / "docs" / "lab" / "reliability.md"
 BEGIN, END = "<!-- drill: begin -->\n", "<!-- drill: end -->\n"
 QUICK = tuple(phase for phase in stops.PHASES if "minute" not in phase)
 SLOW = tuple(phase for phase in stops.PHASES if "minute" in phase)

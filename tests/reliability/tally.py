@@ -26,7 +26,7 @@ class Tally:
             self.failures.append(f"{name}: {problem}")
 
     def row(self, name):
-        """A row of the table in docs/reliability.md."""
+        """A row of the table in docs/lab/reliability.md."""
         good = self.cases - len(self.failures)
         figures = "; ".join(f"{key} {x}" for key, x in self.figures.items())
         return f"| {name} | {self.promise} | {good} of {self.cases} | {figures or '-'} |"

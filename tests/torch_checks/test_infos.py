@@ -1,6 +1,6 @@
 """The list of presets is complete, and so is the page that says what of PyTorch's checks is covered and what isn't.
 
-Catches: a new preset that no check runs on, a citation in docs/torch-checks.md of a test that is gone.
+Catches: a new preset that no check runs on, a citation in docs/inside/torch-checks.md of a test that is gone.
 """
 
 import ast
@@ -16,7 +16,7 @@ from tests.torch_checks.infos import CASES, INFOS, OWN_ERRORS, ROSENBROCK_LR, TO
 from tests.torch_checks.schedules import BASES, SCHEDULERS
 from tests.torch_checks.torch_helpers import get_error_inputs_for_all_optims, optim_db, profile
 
-PAGE = (REPOSITORY / "docs" / "torch-checks.md").read_text()
+PAGE = (REPOSITORY / "docs" / "inside" / "torch-checks.md").read_text()
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from mada_lab.errors import ConfigError, Interrupted, LabError, of_memory, visib
 
 #: What is typed, and the file that has its USAGE and its `run`.
 COMMANDS = {
-    ("data", "prepare"): "prepare",
+    ("data", "prepare"): "data_prepare",
     ("train",): "train",
     ("report",): "report",
     ("verify",): "verify",

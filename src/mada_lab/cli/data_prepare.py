@@ -9,7 +9,7 @@ MOST_WORKERS = 1024  # threads
 USAGE = """\
 data prepare NAME [--from-file PATH] [--tokenizer gpt2|gpt2_small|char] [--bpe-files DIR] [--data-dir DIR] [--workers N]
     make a data set: pydoc, shakespeare, shakespeare_char, wikitext, wikitext103, lambada, openwebtext, cifar10, digits;
-    docs/data.md tells about each
+    docs/lab/data.md tells about each
 """
 
 

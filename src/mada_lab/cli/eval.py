@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 USAGE = """\
 eval RUN [--dataset NAME] [--split val|test] [--from-file PATH] [--mode stride|paper] [--stride N] [--context N]
      [--data-dir DIR] [--bpe-files DIR] [--device DEVICE] [--dtype DTYPE] [--out DIR]
-    loss, perplexities and bits per byte of a run, a checkpoint or an exported folder on a text; docs/evaluation.md
+    loss, perplexities and bits per byte of a run, a checkpoint or an exported folder on a text; docs/lab/evaluation.md
 """
 OPTIONS = "--dataset --split --from-file --mode --stride --context --data-dir --bpe-files --device --dtype --out"
 CHOICES = {"--split": ("val", "test"), "--mode": ("stride", "paper"), "--dtype": ("float32", "bfloat16", "float16")}

@@ -12,7 +12,7 @@ from mada_lab.errors import ConfigError
 USAGE = """\
 train [CONFIG.toml|CONFIG.py] --key=value ...
     train a GPT; `mada-lab train --help` lists the keys. CONFIG.py is a configuration as nanoGPT and the MADA authors
-    have it, read without being run; docs/upstream.md has the table from their keys and flags to ours
+    have it, read without being run; docs/lab/upstream.md has the table from their keys and flags to ours
 """
 
 
@@ -65,4 +65,4 @@ def require_possible(config: RunConfig, given: Collection[str]) -> None:
     for key in ("parallel", "distributed_timeout"):
         if key in given and getattr(config, key) != "ddp" and not world.started_by_torchrun():
             what = f"expected several processes, started by torchrun, beside it, got one and {getattr(config, key)}"
-            raise ConfigError(f"configuration, key {key}: {what}; leave it out, or see docs/distributed.md")
+            raise ConfigError(f"configuration, key {key}: {what}; leave it out, or see docs/lab/distributed.md")

@@ -1,4 +1,4 @@
-"""All data sets known by name. A further one is one more entry here; `docs/data.md` says more about each."""
+"""All data sets known by name. A further one is one more entry here; `docs/lab/data.md` says more about each."""
 
 from dataclasses import dataclass
 

@@ -3,7 +3,7 @@ r"""What a rule computes, in the letters of a paper, read from its one function,
     from mada_optim.describe import describe
     print(describe("adam").equations[0])    # m_t = \beta_1 \, m_{t-1} + (1 - \beta_1) \, g_t
 
-`python -m mada_optim.describe NAME` prints a rule's page; `--write docs/rules` writes those of all rules.
+`python -m mada_optim.describe NAME` prints a rule's page; `--write docs/reference/rules` writes those of all rules.
 """
 
 import functools

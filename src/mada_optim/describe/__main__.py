@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the pages of all rules and an index")
     options = parser.parse_args(arguments)
     if not options.names and options.write is None:
-        parser.error("name a rule, or a folder to write all pages to: --write docs/rules")
+        parser.error("name a rule, or a folder to write all pages to: --write docs/reference/rules")
     try:
         pages = [page(describe(name)) for name in options.names]
     except ValueError as error:

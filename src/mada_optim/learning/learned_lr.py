@@ -26,7 +26,7 @@ class LearnedLR(Learner):
     mean square and clipped. The part of its running mean that exceeds the noise moves ln lr, by at most `reach` per
     step. Two limits hold the factor: it falls no faster than 1 / (1 + t / fall), because early hypergradients see the
     cost of noise before its benefit; and it rises above 1 only as far as the steps so far agree. The default values are
-    from trials on small networks, docs/lab-notebook.md.
+    from trials on small networks, docs/inside/lab-notebook.md.
 
         AutoMuon(params, learn=LearnedLR(bounds={"lr": (0.01, 1.0)}))     # never above the initial learning rate
 
@@ -179,10 +179,10 @@ class LearnedLR(Learner):
         ceiling rises by the sum times reach / (1 - rise), so by `reach` per step where all steps agree. A negative sum
         stays until later steps outweigh it.
 
-        The sum forgets nothing because the first steps tell most (docs/lab-notebook.md). On trained weights, h is
-        positive on new batches, as on validation data: a smaller lr is better. On repeated batches it turns negative,
-        because g points back along the steps that the same batches made: a larger lr would only fit these batches
-        better. With fresh weights and too small an lr, h is negative from the first step.
+        The sum forgets nothing because the first steps tell most (docs/inside/lab-notebook.md). On trained weights, h
+        is positive on new batches, as on validation data: a smaller lr is better. On repeated batches it turns
+        negative, because g points back along the steps that the same batches made: a larger lr would only fit these
+        batches better. With fresh weights and too small an lr, h is negative from the first step.
         """
         evidence = evidence - torch.clamp(h, -1.0, 1.0) - self.rise
         spent = torch.clamp(evidence, min=0.0)

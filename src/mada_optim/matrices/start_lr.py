@@ -6,7 +6,7 @@ step of the same norm at every width, networks of all widths learn alike (Yang, 
 Muon's authors take (Jordan et al. 2024), so lr itself has that, of which matrices take `matrix_lr_ratio`. An Adam
 update has elements of about 1, of the same signs along its strongest directions, so that its norm grows with the width
 itself: lr falls with 1 / width (Yang et al. 2022, arXiv 2203.03466).
-The two constants are from trials on small networks, docs/lab-notebook.md.
+The two constants are from trials on small networks, docs/inside/lab-notebook.md.
 """
 
 import math

@@ -12,7 +12,7 @@ from mada_optim.learning.banks import Learn
 from mada_optim.learning.learned_lr import LearnedLR
 from mada_optim.optimizers.arguments import explained, given
 
-#: The numbers are from trials on small networks, docs/lab-notebook.md.
+#: The numbers are from trials on small networks, docs/inside/lab-notebook.md.
 GUARD = Guard(ramp=100.0, least_beta2=0.99)
 LEARNED_LR = LearnedLR()
 

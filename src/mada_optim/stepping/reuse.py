@@ -1,7 +1,7 @@
 """The tensors of a step. Most are those of the step before, but for gradients: what was found out then, holds.
 
 To see that it does takes half of the time that it takes to find it out, which shows where tensors are small or many
-(docs/performance.md).
+(docs/results/performance.md).
 """
 
 from array import array

@@ -210,8 +210,8 @@ def test_tokenizer_must_suit(name: str, tokenizer: str, expected: str) -> None:
 
 
 def test_every_text_has_a_page_and_every_page_a_text() -> None:
-    """docs/data.md has a section for each data set."""
-    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    """docs/lab/data.md has a section for each data set."""
+    page = (Path(__file__).parents[3] / "docs" / "lab" / "data.md").read_text()
     assert re.findall(r"^## `(\w+)`", page, flags=re.MULTILINE) == list(DATA_SETS)
 
 

@@ -3,7 +3,7 @@
 The file is named by the digest of all that decides its content: source, flags, compiler, processor. Its threads are
 torch's where torch has loaded an OpenMP runtime of GCC's kind, also from a compiler that has none or one of another
 kind; else those of the compiler's own runtime, else started for each loop, at a millisecond or more
-(docs/performance.md). Where no compiler is installed, the package ziglang is one.
+(docs/results/performance.md). Where no compiler is installed, the package ziglang is one.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ FLAGS = (
     *"-ffp-contract=off -fno-math-errno -fno-trapping-math".split(),
 )
 # A loop over eight streams asks for what it reads next: a processor by itself looks ahead in few of them. The numbers
-# say how far, and that it pays where a prefetch comes with eight instructions or more (docs/performance.md).
+# say how far, and that it pays where a prefetch comes with eight instructions or more (docs/results/performance.md).
 GCC_FLAGS = (
     "-fprefetch-loop-arrays",
     *"--param=prefetch-latency=600 --param=min-insn-to-prefetch-ratio=8".split(),

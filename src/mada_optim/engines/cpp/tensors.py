@@ -2,7 +2,7 @@
 
 It calls torch's stable C interface on the C++ tensors inside Python's objects. Their place in an object is searched
 for, and what is read is compared with what Python says, before any of it is used. Python alone takes five to fifty
-times as long (`mada_optim.placement`), which shows in a step of many small tensors (docs/performance.md).
+times as long (`mada_optim.placement`), which shows in a step of many small tensors (docs/results/performance.md).
 """
 
 import ctypes
