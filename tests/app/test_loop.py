@@ -356,8 +356,8 @@ def test_naming_what_is_learned_changes_nothing_else(tiny, corpus):
     default = train(config, corpus, Silent())
     named = train(replace(config, learn="lr", learning_rate="auto", out_dir=f"{tiny.out_dir}2"), corpus, Silent())
     assert same_bits(weights(default), weights(named))
-    both = catalog.build(default.model, replace(config, learn="lr,omega", hyper_lr="lr=0.5,omega=0.2", hyper_stop=9))
-    assert [(type(x), x.stop) for x in both.learners] == [(LearnedLR, 9), (HyperSGD, 9)]
+    both = catalog.build(default.model, replace(config, learn="lr,omega", hyper_lr="lr=0.5,omega=0.2", hyper_stop=99))
+    assert [(type(x), x.stop) for x in both.learners] == [(LearnedLR, 99), (HyperSGD, 99)]
     assert (both.learners[0].rate, dict(both.learners[1].lr)) == (0.5, {"omega": 0.2})
     paper = catalog.build(default.model, fitted(tiny, optimizer="mada", learn="lr", bounds="lr=0.5:2"))
     assert [(type(x), dict(x.bounds)) for x in paper.learners] == [(HyperSGD, {"lr": (0.5, 2.0)})]

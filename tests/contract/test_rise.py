@@ -61,9 +61,12 @@ def test_evidence_is_the_sum_of_what_steps_say_less_a_share():
     assert ceiling.item() == pytest.approx(math.log(0.01) + 0.3 * 0.1 / 0.4)  # -1.3 + 4 * 0.4
 
 
-def test_the_ceiling_leaves_one_that_is_above():
-    q, ceiling = torch.tensor([[1.0], [3.0], [1.0]]), torch.tensor([[2.0], [2.0], [math.inf]])
-    assert LearnedLR.highest(q, ceiling).tolist() == [[2.0], [3.0], [math.inf]]
+@pytest.mark.parametrize(("start", "ceiling", "reached"), [(1.0, 2.0, 2.0), (3.0, 2.0, 3.0), (1.0, math.inf, 4.0)])
+def test_the_ceiling_leaves_one_that_is_above(start, ceiling, reached):
+    """A hypergradient of 1 is no evidence for a higher ceiling."""
+    learner, info = up(reach=0.0), step_info(ends=(-9.0, 9.0))
+    moved, _ = learner.step(start * ONE, ONE, {**learner.init(ONE, info), "ceiling": ceiling * ONE}, info)
+    assert moved.item() == reached
 
 
 def test_the_intervals_end_holds_too():

@@ -1,9 +1,9 @@
-r"""What a rule computes, in the letters of a paper, read from its one function, so that no page can say otherwise.
+r"""Describes a rule: its equations in LaTeX, coefficients, slots and corners, all read from its function.
 
     from mada_optim.describe import describe
     print(describe("adam").equations[0])    # m_t = \beta_1 \, m_{t-1} + (1 - \beta_1) \, g_t
 
-`python -m mada_optim.describe NAME` prints a rule's page; `--write docs/reference/rules` writes those of all rules.
+`python -m mada_optim.describe NAME` prints the page of a rule; `--write FOLDER` writes the pages of all rules.
 """
 
 import functools
@@ -27,7 +27,7 @@ SCALAR = 8  # bytes of a number per tensor, in fp64
 
 @dataclass(frozen=True)
 class Equation:
-    """A line in LaTeX: what is called `name` in code, and `left` on paper, is `right`."""
+    """An equation in LaTeX, `left = right`, of the variable that is called `name` in code."""
 
     name: str
     left: str
@@ -39,7 +39,7 @@ class Equation:
 
 @dataclass(frozen=True)
 class HyperParameter:
-    """A number that is never learned."""
+    """A number of the rule that is never learned."""
 
     name: str
     symbol: str
@@ -48,14 +48,14 @@ class HyperParameter:
 
 @dataclass(frozen=True)
 class Corner:
-    """One coefficient or hyper-parameter, not learned, at a value where slots or terms fall away.
+    """A fixed value of one coefficient or hyper-parameter at which slots or terms fall away.
 
     Attributes:
         name: The coefficient or hyper-parameter.
         value: 0 or 1.
         slots_gone: Names of the slots that are no longer kept.
         terms_gone: Names of the other equations that are no longer computed.
-        equations: Those that are left.
+        equations: The remaining equations.
     """
 
     name: str
@@ -67,13 +67,13 @@ class Corner:
 
 @dataclass(frozen=True)
 class Equal:
-    """Another rule that this one comes to.
+    """Another rule of the registry that a rule equals at certain values.
 
     Attributes:
-        rule: Its name in the registry.
-        fixed: The values of coefficients and hyper-parameters that make it so.
-        renamed: Names here of what has another name there.
-        slots: Names of the slots that are left.
+        rule: Name of the other rule.
+        fixed: The values of coefficients and hyper-parameters at which the two are equal.
+        renamed: Names in the other rule, by the different names in this one.
+        slots: Names of the remaining slots.
     """
 
     rule: str
@@ -84,16 +84,16 @@ class Equal:
 
 @dataclass(frozen=True)
 class Description:
-    """What a rule computes, learns and keeps.
+    """A rule's equations, coefficients, hyper-parameters, slots and corners.
 
     Attributes:
         name: Key in the registry.
-        text: What the rule's function, or else its file, says of itself.
-        equations: The update and the slots, in the order of computation; none where the function can't be traced.
-        coefficients: What may be learned.
-        hyper_parameters: What is fixed.
-        slots: What is kept.
-        corners: What one fixed number makes fall away.
+        text: The docstring of the rule's function, or else of its file.
+        equations: The update and the slots, in the order of computation; none if the function can't be traced.
+        coefficients: The numbers that may be learned.
+        hyper_parameters: The fixed numbers.
+        slots: The tensors that are kept for each parameter.
+        corners: The corners of one coefficient or hyper-parameter.
         equals: The other rules of the registry that this one contains.
         untraced: Why there are no equations, or "".
     """
@@ -120,7 +120,7 @@ class Description:
 
 
 def describe(rule: str | Rule) -> Description:
-    """What `rule` computes, learns and keeps.
+    """The description of a rule.
 
     Args:
         rule: Name in `mada_optim.rules.RULES`, or any `Rule`.

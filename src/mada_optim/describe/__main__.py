@@ -1,4 +1,4 @@
-"""Prints rules' pages, or writes those of all."""
+"""Prints the pages of rules, or writes the pages of all rules into a folder."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What falls away where coefficients are fixed, and which other rule is left."""
+"""Corners of a rule: fixed values at which slots and terms fall away, or at which it equals another rule."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -26,15 +26,15 @@ def slots_left(rule: Rule, fixed: Fixed) -> tuple[str, ...]:
 
 
 def equal_rule(rule: Rule, other: Rule, form: Callable[[Fixed], Traced]) -> tuple[Fixed, Renamed] | None:
-    """Where `rule` comes to `other`, and what it calls otherwise there; None where it doesn't.
+    """The values at which `rule` equals `other`, and its other names there; None if it never does.
 
-    Two rules are equal if their graphs are, up to the names of what they are given. A coefficient that both have by
-    name is left free; the others of `rule` are tried at 0 and 1, its hyper-parameters at a default of 0 or 1.
+    Two rules are equal if their graphs are equal up to the names of placeholders. Coefficients that both rules have
+    stay free. The others of `rule` are tried at 0 and 1, its hyper-parameters only at a default of 0 or 1.
 
     Args:
-        rule: The rule that may be the more general one.
+        rule: The more general rule.
         other: The rule to find in it.
-        form: The graph of `rule` at a corner.
+        form: Returns the graph of `rule` at a corner.
     """
     if len(other.slots) > len(rule.slots):
         return None
@@ -58,9 +58,9 @@ def _candidates(rule: Rule, other: Rule) -> Iterator[Fixed]:
 
 
 def correspondence(theirs: Traced, ours: Traced) -> Renamed | None:
-    """Our names of slots, coefficients and hyper-parameters that are called otherwise there, if the graphs are equal.
+    """If the graphs are equal, our names by theirs of slots, coefficients and hyper-parameters whose names differ.
 
-    Equal are the updates, and whatever slots lie behind them, with their values at t = 0.
+    The updates must be equal, and all slots that they depend on, with their values at t = 0.
     """
     bound = match(theirs.u, ours.u, {}, _alike)
     compared: set[fx.Node] = set()

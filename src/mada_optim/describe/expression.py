@@ -1,6 +1,6 @@
-"""Equations of a rule, read from its graph: slots and the author's own variables get a line each, the rest is inlined.
+"""Equations of a rule, read from its graph: one for each slot and each variable of its author; the rest is inlined.
 
-The tree of an equation has the operations of the graph, except that the shared term `root` is one operation.
+An equation's tree has the operations of the graph, but the shared term `root` is one operation.
 """
 
 import itertools
@@ -47,7 +47,7 @@ Expression = Symbol | Literal | Call
 
 @dataclass(frozen=True)
 class Line:
-    """One equation: what is called `name` in code, and `left` in LaTeX, is `right`."""
+    """One equation, `left = right`, of the variable that is called `name` in code."""
 
     name: str
     left: Symbol
@@ -71,7 +71,7 @@ def lines(form: Traced, slots: Iterable[str]) -> list[Line]:
 
 
 class _Reader:
-    """Reads one graph. `symbols` has the letter of each node that is given or has a line, `names` its name in code."""
+    """Reads one graph: `symbols` are the letters of placeholders and of nodes with a line, `names` those in code."""
 
     def __init__(self, form: Traced, slots: list[str]) -> None:
         letter = {slot.name: slot.symbol for slot in form.rule.slots}
@@ -88,7 +88,7 @@ class _Reader:
         self._name_lines(form)
 
     def _name_lines(self, form: Traced) -> None:
-        """Gives lines to slots, the update, slots not kept, the author's variables, and what is needed twice."""
+        """Gives lines to slots, the update, slots not kept, the author's variables, and operations used twice."""
         for name, (latex, node) in self.ends.items():
             self._name(node, name, latex)
         for slot in form.rule.slots:
@@ -111,13 +111,13 @@ class _Reader:
             self._taken.add(latex)
 
     def _shared(self) -> list[fx.Node]:
-        """Operations without a line that are needed more than once, and are no mere operation on letters."""
+        """Operations without a line that are used more than once, except those on letters alone."""
         uses = Counter(x for node in self.operations for x in _inputs(node))
         rest = [node for node in self.operations if node not in self.symbols and uses[node] > 1]
         return [node for node in rest if any(x not in self.symbols for x in _inputs(node))]
 
     def lines(self) -> list[Line]:
-        """A line for each named operation, then for each end that has another's value."""
+        """A line for each named operation, then for each slot or update that equals another's value."""
         nodes = [node for node in self.operations if node in self.names]
         found = [Line(self.names[node], self.symbols[node], self._tree(node)) for node in nodes]
         others = {name: end for name, end in self.ends.items() if name not in self.names.values()}
@@ -151,7 +151,7 @@ def _given(name: str, slots: Mapping[str, str], others: Mapping[str, str]) -> st
 
 
 def _inputs(node: fx.Node) -> list[fx.Node]:
-    """The operands of what a reader sees as one operation, each as often as it is one."""
+    """The operands of a node, each as often as it occurs; those of the shared term `root` are its argument."""
     inside = under_root(node)
     found: list[fx.Node] = []
     map_arg((node.args, node.kwargs) if inside is None else inside, found.append)
@@ -159,5 +159,5 @@ def _inputs(node: fx.Node) -> list[fx.Node]:
 
 
 def _behind(ends: list[Any]) -> list[fx.Node]:
-    """All that `ends` are computed from, in the order of computation."""
+    """All nodes that `ends` depend on, in the order of computation."""
     return sorted(nodes_behind(ends, _inputs))

@@ -1,4 +1,4 @@
-"""A rule's graph of operations with the names its author gave, and graphs that are found in one another."""
+"""Traces a rule to a graph that keeps the author's variable names, and matches graphs."""
 
 import functools
 import inspect
@@ -24,13 +24,13 @@ Admits = Callable[[fx.Node, Any], bool]
 
 @dataclass(frozen=True)
 class Traced:
-    """The operations of a rule's function, constants folded.
+    """The graph of a rule's function, with constants folded.
 
     Attributes:
         rule: The rule.
-        u: The update's node.
-        after: The next slots' nodes, or numbers, by name.
-        names: The local variables of the function: nodes by name, or numbers.
+        u: Node of the update.
+        after: Nodes of the next slots by name, or numbers.
+        names: The local variables of the function by name: nodes, or numbers.
     """
 
     rule: Rule
@@ -47,14 +47,14 @@ def traced(rule: Rule, fixed: Mapping[str, float] | None = None) -> Traced:
     """
     graph, names = _named_trace(rule)
     output = next(node for node in graph.nodes if node.op == "output")
-    output.args = ((*output.args[0], names),)  # so that what a variable comes to is looked up in folding too
+    output.args = ((*output.args[0], names),)  # so that folding replaces the nodes of variables too
     fold(graph, fixed or {})
     u, after, names = output.args[0]
     return Traced(rule, u, after, names)
 
 
 def _named_trace(rule: Rule) -> tuple[fx.Graph, dict[str, fx.Node]]:
-    """The graph, and the nodes that the local variables of the rule's function hold when it returns."""
+    """The graph, and the nodes of the local variables of the rule's function when it returns."""
     names: dict[str, fx.Node] = {}
     code = getattr(function(rule), "__code__", None)
 
@@ -71,7 +71,7 @@ def _named_trace(rule: Rule) -> tuple[fx.Graph, dict[str, fx.Node]]:
 
 
 def function(rule: Rule) -> Callable[..., Any]:
-    """What the author wrote, behind `functools.partial` and decorators."""
+    """The rule's function without `functools.partial` and decorators."""
     update: Callable[..., Any] = rule.update
     while isinstance(update, functools.partial):
         update = update.func
@@ -80,13 +80,13 @@ def function(rule: Rule) -> Callable[..., Any]:
 
 
 def match(pattern: Any, found: Any, bound: Bound | None, admits: Admits) -> Bound | None:
-    """What the placeholders of `pattern` stand for if it has the same operations as `found`, or None.
+    """The values of the placeholders of `pattern` if it has the same operations as `found`; None otherwise.
 
     Args:
-        pattern: A node, or an argument of one.
-        found: The same, of the other graph.
-        bound: What placeholders of the pattern are known to stand for; None if it is known that they can't.
-        admits: Whether a placeholder may stand for something.
+        pattern: A node, or an argument of a node.
+        found: A node or argument of the other graph.
+        bound: The known values of placeholders; None after a mismatch.
+        admits: Whether a placeholder, its first argument, may have a value, its second.
     """
     if bound is None:
         return None
@@ -121,13 +121,13 @@ def _root_pattern() -> tuple[fx.Node, fx.Node]:
 
 
 def under_root(node: fx.Node) -> Any:
-    """What the square root is taken of where `node` is the shared term `root`, else None."""
+    """The argument of the square root if `node` is the shared term `root`; None otherwise."""
     x, pattern = _root_pattern()
     bound = match(pattern, node, {}, lambda *_: True)
     return None if bound is None else bound[x]
 
 
 def kind(node: fx.Node) -> str:
-    """What a placeholder is: "g", "t", "slot" or "number"."""
+    """The kind of a placeholder: "g", "t", "slot" or "number"."""
     name = str(node.target)
     return name if name in ("g", "t") else "slot" if name.startswith(SLOT) else "number"

@@ -1,12 +1,13 @@
-"""LaTeX of an expression: products side by side, fractions upright, and inside of fractions with a slash."""
+"""LaTeX of an expression. Fractions are upright; inside fractions they have a slash."""
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from mada_optim.describe.expression import SEQUENCE, Call, Expression, Literal, Symbol
 
-# How tightly a text holds together; what holds less than its place asks for goes into parentheses.
+# Precedence of a text's outermost operation; a text of lower precedence than its place needs gets parentheses.
 CASES, SUM, SLASH, PRODUCT, FRACTION, POWER, ATOM = range(7)
 
 SAME = {  # torch's names for operations that Python's operators have too
@@ -30,13 +31,13 @@ OPERANDS = {"neg": 1, "sqrt": 1, "abs": 1, "where": 3}  # of the others, 2
 
 @dataclass(frozen=True)
 class Text:
-    """LaTeX, and how tightly it holds together."""
+    """LaTeX, and the precedence of its outermost operation."""
 
     latex: str
     hold: int = ATOM
 
     def within(self, place: int) -> str:
-        """The text where something that holds as tightly as `place` is needed."""
+        """The text in a place that needs at least the precedence `place`."""
         return self.latex if self.hold >= place else parenthesized(self.latex)
 
 
@@ -46,13 +47,13 @@ def latex(x: Expression) -> str:
 
 
 def parenthesized(inner: str) -> str:
-    """`inner` in parentheses, which grow where it is tall."""
+    """`inner` in parentheses, which grow if it is tall."""
     tall = any(command in inner for command in (r"\frac", r"\sqrt", r"\begin"))
     return rf"\left({inner}\right)" if tall else f"({inner})"
 
 
 def text(x: Expression, flat: bool = False) -> Text:
-    """`x`; `flat` inside of fractions and exponents, where a fraction is written with a slash."""
+    """LaTeX of `x` with its precedence; `flat` writes fractions with a slash, as inside fractions and exponents."""
     if isinstance(x, Symbol):
         return Text(x.latex)
     if isinstance(x, Literal):
@@ -97,7 +98,7 @@ def _words(x: str) -> str:
 
 
 def _clamp(x: Call, flat: bool) -> Text:
-    """min(max(x, low), high), of which one may be missing."""
+    """min(max(x, low), high), or one of the two."""
     inner, *ends = x.arguments
     given = {**dict(zip(("min", "max"), ends, strict=False)), **dict(x.keywords)}
     for end, bound in (("min", "maximum"), ("max", "minimum")):
@@ -109,14 +110,9 @@ def _clamp(x: Call, flat: bool) -> Text:
 Arguments = tuple[Expression, ...]
 
 
-def _add(x: Arguments, flat: bool) -> Text:
+def _add(x: Arguments, flat: bool, sign: str = "+") -> Text:
     left, right = (text(a, flat) for a in x)
-    return Text(f"{left.within(SUM)} + {right.within(SLASH)}", SUM)
-
-
-def _sub(x: Arguments, flat: bool) -> Text:
-    left, right = (text(a, flat) for a in x)
-    return Text(f"{left.within(SUM)} - {right.within(SLASH)}", SUM)
+    return Text(f"{left.within(SUM)} {sign} {right.within(SLASH)}", SUM)
 
 
 def _neg(x: Arguments, flat: bool) -> Text:
@@ -158,7 +154,7 @@ def _where(x: Arguments, flat: bool) -> Text:
 
 OPERATORS: dict[str, Callable[[Arguments, bool], Text]] = {
     "add": _add,
-    "sub": _sub,
+    "sub": functools.partial(_add, sign="-"),
     "neg": _neg,
     "mul": _mul,
     "matmul": _mul,

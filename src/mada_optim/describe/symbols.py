@@ -1,4 +1,4 @@
-"""Letters in LaTeX for names in code, and the subscripts that say of which step a value is."""
+"""LaTeX letters for names in code, with the step as a subscript."""
 
 import re
 
@@ -30,7 +30,7 @@ def _letter(base: str, accent: str | None, number: str) -> str:
 
 
 def at(letter: str, when: str) -> str:
-    """`letter` with the step `when` in its subscript; one that names the step t-1 itself is taken at its word."""
+    """`letter` with the step `when` as a subscript; in a letter with the subscript t-1, the step replaces it."""
     if "t-1" in letter:
         return letter if when == "t-1" else letter.replace("{t-1}", "t").replace("t-1", "t")
     if match := re.fullmatch(r"(.*)_(\w|\{[^{}]*\})(\^\{.*\})?", letter):

@@ -1,1 +1,1 @@
-"""Hypergradients, what learns from them, and where learned coefficients live."""
+"""Hypergradients, the learners that follow them, and the storage of learned coefficients."""

@@ -1,4 +1,4 @@
-"""One hyper-step of all scopes: which of them move, and what is kept of it."""
+"""One hyper-step of a bank."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ def hyper_step(bank: Bank, h: Tensor, counts: Tensor, lrs: Callable[[], Sequence
         lrs: Gives the scheduled learning rate of each group, 0-d.
 
     Raises:
-        ValueError: The learner's first step returns something of another form than it was given.
+        ValueError: The learner's first step returns other names or shapes than it was given.
     """
     q, before = bank.coefficients(), bank.memory()
     finite = (h - h).sum(-1) == 0  # in fewer operations than `isfinite`
@@ -32,7 +32,7 @@ def hyper_step(bank: Bank, h: Tensor, counts: Tensor, lrs: Callable[[], Sequence
 
 
 def projected(new: Tensor, q: Tensor, info: StepInfo, may_be_nan: bool) -> Tensor:
-    """What a learner proposes in the place of `q`, on the intervals; `q` where a row doesn't move, or it is NaN."""
+    """A learner's `new` coefficients, projected on the intervals; `q` where the row doesn't move, or `new` is NaN."""
     moves = info.moves.unsqueeze(-1)
     return torch.where(moves & ~new.isnan() if may_be_nan else moves, torch.clamp(new, info.low, info.high), q)
 

@@ -1,93 +1,81 @@
-"""HyperTorch: any `torch.optim.Optimizer` as the learner; one of this library makes a tower."""
+"""HyperTorch, a learner that is any `torch.optim.Optimizer`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from mada_optim.checks import scope_given
-from mada_optim.learning.learner import (
-    NONE,
-    Bounds,
-    CoefficientOptimizer,
-    Learner,
-    Memory,
-    StepInfo,
-    bounds_given,
-    clip_given,
-    clipped,
-    names_given,
-    whole_number,
-)
+from mada_optim.learning.learner import CoefficientOptimizer, Learner, Memory, StepInfo, clipped
+from mada_optim.learning.options import NONE, Bounds, Limit, Option, Scope, Start, Stop, names_given, settle
 
 Factory = Callable[[list[Tensor]], Optimizer]
 
 
 def adam(leaves: list[Tensor]) -> Optimizer:
-    """Torch's Adam at its usual numbers, lr 1e-3."""
+    """Torch's Adam with its default options, lr 1e-3."""
     return torch.optim.Adam(leaves, lr=1e-3)
+
+
+def factory_given(make: Factory) -> Factory:
+    """`make`, which can be called. Raises ValueError if it can't."""
+    if not callable(make):
+        raise ValueError(f"make={make!r}: expected a function from a list of tensors to a torch.optim.Optimizer")
+    return make
 
 
 @dataclass(frozen=True, init=False)
 class HyperTorch(Learner):
-    """Moves coefficients by a `torch.optim.Optimizer`, which has a tensor for each, with an entry for each scope.
+    """Moves coefficients by a `torch.optim.Optimizer`, whose parameters they are.
 
-    Another optimizer of this library makes a tower (Chandra et al., NeurIPS 2022, arXiv 1909.13371):
+    With an optimizer of this library, it is a tower (Chandra et al., NeurIPS 2022, arXiv 1909.13371):
 
         MADA(params, learn=HyperTorch("all", make=lambda leaves: HyperAdam(leaves, lr=1e-3)))
 
-    On CUDA, the host waits for the device in each step where the optimizer keeps numbers on the CPU, as torch's Adam
-    does with its step count unless it is made with `capturable=True`.
+    On CUDA, an optimizer with state on the CPU makes the host wait for the device in each step. The step count of
+    torch's Adam is such a state, unless you pass `capturable=True`.
 
     Args:
-        names: Coefficients of the rule, or "lr", whose logarithm is learned; "all" for all of the rule's.
-        make: Makes the optimizer from a list of tensors, one for each coefficient, of shape (rows,).
-        clip: Each hypergradient is clipped to [-clip, clip], >= 0; math.inf leaves them as they are.
+        coefficients: Names of coefficients of the rule, or "lr", whose logarithm is learned; "all" for all of the
+            rule's.
+        names: The same as one value, as `dataclasses.replace` passes them.
+        make: Makes the optimizer from a list of tensors, one of shape (rows,) for each coefficient.
+        clip: Largest size of a hypergradient, >= 0: each is clipped to [-clip, clip]. math.inf: no clipping.
         start: Number of applied steps before the first hyper-step.
-        stop: Number of applied steps after which the coefficients stay; None for no end.
-        bounds: (low, high) by name, in the place of the rule's intervals; for lr of its factor on the lr that is set.
-        scope: Over what a coefficient is one: "global", "group" or "tensor".
+        stop: Number of applied steps after which the coefficients stay, > start; None for no end.
+        bounds: (low, high) by name, instead of the rule's intervals; for lr, of the factor on the lr that is set.
+        scope: The parameters that share a coefficient: "global", "group" or "tensor".
 
     Raises:
-        ValueError: A value is outside what is allowed; the message says what is.
+        ValueError: A value is not allowed. The message names it, the allowed values and a remedy.
     """
 
     names: str | tuple[str, ...]
-    make: Factory
-    clip: float
-    start: int
-    stop: int | None
+    make: Annotated[Factory, Option(read=factory_given)]
+    clip: Limit
+    start: Start
+    stop: Stop
     bounds: Bounds
-    scope: str
+    scope: Scope
 
     def __init__(
         self,
-        *names: str,
+        *coefficients: str,
+        names: str | tuple[str, ...] = (),
         make: Factory = adam,
-        clip: float = 10.0,
-        start: int = 50,
-        stop: int | None = None,
+        clip: Limit = 10.0,
+        start: Start = 50,
+        stop: Stop = None,
         bounds: Bounds = NONE,
-        scope: str = "global",
+        scope: Scope = "global",
     ) -> None:
-        if not callable(make):
-            raise ValueError(f"make={make!r}: expected a function from a list of tensors to a torch.optim.Optimizer")
-        fields = {
-            "names": names_given("HyperTorch", names),
-            "make": make,
-            "clip": clip_given(clip),
-            "start": whole_number("start", start, "50 is the default"),
-            "stop": None if stop is None else whole_number("stop", stop, "None is for no end"),
-            "bounds": bounds_given(bounds),
-            "scope": scope_given(scope),
-        }
-        for name, x in fields.items():
-            object.__setattr__(self, name, x)
+        object.__setattr__(self, "names", names_given("HyperTorch", coefficients, names))
+        settle(self, {"make": make, "clip": clip, "start": start, "stop": stop, "bounds": bounds, "scope": scope})
 
     def init(self, q: Tensor, info: StepInfo) -> Memory:
-        """The optimizer, with leaves of its own."""
+        """Returns the optimizer and its parameters, copies of `q`."""
         leaves = [x.clone(memory_format=torch.contiguous_format) for x in q.unbind(-1)]
         optimizer = self.make(leaves)
         if not isinstance(optimizer, Optimizer):
@@ -102,9 +90,9 @@ class HyperTorch(Learner):
         return {"optimizer": CoefficientOptimizer(optimizer, leaves)}
 
     def step(self, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
-        """A step of the optimizer; of rows that don't move, its state stays.
+        """One step of the optimizer; in rows that don't move, its state stays.
 
-        State that the optimizer makes at a first step which doesn't count is left at zero.
+        State that a step creates is zero in rows that don't move.
         """
         optimizer, leaves = memory["optimizer"].optimizer, memory["optimizer"].leaves
         torch._foreach_copy_(leaves, list(q.unbind(-1)))
@@ -123,7 +111,7 @@ class HyperTorch(Learner):
 def moving_tensors(
     optimizer: Optimizer, storey: tuple[int, ...] = ()
 ) -> Iterator[tuple[tuple[tuple[int, ...], int, str], Tensor]]:
-    """What an optimizer's step changes beside its parameters, with a key: its state, its groups, and so up a tower."""
+    """The tensors that a step changes beside the parameters, with a key: in state and groups, of each storey."""
     states = [optimizer.state.get(p, {}) for group in optimizer.param_groups for p in group["params"]]
     for i, holder in enumerate([*optimizer.param_groups, *states]):
         yield from (((storey, i, name), x) for name, x in holder.items() if isinstance(x, Tensor))

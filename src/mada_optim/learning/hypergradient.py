@@ -1,6 +1,6 @@
-"""The hypergradient: how the loss of this step depends on the coefficients of the last one.
+"""Hypergradients: derivatives of this step's loss in the coefficients of the last step.
 
-With the slots and the gradient of that step held constant, the last update moved the parameter to
+With the slots and the gradient of the last step held constant, its update moved the parameter to
 
     theta = (1 - alpha wd) theta_before - alpha u(q),
 
@@ -8,12 +8,12 @@ so a coefficient q of the rule has
 
     h_q = d loss / d q = < g_next, d theta / d q > = -alpha < g_next, du/dq >,
 
-one vector-Jacobian product of the rule, in the coefficients only (MADA, section 3). Of the learning rate
+one vector-Jacobian product of the rule, in the coefficients only (MADA, section 3). For the learning rate
 alpha = lr exp(q), the logarithm q of a factor is learned (Baydin et al., ICLR 2018, learn alpha itself):
 
     h_lr = -alpha < g_next, u + wd theta_before > = -alpha (wd < g_next, theta > + < g_next, u >) / (1 - alpha wd).
 
-The rule is evaluated anew here, so no graph outlives the call and nothing is kept between steps but slots and gradient.
+The rule is evaluated again here, so no autograd graph is kept between steps, only slots and gradient.
 """
 
 from collections.abc import Sequence
@@ -32,15 +32,15 @@ def sensitivity(
 
     Args:
         rule: The rule whose update is differentiated.
-        learned: Names of coefficients of the rule to differentiate in.
-        c: The coefficients, 0-d tensors, and hyper-parameters that the update was made with.
-        g: The gradient that it was made with.
-        s: The slots as they were before it.
-        t: The number of that step, a 0-d tensor, at least 1.
-        cotangent: Shape and dtype of `g`.
+        learned: Names of the coefficients to differentiate in.
+        c: Coefficients, 0-d tensors, and hyper-parameters of the update.
+        g: Gradient of the update.
+        s: Slots before the update.
+        t: Number of the update's step, a 0-d tensor, at least 1.
+        cotangent: A tensor in the shape and dtype of `g`.
 
     Returns:
-        The derivatives, 1-d, in the order of `learned` and the dtype of the coefficients; and the product itself, 0-d.
+        The derivatives, 1-d, in the order of `learned` and the dtype of the coefficients; and the product, 0-d.
     """
     leaves = {name: x.detach().requires_grad_() for name in learned if isinstance(x := c[name], Tensor)}
     with torch.enable_grad():
@@ -58,16 +58,16 @@ def _vjp(u: Tensor, leaves: list[Tensor], cotangent: Tensor) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class LastUpdate:
-    """How a parameter was moved last.
+    """The last update of a parameter.
 
     Attributes:
-        rule: By which rule.
-        c: With which coefficients and hyper-parameters.
-        g: The gradient.
+        rule: Its rule.
+        c: Its coefficients and hyper-parameters.
+        g: Its gradient.
         s: The slots before it.
-        t: The number of that step, 0-d.
-        lr: The learning rate alpha, 0-d.
-        weight_decay: Decoupled.
+        t: Number of its step, 0-d.
+        lr: Its learning rate alpha, 0-d.
+        weight_decay: Its decoupled weight decay.
     """
 
     rule: Rule
@@ -80,9 +80,13 @@ class LastUpdate:
 
 
 def hypergradient(learned: Sequence[str], last: LastUpdate, theta: Tensor, g_next: Tensor) -> Tensor:
-    """The hypergradients of one parameter, 1-d, in the order of `learned`, where lr comes last if at all.
+    """The hypergradients of one parameter, 1-d, in the order of `learned`, lr last.
 
-    `theta` is the parameter as `last` left it, `g_next` its gradient there.
+    Args:
+        learned: Names of the learned coefficients.
+        last: The last update.
+        theta: The parameter after the last update.
+        g_next: The gradient at `theta`.
     """
     of_rule = [name for name in learned if name != LR.name]
     derivatives, product = sensitivity(last.rule, of_rule, last.c, last.g, last.s, last.t, g_next)
@@ -93,28 +97,29 @@ def hypergradient(learned: Sequence[str], last: LastUpdate, theta: Tensor, g_nex
 
 
 def along_trace(g_next: Tensor, theta: Tensor, anchor: Tensor) -> Tensor:
-    """The hypergradient of ln lr over many steps, `< g_next, S >` (0-d), S being the trace of its sensitivity.
+    """The hypergradient of ln lr over many steps, `< g_next, S >`, 0-d.
+
+    S is the trace of the sensitivity,
 
         S_t = lambda (1 - alpha wd) S_{t-1} + (theta_t - theta_{t-1}).
 
-    The displacement is d theta_t / d ln lr of the last step alone, as what moved the weights moves them in proportion
-    to lr. Of what earlier steps did, weight decay has kept 1 - alpha wd: that part of d theta_t / d theta_{t-1} is
-    known. Without it, weights that decay holds where they are would seem to ask for a larger lr for ever. lambda stands
-    for the part that isn't known, the curvature of the loss; lambda = 0 leaves the last step.
+    The displacement is d theta_t / d ln lr of the last step alone, because a step is proportional to lr. Weight decay
+    keeps 1 - alpha wd of the earlier steps; without this factor, weights that decay holds in place would ask for a
+    larger lr for ever. lambda stands for the unknown part of d theta_t / d theta_{t-1}, the curvature of the loss; with
+    lambda = 0, only the last step counts.
 
-    S isn't stored. It is the way from an anchor A to the weights: with S = theta - A the same recurrence is
+    S isn't stored. With S = theta - A, the same recurrence is one of an anchor A,
 
         A_t = A_{t-1} + (1 - lambda (1 - alpha wd)) (theta_{t-1} - A_{t-1}),
 
-    a running mean of the weights as steps find them, the first of which it begins at. So what a user does to the
-    weights between two steps (a mask, a clamp, a norm) is in S as well: a move that was taken back is no reason for a
-    larger lr, and nobody has to say, or notice, that it was.
+    a running mean of the weights before each step, from those before the first. So S includes changes that a user makes
+    between steps (a mask, a clamp, a norm): a step that was undone is no reason for a larger lr.
     """
     return (g_next * (theta - anchor)).sum()
 
 
 def _along_displacement(last: LastUpdate, product: Tensor, theta: Tensor, g_next: Tensor) -> Tensor:
-    """< g_next, u + wd theta_before >; where nothing of theta_before was kept, its share is left out."""
+    """< g_next, u + wd theta_before >, without the decay's part where the step kept nothing of theta_before."""
     if not last.weight_decay:
         return product
     kept = 1 - last.lr * last.weight_decay

@@ -1,30 +1,20 @@
-"""LearnedLR: the learning rate, learned from the way that the weights have gone."""
+"""LearnedLR, which learns the learning rate from the displacement of the weights."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mada_optim.checks import NON_NEGATIVE, scope_given
-from mada_optim.learning.learner import (
-    NONE,
-    Bounds,
-    Learner,
-    Memory,
-    StepInfo,
-    bounds_given,
-    limit_given,
-    own_number,
-    whole_number,
-)
-from mada_optim.rule import DECAY, LR, UNIT
+from mada_optim.learning.learner import Learner, Memory, StepInfo
+from mada_optim.learning.options import NONE, Amount, Bounds, Decay, Limit, Scope, Share, Start, Stop, settle
+from mada_optim.rule import LR
 
-#: How many times the variance that noise gives to a mean has to be exceeded by the mean's square before it counts.
+#: A running mean counts where its square exceeds this multiple of the variance that pure noise would give it.
 NOISE = 2.0
 
-#: The sums that a mean is taken from: of hypergradients, of ones, and the share of a variance in it.
+#: The sums of a running mean: of hypergradients, of ones, and of squared weights, for the variance.
 MEANS = ("mean", "mean_weight", "mean_noise")
 
 
@@ -32,85 +22,64 @@ MEANS = ("mean", "mean_weight", "mean_noise")
 class LearnedLR(Learner):
     """Learns a factor on the learning rate that is set or scheduled.
 
-    Its hypergradient is that of ln lr, from a decayed trace of the displacement of the weights. Each is divided by its
-    root mean square and clipped; of the running mean of these, what exceeds its noise moves ln lr, by at most `reach`
-    in a step. lr falls no faster than 1 / (1 + t / fall), as a hypergradient sees at once what noise costs and only
-    later what it finds. It rises above its start only as far as the steps since then agree. The numbers are from trials
-    on small networks, docs/inside/lab-notebook.md.
+    The hypergradient of ln lr comes from a decayed trace of the displacement of the weights. It is divided by its root
+    mean square and clipped. The part of its running mean that exceeds the noise moves ln lr, by at most `reach` per
+    step. Two limits hold the factor: it falls no faster than 1 / (1 + t / fall), because early hypergradients see the
+    cost of noise before its benefit; and it rises above 1 only as far as the steps so far agree. The default values are
+    from trials on small networks, docs/inside/lab-notebook.md.
 
-        AutoMuon(params, learn=LearnedLR(bounds={"lr": (0.01, 1.0)}))     # never above the start
+        AutoMuon(params, learn=LearnedLR(bounds={"lr": (0.01, 1.0)}))     # never above the initial learning rate
 
     Args:
         rate: Hyper learning rate of ln lr, >= 0.
-        horizon: Decay of the trace, in [0, 1): it looks back over some 1 / (1 - horizon) steps. 0: over one step.
-        fall: Steps, >= 0: until step t, lr falls to no less than 1 / (1 + t / fall) of where it starts, or of where the
-            shapes say, whichever is lower. 0: it may fall at once.
-        freeze: Share of the largest lr that a scheduler has set, in [0, 1]: while the present one is below it, the
-            factor stays. 0: it never does.
-        scope: Over what the factor is one: "global", "group" or "tensor".
-        memory: Decay of the mean square that hypergradients are divided by the root of, in [0, 1). 0: no division.
-        averaging: Decay of the running mean, in [0, 1). 0: along each hypergradient. Needs `memory`.
-        reach: How far ln lr goes at most in one step, >= 0; what the mean has gathered counts by
-            exp(-distance / reach) once it has moved. 0: any distance, and nothing is forgotten.
-        rise: How far steps have to agree before lr rises above its start, in [0, 1). 0: it may rise at once. Needs
-            `memory`.
-        clip: Each hypergradient, after the division, is clipped to [-clip, clip], >= 0.
+        horizon: Decay of the trace, in [0, 1): it looks back over about 1 / (1 - horizon) steps. 0: over one step.
+        fall: Steps, >= 0: at step t, lr is at least 1 / (1 + t / fall) of its initial value, or of the value computed
+            from the matrix shapes if that is lower. 0: no such floor.
+        freeze: Share of the largest scheduled lr so far, in [0, 1]: while the scheduled lr is below it, the factor
+            stays. 0: it never does.
+        scope: The parameters that share a factor: "global" (all), "group" or "tensor".
+        memory: Decay of the mean square that normalizes hypergradients, in [0, 1). 0: no normalization.
+        averaging: Decay of the running mean, in [0, 1). 0: each hypergradient moves ln lr by itself. Needs `memory`.
+        reach: Largest change of ln lr in a step, >= 0. After a change, the running mean keeps
+            exp(-|change| / reach) of its weight. 0: no limit, and nothing is forgotten.
+        rise: Agreement of steps that is needed before the factor rises above 1, in [0, 1). 0: it may rise at once.
+            Needs `memory`.
+        clip: Largest size of a normalized hypergradient, >= 0: each is clipped to [-clip, clip].
         start: Number of applied steps before the first hyper-step.
-        stop: Number of applied steps after which the factor stays; None for no end.
-        bounds: {"lr": (low, high)} of the factor, > 0, in the place of (1e-4, 1e4).
+        stop: Number of applied steps after which the factor stays, > start; None for no end.
+        bounds: {"lr": (low, high)} of the factor, > 0, instead of (1e-4, 1e4).
 
     Raises:
-        ValueError: A value is outside what is allowed; the message says what is.
+        ValueError: A value is not allowed. The message names it, the allowed values and a remedy.
     """
 
     may_give_nan: ClassVar[bool] = False
 
     names: tuple[str, ...] = field(default=(LR.name,), init=False, repr=False)
-    rate: float = 1.0
-    horizon: float = 0.9999
-    fall: float = 300.0
-    freeze: float = 0.4
-    scope: str = "global"
-    memory: float = field(default=0.999, kw_only=True)
-    averaging: float = field(default=0.9, kw_only=True)
-    reach: float = field(default=0.1, kw_only=True)
-    rise: float = field(default=0.65, kw_only=True)
-    clip: float = field(default=1.0, kw_only=True)
-    start: int = field(default=10, kw_only=True)
-    stop: int | None = field(default=None, kw_only=True)
-    bounds: Bounds = field(default=NONE, kw_only=True)
+    rate: Amount = 1.0
+    horizon: Decay = 0.9999
+    fall: Amount = 300.0
+    freeze: Share = 0.4
+    scope: Scope = "global"
+    _: KW_ONLY
+    memory: Decay = 0.999
+    averaging: Decay = 0.9
+    reach: Amount = 0.1
+    rise: Decay = 0.65
+    clip: Limit = 1.0
+    start: Start = 10
+    stop: Stop = None
+    bounds: Bounds = NONE
 
     def __post_init__(self) -> None:
-        checked = {
-            "rate": own_number("rate", self.rate, NON_NEGATIVE, "1 is the default"),
-            "horizon": own_number("horizon", self.horizon, DECAY, "0 looks one step back, .999 some thousand steps"),
-            "fall": own_number(
-                "fall", self.fall, NON_NEGATIVE, "0 lets lr fall at once, 300 halves its floor in 300 steps"
-            ),
-            "freeze": own_number("freeze", self.freeze, UNIT, "0 is for never, 0.4 for below two fifths of the peak"),
-            "scope": scope_given(self.scope),
-            "memory": own_number("memory", self.memory, DECAY, "0 doesn't divide, .999 is the default"),
-            "averaging": own_number("averaging", self.averaging, DECAY, "0 takes each hypergradient as it is"),
-            "reach": own_number("reach", self.reach, NON_NEGATIVE, "0 is for any distance"),
-            "rise": own_number("rise", self.rise, DECAY, "0 lets lr rise at once, 0.6 asks that most steps agree"),
-            "clip": limit_given("clip", self.clip, "1 is the default"),
-            "start": whole_number("start", self.start, "10 is the default"),
-            "stop": None if self.stop is None else whole_number("stop", self.stop, "None is for no end"),
-            "bounds": bounds_given(self.bounds),
-        }
-        for name, x in checked.items():
-            object.__setattr__(self, name, x)
-        self._can_be_weighed()
-
-    def _can_be_weighed(self) -> None:
-        """Refuses a mean, or evidence, of hypergradients whose size is not known."""
+        settle(self, vars(self))
         for name in ("averaging", "rise"):
             if getattr(self, name) and not self.memory:
                 remedy = f"give it one, such as 0.999, or set {name}=0"
                 raise ValueError(f"{name}={getattr(self, name)}: expected a memory > 0, got 0; {remedy}")
 
     def init(self, q: Tensor, info: StepInfo) -> Memory:
-        """What the numbers ask for: mean square, mean, evidence, each with its weight, and the bounds that move."""
+        """Returns the memory of the options that are on: mean square, running mean, evidence, limits."""
         zero = torch.zeros_like(q)
         kept = ["square", "weight"] * (self.memory > 0) + [*MEANS] * (self.averaging > 0)
         kept += ["largest_lr"] * (self.freeze > 0) + ["evidence", "ceiling"] * (self.rise > 0)
@@ -118,7 +87,7 @@ class LearnedLR(Learner):
         return memory | ({"floor": torch.full_like(q, info.lr_floor)} if self.fall else {})
 
     def step(self, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
-        """A step of ln lr, (rows, 1), along what its hypergradients agree on."""
+        """One hyper-step of ln lr, (rows, 1)."""
         now = dict(memory)
         active = info.moves.unsqueeze(-1)
         if self.freeze:
@@ -129,7 +98,7 @@ class LearnedLR(Learner):
         return torch.where(active, new, q), now
 
     def _moved(self, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
-        """Where ln lr goes in a step that counts, and what is remembered of it."""
+        """The new ln lr and memory of a step that moves."""
         now: Memory = {}
         if self.memory:
             h, now["square"], now["weight"] = self.normalize(h, memory["square"], memory["weight"])
@@ -142,26 +111,25 @@ class LearnedLR(Learner):
         if self.reach:
             new = torch.clamp(new, q - self.reach, q + self.reach)
         low = self.lowest(q, info.steps.unsqueeze(-1), memory["floor"]) if self.fall else info.low
-        high = self.highest(q, now["ceiling"]) if self.rise else info.high
+        high = torch.maximum(q, now["ceiling"]) if self.rise else info.high  # an lr above the ceiling stays
         new = torch.clamp(new, torch.maximum(low, info.low), torch.minimum(high, info.high))
         if self.averaging:
             now |= zip(MEANS, self.forget(new - q, *sums) if self.reach else sums, strict=True)
         return new, now
 
     def awake(self, lr: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether the scheduled lr is not far below the largest so far, and that, with this one.
+        """Whether the scheduled lr is at least `freeze` times the largest so far, and the new largest.
 
-        A schedule that takes lr down is right about the end of a run, of which a hypergradient knows nothing: it would
-        take a learned lr up again.
+        When a schedule decays lr, hypergradients would raise the factor again: they don't see the end of the run.
         """
         largest = torch.maximum(lr, largest)
         return lr >= self.freeze * largest, largest
 
     def normalize(self, h: Tensor, square: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`h` over its root mean square, and the mean square and its weight with `h` in them.
+        """`h` over its root mean square, and the new mean square and its weight.
 
-        The size of a hypergradient depends on the loss, on the number of weights and on lr, and says little of how far
-        to go; its sign, and how steady that is, do. Means of ones correct the bias, as Adam's do.
+        The size of a hypergradient depends on the loss, the number of weights and lr, and says little about how far lr
+        should move. Its sign does, and how steady the sign is. The weight, a mean of ones, corrects the bias.
         """
         largest = torch.finfo(h.dtype).max
         square = torch.clamp(self.memory * square + (1 - self.memory) * h**2, max=largest)
@@ -170,15 +138,14 @@ class LearnedLR(Learner):
         return torch.where(size > 0, h / size, 0.0), square, weight
 
     def weigh(self, h: Tensor, mean: Tensor, weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of the running mean of `h` what noise alone wouldn't have made, and the sums that it is taken from.
+        """The part of the running mean of `h` that exceeds noise, and the new sums of the mean.
 
-        Hypergradients of size 1 whose signs are drawn have a mean whose square is about `noise / weight^2`: so much is
-        no reason to move. Of a mean r,
+        Hypergradients of size 1 with random signs have a mean r with r^2 of about `noise / weight^2`. The step uses
 
-            r max(0, 1 - NOISE noise / (weight r)^2)
+            r max(0, 1 - NOISE noise / (weight r)^2),
 
-        is left, the positive part of James and Stein's estimator (1961). Without it lr wanders by as much as its hyper
-        learning rate lets it, wherever nothing is to be learned.
+        the positive part of James and Stein's estimator (1961). Without it, lr drifts at random where there is nothing
+        to learn.
         """
         past, new = self.averaging, 1 - self.averaging
         mean, weight, noise = past * mean + new * h, past * weight + new, past**2 * noise + new**2
@@ -187,44 +154,37 @@ class LearnedLR(Learner):
         return kept * mean / weight, mean, weight, noise
 
     def forget(self, moved: Tensor, mean: Tensor, weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The sums that `weigh` takes a mean from, after ln lr has moved.
+        """The sums of `weigh` after ln lr has moved: multiplied by exp(-|moved| / reach).
 
-        Hypergradients were taken where ln lr was, and say the less of where it is, the farther that is: each counts by
-        exp(-distance / reach). So an lr that has gone too far gathers new evidence there before it goes on, instead of
-        being carried by the old.
+        The old hypergradients were taken at another lr, so they count less. An lr that has moved too far needs new
+        evidence to go on.
         """
         kept = torch.exp(-moved.abs() / self.reach)
         return kept * mean, kept * weight, kept**2 * noise
 
     def lowest(self, q: Tensor, steps: Tensor, floor: Tensor) -> Tensor:
-        """How low ln lr may go after so many applied `steps`, where it starts at ln lr_0 = `floor`.
+        """The lower limit of ln lr after `steps` applied steps: ln of lr_0 / (1 + steps / fall), ln lr_0 = `floor`.
 
-        That is lr_0 / (1 + t / fall) after step t; one that is below falls no farther. A hypergradient looks back, on t
-        steps at most: it sees at once how weights with little gradient stray by their noise, as attention's do early
-        on, and what they find by that only when it is found. So that lr was too large is believed the more, the more
-        steps say so. Falling as 1 / t, its steps still add up to any distance (Robbins and Monro 1951), as under no
-        faster power.
+        An lr that is below the limit already falls no farther. Early hypergradients see the cost of noise before its
+        benefit, above all of weights with small gradients, such as attention's, and push the rate too low; the floor
+        slows that down. With a floor of 1 / t, steps still add up to any distance (Robbins and Monro 1951); with a
+        higher power of 1 / t they would not.
         """
         return torch.minimum(q, floor - torch.log1p(steps / self.fall))
 
     def testify(self, h: Tensor, ceiling: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
-        """How high lr may go, as ln of its factor, and the evidence for more, after one more step.
+        """The upper limit of ln of the factor, and the evidence for a higher one, after a step with the normalized `h`.
 
-        A step adds -h, clamped to [-1, 1], less `rise`; h is over its root mean square. A positive sum is spent at
-        once: the ceiling rises by the sum times reach / (1 - rise). So it rises by `reach` per step where all steps
-        agree. A negative sum stays until later steps make it good, however old it is.
+        Each step adds -h, clamped to [-1, 1], minus `rise` to the evidence. A positive sum is spent at once: the
+        ceiling rises by the sum times reach / (1 - rise), so by `reach` per step where all steps agree. A negative sum
+        stays until later steps outweigh it.
 
-        The sum forgets nothing because the first steps tell most (the lab notebook). On trained weights < g, S > on
-        batches that come for the first time is positive, as on validation data: a smaller lr is better. When batches
-        come again it turns negative, as g then points back along steps that these very batches made: a larger lr would
-        only fit them better. With fresh weights and an lr that is too small it is negative from the start.
+        The sum forgets nothing because the first steps tell most (docs/inside/lab-notebook.md). On trained weights, h
+        is positive on new batches, as on validation data: a smaller lr is better. On repeated batches it turns
+        negative, because g points back along the steps that the same batches made: a larger lr would only fit these
+        batches better. With fresh weights and too small an lr, h is negative from the first step.
         """
         evidence = evidence - torch.clamp(h, -1.0, 1.0) - self.rise
         spent = torch.clamp(evidence, min=0.0)
         scale = self.reach / (1 - self.rise) if self.reach else math.inf
         return ceiling + torch.where(spent > 0, scale * spent, 0.0), evidence - spent
-
-    @staticmethod
-    def highest(q: Tensor, ceiling: Tensor) -> Tensor:
-        """How high ln lr may go under a `ceiling`; one that is above rises no farther."""
-        return torch.maximum(q, ceiling)

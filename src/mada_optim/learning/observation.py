@@ -1,4 +1,4 @@
-"""Hypergradients that were taken before a step, from other gradients than its own, and wait for it."""
+"""Observed hypergradients: taken before a step, from other gradients than the step's."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from mada_optim.sharding import dtensors
 
 
 class Observation(NamedTuple):
-    """Hypergradients that the next step uses. Holds no gradient.
+    """Hypergradients that the next step uses.
 
     Attributes:
         h: The hypergradients, (rows, names).
@@ -21,25 +21,23 @@ class Observation(NamedTuple):
     seen: Tensor
 
     def unscaled(self, scale: float | Tensor) -> "Observation":
-        """The same of a loss that wasn't multiplied by `scale`.
+        """The hypergradients of the loss, where they were taken of `scale` times the loss.
 
         Raises:
-            ValueError: It is neither a positive number nor a 0-d tensor.
+            ValueError: `scale` is neither a positive number nor a 0-d tensor.
         """
-        if isinstance(scale, Tensor):
-            if scale.ndim:
-                raise ValueError(
-                    f"grad_scale: expected a number or a 0-d tensor, got a tensor of shape {tuple(scale.shape)}; "
-                    "pass the factor that the loss was multiplied by, such as scaler.get_scale()"
-                )
-            return self._replace(h=self.h / scale.detach().to(self.h.device, self.h.dtype))
         remedy = "pass the factor that the loss was multiplied by, such as scaler.get_scale()"
-        return self._replace(h=self.h / checks.number("grad_scale", scale, checks.POSITIVE, remedy))
+        if not isinstance(scale, Tensor):
+            return self._replace(h=self.h / checks.number("grad_scale", scale, checks.POSITIVE, remedy))
+        if scale.ndim:
+            shape = tuple(scale.shape)
+            raise ValueError(f"grad_scale: expected a number or a 0-d tensor, got a tensor of shape {shape}; {remedy}")
+        return self._replace(h=self.h / scale.detach().to(self.h.device, self.h.dtype))
 
     def averaged(self, group: Any) -> "Observation":
-        """The mean over the processes of `group`, each of which has gradients of its own. The same bits on each.
+        """The mean over the processes of `group`, the same bits on each of them.
 
-        A scope was seen if it had a gradient on any of them.
+        A scope counts as seen if it had a gradient on any of them.
 
         Raises:
             ValueError: This process is not in the group.

@@ -1,4 +1,4 @@
-"""States of optimizers that learn coefficients: what one of them can load."""
+"""Saved states of the optimizers inside HyperTorch: checked, and brought into the shapes of the coefficients."""
 
 import copy
 from collections.abc import Mapping
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-#: What optimizers raise at a state, or at options, of another kind.
+#: The errors that optimizers raise for a state, or for options, that don't fit.
 MISFITS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def fitting(key: str, optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]:
     """The state `saved` under `key` as `optimizer` can load it: a copy, in the shapes of its coefficients.
 
-    Torch's optimizers load any state, and share its tensors; what doesn't fit would show in a later step. So it is
-    compared with what the optimizer itself would make. Version 0.1.0 had coefficients without a dimension.
+    Torch's optimizers load any state and share its tensors; a wrong state would fail in a later step. So it is compared
+    with the state that the optimizer itself makes. The coefficients of version 0.1.0 had no dimension.
 
     Raises:
         ValueError: It is the state of another optimizer, or of other coefficients.
@@ -24,7 +24,7 @@ def fitting(key: str, optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping
     try:
         trial = copy.deepcopy(optimizer)
         trial.load_state_dict(copy.deepcopy(dict(saved)))
-        if hasattr(trial, "hyper_optimizers"):  # one of this library has compared it itself, and will copy it
+        if hasattr(trial, "hyper_optimizers"):  # an optimizer of this library checks and copies it itself
             return saved
         loaded = trial.state_dict()
         _reshape(loaded["state"], _fresh(trial))
@@ -51,8 +51,8 @@ def _fresh(trial: Optimizer) -> dict[int, dict[str, Any]]:
 def _reshape(states: Mapping[int, dict[str, Any]], fresh: Mapping[int, Mapping[str, Any]]) -> None:
     """Gives loaded tensors the shapes of fresh ones. Raises KeyError or RuntimeError where they don't fit.
 
-    There may be more than fresh ones: what an optimizer makes at a later step.
+    A loaded state may have more tensors: those that an optimizer makes at a later step.
     """
-    for number, own in states.items():
+    for number, state in states.items():
         shapes = {name: x.shape for name, x in fresh[number].items() if isinstance(x, Tensor)}
-        own.update({name: own[name].reshape(shape) for name, shape in shapes.items()})
+        state.update({name: state[name].reshape(shape) for name, shape in shapes.items()})

@@ -1,6 +1,6 @@
-"""Adam as an optimizer of torch."""
+"""Adam, HyperAdam, and the optimizers that change one part of Adam."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -9,33 +9,13 @@ from torch.optim.optimizer import ParamsT
 from mada_optim.beta_guard import Guard
 from mada_optim.hyper_optimizer import HyperOptimizer
 from mada_optim.learning.banks import Learn
+from mada_optim.optimizers.arguments import explained, given
 
 
-class Adam(HyperOptimizer):
-    r"""Adam with decoupled weight decay, which is AdamW.
+class _OfAdam(HyperOptimizer):
+    """The signature of Adam, AMSGrad and AVGrad, which differ in the rule alone."""
 
-    Source: Kingma and Ba, ICLR 2015; Loshchilov and Hutter, ICLR 2019.
-
-    .. math::
-        m_t = \beta_1 m_{t-1} + (1-\beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1-\beta_2) g_t^2, \qquad
-        u_t = \hat m_t / (\sqrt{\hat v_t} + \epsilon)
-
-    Args:
-        params: Parameters, named parameters, or group dicts, as in torch.optim.
-        lr: Learning rate, >= 0, or "auto": computed from the shapes of the matrices.
-        betas: (beta1, beta2), each in [0, 1): decays of the averages of the gradient and of its square.
-        eps: Added to the denominator, >= 0.
-        weight_decay: Decoupled, >= 0: a step multiplies weights by 1 - lr * weight_decay.
-        learn: What is learned, and how: names, "all", (), a learner such as `HyperSGD`, or a list of them.
-        guard: Keeps the betas in a safe range; None: they are used as they are.
-        maximize: Steps along the gradient instead of against it.
-        engine: "auto" is the fastest to be had; "eager", "cpu", "tiled" or "triton" by name.
-        state_dtype: Dtype of the slots; None: fp32, or fp64 for fp64 parameters.
-        reduce_group: Process group over which parameters are sharded by hand; None otherwise, under FSDP2 too.
-
-    Raises:
-        ValueError: A value is outside what is allowed; the message says what is.
-    """
+    _rule_name: ClassVar[str]
 
     def __init__(
         self,
@@ -52,17 +32,162 @@ class Adam(HyperOptimizer):
         state_dtype: torch.dtype | None = None,
         reduce_group: Any = None,
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule="adam",
-            learn=learn,
-            weight_decay=weight_decay,
-            guard=guard,
-            maximize=maximize,
-            engine=engine,
-            state_dtype=state_dtype,
-            reduce_group=reduce_group,
-            betas=betas,
-            eps=eps,
-        )
+        super().__init__(**given(locals(), rule=self._rule_name))
+
+
+@explained("adam")
+class Adam(_OfAdam):
+    r"""Adam with decoupled weight decay, which is AdamW.
+
+    Source: Kingma and Ba, ICLR 2015; Loshchilov and Hutter, ICLR 2019.
+
+    .. math::
+        m_t = \beta_1 m_{t-1} + (1-\beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1-\beta_2) g_t^2, \qquad
+        u_t = \hat m_t / (\sqrt{\hat v_t} + \epsilon)
+    """
+
+    _rule_name = "adam"
+
+
+@explained("adam")
+class HyperAdam(HyperOptimizer):
+    r"""Adam with decoupled weight decay, which learns its two betas.
+
+    Source: Adam by Kingma and Ba, ICLR 2015; hypergradients by Baydin et al., ICLR 2018.
+
+    .. math::
+        m_t = \beta_1 m_{t-1} + (1-\beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1-\beta_2) g_t^2, \qquad
+        u_t = \hat m_t / (\sqrt{\hat v_t} + \epsilon)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | str = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        learn: Learn = "all",
+        guard: Guard | None = None,
+        maximize: bool = False,
+        engine: str = "auto",
+        state_dtype: torch.dtype | None = None,
+        reduce_group: Any = None,
+    ) -> None:
+        super().__init__(**given(locals(), rule="adam"))
+
+
+@explained("amsgrad")
+class AMSGrad(_OfAdam):
+    r"""Adam with the running maximum of the second moment.
+
+    Source: Reddi et al., ICLR 2018.
+
+    .. math::
+        v^{\max}_t = \max(v^{\max}_{t-1}, v_t), \qquad u_t = \hat m_t / (\sqrt{\hat v^{\max}_t} + \epsilon)
+    """
+
+    _rule_name = "amsgrad"
+
+
+@explained("avgrad")
+class AVGrad(_OfAdam):
+    r"""Adam with the mean of the second moment over all steps so far.
+
+    Source: Ozkara et al., ICML 2024, https://arxiv.org/abs/2401.08893.
+
+    .. math::
+        \bar v_t = \bar v_{t-1} + (v_t - \bar v_{t-1}) / t, \qquad u_t = \hat m_t / (\sqrt{\hat{\bar v}_t} + \epsilon)
+    """
+
+    _rule_name = "avgrad"
+
+
+@explained("nadam", momentum_decay="How fast the momentum approaches beta1, >= 0.")
+class NAdam(HyperOptimizer):
+    r"""Adam whose momentum looks ahead, as in torch.optim.
+
+    Source: Dozat, ICLR 2016 workshop.
+
+    .. math::
+        \mu_t = \beta_1 (1 - \tfrac12\, 0.96^{t \psi}), \qquad
+        u_t = \bigl(\mu_{t+1} \hat m_t + (1-\mu_t) \hat g_t\bigr) / (\sqrt{\hat v_t} + \epsilon)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | str = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        momentum_decay: float = 4e-3,
+        learn: Learn = (),
+        maximize: bool = False,
+        engine: str = "auto",
+        state_dtype: torch.dtype | None = None,
+        reduce_group: Any = None,
+    ) -> None:
+        super().__init__(**given(locals(), rule="nadam"))
+
+
+@explained("yogi")
+class Yogi(HyperOptimizer):
+    r"""Adam whose second moment moves by additive steps.
+
+    Source: Zaheer et al., NeurIPS 2018.
+
+    .. math::
+        v_t = v_{t-1} + (1-\beta_2)\, g_t^2\, \mathrm{sign}(g_t^2 - v_{t-1}), \qquad
+        u_t = \hat m_t / (\sqrt{\hat v_t} + \epsilon)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | str = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-3,
+        weight_decay: float = 0.0,
+        *,
+        learn: Learn = (),
+        guard: Guard | None = None,
+        maximize: bool = False,
+        engine: str = "auto",
+        state_dtype: torch.dtype | None = None,
+        reduce_group: Any = None,
+    ) -> None:
+        super().__init__(**given(locals(), rule="yogi"))
+
+
+@explained("adan")
+class Adan(HyperOptimizer):
+    r"""Adam with Nesterov momentum by gradient differences.
+
+    Source: Xie et al. 2022, https://arxiv.org/abs/2208.06677. Their betas (0.98, 0.92, 0.99) are the default here,
+    `betas=(0.98, 0.99), beta3=0.92`.
+
+    .. math::
+        d_t = g_t - g_{t-1}, \qquad n_t = \beta_3 n_{t-1} + (1-\beta_3) d_t, \qquad
+        u_t = (\hat m_t + \beta_3 \hat n_t) / (\sqrt{\hat v_t} + \epsilon)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | str = 1e-3,
+        betas: tuple[float, float] = (0.98, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        beta3: float = 0.92,
+        learn: Learn = (),
+        guard: Guard | None = None,
+        maximize: bool = False,
+        engine: str = "auto",
+        state_dtype: torch.dtype | None = None,
+        reduce_group: Any = None,
+    ) -> None:
+        super().__init__(**given(locals(), rule="adan"))

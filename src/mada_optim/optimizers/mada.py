@@ -1,4 +1,4 @@
-"""MADA: the paper's optimizer, whose six coefficients are learned."""
+"""MADA, the optimizer of the paper, which learns six coefficients."""
 
 from typing import Any
 
@@ -9,16 +9,18 @@ from torch.optim.optimizer import ParamsT
 from mada_optim.beta_guard import Guard
 from mada_optim.hyper_optimizer import HyperOptimizer, find_rule
 from mada_optim.learning.banks import Learn
+from mada_optim.optimizers.arguments import given
 from mada_optim.rule import Rule
 
-#: What its rule must have.
+#: The coefficients that its rule must have.
 COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 
 
 class MADA(HyperOptimizer):
-    r"""MADA: Adam, AVGrad, Yogi, Adan and Lion in one update, whose six coefficients are learned during training.
+    r"""Adam, AVGrad, Yogi, Adan and Lion in one update, whose six coefficients are learned during training.
 
-    Source: Ozkara et al., ICML 2024, https://arxiv.org/abs/2401.08893.
+    Source: Ozkara et al., "MADA: Meta-Adaptive Optimizers Through Hyper-Gradient Descent", ICML 2024,
+    https://arxiv.org/abs/2401.08893.
 
     .. math::
         \begin{aligned}
@@ -32,9 +34,10 @@ class MADA(HyperOptimizer):
         \theta_t &= (1 - \alpha \lambda) \theta_{t-1} - \alpha u_t
         \end{aligned}
 
-    Each coefficient q of beta1, beta2, beta3, rho, c, gamma is moved against its hypergradient, the next gradient
-    times the derivative of the last update: -alpha < g_{t+1}, du_t / dq >. `python -m mada_optim.describe mada` prints
-    all of it. With nothing learned, the values given here are Adam with decoupled weight decay, bit for bit.
+    Each step moves the coefficients q = beta1, beta2, beta3, rho, c, gamma against their hypergradients
+    -alpha < g_{t+1}, du_t / dq >: the next gradient times the derivative of the last update. With `learn=()`, the
+    default values are Adam with decoupled weight decay, bit for bit. `python -m mada_optim.describe mada` prints the
+    complete rule.
 
         opt = MADA(model.parameters(), lr=1e-3)
         loss_fn(model(x), y).backward()
@@ -43,25 +46,25 @@ class MADA(HyperOptimizer):
 
     Args:
         params: Parameters, named parameters, or group dicts, as in torch.optim.
-        lr: Learning rate, >= 0, or "auto": computed from the shapes of the matrices.
+        lr: Learning rate, >= 0, or "auto": computed from the matrix shapes.
         betas: (beta1, beta2), each in [0, 1): decays of the averages of the gradient and of its square.
         eps: Added to the denominator, >= 0.
         weight_decay: Decoupled, >= 0: a step multiplies weights by 1 - lr * weight_decay.
-        beta3: Decay of the average of gradient differences, in [0, 1); 0 is none, Adan's is .92.
-        rho: In [0, 1]; 1 is Adam's second moment, 0 is AVGrad's mean of all of them.
-        c: In [0, 1]; 1 is Adam's target of the second moment, 0 is Yogi's.
-        gamma: In [0, 1]; 1 is the adaptive step, 0 is Lion's sign.
+        beta3: Decay of the average of gradient differences, in [0, 1); 0 is none, Adan's is 0.92.
+        rho: Second moment, in [0, 1]: 1 is Adam's, 0 is AVGrad's mean over all steps so far.
+        c: Target of the second moment, in [0, 1]: 1 is Adam's, 0 is Yogi's.
+        gamma: Update, in [0, 1]: 1 is the adaptive step, 0 is Lion's sign.
         learn: What is learned, and how: names, "all", (), a learner such as `HyperSGD`, or a list of them.
-        rule: "mada"; "mada_released" or "mada_published" compute what the authors' code does; or any `Rule` with these
+        rule: "mada"; "mada_released" or "mada_published" to reproduce the authors' code; or any `Rule` with these six
             coefficients.
-        guard: Keeps the betas in a safe range; None: they are used as they are.
+        guard: Keeps the betas in a safe range. None: they are used exactly as passed.
         maximize: Steps along the gradient instead of against it.
-        engine: "auto" is the fastest to be had; "eager", "cpu", "tiled" or "triton" by name.
-        state_dtype: Dtype of the slots; None: fp32, or fp64 for fp64 parameters.
-        reduce_group: Process group over which parameters are sharded by hand; None otherwise, under FSDP2 too.
+        engine: "auto" is the fastest available one; "eager", "cpu", "tiled" or "triton" by name.
+        state_dtype: Dtype of the slots. None: fp32, or fp64 for fp64 parameters.
+        reduce_group: Process group over which you have sharded parameters by hand. None otherwise, under FSDP2 too.
 
     Raises:
-        ValueError: A value is outside what is allowed; the message says what is.
+        ValueError: A value is not allowed. The message names it, the allowed values and a remedy.
     """
 
     def __init__(
@@ -84,24 +87,7 @@ class MADA(HyperOptimizer):
         state_dtype: torch.dtype | None = None,
         reduce_group: Any = None,
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=_suited(rule),
-            learn=learn,
-            weight_decay=weight_decay,
-            guard=guard,
-            maximize=maximize,
-            engine=engine,
-            state_dtype=state_dtype,
-            reduce_group=reduce_group,
-            betas=betas,
-            eps=eps,
-            beta3=beta3,
-            rho=rho,
-            c=c,
-            gamma=gamma,
-        )
+        super().__init__(**given(locals(), rule=_suited(rule)))
 
 
 def _suited(rule: str | Rule) -> Rule:
