@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mada_lab.config import by_coefficient, parsing
+from mada_lab.config.declarations import declarations
 from mada_lab.config.keys import TrainConfig, VisionConfig
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import catalog
@@ -95,6 +96,9 @@ def test_every_shipped_configuration_is_valid(path):
 
 REFUSED = [
     (["--lerning_rate=1"], "got lerning_rate; did you mean 'learning_rate"),
+    (["--lr=1"], "got lr; did you mean 'learning_rate'"),
+    (["--bs=1"], "got bs; did you mean 'batch_size'"),
+    (["--steps", "10"], "got steps; did you mean 'max_iters'"),
     (["--beta4=1"], "got beta4; did you mean 'beta[123]"),
     (["--n_layer=two"], "--n-layer: invalid literal for int"),
     (["--compile=maybe"], "invalid choice 'maybe'"),
@@ -140,6 +144,7 @@ REFUSED_FILES = [
     ("max_iters = true", "key max_iters: expected a whole number, got True"),
     ("compile = 1", "key compile: expected true or false, got 1"),
     ('dtype = "float8"', "key dtype: expected 'float32' or 'bfloat16' or 'float16'"),
+    ("wd = 0.1", "got wd; did you mean 'weight_decay'"),
     ("[model]\nn_layer = 2", "got model"),
     ("n_layer = 2\nn_layer = 3", "expected TOML, got"),
     ("n_layer = \nx", r"at line 1"),
@@ -153,6 +158,12 @@ def test_refused_files(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         parsing.load([str(path)])
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, VisionConfig])
+def test_another_name_belongs_to_one_key(kind):
+    names = [name for declared in declarations(kind).values() for name in declared.also]
+    assert len(names) == len(set(names))
 
 
 def test_a_python_file_is_not_executed(tmp_path):

@@ -22,11 +22,26 @@ class Resume(Enum):
     RESOLVED = "is compared by the keys that it stands for"
 
 
+class Topic(Enum):
+    """What a key is about: the groups of `--help`, in its order, with their headings."""
+
+    RUN = "run"
+    DATA = "data"
+    MODEL = "model"
+    OPTIMIZER = "optimizer"
+    LEARNING = "learned coefficients"
+    SCHEDULE = "length and learning-rate schedule"
+    RECORDS = "evaluation and records"
+    CHECKPOINTS = "checkpoints"
+    DEVICE = "device and processes"
+
+
 @dataclass(frozen=True)
 class Declaration:
     """What a key declares.
 
     Attributes:
+        topic: The group of `--help` that shows it.
         resume: What another value does at a resume.
         of_optimizer: Whether the optimizer decides if the key has an effect (`mada_lab.optimizers.catalog`).
         of_learner: Options of a learner (`mada_optim.Learner`) that the key sets: it has an effect where a learner has
@@ -34,17 +49,21 @@ class Declaration:
         by_coefficient: What a text gives for each coefficient, as `beta1=5e-4,gamma=0` gives numbers.
         needs: By another key, the values of it with which this key has an effect.
         none_is: The key whose value None stands for.
+        also: Other names of it, which no configuration may use; the error for them names this key.
     """
 
+    topic: Topic
     resume: Resume
     of_optimizer: bool = False
     of_learner: tuple[str, ...] = ()
     by_coefficient: Literal["", "numbers", "intervals"] = ""
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     none_is: str | None = None
+    also: tuple[str, ...] = ()
 
 
 def key(
+    topic: Topic,
     resume: Resume,
     default: Any = MISSING,
     *,
@@ -53,10 +72,15 @@ def key(
     by_coefficient: Literal["", "numbers", "intervals"] = "",
     needs: Mapping[str, tuple[Any, ...]] | None = None,
     none_is: str | None = None,
+    also: str = "",
 ) -> Any:
-    """The field of a key; one without a default has to be given. A key of a learner is one of the optimizer too."""
+    """The field of a key; one without a default has to be given. A key of a learner is one of the optimizer too.
+
+    `also` has the other names with spaces between.
+    """
     of_optimizer = of_optimizer or bool(of_learner)
-    declared = Declaration(resume, of_optimizer, of_learner, by_coefficient, needs or {}, none_is)
+    names = tuple(also.split())
+    declared = Declaration(topic, resume, of_optimizer, of_learner, by_coefficient, needs or {}, none_is, names)
     metadata = {_DECLARATION: declared}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
@@ -76,6 +100,11 @@ def declarations(kind: type) -> dict[str, Declaration]:
 def defaults(kind: type) -> dict[str, Any]:
     """The default of each key of a kind of configuration that has one."""
     return {x.name: x.default for x in fields(kind) if x.default is not MISSING}
+
+
+def aliases(kind: type) -> dict[str, str]:
+    """The key that each other name stands for (`Declaration.also`)."""
+    return {name: key for key, declared in declarations(kind).items() for name in declared.also}
 
 
 def optimizer_keys(kind: type) -> tuple[str, ...]:

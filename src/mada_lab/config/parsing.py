@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import tyro
 
 from mada_lab.config import by_coefficient, files
-from mada_lab.config.declarations import declarations
+from mada_lab.config.declarations import aliases, declarations
 from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
 from mada_lab.config.upstream import translate
 from mada_lab.config.upstream.translation import keys_in
@@ -226,9 +226,11 @@ def parse_arguments(arguments: Sequence[str], default: C) -> C:
 
 
 def require_known(key: str, where: str, kind: type[RunConfig] = TrainConfig) -> None:
-    """Raises ConfigError with the nearest key, unless `key` is one."""
+    """Raises ConfigError with the key of this other name, or the nearest key, unless `key` is one."""
     if key not in keys(kind):
-        remedy = did_you_mean(key, keys(kind), f"`mada-lab {COMMANDS[kind]} --help` lists the keys", cutoff=0.5)
+        remedy = did_you_mean(
+            aliases(kind).get(key, key), keys(kind), f"`mada-lab {COMMANDS[kind]} --help` lists the keys", cutoff=0.5
+        )
         raise ConfigError(f"configuration, in {where}: expected a known key, got {key}; {remedy}")
 
 
