@@ -106,7 +106,7 @@ REFUSED = [
     (["--learning_rate=nan"], "learning_rate: expected a finite number"),
     (
         ["--learning_rate=-1", "--n_head=0", "--rho=2"],
-        r"n_head: .*learning_rate: .*rho: expected a number in \[0, 1\], got 2",
+        r"learning_rate: .*rho: expected a number in \[0, 1\], got 2.*n_head: ",
     ),
     (["--n_embd=130"], "n_embd: expected a multiple of n_head=4"),
     (["--hyper_lr=fast"], "hyper_lr: expected one number, or beta1=5e-4,gamma=0, got 'fast'"),
@@ -121,6 +121,7 @@ REFUSED = [
     (["--clamps=beta2=0.5"], "clamps: expected beta1=0.01:0.99,rho=0:1, got 'beta2=0.5'"),
     (["--clamp_interval=0"], "clamp_interval: expected at least 1, got 0"),
     (["--warmup_iters=5000"], "warmup_iters: expected at most max_iters=2000"),
+    (["--max_iters=50", "--warmup_iters=100"], "warmup_iters: expected at most max_iters=50, got 100"),
     (["--min_lr=1", "--learning_rate=0.5"], "min_lr: expected at most learning_rate=0.5, got 1"),
     (["--dtype=elsewhere"], "invalid choice 'elsewhere'"),
     (["--out_dir="], "out_dir: expected a folder"),

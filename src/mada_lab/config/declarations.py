@@ -1,6 +1,6 @@
 """What each key of a configuration declares beside its type and its default, where the key is defined.
 
-A list of keys is derived from these declarations, so that no key can be left out of it.
+Lists of keys are derived from these declarations, so that no list can lack a key.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,13 @@ from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 from typing import Any, Literal
 
+from mada_optim.rule import Interval
+
 _DECLARATION = "declaration"  # in a field's metadata
+
+COUNT, WHOLE, SEED = Interval(1, 2**31 - 1), Interval(0, 2**31 - 1), Interval(0, 2**63 - 1)
+
+Form = Literal["", "numbers", "intervals"]
 
 
 class Resume(Enum):
@@ -43,46 +49,49 @@ class Declaration:
     Attributes:
         topic: The group of `--help` that shows it.
         resume: What another value does at a resume.
+        allowed: The numbers that it may have; None for a key that isn't a number.
+        also: Other names of it. No configuration may use them; the error for one names this key.
         of_optimizer: Whether the optimizer decides if the key has an effect (`mada_lab.optimizers.catalog`).
-        of_learner: Options of a learner (`mada_optim.Learner`) that the key sets: it has an effect where a learner has
+        of_learner: Options of a learner (`mada_optim.Learner`) that the key sets. It has an effect if the learner has
             one of them.
-        by_coefficient: What a text gives for each coefficient, as `beta1=5e-4,gamma=0` gives numbers.
+        by_coefficient: What a text gives for each coefficient: `beta1=5e-4,gamma=0` gives numbers.
         needs: By another key, the values of it with which this key has an effect.
         none_is: The key whose value None stands for.
-        also: Other names of it, which no configuration may use; the error for them names this key.
     """
 
     topic: Topic
     resume: Resume
+    allowed: Interval | None = None
+    also: tuple[str, ...] = ()
     of_optimizer: bool = False
     of_learner: tuple[str, ...] = ()
-    by_coefficient: Literal["", "numbers", "intervals"] = ""
+    by_coefficient: Form = ""
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     none_is: str | None = None
-    also: tuple[str, ...] = ()
 
 
 def key(
     topic: Topic,
     resume: Resume,
     default: Any = MISSING,
+    allowed: Interval | None = None,
     *,
+    also: str = "",
     of_optimizer: bool = False,
     of_learner: tuple[str, ...] = (),
-    by_coefficient: Literal["", "numbers", "intervals"] = "",
+    by_coefficient: Form = "",
     needs: Mapping[str, tuple[Any, ...]] | None = None,
     none_is: str | None = None,
-    also: str = "",
+    text: str | None = None,
 ) -> Any:
-    """The field of a key; one without a default has to be given. A key of a learner is one of the optimizer too.
+    """The field of a key with this `Declaration`; without a default, the key has to be given.
 
-    `also` has the other names with spaces between.
+    `also` has the other names with spaces between. `text` is the meaning in `--help` of a field without a docstring.
     """
-    of_optimizer = of_optimizer or bool(of_learner)
+    decided = of_optimizer or bool(of_learner)
     names = tuple(also.split())
-    declared = Declaration(topic, resume, of_optimizer, of_learner, by_coefficient, needs or {}, none_is, names)
-    metadata = {_DECLARATION: declared}
-    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+    declared = Declaration(topic, resume, allowed, names, decided, of_learner, by_coefficient, needs or {}, none_is)
+    return field(default=default, metadata={_DECLARATION: declared, "help": text})
 
 
 def declarations(kind: type) -> dict[str, Declaration]:

@@ -14,34 +14,18 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import tyro
 
 from mada_lab.config import by_coefficient, files
-from mada_lab.config.declarations import aliases, declarations
+from mada_lab.config.declarations import Declaration, aliases, declarations
 from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
 from mada_lab.config.upstream import translate
 from mada_lab.config.upstream.translation import keys_in
 from mada_lab.errors import ConfigError
 from mada_optim.checks import did_you_mean
+from mada_optim.rule import Interval
 
 C = TypeVar("C", bound=RunConfig)
 
 #: What is typed before the keys of each kind.
 COMMANDS: dict[type[RunConfig], str] = {TrainConfig: "train", VisionConfig: "vision"}
-
-AT_LEAST_1 = (
-    "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps first_accumulation max_iters "
-    "eval_interval eval_iters log_interval checkpoint_interval keep_checkpoints digest_interval max_skipped_steps "
-    "width depth train_images test_images clamp_interval"
-).split()
-AT_LEAST_0 = (
-    "seed eval_seed warmup_iters lr_decay_iters hyper_start hyper_stop hyper_lr_factor "
-    "learning_rate matrix_lr min_lr weight_decay grad_clip eps hyper_lr hyper_clip hyper_reach peak_flops crop_padding "
-    "matrix_lr_ratio hyper_fall hyper_rebound"
-).split()
-SEEDS, LARGEST = ("seed", "eval_seed"), 2**63 - 1
-MOST = 2**31 - 1  # of what is counted
-BELOW_1 = (
-    "dropout label_noise beta1 beta2 beta3 mu hyper_momentum hyper_memory hyper_averaging hyper_rise horizon".split()
-)
-UP_TO_1 = "rho c gamma omega hyper_freeze".split()
 
 
 def keys(kind: type[RunConfig]) -> dict[str, Any]:
@@ -242,26 +226,8 @@ def check(config: RunConfig) -> None:
 
 
 def _problems(config: RunConfig) -> Iterator[str]:
-    values = {key: getattr(config, key) for key in keys(type(config))}
-    numbers = {key: x for key, x in values.items() if isinstance(x, int | float)}
     for key, declared in declarations(type(config)).items():
-        if declared.by_coefficient and isinstance(values[key], str):
-            try:
-                found = by_coefficient.READ[declared.by_coefficient](values[key])
-            except ValueError as error:
-                yield f"{key}: {error}"
-            else:
-                numbers |= {f"{key}.{name}": x for name, x in found.items() if isinstance(x, float)}
-    yield from (
-        f"{key}: expected a finite number, got {x}" for key, x in sorted(numbers.items()) if not math.isfinite(x)
-    )
-    whole = {key: x for key, x in numbers.items() if isinstance(x, int) and key not in SEEDS}
-    yield from _outside(whole, list(whole), f"at most {MOST}", lambda x: x <= MOST)
-    yield from _outside(numbers, SEEDS, f"at most {LARGEST}", lambda x: x <= LARGEST)
-    yield from _outside(numbers, AT_LEAST_1, "at least 1", lambda x: x >= 1)
-    yield from _outside(numbers, AT_LEAST_0, "at least 0", lambda x: x >= 0)
-    yield from _outside(numbers, BELOW_1, "a number in [0, 1)", lambda x: 0 <= x < 1)
-    yield from _outside(numbers, UP_TO_1, "a number in [0, 1]", lambda x: 0 <= x <= 1)
+        yield from _problems_of(key, getattr(config, key), declared)
     if isinstance(config, TrainConfig) and config.n_head >= 1 and config.n_embd % config.n_head:
         yield f"n_embd: expected a multiple of n_head={config.n_head}, got {config.n_embd}"
     peak, lowest = config.learning_rate, config.min_lr
@@ -274,24 +240,37 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"grad_clip_of: expected whole with parallel={config.parallel}, which shares gradients out, got each"
     if config.grad_clip_of == "each" and config.grad_clip == 0:
         yield "grad_clip_of: expected whole with grad_clip=0, which clips nothing, got each"
-    if config.warmup_iters > config.max_iters:
+    if config.warmup_iters is not None and config.warmup_iters > config.max_iters:
         yield f"warmup_iters: expected at most max_iters={config.max_iters}, got {config.warmup_iters}"
-    if config.distributed_timeout <= 0:
-        yield f"distributed_timeout: expected more than 0 seconds, got {config.distributed_timeout}"
     if config.background_save and config.checkpoint_shards == "each":
         yield "background_save: expected false with checkpoint_shards=each (processes talk as they write), got true"
     if not config.out_dir.strip():
         yield "out_dir: expected a folder, got an empty name"
 
 
-def _outside(
-    numbers: dict[str, float], keys: Sequence[str], allowed: str, is_allowed: typing.Callable[[float], bool]
-) -> Iterator[str]:
-    """What is wrong with the numbers of these keys; `key.beta1` is the number that a key has for a coefficient."""
-    for key in keys:
-        for label, x in numbers.items():
-            if label.partition(".")[0] == key and math.isfinite(x) and not is_allowed(x):
-                yield f"{label}: expected {allowed}, got {x}"
+def _problems_of(key: str, value: Any, declared: Declaration) -> Iterator[str]:
+    """The problems with the number of a key, or with the numbers of `beta1=5e-4,gamma=0`, one for each coefficient."""
+    numbers = {key: value}
+    if declared.by_coefficient and isinstance(value, str):
+        try:
+            read = by_coefficient.READ[declared.by_coefficient](value)
+        except ValueError as error:
+            yield f"{key}: {error}"
+            return
+        numbers = {f"{key}.{name}": x for name, x in read.items()}
+    for label, x in numbers.items():
+        if isinstance(x, int | float) and not isinstance(x, bool):
+            if not math.isfinite(x):
+                yield f"{label}: expected a finite number, got {x}"
+            elif declared.allowed is not None and x not in declared.allowed:
+                yield f"{label}: expected {_range(declared.allowed, x)}, got {x}"
+
+
+def _range(allowed: Interval, x: float) -> str:
+    """The interval in words, of which the end that `x` is beyond is enough if the other is far away."""
+    if allowed.high <= 1:
+        return f"a number in {allowed}"
+    return f"at least {allowed.low:g}" if x < allowed.low else f"at most {int(allowed.high)}"
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

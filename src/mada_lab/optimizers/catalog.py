@@ -12,11 +12,11 @@ from torch.optim.optimizer import Optimizer
 
 import mada_optim
 from mada_lab.config.declarations import declarations, defaults, optimizer_keys, set_keys
-from mada_lab.config.keys import RunConfig
+from mada_lab.config.keys import FRESH, RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import controls, learners
 from mada_lab.optimizers.baselines import BASELINES, LR_FACTOR, hidden_matrices
-from mada_optim import HyperOptimizer, Learner
+from mada_optim import HyperOptimizer, Learner, optimizers
 from mada_optim.checks import did_you_mean, learned_names
 from mada_optim.matrices import hidden_matrices as matrices
 from mada_optim.rule import Rule
@@ -29,7 +29,7 @@ AUTO = "auto"  # a learning rate that is computed from the shapes of the network
 
 @dataclass(frozen=True)
 class Ours:
-    """What a name on the command line means.
+    """The meaning of a name on the command line.
 
     Attributes:
         make: The class.
@@ -44,38 +44,28 @@ class Ours:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def default(self, keyword: str) -> Any:
-        """What the optimizer takes for `keyword` if it isn't named; None if the class has no such keyword."""
+        """The value of `keyword` if it isn't given; None if the class has no such keyword."""
         parameter = inspect.signature(self.make.__init__).parameters.get(keyword)
         return self.options.get(keyword, None if parameter is None else parameter.default)
 
+    def keywords(self) -> dict[str, Any]:
+        """The keywords that the name stands for, with the rule if the class takes it."""
+        return {**({"rule": self.rule} if self.default("rule") else {}), **self.options}
 
-#: Classes whose rule has their name: nothing is learned unless `learn` says so.
-PLAIN = {cls.__name__.lower(): cls for cls in (
-    mada_optim.SGD, mada_optim.AdaGrad, mada_optim.RMSprop, mada_optim.Adam, mada_optim.AMSGrad, mada_optim.AVGrad,
-    mada_optim.NAdam, mada_optim.Yogi, mada_optim.Adan, mada_optim.Lion, mada_optim.Muon,
-)}  # fmt: skip
+
+CLASSES = {name.lower(): getattr(optimizers, name) for name in optimizers.__all__}
+MATRIX = {"learn": "all", "betas": (0.9, 0.95), "omega": 1.0}
 OURS: dict[str, Ours] = {
-    **{name: Ours(HyperOptimizer, f"the rule {name}", name, {"rule": name}) for name in RULES},
-    "automuon": Ours(mada_optim.AutoMuon, "Muon on hidden matrices and Adam elsewhere", "mada_matrix"),
-    "autoadam": Ours(mada_optim.AutoAdam, "Adam"),
-    "mada": Ours(mada_optim.MADA, "MADA as in the paper"),
-    "mada_matrix": Ours(
-        HyperOptimizer,
-        "MADA with Muon mixed in on hidden matrices",
-        "mada_matrix",
-        {"rule": "mada_matrix", "learn": "all", "betas": (0.9, 0.95), "omega": 1.0},
-    ),
-    "mada_released": Ours(
-        mada_optim.MADA,
-        "MADA by the rule of the authors' published code",
-        "mada_released",
-        {"rule": "mada_released"},
-    ),
+    **{name: Ours(HyperOptimizer, f"the rule {name}", name) for name in RULES},
+    **{name: Ours(cls, cls.__name__, name) for name, cls in CLASSES.items() if name in RULES},
+    "automuon": Ours(optimizers.AutoMuon, "Muon on hidden matrices and Adam elsewhere", "mada_matrix"),
+    "autoadam": Ours(optimizers.AutoAdam, "Adam"),
+    "hyperadam": Ours(optimizers.HyperAdam, "HyperAdam", "adam"),
+    "mada": Ours(optimizers.MADA, "MADA as in the paper"),
+    "mada_matrix": Ours(HyperOptimizer, "MADA with Muon mixed in on hidden matrices", "mada_matrix", MATRIX),
+    "mada_released": Ours(optimizers.MADA, "MADA by the rule of the authors' published code", "mada_released"),
     "mada_published": Ours(
-        mada_optim.MADA,
-        "MADA by the arithmetic of the authors' training scripts",
-        "mada_published",
-        {"rule": "mada_published"},
+        optimizers.MADA, "MADA by the arithmetic of the authors' training scripts", "mada_published"
     ),
     "mada_traced": Ours(controls.Traced, "MADA as in the paper, with the size of each step recorded"),
     "mada_paced": Ours(
@@ -83,16 +73,12 @@ OURS: dict[str, Ours] = {
         "MADA's rule, with each step rescaled to the size that it had in another run",
         options={"learn": ()},
     ),
-    "hyperadam": Ours(mada_optim.HyperAdam, "HyperAdam", "adam"),
-    **{name: Ours(cls, cls.__name__, name) for name, cls in PLAIN.items()},
 }
 NAMES = (*OURS, *BASELINES)
-#: Names of before, and those of today.
+#: Former names, and those of today.
 RENAMED = {"mada_all": "mada", "mada_paper": "mada", "mada_pointwise": "autoadam"}
 #: Those that learn their learning rate.
 LR_FREE = tuple(name for name, ours in OURS.items() if ours.default("lr") == AUTO)
-#: Values of init_from with which the first weights are drawn at random.
-FRESH = ("scratch", "resume")
 BETAS = ("beta1", "beta2")
 DECAY = 0.1  # of those whose class has none; nanoGPT's
 
@@ -114,7 +100,7 @@ def build(model: nn.Module, config: RunConfig) -> Optimizer:
             return BASELINES[config.optimizer].make(_baseline_groups(model, config), numbers)
         ours = OURS[config.optimizer]
         groups = decay_groups(model, weight_decay(config))
-        optimizer = ours.make(groups, **{**ours.options, **_keywords(config)})
+        optimizer = ours.make(groups, **{**ours.keywords(), **_keywords(config)})
         _require_matrices(optimizer, config)
         if isinstance(optimizer, controls.Paced) and config.pace_from is not None:
             optimizer.follow(Path(config.pace_from))

@@ -7,6 +7,7 @@ of either is that of train_ddp.py.
 from collections.abc import Mapping
 from pathlib import Path
 
+from mada_lab.config.keys import FRESH
 from mada_lab.config.python_files import Assignment
 from mada_lab.config.upstream import facts
 from mada_lab.config.upstream.facts import (
@@ -22,7 +23,6 @@ from mada_lab.config.upstream.facts import (
 )
 from mada_lab.config.upstream.translation import Said, Translation, listed
 
-FRESH = ("scratch", "resume")
 DECAYS = ("lr_decay_iters", "min_lr")
 
 
