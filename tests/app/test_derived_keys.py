@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mada_lab.config import derived
-from mada_lab.config.declarations import Resume, Topic, declarations, key
-from mada_lab.config.keys import TrainConfig
+from mada_lab.config.declarations import Resume, Topic, declarations, key, meanings
+from mada_lab.config.keys import TrainConfig, VisionConfig
 from mada_optim import HyperSGD, LearnedLR
 from mada_optim.learning.options import options_of
 from mada_optim.rules import RULES
@@ -133,6 +133,14 @@ def test_every_number_of_a_learner_is_set_by_one_key():
     for option in options:
         keys = [name for name, x in declarations(TrainConfig).items() if option in x.of_learner]
         assert keys == (["hyper_lr", "hyper_lr_factor"] if option in ("lr", "rate") else keys[:1]) != []
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, VisionConfig])
+def test_every_key_has_a_meaning(kind):
+    texts = meanings(kind)
+    assert texts.keys() == declarations(kind).keys()
+    assert all(texts.values())
+    assert texts["rho"].startswith(next(q.meaning for q in RULES["mada"].coefficients if q.name == "rho"))
 
 
 def test_a_coefficient_with_the_name_of_another_key_is_refused():

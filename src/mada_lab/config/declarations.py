@@ -3,6 +3,11 @@
 Lists of keys are derived from these declarations, so that no list can lack a key.
 """
 
+import ast
+import contextlib
+import inspect
+import itertools
+import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
@@ -57,6 +62,7 @@ class Declaration:
         by_coefficient: What a text gives for each coefficient: `beta1=5e-4,gamma=0` gives numbers.
         needs: By another key, the values of it with which this key has an effect.
         none_is: The key whose value None stands for.
+        text: Its meaning, where the field has no docstring.
     """
 
     topic: Topic
@@ -68,6 +74,7 @@ class Declaration:
     by_coefficient: Form = ""
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     none_is: str | None = None
+    text: str = ""
 
 
 def key(
@@ -82,16 +89,17 @@ def key(
     by_coefficient: Form = "",
     needs: Mapping[str, tuple[Any, ...]] | None = None,
     none_is: str | None = None,
-    text: str | None = None,
+    text: str = "",
 ) -> Any:
-    """The field of a key with this `Declaration`; without a default, the key has to be given.
+    """The field of a key with this `Declaration`; `also` has spaces between the names.
 
-    `also` has the other names with spaces between. `text` is the meaning in `--help` of a field without a docstring.
+    Without a default, the key has to be given. A key of a learner is one of the optimizer too.
     """
-    decided = of_optimizer or bool(of_learner)
-    names = tuple(also.split())
-    declared = Declaration(topic, resume, allowed, names, decided, of_learner, by_coefficient, needs or {}, none_is)
-    return field(default=default, metadata={_DECLARATION: declared, "help": text})
+    decided, names = of_optimizer or bool(of_learner), tuple(also.split())
+    declared = Declaration(
+        topic, resume, allowed, names, decided, of_learner, by_coefficient, needs or {}, none_is, text
+    )
+    return field(default=default, metadata={_DECLARATION: declared, "help": text or None})
 
 
 def declarations(kind: type) -> dict[str, Declaration]:
@@ -104,6 +112,18 @@ def declarations(kind: type) -> dict[str, Declaration]:
     if missing:
         raise TypeError(f"{kind.__name__}.{missing[0]}: expected a field made by declarations.key, got another")
     return {x.name: x.metadata[_DECLARATION] for x in fields(kind)}
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """The meaning of each key, on one line: the docstring of its field, or its declared text."""
+    texts = {name: declared.text for name, declared in declarations(kind).items() if declared.text}
+    for cls in reversed(kind.__mro__[:-1]):
+        with contextlib.suppress(OSError, TypeError):  # a class that was made at run time has no source
+            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+            for x, after in itertools.pairwise(getattr(definition, "body", ())):
+                if isinstance(x, ast.AnnAssign) and isinstance(after, ast.Expr):
+                    texts[ast.unparse(x.target)] = " ".join(ast.literal_eval(after.value).split())
+    return texts
 
 
 def defaults(kind: type) -> dict[str, Any]:
