@@ -4,13 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import make_dataclass
 from pathlib import Path
 
 import pytest
 
 from mada_lab.config import derived
-from mada_lab.config.declarations import Resume, Topic, declarations, key, meanings
+from mada_lab.config.declarations import Key, Resume, Topic, configuration, declarations, meanings, optimizer_keys
 from mada_lab.config.keys import TrainConfig, VisionConfig
 from mada_optim import HyperSGD, LearnedLR
 from mada_optim.learning.options import options_of
@@ -125,7 +124,7 @@ def test_an_option_of_a_learner_is_a_key(source):
 def test_every_coefficient_has_a_key_of_the_optimizer():
     names = {q.name for rule in RULES.values() for q in rule.coefficients}
     declared = declarations(TrainConfig)
-    assert all(declared[name].of_optimizer and declared[name].resume is Resume.FIXED for name in names)
+    assert all(name in optimizer_keys(TrainConfig) and declared[name].resume is Resume.FIXED for name in names)
 
 
 def test_every_number_of_a_learner_is_set_by_one_key():
@@ -144,6 +143,9 @@ def test_every_key_has_a_meaning(kind):
 
 
 def test_a_coefficient_with_the_name_of_another_key_is_refused():
-    taken = make_dataclass("Taken", [("gamma", float, key(Topic.MODEL, Resume.FIXED, 1.0))])
+    @configuration
+    class Taken:
+        gamma: float = Key(Topic.MODEL, Resume.FIXED, 1.0)
+
     with pytest.raises(TypeError, match="gamma: expected a name that no other key has"):
-        derived.keys_beside(taken)
+        derived.keys_beside(Taken)

@@ -163,7 +163,7 @@ def test_refused_files(tmp_path, content, message):
 
 @pytest.mark.parametrize("kind", [TrainConfig, VisionConfig])
 def test_another_name_belongs_to_one_key(kind):
-    names = [name for declared in declarations(kind).values() for name in declared.also]
+    names = [name for declared in declarations(kind).values() for name in declared.also.split()]
     assert len(names) == len(set(names))
 
 

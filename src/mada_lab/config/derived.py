@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import make_dataclass
 from typing import Any
 
-from mada_lab.config.declarations import WHOLE, Resume, Topic, declarations, key
+from mada_lab.config.declarations import WHOLE, Key, Resume, Topic, declarations
 from mada_optim import HyperSGD, HyperTorch, LearnedLR
 from mada_optim.learning.options import Option, options_of
 from mada_optim.rule import REAL, Coefficient
@@ -19,7 +19,7 @@ CHANGEABLE = ("clip", "stop")
 #: Options that were keys before there was a prefix.
 WITHOUT_PREFIX = ("horizon",)
 
-Member = tuple[str, Any, Any]  # name, type and field of a key
+Member = tuple[str, Any, Key]  # the name of a key, its type and its declaration
 
 
 def keys_beside(declared: type) -> type:
@@ -33,7 +33,7 @@ def keys_beside(declared: type) -> type:
     names = [*declarations(declared), *(name for name, _, _ in members)]
     for name in {name for name in names if names.count(name) > 1}:
         raise TypeError(f"coefficient or option {name}: expected a name that no other key has; rename it")
-    return make_dataclass("LibraryKeys", members, frozen=True, kw_only=True)
+    return make_dataclass("LibraryKeys", [(*x, key.as_field()) for *x, key in members], frozen=True, kw_only=True)
 
 
 def _coefficients() -> Iterator[Member]:
@@ -45,7 +45,7 @@ def _coefficients() -> Iterator[Member]:
         q, *others = by_rule.values()
         allowed = q.domain if all(x.domain == q.domain for x in others) else REAL
         text = f"{q.meaning} In {q.domain}. Of {', '.join(by_rule)}. None: the optimizer's default."
-        yield name, float | None, key(Topic.OPTIMIZER, Resume.FIXED, None, allowed, of_optimizer=True, text=text)
+        yield name, float | None, Key(Topic.OPTIMIZER, Resume.FIXED, None, allowed, of_optimizer=True, text=text)
 
 
 def _options(taken: set[str]) -> Iterator[Member]:
@@ -57,7 +57,7 @@ def _options(taken: set[str]) -> Iterator[Member]:
     for name, by_learner in learners.items():
         option = next(iter(by_learner.values()))
         number: Any = int if option.whole else float
-        declared = key(
+        declared = Key(
             Topic.LEARNING,
             Resume.STEPS if name in CHANGEABLE else Resume.FIXED,
             None,

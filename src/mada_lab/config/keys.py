@@ -1,14 +1,13 @@
 """The keys of a training run, a class for each kind: flat, named as in nanoGPT and in the MADA paper's code.
 
-A step is an optimizer step. `declarations.Declaration` says what a key declares: its topic, what another value does at
+A step is an optimizer step. `declarations.Key` says what a key declares: its topic, what another value does at
 a resume, its default, the numbers that it may have, and other names that people use for it.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 from mada_lab.config import derived
-from mada_lab.config.declarations import COUNT, SEED, WHOLE, Resume, Topic, declarations, key
+from mada_lab.config.declarations import COUNT, SEED, WHOLE, Key, Resume, Topic, configuration
 from mada_optim.checks import NON_NEGATIVE, POSITIVE
 from mada_optim.rule import DECAY
 from mada_optim.rules import RULES
@@ -23,33 +22,33 @@ SHARDED = {"parallel": ("fsdp", "hybrid")}
 PLAIN = ", ".join(name for name in RULES if not name.startswith("mada"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class Declared:
     """The keys that mean the same whatever is trained, but for those that the library's declarations give."""
 
-    out_dir: str = key(RUN, OUTSIDE, "out", also="out output output_dir run_dir folder")
+    out_dir: str = Key(RUN, OUTSIDE, "out", also="out output output_dir run_dir folder")
     """Folder of the run: its record and its checkpoints."""
-    init_from: str = key(RUN, RESOLVED, "scratch", also="resume checkpoint load from_pretrained pretrained")
+    init_from: str = Key(RUN, RESOLVED, "scratch", also="resume checkpoint load from_pretrained pretrained")
     """scratch: fresh weights. resume: the newest checkpoint in out_dir. Or trained weights, with a fresh optimizer: the
     folder of a run, a checkpoint or an export, or gpt2, gpt2-medium, gpt2-large, gpt2-xl."""
-    seed: int = key(RUN, FIXED, 1337, SEED, also="random_seed rng")
+    seed: int = Key(RUN, FIXED, 1337, SEED, also="random_seed rng")
     """Seed of the initial weights, of dropout, and of the order of the training data."""
-    max_skipped_steps: int = key(RUN, OUTSIDE, 10, COUNT)
+    max_skipped_steps: int = Key(RUN, OUTSIDE, 10, COUNT)
     """Steps in a row with a non-finite loss or gradient that end the run; fewer are skipped."""
 
-    dataset: str = key(DATA, FIXED)
-    """Name of a data set; `mada-lab data prepare NAME` prepares it."""
-    data_dir: str = key(DATA, OUTSIDE, "data", also="data_path data_folder")
+    dataset: str = Key(DATA, FIXED, "pydoc", also="data corpus")
+    """Name of a data set; small ones are prepared by themselves, larger ones by `mada-lab data prepare NAME`."""
+    data_dir: str = Key(DATA, OUTSIDE, "data", also="data_path data_folder")
     """Folder of the data sets."""
-    batch_size: int = key(DATA, FIXED, 12, COUNT, also="batch bs micro_batch_size")
+    batch_size: int = Key(DATA, FIXED, 12, COUNT, also="batch bs micro_batch_size")
     """Sequences per forward pass."""
-    gradient_accumulation_steps: int = key(DATA, FIXED, 1, COUNT, also="grad_accum grad_accum_steps accumulation_steps")
+    gradient_accumulation_steps: int = Key(DATA, FIXED, 1, COUNT, also="grad_accum grad_accum_steps accumulation_steps")
     """Forward passes per step, of all processes together."""
-    first_accumulation: int | None = key(DATA, FIXED, None, COUNT, none_is="gradient_accumulation_steps")
+    first_accumulation: int | None = Key(DATA, FIXED, None, COUNT, none_is="gradient_accumulation_steps")
     """Forward passes of the first step, whose losses are still divided by gradient_accumulation_steps; None: as many as
     that."""
 
-    optimizer: str = key(
+    optimizer: str = Key(
         OPTIMIZER,
         FIXED,
         "automuon",
@@ -62,179 +61,172 @@ class Declared:
         "but hidden matrices). Controls: mada_traced (mada, and the size of each step in the record), mada_paced "
         "(fixed coefficients, each step rescaled to the size that it had in a recorded run).",
     )
-    learning_rate: float | Literal["auto"] | None = key(OPTIMIZER, LR_STEPS, None, NON_NEGATIVE, also="lr max_lr")
+    learning_rate: float | Literal["auto"] | None = Key(OPTIMIZER, LR_STEPS, None, NON_NEGATIVE, also="lr max_lr")
     """Peak learning rate: a number, or auto, computed from the shapes of the hidden matrices. A learned one starts
     there. None: the optimizer's default, auto for automuon and autoadam, 1e-3 for mada and adamw."""
-    matrix_lr: float | None = key(OPTIMIZER, FIXED, None, NON_NEGATIVE, of_optimizer=True, also="muon_lr")
+    matrix_lr: float | None = Key(OPTIMIZER, FIXED, None, NON_NEGATIVE, of_optimizer=True, also="muon_lr")
     """Peak learning rate of the hidden matrices (torch_muon); None: learning_rate."""
-    matrix_lr_ratio: float | None = key(OPTIMIZER, FIXED, None, NON_NEGATIVE, of_optimizer=True, also="lr_ratio")
+    matrix_lr_ratio: float | None = Key(OPTIMIZER, FIXED, None, NON_NEGATIVE, of_optimizer=True, also="lr_ratio")
     """Learning-rate multiplier of hidden matrices (automuon, mada_matrix); None: the optimizer's default."""
-    weight_decay: float | None = key(OPTIMIZER, FIXED, None, NON_NEGATIVE, also="wd decay")
+    weight_decay: float | None = Key(OPTIMIZER, FIXED, None, NON_NEGATIVE, also="wd decay")
     """Decoupled decay of tensors with 2 or more dimensions; the others have none. None: .3 for automuon and autoadam,
     .1 for the others."""
-    grad_clip: float = key(OPTIMIZER, STEPS, 1.0, NON_NEGATIVE, also="clip clip_norm max_grad_norm gradient_clip")
+    grad_clip: float = Key(OPTIMIZER, STEPS, 1.0, NON_NEGATIVE, also="clip clip_norm max_grad_norm gradient_clip")
     """Largest norm of the whole gradient; 0: no clipping."""
-    grad_clip_of: Literal["whole", "each"] = key(OPTIMIZER, FIXED, "whole")
+    grad_clip_of: Literal["whole", "each"] = Key(OPTIMIZER, FIXED, "whole")
     """whole: the gradient of the step, averaged over processes, is clipped. each: every process clips the gradient of
     its own passes before the average (needs ddp)."""
-    eps: float | None = key(OPTIMIZER, FIXED, None, NON_NEGATIVE, of_optimizer=True, also="epsilon")
+    eps: float | None = Key(OPTIMIZER, FIXED, None, NON_NEGATIVE, of_optimizer=True, also="epsilon")
     """Added to the denominator; None: the optimizer's default."""
-    state_dtype: Literal["float32", "bfloat16"] = key(OPTIMIZER, FIXED, "float32", of_optimizer=True)
+    state_dtype: Literal["float32", "bfloat16"] = Key(OPTIMIZER, FIXED, "float32", of_optimizer=True)
     """Precision of the optimizer's state; bfloat16 halves it and rounds stochastically."""
 
-    learn: str | None = key(LEARNING, FIXED, None, of_optimizer=True, also="learned")
+    learn: str | None = Key(LEARNING, FIXED, None, of_optimizer=True, also="learned")
     """Coefficients to learn: names with commas between (beta1,lr), all, or none. None: the optimizer's default."""
-    coefficients_from: str | None = key(LEARNING, RESOLVED, None, of_optimizer=True)
+    coefficients_from: str | None = Key(LEARNING, RESOLVED, None, of_optimizer=True)
     """Folder of a finished run, whose final coefficients this run has. They stay fixed unless learn is set."""
-    pace_from: str | None = key(LEARNING, STEPS, None, of_optimizer=True)
+    pace_from: str | None = Key(LEARNING, STEPS, None, of_optimizer=True)
     """Folder of a finished run of mada_traced; mada_paced takes steps of the sizes recorded there."""
-    bounds: str | None = key(LEARNING, FIXED, None, of_learner=("bounds",), by_coefficient="intervals")
+    bounds: str | None = Key(LEARNING, FIXED, None, of_learner=("bounds",), by_coefficient="intervals")
     """Intervals that learned coefficients stay in: beta1=0.01:0.99,rho=0:1. For lr, of its learned factor. None: the
     rule's."""
-    hyper_lr: float | str | None = key(
+    hyper_lr: float | str | None = Key(
         LEARNING, FIXED, None, NON_NEGATIVE, of_learner=("lr", "rate"), by_coefficient="numbers"
     )
     """Learning rate of the coefficients: one number, or by coefficient: beta1=5e-4,gamma=0.1. None: the paper's, 5e-4
     for beta1 and beta2 and 1e-1 for the others; for lr, 1 with automuon and autoadam, else 1e-2."""
-    hyper_lr_factor: float = key(LEARNING, FIXED, 1.0, NON_NEGATIVE, of_learner=("lr", "rate"))
+    hyper_lr_factor: float = Key(LEARNING, FIXED, 1.0, NON_NEGATIVE, of_learner=("lr", "rate"))
     """Multiplies the learning rates of all coefficients."""
-    hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = key(LEARNING, FIXED, "sgd", of_optimizer=True)
+    hyper_optimizer: Literal["sgd", "adam", "negated", "shuffled"] = Key(LEARNING, FIXED, "sgd", of_optimizer=True)
     """What moves the coefficients, but not the learned lr of automuon and autoadam. sgd: the paper's. adam: torch's,
     with betas hyper_momentum and .999, and hyper_lr 1e-3 by default. Two controls: negated steps along the
     hypergradient instead of against it, for every learned lr too; shuffled takes the hypergradient of another
     coefficient, drawn anew in each step."""
-    hyper_observe: Literal["step", "unclipped", "first"] = key(LEARNING, STEPS, "step", of_optimizer=True)
+    hyper_observe: Literal["step", "unclipped", "first"] = Key(LEARNING, STEPS, "step", of_optimizer=True)
     """The gradient for hypergradients. step: that of the step, clipped. unclipped: the same before clipping. first:
     that of the first forward pass of the step on each process, before clipping."""
-    clamps: str | None = key(LEARNING, STEPS, None, of_optimizer=True, by_coefficient="intervals")
+    clamps: str | None = Key(LEARNING, STEPS, None, of_optimizer=True, by_coefficient="intervals")
     """Intervals that learned coefficients are clamped to after step 1 and every clamp_interval steps from there:
     beta2=0.51:0.99. Between, bounds hold. None: never."""
-    clamp_interval: int = key(LEARNING, STEPS, 10, COUNT, of_optimizer=True)
+    clamp_interval: int = Key(LEARNING, STEPS, 10, COUNT, of_optimizer=True)
     """Steps between clamps."""
 
-    max_iters: int = key(SCHEDULE, LR_STEPS, 2000, COUNT, also="steps iters num_steps max_steps train_steps")
+    max_iters: int = Key(SCHEDULE, LR_STEPS, 2000, COUNT, also="steps iters num_steps max_steps train_steps")
     """Length of the run, in steps."""
-    warmup_iters: int | None = key(SCHEDULE, LR_STEPS, None, WHOLE, also="warmup warmup_steps")
+    warmup_iters: int | None = Key(SCHEDULE, LR_STEPS, None, WHOLE, also="warmup warmup_steps")
     """Steps of linear warm-up. None: 100, but at most a fifth of max_iters."""
-    decay_lr: bool = key(SCHEDULE, LR_STEPS, True, also="cosine lr_schedule scheduler")
+    decay_lr: bool = Key(SCHEDULE, LR_STEPS, True, also="cosine lr_schedule scheduler")
     """Cosine decay to min_lr; false: constant after the warm-up."""
-    lr_decay_iters: int | None = key(
+    lr_decay_iters: int | None = Key(
         SCHEDULE, LR_STEPS, None, WHOLE, needs=DECAYS, none_is="max_iters", also="decay_iters decay_steps"
     )
     """Step at which min_lr is reached; None: max_iters."""
-    min_lr: float | None = key(SCHEDULE, LR_STEPS, None, NON_NEGATIVE, needs=DECAYS, also="final_lr lr_min")
+    min_lr: float | None = Key(SCHEDULE, LR_STEPS, None, NON_NEGATIVE, needs=DECAYS, also="final_lr lr_min")
     """Final learning rate; None: a tenth of the peak."""
-    lr_counts: Literal["steps", "passes"] = key(SCHEDULE, LR_STEPS, "steps")
+    lr_counts: Literal["steps", "passes"] = Key(SCHEDULE, LR_STEPS, "steps")
     """What the schedule counts. steps: optimizer steps from 1. passes: forward passes of a process from 0, as the
     paper's scripts do; the position is the number of a step's last pass over the passes of a step."""
 
-    eval_interval: int = key(RECORDS, RECORD, 250, COUNT, also="eval_every eval_steps")
+    eval_interval: int = Key(RECORDS, RECORD, 250, COUNT, also="eval_every eval_steps")
     """Steps between evaluations on the fixed validation set."""
-    log_interval: int = key(RECORDS, RECORD, 10, COUNT, also="log_every logging_steps")
+    log_interval: int = Key(RECORDS, RECORD, 10, COUNT, also="log_every logging_steps")
     """Steps between lines of the record."""
-    digest_interval: int | None = key(RECORDS, RECORD, None, COUNT)
+    digest_interval: int | None = Key(RECORDS, RECORD, None, COUNT)
     """Steps between digests of the whole state in the record; None: one with each checkpoint."""
-    peak_flops: float | None = key(RECORDS, RECORD, None, NON_NEGATIVE)
+    peak_flops: float | None = Key(RECORDS, RECORD, None, NON_NEGATIVE)
     """Peak of the device in operations per second, for the utilization in the record; None: known for some GPUs."""
-    mirror: str = key(RECORDS, OUTSIDE, "none", also="wandb tensorboard log_to")
+    mirror: str = Key(RECORDS, OUTSIDE, "none", also="wandb tensorboard log_to")
     """Where the rows of the record go too: none, tensorboard, wandb (offline), or several with commas between."""
 
-    checkpoint_interval: int | None = key(
+    checkpoint_interval: int | None = Key(
         CHECKPOINTS, OUTSIDE, None, COUNT, none_is="eval_interval", also="save_interval save_every save_steps"
     )
     """Steps between checkpoints; None: eval_interval. The last step always has one."""
-    keep_checkpoints: int = key(CHECKPOINTS, OUTSIDE, 2, COUNT, also="save_total_limit")
+    keep_checkpoints: int = Key(CHECKPOINTS, OUTSIDE, 2, COUNT, also="save_total_limit")
     """Number of checkpoints that are kept, the newest ones."""
-    on_save_error: Literal["warn", "abort"] = key(CHECKPOINTS, OUTSIDE, "warn")
+    on_save_error: Literal["warn", "abort"] = Key(CHECKPOINTS, OUTSIDE, "warn")
     """If a checkpoint can't be written: go on with a warning, or end the run (exit code 4)."""
-    background_save: bool = key(CHECKPOINTS, OUTSIDE, False)
+    background_save: bool = Key(CHECKPOINTS, OUTSIDE, False)
     """Write checkpoints during training, from a copy of the state in memory."""
-    checkpoint_shards: Literal["one", "each"] = key(CHECKPOINTS, OUTSIDE, "one", needs=SHARDED)
+    checkpoint_shards: Literal["one", "each"] = Key(CHECKPOINTS, OUTSIDE, "one", needs=SHARDED)
     """one: the first process gathers the state and writes it. each: every process writes its own shards; all must see
     out_dir. Any number of processes resume from either."""
 
-    device: str = key(DEVICE, OUTSIDE, "auto", also="gpu cuda cpu")
+    device: str = Key(DEVICE, OUTSIDE, "auto", also="gpu cuda cpu")
     """auto (cuda if there is one, else cpu), cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "bfloat16", "float16"] = key(DEVICE, STEPS, "float32", also="precision amp")
+    dtype: Literal["float32", "bfloat16", "float16"] = Key(DEVICE, STEPS, "float32", also="precision amp")
     """Precision of the forward pass; weights and optimizer stay in float32. float16 scales the loss."""
-    compile: bool = key(DEVICE, OUTSIDE, False, also="torch_compile")
+    compile: bool = Key(DEVICE, OUTSIDE, False, also="torch_compile")
     """Run the model through torch.compile."""
-    parallel: Literal["ddp", "fsdp", "hybrid"] = key(DEVICE, OUTSIDE, "ddp", also="ddp fsdp")
+    parallel: Literal["ddp", "fsdp", "hybrid"] = Key(DEVICE, OUTSIDE, "ddp", also="ddp fsdp")
     """With several processes. ddp: each has the whole model. fsdp: all share weights, gradients and optimizer state.
     hybrid: those on one machine share them, and each machine has a replica."""
-    distributed_timeout: float = key(DEVICE, OUTSIDE, 600.0, POSITIVE)
+    distributed_timeout: float = Key(DEVICE, OUTSIDE, 600.0, POSITIVE)
     """Seconds after which a process that doesn't answer ends the run."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class RunConfig(derived.keys_beside(Declared), Declared):
     """The keys that mean the same whatever is trained."""
 
     usual_warmup = 100  # steps, where warmup_iters is None and the run isn't too short
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class TrainConfig(RunConfig):
     """A training run. The defaults train a GPT of 0.8M parameters on the embedded corpus, on a laptop, in minutes."""
 
-    dataset: str = key(DATA, FIXED, "pydoc", also="data corpus")
-    """Name of a text data set; small ones are prepared by themselves, larger ones by `mada-lab data prepare NAME`."""
-
-    n_layer: int = key(MODEL, FIXED, 4, COUNT, also="layers num_layers depth")
+    n_layer: int = Key(MODEL, FIXED, 4, COUNT, also="layers num_layers depth")
     """Transformer blocks."""
-    n_head: int = key(MODEL, FIXED, 4, COUNT, also="heads num_heads")
+    n_head: int = Key(MODEL, FIXED, 4, COUNT, also="heads num_heads")
     """Attention heads per block; divides n_embd."""
-    n_embd: int = key(MODEL, FIXED, 128, COUNT, also="d_model width hidden_size embed_dim")
+    n_embd: int = Key(MODEL, FIXED, 128, COUNT, also="d_model width hidden_size embed_dim")
     """Channels of the residual stream."""
-    block_size: int = key(MODEL, FIXED, 64, COUNT, also="context context_length seq_len max_length")
+    block_size: int = Key(MODEL, FIXED, 64, COUNT, also="context context_length seq_len max_length")
     """Context length, in tokens."""
-    dropout: float = key(MODEL, FIXED, 0.0, DECAY)
+    dropout: float = Key(MODEL, FIXED, 0.0, DECAY)
     """Probability that an activation is dropped, in [0, 1)."""
-    bias: bool = key(MODEL, FIXED, False)
+    bias: bool = Key(MODEL, FIXED, False)
     """Biases in linear layers and norms."""
 
-    eval_iters: int = key(RECORDS, RECORD, 20, COUNT, also="eval_batches")
+    eval_iters: int = Key(RECORDS, RECORD, 20, COUNT, also="eval_batches")
     """Batches of the validation set."""
-    eval_seed: int = key(RECORDS, RECORD, 0, SEED)
+    eval_seed: int = Key(RECORDS, RECORD, 0, SEED)
     """Seed of the validation set: runs with the same one are evaluated on the same text, whatever their seed."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration
 class VisionConfig(RunConfig):
     """A training run on images. The defaults train a CNN on the digits of scikit-learn, in seconds."""
 
     usual_warmup = 20
 
-    dataset: str = key(DATA, FIXED, "digits", also="data corpus")
+    dataset: str = Key(DATA, FIXED, "digits", also="data corpus")
     """Name of a data set of images, prepared by `mada-lab data prepare NAME`; digits is prepared by itself."""
-    train_images: int | None = key(DATA, FIXED, None, COUNT)
+    train_images: int | None = Key(DATA, FIXED, None, COUNT)
     """Number of training images, drawn once for all seeds; None: all."""
-    test_images: int | None = key(DATA, FIXED, None, COUNT)
+    test_images: int | None = Key(DATA, FIXED, None, COUNT)
     """Number of test images, drawn once for all seeds; None: all."""
-    crop_padding: int = key(DATA, FIXED, 0, WHOLE)
+    crop_padding: int = Key(DATA, FIXED, 0, WHOLE)
     """Pixels of padding on each side, before random crops of the training images."""
-    flip: bool = key(DATA, FIXED, False)
+    flip: bool = Key(DATA, FIXED, False)
     """Mirror training images, left to right, every second time."""
-    label_noise: float = key(DATA, FIXED, 0.0, DECAY)
+    label_noise: float = Key(DATA, FIXED, 0.0, DECAY)
     """Share of the training images whose label is drawn anew, once for all seeds, in [0, 1)."""
-    batch_size: int = key(DATA, FIXED, 64, COUNT, also="batch bs micro_batch_size")
+    batch_size: int = Key(DATA, FIXED, 64, COUNT, also="batch bs micro_batch_size")
     """Images per forward pass."""
 
-    model: Literal["cnn", "resnet", "mlp", "logistic"] = key(MODEL, FIXED, "cnn", also="arch architecture network net")
+    model: Literal["cnn", "resnet", "mlp", "logistic"] = Key(MODEL, FIXED, "cnn", also="arch architecture network net")
     """cnn: 5 layers. resnet: the residual network for CIFAR-10 of He et al. (2016). mlp: two hidden layers. logistic:
     none."""
-    width: int = key(MODEL, FIXED, 16, COUNT, needs={"model": ("cnn", "resnet", "mlp")})
+    width: int = Key(MODEL, FIXED, 16, COUNT, needs={"model": ("cnn", "resnet", "mlp")})
     """Channels of the first layer, later ones have 2 and 4 times as many; for the mlp, units of a hidden layer."""
-    depth: int = key(MODEL, FIXED, 20, COUNT, needs={"model": ("resnet",)})
+    depth: int = Key(MODEL, FIXED, 20, COUNT, needs={"model": ("resnet",)})
     """Layers of the resnet: 6n + 2."""
 
-    max_iters: int = key(SCHEDULE, LR_STEPS, 200, COUNT, also="steps iters num_steps max_steps train_steps")
+    max_iters: int = Key(SCHEDULE, LR_STEPS, 200, COUNT, also="steps iters num_steps max_steps train_steps")
     """Length of the run, in steps; an epoch is train_images / (batch_size * gradient_accumulation_steps) steps."""
-    warmup_iters: int | None = key(SCHEDULE, LR_STEPS, None, WHOLE, also="warmup warmup_steps")
+    warmup_iters: int | None = Key(SCHEDULE, LR_STEPS, None, WHOLE, also="warmup warmup_steps")
     """Steps of linear warm-up. None: 20, but at most a fifth of max_iters."""
-    eval_interval: int = key(RECORDS, RECORD, 50, COUNT, also="eval_every eval_steps")
+    eval_interval: int = Key(RECORDS, RECORD, 50, COUNT, also="eval_every eval_steps")
     """Steps between evaluations on the test images."""
-
-
-for kind in (RunConfig, TrainConfig, VisionConfig):
-    declarations(kind)  # a key that was added without a declaration ends the import

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import tyro
 
 from mada_lab.config import by_coefficient, files
-from mada_lab.config.declarations import Declaration, aliases, declarations
+from mada_lab.config.declarations import Key, aliases, declarations
 from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
 from mada_lab.config.upstream import translate
 from mada_lab.config.upstream.translation import keys_in
@@ -248,7 +248,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield "out_dir: expected a folder, got an empty name"
 
 
-def _problems_of(key: str, value: Any, declared: Declaration) -> Iterator[str]:
+def _problems_of(key: str, value: Any, declared: Key) -> Iterator[str]:
     """The problems with the number of a key, or with the numbers of `beta1=5e-4,gamma=0`, one for each coefficient."""
     numbers = {key: value}
     if declared.by_coefficient and isinstance(value, str):
