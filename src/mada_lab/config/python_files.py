@@ -1,12 +1,13 @@
 """Configuration files in Python, as nanoGPT has them, read without running them.
 
 Such a file is a list of assignments of literals and of arithmetic on them. Its syntax tree is evaluated here, node by
-node; whatever else is in it is refused with its line.
+node; anything else in it is refused with its line.
 """
 
 import ast
 import math
 import operator
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,46 +28,6 @@ OPERATORS: dict[type[ast.operator], Callable[..., Value]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
-}
-#: What a message calls what it refuses, by the name of the node; other nodes are called by that name.
-CONSTRUCTS = {
-    "AnnAssign": "an annotation",
-    "Assert": "an assert",
-    "Attribute": "an attribute",
-    "AugAssign": "an assignment in place",
-    "Constant": "a value alone",
-    "BitAnd": "the operator &",
-    "BitOr": "the operator |",
-    "BitXor": "the operator ^",
-    "BoolOp": "the operator and, or or",
-    "Call": "a call",
-    "ClassDef": "a class",
-    "Compare": "a comparison",
-    "Delete": "a del",
-    "Dict": "a dict",
-    "For": "a loop",
-    "FunctionDef": "a function",
-    "If": "an if",
-    "IfExp": "an if",
-    "Invert": "the operator ~",
-    "Import": "an import",
-    "ImportFrom": "an import",
-    "JoinedStr": "an f-string",
-    "Lambda": "a lambda",
-    "LShift": "the operator <<",
-    "List": "a list",
-    "MatMult": "the operator @",
-    "Name": "a name alone",
-    "NamedExpr": "the operator :=",
-    "Not": "the operator not",
-    "RShift": "the operator >>",
-    "Set": "a set",
-    "Subscript": "an index",
-    "Try": "a try",
-    "Tuple": "a tuple",
-    "UAdd": "a plus sign before a value",
-    "While": "a loop",
-    "With": "a with",
 }
 
 
@@ -97,7 +58,7 @@ def assignments(source: bytes, path: Path) -> dict[str, Assignment]:
             continue  # a docstring
         if not isinstance(statement, ast.Assign):
             node = statement.value if isinstance(statement, ast.Expr) else statement
-            raise _refused(path, statement.lineno, "an assignment of a literal or of arithmetic", _construct(node))
+            raise _refused(path, statement.lineno, "an assignment of a literal or of arithmetic", _shown(node))
         try:
             value = _value(statement.value, found, path)
         except RecursionError:
@@ -105,7 +66,7 @@ def assignments(source: bytes, path: Path) -> dict[str, Assignment]:
         names = frozenset(_names(statement.value))
         for target in statement.targets:
             if not isinstance(target, ast.Name):
-                raise _refused(path, statement.lineno, "one name before =", _construct(target))
+                raise _refused(path, statement.lineno, "one name before =", _shown(target))
             found[target.id] = Assignment(value, statement.lineno, names)
     return found
 
@@ -137,7 +98,7 @@ def _value(node: ast.expr, known: Mapping[str, Assignment], path: Path) -> Value
         return _checked(-_number(node.operand, known, path), node, path)
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         return _checked(_computed(node, known, path), node, path)
-    raise _refused(path, node.lineno, "a literal or arithmetic", _construct(node))
+    raise _refused(path, node.lineno, "a literal or arithmetic", _shown(node))
 
 
 def _computed(node: ast.BinOp, known: Mapping[str, Assignment], path: Path) -> object:
@@ -194,9 +155,12 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def _construct(node: ast.AST) -> str:
-    name = type(node.op if isinstance(node, ast.BinOp | ast.UnaryOp) else node).__name__
-    return CONSTRUCTS.get(name, f"Python's {name}")
+def _shown(node: ast.AST) -> str:
+    """The code of a node, on one short line."""
+    try:
+        return textwrap.shorten(ast.unparse(node).partition("\n")[0], 60)
+    except RecursionError:
+        return f"Python's {type(node).__name__}"
 
 
 def _refused(path: Path, line: int, expected: str, got: str) -> ConfigError:
