@@ -1,11 +1,12 @@
 """From a file and a command line to a checked configuration. Everything read is data; nothing is executed."""
 
 import contextlib
+import functools
 import io
 import math
 import re
 import typing
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
@@ -28,21 +29,22 @@ C = TypeVar("C", bound=RunConfig)
 COMMANDS: dict[type[RunConfig], str] = {TrainConfig: "train", VisionConfig: "vision"}
 
 
-def keys(kind: type[RunConfig]) -> dict[str, Any]:
+@functools.cache
+def keys(kind: type[RunConfig]) -> Mapping[str, Any]:
     """The keys of a kind of configuration, and their types."""
     return typing.get_type_hints(kind)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a file and a command line ask for, in our keys.
+    """A file and a command line, in our keys.
 
     Attributes:
         values: Keys and values from the file, each of its right type.
         words: The command line.
         keys: The keys that one of the two gives, whatever their values.
         tables: Tables of the file that aren't keys of the configuration, by name.
-        notes: What is to be said of keys that were translated (`upstream`), a sentence each.
+        notes: Sentences about keys that were translated (`upstream`).
     """
 
     values: dict[str, Any]
@@ -70,19 +72,19 @@ def given_keys(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig) ->
 
 
 def notes(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig) -> list[str]:
-    """What is to be said of `[FILE] --key=value ...`, a sentence each. Raises ConfigError as `request`."""
+    """Sentences about translated keys in `[FILE] --key=value ...`. Raises ConfigError as `request`."""
     return request(arguments, kind).notes
 
 
 def configured(asked: Request, kind: type[C]) -> C:
-    """The checked configuration that is asked for. Raises ConfigError as `load`."""
+    """The checked configuration of a request. Raises ConfigError as `load`."""
     config = parse_arguments(asked.words, replace(kind(), **asked.values))
     check(config)
     return config
 
 
 def request(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig, tables: Collection[str] = ()) -> Request:
-    """What `[FILE] --key=value ...` asks for; FILE is TOML, or Python as nanoGPT has it (`config_files`).
+    """The request of `[FILE] --key=value ...`; FILE is TOML, or Python as nanoGPT has it (`python_files`).
 
     Args:
         arguments: The file, if there is one, and the command line.
@@ -95,21 +97,21 @@ def request(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig, table
     file = Path(arguments[0]) if arguments and not arguments[0].startswith("-") else None
     words, ours = arguments[file is not None :], keys(kind)
     values: dict[str, Any] = {}
-    found: dict[str, Any] = {}
     supplied: dict[str, Any] = {}
+    beside: dict[str, Any] = {}
     if file is not None and files.is_python(file):
         is_script = issubclass(kind, TrainConfig)
-        said = translate.translate(files.read_assignments(file), file, words, ours, is_script)
-        for key, value in said.values.items():
-            values |= _typed_or_none({key: value}, said.where[key], kind)
-        supplied = typed(said.supplied, f"{file}, as its script has it", kind)
+        translation = translate.translate(files.read_assignments(file), file, words, ours, is_script)
+        for key, value in translation.values.items():
+            values[key] = _typed(key, value, translation.where[key], kind, or_none=True)
+        supplied = typed(translation.supplied, f"{file}, as its script has it", kind)
     else:
-        said = translate.translate_words(words, ours)
+        translation = translate.translate_words(words, ours)
         content = {} if file is None else files.read_tables(file)
-        found = {name: content.pop(name) for name in tables if name in content}
+        beside = {name: content.pop(name) for name in tables if name in content}
         values = typed(content, str(file), kind)
-    given = {*values, *keys_in(said.words)} & ours.keys()
-    return Request({**supplied, **values}, said.words, given, found, said.notes)
+    given = {*values, *keys_in(translation.words)} & ours.keys()
+    return Request({**supplied, **values}, translation.words, given, beside, translation.notes)
 
 
 def require_effect(config: RunConfig, given: Collection[str]) -> None:
@@ -120,7 +122,7 @@ def require_effect(config: RunConfig, given: Collection[str]) -> None:
 
 
 def idle(config: RunConfig) -> dict[str, str]:
-    """The keys that have no effect beside the other values, each with what to say of it; optimizers have others."""
+    """The keys that have no effect beside other values, each with its refusal, but for those of optimizers."""
     return {
         key: f"{key}: expected {other}={' or '.join(map(str, allowed))} beside it, got {other}={getattr(config, other)}"
         for key, declared in declarations(type(config)).items()
@@ -135,38 +137,28 @@ def from_values(values: dict[str, Any], where: str, kind: type[C] = TrainConfig)
     Raises:
         ConfigError: An unknown key, a value of the wrong type, or values that don't go together.
     """
-    config = replace(kind(), **_typed_or_none(values, where, kind))
+    config = replace(kind(), **{key: _typed(key, value, where, kind, or_none=True) for key, value in values.items()})
     check(config)
     return config
 
 
-def _typed_or_none(values: dict[str, Any], where: str, kind: type[RunConfig]) -> dict[str, Any]:
-    """`values`, each of its key's type, or None where the key may have it. Raises ConfigError as `typed`."""
-    types = keys(kind)
-    nothing = {key: x for key, x in values.items() if x is None and NoneType in get_args(types.get(key))}
-    return {**nothing, **typed({key: x for key, x in values.items() if key not in nothing}, where, kind)}
-
-
 def typed(values: dict[str, Any], where: str, kind: type[RunConfig] = TrainConfig) -> dict[str, Any]:
     """`values`, each of its key's type. Raises ConfigError: an unknown key, or a value of the wrong type."""
-    types = keys(kind)
-    tables = {key: x for key, x in values.items() if isinstance(x, dict) and _has_table(key, kind)}
-    values = values | {key: by_coefficient.as_text(x) for key, x in tables.items()}
-    for key, value in values.items():
-        require_known(key, where, kind)
-        if not _fits(value, types[key]):
-            raise ConfigError(
-                f"configuration, in {where}, key {key}: expected {_described(types[key])}, got {value!r}; "
-                "correct the value"
-            )
-    return {
-        key: float(x) if float in _options(types[key]) and not isinstance(x, str) else x for key, x in values.items()
-    }
+    return {key: _typed(key, value, where, kind) for key, value in values.items()}
 
 
-def _has_table(key: str, kind: type[RunConfig]) -> bool:
-    declared = declarations(kind).get(key)
-    return declared is not None and bool(declared.by_coefficient)
+def _typed(key: str, value: Any, where: str, kind: type[RunConfig], or_none: bool = False) -> Any:
+    """`value` as the key's type; with `or_none`, None where the key may have it."""
+    require_known(key, where, kind)
+    annotation = keys(kind)[key]
+    if isinstance(value, dict) and declarations(kind)[key].by_coefficient:
+        value = by_coefficient.as_text(value)
+    if value is None and or_none and NoneType in get_args(annotation):
+        return None
+    if not _fits(value, annotation):
+        expected = f"expected {_described(annotation)}, got {value!r}"
+        raise ConfigError(f"configuration, in {where}, key {key}: {expected}; correct the value")
+    return float(value) if float in _options(annotation) and not isinstance(value, str) else value
 
 
 def parse_value(key: str, text: str) -> Any:

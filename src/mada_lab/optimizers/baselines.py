@@ -77,6 +77,10 @@ class Baseline:
     lr: float = 1e-3
     keys: tuple[str, ...] = ("beta1", "beta2", "eps")
 
+    def default(self, keyword: str) -> Any:
+        """The value of `keyword` if it isn't given; None if nothing is known of it."""
+        return self.lr if keyword == "lr" else None
+
 
 #: By the name on the command line.
 BASELINES: dict[str, Baseline] = {

@@ -15,7 +15,7 @@ from mada_lab.config.declarations import declarations, defaults, optimizer_keys,
 from mada_lab.config.keys import FRESH, RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import controls, learners
-from mada_lab.optimizers.baselines import BASELINES, LR_FACTOR, hidden_matrices
+from mada_lab.optimizers.baselines import BASELINES, LR_FACTOR, Baseline, hidden_matrices
 from mada_optim import HyperOptimizer, Learner, optimizers
 from mada_optim.checks import did_you_mean, learned_names
 from mada_optim.matrices import hidden_matrices as matrices
@@ -74,7 +74,8 @@ OURS: dict[str, Ours] = {
         options={"learn": ()},
     ),
 }
-NAMES = (*OURS, *BASELINES)
+KNOWN: dict[str, Ours | Baseline] = {**OURS, **BASELINES}
+NAMES = tuple(KNOWN)
 #: Former names, and those of today.
 RENAMED = {"mada_all": "mada", "mada_paper": "mada", "mada_pointwise": "autoadam"}
 #: Those that learn their learning rate.
@@ -116,37 +117,33 @@ def peak(optimizer: Optimizer) -> float:
 
 
 def learning_rate(config: RunConfig) -> float | str:
-    """The peak learning rate that `config` asks for, or that its optimizer has by default; maybe "auto"."""
-    if config.learning_rate is not None:
-        return config.learning_rate
-    if config.optimizer in BASELINES:
-        return BASELINES[config.optimizer].lr
-    usual: float | str = OURS[config.optimizer].default("lr")
-    return usual
+    """The peak learning rate of `config`, or the default of its optimizer; maybe "auto"."""
+    usual: float | str = KNOWN[config.optimizer].default("lr")
+    return usual if config.learning_rate is None else config.learning_rate
 
 
 def require_start(config: RunConfig) -> None:
-    """Raises ConfigError if a learning rate is to be computed that can't be: of others, or of trained weights."""
+    """Raises ConfigError if a learning rate is to be computed for a baseline, or for trained weights."""
     if learning_rate(config) != AUTO:
         return
-    where = "configuration, key learning_rate: expected a number for"
+    expected = "configuration, key learning_rate: expected a number for"
     if config.optimizer in BASELINES:
-        raise ConfigError(
-            f"{where} {config.optimizer}, got {AUTO}; leave it out for {BASELINES[config.optimizer].lr:g}"
-        )
+        usual = BASELINES[config.optimizer].lr
+        raise ConfigError(f"{expected} {config.optimizer}, got {AUTO}; leave it out for {usual:g}")
     if config.init_from not in FRESH:
-        what = f"{where} weights that are trained already (init_from={config.init_from}), got {AUTO}"
-        raise ConfigError(f"{what}, which is for fresh ones; choose it, --learning_rate=1e-4, say")
+        raise ConfigError(
+            f"{expected} weights that are trained already (init_from={config.init_from}), got {AUTO}, which is for "
+            "fresh ones; choose it, --learning_rate=1e-4, say"
+        )
 
 
 def require_guarded(config: RunConfig) -> None:
-    """Raises ConfigError if the guard of the optimizer's betas would not use the beta2 that is given."""
-    guard = OURS[config.optimizer].default("guard") if config.optimizer in OURS else None
+    """Raises ConfigError if beta2 is lower than the guard of the optimizer's betas allows."""
+    guard = KNOWN[config.optimizer].default("guard")
     if guard is not None and config.beta2 is not None and config.beta2 < guard.least_beta2:
         raise ConfigError(
             f"optimizer {config.optimizer}, in key beta2: expected at least {guard.least_beta2:g}, the least that its "
-            f"guard of the betas uses, got {config.beta2:g}; choose a larger one, or an optimizer without a guard, "
-            "such as mada"
+            f"guard allows, got {config.beta2:g}; choose a larger one, or an optimizer without a guard, such as mada"
         )
 
 
@@ -168,7 +165,7 @@ def require_had(config: RunConfig, given: Iterable[str]) -> None:
 
 
 def without_effect(config: RunConfig, given: Iterable[str] | None = None) -> list[str]:
-    """The keys in `given`, or those with another value than the default, that the optimizer of `config` hasn't."""
+    """The keys in `given`, or those not at their default, that have a value and no effect on the optimizer."""
     given = set_keys(config) if given is None else given
     return sorted(key for key in {*given} & idle(config).keys() if getattr(config, key) is not None)
 
@@ -180,26 +177,27 @@ def without_idle(config: C) -> C:
 
 
 def idle(config: RunConfig) -> dict[str, str]:
-    """The keys of optimizers that have no effect on the one in `config`, each with what to say of it."""
-    had = _had(config)
+    """The keys of optimizers that have no effect on that of `config`, each with its refusal."""
+    kind, had = type(config), _had(config)
     expected = f"expected one of the keys that it has ({', '.join(sorted(had)) or 'none'})"
-    learner = "leave it out" if config.optimizer in BASELINES else "leave it out, or name in learn what it is for"
-    of_learner = {*learners.CHOICES, *(key for key, x in declarations(type(config)).items() if x.of_learner)}
+    of_learner = {*learners.CHOICES, *(key for key, x in declarations(kind).items() if x.of_learner)}
+    learned = of_learner if config.optimizer in OURS else set()
     return {
-        key: f"{expected}, got {key}={getattr(config, key)}; {learner if key in of_learner else 'leave it out'}"
-        for key in optimizer_keys(type(config))
+        key: f"{expected}, got {key}={getattr(config, key)}; leave it out"
+        + (", or name in learn what it is for" if key in learned else "")
+        for key in optimizer_keys(kind)
         if key not in had
     }
 
 
 def replaced(config: RunConfig) -> tuple[str, ...]:
     """The keys that `coefficients_from` gives in the place of the configuration."""
-    taken_over = config.coefficients_from is not None and config.optimizer in OURS
-    return _rule(config).coefficient_names() if taken_over else ()
+    is_given = config.coefficients_from is not None and config.optimizer in OURS
+    return _rule(config).coefficient_names() if is_given else ()
 
 
 def _had(config: RunConfig) -> set[str]:
-    """The keys that the optimizer has beside those that all have. Raises ConfigError: `learn` names another's."""
+    """The keys that have an effect on the optimizer, beside those of all. Raises as `learned_coefficients`."""
     if config.optimizer in BASELINES:
         return set(BASELINES[config.optimizer].keys)
     ours, rule = OURS[config.optimizer], _rule(config)
@@ -214,20 +212,20 @@ def _had(config: RunConfig) -> set[str]:
 
 
 def learned_coefficients(config: RunConfig) -> tuple[str, ...]:
-    """What is learned, of an optimizer of this library. Raises ConfigError for a name that is no coefficient."""
+    """The coefficients that an optimizer of this library learns. Raises ConfigError if `learn` names another."""
     usual = OURS[config.optimizer].default("learn")
     names = usual.names if isinstance(usual, Learner) else usual
-    if config.learn is not None:
-        names = _learned(config.learn)
-    elif config.coefficients_from is not None:
+    if config.learn == "none" or (config.learn is None and config.coefficients_from is not None):
         names = ()
+    elif config.learn is not None:
+        names = tuple(name.strip() for name in config.learn.split(","))
     try:
         return learned_names(_rule(config), names)
     except ValueError as error:
         raise ConfigError(f"optimizer {config.optimizer}, in key learn: {error}") from error
 
 
-def _makes(config: RunConfig) -> list[tuple[learners.Make, tuple[str, ...]]]:
+def _makes(config: RunConfig) -> learners.Makes:
     return learners.makes(config, learned_coefficients(config), OURS[config.optimizer].default("learn"))
 
 
@@ -242,16 +240,14 @@ def _require_matrices(optimizer: HyperOptimizer, config: RunConfig) -> None:
 
 
 def weight_decay(config: RunConfig) -> float:
-    """What `config` says, or the default of its optimizer's class if that decays at all, or else `DECAY`."""
-    own = OURS[config.optimizer].default("weight_decay") if config.optimizer in OURS else None
-    return _or(config.weight_decay, own or DECAY)
+    """The weight decay of `config`, or the default of its optimizer's class, or `DECAY` where that is 0."""
+    return _or(config.weight_decay, KNOWN[config.optimizer].default("weight_decay") or DECAY)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and embeddings decay; biases and gains don't.
+    """Two groups: matrices and embeddings, which decay, and biases and gains, which don't.
 
-    Those of `param_groups` put together as checkpoints have them; hidden matrices are told by names, which give the
-    same for the application's networks.
+    Checkpoints have these two. The names of parameters tell hidden matrices apart, as `param_groups` does by modules.
     """
     weights = mada_optim.param_groups(model).weights
     groups = [
@@ -293,12 +289,6 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
     if config.state_dtype != "float32":
         chosen["state_dtype"] = getattr(torch, config.state_dtype)
     return {"lr": learning_rate(config), "learn": learners.learners(config, rule, _makes(config)), **chosen}
-
-
-def _learned(names: str) -> str | tuple[str, ...]:
-    if names == "none":
-        return ()
-    return names if names == "all" else tuple(name.strip() for name in names.split(","))
 
 
 def _rule(config: RunConfig) -> Rule:
