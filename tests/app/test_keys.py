@@ -224,7 +224,7 @@ REFUSED = [
     (
         "mada",
         {"clamps": "beta2=0.6:0.9", "bounds": "beta2=0.7:0.8"},
-        r"key clamps: .* inside \[0.7, 0.8\], got beta2=0.6:0.9; pass ends",
+        r"key clamps: .* inside \[0.7, 0.8\], got beta2=0.6:0.9; choose ends",
     ),
     ("mada", {"learn": "beta2,lr", "clamps": "lr=0.5:2"}, "key clamps: expected coefficients of the rule, got lr"),
     ("mada", {"clamp_interval": 3}, "key clamp_interval: .*; leave it out"),

@@ -68,8 +68,8 @@ def test_a_key_by_coefficient(tmp_path, key, text, value):
         for content in (repr(text), f"{{{table}}}"):
             path.write_text(f"{key} = {content}\n")
             found.append(getattr(parsing.load([str(path)]), key))
-    read = by_coefficient.intervals if key == "bounds" else by_coefficient.numbers
-    assert [read(x) if isinstance(x, str) else x for x in found] == [value] * len(found)
+    form = "intervals" if key == "bounds" else "numbers"
+    assert [by_coefficient.read(x, form) if isinstance(x, str) else x for x in found] == [value] * len(found)
 
 
 def test_the_papers_example_run():

@@ -245,11 +245,11 @@ def _problems_of(key: str, value: Any, declared: Key) -> Iterator[str]:
     numbers = {key: value}
     if declared.by_coefficient and isinstance(value, str):
         try:
-            read = by_coefficient.READ[declared.by_coefficient](value)
+            values = by_coefficient.read(value, declared.by_coefficient)
         except ValueError as error:
             yield f"{key}: {error}"
             return
-        numbers = {f"{key}.{name}": x for name, x in read.items()}
+        numbers = {f"{key}.{name}": x for name, x in values.items()}
     for label, x in numbers.items():
         if isinstance(x, int | float) and not isinstance(x, bool):
             if not math.isfinite(x):

@@ -36,9 +36,9 @@ class Assignment:
     """The last assignment of a name.
 
     Attributes:
-        value: What was assigned.
-        line: Where.
-        names: The names in the expression that the value was computed from.
+        value: The assigned value.
+        line: The line.
+        names: The names in its expression.
     """
 
     value: Value
@@ -50,9 +50,9 @@ def assignments(source: bytes, path: Path) -> dict[str, Assignment]:
     """The assignments in `source`, the content of `path`, in their order.
 
     Raises:
-        ConfigError: It isn't Python, or has something else than assignments of literals and arithmetic on them.
+        ConfigError: It isn't Python, or has anything but assignments of literals and of arithmetic on them.
     """
-    found: dict[str, Assignment] = {}
+    assigned: dict[str, Assignment] = {}
     for statement in _parsed(source, path).body:
         if isinstance(statement, ast.Expr) and _is_text(statement.value):
             continue  # a docstring
@@ -60,21 +60,21 @@ def assignments(source: bytes, path: Path) -> dict[str, Assignment]:
             node = statement.value if isinstance(statement, ast.Expr) else statement
             raise _refused(path, statement.lineno, "an assignment of a literal or of arithmetic", _shown(node))
         try:
-            value = _value(statement.value, found, path)
+            value = _value(statement.value, assigned, path)
         except RecursionError:
             raise _refused(path, statement.lineno, "an expression that is less deep", "a deeper one") from None
         names = frozenset(_names(statement.value))
         for target in statement.targets:
             if not isinstance(target, ast.Name):
                 raise _refused(path, statement.lineno, "one name before =", _shown(target))
-            found[target.id] = Assignment(value, statement.lineno, names)
-    return found
+            assigned[target.id] = Assignment(value, statement.lineno, names)
+    return assigned
 
 
 def _parsed(source: bytes, path: Path) -> ast.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes and the like, which are Python's to judge
+            warnings.simplefilter("ignore")  # about escapes and the like
             return ast.parse(source)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
@@ -82,12 +82,12 @@ def _parsed(source: bytes, path: Path) -> ast.Module:
         got = getattr(error, "msg", None) or str(error)
         raise ConfigError(f"configuration, in {where}: expected Python, got: {got}; correct the file") from error
     except (RecursionError, MemoryError):
-        what = "expected expressions that are less deep, got a deeper one"
-        raise ConfigError(f"configuration, in {path}: {what}; {REMEDY}") from None
+        refusal = "expected expressions that are less deep, got a deeper one"
+        raise ConfigError(f"configuration, in {path}: {refusal}; {REMEDY}") from None
 
 
 def _value(node: ast.expr, known: Mapping[str, Assignment], path: Path) -> Value:
-    """The value of an expression. Raises ConfigError for what isn't a literal or arithmetic."""
+    """The value of an expression. Raises ConfigError unless it is a literal or arithmetic."""
     if isinstance(node, ast.Name):
         if node.id not in known:
             raise _refused(path, node.lineno, "a name that is assigned above", node.id)
@@ -125,7 +125,7 @@ def _number(node: ast.expr, known: Mapping[str, Assignment], path: Path) -> int 
 
 
 def _is_huge(base: int | float, exponent: int | float) -> bool:
-    """Whether a power of whole numbers is beyond LARGEST, found without computing it."""
+    """Whether a power of whole numbers is beyond LARGEST, without computing it."""
     if not isinstance(base, int) or not isinstance(exponent, int) or exponent <= 0:
         return False
     return (abs(base).bit_length() - 1) * exponent >= LARGEST.bit_length()

@@ -15,7 +15,7 @@ from mada_lab.config.declarations import declarations, defaults, optimizer_keys,
 from mada_lab.config.keys import FRESH, RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import controls, learners
-from mada_lab.optimizers.baselines import BASELINES, LR_FACTOR, Baseline, hidden_matrices
+from mada_lab.optimizers.baselines import BASELINES, LR_FACTOR, Baseline, apart, hidden_matrices
 from mada_optim import HyperOptimizer, Learner, optimizers
 from mada_optim.checks import did_you_mean, learned_names
 from mada_optim.matrices import hidden_matrices as matrices
@@ -265,15 +265,9 @@ def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
     groups = decay_groups(model, weight_decay(config))
     if config.optimizer != "torch_muon":
         return groups
-    matrices, usual = hidden_matrices(model), float(learning_rate(config))
+    usual = float(learning_rate(config))
     rate = _or(config.matrix_lr, usual)
-    factor = {LR_FACTOR: rate / usual, "lr": rate}
-    parts = [
-        {**group, **keys, "params": [x for x in group["params"] if (x[1] in matrices) == inside]}
-        for inside, keys in ((True, factor), (False, {}))
-        for group in groups
-    ]
-    return [part for part in parts if part["params"]]
+    return apart(groups, hidden_matrices(model), {LR_FACTOR: rate / usual, "lr": rate})
 
 
 def _keywords(config: RunConfig) -> dict[str, Any]:

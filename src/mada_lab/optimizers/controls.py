@@ -102,8 +102,8 @@ class Paced(Traced):
         """Takes the pace of the run in `folder`. Raises ConfigError if its record doesn't have one."""
         rows = [row for row in read_run(folder).rows if row.get("update_rms") and row.get("lr")]
         if not rows:
-            what = "expected a record with update_rms, got none"
-            raise ConfigError(f"pace, key pace_from={folder}: {what}; name a finished run of mada_traced")
+            refusal = "expected a record with update_rms, got none"
+            raise ConfigError(f"pace, key pace_from={folder}: {refusal}; name a finished run of mada_traced")
         self.pace = [row["step"] for row in rows], [row["update_rms"] / row["lr"] for row in rows]
 
 

@@ -78,14 +78,12 @@ def learners(config: RunConfig, rule: Rule, makes: Makes) -> list[Learner]:
         ConfigError: A key names a coefficient that isn't learned, or a learner refuses a value.
     """
     learned = tuple(name for _, names in makes for name in names)
-    for key, x in declarations(type(config)).items():
-        value = getattr(config, key)
-        named = by_coefficient.READ[x.by_coefficient](value) if x.by_coefficient and isinstance(value, str) else {}
-        for name in named.keys() - learned:
-            what = f"expected coefficients that are learned ({', '.join(learned)}), got {name}"
-            raise ConfigError(f"optimizer {config.optimizer}, in key {key}: {what}; leave it out, or learn it too")
+    for key in declarations(type(config)):
+        for name in by_coefficient.values_of(config, key).keys() - learned:
+            refusal = f"expected coefficients that are learned ({', '.join(learned)}), got {name}"
+            raise ConfigError(f"optimizer {config.optimizer}, in key {key}: {refusal}; leave it out, or learn it too")
     if config.clamps is not None:
-        bounds = {} if config.bounds is None else by_coefficient.intervals(config.bounds)
+        bounds = by_coefficient.values_of(config, "bounds")
         clamps.require_inside(config, checks.intervals(rule, bounds, learned))
     return [_made(make, names, config, rule) for make, names in makes]
 
@@ -108,10 +106,8 @@ def _made(make: Make, names: tuple[str, ...], config: RunConfig, rule: Rule) -> 
 
 def _value(config: RunConfig, key: str, names: tuple[str, ...]) -> Any:
     """The value of a key for these coefficients; None if it has none for them."""
-    value, form = getattr(config, key), declarations(type(config))[key].by_coefficient
-    if not (form and isinstance(value, str)):
-        return value
-    return {name: x for name, x in by_coefficient.READ[form](value).items() if name in names} or None
+    named = by_coefficient.values_of(config, key)
+    return {name: x for name, x in named.items() if name in names} or None if named else getattr(config, key)
 
 
 def _numbers(options: dict[str, Any]) -> dict[str, Any]:

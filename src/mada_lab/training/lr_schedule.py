@@ -41,7 +41,7 @@ def learning_rate(config: RunConfig, peak: float, step: int, processes: int = 1)
 
 
 def position(config: RunConfig, step: int, processes: int) -> float:
-    """Where step `step` stands in the schedule, in steps: at its number, or as far as its last forward pass says."""
+    """The position of step `step` in the schedule, in steps: its number, or that of its last forward pass."""
     if config.lr_counts == "steps":
         return step
     passes = config.gradient_accumulation_steps // processes
@@ -57,5 +57,5 @@ def lowest(config: RunConfig, peak: float) -> float:
 def require_fall(config: RunConfig, peak: float) -> None:
     """Raises ConfigError if `min_lr` is above the peak."""
     if config.decay_lr and config.min_lr is not None and config.min_lr > peak:
-        what = f"expected at most the peak learning rate {peak:g}, got {config.min_lr}"
-        raise ConfigError(f"configuration, key min_lr: {what}; lower it, or leave it out for a tenth of the peak")
+        refusal = f"expected at most the peak learning rate {peak:g}, got {config.min_lr}"
+        raise ConfigError(f"configuration, key min_lr: {refusal}; lower it, or leave it out for a tenth of the peak")

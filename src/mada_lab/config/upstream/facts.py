@@ -94,39 +94,14 @@ class Script:
 
 
 _BOTH = {"dataset": "openwebtext", "block_size": 1024, "eval_interval": 2000, "eval_iters": 200, "log_interval": 1}
-NANOGPT = Script(
-    "nanoGPT's train.py",
-    1,
-    {
-        **_BOTH,
-        ACCUMULATION: 40,
-        "n_layer": 12,
-        "n_head": 12,
-        "n_embd": 768,
-        "learning_rate": 6e-4,
-        "min_lr": 6e-5,
-        "max_iters": 600_000,
-        "lr_decay_iters": 600_000,
-        "warmup_iters": 2000,
-    },
-)
-TRAIN_DDP = Script(
-    "the authors' train_ddp.py",
-    8,
-    {
-        **_BOTH,
-        ACCUMULATION: 5,
-        "n_layer": 10,
-        "n_head": 10,
-        "n_embd": 480,
-        "learning_rate": 1e-3,
-        "min_lr": 1e-4,
-        "max_iters": 10_000,
-        "lr_decay_iters": 10_000,
-        "warmup_iters": 0,
-        "seed": 5000,
-    },
-)
+NANOGPT = Script("nanoGPT's train.py", 1, {
+    **_BOTH, ACCUMULATION: 40, "n_layer": 12, "n_head": 12, "n_embd": 768, "learning_rate": 6e-4, "min_lr": 6e-5,
+    "max_iters": 600_000, "lr_decay_iters": 600_000, "warmup_iters": 2000,
+})  # fmt: skip
+TRAIN_DDP = Script("the authors' train_ddp.py", 8, {
+    **_BOTH, ACCUMULATION: 5, "n_layer": 10, "n_head": 10, "n_embd": 480, "learning_rate": 1e-3, "min_lr": 1e-4,
+    "max_iters": 10_000, "lr_decay_iters": 10_000, "warmup_iters": 0, "seed": 5000,
+})  # fmt: skip
 #: The sizes that come with trained weights.
 SIZES = ("n_layer", "n_head", "n_embd")
 
