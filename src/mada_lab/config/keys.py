@@ -80,13 +80,13 @@ class Declared:
     """Added to the denominator; None: the optimizer's default."""
     state_dtype: Literal["float32", "bfloat16"] = Key(OPTIMIZER, FIXED, "float32", of_optimizer=True)
     """Precision of the optimizer's state; bfloat16 halves it and rounds stochastically."""
+    coefficients_from: str | None = Key(OPTIMIZER, RESOLVED, None, of_optimizer=True)
+    """Folder of a finished run, whose final coefficients this run has. They stay fixed unless learn is set."""
+    pace_from: str | None = Key(OPTIMIZER, STEPS, None, of_optimizer=True)
+    """Folder of a finished run of mada_traced; mada_paced takes steps of the sizes recorded there."""
 
     learn: str | None = Key(LEARNING, FIXED, None, of_optimizer=True, also="learned")
     """Coefficients to learn: names with commas between (beta1,lr), all, or none. None: the optimizer's default."""
-    coefficients_from: str | None = Key(LEARNING, RESOLVED, None, of_optimizer=True)
-    """Folder of a finished run, whose final coefficients this run has. They stay fixed unless learn is set."""
-    pace_from: str | None = Key(LEARNING, STEPS, None, of_optimizer=True)
-    """Folder of a finished run of mada_traced; mada_paced takes steps of the sizes recorded there."""
     bounds: str | None = Key(LEARNING, FIXED, None, of_learner=("bounds",), by_coefficient="intervals")
     """Intervals that learned coefficients stay in: beta1=0.01:0.99,rho=0:1. For lr, of its learned factor. None: the
     rule's."""
@@ -118,7 +118,7 @@ class Declared:
     decay_lr: bool = Key(SCHEDULE, LR_STEPS, True, also="cosine lr_schedule scheduler")
     """Cosine decay to min_lr; false: constant after the warm-up."""
     lr_decay_iters: int | None = Key(
-        SCHEDULE, LR_STEPS, None, WHOLE, needs=DECAYS, none_is="max_iters", also="decay_iters decay_steps"
+        SCHEDULE, LR_STEPS, None, WHOLE, needs=DECAYS, none_is="max_iters", also="decay_iters"
     )
     """Step at which min_lr is reached; None: max_iters."""
     min_lr: float | None = Key(SCHEDULE, LR_STEPS, None, NON_NEGATIVE, needs=DECAYS, also="final_lr lr_min")
@@ -138,9 +138,7 @@ class Declared:
     mirror: str = Key(RECORDS, OUTSIDE, "none", also="wandb tensorboard log_to")
     """Where the rows of the record go too: none, tensorboard, wandb (offline), or several with commas between."""
 
-    checkpoint_interval: int | None = Key(
-        CHECKPOINTS, OUTSIDE, None, COUNT, none_is="eval_interval", also="save_interval save_every save_steps"
-    )
+    checkpoint_interval: int | None = Key(CHECKPOINTS, OUTSIDE, None, COUNT, none_is="eval_interval", also="save_every")
     """Steps between checkpoints; None: eval_interval. The last step always has one."""
     keep_checkpoints: int = Key(CHECKPOINTS, OUTSIDE, 2, COUNT, also="save_total_limit")
     """Number of checkpoints that are kept, the newest ones."""

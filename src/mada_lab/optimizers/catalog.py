@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
-from mada_lab.config.declarations import declarations, defaults, optimizer_keys, set_keys
+from mada_lab.config.declarations import Topic, declarations, defaults, optimizer_keys, set_keys
 from mada_lab.config.keys import FRESH, RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import controls, learners
@@ -178,14 +178,13 @@ def without_idle(config: C) -> C:
 
 def idle(config: RunConfig) -> dict[str, str]:
     """The keys of optimizers that have no effect on that of `config`, each with its refusal."""
-    kind, had = type(config), _had(config)
+    declared, had = declarations(type(config)), _had(config)
     expected = f"expected one of the keys that it has ({', '.join(sorted(had)) or 'none'})"
-    of_learner = {*learners.CHOICES, *(key for key, x in declarations(kind).items() if x.of_learner)}
-    learned = of_learner if config.optimizer in OURS else set()
+    learned = Topic.LEARNING if config.optimizer in OURS else None
     return {
         key: f"{expected}, got {key}={getattr(config, key)}; leave it out"
-        + (", or name in learn what it is for" if key in learned else "")
-        for key in optimizer_keys(kind)
+        + (", or name in learn what it is for" if declared[key].topic is learned else "")
+        for key in optimizer_keys(type(config))
         if key not in had
     }
 

@@ -22,8 +22,6 @@ Makes = list[tuple[Make, tuple[str, ...]]]
 """What makes each learner, and the coefficients that it learns."""
 
 FACTOR = "hyper_lr_factor"
-#: The keys that choose the learner, the gradient that it sees, and what is done to its coefficients.
-CHOICES = ("hyper_optimizer", "hyper_observe", "clamps", "clamp_interval")
 
 
 def adam(
