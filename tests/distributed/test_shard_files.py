@@ -134,7 +134,7 @@ def test_a_process_that_does_not_see_the_files_is_sent_them(written, config):
 
 def failing_in_the_second_save(config, rank, mode, part):
     """A fault at the `part`-th change of the disk that this process makes in the save of step 6."""
-    write, saves = checkpoint.write_together, []
+    write, saves = checkpoint.write, []
 
     def faulty(*arguments):
         saves.append(1)
@@ -145,7 +145,7 @@ def failing_in_the_second_save(config, rank, mode, part):
         finally:
             files.os = os
 
-    checkpoint.write_together = faulty
+    checkpoint.write = faulty
     runs.train(config)
 
 
@@ -252,7 +252,7 @@ def hanging_in_a_save(config):
         os.kill(os.getpid(), signal.SIGSTOP)
 
     if os.environ["RANK"] == "1":
-        checkpoint.write_together = write
+        checkpoint.write = write
     runs.train(config)
 
 

@@ -1,9 +1,10 @@
 """A checkpoint on the disk, found whole: what it says of its tensors, and the tensors, row by row."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mada_lab.checkpoints import folder as checkpoint_folder
 from mada_lab.checkpoints import row_shards
 from mada_lab.checkpoints.folder import MANIFEST, Facts
 from mada_lab.checkpoints.tree import DTYPES, Tensors, unpack
-from mada_lab.errors import CheckpointError
+from mada_lab.errors import CheckpointError, one_line, translated
 from mada_lab.system import strict_json
 
 TENSORS = "tensors.safetensors"
@@ -136,7 +137,7 @@ class Saved:
         """
         if name in self._index.entries:
             return self.rows(name, 0, self.entries[name].shape[0])
-        with _reading(self.folder), safe_open(self.folder / TENSORS, "pt") as file:
+        with self._reading(), safe_open(self.folder / TENSORS, "pt") as file:
             return file.get_tensor(name).clone()
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
@@ -144,12 +145,16 @@ class Saved:
         entry = self.entries[name]
         out = torch.empty((stop - start, *entry.shape[1:]), dtype=NAMES[entry.dtype])
         done = 0
-        with _reading(self.folder):
+        with self._reading():
             for file, first, end in self._parts(name, start, stop):
                 with safe_open(self.folder / file, "pt") as opened:
                     out[done : done + end - first] = opened.get_slice(name)[first:end]
                 done += end - first
         return out
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """Turns errors of reading into ours."""
+        return translated((OSError, SafetensorError, RuntimeError), partial(_damage, self.folder, "a readable file"))
 
     def _parts(self, name: str, start: int, stop: int) -> list[tuple[str, int, int]]:
         """The files that rows lie in, and which of their rows these are."""
@@ -163,15 +168,6 @@ class Saved:
         entries = {name: x.packed() for name, x in self.entries.items()}
         facts = {"step": self.step, "tree": self._skeleton, "shared": self._index.packed(), "entries": entries}
         return {**facts, "sealed": _sealed(self.folder)}
-
-
-@contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        got = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise CheckpointError(checkpoint_folder.damage(folder, "a readable file", got)) from error
 
 
 def same_here(folder: Path, facts: Mapping[str, Any]) -> Saved | None:
@@ -198,11 +194,13 @@ def open_saved(folder: Path) -> Saved:
     if VALUES in facts and facts[VALUES].bytes > VALUES_BYTES:
         expected, got = f"at most {VALUES_BYTES} bytes", f"{facts[VALUES].bytes} bytes"
         raise CheckpointError(checkpoint_folder.damage(folder / VALUES, expected, got))
-    try:
+    kinds = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+    with translated(kinds, partial(_damage, folder, "one that this version wrote")):
         return _opened(folder, facts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        got = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise CheckpointError(checkpoint_folder.damage(folder, "one that this version wrote", got)) from error
+
+
+def _damage(folder: Path, expected: str, error: Exception) -> CheckpointError:
+    return CheckpointError(checkpoint_folder.damage(folder, expected, one_line(error, 120)))
 
 
 def _opened(folder: Path, facts: Mapping[str, Facts]) -> Saved:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mada_lab.config.keys import RunConfig
-from mada_lab.errors import ConfigError, DistributedError, Followed, Interrupted, LabError, shared
+from mada_lab.errors import ConfigError, DistributedError, Followed, Interrupted, LabError, shared, translated
 
 T = TypeVar("T")
 
@@ -111,6 +111,8 @@ class World:
         Raises:
             LabError: Of this `kind`, on all, if `work` raised one on any of them: the first such one's message.
         """
+        if self.size == 1:
+            return work()
         result, failure = None, None
         try:
             result = work()
@@ -212,7 +214,7 @@ def group(config: RunConfig) -> Iterator[None]:
     on_cuda = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    with _explained():
+    with translated((RuntimeError, ValueError, OSError), _of_group):
         dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timedelta(seconds=config.distributed_timeout))
         try:
             yield
@@ -265,20 +267,15 @@ def require_shares(config: RunConfig, size: int, local_size: int) -> None:
         )
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    """An error of torch.distributed as one line."""
-    try:
-        yield
-    except (RuntimeError, ValueError, OSError) as error:
-        text = " ".join(str(error).split())
-        ours = isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "NCCL", "c10d", "rendezvous"))
-        if not ours:
-            raise
-        raise DistributedError(
-            f"process group, on rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: expected all to answer, got "
-            f"{text[:160]}; look for the first error of the others, and go on with --init_from=resume"
-        ) from error
+def _of_group(error: Exception) -> DistributedError | None:
+    """The error that says what `error` of torch.distributed means; None for any other error."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, dist.DistError) and not any(x in text for x in ("gloo", "NCCL", "c10d", "rendezvous")):
+        return None
+    return DistributedError(
+        f"process group, on rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: expected all to answer, got "
+        f"{text[:160]}; look for the first error of the others, and go on with --init_from=resume"
+    )
 
 
 def shard(model: nn.Module, blocks: list[nn.Module], parallel: str, world: World) -> None:

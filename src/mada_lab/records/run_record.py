@@ -376,19 +376,3 @@ def _malformed(where: str, expected: str, got: str) -> ConfigError:
     return ConfigError(
         f"run record, {where}: expected {expected}, got {shown}; restore the file, or leave this run out"
     )
-
-
-class NoRecord:
-    """In place of a record on processes other than the first: it writes nothing."""
-
-    def log(self, row: dict[str, Any]) -> None:
-        """Does nothing."""
-
-    def sync(self) -> None:
-        """Does nothing."""
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
