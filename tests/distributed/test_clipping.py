@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mada_lab.checkpoints import tree
+from mada_lab.checkpoints import redistribution
 from mada_lab.compute import device
 from mada_lab.compute import world as distributed
 from mada_lab.compute.world import ALONE, World
@@ -211,7 +211,7 @@ def overflowing(config):
 
     gradients.clip_each = clip_each
     session = runs.train(config)
-    own = tree.digest({**session.state_dict(), "random": None})  # of generators, which passes seed anew
+    own = redistribution.digest({**session.state_dict(), "random": None})  # of generators, which passes seed anew
     told = {"scaler": session.scaler.state_dict(), "digest": own}
     Path(f"{config.out_dir}.{os.environ['RANK']}").write_text(json.dumps(told))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab.checkpoints import tree
+from mada_lab.checkpoints import redistribution
 from mada_lab.checkpoints.checkpoint import load_newest
 from mada_lab.config.keys import VisionConfig
 from mada_lab.data.images import ImageData
@@ -51,7 +51,7 @@ def train(config):
     """Trains, and leaves the digest of this process's own state, but for its generators, which passes seed anew."""
     session = trainer.train(config, ImageData.open(Path(config.data_dir) / "digits"), runs.Listener(lambda done: None))
     state = {**session.state(), "random": None}
-    Path(f"{config.out_dir}.{os.environ.get('RANK', '0')}").write_text(tree.digest(state))
+    Path(f"{config.out_dir}.{os.environ.get('RANK', '0')}").write_text(redistribution.digest(state))
 
 
 def rows(folder):

@@ -216,7 +216,7 @@ class TrainState:
         self.step, self.seconds, self.reported = saved.step, saved.tree["seconds"], saved.tree["looked"]
 
     def peak_after(self, tree: dict[str, Any]) -> float:
-        """The peak learning rate after restoring the checkpoint `tree`: the saved one unless `learning_rate` differs."""
+        """The peak learning rate after restoring the checkpoint `tree`: its own unless `learning_rate` differs."""
         saved = tree["config"].get("learning_rate")
         return self.peak if saved != self.config.learning_rate else tree["state"]["peak"]
 
