@@ -12,7 +12,7 @@ from mada_lab.experiments.bench import sections
 from mada_lab.experiments.bench.measure import Cell, Table, best, read_cells
 from mada_lab.experiments.bench.sections import Runs, Scope
 from mada_lab.experiments.bench.tasks import BenchTask
-from mada_lab.experiments.comparison.compare import run_name
+from mada_lab.experiments.seeds import run_name
 from mada_lab.experiments.sweeps.join import GRACE, claims_of, join
 from mada_lab.experiments.sweeps.plan import Plan
 from mada_lab.experiments.sweeps.worker import SweepListener, Worker
