@@ -51,7 +51,7 @@ def test_toys_and_published_logs_are_drawn_without_complaint(tmp_path):
     content, complaints = dom(report(runs, sections(runs)).write(tmp_path / "report.html"), tmp_path / "profile")
     assert complaints == []
     drawn = re.findall(r'<svg[^>]* aria-label="([^"]*)"', content)
-    assert {"Average regret over time", "Iterate over time", "rho over time"} <= set(drawn)
+    assert {f"{x} of each method over time" for x in ("Average regret", "Iterate", "rho")} <= set(drawn)
     assert {"Validation loss over optimizer steps", "Coefficient rho over optimizer steps"} <= set(drawn)
     assert "<h2>Regret</h2>" in content
     identifiers = re.findall(r' id="([^"]*)"', content)

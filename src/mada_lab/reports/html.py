@@ -173,6 +173,7 @@ _TEMPLATE = Environment(
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,
+    keep_trailing_newline=True,
     undefined=StrictUndefined,
     finalize=_printable,
 ).get_template("page.html.j2", globals={"none_shown": NONE, "not_finite": NOT_FINITE})

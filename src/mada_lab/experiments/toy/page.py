@@ -30,7 +30,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         return []
     names, titles = labels(runs), labels(runs, state=True)
     legend = Listing([(names[i], "") for i in played], "legend")
-    panels = {f"{name} over time": panel for name, panel in toy_panels(runs).items()}
+    panels = {f"{name} of each method over time": panel for name, panel in toy_panels(runs).items()}
     rows = [[titles[i], *(number(runs[i].rows[-1].get(key), spec) for key, spec in COLUMNS.items())] for i in played]
     table = Table(["run", "steps", "iterate x", "average regret", "time\n(s)"], rows)
     return [Section("Regret", [legend, Figures(panels, CAPTION), table])]
