@@ -5,6 +5,7 @@ failure that ends the sweep or is forgotten, another sweep's results taken for t
 """
 
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import mada_lab
 from mada_lab.cli import compare as compare_command
 from mada_lab.cli import sweep as command
 from mada_lab.errors import CheckpointError, ConfigError
@@ -121,7 +123,7 @@ def test_a_worker_that_was_only_slow_gives_up_what_others_took(tiny, tmp_path):
     def bury(done):
         if done == 5 and not slow.messages:
             [trial] = first.claims.standing().held.values()
-            assert first.claims._bury(trial)
+            assert first.claims.bury(trial)
             time.sleep(0.3)
 
     slow.step = bury
@@ -150,7 +152,7 @@ def test_a_point_that_kills_its_workers_is_given_up(tiny, tmp_path):
         first = worker(plan, tmp_path)
         first.claims.take(1)
         [trial] = first.claims.standing().held.values()
-        first.claims._bury(trial)
+        first.claims.bury(trial)
     [result] = worker(plan, tmp_path).work()
     assert "3 workers ended in it" in result.error
 
@@ -278,3 +280,11 @@ def test_options_of_the_command_line():
     ):
         with pytest.raises(ConfigError, match=message):
             command.read(words)
+
+
+def test_one_file_alone_knows_optuna():
+    """Its private names too: whatever else is read of a storage goes through `storage.py`."""
+    package = Path(mada_lab.__file__).parent
+    private = re.compile(r"import optuna|from optuna|optuna\.|\._(?:storage|study_id|trial_id|suggest)\b")
+    files = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if private.search(path.read_text())}
+    assert files == {"experiments/sweeps/storage.py"}

@@ -10,13 +10,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-
 from mada_lab.config import parsing
 from mada_lab.config.declarations import defaults, set_keys
 from mada_lab.config.keys import RunConfig
@@ -29,6 +22,23 @@ Values = dict[str, Any]
 LOCAL = ("out_dir", "data_dir", "device", "init_from")
 RANGE = re.compile(r"(?P<low>[^.:]*(?:\.\d[^.:]*)?)\.\.(?P<high>[^:]*?)(?P<log>:log)?")
 LONGEST_NAME = 120
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; with `log`, drawn evenly in their logarithm."""
+
+    low: float
+    high: float
+    log: bool
+
+    @property
+    def ends(self) -> list[float]:
+        """The lowest and the highest number, without repetition."""
+        return list(dict.fromkeys((self.low, self.high)))
+
+
+Choices = list[Any]
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,10 @@ class Plan:
         """The configuration of a point. Raises ConfigError for keys, types and values that don't go."""
         return fitted(self.base, values)
 
-    def distributions(self) -> dict[str, BaseDistribution]:
+    @property
+    def space(self) -> dict[str, "Range | Choices"]:
         """What each key of the search is drawn from. Raises ConfigError."""
-        return {key: _distribution(key, given) for key, given in self.search.items()}
+        return {key: _drawn_from(key, given) for key, given in self.search.items()}
 
     def check(self) -> None:
         """Raises ConfigError unless every point can be configured: a sweep shouldn't fail when it is half done."""
@@ -84,14 +95,10 @@ class Plan:
             self.config(values)
 
     def outlines(self) -> Iterator[Values]:
-        """The keys of each point; of a search, of each combination of choices, with ranges at their lower ends."""
+        """The keys of each point; of a search, of each combination of choices and ends of ranges."""
         if not self.search:
-            yield from (values for _, values in self.points)
-            return
-        found = self.distributions().items()
-        yield from _product(
-            {k: list(x.choices) if isinstance(x, CategoricalDistribution) else [x.low] for k, x in found}
-        )
+            return (values for _, values in self.points)
+        return _product({key: x.ends if isinstance(x, Range) else x for key, x in self.space.items()})
 
     def to_json(self) -> Values:
         """All that decides the results."""
@@ -168,7 +175,7 @@ def _short(value: Any) -> Any:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _product(grid: Mapping[str, list[Any]]) -> Iterator[Values]:
+def _product(grid: Mapping[str, Sequence[Any]]) -> Iterator[Values]:
     return (dict(zip(grid, cell, strict=True)) for cell in itertools.product(*grid.values()))
 
 
@@ -177,19 +184,18 @@ def _name(case: str, cell: Values) -> str:
     return re.sub(r"[^\w.=+-]", "_", "_".join(part for part in parts if part))[:LONGEST_NAME]
 
 
-def _distribution(key: str, given: Any) -> BaseDistribution:
+def _drawn_from(key: str, given: Any) -> Range | Choices:
     parsing.require_known(key, "the sweep's search")
     if isinstance(given, list):
-        return CategoricalDistribution(given)
+        return given
     match = RANGE.fullmatch(str(given))
     if match is None:
         what = f"expected low..high, low..high:log, or a list of values, got {given}; correct it"
         raise ConfigError(f"sweep, search, key {key}: {what}")
     low, high = (parsing.parse_value(key, match[part].strip()) for part in ("low", "high"))
-    kind = {int: IntDistribution, float: FloatDistribution}.get(type(low))
-    try:
-        if kind is None or not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("a range of what has no order, or no end")
-        return kind(low, high, log=match["log"] is not None)
-    except ValueError as error:
-        raise ConfigError(f"sweep, search, key {key}: expected a range, got {given}: {error}; correct it") from error
+    log = match["log"] is not None
+    numbers = type(low) is type(high) and isinstance(low, int | float) and not isinstance(low, bool)
+    if not numbers or not (math.isfinite(low) and math.isfinite(high) and low <= high) or (log and low <= 0):
+        what = f"expected a range of finite numbers, low <= high, and low > 0 with :log, got {given}"
+        raise ConfigError(f"sweep, search, key {key}: {what}; correct it")
+    return Range(low, high, log)
