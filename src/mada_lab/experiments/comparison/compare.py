@@ -9,7 +9,7 @@ from statistics import fmean
 from mada_lab.config.keys import TrainConfig
 from mada_lab.errors import ConfigError
 from mada_lab.experiments.seeds import NOTHING, final_loss, finished, mean_sd, run_name
-from mada_lab.experiments.sweeps.plan import Plan, Values, require_used
+from mada_lab.experiments.sweeps.plan import Plan, Values, require_possible
 from mada_lab.records.outcome import outcome
 from mada_lab.records.run_record import Run
 from mada_lab.reports.html import Table
@@ -51,9 +51,7 @@ def plans(base: TrainConfig, cases: Cases, seeds: Sequence[int]) -> list[Plan]:
     parts = [Plan(base, first, {"seed": list(seeds)})]
     if later:
         parts.append(Plan(base, _with_sources(later, seeds)))
-    for plan in parts:
-        plan.check()
-    require_used(parts)
+    require_possible(parts)
     return parts
 
 

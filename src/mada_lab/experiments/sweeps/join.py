@@ -34,7 +34,7 @@ def join(plan: Plan | None, storage: Storage, name: str, local: RunConfig) -> tu
     if others:
         keys = ", ".join(differences(plan, others[0]))
         what = f"expected the sweep called {name} to be this one, got one that differs in {keys}"
-        remedy = "repeat the old values to go on with it, or choose another --out, --storage or --name to begin anew"
+        remedy = "repeat the old values to go on with it, or choose another --out or --storage to begin anew"
         raise ConfigError(f"sweep, storage: {what}; {remedy}")
     study = storage.study(f"{name}-{plan.digest}")
     if PLAN not in study.facts:  # all who begin it at the same time write the same

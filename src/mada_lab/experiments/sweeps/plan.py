@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from torch import nn
+
 from mada_lab.config import parsing
-from mada_lab.config.declarations import defaults, set_keys
+from mada_lab.config.declarations import defaults, optimizer_keys, set_keys
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import catalog
+from mada_lab.tasks.open_data import open_data
 
 Values = dict[str, Any]
 
@@ -120,6 +123,29 @@ class Plan:
     def digest(self) -> str:
         """12 digits that any difference in the results' causes changes."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def require_possible(plans: Sequence[Plan]) -> None:
+    """Raises ConfigError unless every point can be configured and its optimizer made, and every key has an effect."""
+    for plan in plans:
+        plan.check()
+    require_used(plans)
+    model = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))  # with one hidden matrix
+    for config in _distinct(plans, ("optimizer", "learning_rate", "init_from")):
+        catalog.build(model, replace(config, coefficients_from=None, pace_from=None))
+
+
+def require_data(plans: Sequence[Plan]) -> None:
+    """Raises ConfigError, DataError unless the data sets of all points are there; small ones are prepared."""
+    for config in _distinct(plans, ("dataset",), optimizers=False):
+        open_data(config)
+
+
+def _distinct(plans: Sequence[Plan], keys: tuple[str, ...], optimizers: bool = True) -> list[RunConfig]:
+    """A configuration for each combination of the values of `keys`, and of the keys of optimizers."""
+    configs = [plan.config(values) for plan in plans for values in plan.outlines()]
+    keys = (*keys, *(optimizer_keys(type(plans[0].base)) if optimizers else ()))
+    return list({repr([getattr(config, key) for key in keys]): config for config in configs}.values())
 
 
 def require_used(plans: Sequence[Plan]) -> None:

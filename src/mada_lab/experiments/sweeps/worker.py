@@ -38,6 +38,18 @@ class SweepStopped(Interrupted):
         self.exit_code = 128 + number
 
 
+class PointsFailed(LabError):  # noqa: N818 the points that didn't are there
+    """Some points of a sweep failed; the others are settled. The exit code is 1."""
+
+
+def require_all(results: "Sequence[Result]") -> None:
+    """Raises PointsFailed if a point failed."""
+    failed = [result for result in results if result.error is not None]
+    if failed:
+        what = f"expected {len(results)} finished points, got {len(failed)} that failed, the first: {failed[0].name}"
+        raise PointsFailed(f"sweep: {what}; --retry-failed tries them again")
+
+
 class SweepListener(Protocol):
     """What follows a worker from outside."""
 
