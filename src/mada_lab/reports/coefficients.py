@@ -39,7 +39,7 @@ def hypergradients(runs: Runs) -> Section:
     caption = (
         "Derivative of the training loss in each learned coefficient, in nats per unit of the coefficient: negative "
         f"values drive it up. Light: each logged value; strong: its centered mean over 1/{SMOOTHING} of the log steps. "
-        "The range above each panel holds 99\N{NO-BREAK SPACE}% of the values; how many lie beyond is printed beside "
+        "The range above each panel holds 99% of the values; how many lie beyond is printed beside "
         f"it.{_left_out(with_hypergradients(runs))}"
     )
     nothing = [Text("No run logged a hypergradient other than 0.")]

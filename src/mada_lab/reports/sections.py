@@ -75,7 +75,7 @@ def losses(runs: Runs) -> Section:
     caption = (
         f"Training loss: each logged value (light), and its centered mean over 1/{SMOOTHING} of the log steps "
         f"(strong). Validation loss: a marker at each evaluation, up to {MARKED} of them. Both figures have one "
-        "vertical range, that of the losses after the first 10\N{NO-BREAK SPACE}% of the steps; earlier and diverged "
+        "vertical range, that of the losses after the first 10% of the steps; earlier and diverged "
         "values lie above it. Gaps: losses that were not finite."
     )
     if any(run.series("val_accuracy")[0] for run in runs):

@@ -39,11 +39,12 @@ def page(groups: Sequence[Group]) -> Page:
     }
     sections = [
         Section("Results", [table(groups)]),
-        Section("Validation loss", [Figures({"Validation loss over steps": overlay(groups)}, BAND)]),
+        Section("Validation loss", [Figures({"Validation loss over steps": overlay(groups)}, BAND, "whole")]),
         Section("Final losses", [Figures(differences, BARS)]),
     ]
     if runs:
         keys = configuration(runs)
         sections += [Section(keys.title, [Text("Of the first seed of each."), *keys.parts]), origin(runs)]
-    lead = Text(f"{len(groups[0].runs)} seeds each, the same budget.", "lead")
+    count = len(groups[0].runs)
+    lead = Text(f"{count} seed{'s' if count > 1 else ''} each, the same budget.", "lead")
     return Page(f"Comparison of {len(groups)} optimizers", sections, [lead])
