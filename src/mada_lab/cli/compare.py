@@ -25,30 +25,34 @@ def run(words: list[str]) -> None:
 
     retry, words = flag(words, "--retry-failed")
     options, cases, base = read(words)
-    from mada_lab.experiments.comparison.compare import markdown, plans, read_groups
-    from mada_lab.experiments.comparison.page import final, overlay, write_page
+    from mada_lab.experiments.comparison.compare import plans, read_groups, table
+    from mada_lab.experiments.comparison.page import final, overlay, page
     from mada_lab.experiments.sweeps import storage as storages
     from mada_lab.experiments.sweeps.join import GRACE, claims_of, join
-    from mada_lab.experiments.sweeps.worker import Worker
-    from mada_lab.plots.image import save
+    from mada_lab.experiments.sweeps.plan import require_data
+    from mada_lab.experiments.sweeps.worker import Worker, require_all
+    from mada_lab.plots.save import save
 
     storages.quiet()
     out = Path(options.get("out", base.out_dir))
     parts = plans(base, cases, options["seeds"])
+    require_data(parts)
     storage = storages.open_storage(options.get("storage", str(out / "compare.journal")))
+    results = []
     for name, plan in zip(("compare", "fixed"), parts, strict=False):
         joined, study = join(plan, storage, name, base)
         claims = claims_of(study, float(options.get("grace", GRACE)))
         if retry:
             claims.retry_failed()
         with SweepBar() as bar:
-            Worker(joined, claims, out / "runs", bar).work()
+            results += Worker(joined, claims, out / "runs", bar).work()
     groups = read_groups(out / "runs", list(cases), options["seeds"])
-    write_page(groups, out / "compare.html")
+    page(groups).write(out / "compare.html")
     for name, figure in (("overlay", overlay(groups)), ("validation", final(groups, "validation"))):
         save(figure, out / f"{name}.svg")
-    print(markdown(groups))
+    print(table(groups).markdown())
     print(f"comparison: {(out / 'compare.html').resolve()}")
+    require_all(results)
 
 
 def read(words: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]], TrainConfig]:

@@ -29,7 +29,7 @@ def run(words: list[str]) -> None:
     tables, base = read(words)
     from mada_lab.experiments.sweeps import storage as storages
     from mada_lab.experiments.sweeps.join import GRACE, claims_of, join
-    from mada_lab.experiments.sweeps.worker import Worker
+    from mada_lab.experiments.sweeps.worker import Worker, require_all
 
     storages.quiet()
     options = tables["sweep"]
@@ -45,16 +45,17 @@ def run(words: list[str]) -> None:
     failed = [result for result in results if result.error is not None]
     print("\n".join(f"failed: {result.name}: {result.error}" for result in failed), end="\n" if failed else "")
     print(f"sweep: {len(results) - len(failed)} of {plan.size} points, {len(failed)} failed: {out / 'runs'}")
+    require_all(results)
 
 
 def _plan(tables: dict[str, Any], base: TrainConfig) -> Any:
-    from mada_lab.experiments.sweeps.plan import Plan, require_used
+    from mada_lab.experiments.sweeps.plan import Plan, require_data, require_possible
 
     if not tables["grid"] and not tables["search"] and not tables["sweep"].get("trials"):
         return None
     plan = Plan(base, grid=tables["grid"], search=tables["search"], trials=int(tables["sweep"].get("trials", 0)))
-    plan.check()
-    require_used([plan])
+    require_possible([plan])
+    require_data([plan])
     return plan
 
 

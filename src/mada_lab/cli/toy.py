@@ -18,10 +18,10 @@ def run(words: list[str]) -> None:
     if names:
         raise ConfigError(f"toy: expected options alone, got {names[0]}; see `mada-lab --help`")
     from mada_lab.experiments.toy.game import METHODS, Game, record
+    from mada_lab.experiments.toy.page import figures, sections
     from mada_lab.plots.save import save_figures
-    from mada_lab.plots.toy import toy_figure
     from mada_lab.records.run_record import read_run
-    from mada_lab.reports.report import write_report
+    from mada_lab.reports.report import report
 
     problem, schedule = options.get("--problem", "reddi"), options.get("--schedule", "sqrt")
     out = Path(options.get("--out", f"out/toy/{problem}_{schedule}"))
@@ -41,6 +41,6 @@ def run(words: list[str]) -> None:
             f"{game.steps:,} steps in {end['seconds']:.1f} s of one core ({per_step:.1f} µs a step)",
             flush=True,
         )
-    folders = [out / game.method for game in games]
-    save_figures({"toy": toy_figure([read_run(folder) for folder in folders])}, out)
-    print(f"report: {write_report(folders, out / 'report.html').resolve()}")
+    runs = [read_run(out / game.method) for game in games]
+    save_figures(figures(runs), out)
+    print(f"report: {report(runs, sections(runs)).write(out / 'report.html').resolve()}")
