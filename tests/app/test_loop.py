@@ -131,8 +131,10 @@ def test_runs_of_two_seeds_are_evaluated_on_the_same_text(tiny, corpus, tmp_path
 def test_out_dir_of_another_run_is_refused_and_left_alone(tiny, corpus, tmp_path):
     train(tiny, corpus, Silent())
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    with pytest.raises(ConfigError, match="another out_dir"):
+    with pytest.raises(ConfigError, match=r"manifest.json; `--init_from=resume` goes on; another --out_dir starts anew"):
         train(tiny, corpus, Silent())
+    with pytest.raises(ConfigError, match="got one with manifest.json; take another --out"):
+        train(tiny, corpus, Silent(), remedy="take another --out")
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 

@@ -17,7 +17,7 @@ from torch.optim.optimizer import Optimizer
 
 from mada_lab.errors import ConfigError, DataError
 from mada_lab.system import optional
-from mada_optim.grouping import param_groups
+from mada_optim import param_groups
 from mada_optim.matrices import hidden_matrices as matrices
 
 LR_FACTOR = "lr_factor"  # of a group: its learning rate over that of the configuration

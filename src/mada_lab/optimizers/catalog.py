@@ -267,7 +267,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     Those of `param_groups` put together as checkpoints have them; hidden matrices are told by names, which give the
     same for the application's networks.
     """
-    weights = mada_optim.grouping.param_groups(model).weights
+    weights = mada_optim.param_groups(model).weights
     groups = [
         {
             "params": [(x.name, x.parameter) for x in weights if x.decays == decays],

@@ -152,14 +152,15 @@ class RunRecord:
             raise _not_written(self.folder, error) from error
 
 
-def require_absent(folder: Path) -> None:
-    """Raises ConfigError if `folder` holds a run. Rows before there is a manifest are none: a kill left the file."""
+def require_absent(folder: Path, remedy: str = "choose another folder") -> None:
+    """Raises ConfigError, which ends with `remedy`, if `folder` holds a run.
+
+    An empty file of rows without a manifest is no run: a process was killed before it began one.
+    """
     holds = [name for name in (MANIFEST, METRICS, SUMMARY, "checkpoints") if (folder / name).exists()]
     if holds and not (holds == [METRICS] and (folder / METRICS).stat().st_size == 0):
-        raise ConfigError(
-            f"run record, out_dir {folder}: expected a folder without a run, got one with {holds[0]}; "
-            "choose another out_dir, or continue that run with init_from=resume"
-        )
+        what = f"expected a folder without a run, got one with {holds[0]}"
+        raise ConfigError(f"run record, in {folder}: {what}; {remedy}")
 
 
 def _not_written(folder: Path, error: OSError) -> CheckpointError:

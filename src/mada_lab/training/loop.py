@@ -27,8 +27,14 @@ from mada_lab.training.trainer import Fixed, Training
 from mada_optim import HyperOptimizer
 
 
-def train(config: RunConfig, data: Data, listen: Listener) -> Session:
+def train(config: RunConfig, data: Data, listen: Listener, remedy: str = resume.GO_ON) -> Session:
     """Trains what `config` describes, and leaves its record and its checkpoints in `config.out_dir`.
+
+    Args:
+        config: The run.
+        data: What it is trained on.
+        listen: Follows it.
+        remedy: What to do if a fresh run's folder is used already, in words of the command; it ends the error.
 
     Raises:
         ConfigError: The configuration can't be run here, or out_dir holds another run.
@@ -41,7 +47,7 @@ def train(config: RunConfig, data: Data, listen: Listener) -> Session:
     session = Session.start(config, data)
     world, fixed = session.world, Fixed.of(session.task)
     world.require_same(session.common())
-    world.on_first(lambda: resume.require_place(session))
+    world.on_first(lambda: resume.require_place(session, remedy))
     with (
         world.held_by_first(lambda: run_lock.hold(session.folder)),
         Signals(alone=world.size == 1) as signals,

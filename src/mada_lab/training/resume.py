@@ -17,6 +17,9 @@ from mada_lab.system import environment
 from mada_lab.training import changes
 from mada_lab.training.state import Session
 
+#: How `mada-lab train` and `vision` go on where the folder is used already.
+GO_ON = "`--init_from=resume` goes on; another --out_dir starts anew"
+
 logger = logging.getLogger(__name__)
 
 
@@ -43,9 +46,21 @@ def open_record(session: Session) -> RunRecord | NoRecord:
     return world.on_first(lambda: _reopened(session, saved, digest)) or NoRecord()
 
 
-def require_place(session: Session) -> None:
-    """Raises ConfigError if the folder of a fresh run holds one, CheckpointError if that of a resumed one doesn't."""
-    (require_absent if session.config.init_from != "resume" else require_run)(session.folder)
+def require_place(session: Session, remedy: str = GO_ON) -> None:
+    """Checks the run folder before anything is written: a fresh run needs one without a run, a resumed run needs a run.
+
+    Args:
+        session: The run that is to begin.
+        remedy: What to do if the folder holds a run already, in words of the command that began this one.
+
+    Raises:
+        ConfigError: The folder of a fresh run holds a run.
+        CheckpointError: The folder of a resumed run holds none.
+    """
+    if session.config.init_from == "resume":
+        require_run(session.folder)
+    else:
+        require_absent(session.folder, remedy)
 
 
 def require_run(folder: Path) -> None:

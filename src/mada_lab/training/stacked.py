@@ -37,6 +37,7 @@ class Member:
         config: What is trained.
         data: On what.
         listen: Follows it.
+        remedy: As of `loop.train`.
         training: The run, while it is trained.
         error: Why it ended before its time; it takes none of the others with it.
         open: What is closed when it ends: its folder's lock, its saver.
@@ -45,6 +46,7 @@ class Member:
     config: RunConfig
     data: Data
     listen: Listener
+    remedy: str = resume.GO_ON
     training: Training | None = None
     error: Exception | None = None
     open: ExitStack = field(default_factory=ExitStack)
@@ -65,7 +67,7 @@ class Member:
         session = Session.start(self.config, self.data)
         require_stackable(session)
         fixed = Fixed.of(session.task)
-        resume.require_place(session)
+        resume.require_place(session, self.remedy)
         self.open.enter_context(run_lock.hold(session.folder))
         saver = self.open.enter_context(Saver(self.config))
         self.training = Training.begin(session, fixed, saver, self.listen)
