@@ -5,6 +5,7 @@ command line prints it as one line after `error: `.
 """
 
 import signal
+from pathlib import Path
 from typing import TypeVar
 
 E = TypeVar("E", bound="LabError")
@@ -89,3 +90,9 @@ class Interrupted(LabError):  # noqa: N818 it is none
         self.exit_code = 128 + number
         name = signal.Signals(number).name
         super().__init__(f"stopped by {name} at step {step}, and saved; `--init_from=resume` goes on from there")
+
+
+def require_exists(path: Path, what: str, kind: type[LabError] = ConfigError) -> None:
+    """Raises an error of `kind` if there is nothing at `path`; the message calls it `what`."""
+    if not path.exists():
+        raise kind(f"{what} {path}: expected a file or folder that exists, got a missing path; check it")

@@ -18,7 +18,7 @@ class Saver:
     """Writes the checkpoints of a run. In the background it writes one at a time, from copies."""
 
     def __init__(self, config: RunConfig) -> None:
-        self._folder, self._keep, self._is_told = Path(config.out_dir), config.keep_checkpoints, True
+        self._folder, self._keep, self._is_told = config.folder, config.keep_checkpoints, True
         self._abort = config.on_save_error == "abort"
         self._pool = ThreadPoolExecutor(1, "checkpoint") if config.background_save else None
         self._in_flight: Future[Path] | None = None

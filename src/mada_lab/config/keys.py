@@ -5,9 +5,11 @@ other names that people use for it (`declarations.Declaration`).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from mada_lab.config.declarations import Resume, Topic, declarations, key
+from mada_lab.errors import ConfigError
 
 FIXED, STEPS, LR_STEPS, RECORD, OUTSIDE, RESOLVED = Resume
 RUN, DATA, MODEL, OPTIMIZER, LEARNING, SCHEDULE, RECORDS, CHECKPOINTS, DEVICE = Topic
@@ -21,8 +23,8 @@ class RunConfig:
     """Name of a data set; small ones are prepared by themselves, larger ones by `mada-lab data prepare NAME`."""
     data_dir: str = key(DATA, OUTSIDE, "data", also="data_path data_folder")
     """Folder that holds the data sets."""
-    out_dir: str = key(RUN, OUTSIDE, "out", also="out output output_dir run_dir folder")
-    """Folder of the run: its record and its checkpoints."""
+    out_dir: str | None = key(RUN, OUTSIDE, None, also="out output output_dir run_dir folder")
+    """Folder of the run: its record and its checkpoints. None is a new folder `out/DATASET-TIME`."""
     init_from: str = key(RUN, RESOLVED, "scratch", also="resume checkpoint load from_pretrained pretrained")
     """scratch for fresh weights, resume for the newest checkpoint in out_dir, or trained weights that a fresh optimizer
     goes on from: the folder of a run, a checkpoint or an export, or gpt2, gpt2-medium, gpt2-large, gpt2-xl."""
@@ -215,6 +217,13 @@ class RunConfig:
     """Operations per second that a device can do, for the utilisation in the record; None: known for some GPUs."""
     mirror: str = key(RECORDS, OUTSIDE, "none", also="wandb tensorboard log_to")
     """Where rows of the record go too: none, tensorboard, wandb (offline), or several with commas between."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run. Raises ConfigError if `out_dir` names none."""
+        if self.out_dir is None:
+            raise ConfigError("out_dir=None: expected the folder of the run, got none; set it")
+        return Path(self.out_dir)
 
 
 @dataclass(frozen=True, kw_only=True)

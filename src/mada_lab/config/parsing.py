@@ -1,30 +1,25 @@
 """From a file and a command line to a checked configuration. Everything read is data; nothing is executed."""
 
 import contextlib
-import io
 import math
-import re
 import typing
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-import tyro
-
 from mada_lab.config import by_coefficient, files
+from mada_lab.config.arguments import Arguments, suggestion
 from mada_lab.config.declarations import aliases, declarations
-from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
+from mada_lab.config.key_options import COMMANDS, key_options
+from mada_lab.config.keys import RunConfig, TrainConfig
 from mada_lab.config.upstream import translate
 from mada_lab.config.upstream.translation import keys_in
 from mada_lab.errors import ConfigError
-from mada_optim.checks import did_you_mean
 
 C = TypeVar("C", bound=RunConfig)
-
-#: What is typed before the keys of each kind.
-COMMANDS: dict[type[RunConfig], str] = {TrainConfig: "train", VisionConfig: "vision"}
 
 AT_LEAST_1 = (
     "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps first_accumulation max_iters "
@@ -185,18 +180,26 @@ def _has_table(key: str, kind: type[RunConfig]) -> bool:
     return declared is not None and bool(declared.by_coefficient)
 
 
-def parse_value(key: str, text: str) -> Any:
+def parse_value(key: str, text: str, kind: type[RunConfig] = TrainConfig) -> Any:
     """The value that `text` stands for, of the key's type. Raises ConfigError."""
-    require_known(key, "the command line")
-    types = keys(TrainConfig)
+    require_known(key, "the command line", kind)
+    annotation = keys(kind)[key]
     words = {"true": True, "false": False}
+    if text == "None" and NoneType in get_args(annotation):
+        return None
     for read in (int, float, lambda word: words[word.lower()], str):
         with contextlib.suppress(ValueError, KeyError):
             value = read(text)
-            if _fits(value, types[key]):
-                return typed({key: value}, "the command line")[key]
-    what = f"expected {_described(types[key])}, got {text!r}; correct the value"
+            if _fits(value, annotation):
+                return typed({key: value}, "the command line", kind)[key]
+    what = f"expected {_described(annotation)}, got {text!r}; correct the value"
     raise ConfigError(f"configuration, in the command line, key {key}: {what}")
+
+
+@cache
+def arguments_of(kind: type[RunConfig]) -> Arguments:
+    """The arguments of the command that takes the keys of `kind`."""
+    return key_options(kind, lambda key, text: parse_value(key, text, kind))
 
 
 def parse_arguments(arguments: Sequence[str], default: C) -> C:
@@ -205,30 +208,19 @@ def parse_arguments(arguments: Sequence[str], default: C) -> C:
     Raises:
         ConfigError: An unknown key, or a value of the wrong type.
     """
-    kind = type(default)
-    command = f"mada-lab {COMMANDS[kind]}"
-    for argument in arguments:
-        if argument.startswith("--") and argument not in ("--help", "--"):
-            require_known(argument[2:].split("=")[0].replace("-", "_"), "the command line", kind)
-    shown = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(shown):
-            return tyro.cli(
-                tyro.conf.FlagConversionOff[kind],  # type: ignore[valid-type] # known at run time only
-                args=arguments,
-                default=default,
-                prog=f"{command} [CONFIG.toml|CONFIG.py]",
-            )
-    except SystemExit as stop:
-        if stop.code == 0:  # --help
-            raise
-        raise ConfigError(f"command line: {_first_sentence(shown.getvalue())}; see `{command} --help`") from None
+    kind: type[RunConfig] = type(default)
+    found, rest = arguments_of(kind).split(arguments)
+    for word in rest:
+        if not word.startswith("--"):
+            arguments_of(kind).error(f"expected --key=value, got {word}")
+        require_known(word[2:].partition("=")[0].replace("-", "_"), "the command line", kind)
+    return replace(default, **vars(found))
 
 
 def require_known(key: str, where: str, kind: type[RunConfig] = TrainConfig) -> None:
     """Raises ConfigError with the key of this other name, or the nearest key, unless `key` is one."""
     if key not in keys(kind):
-        remedy = did_you_mean(
+        remedy = suggestion(
             aliases(kind).get(key, key), keys(kind), f"`mada-lab {COMMANDS[kind]} --help` lists the keys", cutoff=0.5
         )
         raise ConfigError(f"configuration, in {where}: expected a known key, got {key}; {remedy}")
@@ -280,7 +272,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"distributed_timeout: expected more than 0 seconds, got {config.distributed_timeout}"
     if config.background_save and config.checkpoint_shards == "each":
         yield "background_save: expected false with checkpoint_shards=each (processes talk as they write), got true"
-    if not config.out_dir.strip():
+    if config.out_dir is not None and not config.out_dir.strip():
         yield "out_dir: expected a folder, got an empty name"
 
 
@@ -314,10 +306,3 @@ def _fits_one(value: Any, expected: Any) -> bool:
 def _described(annotation: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return " or ".join(names.get(x, repr(x)) for x in _options(annotation))
-
-
-def _first_sentence(boxed: str) -> str:
-    """What tyro prints in a box, up to its first rule, on one line."""
-    lines = [line.strip("│ ").strip() for line in boxed.splitlines() if line.startswith("│")]
-    cut = next((i for i, line in enumerate(lines) if re.fullmatch("─+", line)), len(lines))
-    return " ".join(lines[:cut]).rstrip(".")

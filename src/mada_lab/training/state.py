@@ -101,7 +101,7 @@ class Session:
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return Path(self.config.out_dir)
+        return self.config.folder
 
     @property
     def passes(self) -> int:
