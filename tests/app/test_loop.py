@@ -8,16 +8,20 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from mada_lab.checkpoints.folder import available
+from mada_lab.config import parsing
+from mada_lab.config.keys import TrainConfig, VisionConfig
 from mada_lab.errors import CheckpointError, ConfigError, NumericsError
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.optimizers import catalog
 from mada_lab.records.run_record import read_run
 from mada_lab.system.signals import Signals
+from mada_lab.training import lr_schedule
 from mada_lab.training.loop import gradients, train, update
 from mada_lab.training.lr_schedule import learning_rate
 from mada_lab.training.reporting import due_row
@@ -185,6 +189,24 @@ def test_learning_rate_schedule(tiny):
     assert learning_rate(replace(config, decay_lr=False), 1.0, 100) == pytest.approx(1.0)
     assert learning_rate(replace(config, warmup_iters=0), 1.0, 1) == pytest.approx(1.0, abs=1e-3)
     assert learning_rate(replace(config, min_lr=None), 3.0, 110) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("kind", "steps", "warmup"), [
+    (TrainConfig, 2000, 100), (TrainConfig, 500, 100), (TrainConfig, 50, 10), (TrainConfig, 3, 0),
+    (VisionConfig, 200, 20), (VisionConfig, 50, 10),
+])  # fmt: skip
+def test_a_short_run_has_a_short_warm_up(kind, steps, warmup):
+    config = parsing.load([f"--max_iters={steps}", "--learning_rate=1"], kind)
+    assert lr_schedule.resolved(config).warmup_iters == warmup
+    rates = [learning_rate(config, 1.0, step) for step in range(1, steps + 1)]
+    assert rates.index(max(rates)) == max(warmup - 1, 0)
+
+
+def test_the_record_has_the_number_of_warm_up_steps(tiny, corpus):
+    train(replace(tiny, warmup_iters=None), corpus, Silent())
+    assert read_run(Path(tiny.out_dir)).manifest["config"]["warmup_iters"] == 6
+    replaced = replace(tiny, warmup_iters=6, init_from="resume", max_iters=32)
+    assert train(replaced, corpus, Silent()).step == 32
 
 
 def test_a_schedule_that_counts_passes(tiny):

@@ -68,8 +68,8 @@ def test_a_key_by_coefficient(tmp_path, key, text, value):
         for content in (repr(text), f"{{{table}}}"):
             path.write_text(f"{key} = {content}\n")
             found.append(getattr(parsing.load([str(path)]), key))
-    read = by_coefficient.intervals if key == "bounds" else by_coefficient.numbers
-    assert [read(x) if isinstance(x, str) else x for x in found] == [value] * len(found)
+    form = "intervals" if key == "bounds" else "numbers"
+    assert [by_coefficient.read(x, form) if isinstance(x, str) else x for x in found] == [value] * len(found)
 
 
 def test_the_papers_example_run():
@@ -106,7 +106,7 @@ REFUSED = [
     (["--learning_rate=nan"], "learning_rate: expected a finite number"),
     (
         ["--learning_rate=-1", "--n_head=0", "--rho=2"],
-        r"n_head: .*learning_rate: .*rho: expected a number in \[0, 1\], got 2",
+        r"learning_rate: .*rho: expected a number in \[0, 1\], got 2.*n_head: ",
     ),
     (["--n_embd=130"], "n_embd: expected a multiple of n_head=4"),
     (["--hyper_lr=fast"], "hyper_lr: expected one number, or beta1=5e-4,gamma=0, got 'fast'"),
@@ -121,6 +121,7 @@ REFUSED = [
     (["--clamps=beta2=0.5"], "clamps: expected beta1=0.01:0.99,rho=0:1, got 'beta2=0.5'"),
     (["--clamp_interval=0"], "clamp_interval: expected at least 1, got 0"),
     (["--warmup_iters=5000"], "warmup_iters: expected at most max_iters=2000"),
+    (["--max_iters=50", "--warmup_iters=100"], "warmup_iters: expected at most max_iters=50, got 100"),
     (["--min_lr=1", "--learning_rate=0.5"], "min_lr: expected at most learning_rate=0.5, got 1"),
     (["--dtype=elsewhere"], "got 'elsewhere'"),
     (["--out_dir="], "out_dir: expected a folder"),
@@ -162,14 +163,14 @@ def test_refused_files(tmp_path, content, message):
 
 @pytest.mark.parametrize("kind", [TrainConfig, VisionConfig])
 def test_another_name_belongs_to_one_key(kind):
-    names = [name for declared in declarations(kind).values() for name in declared.also]
+    names = [name for declared in declarations(kind).values() for name in declared.also.split()]
     assert len(names) == len(set(names))
 
 
 def test_a_python_file_is_not_executed(tmp_path):
     path = tmp_path / "config.py"
     path.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nn_layer = 2\n")
-    with pytest.raises(ConfigError, match=r"config.py, line 1: expected an assignment .*, got a call"):
+    with pytest.raises(ConfigError, match=r"config.py, line 1: expected an assignment .*, got open"):
         parsing.load([str(path)])
     assert not (tmp_path / "ran").exists()
 

@@ -8,18 +8,31 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from mada_lab.cli.bars import Warnings
-from mada_lab.config.arguments import hung, suggestion
+from mada_lab.config.arguments import suggestion
 from mada_lab.errors import ConfigError, Interrupted, LabError, of_memory, visible
 
-#: By topic, the commands as they are typed; the file of a command has its `arguments` and its `run`.
+#: By topic, the commands and what they do. The file of a command has its `arguments` and its `run`.
 TOPICS = {
-    "data": ("data prepare",),
-    "training": ("train", "vision"),
-    "a trained network": ("eval", "generate", "export"),
-    "a run": ("report", "verify"),
-    "experiments": ("compare", "sweep", "grid", "bench", "toy"),
+    "data": {"data prepare": "make a data set: a known one, or one of your own text"},
+    "training": {"train": "train a GPT on text", "vision": "train a network on images"},
+    "a trained network": {
+        "eval": "measure a network on a text: loss, perplexities, bits per byte",
+        "generate": "generate text",
+        "export": "write a network in Hugging Face's format",
+    },
+    "a run": {
+        "report": "write a page about one run or several",
+        "verify": "find damaged files of a run or a checkpoint",
+    },
+    "experiments": {
+        "compare": "train several optimizers with several seeds, and compare their losses",
+        "sweep": "train every point of a grid, or draws of a search",
+        "grid": "draw contours of the final losses over initial betas",
+        "bench": "train small tasks with default and with tuned optimizers",
+        "toy": "play an online problem on which Adam fails",
+    },
 }
-COMMANDS = [name for names in TOPICS.values() for name in names]
+COMMANDS = [name for commands in TOPICS.values() for name in commands]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,9 +87,8 @@ def command(name: str) -> ModuleType:
 def overview() -> str:
     """The help of `mada-lab` itself: a line for each command."""
     lines = ["usage: mada-lab COMMAND [ARGUMENTS]"]
-    for topic, names in TOPICS.items():
-        firsts = {name: command(name).arguments().does.partition(". ")[0].rstrip(".") for name in names}
-        lines += ["", f"{topic}:", *(hung(f"  {name:<14} {first}", 17) for name, first in firsts.items())]
+    for topic, commands in TOPICS.items():
+        lines += ["", f"{topic}:", *(f"  {name:<14} {does}" for name, does in commands.items())]
     lines += [
         "",
         "options:",

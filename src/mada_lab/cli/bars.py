@@ -5,14 +5,16 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 from tqdm.utils import disp_len
 
-from mada_lab.config.keys import RunConfig
 from mada_lab.errors import visible
 from mada_lab.system.strict_json import flatten
+
+if TYPE_CHECKING:
+    from mada_lab.config.keys import RunConfig
 
 WIDTH = 80
 """Columns, where there is no terminal to ask."""
@@ -170,7 +172,7 @@ class SweepBar:
         self._bar.n = settled
         self._bar.refresh()
 
-    def begins(self, name: str, config: RunConfig) -> None:
+    def begins(self, name: str, config: "RunConfig") -> None:
         """Names the point in hand."""
         self._name, self._steps = visible(name), config.max_iters
 

@@ -20,7 +20,7 @@ class Arguments(argparse.ArgumentParser):
 
     Args:
         command: The words after `mada-lab`.
-        does: What the command does. The first sentence is its line in `mada-lab --help`.
+        does: What the command does.
         example: A command line that works.
         places: Arguments without a name, as `RUN` or `RUN...`, and their meanings.
         least: How many of these are required; None is all.
@@ -29,7 +29,7 @@ class Arguments(argparse.ArgumentParser):
     def __init__(
         self, command: str, does: str, example: str, places: Mapping[str, str] | None = None, least: int | None = None
     ) -> None:
-        self.command, self.does, self.example, self.places = command, does, example, places or {}
+        self.command, self.example, self.places = command, example, places or {}
         self._least, self._topics = len(self.places) if least is None else least, dict[str, Any]()
         rows = [hung(f"  {name:<23} {meaning}", 26) for name, meaning in self.places.items()]
         super().__init__(

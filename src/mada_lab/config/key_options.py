@@ -1,9 +1,5 @@
 """The keys of a configuration as options of a command line, grouped by topic."""
 
-import ast
-import inspect
-import itertools
-import textwrap
 import typing
 from argparse import SUPPRESS
 from collections.abc import Callable
@@ -11,7 +7,7 @@ from types import NoneType
 from typing import Any, get_args
 
 from mada_lab.config.arguments import Arguments
-from mada_lab.config.declarations import Topic, declarations, defaults
+from mada_lab.config.declarations import Topic, declarations, defaults, meanings
 from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
 
 #: The command of each kind of configuration.
@@ -50,17 +46,6 @@ def key_options(kind: type[RunConfig], read: Callable[[str, str], Any]) -> Argum
         reads = lambda text, key=key: read(key, text)  # noqa: E731
         made.option(key, meaning, reads, SUPPRESS, _shown(types[key]), declared.topic.value)
     return made
-
-
-def meanings(kind: type[RunConfig]) -> dict[str, str]:
-    """The text under each key in the source, on one line."""
-    found = {}
-    for cls in reversed(kind.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
-        for field, after in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr):
-                found[field.target.id] = " ".join(after.value.value.split())  # type: ignore[union-attr]
-    return found
 
 
 def _shown(annotation: Any) -> str:

@@ -86,7 +86,7 @@ class Session:
         place = precision.choose(config)
         world = distributed.current(place.device)
         torch.manual_seed(config.seed)
-        task = choose(config, data)
+        task = choose(lr_schedule.resolved(config), data)
         model = task.model().to(place.device)
         batch_norm.share(model, world)
         flops = task.flops(model)

@@ -8,7 +8,7 @@ from mada_lab.errors import ConfigError
 from mada_lab.records.listener import Listener
 from mada_lab.records.run_record import MANIFEST, SUMMARY, Run, read_run
 from mada_lab.tasks import Data
-from mada_lab.training import coefficients_from
+from mada_lab.training import coefficients_from, lr_schedule
 from mada_lab.training.loop import train
 from mada_lab.training.stacked import Member, train_together
 
@@ -53,7 +53,7 @@ def unfinished(config: RunConfig) -> RunConfig | None:
     Raises:
         ConfigError: The folder holds a run of another configuration, or `coefficients_from` can't be followed.
     """
-    folder, config = config.folder, coefficients_from.resolve(config)
+    folder, config = config.folder, lr_schedule.resolved(coefficients_from.resolve(config))
     begun = (folder / MANIFEST).exists()
     if begun:
         _require_same(read_run(folder), config)
