@@ -15,7 +15,7 @@ from mada_lab.config.keys import RunConfig, TrainConfig
 from mada_lab.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mada_lab.training.state import Session
+    from mada_lab.training.state import TrainState
 
 
 def arguments() -> Arguments:
@@ -33,7 +33,7 @@ def run(words: list[str]) -> None:
         )
 
 
-def trained(words: list[str], kind: type[RunConfig]) -> "Session":
+def trained(words: list[str], kind: type[RunConfig]) -> "TrainState":
     """Trains what `[CONFIG] --key=value ...` asks for, on one process or several; returns the finished session."""
     say(parsing.notes(words, kind))
     config, given = parsing.load(words, kind), parsing.given_keys(words, kind)
@@ -41,7 +41,7 @@ def trained(words: list[str], kind: type[RunConfig]) -> "Session":
     from mada_lab.records.mirrors import mirrored
     from mada_lab.tasks.open_data import open_data
     from mada_lab.training import coefficients_from
-    from mada_lab.training.loop import train
+    from mada_lab.training.trainer import train
 
     require_possible(config, given)
     config, is_first = coefficients_from.resolve(config), world.is_first()
