@@ -60,7 +60,7 @@ def panel(axes: Axes, results: Sequence[Result], family: str, varied: str, kind:
         x = sorted(losses)
         y = [shown(median(losses[value])) for value in x]
         low, high = ([shown(pick(losses[value])) for value in x] for pick in (min, max))
-        axes.fill_between(x, low, high, color=style.colour(height), alpha=0.12, linewidth=0)
+        axes.fill_between(x, low, high, color=style.color(height), alpha=0.12, linewidth=0)
         axes.plot(x, y, **style.line_style(height), **style.LINE, **style.dots(height))
         ends[height] = (x[-1], y[-1])
     axes.set_xlim(0.5 * x[0], 12 * x[-1])
@@ -88,10 +88,10 @@ def label(axes: Axes, ends: dict[int, tuple[float, float]]) -> None:
             str(height),
             ends[height],
             (4.5 * ends[height][0], math.exp(y)),
-            color=style.colour(height),
+            color=style.color(height),
             fontweight="bold",
             va="center",
-            arrowprops={"arrowstyle": "-", "color": style.colour(height), "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": style.color(height), "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
         )
 
 

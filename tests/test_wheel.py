@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,7 @@ def test_wheel_needs_torch_alone(tmp_path):
     subprocess.run(build, check=True, timeout=120, capture_output=True)
     (wheel,) = tmp_path.glob("mada_optim-*.whl")
     assert wheel.stat().st_size < 560_000
+    assert "mada_lab/reports/page.html.j2" in zipfile.ZipFile(wheel).namelist()
 
     venv.create(tmp_path / "env", with_pip=False)
     (site_packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")

@@ -21,7 +21,7 @@ from mada_lab.experiments.bench.figures import figures as all_figures
 from mada_lab.experiments.bench.measure import Cell, Table, crossing, geometric_mean, read_cells
 from mada_lab.experiments.bench.sections import Scope
 from mada_lab.experiments.bench.tasks import TASKS
-from mada_lab.experiments.comparison.compare import run_name
+from mada_lab.experiments.seeds import run_name
 from mada_lab.experiments.sweeps.plan import Plan
 from mada_lab.records.run_record import RunRecord
 

@@ -14,11 +14,12 @@ from mada_lab.cli import compare as command
 from mada_lab.errors import ConfigError
 from mada_lab.experiments import grid
 from mada_lab.experiments.comparison import compare
-from mada_lab.experiments.comparison.page import write_page
+from mada_lab.experiments.comparison.page import page
+from mada_lab.experiments.seeds import run_name
 from mada_lab.experiments.sweeps.complete import complete
 from mada_lab.plots.bars import Band, Bar, bands, bars
 from mada_lab.plots.contours import Surface, contours, levels_of
-from mada_lab.plots.image import save
+from mada_lab.plots.save import save
 from mada_lab.records.run_record import RunRecord, read_run
 from mada_lab.training import coefficients_from
 from tests.app.conftest import Silent, fitted
@@ -38,17 +39,16 @@ def test_differences_are_paired_by_seed_and_failures_counted(tmp_path):
     losses = {"adamw": (3.0, 2.0, 4.0), "mada": (2.5, 1.75, None), "lion": (math.nan, 5.0, 5.0)}
     for case, values in losses.items():
         for seed, loss in enumerate(values):
-            record(tmp_path / compare.run_name(case, seed), loss, optimizer=case, seed=seed)
+            record(tmp_path / run_name(case, seed), loss, optimizer=case, seed=seed)
     groups = compare.read_groups(tmp_path, list(losses), range(3))
-    adamw, mada, lion = compare.rows(groups)
+    adamw, mada, lion = compare.table(groups).rows
     assert adamw[1:4] == ["3.0000 ± 1.0000", "", ""]
     assert mada[1:4] == ["2.1250 ± 0.5303", "-0.3750 ± 0.1768", "2 of 2"]
     assert mada[7] == "1 of 3"
     assert lion[2:4] == ["+2.0000 ± 1.4142", "0 of 2"]
-    write_page(groups, tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
-    assert "-0.3750 ± 0.1768" in page
-    assert page.count("<svg") >= 3
+    content = page(groups).html()
+    assert "-0.3750 ± 0.1768" in content
+    assert content.count('role="img"') == 3
 
 
 def test_final_state_fixed(tiny, corpus, tmp_path):
@@ -125,7 +125,7 @@ def test_a_grid_is_read_back_in_its_places(tmp_path):
     assert (adamw.name, list(adamw.beta1), list(adamw.beta2)) == ("adamw", [0.1, 0.9], [0.6, 0.95])
     assert adamw.validation[0, 1].tolist() == [11.0, 12.0]
     assert np.isnan(mada.mean("validation")).tolist() == [[True, False], [False, False]]
-    text = grid.table([adamw, mada])
+    text = grid.table([adamw, mada]).markdown()
     best, worst = "2.0000 (0.9, 0.95)", "11.0000 (0.1, 0.95)"
     assert f"| validation | mada | {best} | 3.0000 | {worst} | 0.7071 | 1 of 9 | 1 of 3 |" in text
 

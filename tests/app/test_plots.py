@@ -9,6 +9,7 @@ from mada_lab.plots import style
 from mada_lab.plots.coefficients import coefficient_grid, coefficient_panels, hypergradient_panels
 from mada_lab.plots.curves import coefficient_range, loss_range, round_up, smooth, symmetric_range, thin
 from mada_lab.plots.losses import training_loss, validation_loss
+from mada_lab.plots.save import svg
 from mada_lab.records.run_record import RunRecord, read_run
 from tests.app.synthetic_runs import make_run
 
@@ -32,7 +33,7 @@ def test_both_loss_figures_have_one_vertical_range(tmp_path):
 
 def test_a_dollar_in_a_name_is_drawn_as_a_dollar(tmp_path):
     run = read_run(make_run(tmp_path / "a$\\frac{1}{2}$b"))
-    picture = style.svg(training_loss([run]), "p", run.name)
+    picture = svg(training_loss([run]), run.name)
     texts = [element.text for element in ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
     assert "a$\\frac{1}{2}$b" in texts
 
@@ -70,7 +71,7 @@ def test_a_panel_shows_the_runs_that_learn_its_coefficient(tmp_path):
     runs = [read_run(tmp_path / name) for name in ("all", "one")]
     panels, slopes = coefficient_panels(runs), hypergradient_panels(runs)
     lines = {name: panel.axes[0].lines for name, panel in panels.items()}
-    assert [line.get_color() for line in lines["beta1"][:2]] == [style.colour(0)] * 2
+    assert [line.get_color() for line in lines["beta1"][:2]] == [style.color(0)] * 2
     assert (len(lines["beta1"]), len(lines["rho"])) == (3, 2 * 3)  # each with its start and a ring
     assert [len(slopes[name].axes[0].lines) for name in ("beta1", "rho")] == [1 + 2, 1 + 2 * 2]
 

@@ -190,7 +190,7 @@ def test_the_authors_raw_files_and_their_tables_agree(reference):
         for other in same:
             every_100 = [row for row in run.rows if row["step"] % 100 == 0]
             assert every_100 == other.rows
-    surfaces = [grid.table(grid.read_surfaces(folder)) for folder in folders]
+    surfaces = [grid.table(grid.read_surfaces(folder)).markdown() for folder in folders]
     assert surfaces[0] == surfaces[1]
     below = {line.split(" | ")[0] + line.split(" | ")[1]: line.split(" | ")[7] for line in surfaces[0].splitlines()[2:]}
     assert (below["| trainingmada"], below["| validationmada"]) == ("269 of 275", "7 of 275")
@@ -227,5 +227,5 @@ def test_each_figure_is_a_png_and_an_svg(folder, tmp_path, capsys):
 
 def test_figures_that_cannot_be_written_are_one_line(tmp_path):
     run = make_run(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"figures, .*: expected a folder that can be made"):
+    with pytest.raises(ConfigError, match=r"figure, .*: expected a file that can be written"):
         command.run([str(run), f"--figures={run / 'manifest.json'}"])

@@ -7,13 +7,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from mada_lab.errors import ConfigError
 from mada_lab.plots import style
 from mada_lab.plots.losses import training_loss, validation_loss
 from mada_lab.records.outcome import outcome
 from mada_lab.records.run_record import RunRecord, read_run
-from mada_lab.reports.report import headline, report, write_report
+from mada_lab.reports.report import headline, report
 from mada_lab.reports.runs import sentence
 from tests.app.synthetic_runs import INITIAL, make_run
 
@@ -69,6 +70,10 @@ class Page(HTMLParser):
 def pair(tmp_path):
     mada = make_run(tmp_path / "mada")
     return [mada, make_run(tmp_path / "adamw", config={"optimizer": "adamw", "rho": 1}, learned=False)]
+
+
+def write_report(folders, out):
+    return report([read_run(folder) for folder in folders]).write(out)
 
 
 def written(folders, out):
@@ -157,14 +162,14 @@ def test_coefficients_that_nobody_learns_are_in_one_line_and_not_drawn(tmp_path)
         for step in range(2):
             coefficients = {"beta1": 0.9, "lr": 1e-3 * (1 + step * learned)}
             record.log({"step": step, "coefficients": coefficients, "hypergradients": {"beta1": 0.0, "lr": learned}})
-    content = report([read_run(tmp_path / name) for name in ("lr", "fixed")])
+    content = report([read_run(tmp_path / name) for name in ("lr", "fixed")]).html()
     texts = Page(content).texts
     assert "0.001 → 0.0011" in texts
     assert texts.count("beta1 0.9") == 1
     assert "beta1 0.9, lr 0.001" in texts
     assert "Coefficient beta1 over" not in content
     assert "fixed" not in legend_of(content)
-    alone = " ".join(Page(report([read_run(tmp_path / "fixed")])).texts)
+    alone = " ".join(Page(report([read_run(tmp_path / "fixed")]).html()).texts)
     assert "Nothing was learned in any of the runs." in alone
     assert "No run logged a hypergradient other than 0." in alone
 
@@ -177,7 +182,7 @@ def test_what_a_guard_moves_is_told_as_applied_and_not_as_learned(tmp_path):
         record.log({"step": step, "coefficients": coefficients, "hypergradients": {"rho": 0.1}})
     run = read_run(tmp_path / "run")
     assert run.learned == ("rho",)
-    content = report([run])
+    content = report([run]).html()
     assert "beta1 0 → 0.6, c 1" in Page(content).texts
     assert re.findall('aria-label="Coefficient (.*?) over', content) == ["rho"]
 
@@ -189,7 +194,7 @@ def test_scopes_are_learned_by_the_names_of_their_coefficients(tmp_path):
         record.log({"step": step, "coefficients": {f"h.{i}.w": {"beta1": 0.9, "rho": 1.0} for i in range(30)}})
     run = read_run(tmp_path / "run")
     assert run.learned == tuple(f"h.{i}.w.beta1" for i in range(30))
-    text = " ".join(Page(report([run])).texts)
+    text = " ".join(Page(report([run]).html()).texts)
     assert text.count("6 more are left out.") == 3  # of the panels, of the table, and of what isn't learned
 
 
@@ -204,8 +209,8 @@ def test_tables_are_not_cut_off_at_1280_pixels(tmp_path):
         coefficients = INITIAL | {"omega": 1.0, "lr": 1.2345e-3 * (1 + step)}
         record.log({"step": step, "train_loss": 2.0, "coefficients": coefficients, "hypergradients": {"lr": 0.1}})
     record.finish({"optimizer": "automuon", "steps": 3, "final_val_loss": 1.9, "seconds": 1e3})
-    content = report([read_run(folder) for folder in (*folders, tmp_path / "automuon")])
-    tables = re.findall('<table class="numbers">.*?</table>', content, re.DOTALL)
+    content = report([read_run(folder) for folder in (*folders, tmp_path / "automuon")]).html()
+    tables = re.findall('<table class="n(?:umbers|ames)">.*?</table>', content, re.DOTALL)
     assert len(tables) == 2
     for each in tables:
         assert sum(map(_column_width, _columns(each))) <= min(WINDOW - 15, 1200) - MARGINS
@@ -232,7 +237,7 @@ def _column_width(cells):
 
 def test_text_from_runs_is_shown_and_never_obeyed(tmp_path):
     runs = [read_run(make_run(tmp_path / name, config={"dataset": SCRIPT, name: name})) for name in EVIL]
-    content = report(runs)
+    content = report(runs).html()
     page = Page(content)
     assert "script" not in {tag for tag, _ in page.tags}
     assert "<script" not in content.lower()
@@ -243,14 +248,14 @@ def test_text_from_runs_is_shown_and_never_obeyed(tmp_path):
         shown = style.printable(name)
         assert label == shown
         assert shown in page.texts
-        assert html.escape(shown) in content
+        assert str(escape(shown)) in content
     assert SCRIPT in page.texts
 
 
 def test_a_long_name_is_whole_in_tables_and_short_in_legends(tmp_path):
     name = "mada" + "x" * 200 + "seed2"
     run = make_run(tmp_path / name)
-    assert name in Page(report([read_run(run)])).texts
+    assert name in Page(report([read_run(run)]).html()).texts
     [drawn] = training_loss([read_run(run)]).axes[0].get_legend().get_texts()
     assert len(drawn.get_text()) == 32
     assert drawn.get_text().endswith("seed2")
@@ -260,13 +265,13 @@ def test_a_run_with_no_evaluation_yet(tmp_path):
     run = read_run(make_run(tmp_path / "young", evaluate=None, finish=False))
     assert headline([run]) == ["young: no validation loss (mada, 40 steps)"]
     assert [text.get_text() for text in validation_loss([run]).axes[0].texts] == ["no evaluation yet"]
-    text = " ".join(Page(report([run])).texts)
+    text = " ".join(Page(report([run]).html()).texts)
     assert "no summary: still going, or stopped; latest values" in text
 
 
 def test_a_run_with_no_row_yet(tmp_path):
     RunRecord.create(tmp_path / "new", {})
-    page = Page(report([read_run(tmp_path / "new")]))
+    page = Page(report([read_run(tmp_path / "new")]).html())
     assert "no step logged yet" in page.texts
     assert "not recorded" in page.texts
 
@@ -283,7 +288,7 @@ def test_losses_that_are_not_finite_are_gaps_and_said_so(tmp_path, bad):
     assert math.isnan(found.val_loss)
     assert found.best_val_loss == pytest.approx(3.0 - 20 / 30)
     assert headline([run]) == ["nan: final validation loss not finite (mada, 30 steps)"]
-    assert Page(report([run])).texts.count("not finite") == 2
+    assert Page(report([run]).html()).texts.count("not finite") == 2
     drawn = training_loss([run]).axes[0].lines[-1].get_ydata()
     assert np.isnan(drawn[21:]).all()
     assert np.isfinite(drawn[:21]).all()
@@ -292,13 +297,13 @@ def test_losses_that_are_not_finite_are_gaps_and_said_so(tmp_path, bad):
 def test_a_run_whose_every_loss_is_not_finite(tmp_path):
     record = RunRecord.create(tmp_path / "nan", {})
     record.log({"step": 0, "train_loss": math.nan, "coefficients": {"c": math.nan}, "hypergradients": {"c": math.nan}})
-    assert "no finite value" in Page(report([read_run(tmp_path / "nan")])).texts
+    assert "no finite value" in Page(report([read_run(tmp_path / "nan")]).html()).texts
 
 
 def test_differences_are_signed_and_as_they_are(tmp_path):
     runs = [read_run(make_run(tmp_path / name, gain=gain)) for name, gain in (("a", 0.0), ("worse", -0.5), ("b", 0.5))]
     losses = [outcome(run).val_loss for run in runs]
-    texts = Page(report(runs)).texts
+    texts = Page(report(runs).html()).texts
     for loss in losses[1:]:
         assert f"{loss - losses[0]:+.4f}" in texts
     assert losses[1] > losses[0] > losses[2]
@@ -308,7 +313,7 @@ def test_differences_are_signed_and_as_they_are(tmp_path):
 def test_runs_of_one_folder_name_are_told_apart(tmp_path):
     runs = [read_run(make_run(tmp_path / parent / "run")) for parent in ("x", "y")]
     assert [line.split(":")[0] for line in headline(runs)] == ["x/run", "y/run"]
-    assert {"x/run", "y/run"} <= set(Page(report(runs)).texts)
+    assert {"x/run", "y/run"} <= set(Page(report(runs).html()).texts)
 
 
 def test_configuration_marks_what_differs(pair, tmp_path):

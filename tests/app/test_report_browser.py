@@ -7,11 +7,11 @@ import subprocess
 import pytest
 
 from mada_lab.experiments.toy.game import Game, record
-from mada_lab.plots.gallery import gallery
+from mada_lab.experiments.toy.page import figures, sections
 from mada_lab.plots.save import save_figures
 from mada_lab.records.run_record import read_run
 from mada_lab.reports.published_logs import read_published
-from mada_lab.reports.report import write_page, write_report
+from mada_lab.reports.report import gallery, report
 from tests.app.synthetic_runs import make_run
 
 CHROMIUM = shutil.which("chromium")
@@ -30,7 +30,7 @@ def dom(page, profile):
 def test_figures_are_there_and_the_browser_has_no_complaint(tmp_path):
     names = ["mada", "<img src=x onerror=alert(1)>"]
     runs = [make_run(tmp_path / names[0]), make_run(tmp_path / names[1], config={"optimizer": "<script>x<"})]
-    content, complaints = dom(write_report(runs, tmp_path / "report.html"), tmp_path / "profile")
+    content, complaints = dom(report(list(map(read_run, runs))).write(tmp_path / "report.html"), tmp_path / "profile")
     assert complaints == []
     assert len(re.findall(r'<svg[^>]* role="img"', content)) == 2 + 6 + 6
     assert "Comparison of 2 runs" in content
@@ -48,11 +48,11 @@ def test_toys_and_published_logs_are_drawn_without_complaint(tmp_path):
         "step,rho,train_loss,val_loss\n0,1,3.5,3.5\n10,0.5,2.5,3\n20,0.5,2,2.5\n"
     )
     runs = [*toys, read_run(make_run(tmp_path / "gpt")), *read_published(tmp_path / "logs")]
-    content, complaints = dom(write_page(runs, tmp_path / "report.html"), tmp_path / "profile")
+    content, complaints = dom(report(runs, sections(runs)).write(tmp_path / "report.html"), tmp_path / "profile")
     assert complaints == []
-    figures = re.findall(r'<svg[^>]* aria-label="([^"]*)"', content)
-    assert {"average_regret over time", "iterate over time", "rho over time"} <= set(figures)
-    assert {"Validation loss over optimizer steps", "Coefficient rho over optimizer steps"} <= set(figures)
+    drawn = re.findall(r'<svg[^>]* aria-label="([^"]*)"', content)
+    assert {f"{x} of each method over time" for x in ("Average regret", "Iterate", "rho")} <= set(drawn)
+    assert {"Validation loss over optimizer steps", "Coefficient rho over optimizer steps"} <= set(drawn)
     assert "<h2>Regret</h2>" in content
     identifiers = re.findall(r' id="([^"]*)"', content)
     assert len(identifiers) == len(set(identifiers))
@@ -61,7 +61,7 @@ def test_toys_and_published_logs_are_drawn_without_complaint(tmp_path):
 @pytest.mark.parametrize("name", ["toy", "coefficients"])
 def test_a_figures_file_is_an_image_that_the_browser_draws(name, tmp_path):
     runs = [read_run(_toy(tmp_path / "toy", "mada")), read_run(make_run(tmp_path / "gpt"))]
-    save_figures(gallery(runs), tmp_path / "figures")
+    save_figures({**figures(runs), **gallery(runs)}, tmp_path / "figures")
     content, complaints = dom(tmp_path / "figures" / f"{name}.svg", tmp_path / "profile")
     assert complaints == []
     assert "parsererror" not in content

@@ -5,6 +5,7 @@ failure that ends the sweep or is forgotten, another sweep's results taken for t
 """
 
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import mada_lab
+from mada_lab import cli
 from mada_lab.cli import compare as compare_command
 from mada_lab.cli import sweep as command
 from mada_lab.errors import CheckpointError, ConfigError
@@ -25,6 +28,7 @@ from mada_lab.experiments.sweeps.worker import SweepStopped, Worker
 from mada_lab.records.run_record import read_run
 from mada_lab.training import trainer
 from tests.app.conftest import Silent
+from tests.app.test_cli import QUICK
 from tests.reliability import runs
 
 POINTS, WORKERS, GRACE = 12, 4, 3.0
@@ -121,7 +125,7 @@ def test_a_worker_that_was_only_slow_gives_up_what_others_took(tiny, tmp_path):
     def bury(done):
         if done == 5 and not slow.messages:
             [trial] = first.claims.standing().held.values()
-            assert first.claims._bury(trial)
+            assert first.claims.bury(trial)
             time.sleep(0.3)
 
     slow.step = bury
@@ -150,7 +154,7 @@ def test_a_point_that_kills_its_workers_is_given_up(tiny, tmp_path):
         first = worker(plan, tmp_path)
         first.claims.take(1)
         [trial] = first.claims.standing().held.values()
-        first.claims._bury(trial)
+        first.claims.bury(trial)
     [result] = worker(plan, tmp_path).work()
     assert "3 workers ended in it" in result.error
 
@@ -278,3 +282,46 @@ def test_options_of_the_command_line():
     ):
         with pytest.raises(ConfigError, match=message):
             command.read(words)
+
+
+def test_one_file_alone_knows_optuna():
+    """Its private names too: whatever else is read of a storage goes through `storage.py`."""
+    package = Path(mada_lab.__file__).parent
+    private = re.compile(r"import optuna|from optuna|optuna\.|\._(?:storage|study_id|trial_id|suggest)\b")
+    files = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if private.search(path.read_text())}
+    assert files == {"experiments/sweeps/storage.py"}
+
+
+REFUSED = [
+    (["sweep", "--grid=optimizer=adamw,mda"], 2, "did you mean 'mada'"),
+    (["sweep", "--grid=warmup_iters=3,40"], 2, "warmup_iters: expected at most max_iters=30"),
+    (["sweep", "--search=warmup_iters=3..40", "--trials=2"], 2, "warmup_iters: expected at most max_iters=30"),
+    (["sweep", "--grid=rho=0.5,1", "--optimizer=adamw"], 2, "key rho"),
+    (["sweep", "--grid=beta2=0.9,0.99", "--optimizer=automuon"], 2, "key beta2: expected at least 0.99"),
+    (["sweep", "--grid=beta1=0.5,0.001", "--optimizer=mada", "--bounds=beta1=0.01:0.9"], 2, "beta1"),
+    (["sweep", "--grid=dataset=pydoc,openwebtext"], 3, "data set openwebtext"),
+    (["compare", "--optimizers=adamw,mda"], 2, "did you mean 'mada'"),
+    (["compare", "--optimizers=adamw:rho=1"], 2, "key rho"),
+    (["compare", "--dataset=openwebtext"], 3, "data set openwebtext"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), REFUSED, ids=[" ".join(words) for words, *_ in REFUSED])
+def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(tmp_path, data_dir, capsys, words, code, message):
+    """And the corrected command finds nothing in its way."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, *QUICK, "--max_iters=30", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}"])
+    assert ended.value.code == code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_point_is_in_the_exit_code(tmp_path, data_dir, capsys):
+    words = [word for word in QUICK if "hyper_start" not in word]
+    words += [f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}", "--decay_lr=False", "--max_skipped_steps=2"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", "--grid=learning_rate=1e30,1e-3", "--optimizer=adamw", *words])
+    assert ended.value.code == 1
+    said = capsys.readouterr()
+    assert "sweep: 1 of 2 points, 1 failed" in said.out
+    assert "--retry-failed tries them again" in said.err

@@ -17,6 +17,7 @@ from mada_lab.optimizers.controls import Negated
 from mada_lab.plots.toy import toy_figure
 from mada_lab.records.run_record import read_run
 from mada_optim import MADA, HyperSGD, HyperTorch
+from mada_optim.beta_guard import Guard
 from tests.app.test_cli import mada_lab
 
 
@@ -78,12 +79,18 @@ def test_points_are_even_in_time_and_in_its_logarithm():
 
 @pytest.mark.parametrize(
     "options",
-    [{"weight_decay": 0.1}, {"learn": ("rho", "lr")}, {"learn": HyperTorch("rho")}, {"learn": Negated("rho")}],
-    ids=("decay", "lr", "torch", "negated"),
+    [
+        {"weight_decay": 0.1},
+        {"state_dtype": torch.float32},
+        {"learn": ("rho", "lr")},
+        {"learn": HyperTorch("rho")},
+        {"learn": Negated("rho")},
+    ],
+    ids=("decay", "slots", "lr", "torch", "negated"),
 )
 def test_what_the_scalar_path_lacks_is_refused(options):
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    with pytest.raises(ValueError, match="no weight decay, learned lr or learner but HyperSGD"):
+    with pytest.raises(ValueError, match="scalar optimizer: expected none of weight_decay"):
         ScalarOptimizer(MADA([x], **options), 0.0)
 
 
@@ -96,11 +103,12 @@ LEARNERS = [
 ]
 
 
+@pytest.mark.parametrize("more", [{}, {"maximize": True}, {"guard": Guard(), "eps": 0.1}], ids=("", "up", "guard"))
 @pytest.mark.parametrize("learn", LEARNERS, ids=range(len(LEARNERS)))
-def test_every_option_of_the_learner_is_taken(learn):
-    """Rates and momentum by coefficient, clipping, start and stop, bounds, several learners."""
+def test_every_option_of_the_learner_is_taken(learn, more):
+    """Rates and momentum by coefficient, clipping, start and stop, bounds, several learners; and of the optimizer."""
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    options = {"betas": (0.9, 0.99), "rho": 0.8, "c": 0.9, "gamma": 0.95, "learn": learn}
+    options = {"betas": (0.9, 0.99), "rho": 0.8, "c": 0.9, "gamma": 0.95, "learn": learn, **more}
     optimizer, twin = (MADA([p], lr=0.05, **options) for p in (x, x.clone().detach().requires_grad_()))
     player = ScalarOptimizer(twin, 0.0)
     for t in range(1, 101):
@@ -109,13 +117,9 @@ def test_every_option_of_the_learner_is_taken(learn):
         optimizer.step()
         player.step(slope, 0.05)
         assert player.x == pytest.approx(x.item(), abs=1e-11), t
-        assert [*player.coefficients.values()] == pytest.approx([*coefficients(optimizer).values()], abs=1e-11), t
-    assert coefficients(optimizer)["rho"] != 0.8
-
-
-def coefficients(optimizer):
-    found = optimizer.coefficients()
-    return found if "rho" in found else next(iter(found.values()))
+        learned = {name: float(optimizer.param_groups[0][name]) for name in player.coefficients}
+        assert player.coefficients == pytest.approx(learned, abs=1e-11), t
+    assert learned["rho"] != 0.8
 
 
 def test_wrong_names_are_refused():

@@ -238,7 +238,7 @@ def test_the_digits_are_learned_in_seconds_by_the_command(digits_dir, tmp_path, 
     assert run.series("val_accuracy")[0] == [0, 50, 100, 150, 200]
     assert run.series("images")[1][-1] == 200 * 64
     assert run.summary["final_val_accuracy"] == run.rows[-1]["val_accuracy"]
-    page = report([run])
+    page = report([run]).html()
     assert f"{run.summary['final_val_accuracy']:.2%}" in page
     assert 'aria-label="Validation accuracy over optimizer steps"' in page
     assert f"accuracy {run.summary['final_val_accuracy']:.2%}" in headline([run])[0]

@@ -83,13 +83,13 @@ def run(words: list[str]) -> None:
         tables = bench.work()
     if given.worker:
         return
-    from mada_lab.experiments.bench.page import markdown, write_page
+    from mada_lab.experiments.bench.page import markdown, page
     from mada_lab.system.files import write_atomic
 
     memory = _memory(bench)
     text = markdown(tables, bench.scope, memory)
     write_atomic(bench.out / "bench.md", text)
-    write_page(tables, bench.scope, memory, bench.failures(), bench.out / "bench.html")
+    page(tables, bench.scope, memory, bench.failures()).write(bench.out / "bench.html")
     print(text)
     print("".join(f"failed: {line}\n" for line in bench.failures()), end="")
     print(f"bench: {(bench.out / 'bench.html').resolve()}")

@@ -33,19 +33,21 @@ def arguments() -> Arguments:
 def run(words: list[str]) -> None:
     """`compare` with its options: the runs that are missing, and then the page."""
     given, cases, base = read(words)
-    from mada_lab.experiments.comparison.compare import markdown, plans, read_groups
-    from mada_lab.experiments.comparison.page import final, overlay, write_page
-    from mada_lab.plots.image import save
+    from mada_lab.experiments.comparison.compare import plans, read_groups, table
+    from mada_lab.experiments.comparison.page import final, overlay, page
+    from mada_lab.experiments.sweeps.worker import require_all
+    from mada_lab.plots.save import save
 
     out = workers.folder_of(given, base, "compare")
     parts = plans(base, cases, given.seeds)
-    workers.work(dict(zip(("compare", "fixed"), parts, strict=False)), given, base, out, "compare")
+    results = workers.work(dict(zip(("compare", "fixed"), parts, strict=False)), given, base, out, "compare")
     groups = read_groups(out / "runs", list(cases), given.seeds)
-    write_page(groups, out / "compare.html")
+    page(groups).write(out / "compare.html")
     for name, figure in (("overlay", overlay(groups)), ("validation", final(groups, "validation"))):
         save(figure, out / f"{name}.svg")
-    print(markdown(groups))
+    print(table(groups).markdown())
     print(f"comparison: {(out / 'compare.html').resolve()}")
+    require_all(results)
 
 
 def read(words: list[str]) -> tuple[Namespace, Cases, TrainConfig]:

@@ -8,27 +8,30 @@ from mada_lab.errors import require_exists
 
 def arguments() -> Arguments:
     """What may be typed after `grid`."""
-    does = "Draw contours of the final losses over initial betas, and print them as a table."
+    does = "Draw contours of the final losses over initial betas, and write a page with them and a table."
     meaning = (
         "Folder of a sweep over optimizer, beta1 and beta2 (and seed), or of the MADA authors' grids, as published or "
         "as CSV."
     )
     made = Arguments("grid", does, "mada-lab grid out/sweep --out=grid.svg", {"DIR": meaning})
-    made.option("out", "The figure, .svg, .png or .pdf. (default: DIR/grid.svg)", path, shown="FILE")
+    made.option(
+        "out", "The figure, .svg, .png or .pdf; the page is beside it. (default: DIR/grid.svg)", path, shown="FILE"
+    )
     return made
 
 
 def run(words: list[str]) -> None:
     """`grid DIR [--out FILE]`."""
     given = arguments().read(words)
-    from mada_lab.experiments.grid import read_surfaces, table
+    from mada_lab.experiments.grid import page, read_surfaces, table
     from mada_lab.plots.contours import contours
-    from mada_lab.plots.image import save
+    from mada_lab.plots.save import save
 
     folder = Path(given.places[0])
     require_exists(folder, "grid")
     surfaces = read_surfaces(folder)
     figure = given.out or folder / "grid.svg"
     save(contours(surfaces), figure)
-    print(table(surfaces))
+    print(table(surfaces).markdown())
     print(f"figure: {figure}")
+    print(f"grid: {page(surfaces).write(figure.with_suffix('.html')).resolve()}")

@@ -25,18 +25,18 @@ def run(words: list[str]) -> None:
         options.error("expected one run folder or several, got none")
     for place in (*given.places, *([given.published] if given.published else [])):
         require_exists(Path(place), "report")
-    from mada_lab.plots.gallery import gallery
+    from mada_lab.experiments.toy.page import figures, sections
     from mada_lab.plots.save import save_figures
     from mada_lab.records.run_record import read_run
     from mada_lab.reports.published_logs import read_published
-    from mada_lab.reports.report import headline, write_page
+    from mada_lab.reports.report import gallery, headline, report
 
     runs = [read_run(Path(name)) for name in given.places]
     if given.published is not None:
         runs += read_published(given.published)
-    page = write_page(runs, given.out or Path(*given.places[:1], "report.html"))
+    page = report(runs, sections(runs)).write(given.out or Path(*given.places[:1], "report.html"))
     print("\n".join(headline(runs)))
     print(f"report: {page.resolve()}")
     if given.figures is not None:
-        files = save_figures(gallery(runs), given.figures)
+        files = save_figures({**figures(runs), **gallery(runs)}, given.figures)
         print(f"figures: {len(files)} files in {given.figures.resolve()}")

@@ -44,21 +44,23 @@ def run(words: list[str]) -> None:
     plan, out = _plan(given, base), workers.folder_of(given, base, "sweep")
     if plan is None and given.storage and "://" not in given.storage:
         require_exists(Path(given.storage), "--storage")
+    from mada_lab.experiments.sweeps.worker import require_all
+
     results = workers.work({given.name: plan}, given, base, out, "sweep")
     failed = [result for result in results if result.error is not None]
     print("\n".join(f"failed: {result.name}: {result.error}" for result in failed), end="\n" if failed else "")
     print(f"sweep: {len(results) - len(failed)} of {len(results)} points, {len(failed)} failed: {out / 'runs'}")
+    require_all(results)
 
 
 def _plan(given: Namespace, base: TrainConfig) -> "Plan | None":
     """What is to be trained; None if a storage is to tell. Raises ConfigError unless every point is possible."""
-    from mada_lab.experiments.sweeps.plan import Plan, require_used
+    from mada_lab.experiments.sweeps.plan import Plan, require_possible
 
     if not given.grid and not given.search and given.trials is None:
         return None
     plan = Plan(base, grid=given.grid, search=given.search, trials=given.trials or 0)
-    plan.check()
-    require_used([plan])
+    require_possible([plan])
     return plan
 
 

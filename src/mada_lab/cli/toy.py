@@ -28,10 +28,10 @@ def run(words: list[str]) -> None:
     if given.steps != int(given.steps):
         options.error(f"option --steps: expected a whole number, got {given.steps}")
     from mada_lab.experiments.toy.game import METHODS, Game, record
+    from mada_lab.experiments.toy.page import figures, sections
     from mada_lab.plots.save import save_figures
-    from mada_lab.plots.toy import toy_figure
     from mada_lab.records.run_record import read_run, require_absent
-    from mada_lab.reports.report import write_report
+    from mada_lab.reports.report import report
 
     out = given.out or Path("out", "toy", f"{given.problem}_{given.schedule}")
     names = given.methods.split(",") if given.methods else METHODS
@@ -48,6 +48,6 @@ def run(words: list[str]) -> None:
             f"{game.steps:,} steps in {end['seconds']:.1f} s of one core ({per_step:.1f} µs a step)",
             flush=True,
         )
-    folders = [out / game.method for game in games]
-    save_figures({"toy": toy_figure([read_run(folder) for folder in folders])}, out)
-    print(f"report: {write_report(folders, out / 'report.html').resolve()}")
+    runs = [read_run(out / game.method) for game in games]
+    save_figures(figures(runs), out)
+    print(f"report: {report(runs, sections(runs)).write(out / 'report.html').resolve()}")

@@ -87,26 +87,19 @@ def work(
     """
     from mada_lab.experiments.sweeps import storage
     from mada_lab.experiments.sweeps.join import claims_of, join
+    from mada_lab.experiments.sweeps.plan import require_data
     from mada_lab.experiments.sweeps.worker import Worker
 
-    _require_data(plan for plan in plans.values() if plan is not None)
+    if wanted := [plan for plan in plans.values() if plan is not None]:
+        require_data(wanted)
     storage.quiet()
     shared = storage.open_storage(given.storage or str(out / f"{command}.journal"))
     results = []
-    for name, wanted in plans.items():
-        plan, study = join(wanted, shared, name, base)
+    for name, planned in plans.items():
+        plan, study = join(planned, shared, name, base)
         claims = claims_of(study, given.grace)
         if given.retry_failed:
             print(f"{claims.retry_failed()} failed points are tried again", file=sys.stderr)
         with SweepBar(command) as bar:
             results += Worker(plan, claims, out / "runs", bar).work()
     return results
-
-
-def _require_data(plans: "Iterable[Plan]") -> None:
-    """Raises ConfigError, DataError unless the data sets of all points are there. Small ones are prepared."""
-    from mada_lab.tasks.open_data import open_data
-
-    configs = {config.dataset: config for plan in plans for config in map(plan.config, plan.outlines())}
-    for config in configs.values():
-        open_data(config)

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from mada_lab.errors import ConfigError
-from mada_lab.plots.contours import LOSSES, Surface
+from mada_lab.experiments.seeds import NOTHING, final_loss
+from mada_lab.plots.contours import LOSSES, Surface, contours
 from mada_lab.plots.curves import Floats
 from mada_lab.records.outcome import outcome
 from mada_lab.records.run_record import MANIFEST, read_run
-from mada_lab.reports.published_tables import GRID, TRAJECTORY, WIDTH, Table, malformed, read_tables
+from mada_lab.reports.html import Figures, Page, Section, Table
+from mada_lab.reports.published_tables import GRID, TRAJECTORY, WIDTH, LogTable, malformed, read_tables
 
 FIRST = ("adamw", "adam", "hyperadam", "mada")
 """Optimizers in the order of the rows, the baseline first; others follow."""
@@ -45,12 +47,11 @@ def _runs(folder: Path) -> list[Cell]:
     runs = [read_run(path.parent) for path in sorted((folder / "runs").glob(f"*/{MANIFEST}"))]
     cells = []
     for run in runs:
-        config, found = run.manifest.get("config", {}), outcome(run)
+        config = run.manifest.get("config", {})
         betas = [config.get("beta1"), config.get("beta2")]
         if None not in betas:
-            done = run.summary is not None
-            losses = (_or_nan(x) if done else math.nan for x in (found.train_loss, found.val_loss))
-            cells.append(Cell(found.optimizer, *betas, config.get("seed", 0), *losses))
+            losses = (final_loss(run, which) for which in LOSSES)
+            cells.append(Cell(outcome(run).optimizer, *betas, config.get("seed", 0), *losses))
     return cells
 
 
@@ -77,17 +78,13 @@ def _published(folder: Path) -> list[Cell]:
     return list(cells.values())
 
 
-def _optimizer(table: Table) -> str:
+def _optimizer(table: LogTable) -> str:
     """The optimizer, from the file's name: the authors name a file for each of their GPUs, numbered 0 to 7."""
     words = table.path.stem.rstrip("0123456789").split("_")
     named = [name for name in ("hyperadam", "adam", "mada") if name in words]
     if named or words[:3] == ["hyper", "train", "log"]:
         return named[0] if named else "mada"
     return table.path.stem
-
-
-def _or_nan(x: float | None) -> float:
-    return math.nan if x is None else x
 
 
 def _surface(name: str, cells: Sequence[Cell]) -> Surface:
@@ -101,30 +98,38 @@ def _surface(name: str, cells: Sequence[Cell]) -> Surface:
 
 
 HEAD = ("loss", "optimizer", "best (β₁, β₂)", "median", "worst (β₁, β₂)", "sd of seeds", "failed runs")
+CAPTION = (
+    "Mean over seeds of the final loss, over the initial betas; each column has one scale. Star: the lowest mean. "
+    "Cross: a seed failed, so the cell has no mean. Above each panel: the range of the means."
+)
 
 
-def table(surfaces: Sequence[Surface]) -> str:
-    """Markdown: the cells of each optimizer from best to worst, and how often it is below the first one."""
-    head = [*HEAD, f"below {surfaces[0].name} in", "median difference"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    lines += [_row(which, surface, surfaces[0]) for which in LOSSES for surface in surfaces]
-    return "\n".join(lines)
+def table(surfaces: Sequence[Surface]) -> Table:
+    """The cells of each optimizer from best to worst, and how often its loss is below that of the first one."""
+    rows = [_row(which, surface, surfaces[0]) for which in LOSSES for surface in surfaces]
+    return Table([*HEAD, f"below {surfaces[0].name} in", "median difference"], rows)
 
 
-def _row(which: str, surface: Surface, first: Surface) -> str:
+def page(surfaces: Sequence[Surface]) -> Page:
+    """The page: the contours and the table."""
+    alt = f"Contours of final loss over the initial betas: {', '.join(surface.name for surface in surfaces)}"
+    parts = [Figures({alt: contours(surfaces)}, CAPTION, "whole"), table(surfaces)]
+    return Page("Final losses over the initial betas", [Section("Losses", parts)])
+
+
+def _row(which: str, surface: Surface, first: Surface) -> list[str]:
     losses = surface.losses(which)
     mean, seeds = surface.mean(which), surface.spread_over_seeds(which)
-    cells = [
+    return [
         which,
         surface.name,
         _extreme(surface, mean, np.nanargmin),
         f"{np.nanmedian(mean):.4f}",
         _extreme(surface, mean, np.nanargmax),
-        "-" if math.isnan(seeds) else f"{seeds:.4f}",
+        NOTHING if math.isnan(seeds) else f"{seeds:.4f}",
         f"{int(np.isnan(losses[surface.ran]).sum())} of {surface.ran.sum()}",
         *(("", "") if surface is first else _against(mean, first.mean(which))),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _extreme(surface: Surface, mean: Floats, which: object) -> str:

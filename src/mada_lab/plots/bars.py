@@ -48,20 +48,18 @@ def bands(given: Sequence[Band], title: str) -> Figure:
     """The mean over seeds of each band, and the range from the lowest to the highest seed."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel="optimizer step", ylabel="loss (nats)")
-    shown = [band for band in given if np.isfinite(band.losses).any()]
-    handles = []
-    for i, band in enumerate(given):
-        if not np.isfinite(band.losses).any():
-            continue
+    shown = [(i, band) for i, band in enumerate(given) if np.isfinite(band.losses).any()]
+    handles, means = [], []
+    for i, band in shown:
         known = np.ma.masked_invalid(band.losses)
-        low, high = (floats(f(axis=0).filled(np.nan)) for f in (known.min, known.max))
-        axes.fill_between(band.steps, low, high, color=style.colour(i), alpha=0.13, linewidth=0)
-        handles += axes.plot(band.steps, floats(known.mean(axis=0).filled(np.nan)), **style.line_style(i), **style.LINE)
-    means = [(band.steps, floats(np.ma.masked_invalid(band.losses).mean(axis=0).filled(np.nan))) for band in shown]
+        low, mean, high = (floats(f(axis=0).filled(np.nan)) for f in (known.min, known.mean, known.max))
+        axes.fill_between(band.steps, low, high, color=style.color(i), alpha=0.13, linewidth=0)
+        handles += axes.plot(band.steps, mean, **style.line_style(i), **style.LINE)
+        means.append((band.steps, mean))
     axes.set_ylim(*loss_range(means))
-    axes.set_xlim(0, max((band.steps[-1] for band in shown), default=1))
+    axes.set_xlim(0, max((steps[-1] for steps, _ in means), default=1))
     if handles:
-        style.legend(axes, handles, [band.name for band in shown])
+        style.legend(axes, handles, [band.name for _, band in shown])
     else:
         style.say(axes, "no finite loss")
     return figure
@@ -77,6 +75,7 @@ def bars(losses: Sequence[Bar], paired: Sequence[Bar], title: str) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     left.set_title(title)
     left.set_xlabel("final loss (nats): mean, sd, seeds")
+    left.set_ylabel("optimizer")
     right.set_xlabel(f"difference from {style.printable(losses[0].name, 24)}, paired by seed")
     right.axvline(0.0, color=style.MUTED, linewidth=0.8, zorder=1.9)
     for i, (bar, difference) in enumerate(zip(losses, paired, strict=True)):
@@ -94,16 +93,16 @@ def bars(losses: Sequence[Bar], paired: Sequence[Bar], title: str) -> Figure:
 def _points(axes: Axes, row: int, values: Sequence[float]) -> None:
     known = finite(values)
     if not len(known):
-        axes.text(0.02, row, "failed", transform=axes.get_yaxis_transform(), va="center", color=style.COLOURS[1])
+        axes.text(0.02, row, "failed", transform=axes.get_yaxis_transform(), va="center", color=style.COLORS[1])
         return
-    axes.plot(known, [row] * len(known), "o", color=style.colour(row), markersize=3.5, alpha=0.45, zorder=3)
+    axes.plot(known, [row] * len(known), "o", color=style.color(row), markersize=3.5, alpha=0.45, zorder=3)
     axes.errorbar(known.mean(), row, xerr=_sd(known), fmt="|", color=style.INK, markersize=11, capsize=3, zorder=4)
 
 
 def _bar(axes: Axes, row: int, values: Sequence[float]) -> None:
     known = finite(values)
     if len(known):
-        axes.barh(row, known.mean(), height=0.6, color=style.colour(row), alpha=0.75, zorder=2)
+        axes.barh(row, known.mean(), height=0.6, color=style.color(row), alpha=0.75, zorder=2)
         axes.plot(known, [row] * len(known), "o", color=style.INK, markersize=2.5, alpha=0.6, zorder=3)
         axes.errorbar(known.mean(), row, xerr=_sd(known), fmt="none", ecolor=style.INK, capsize=3, zorder=4)
 
@@ -124,4 +123,4 @@ def _frame(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xlim(low - margin, high + margin)
     beyond = sum(x > high + margin or x < low - margin for x in values)
     if beyond:
-        axes.set_title(f"{beyond} beyond", loc="right", fontsize=9, fontweight="normal", color=style.MUTED)
+        style.note(axes, f"{beyond} beyond")

@@ -91,10 +91,10 @@ def _coefficient(axes: Axes, runs: Sequence[Run], name: str) -> None:
         axes.plot(*thin(steps, values), **style.line_style(i), **style.LINE)
         initial = run.initial_coefficients().get(name)
         start = np.nan if initial is None else float(initial)
-        axes.axhline(start, color=style.colour(i), linestyle=(0, (1, 2)), linewidth=0.9, zorder=1.9)
-        axes.plot([0], [start], **_RING, markeredgecolor=style.colour(i))
+        axes.axhline(start, color=style.color(i), linestyle=(0, (1, 2)), linewidth=0.9, zorder=1.9)
+        axes.plot([0], [start], **_RING, markeredgecolor=style.color(i))
         seen += [*values, start]
-    _label(axes, name, _frame_coefficient(axes, finite(seen), name))
+    _label(axes, name, _frame_coefficient(axes, finite(seen), name), name)
     style.step_axis(axes, runs)
 
 
@@ -116,16 +116,17 @@ def _hypergradient(axes: Axes, runs: Sequence[Run], name: str) -> None:
         if name not in run.learned:
             continue
         steps, values = run.hypergradient(name)
-        axes.plot(*thin(steps, values), color=style.colour(i), **style.RAW)
+        axes.plot(*thin(steps, values), color=style.color(i), **style.RAW)
         axes.plot(*thin(steps, smooth(values)), **style.line_style(i), **style.LINE)
         seen += values
     bottom, top = symmetric_range(finite(seen))
     axes.set_ylim(bottom, top)
     beyond = int((np.abs(finite(seen)) > top).sum())
-    _label(axes, name, f"±{top:.3g}" + (f", {beyond} beyond" if beyond else ""))
+    _label(axes, name, f"±{top:.3g}" + (f", {beyond} beyond" if beyond else ""), "hypergradient")
     style.step_axis(axes, runs)
 
 
-def _label(axes: Axes, name: str, note: str) -> None:
+def _label(axes: Axes, name: str, note: str, unit: str) -> None:
     axes.set_title(style.printable(name, 24))
-    axes.set_title(note, loc="right", fontsize=9, fontweight="normal", color=style.MUTED)
+    axes.set_ylabel(style.printable(unit, 24))
+    style.note(axes, note)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -19,10 +20,15 @@ PANEL = (3.3, 2.35)
 """Size of a panel, in inches."""
 LEVELS = 10
 SHOWN = (1, 95)
-"""Percentiles of the losses that the colours reach at most: a corner where training fails would take them all."""
+"""Percentiles of the losses that the colors reach at most: a corner where training fails would take them all."""
 FAR = 4
 """So many times as far above the median as the lowest is below it."""
 LOSSES = ("training", "validation")
+DOT: style.Look = {"marker": ".", "color": style.INK, "markersize": 1.6, "alpha": 0.6}
+CROSS: style.Look = {"marker": "x", "color": style.COLORS[1], "markersize": 5}
+STAR: style.Look = {
+    "marker": "*", "color": "white", "markersize": 11, "markeredgecolor": style.INK, "markeredgewidth": 0.7
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,25 +70,28 @@ class Surface:
 
 @style.drawing()
 def contours(surfaces: Sequence[Surface]) -> Figure:
-    """Contours of the mean over seeds, each column with one scale. A star is the lowest cell, a cross a failed one."""
+    """Contours of the mean over seeds; each column has one scale and one kind of loss."""
     rows, width = len(surfaces), PANEL[0] * len(LOSSES)
-    height = PANEL[1] * rows + 0.9
+    height = PANEL[1] * rows + 1.2
     figure = Figure(figsize=(width, height))
-    inner = {"left": 0.65 / width, "right": 1 - 0.15 / width, "bottom": 1.15 / height, "top": 1 - 0.3 / height}
+    inner = {"left": 0.65 / width, "right": 1 - 0.15 / width, "bottom": 1.45 / height, "top": 1 - 0.3 / height}
     places = figure.add_gridspec(rows, len(LOSSES), hspace=0.24, wspace=0.1, **inner)
     for column, which in enumerate(LOSSES):
-        levels, colours = levels_of([surface.mean(which) for surface in surfaces]), _colours()
-        norm = BoundaryNorm(levels, colours.N, extend="both")
+        levels, colors = levels_of([surface.mean(which) for surface in surfaces]), _colors()
+        norm = BoundaryNorm(levels, colors.N, extend="both")
         for row, surface in enumerate(surfaces):
             axes = figure.add_subplot(places[row, column])
-            _panel(axes, surface, which, levels, norm, colours)
+            _panel(axes, surface, which, levels, norm, colors)
             axes.set(xlabel="initial β₁" if row == rows - 1 else "", ylabel="" if column else "initial β₂")
             axes.tick_params(labelbottom=row == rows - 1, labelleft=column == 0)
         place = axes.get_position()
-        bar = figure.add_axes((place.x0, 0.5 / height, place.width, 0.11 / height))
-        figure.colorbar(ScalarMappable(norm, colours), cax=bar, orientation="horizontal", ticks=levels[::2])
+        bar = figure.add_axes((place.x0, 0.8 / height, place.width, 0.11 / height))
+        figure.colorbar(ScalarMappable(norm, colors), cax=bar, orientation="horizontal", ticks=levels[::2])
         bar.set_xlabel(f"final {which} loss (nats)")
         bar.tick_params(labelsize=8)
+    marks = {"mean over seeds of a cell": DOT, "lowest mean": STAR, "a seed of the cell failed": CROSS}
+    handles = [Line2D([], [], linestyle="none", **look) for look in marks.values()]
+    figure.legend(handles, list(marks), loc="lower center", ncols=len(marks), fontsize=8.5)
     return figure
 
 
@@ -98,34 +107,30 @@ def levels_of(grids: Sequence[Floats]) -> Floats:
     return np.asarray(levels, dtype=np.float64)
 
 
-def _panel(axes: Axes, surface: Surface, which: str, levels: Floats, norm: BoundaryNorm, colours: Colormap) -> None:
+def _panel(axes: Axes, surface: Surface, which: str, levels: Floats, norm: BoundaryNorm, colors: Colormap) -> None:
     mean = surface.mean(which)
     axes.grid(visible=False)
     if np.isfinite(mean).all() and min(mean.shape) > 1:
         style_of = {"levels": levels, "norm": norm, "extend": "both"}
-        axes.contourf(surface.beta1, surface.beta2, mean.T, cmap=colours, **style_of)
+        axes.contourf(surface.beta1, surface.beta2, mean.T, cmap=colors, **style_of)
         axes.contour(surface.beta1, surface.beta2, mean.T, levels=levels, colors="white", linewidths=0.5)
     else:  # contours would fill in what isn't known
-        axes.pcolormesh(*_edges(surface), mean.T, cmap=colours, norm=norm)
+        axes.pcolormesh(*_edges(surface), mean.T, cmap=colors, norm=norm)
     _mark(axes, surface, mean)
     spread = f"{np.nanmin(mean):.3f} to {np.nanmax(mean):.3f}" if np.isfinite(mean).any() else "no finite loss"
-    axes.set_title(style.printable(surface.name, 24))
-    axes.set_title(spread, loc="right", fontsize=9, fontweight="normal", color=style.MUTED)
+    axes.set_title(f"{style.printable(surface.name, 16)}: {which}")
+    style.note(axes, spread)
 
 
 def _mark(axes: Axes, surface: Surface, mean: Floats) -> None:
     """A dot at each cell, a cross at each that failed, a star at the lowest."""
     beta1, beta2 = np.meshgrid(surface.beta1, surface.beta2, indexing="ij")
     known = np.isfinite(mean)
-    axes.plot(beta1[known], beta2[known], ".", color=style.INK, markersize=1.6, alpha=0.6)
-    axes.plot(beta1[~known], beta2[~known], "x", color=COLOUR_OF_FAILURE, markersize=5, clip_on=False)
+    axes.plot(beta1[known], beta2[known], linestyle="none", **DOT)
+    axes.plot(beta1[~known], beta2[~known], linestyle="none", clip_on=False, **CROSS)
     if known.any():
         i, j = np.unravel_index(np.nanargmin(mean), mean.shape)
-        star = {"marker": "*", "markersize": 11, "markeredgecolor": style.INK, "markeredgewidth": 0.7, "clip_on": False}
-        axes.plot([surface.beta1[i]], [surface.beta2[j]], color="white", zorder=5, **star)
-
-
-COLOUR_OF_FAILURE = style.COLOURS[1]
+        axes.plot([surface.beta1[i]], [surface.beta2[j]], clip_on=False, zorder=5, **STAR)
 
 
 def _edges(surface: Surface) -> tuple[Floats, Floats]:
@@ -142,8 +147,8 @@ def _between(points: Floats) -> Floats:
     return np.concatenate([ends[:1], middle, ends[1:]])
 
 
-def _colours() -> Colormap:
-    """Light where the loss is low, dark where it is high; one hue, which any colour vision tells apart."""
+def _colors() -> Colormap:
+    """Light where the loss is low, dark where it is high; one hue, which any color vision tells apart."""
     stops = ["#F4F8FB", "#9CC7E2", "#2F7FB8", "#0B3C5D"]
-    colours = LinearSegmentedColormap.from_list("losses", stops)
-    return colours.with_extremes(under="#FFFFFF", over="#051B2B")
+    colors = LinearSegmentedColormap.from_list("losses", stops)
+    return colors.with_extremes(under="#FFFFFF", over="#051B2B")

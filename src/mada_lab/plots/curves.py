@@ -14,9 +14,9 @@ SMOOTHING = 20
 
 
 def smooth(values: Sequence[float]) -> Floats:
-    """Centred moving mean over 1/20 of the values. Values that are not finite stay out of it, and remain gaps.
+    """Centered moving mean over 1/20 of the values. Values that are not finite stay out of it, and remain gaps.
 
-    At the start, where losses fall steeply, the window shrinks to stay centred; at the end, where noise outweighs the
+    At the start, where losses fall steeply, the window shrinks to stay centered; at the end, where noise outweighs the
     slope, it keeps its left half, so that the last point is a mean too.
     """
     y = floats(values)

@@ -1,11 +1,7 @@
-"""Training and validation loss of several runs, overlaid, and accuracy.
-
-Both figures of the losses of the same runs have one vertical range.
-"""
+"""Training loss, validation loss and accuracy of several runs, overlaid. Both loss figures have one vertical range."""
 
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
@@ -20,65 +16,52 @@ MARKED = 50  # beyond so many evaluations, their markers would hide the lines
 @style.drawing()
 def training_loss(runs: Sequence[Run]) -> Figure:
     """Training loss over steps: each logged value in light, and their moving mean."""
-    figure, axes = _panel("Training loss", runs)
-    lines: list[tuple[str, Line2D]] = []
-    for i, run in enumerate(runs):
-        steps, values = run.series("train_loss")
-        if not steps:
-            continue
-        axes.plot(*thin(steps, values), color=style.colour(i), **style.RAW)
-        alone: style.Look = {"marker": "o", "markersize": 4} if len(steps) == 1 else {}
-        [line] = axes.plot(*thin(steps, smooth(values)), **style.line_style(i), **style.LINE, **alone)
-        lines.append((run.name, line))
-    _name(axes, lines, "no step logged yet")
-    return figure
+    return _loss(runs, "Training loss", "train_loss", smoothed=True)
 
 
 @style.drawing()
 def validation_loss(runs: Sequence[Run]) -> Figure:
     """Validation loss over steps, with a marker at each evaluation unless they are many."""
-    figure, axes = _panel("Validation loss", runs)
-    _evaluations(axes, runs, "val_loss")
-    return figure
+    return _loss(runs, "Validation loss", "val_loss")
 
 
 @style.drawing()
 def validation_accuracy(runs: Sequence[Run]) -> Figure:
     """Share of right answers over steps, with a marker at each evaluation."""
-    figure = Figure(figsize=style.WIDE, layout="constrained")
-    axes = figure.add_subplot(title="Validation accuracy", xlabel="optimizer step", ylabel="accuracy")
-    style.step_axis(axes, runs)
-    _evaluations(axes, runs, "val_accuracy", "lower right")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    figure = _figure(runs, "Validation accuracy", "accuracy", "val_accuracy", "lower right")
+    figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
     return figure
 
 
-def _evaluations(axes: Axes, runs: Sequence[Run], key: str, corner: str = "upper right") -> None:
-    lines: list[tuple[str, Line2D]] = []
-    for i, run in enumerate(runs):
-        steps, values = run.series(key)
-        if not steps:
-            continue
-        look = style.LINE | (style.dots(i) if len(steps) <= MARKED else {"linewidth": 1.2})
-        [line] = axes.plot(*thin(steps, values), **style.line_style(i), **look)
-        lines.append((run.name, line))
-    _name(axes, lines, "no evaluation yet", corner)
-
-
-def _panel(title: str, runs: Sequence[Run]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=style.WIDE, layout="constrained")
-    axes = figure.add_subplot(title=title, xlabel="optimizer step", ylabel="loss (nats)")
+def _loss(runs: Sequence[Run], title: str, key: str, smoothed: bool = False) -> Figure:
     curves = []
     for run in runs:
         (steps, values), (evaluations, losses) = run.series("train_loss"), run.series("val_loss")
         curves += [(steps, smooth(values)), (evaluations, floats(losses))]
-    axes.set_ylim(*loss_range(curves))
+    figure = _figure(runs, title, "loss (nats)", key, smoothed=smoothed)
+    figure.axes[0].set_ylim(*loss_range(curves))
+    return figure
+
+
+def _figure(
+    runs: Sequence[Run], title: str, unit: str, key: str, corner: str = "upper right", smoothed: bool = False
+) -> Figure:
+    """The series `key` of each run: its evaluations, or its logged values and their moving mean."""
+    figure = Figure(figsize=style.WIDE, layout="constrained")
+    axes = figure.add_subplot(title=title, ylabel=unit)
     style.step_axis(axes, runs)
-    return figure, axes
-
-
-def _name(axes: Axes, lines: list[tuple[str, Line2D]], nothing: str, corner: str = "upper right") -> None:
+    lines: dict[int, Line2D] = {}
+    for i, run in enumerate(runs):
+        steps, values = run.series(key)
+        if not steps:
+            continue
+        look = style.dots(i) if len(steps) <= (1 if smoothed else MARKED) else {}
+        if smoothed:
+            axes.plot(*thin(steps, values), color=style.color(i), **style.RAW)
+        curve = smooth(values) if smoothed else values
+        [lines[i]] = axes.plot(*thin(steps, curve), **style.line_style(i), **style.LINE, **look)
     if lines:
-        style.legend(axes, [line for _, line in lines], [name for name, _ in lines], corner)
+        style.legend(axes, list(lines.values()), [runs[i].name for i in lines], corner)
     else:
-        style.say(axes, nothing)
+        style.say(axes, "no step logged yet" if smoothed else "no evaluation yet")
+    return figure

@@ -33,7 +33,7 @@ def lr_lines(lines: Sequence[Line], title: str) -> Figure:
         means = [fmean(values) for values in line.losses]
         handles += axes.plot(line.rates, means, **style.line_style(i), **style.dots(i), **style.LINE)
         for rate, values in zip(line.rates, line.losses, strict=True):
-            axes.plot([rate] * len(values), values, ".", color=style.colour(i), markersize=3, alpha=0.5)
+            axes.plot([rate] * len(values), values, ".", color=style.color(i), markersize=3, alpha=0.5)
     known = finite([x for line in lines for values in line.losses for x in values])
     low, middle = float(known.min()), float(np.median(known))
     high = min(float(known.max()), middle + REACH * (middle - low))

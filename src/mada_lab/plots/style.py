@@ -1,12 +1,8 @@
-"""The look of every figure, and its way into a page: colours, sizes, text, and SVG with stable output."""
+"""The look of every figure: colors, sizes, text, legends."""
 
-import io
-import re
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from xml.etree import ElementTree
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -20,13 +16,13 @@ from mada_lab.records.run_record import Run
 Look = dict[str, Any]
 """Keywords of a line in a plot."""
 
-# Okabe and Ito's palette, less the yellow and the black: it is told apart with any colour vision, on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A5A5A")
+# Okabe and Ito's palette, less the yellow and the black: it is told apart with any color vision, on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A5A5A")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 INK, MUTED, GRID = "#1F2328", "#6A737D", "#E6E8EB"
 
-WIDE, SMALL = (4.8, 3.05), (3.9, 2.3)
+WIDE, SMALL = (4.8, 3.05), (3.9, 2.5)
 """Sizes in inches (72 SVG units each): a loss figure, and one panel of many."""
 
 RAW: Look = {"alpha": 0.28, "linewidth": 0.8, "zorder": 2.0}
@@ -64,8 +60,6 @@ _RC = {
     "grid.linewidth": 0.7,
     "figure.facecolor": "white",
 }
-_NAMESPACE = re.compile(r"\{[^}]*\}")
-_SVG = "http://www.w3.org/2000/svg"
 
 
 @contextmanager
@@ -77,14 +71,14 @@ def drawing(salt: str = "mada-lab") -> Iterator[None]:
         yield
 
 
-def colour(index: int) -> str:
-    """The colour of run number `index`; colours repeat after the seventh, with another dash pattern."""
-    return COLOURS[index % len(COLOURS)]
+def color(index: int) -> str:
+    """The color of run number `index`; colors repeat after the seventh, with another dash pattern."""
+    return COLORS[index % len(COLORS)]
 
 
 def line_style(index: int) -> Look:
     """Colour and dash pattern of run number `index`."""
-    return {"color": colour(index), "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+    return {"color": color(index), "linestyle": DASHES[index // len(COLORS) % len(DASHES)]}
 
 
 def dots(index: int) -> Look:
@@ -140,57 +134,15 @@ def say(axes: Axes, message: str) -> None:
     axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", color=MUTED)
 
 
+def note(axes: Axes, message: str) -> None:
+    """Writes `message` in small letters at the right above the axes."""
+    axes.set_title(message, loc="right", fontsize=9, fontweight="normal", color=MUTED)
+
+
 def step_axis(axes: Axes, runs: Sequence[Run]) -> None:
-    """One horizontal range for all figures of these runs: from 0 to the last step of any."""
+    """The horizontal axis of figures over steps: from 0 to the last step of any of the runs."""
+    axes.set_xlabel("optimizer step")
     last = max((run.rows[-1]["step"] for run in runs if run.rows), default=0)
     axes.set_xlim(0, 1.02 * last or 1)  # the margin is for the marker of the last step
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-
-
-def svg(figure: Figure, prefix: str, description: str) -> str:
-    """The figure as an `<svg>` element that can share a page with others.
-
-    Args:
-        figure: A figure drawn under `drawing`.
-        prefix: Begins every id, so that those of several figures in a page are different.
-        description: What the figure shows, for those who don't see it.
-    """
-    with drawing(salt=prefix), warnings.catch_warnings():
-        # A character that matplotlib's font lacks is drawn by the reader's browser, from a font of its own.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        file = io.BytesIO()
-        figure.savefig(file, format="svg")
-    root = ElementTree.fromstring(file.getvalue())
-    _make_inline(root, prefix)
-    size = f"0 0 {root.get('viewBox', '').split(' ', 2)[2]}"
-    root.attrib = {
-        "xmlns": _SVG,
-        "viewBox": size,
-        "role": "img",
-        "aria-label": printable(description),
-        "style": "stroke-linejoin: round; stroke-linecap: butt",
-    }
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _make_inline(root: ElementTree.Element, prefix: str) -> None:
-    """Takes out what a page must not get from a figure: namespaces, the date, a style sheet for everything, fonts."""
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if _NAMESPACE.sub("", child.tag) in ("metadata", "style"):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = _NAMESPACE.sub("", element.tag)
-        element.attrib = {_NAMESPACE.sub("", key): _attribute(key, x, prefix) for key, x in element.attrib.items()}
-
-
-def _attribute(key: str, value: str, prefix: str) -> str:
-    name = _NAMESPACE.sub("", key)
-    if name == "id":
-        return f"{prefix}-{value}"
-    if name == "href":
-        return value.replace("#", f"#{prefix}-", 1)
-    if name == "style":  # the family is the page's
-        return re.sub(r"font-family: [^;]*;? ?", "", value)
-    return value.replace("url(#", f"url(#{prefix}-")

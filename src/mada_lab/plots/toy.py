@@ -16,14 +16,9 @@ Panel = Callable[[Axes, Sequence[Run]], None]
 BEST, WORST = -1.0, 1.0
 
 
-def is_toy(run: Run) -> bool:
-    """Whether a run has a regret."""
-    return bool(run.series("average_regret")[0])
-
-
 @style.drawing()
 def toy_panels(runs: Sequence[Run]) -> dict[str, Figure]:
-    """One figure per quantity."""
+    """One figure per quantity, by its name."""
     figures = {}
     for name, draw in PANELS.items():
         figures[name] = Figure(figsize=style.WIDE, layout="constrained")
@@ -64,7 +59,7 @@ def _late(steps: Sequence[int]) -> int:
 def _iterate(axes: Axes, runs: Sequence[Run]) -> None:
     _lines(axes, [run.series("iterate") for run in runs])
     axes.axhline(BEST, color=style.MUTED, linestyle=(0, (1, 2)), linewidth=1.0, zorder=1.9)
-    axes.set(title="Iterate (best: -1)", ylabel="x", ylim=(BEST - 0.08, WORST + 0.08))
+    axes.set(title="Iterate (best: -1)", ylabel="iterate x", ylim=(BEST - 0.08, WORST + 0.08))
     _time_axis(axes, runs)
 
 
@@ -76,7 +71,7 @@ def _rho(axes: Axes, runs: Sequence[Run]) -> None:
     _time_axis(axes, runs)
 
 
-PANELS: dict[str, Panel] = {"average_regret": _regret, "iterate": _iterate, "rho": _rho}
+PANELS: dict[str, Panel] = {"Average regret": _regret, "Iterate": _iterate, "rho": _rho}
 
 
 def _lines(axes: Axes, series: Sequence[tuple[list[int], list[float]]]) -> list[np.ndarray]:
@@ -90,7 +85,6 @@ def _lines(axes: Axes, series: Sequence[tuple[list[int], list[float]]]) -> list[
 def _time_axis(axes: Axes, runs: Sequence[Run]) -> None:
     """In log t, unless the learning rate is constant and most happens late."""
     schedules = {run.manifest.get("config", {}).get("schedule") for run in runs}
-    axes.set_xlabel("t")
     if schedules == {"constant"}:
         style.step_axis(axes, runs)
     else:
@@ -99,3 +93,4 @@ def _time_axis(axes: Axes, runs: Sequence[Run]) -> None:
         axes.xaxis.set_major_locator(LogLocator(numticks=4))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("time t (plays)")

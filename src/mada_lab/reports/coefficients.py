@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from matplotlib.figure import Figure
+
 from mada_lab.plots.coefficients import (
     coefficient_panels,
     hypergradient_panels,
@@ -9,10 +11,9 @@ from mada_lab.plots.coefficients import (
     with_hypergradients,
 )
 from mada_lab.plots.curves import SMOOTHING, finite
-from mada_lab.plots.style import svg
 from mada_lab.records.run_record import Json, Run, base
-from mada_lab.reports.html import NONE, figure, number, table, text
-from mada_lab.reports.runs import labels, listed
+from mada_lab.reports.html import NONE, Figures, Listing, Part, Section, Table, Text, number
+from mada_lab.reports.runs import labels
 
 Runs = Sequence[Run]
 
@@ -20,54 +21,66 @@ _MOST = 24
 """At most so many coefficients are shown: a run may learn a set of them per tensor."""
 
 
-def trajectories(runs: Runs) -> list[str]:
-    """The learned coefficients over steps; nothing where no run learns any."""
-    pictures = [
-        svg(panel, f"coefficient-{i}", f"Coefficient {name} over optimizer steps")
-        for i, (name, panel) in enumerate(coefficient_panels(runs, _MOST).items())
-    ]
+def trajectories(runs: Runs) -> Section:
+    """The learned coefficients over steps."""
     caption = (
         "Each learned coefficient over optimizer steps, as applied: after guards, floors and learned factors. lr is "
         "the scheduled rate times the learned factor. A panel shows the runs that learn its coefficient. The ring and "
         "the dotted line mark the initial value. The height of a panel is printed above it. It is at least 0.01, "
         f"except for lr, so that a coefficient that hardly moves looks flat.{_left_out(learned_names(runs))}"
     )
-    return [_legend(runs), figure(pictures, caption, "small")] if pictures else []
+    panels = coefficient_panels(runs, _MOST)
+    return Section("Learned coefficients", _panels(runs, "Coefficient", panels, caption) if panels else [])
 
 
-def coefficients(runs: Runs) -> list[str]:
-    """Where the learned coefficients began and ended, and below them those that aren't learned."""
-    learned = _endpoints(runs) if learned_names(runs) else "<p>Nothing was learned in any of the runs.</p>"
+def hypergradients(runs: Runs) -> Section:
+    """The hypergradients of the learned coefficients over steps."""
+    panels = hypergradient_panels(runs, _MOST)
+    caption = (
+        "Derivative of the training loss in each learned coefficient, in nats per unit of the coefficient: negative "
+        f"values drive it up. Light: each logged value; strong: its centered mean over 1/{SMOOTHING} of the log steps. "
+        "The range above each panel holds 99% of the values; how many lie beyond is printed beside "
+        f"it.{_left_out(with_hypergradients(runs))}"
+    )
+    nothing = [Text("No run logged a hypergradient other than 0.")]
+    return Section("Hypergradients", _panels(runs, "Hypergradient of", panels, caption) if panels else nothing)
+
+
+def _panels(runs: Runs, what: str, panels: dict[str, Figure], caption: str) -> list[Part]:
+    legend = [(label, "") for label, run in zip(labels(runs), runs, strict=True) if run.learned]
+    drawn = {f"{what} {name} over optimizer steps": panel for name, panel in panels.items()}
+    return [Listing(legend, "legend"), Figures(drawn, caption, "small")]
+
+
+def coefficients(runs: Runs) -> Section:
+    """Where the learned coefficients began and ended, and the values of those that aren't learned."""
     fixed = [
-        f"{label}<span>{_fixed(run)}</span>"
+        (label, _fixed(run))
         for label, run in zip(labels(runs), runs, strict=True)
         if set(run.initial_coefficients()) - set(run.learned)
     ]
-    return [learned, f'<p class="caption">Not learned, as applied:</p>\n{listed(fixed)}'] if fixed else [learned]
+    learned: Part = _endpoints(runs) if learned_names(runs) else Text("Nothing was learned in any of the runs.")
+    rest: list[Part] = [Text("Not learned, as applied:", "caption"), Listing(fixed)] if fixed else []
+    return Section("Coefficients", [learned, *rest])
 
 
-def _endpoints(runs: Runs) -> str:
+def _endpoints(runs: Runs) -> Table:
     names = learned_names(runs)
     rows = [
-        [f"<code>{text(name)}</code>", label, *_course(run, name)]
+        [name, label, *_course(run, name)]
         for name in names[:_MOST]
         for label, run in zip(labels(runs), runs, strict=True)
         if name in run.learned
     ]
     caption = f"Learned coefficients, as applied.{_left_out(names)}"
-    return table(["coefficient", "run", "initial → final", "lowest", "highest"], rows, caption)
+    return Table(["coefficient", "run", "initial → final", "lowest", "highest"], rows, caption, "names")
 
 
 def _course(run: Run, name: str) -> list[str]:
     values = finite(run.coefficient(name)[1])
-    spec = _spec(name)
+    spec = ".3g" if base(name) == "lr" else ".4f"  # lr is the one coefficient that is not of order one
     ends = [number(float(x), spec) for x in (values.min(), values.max())] if len(values) else [NONE, NONE]
     return [_endpoint(name, run.initial_coefficients(), run.final_coefficients(), spec), *ends]
-
-
-def _spec(name: str) -> str:
-    """The learning rate is the one coefficient that is not of order one."""
-    return ".3g" if base(name) == "lr" else ".4f"
 
 
 def _endpoint(name: str, initial: Json, final: Json, spec: str) -> str:
@@ -79,9 +92,9 @@ def _fixed(run: Run) -> str:
     initial, final = run.initial_coefficients(), run.final_coefficients()
     names = [name for name in initial if name not in run.learned]
     ends = [
-        f"{text(name)} {number(initial[name], '.4g')}"
+        f"{name} {number(initial[name], '.4g')}"
         if final.get(name, initial[name]) == initial[name]
-        else f"{text(name)} {_endpoint(name, initial, final, '.4g')}"
+        else f"{name} {_endpoint(name, initial, final, '.4g')}"
         for name in names[:_MOST]
     ]
     return ", ".join(ends) + _left_out(names)
@@ -90,26 +103,3 @@ def _fixed(run: Run) -> str:
 def _left_out(names: Sequence[str]) -> str:
     more = len(names) - _MOST
     return f" {more} more are left out." if more > 0 else ""
-
-
-def hypergradients(runs: Runs) -> list[str]:
-    """What moved the coefficients."""
-    panels = hypergradient_panels(runs, _MOST)
-    if not panels:
-        return ["<p>No run logged a hypergradient other than 0.</p>"]
-    pictures = [
-        svg(panel, f"hypergradient-{i}", f"Hypergradient of {name} over optimizer steps")
-        for i, (name, panel) in enumerate(panels.items())
-    ]
-    caption = (
-        "Derivative of the training loss in each learned coefficient, in nats per unit of the coefficient: negative "
-        f"values drive it up. Light: each logged value; strong: its centred mean over 1/{SMOOTHING} of the log steps. "
-        "The range above each panel holds 99&nbsp;% of the values; how many lie beyond is printed beside it."
-        f"{_left_out(with_hypergradients(runs))}"
-    )
-    return [_legend(runs), figure(pictures, caption, "small")]
-
-
-def _legend(runs: Runs) -> str:
-    items = [f"<li>{label}</li>" for label, run in zip(labels(runs), runs, strict=True) if run.learned]
-    return f'<ul class="legend">{"".join(items)}</ul>'

@@ -8,7 +8,7 @@ from typing import Any
 
 from mada_lab.errors import ConfigError
 from mada_lab.records.run_record import Json, Run
-from mada_lab.reports.published_tables import GRID, LOSSES, TRAJECTORY, WIDTH, Table, read_tables
+from mada_lab.reports.published_tables import GRID, LOSSES, TRAJECTORY, WIDTH, LogTable, read_tables
 
 
 def read_published(folder: Path) -> list[Run]:
@@ -42,7 +42,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def _run(name: str, table: Table) -> Run:
+def _run(name: str, table: LogTable) -> Run:
     lines = table.rows
     coefficients = [q for q in table.columns if q not in TRAJECTORY]
     moving = [q for q in coefficients if any(line[q] != lines[0][q] for line in lines)]

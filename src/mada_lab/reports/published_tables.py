@@ -27,7 +27,7 @@ PLACES = ("*", "*/*", "*/*/*")
 
 
 @dataclass(frozen=True)
-class Table:
+class LogTable:
     """One file, each value a number.
 
     Attributes:
@@ -47,7 +47,7 @@ class Table:
         return set(columns) <= set(self.columns)
 
 
-def read_tables(folder: Path) -> list[Table]:
+def read_tables(folder: Path) -> list[LogTable]:
     """The trajectories and grids in `folder` and up to two folders below: all its .txt files, and the .csv files.
 
     CSV files with other columns are passed over.
@@ -65,7 +65,7 @@ def malformed(where: str, expected: str, got: str) -> ConfigError:
     return ConfigError(f"published log, {where}: expected {expected}, got {got}; restore it, or take it out")
 
 
-def _table(path: Path) -> Table | None:
+def _table(path: Path) -> LogTable | None:
     lines = list(_lines(path))
     if not lines:
         raise malformed(str(path), "rows", "none")
@@ -81,7 +81,7 @@ def _table(path: Path) -> Table | None:
         raise malformed(f"{path}, line {number}", "a header of distinct columns", ", ".join(head))
     if not lines:
         raise malformed(str(path), "rows", "none")
-    return Table(path, head, [_row(path, i, head, words) for i, words in lines], [i for i, _ in lines])
+    return LogTable(path, head, [_row(path, i, head, words) for i, words in lines], [i for i, _ in lines])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -94,13 +94,13 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise malformed(str(path), "text in UTF-8 with commas between numbers", str(error)) from error
 
 
-def _without_header(path: Path, lines: list[tuple[int, list[str]]]) -> Table:
+def _without_header(path: Path, lines: list[tuple[int, list[str]]]) -> LogTable:
     read = [_row(path, i, (*COEFFICIENTS, *LOSSES), words) for i, words in lines]
     if _holds_losses(read):
         rows = [{"step": float(STEPS_PER_ROW * i), **row} for i, row in enumerate(read)]
     else:
         rows = [{f"initial_{key}" if key in COEFFICIENTS else key: x for key, x in row.items()} for row in read]
-    return Table(path, tuple(rows[0]), rows, [i for i, _ in lines])
+    return LogTable(path, tuple(rows[0]), rows, [i for i, _ in lines])
 
 
 def _holds_losses(rows: list[dict[str, float]]) -> bool:

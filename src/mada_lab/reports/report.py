@@ -1,46 +1,26 @@
-"""The report: one self-contained HTML page about one run or several, from their records alone.
+"""The report: one self-contained HTML page about one run or several, from their records alone."""
 
-It loads nothing, runs no script, and depends on nothing but the records: the same records give the same bytes.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
-from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from mada_lab.errors import ConfigError
+from mada_lab.plots.coefficients import coefficient_grid, hypergradient_grid, learned_names, with_hypergradients
 from mada_lab.plots.style import printable
 from mada_lab.records.outcome import distinct, outcome
-from mada_lab.records.run_record import Run, read_run
+from mada_lab.records.run_record import Run
 from mada_lab.reports.coefficients import coefficients, hypergradients, trajectories
-from mada_lab.reports.html import page, section
-from mada_lab.reports.sections import configuration, header, losses, origin, regret, results
-from mada_lab.system.files import make_folder, write_atomic
+from mada_lab.reports.html import Page, Section
+from mada_lab.reports.sections import configuration, introduction, loss_figures, losses, origin, results
 
 
-def write_report(folders: list[Path], out: Path) -> Path:
-    """Writes the report about the runs in `folders` to `out`, and returns `out`.
+def report(runs: Sequence[Run], first: Sequence[Section] = ()) -> Page:
+    """The page about `runs`; the others are compared with the first run.
 
-    Raises:
-        ConfigError: There is no folder, a record is missing or malformed, or `out` can't be written.
-    """
-    return write_page([read_run(folder) for folder in folders], out)
-
-
-def write_page(runs: Sequence[Run], out: Path) -> Path:
-    """Likewise about runs that were read already."""
-    content = report(runs)
-    try:
-        make_folder(out.parent)
-        write_atomic(out, content)
-    except OSError as error:
-        raise ConfigError(
-            f"report, {out}: expected a file that can be written, got {error.strerror}; choose another place"
-        ) from error
-    return out
-
-
-def report(runs: Sequence[Run]) -> str:
-    """The page as text. The first run is the one that the others are compared with.
+    Args:
+        runs: One run or several.
+        first: Sections of the experiment that the runs belong to, which come first.
 
     Raises:
         ConfigError: There is no run.
@@ -49,33 +29,33 @@ def report(runs: Sequence[Run]) -> str:
         raise ConfigError("report, RUN: expected at least one run folder, got none; name the folders of the runs")
     runs = distinct(runs)
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"Comparison of {len(runs)} runs"
-    body = [
-        header(title, runs),
-        *(section("Regret", *parts) for parts in [regret(runs)] if parts),
-        *(section("Learned coefficients", *parts) for parts in [trajectories(runs)] if parts),
-        *(section("Results", part) for part in [results(runs)] if part),
-        *(section("Losses", part) for part in [losses(runs)] if part),
-        section("Coefficients", *coefficients(runs)),
-        section("Hypergradients", *hypergradients(runs)),
-        section("Configuration", *configuration(runs)),
-        section("Origin", origin(runs)),
-    ]
-    return page(title, body)
+    makers = (trajectories, results, losses, coefficients, hypergradients, configuration, origin)
+    return Page(title, [*first, *(make(runs) for make in makers)], introduction(runs))
+
+
+def gallery(runs: Sequence[Run]) -> Mapping[str, Figure]:
+    """The figures of the report by name, to save as files."""
+    runs = distinct(runs)
+    figures = {name.lower().replace(" ", "_"): figure for name, figure in loss_figures(runs).items()}
+    if learned_names(runs):
+        figures["coefficients"] = coefficient_grid(runs)
+    if with_hypergradients(runs):
+        figures["hypergradients"] = hypergradient_grid(runs)
+    return figures
 
 
 def headline(runs: Sequence[Run]) -> list[str]:
-    """One line per run for a terminal: its validation loss, as it is."""
+    """One line per run for a terminal: its validation loss, and its accuracy if there is one."""
     return [_headline(run) for run in distinct(runs)]
 
 
 def _headline(run: Run) -> str:
-    found = outcome(run)
-    steps, _ = run.series("val_loss")
-    if found.val_loss is None:
-        what = "no validation loss"
+    end = outcome(run)
+    if end.val_loss is None:
+        loss = "no validation loss"
     else:
-        value = f"{found.val_loss:.4f}" if isfinite(found.val_loss) else "not finite"
-        what = f"final validation loss {value}" if run.summary else f"validation loss {value} at step {steps[-1]}"
-    if found.val_accuracy is not None:
-        what += f", accuracy {found.val_accuracy:.2%}"
-    return f"{printable(run.name)}: {what} ({printable(found.optimizer)}, {found.steps} steps)"
+        value = f"{end.val_loss:.4f}" if isfinite(end.val_loss) else "not finite"
+        step = run.series("val_loss")[0][-1]
+        loss = f"final validation loss {value}" if run.summary else f"validation loss {value} at step {step}"
+    accuracy = "" if end.val_accuracy is None else f", accuracy {end.val_accuracy:.2%}"
+    return f"{printable(run.name)}: {loss}{accuracy} ({printable(end.optimizer)}, {end.steps} steps)"

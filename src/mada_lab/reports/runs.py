@@ -1,37 +1,26 @@
-"""How a page speaks of a run: its name beside its line, and what it is in one sentence."""
+"""How a page names a run beside its line, and describes it in one sentence."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mada_lab.plots.style import line_style, printable
 from mada_lab.records.outcome import outcome
 from mada_lab.records.run_record import Run, base
-from mada_lab.reports.html import line_sample, text
+from mada_lab.reports.html import Label
 
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _COMPUTED = ", computed from the matrix shapes"
+_DASHES = {"solid": "none", "dashed": "6 2", "dotted": "2 2", "dashdot": "7 2 2 2"}
+_UNFINISHED = "no summary: still going, or stopped; latest values"
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
-    """Each run's name behind a sample of its line."""
+def labels(runs: Sequence[Run], state: bool = False) -> list[Label]:
+    """Each run's name beside a sample of its line; with `state`, also a note below a run that has no summary."""
     looks = [line_style(i) for i in range(len(runs))]
-    samples = [line_sample(look["color"], look["linestyle"]) for look in looks]
     return [
-        f'<span class="run">{sample}<span>{text(run.name)}</span></span>'
-        for sample, run in zip(samples, runs, strict=True)
+        Label(run.name, look["color"], _DASHES[look["linestyle"]], "" if run.summary or not state else _UNFINISHED)
+        for run, look in zip(runs, looks, strict=True)
     ]
-
-
-def sentences(runs: Sequence[Run]) -> str:
-    """What each run is, as a list; HTML."""
-    named = zip(labels(runs), runs, strict=True)
-    return listed(f"{label}<span>{text(sentence(run))}</span>" for label, run in named)
-
-
-def listed(items: Iterable[str]) -> str:
-    """A list with an item per run; HTML."""
-    lines = "\n".join(f"<li>{item}</li>" for item in items)
-    return f'<ul class="runs">\n{lines}\n</ul>'
 
 
 def sentence(run: Run) -> str:
@@ -39,7 +28,7 @@ def sentence(run: Run) -> str:
 
     The parts are the optimizer, what is learned, and the learning rate; with the betas, if nothing is learned.
     """
-    method = run.manifest.get("method") or _told_by_old_record(run)
+    method = run.manifest.get("method") or _method_of_old_record(run)
     learned = [name for name in method["learned"] if name != "lr"]
     parts = [method["description"]]
     if learned:
@@ -76,8 +65,8 @@ def _betas(method: dict[str, Any]) -> str:
     return f"betas ({', '.join(f'{x:g}' for x in method['betas'])}), " if method.get("betas") else ""
 
 
-def _told_by_old_record(run: Run) -> dict[str, Any]:
-    """`method` as far as a record without one tells it."""
+def _method_of_old_record(run: Run) -> dict[str, Any]:
+    """What `method` would say, read from the other keys of a record without it."""
     config, start = run.manifest.get("config", {}), run.initial_coefficients()
     rate = start.get("lr", config.get("learning_rate"))
     betas = [start.get(name, config.get(name)) for name in ("beta1", "beta2")]

@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from optuna.storages import BaseStorage
-
 from mada_lab.checkpoints.folder import path_of
 from mada_lab.experiments.bench import sections
 from mada_lab.experiments.bench.measure import Cell, Table, best, read_cells
 from mada_lab.experiments.bench.sections import Runs, Scope
 from mada_lab.experiments.bench.tasks import BenchTask
-from mada_lab.experiments.comparison.compare import run_name
+from mada_lab.experiments.seeds import run_name
 from mada_lab.experiments.sweeps.join import GRACE, claims_of, join
 from mada_lab.experiments.sweeps.plan import Plan
+from mada_lab.experiments.sweeps.storage import Storage
 from mada_lab.experiments.sweeps.worker import SweepListener, Worker
 from mada_lab.system import files
 
@@ -37,7 +36,7 @@ class Bench:
     tasks: Sequence[BenchTask]
     scope: Scope
     out: Path
-    storage: BaseStorage
+    storage: Storage
     listen: SweepListener
     grace: float = GRACE
     together: int = 1

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from mada_lab.experiments.comparison.compare import run_name
-from mada_lab.records.run_record import MANIFEST, Run, read_run
-
-Curve = tuple[list[int], list[float]]
+from mada_lab.experiments.seeds import final_loss, finished, run_name
+from mada_lab.records.run_record import Run, Series
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Cell:
 
     name: str
     losses: list[float]
-    curves: list[Curve] = field(default_factory=list)
+    curves: list[Series] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     missing: int = 0
     train_losses: list[float] = field(default_factory=list)
@@ -42,8 +40,8 @@ class Cell:
         """The cell of these runs, in which those that are None without having diverged are missing."""
         there = [run for run, bad in zip(runs, diverged, strict=True) if run is not None and not bad]
         losses, train = (
-            [_final(run, f"final_{which}_loss") for run in there] + [math.nan] * sum(diverged)
-            for which in ("val", "train")
+            [final_loss(run, which) for run in there] + [math.nan] * sum(diverged)
+            for which in ("validation", "training")
         )
         curves = [run.series("val_loss") for run in there]
         times = [t for run in there if (t := _step_seconds(run)) is not None]
@@ -54,11 +52,6 @@ class Cell:
     def diverged(self) -> int:
         """Runs without a finite final loss."""
         return sum(not math.isfinite(x) for x in self.losses)
-
-
-def _final(run: Run, key: str) -> float:
-    loss = (run.summary or {}).get(key)
-    return math.nan if loss is None else float(loss)
 
 
 def _step_seconds(run: Run) -> float | None:
@@ -116,7 +109,7 @@ class Table:
         """Diverged runs: no finite loss, or one above the untrained network's."""
         return sum(not math.isfinite(x) or x > self.untrained for x in self.cells[name].losses)
 
-    def curve(self, name: str) -> Curve:
+    def curve(self, name: str) -> Series:
         """The mean validation curve, at the steps that all runs have; what isn't finite counts as the ceiling."""
         curves = [dict(zip(*curve, strict=True)) for curve in self.cells[name].curves]
         steps = sorted(set.intersection(*(set(x) for x in curves))) if curves else []
@@ -129,7 +122,7 @@ class Table:
         return crossing(self.curve(name), target) / self.steps if self.has(name) else math.nan
 
 
-def crossing(curve: Curve, target: float) -> float:
+def crossing(curve: Series, target: float) -> float:
     """The first step, interpolated between evaluations, at which a curve is at `target` or below; inf if never."""
     steps, values = curve
     for i, (step, x) in enumerate(zip(steps, values, strict=True)):
@@ -176,17 +169,12 @@ def read_cells(folder: Path, groups: Mapping[str, Sequence[int]], errors: Mappin
         groups: By name, the seeds.
         errors: By run, why it failed; those that are no divergence leave the run missing.
     """
-    found = {}
+    cells = {}
     for name, seeds in groups.items():
         names = [run_name(name, seed) for seed in seeds]
-        runs = [_finished(folder / x) for x in names]
-        found[name] = Cell.of(name, runs, [is_divergence(errors.get(x, "")) for x in names])
-    return found
-
-
-def _finished(folder: Path) -> Run | None:
-    run = read_run(folder) if (folder / MANIFEST).exists() else None
-    return run if run is not None and run.summary is not None else None
+        runs = [finished(folder / x) for x in names]
+        cells[name] = Cell.of(name, runs, [is_divergence(errors.get(x, "")) for x in names])
+    return cells
 
 
 def is_divergence(error: str) -> bool:

@@ -1,8 +1,7 @@
 """The bench's tables, as Markdown and on a page, and its figures."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,36 +21,33 @@ from mada_lab.experiments.bench.sections import (
     hyper_map,
     lr_name,
 )
-from mada_lab.plots.bars import Band, bands
+from mada_lab.experiments.seeds import NOTHING, band, mean_sd
+from mada_lab.plots.bars import bands
 from mada_lab.plots.contours import LOSSES, Surface, contours
-from mada_lab.plots.style import svg
-from mada_lab.reports.html import figure, page, section, table, text
-from mada_lab.system.files import make_folder, write_atomic
+from mada_lab.plots.lr_map import Line, lr_lines
+from mada_lab.reports.html import Figures, Page, Section, Text
+from mada_lab.reports.html import Table as PageTable
 
 Rows = list[list[str]]
 Memory = Mapping[str, float]
-NOTHING = "-"
-TITLE = "Bench"
 
 
-def tables_of(tables: Sequence[Table], scope: Scope, memory: Memory) -> list[tuple[str, list[str], Rows]]:
-    """Title, head and rows of each table that has something to say."""
+def sections_of(tables: Sequence[Table], scope: Scope, memory: Memory) -> list[Section]:
+    """A section for each table that has rows."""
     tasks = [t.task for t in tables]
-    found = [
+    means = ["", *tasks, "geometric mean"]
+    cost = ["", *(f"{task}, ms per step" for task in tasks), "state, bytes per parameter"]
+    found: list[tuple[str, list[str], Rows]] = [
         ("Losses", ["", *tasks], _losses(tables)),
-        ("Over the best AdamW", ["", *tasks, "geometric mean"], _ratios(tables)),
-        ("Steps to tuned AdamW's final loss, over all steps", ["", *tasks, "geometric mean"], _steps(tables)),
-        ("Learning rates: worst over AdamW's best", ["", *tasks, "geometric mean"], _lr(tables, scope)),
-        ("Betas: worst over AdamW's best", ["", *tasks, "geometric mean"], _betas(tables, scope)),
-        ("Hyper learning rates and ablations", ["", *tasks, "geometric mean"], _ablations(tables)),
-        (
-            "Cost",
-            ["", *(f"{task}, ms per step" for task in tasks), "state, bytes per parameter"],
-            _cost(tables, memory),
-        ),
+        ("Over the best AdamW", means, _per_group(tables, lambda t, name: t.mean(name) / target(t))),
+        ("Steps to tuned AdamW's final loss, over all steps", means, _per_group(tables, _steps)),
+        ("Learning rates: worst over AdamW's best", means, _lr(tables, scope)),
+        ("Betas: worst over AdamW's best", means, _betas(tables, scope)),
+        ("Hyper learning rates and ablations", means, _ablations(tables)),
+        ("Cost", cost, _cost(tables, memory)),
         ("Required figures", ["figure", "asked", "measured", "holds"], _required(tables, scope)),
     ]
-    return [x for x in found if x[2]]
+    return [Section(title, [PageTable(head, rows)]) for title, head, rows in found if rows]
 
 
 def _groups(tables: Sequence[Table]) -> list[tuple[str, list[str | None]]]:
@@ -72,27 +68,21 @@ def _losses(tables: Sequence[Table]) -> Rows:
 
 def shown(t: Table, name: str) -> str:
     """Mean and standard deviation, and how many runs diverged."""
-    sd = "" if math.isnan(t.sd(name)) else f" ± {t.sd(name):.4f}"
     bad, missing = t.bad(name), t.cells[name].missing
     notes = [f"{bad} diverged"] * bool(bad) + [f"{missing} missing"] * bool(missing)
-    return f"{t.mean(name):.4f}{sd}" + (f" ({', '.join(notes)})" if notes else "")
+    return mean_sd(t.values(name)) + (f" ({', '.join(notes)})" if notes else "")
 
 
-def _ratios(tables: Sequence[Table]) -> Rows:
+def _per_group(tables: Sequence[Table], measure: Callable[[Table, str], float]) -> Rows:
+    """`measure` of each row at defaults and tuned, on each task, and its geometric mean."""
     return [
-        _row(title, [_over(t, name) for t, name in zip(tables, names, strict=True)]) for title, names in _groups(tables)
-    ]
-
-
-def _over(t: Table, name: str | None) -> float:
-    return math.nan if name is None else t.mean(name) / target(t)
-
-
-def _steps(tables: Sequence[Table]) -> Rows:
-    return [
-        _row(title, [math.nan if n is None else t.steps_to(n, target(t)) for t, n in zip(tables, names, strict=True)])
+        _row(title, [math.nan if n is None else measure(t, n) for t, n in zip(tables, names, strict=True)])
         for title, names in _groups(tables)
     ]
+
+
+def _steps(t: Table, name: str) -> float:
+    return t.steps_to(name, target(t))
 
 
 def _row(title: str, values: Iterable[float]) -> list[str]:
@@ -152,24 +142,17 @@ def _required(tables: Sequence[Table], scope: Scope) -> Rows:
 
 def markdown(tables: Sequence[Table], scope: Scope, memory: Memory) -> str:
     """All tables."""
-    parts = []
-    for title, head, rows in tables_of(tables, scope, memory):
-        lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
-        parts.append("\n".join([f"## {title}", "", lines[0], "|---" * len(head) + "|", *lines[1:]]))
+    sections = sections_of(tables, scope, memory)
+    parts = [f"## {x.title}\n\n{part.markdown()}" for x in sections for part in x.parts if isinstance(part, PageTable)]
     return "\n\n".join(parts) + "\n"
 
 
-def write_page(tables: Sequence[Table], scope: Scope, memory: Memory, failures: Sequence[str], path: Path) -> None:
-    """Writes the page; the same records give the same bytes."""
-    body = [f'<header>\n<h1>{TITLE}</h1>\n<p class="lead">{_lead(tables, scope)}</p>\n</header>']
-    for title, head, rows in reversed(tables_of(tables, scope, memory)):
-        body.append(section(title, table([text(x) for x in head], [[text(x) for x in row] for row in rows])))
-    for t in tables:
-        body.append(section(text(t.task), figure(_pictures(t, scope), CAPTION, "wide")))
-    if failures:
-        body.append(section("Failures", *(f"<p>{text(line)}</p>" for line in failures)))
-    make_folder(path.parent)
-    write_atomic(path, page(TITLE, body))
+def page(tables: Sequence[Table], scope: Scope, memory: Memory, failures: Sequence[str]) -> Page:
+    """The page: tables, the figures of each task, and a line for each run that failed."""
+    sections = sections_of(tables, scope, memory)[::-1]
+    sections += [Section(t.task, [Figures(_figures(t, scope), CAPTION)]) for t in tables]
+    sections.append(Section("Failures", [Text(line) for line in failures]))
+    return Page("Bench", sections, [_lead(tables, scope)])
 
 
 CAPTION = (
@@ -178,16 +161,20 @@ CAPTION = (
 )
 
 
-def _lead(tables: Sequence[Table], scope: Scope) -> str:
-    return text(
-        f"{len(tables)} tasks; {scope.trials} trials of each family on seed 0, the best on seeds "
-        f"{', '.join(map(str, scope.seeds))}; maps on seeds {', '.join(map(str, scope.map_seeds))}"
-    )
+def _lead(tables: Sequence[Table], scope: Scope) -> Text:
+    seeds, map_seeds = (", ".join(map(str, x)) for x in (scope.seeds, scope.map_seeds))
+    tuning = f"{scope.trials} trials of each family on seed 0, the best on seeds {seeds}"
+    return Text(f"{len(tables)} tasks; {tuning}; maps on seeds {map_seeds}.", "lead")
 
 
-def _pictures(t: Table, scope: Scope) -> list[str]:
-    drawn = [("curves", curves(t)), ("rates", rates(t, scope)), ("betas", betas(t, scope))]
-    return [svg(x, f"{t.task}-{name}", f"{name} of {t.task}") for name, x in drawn if x is not None]
+def _figures(t: Table, scope: Scope) -> dict[str, Figure]:
+    """The figures of a task by their alt texts."""
+    drawn = {
+        f"Validation loss over steps on {t.task}": curves(t),
+        f"Final loss over the base learning rate on {t.task}": rates(t, scope),
+        f"Final losses over the initial betas on {t.task}": betas(t, scope),
+    }
+    return {alt: figure for alt, figure in drawn.items() if figure is not None}
 
 
 def curves(t: Table) -> Figure | None:
@@ -198,20 +185,16 @@ def curves(t: Table) -> Figure | None:
         "AdamW, tuned": tuned(t, "adamw"),
         "Muon, tuned": tuned(t, "muon"),
     }
-    given = [_band(t, title, name) for title, name in names.items() if name and t.has(name) and t.cells[name].curves]
+    given = [
+        band(title, t.cells[name].curves)
+        for title, name in names.items()
+        if name and t.has(name) and t.cells[name].curves
+    ]
     return bands(given, f"{t.task}: validation loss") if given else None
-
-
-def _band(t: Table, title: str, name: str) -> Band:
-    at = [dict(zip(*curve, strict=True)) for curve in t.cells[name].curves]
-    steps = t.curve(name)[0]
-    return Band(title, steps, np.array([[x[s] for s in steps] for x in at]))
 
 
 def rates(t: Table, scope: Scope) -> Figure | None:
     """Final losses over the base learning rate, as exponents of 10."""
-    from mada_lab.plots.lr_map import Line, lr_lines
-
     lines = [
         Line(name, list(scope.rates), [t.values(lr_name(name, x)) for x in scope.rates])
         for name in scope.mapped

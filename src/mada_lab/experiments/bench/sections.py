@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mada_lab.experiments.bench import families
 from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES
 from mada_lab.experiments.bench.tasks import BenchTask
-from mada_lab.experiments.comparison.compare import run_name
+from mada_lab.experiments.seeds import run_name
 from mada_lab.experiments.sweeps.plan import Values
 from mada_lab.optimizers.catalog import LR_FREE
 from mada_optim.rules import RULES

@@ -1,4 +1,4 @@
-"""Which worker computes which point of a sweep: agreed on through optuna's storage alone, on any number of machines.
+"""Which worker computes which point of a sweep: agreed on through their storage alone, on any number of machines.
 
 A worker claims a point by adding a running trial that carries it, and then reading all trials. A storage numbers trials
 in one order for all, and whoever has added one sees every trial before it: of several claims on a point, the one of
@@ -22,9 +22,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from optuna import Study
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from mada_lab.experiments.sweeps.storage import State, Study, Trial, TrialEnded
 
 logger = logging.getLogger(__name__)
 
@@ -48,27 +46,27 @@ class Standing:
         drawn: By point, name and keys that a worker has drawn for it, in a search.
     """
 
-    settled: dict[int, FrozenTrial] = field(default_factory=dict)
-    held: dict[int, FrozenTrial] = field(default_factory=dict)
+    settled: dict[int, Trial] = field(default_factory=dict)
+    held: dict[int, Trial] = field(default_factory=dict)
     deaths: Counter[int] = field(default_factory=Counter)
     drawn: dict[int, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, trials: Sequence[FrozenTrial], retried: Collection[int] = ()) -> Self:
-        """The standing after `trials`, the failures with a number in `retried` left out."""
+    def of(cls, trials: Sequence[Trial], retried: Collection[int] = ()) -> Self:
+        """The standing after `trials` in the order of their numbers, without the failures numbered in `retried`."""
         standing = cls()
-        for trial in sorted(trials, key=lambda trial: trial.number):
-            point = trial.user_attrs.get("point")
+        for trial in trials:
+            point = trial.facts.get("point")
             if not isinstance(point, int) or trial.number in retried:
                 continue
             if is_settled(trial):
                 standing.settled.setdefault(point, trial)
-            elif trial.state == TrialState.RUNNING:
+            elif trial.state == State.RUNNING:
                 standing.held.setdefault(point, trial)
-            elif trial.state == TrialState.FAIL and not trial.user_attrs.get("released"):
+            elif trial.state == State.FAILED and not trial.facts.get("released"):
                 standing.deaths[point] += 1
-            if "values" in trial.user_attrs and "name" in trial.user_attrs:
-                standing.drawn[point] = (trial.user_attrs["name"], trial.user_attrs["values"])
+            if "values" in trial.facts and "name" in trial.facts:
+                standing.drawn[point] = (trial.facts["name"], trial.facts["values"])
         return standing
 
     def free(self, points: int) -> list[int]:
@@ -76,9 +74,9 @@ class Standing:
         return [i for i in range(points) if i not in self.settled and i not in self.held]
 
 
-def is_settled(trial: FrozenTrial) -> bool:
+def is_settled(trial: Trial) -> bool:
     """Whether the trial has come to a result, or to a failure that stands."""
-    return trial.state == TrialState.COMPLETE or (trial.state == TrialState.FAIL and "error" in trial.user_attrs)
+    return trial.state == State.COMPLETE or (trial.state == State.FAILED and "error" in trial.facts)
 
 
 @dataclass(frozen=True)
@@ -90,34 +88,35 @@ class Claim:
 
 
 class Claims:
-    """One worker's view of the claims in a study."""
+    """One worker's view of the claims in a study.
+
+    Args:
+        study: Where the workers meet.
+        worker: A name for this worker.
+        grace: Seconds without a sign of life after which a worker counts as dead.
+    """
 
     def __init__(self, study: Study, worker: str, grace: float) -> None:
         self.study, self.grace = study, grace
-        self._storage, self._id = study._storage, study._study_id
         self._worker = worker
         self._seen: dict[int, tuple[Any, float]] = {}
 
     def standing(self) -> Standing:
         """How the points stand now."""
-        return Standing.of(self._trials(), self._retried())
+        return Standing.of(self.study.trials(), self._retried())
 
     def retry_failed(self) -> int:
-        """Frees the points that have failed so far; their number."""
-        failed = [trial for trial in self.standing().settled.values() if trial.state == TrialState.FAIL]
+        """Frees the points that have failed so far, and returns their number."""
+        failed = [trial for trial in self.standing().settled.values() if trial.state == State.FAILED]
         for trial in failed:  # a key for each: what another worker writes at the same time isn't lost
-            self.study.set_user_attr(f"{RETRIED}{trial.number}", True)
+            self.study.note(f"{RETRIED}{trial.number}", True)
         return len(failed)
 
     def _retried(self) -> set[int]:
-        attributes = self._storage.get_study_user_attrs(self._id)
-        return {int(key.removeprefix(RETRIED)) for key in attributes if key.startswith(RETRIED)}
-
-    def _trials(self) -> list[FrozenTrial]:
-        return self._storage.get_all_trials(self._id, deepcopy=False)
+        return {int(key.removeprefix(RETRIED)) for key in self.study.facts if key.startswith(RETRIED)}
 
     def take(self, points: int, most: int = 1) -> list[Claim]:
-        """Claims free points, the first that it can get, `most` of them at most; none if there is none."""
+        """Claims up to `most` of the free points; none if no point is free."""
         taken: list[Claim] = []
         for point in self.standing().free(points):
             claim = self._claim(point)
@@ -128,61 +127,60 @@ class Claims:
         return taken
 
     def _claim(self, point: int) -> Claim | None:
-        marks = {"point": point, "worker": self._worker, "beat": 0}
-        trial = self._storage.create_new_trial(self._id, create_trial(state=TrialState.RUNNING, user_attrs=marks))
-        trials = {x._trial_id: x for x in self._trials()}
-        number = trials[trial].number
-        rivals = [x for x in trials.values() if x.user_attrs.get("point") == point and x.number != number]
+        own = self.study.begin({"point": point, "worker": self._worker, "beat": 0})
+        trials = self.study.trials()
+        number = next(trial.number for trial in trials if trial.id == own)
+        rivals = [trial for trial in trials if trial.facts.get("point") == point and trial.number != number]
         retried = self._retried()
-        first = all(x.number > number for x in rivals if x.state == TrialState.RUNNING)
-        if first and not any(is_settled(x) and x.number not in retried for x in rivals):
-            return Claim(point, trial)
-        self._storage.set_trial_state_values(trial, TrialState.PRUNED)
+        first = all(trial.number > number for trial in rivals if trial.state == State.RUNNING)
+        if first and not any(is_settled(trial) and trial.number not in retried for trial in rivals):
+            return Claim(point, own)
+        self.study.end(own, State.PRUNED)
         return None
 
     def note(self, claim: Claim, **facts: Any) -> None:
         """Adds facts to the trial. Raises ClaimLost if it isn't this worker's any more."""
-        self._tell(claim, None, facts)
+        self._change(claim, None, facts)
 
     def settle(self, claim: Claim, value: float, **facts: Any) -> None:
         """The point has a result. Raises ClaimLost."""
-        self._tell(claim, TrialState.COMPLETE, facts, value)
+        self._change(claim, State.COMPLETE, facts, value)
 
     def fail(self, claim: Claim, error: str) -> None:
         """The point has failed, and stands so. Raises ClaimLost."""
-        self._tell(claim, TrialState.FAIL, {"error": error})
+        self._change(claim, State.FAILED, {"error": error})
 
     def release(self, claim: Claim) -> None:
         """This worker is stopped; the point is free at once. Raises ClaimLost."""
-        self._tell(claim, TrialState.FAIL, {"released": True})
+        self._change(claim, State.FAILED, {"released": True})
 
-    def _tell(self, claim: Claim, state: TrialState | None, facts: dict[str, Any], value: float | None = None) -> None:
+    def _change(self, claim: Claim, state: State | None, facts: dict[str, Any], value: float | None = None) -> None:
         try:
-            for name, fact in facts.items():
-                self._storage.set_trial_user_attr(claim.trial, name, fact)
+            self.study.note_trial(claim.trial, facts)
             if state is not None:
-                self._storage.set_trial_state_values(claim.trial, state, None if value is None else [value])
-        except UpdateFinishedTrialError as error:
+                self.study.end(claim.trial, state, value)
+        except TrialEnded as error:
             raise ClaimLost from error
 
     def bury_dead(self, lives: Callable[[int], bool]) -> list[int]:
-        """Fails the trials that were quiet for the grace period, unless `lives(point)` knows better; their points."""
+        """Fails the trials that were quiet for the grace period, unless `lives(point)`, and returns their points."""
         now, buried = time.monotonic(), []
         held = self.standing().held
-        self._seen = {x._trial_id: self._seen.get(x._trial_id, (None, now)) for x in held.values()}
+        self._seen = {trial.id: self._seen.get(trial.id, (None, now)) for trial in held.values()}
         for point, trial in held.items():
-            beat = trial.user_attrs.get("beat")
-            last, since = self._seen[trial._trial_id]
+            beat = trial.facts.get("beat")
+            last, since = self._seen[trial.id]
             if beat != last:
-                self._seen[trial._trial_id] = (beat, now)
-            elif now - since > self.grace and not lives(point) and self._bury(trial):
+                self._seen[trial.id] = (beat, now)
+            elif now - since > self.grace and not lives(point) and self.bury(trial):
                 buried.append(point)
         return buried
 
-    def _bury(self, trial: FrozenTrial) -> bool:
+    def bury(self, trial: Trial) -> bool:
+        """Fails the trial of a worker that counts as dead; False if it has ended by itself, or by another worker."""
         try:
-            return self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        except UpdateFinishedTrialError:  # another worker did it, or it had only been slow
+            return self.study.end(trial.id, State.FAILED)
+        except TrialEnded:
             return False
 
 

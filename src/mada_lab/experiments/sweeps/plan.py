@@ -10,18 +10,14 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from torch import nn
 
 from mada_lab.config import parsing
-from mada_lab.config.declarations import defaults, set_keys
+from mada_lab.config.declarations import defaults, optimizer_keys, set_keys
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import catalog
+from mada_lab.tasks.open_data import open_data
 
 Values = dict[str, Any]
 
@@ -29,6 +25,23 @@ Values = dict[str, Any]
 LOCAL = ("out_dir", "data_dir", "device", "init_from")
 RANGE = re.compile(r"(?P<low>[^.:]*(?:\.\d[^.:]*)?)\.\.(?P<high>[^:]*?)(?P<log>:log)?")
 LONGEST_NAME = 120
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; with `log`, drawn evenly in their logarithm."""
+
+    low: float
+    high: float
+    log: bool
+
+    @property
+    def ends(self) -> list[float]:
+        """The lowest and the highest number, without repetition."""
+        return list(dict.fromkeys((self.low, self.high)))
+
+
+Choices = list[Any]
 
 
 @dataclass(frozen=True)
@@ -65,9 +78,10 @@ class Plan:
         """The configuration of a point. Raises ConfigError for keys, types and values that don't go."""
         return fitted(self.base, values)
 
-    def distributions(self) -> dict[str, BaseDistribution]:
+    @property
+    def space(self) -> dict[str, "Range | Choices"]:
         """What each key of the search is drawn from. Raises ConfigError."""
-        return {key: _distribution(key, given) for key, given in self.search.items()}
+        return {key: _drawn_from(key, given) for key, given in self.search.items()}
 
     def check(self) -> None:
         """Raises ConfigError unless every point can be configured: a sweep shouldn't fail when it is half done."""
@@ -84,14 +98,10 @@ class Plan:
             self.config(values)
 
     def outlines(self) -> Iterator[Values]:
-        """The keys of each point; of a search, of each combination of choices, with ranges at their lower ends."""
+        """The keys of each point; of a search, of each combination of choices and ends of ranges."""
         if not self.search:
-            yield from (values for _, values in self.points)
-            return
-        found = self.distributions().items()
-        yield from _product(
-            {k: list(x.choices) if isinstance(x, CategoricalDistribution) else [x.low] for k, x in found}
-        )
+            return (values for _, values in self.points)
+        return _product({key: x.ends if isinstance(x, Range) else x for key, x in self.space.items()})
 
     def to_json(self) -> Values:
         """All that decides the results."""
@@ -113,6 +123,29 @@ class Plan:
     def digest(self) -> str:
         """12 digits that any difference in the results' causes changes."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def require_possible(plans: Sequence[Plan]) -> None:
+    """Raises ConfigError unless every point can be configured and its optimizer made, and every key has an effect."""
+    for plan in plans:
+        plan.check()
+    require_used(plans)
+    model = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))  # with one hidden matrix
+    for config in _distinct(plans, ("optimizer", "learning_rate", "init_from")):
+        catalog.build(model, replace(config, coefficients_from=None, pace_from=None))
+
+
+def require_data(plans: Sequence[Plan]) -> None:
+    """Raises ConfigError, DataError unless the data sets of all points are there; small ones are prepared."""
+    for config in _distinct(plans, ("dataset",), optimizers=False):
+        open_data(config)
+
+
+def _distinct(plans: Sequence[Plan], keys: tuple[str, ...], optimizers: bool = True) -> list[RunConfig]:
+    """A configuration for each combination of the values of `keys`, and of the keys of optimizers."""
+    configs = [plan.config(values) for plan in plans for values in plan.outlines()]
+    keys = (*keys, *(optimizer_keys(type(plans[0].base)) if optimizers else ()))
+    return list({repr([getattr(config, key) for key in keys]): config for config in configs}.values())
 
 
 def require_used(plans: Sequence[Plan]) -> None:
@@ -168,7 +201,7 @@ def _short(value: Any) -> Any:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _product(grid: Mapping[str, list[Any]]) -> Iterator[Values]:
+def _product(grid: Mapping[str, Sequence[Any]]) -> Iterator[Values]:
     return (dict(zip(grid, cell, strict=True)) for cell in itertools.product(*grid.values()))
 
 
@@ -177,19 +210,18 @@ def _name(case: str, cell: Values) -> str:
     return re.sub(r"[^\w.=+-]", "_", "_".join(part for part in parts if part))[:LONGEST_NAME]
 
 
-def _distribution(key: str, given: Any) -> BaseDistribution:
+def _drawn_from(key: str, given: Any) -> Range | Choices:
     parsing.require_known(key, "the sweep's search")
     if isinstance(given, list):
-        return CategoricalDistribution(given)
+        return given
     match = RANGE.fullmatch(str(given))
     if match is None:
         what = f"expected low..high, low..high:log, or a list of values, got {given}; correct it"
         raise ConfigError(f"sweep, search, key {key}: {what}")
     low, high = (parsing.parse_value(key, match[part].strip()) for part in ("low", "high"))
-    kind = {int: IntDistribution, float: FloatDistribution}.get(type(low))
-    try:
-        if kind is None or not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("a range of what has no order, or no end")
-        return kind(low, high, log=match["log"] is not None)
-    except ValueError as error:
-        raise ConfigError(f"sweep, search, key {key}: expected a range, got {given}: {error}; correct it") from error
+    log = match["log"] is not None
+    numbers = type(low) is type(high) and isinstance(low, int | float) and not isinstance(low, bool)
+    if not numbers or not (math.isfinite(low) and math.isfinite(high) and low <= high) or (log and low <= 0):
+        what = f"expected a range of finite numbers, low <= high, and low > 0 with :log, got {given}"
+        raise ConfigError(f"sweep, search, key {key}: {what}; correct it")
+    return Range(low, high, log)

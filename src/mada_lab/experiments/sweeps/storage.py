@@ -1,34 +1,144 @@
-"""Where a sweep keeps who computes what: optuna's journal in a file, or a database."""
+"""Where the workers of a sweep meet: a journal in a file, or a database. This file alone knows optuna.
+
+A storage holds studies, one per plan; a study holds facts and trials. A trial holds facts too, and runs until it ends.
+"""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import TrialState, create_trial
 
 from mada_lab.errors import CheckpointError, ConfigError
+from mada_lab.experiments.sweeps.plan import Choices, Range
 from mada_lab.system import files
 
-TRIES, PAUSE = (
-    5,
-    0.5,
-)  # seconds: workers that make the tables of one database at the same time stand in each other's way
+TRIES, PAUSE = 5, 0.5  # seconds: workers that make the tables of one database at the same time disturb each other
 WAIT = 60  # seconds that a writer waits for the others' writes in an SQLite file
 
+#: What a storage raises that can't be read or written.
+StorageError = StorageInternalError
+#: What a study raises if a trial that is to be changed has ended.
+TrialEnded = UpdateFinishedTrialError
 
-def open_storage(name: str) -> BaseStorage:
+
+class State(Enum):
+    """How a trial stands."""
+
+    RUNNING = TrialState.RUNNING
+    COMPLETE = TrialState.COMPLETE
+    FAILED = TrialState.FAIL
+    PRUNED = TrialState.PRUNED
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as it was read.
+
+    Attributes:
+        id: For the methods of its study.
+        number: Its place in the order in which all workers see the trials of a study.
+        state: How it stands.
+        facts: What workers noted.
+    """
+
+    id: int
+    number: int
+    state: State
+    facts: Mapping[str, Any]
+
+
+class Study:
+    """The study called `name`, made if need be."""
+
+    def __init__(self, storage: BaseStorage, name: str) -> None:
+        self._study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
+        self._storage, self._id = self._study._storage, self._study._study_id  # the first has a cache
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What workers noted about the study."""
+        return self._storage.get_study_user_attrs(self._id)
+
+    def note(self, name: str, fact: object) -> None:
+        """Notes a fact about the study."""
+        self._storage.set_study_user_attr(self._id, name, fact)
+
+    def trials(self) -> list[Trial]:
+        """All trials in the order of their numbers."""
+        found = self._storage.get_all_trials(self._id, deepcopy=False)
+        read = [Trial(x._trial_id, x.number, State(x.state), x.user_attrs) for x in found]
+        return sorted(read, key=lambda trial: trial.number)
+
+    def begin(self, facts: Mapping[str, Any]) -> int:
+        """Adds a running trial with these facts, and returns its id."""
+        trial = create_trial(state=TrialState.RUNNING, user_attrs=dict(facts))
+        return self._storage.create_new_trial(self._id, trial)
+
+    def note_trial(self, trial: int, facts: Mapping[str, Any]) -> None:
+        """Notes facts about a running trial. Raises TrialEnded."""
+        for name, fact in facts.items():
+            self._storage.set_trial_user_attr(trial, name, fact)
+
+    def end(self, trial: int, state: State, value: float | None = None) -> bool:
+        """Ends a running trial, with the value that it came to; whether it was this worker that ended it.
+
+        Raises:
+            TrialEnded: It has ended.
+        """
+        return self._storage.set_trial_state_values(trial, state.value, None if value is None else [value])
+
+    def draw(self, trial: int, space: Mapping[str, Range | Choices], seed: int) -> dict[str, Any]:
+        """A point of `space` for a running trial, drawn by optuna's TPE from the values of the trials before it."""
+        self._study.sampler = TPESampler(seed=seed)
+        drawn = optuna.Trial(self._study, trial)
+        for key, among in space.items():
+            if isinstance(among, Range):
+                suggest = drawn.suggest_int if isinstance(among.low, int) else drawn.suggest_float
+                suggest(key, among.low, among.high, log=among.log)
+            else:
+                drawn.suggest_categorical(key, among)
+        return dict(drawn.params)
+
+
+class Storage:
+    """A storage with its studies."""
+
+    def __init__(self, backend: BaseStorage) -> None:
+        self._backend = backend
+
+    def studies(self) -> list[str]:
+        """The names of the studies."""
+        return [study.study_name for study in self._backend.get_all_studies()]
+
+    def study(self, name: str) -> Study:
+        """The study called `name`, made if need be."""
+        return Study(self._backend, name)
+
+
+def open_storage(name: str) -> Storage:
     """The storage called `name`: a URL with `://` is a database, all else the path of a journal.
 
-    Several machines share a journal on a network file system, which SQLite must not lie on.
+    Several machines can share a journal on a network file system, but not an SQLite file.
 
     Raises:
         ConfigError: There can be no such storage.
         CheckpointError: The journal is damaged.
     """
-    return _database(name) if "://" in name else _journal(Path(name))
+    return Storage(_database(name) if "://" in name else _journal(Path(name)))
+
+
+def quiet() -> None:
+    """Keeps optuna from logging each study and trial."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def _journal(path: Path) -> BaseStorage:
@@ -36,8 +146,11 @@ def _journal(path: Path) -> BaseStorage:
         files.make_folder(path.parent)
         path = path.resolve()
         lock = JournalFileOpenLock(str(path))
-        with _locked(lock):
+        lock.acquire()
+        try:
             _drop_torn_line(path)
+        finally:
+            lock.release()
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except OSError as error:
         what = f"expected a file that can be made and written, got {error.strerror}; choose another"
@@ -47,17 +160,8 @@ def _journal(path: Path) -> BaseStorage:
         raise CheckpointError(f"sweep storage, {path}: {what}") from error
 
 
-@contextmanager
-def _locked(lock: JournalFileOpenLock) -> Iterator[None]:
-    lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _drop_torn_line(path: Path) -> None:
-    """A machine that went down, or a full disk, may leave half a line, behind which the next one couldn't be read."""
+    """Cuts off half a line at the end, as a power cut or a full disk leaves it: the next line would be unreadable."""
     content = path.read_bytes() if path.exists() else b""
     if content and not content.endswith(b"\n"):
         files.write_at(path, content.rfind(b"\n") + 1, b"")
@@ -75,8 +179,3 @@ def _database(url: str) -> BaseStorage:
                 raise ConfigError(f"sweep storage, {url.split(':')[0]}: {what}") from error
             time.sleep(PAUSE * (i + 1))
     raise AssertionError
-
-
-def quiet() -> None:
-    """Keeps optuna from telling of each study and trial."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)

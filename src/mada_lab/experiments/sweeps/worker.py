@@ -10,15 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-import optuna
-from optuna.exceptions import StorageInternalError
-from optuna.samplers import TPESampler
-
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import CheckpointError, Interrupted, LabError, visible
 from mada_lab.experiments.sweeps.claims import MOST_DEATHS, Beat, Claim, ClaimLost, Claims, Standing
 from mada_lab.experiments.sweeps.complete import complete, complete_together
 from mada_lab.experiments.sweeps.plan import Plan, Values, describe
+from mada_lab.experiments.sweeps.storage import StorageError
 from mada_lab.records.listener import Listener
 from mada_lab.records.run_record import Run
 from mada_lab.system import run_lock
@@ -39,6 +36,18 @@ class SweepStopped(Interrupted):
             self, f"stopped by {signal.Signals(number).name}, and saved; the same command goes on from there"
         )
         self.exit_code = 128 + number
+
+
+class PointsFailed(LabError):  # noqa: N818 the points that didn't are there
+    """Some points of a sweep failed; the others are settled. The exit code is 1."""
+
+
+def require_all(results: "Sequence[Result]") -> None:
+    """Raises PointsFailed if a point failed."""
+    failed = [result for result in results if result.error is not None]
+    if failed:
+        what = f"expected {len(results)} finished points, got {len(failed)} that failed, the first: {failed[0].name}"
+        raise PointsFailed(f"sweep: {what}; --retry-failed tries them again")
 
 
 class SweepListener(Protocol):
@@ -101,7 +110,7 @@ class Worker:
                 return self._work(signals)
         except Stop as stop:
             raise SweepStopped(stop.number) from None
-        except (StorageInternalError, OSError) as error:
+        except (StorageError, OSError) as error:
             what = f"expected to read and write it, got {type(error).__name__}: {error}"
             raise CheckpointError(f"sweep storage: {what}; start this worker again, and it goes on") from error
 
@@ -127,7 +136,7 @@ class Worker:
 
     def _look(self) -> Standing:
         standing = self.claims.standing()
-        failed = sum("error" in trial.user_attrs for trial in standing.settled.values())
+        failed = sum("error" in trial.facts for trial in standing.settled.values())
         self.listen.standing(len(standing.settled), failed, self.plan.size)
         return standing
 
@@ -137,7 +146,7 @@ class Worker:
         for point, trial in sorted(standing.settled.items()):
             name, values = self._known(point, standing)
             folder = self.out / name if name else None
-            found.append(Result(point, name, values, folder, trial.user_attrs.get("error")))
+            found.append(Result(point, name, values, folder, trial.facts.get("error")))
         return found
 
     def _compute(self, claims: Sequence[Claim]) -> None:
@@ -222,13 +231,8 @@ class Worker:
         """Name and keys of a claimed point; a search draws them, once."""
         name, values = self._known(claim.point, self.claims.standing())
         if not name:
-            study = self.claims.study
             # Seeded by the point: one worker alone draws the same each time.
-            study.sampler = TPESampler(seed=self.plan.base.seed + claim.point)
-            trial = optuna.Trial(study, claim.trial)
-            for key, distribution in self.plan.distributions().items():
-                trial._suggest(key, distribution)
-            values = dict(trial.params)
+            values = self.claims.study.draw(claim.trial, self.plan.space, self.plan.base.seed + claim.point)
             name = describe(claim.point, values)
         if self.plan.search:
             self.claims.note(claim, values=values, name=name)

@@ -1,7 +1,6 @@
-"""An optimizer of one number, fast enough for a million steps: plain floats in place of tensors.
+"""An optimizer of one number on Python floats (fp64), fast enough for a million steps.
 
-Nothing is defined anew. The rule, its derivatives and the hyper-step are traced from the library's own functions into
-graphs, and each graph is evaluated on Python's floats, which are fp64.
+The rule, its derivatives and the learner's step are the library's own functions, traced into graphs.
 """
 
 import math
@@ -28,25 +27,22 @@ class ScalarOptimizer:
     """Moves a number as `optimizer` would move a parameter that has one element.
 
     Args:
-        optimizer: A fresh optimizer in fp64, whose rule, coefficients and learners are taken over; it is not stepped.
-            Not offered: weight decay, a learned lr, and other learners than HyperSGD.
-        start: Where the number starts.
+        optimizer: A fresh optimizer of one fp64 parameter, whose rule, options and learners are used; it is not
+            stepped. Weight decay, slots that aren't fp64, a learned lr and learners other than HyperSGD are refused.
+        start: The first value of the number.
 
     Attributes:
         x: The number; a caller may project it between two steps.
-        coefficients: The rule's coefficients by name, as they are now.
+        coefficients: The rule's coefficients by name, as learned, before a guard.
 
     Raises:
-        ValueError: The optimizer has what is not offered.
+        ValueError: The optimizer has one of the options that are refused.
     """
 
     def __init__(self, optimizer: HyperOptimizer, start: float) -> None:
         group, rule, learned = optimizer.param_groups[0], optimizer.rule, optimizer.learned
-        others = [type(x).__name__ for x in optimizer.learners if type(x) is not HyperSGD]
-        if group["weight_decay"] or LR.name in learned or others:
-            raise ValueError(
-                "a scalar optimizer has no weight decay, learned lr or learner but HyperSGD; leave them out"
-            )
+        _require_scalar(optimizer)
+        self._sign = -1.0 if group["maximize"] else 1.0
         fixed = corners(rule, group, learned)
         form, graph = specialize(rule, fixed), reduced(rule, fixed)
         slots = [SLOT + slot.name for slot in rule.slots if slot.scalar]
@@ -64,6 +60,7 @@ class ScalarOptimizer:
 
     def step(self, g: float, lr: float) -> None:
         """One step with the gradient `g`: the hyper-step first, then slots and number with the new coefficients."""
+        g *= self._sign
         if self._learned and self._last is not None:
             self._learn(g, *self._last)
         self.t += 1
@@ -81,6 +78,19 @@ class ScalarOptimizer:
                 self.coefficients[column.name] = column.step(self.coefficients[column.name], x, self.t)
 
 
+def _require_scalar(optimizer: HyperOptimizer) -> None:
+    learners = {type(x) for x in optimizer.learners}
+    refused = {
+        "weight_decay": bool(optimizer.param_groups[0]["weight_decay"]),
+        "state_dtype": optimizer.state_dtype not in (None, torch.float64),
+        "a learned lr": LR.name in optimizer.learned,
+        "a learner other than HyperSGD": not learners <= {HyperSGD},
+    }
+    if any(refused.values()):
+        got = ", ".join(name for name, given in refused.items() if given)
+        raise ValueError(f"scalar optimizer: expected none of {', '.join(refused)}, got {got}; leave it out")
+
+
 def learner_of_each(optimizer: HyperOptimizer) -> list[tuple[str, Any]]:
     """The learned coefficients in the rule's order, each with its learner."""
     found = {q: x for x in optimizer.learners for q in learned_names(optimizer.rule, x.names)}
@@ -88,7 +98,7 @@ def learner_of_each(optimizer: HyperOptimizer) -> list[tuple[str, Any]]:
 
 
 class Column:
-    """One coefficient, moved by its learner's own step, which is traced once and evaluated on floats.
+    """One coefficient, moved by its learner's own step and projected as the library does, both on floats.
 
     Args:
         name: The coefficient.
