@@ -7,6 +7,7 @@ command line prints it as one line after `error: `.
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 E = TypeVar("E", bound="LabError")
@@ -115,3 +116,9 @@ class Interrupted(LabError):  # noqa: N818 it is none
         self.exit_code, self.resumable = 128 + number, step is not None
         saved = f" at step {step}, and saved; `--init_from=resume` goes on from there" if self.resumable else ""
         super().__init__(f"stopped by {signal.Signals(number).name}{saved}")
+
+
+def require_exists(path: Path, what: str, kind: type[LabError] = ConfigError) -> None:
+    """Raises an error of `kind` if there is nothing at `path`; the message calls it `what`."""
+    if not path.exists():
+        raise kind(f"{what} {path}: expected a file or folder that exists, got a missing path; check it")

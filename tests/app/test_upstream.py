@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mada_lab.cli import main
-from mada_lab.cli.words import say
+from mada_lab.cli.bars import say
 from mada_lab.config import keys as configs
 from mada_lab.config import parsing
 from mada_lab.config.python_files import assignments
@@ -255,8 +255,8 @@ def test_sweeps_and_comparisons_take_python_too(tmp_path, capsys):
     path = tmp_path / "c.py"
     path.write_text("n_layer = 1\nmax_iters = 3000\nwandb_log = False\n")
     words = [str(path), "--optimizer=adamw", "--beta1=0.5"]
-    tables, base = sweep.read([*words, "--grid", "seed=1,2"])
-    assert (base.n_layer, base.n_embd, base.beta1, tables["grid"]) == (1, 768, 0.5, {"seed": [1, 2]})
+    given, base = sweep.read([*words, "--grid", "seed=1,2"])
+    assert (base.n_layer, base.n_embd, base.beta1, given.grid) == (1, 768, 0.5, {"seed": [1, 2]})
     _, cases, base = compare.read([*words, "--optimizers=adamw:beta1=0.8,adam"])
     assert (base.n_layer, base.n_embd, list(cases)) == (1, 768, ["adamw", "adam"])
     assert capsys.readouterr().err.count("note: wandb_log=False: as here in any case") == 2

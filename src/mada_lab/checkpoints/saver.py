@@ -30,7 +30,7 @@ class Saver:
 
     def __init__(self, config: RunConfig, world: World = ALONE) -> None:
         self.failed: CheckpointError | None = None
-        self._folder, self._keep, self._world = Path(config.out_dir), config.keep_checkpoints, world
+        self._folder, self._keep, self._world = config.folder, config.keep_checkpoints, world
         self._abort = config.on_save_error == "abort"
         self._pool = ThreadPoolExecutor(1, "checkpoint") if config.background_save else None
         self._in_flight: Future[Path] | None = None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mada_lab.config import python_files
-from mada_lab.errors import ConfigError
+from mada_lab.errors import ConfigError, require_exists
 
 FILE_BYTES = 1 << 20  # at most: a path may lead to an endless device
 
@@ -29,6 +29,7 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
+    require_exists(path, "configuration")
     try:
         with open(path, "rb") as file:
             content = file.read(FILE_BYTES + 1)

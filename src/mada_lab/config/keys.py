@@ -4,10 +4,12 @@ A step is an optimizer step. `declarations.Key` says what a key declares: its to
 a resume, its default, the numbers that it may have, and other names that people use for it.
 """
 
+from pathlib import Path
 from typing import Literal
 
 from mada_lab.config import derived
 from mada_lab.config.declarations import COUNT, SEED, WHOLE, Key, Resume, Topic, configuration
+from mada_lab.errors import ConfigError
 from mada_optim.checks import NON_NEGATIVE, POSITIVE
 from mada_optim.rule import DECAY
 from mada_optim.rules import RULES
@@ -26,8 +28,8 @@ PLAIN = ", ".join(name for name in RULES if not name.startswith("mada"))
 class Declared:
     """The keys that mean the same whatever is trained, but for those that the library's declarations give."""
 
-    out_dir: str = Key(RUN, OUTSIDE, "out", also="out output output_dir run_dir folder")
-    """Folder of the run: its record and its checkpoints."""
+    out_dir: str | None = Key(RUN, OUTSIDE, None, also="out output output_dir run_dir folder")
+    """Folder of the run: its record and its checkpoints. None: a new folder `out/DATASET-TIME`."""
     init_from: str = Key(RUN, RESOLVED, "scratch", also="resume checkpoint load from_pretrained pretrained")
     """scratch: fresh weights. resume: the newest checkpoint in out_dir. Or trained weights, with a fresh optimizer: the
     folder of a run, a checkpoint or an export, or gpt2, gpt2-medium, gpt2-large, gpt2-xl."""
@@ -161,6 +163,13 @@ class Declared:
     hybrid: those on one machine share them, and each machine has a replica."""
     distributed_timeout: float = Key(DEVICE, OUTSIDE, 600.0, POSITIVE)
     """Seconds after which a process that doesn't answer ends the run."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run. Raises ConfigError if `out_dir` names none."""
+        if self.out_dir is None:
+            raise ConfigError("out_dir=None: expected the folder of the run, got none; set it")
+        return Path(self.out_dir)
 
 
 @configuration

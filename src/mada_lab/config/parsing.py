@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import io
 import math
-import re
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +10,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-import tyro
-
 from mada_lab.config import by_coefficient, files
+from mada_lab.config.arguments import Arguments
 from mada_lab.config.declarations import Key, aliases, declarations
-from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
+from mada_lab.config.key_options import COMMANDS, key_options
+from mada_lab.config.keys import RunConfig, TrainConfig
 from mada_lab.config.upstream import translate
 from mada_lab.config.upstream.translation import keys_in
 from mada_lab.errors import ConfigError
@@ -24,9 +22,6 @@ from mada_optim.checks import POSITIVE, did_you_mean
 from mada_optim.rule import Interval
 
 C = TypeVar("C", bound=RunConfig)
-
-#: What is typed before the keys of each kind.
-COMMANDS: dict[type[RunConfig], str] = {TrainConfig: "train", VisionConfig: "vision"}
 
 
 @functools.cache
@@ -161,18 +156,26 @@ def _typed(key: str, value: Any, where: str, kind: type[RunConfig], or_none: boo
     return float(value) if float in _options(annotation) and not isinstance(value, str) else value
 
 
-def parse_value(key: str, text: str) -> Any:
+def parse_value(key: str, text: str, kind: type[RunConfig] = TrainConfig) -> Any:
     """The value that `text` stands for, of the key's type. Raises ConfigError."""
-    require_known(key, "the command line")
-    types = keys(TrainConfig)
+    require_known(key, "the command line", kind)
+    annotation = keys(kind)[key]
     words = {"true": True, "false": False}
+    if text == "None" and NoneType in get_args(annotation):
+        return None
     for read in (int, float, lambda word: words[word.lower()], str):
         with contextlib.suppress(ValueError, KeyError):
             value = read(text)
-            if _fits(value, types[key]):
-                return typed({key: value}, "the command line")[key]
-    what = f"expected {_described(types[key])}, got {text!r}; correct the value"
+            if _fits(value, annotation):
+                return _typed(key, value, "the command line", kind)
+    what = f"expected {_described(annotation)}, got {text!r}; correct the value"
     raise ConfigError(f"configuration, in the command line, key {key}: {what}")
+
+
+@functools.cache
+def arguments_of(kind: type[RunConfig]) -> Arguments:
+    """The arguments of the command that takes the keys of `kind`."""
+    return key_options(kind, lambda key, text: parse_value(key, text, kind))
 
 
 def parse_arguments(arguments: Sequence[str], default: C) -> C:
@@ -181,24 +184,13 @@ def parse_arguments(arguments: Sequence[str], default: C) -> C:
     Raises:
         ConfigError: An unknown key, or a value of the wrong type.
     """
-    kind = type(default)
-    command = f"mada-lab {COMMANDS[kind]}"
-    for argument in arguments:
-        if argument.startswith("--") and argument not in ("--help", "--"):
-            require_known(argument[2:].split("=")[0].replace("-", "_"), "the command line", kind)
-    shown = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(shown):
-            return tyro.cli(
-                tyro.conf.FlagConversionOff[kind],  # type: ignore[valid-type] # known at run time only
-                args=arguments,
-                default=default,
-                prog=f"{command} [CONFIG.toml|CONFIG.py]",
-            )
-    except SystemExit as stop:
-        if stop.code == 0:  # --help
-            raise
-        raise ConfigError(f"command line: {_first_sentence(shown.getvalue())}; see `{command} --help`") from None
+    kind: type[RunConfig] = type(default)
+    given, rest = arguments_of(kind).split(arguments)
+    for word in rest:
+        if not word.startswith("--"):
+            arguments_of(kind).error(f"expected --key=value, got {word}")
+        require_known(word[2:].partition("=")[0].replace("-", "_"), "the command line", kind)
+    return replace(default, **vars(given))
 
 
 def require_known(key: str, where: str, kind: type[RunConfig] = TrainConfig) -> None:
@@ -235,7 +227,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"warmup_iters: expected at most max_iters={config.max_iters}, got {config.warmup_iters}"
     if config.background_save and config.checkpoint_shards == "each":
         yield "background_save: expected false with checkpoint_shards=each (processes talk as they write), got true"
-    if not config.out_dir.strip():
+    if config.out_dir is not None and not config.out_dir.strip():
         yield "out_dir: expected a folder, got an empty name"
 
 
@@ -286,10 +278,3 @@ def _fits_one(value: Any, expected: Any) -> bool:
 def _described(annotation: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return " or ".join(names.get(x, repr(x)) for x in _options(annotation))
-
-
-def _first_sentence(boxed: str) -> str:
-    """What tyro prints in a box, up to its first rule, on one line."""
-    lines = [line.strip("│ ").strip() for line in boxed.splitlines() if line.startswith("│")]
-    cut = next((i for i, line in enumerate(lines) if re.fullmatch("─+", line)), len(lines))
-    return " ".join(lines[:cut]).rstrip(".")

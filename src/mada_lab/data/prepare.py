@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from mada_lab.data import catalog, cuts, gpt2, pipeline, sidecar
@@ -19,11 +20,12 @@ from mada_lab.data.image_sources import Pictures
 from mada_lab.data.images import PARTS, ImageData, ImageSidecar, ImageSplit
 from mada_lab.data.images import SPLITS as IMAGE_SPLITS
 from mada_lab.data.pipeline import Piece
+from mada_lab.data.readers import paths_in
 from mada_lab.data.sidecar import Sidecar, Split, Vocabulary
 from mada_lab.data.sources import Texts
 from mada_lab.data.tokenizer import CharTokenizer, lone_surrogate
 from mada_lab.data.writer import HashedFile
-from mada_lab.errors import ConfigError, DataError
+from mada_lab.errors import ConfigError, DataError, require_exists
 from mada_lab.system import files
 from mada_lab.system.files import new_folder, only_process, write_atomic
 
@@ -60,21 +62,43 @@ def prepare(
         DataError: The source can't be had or is damaged, the folder can't be written, or it exists and is damaged. Then
             nothing has changed on the disk, except that what was downloaded stays in NAME.download for the next time.
     """
-    choice = catalog.find(name, tokenizer)
-    folder, downloads = data_dir / choice.name, data_dir / f"{choice.name}.download"
-    try:
-        if not folder.exists():
-            with only_process(folder):
-                if not folder.exists():  # else another process was faster
-                    _make(choice, folder, downloads, _Options(from_file, bpe_files, workers, listen))
-        files.discard(downloads)
-    except OSError as error:
-        raise DataError(
-            f"data set, in {folder}: expected a place to write, got {describe(error)}; free it, or choose another"
-        ) from error
-    opened = ImageData.open(folder) if isinstance(choice.data_set, ImageSet) else Corpus.open(folder)
-    _require_name(opened, choice)
-    return folder
+    return _made(catalog.find(name, tokenizer), data_dir, _Options(from_file, bpe_files, workers, listen)).folder
+
+
+def prepare_text(
+    name: str,
+    data_dir: Path,
+    from_file: Path,
+    tokenizer: str = "char",
+    share: Fraction = Fraction(1, 10),
+    *,
+    bpe_files: Path | None = None,
+    workers: int | None = None,
+    listen: Listen = lambda count, unit: None,
+) -> Corpus:
+    """Makes the data set `data_dir / name` of the user's text: of a file in UTF-8, or of all files in a folder.
+
+    Args:
+        name: A new name.
+        data_dir: Where the data sets live; made if missing.
+        from_file: The file or the folder.
+        tokenizer: `char`, `gpt2` or `gpt2_small`.
+        share: The last `share` of each file's characters validates.
+        bpe_files: As in `prepare`.
+        workers: As in `prepare`.
+        listen: As in `prepare`.
+
+    Raises:
+        ConfigError: The name is taken or has other characters, there is no such tokenizer, or the path is missing.
+        DataError: A file is empty or isn't UTF-8, or the text is too short for both splits.
+    """
+    choice = catalog.of_own_text(name, tokenizer, share)
+    if (data_dir / name).exists():
+        what = f"expected a new name, got that of the folder {data_dir / name}"
+        raise ConfigError(f"--name={name}: {what}; choose another, or delete the folder")
+    made = _made(choice, data_dir, _Options(from_file, bpe_files, workers, listen))
+    assert isinstance(made, Corpus)
+    return made
 
 
 def open_or_prepare(name: str, data_dir: Path) -> Corpus:
@@ -84,14 +108,14 @@ def open_or_prepare(name: str, data_dir: Path) -> Corpus:
         ConfigError: No data set has this name, or it has no text.
         DataError: It is missing and large, can't be prepared, or is damaged.
     """
-    choice = catalog.find(name)
+    choice = find(name, data_dir)
     if isinstance(choice.data_set, ImageSet):
         raise ConfigError(
             f"data set, in key dataset: expected one of text, got {name}, which has images; choose another"
         )
-    corpus = Corpus.open(_prepared(choice, data_dir))
-    _require_name(corpus, choice)
-    return corpus
+    opened = _opened(choice, data_dir)
+    assert isinstance(opened, Corpus)
+    return opened
 
 
 def open_or_prepare_images(name: str, data_dir: Path) -> ImageData:
@@ -101,44 +125,69 @@ def open_or_prepare_images(name: str, data_dir: Path) -> ImageData:
         ConfigError: No data set has this name, or it has no images.
         DataError: It is missing and large, can't be prepared, or is damaged.
     """
-    choice = catalog.find(name)
+    choice = find(name, data_dir)
     if isinstance(choice.data_set, TextSet):
-        raise ConfigError(
-            f"data set, in key dataset: expected one of images, got {name}, which is text; choose cifar10 or digits"
-        )
-    images = ImageData.open(_prepared(choice, data_dir))
-    _require_name(images, choice)
-    return images
+        what = f"expected one of images, got {name}, which is text"
+        raise ConfigError(f"data set, in key dataset: {what}; choose cifar10 or digits")
+    opened = _opened(choice, data_dir)
+    assert isinstance(opened, ImageData)
+    return opened
 
 
-def _prepared(choice: Choice, data_dir: Path) -> Path:
-    """The folder of a data set, made first if that takes a small download, or none."""
-    folder = data_dir / choice.name
-    if not folder.exists() and choice.data_set.download_bytes > catalog.UNASKED_BYTES:
-        gigabytes = choice.data_set.download_bytes / 1e9
+def find(name: str, data_dir: Path) -> Choice:
+    """The data set called `name`: a known one, or one in `data_dir` that the user made. Raises ConfigError."""
+    return catalog.find(name, own=sorted(path.parent.name for path in data_dir.glob(f"*/{sidecar.FILE_NAME}")))
+
+
+def _opened(choice: Choice, data_dir: Path) -> Corpus | ImageData:
+    """A data set, made first if that takes a small download, or none."""
+    folder, size = data_dir / choice.name, choice.data_set.download_bytes
+    if not folder.exists() and size > catalog.UNASKED_BYTES:
         raise DataError(
             f"data set {choice.name}, in {folder}: expected it prepared, got no such folder; "
-            f"run `mada-lab data prepare {choice.name}` first (a download of {gigabytes:.1f} GB)"
+            f"run `mada-lab data prepare {choice.name}` first (a download of {size / 1e9:.1f} GB)"
         )
-    return folder if folder.exists() else prepare(choice.name, data_dir)
+    return _made(choice, data_dir, _Options()) if not folder.exists() else _open(choice, folder)
 
 
-def _require_name(opened: Corpus | ImageData, choice: Choice) -> None:
+def _open(choice: Choice, folder: Path) -> Corpus | ImageData:
+    opened = ImageData.open(folder) if isinstance(choice.data_set, ImageSet) else Corpus.open(folder)
     if opened.name != choice.name:
-        raise DataError(f"data set, in {opened.folder}: expected {choice.name}, got {opened.name}; {sidecar.REMEDY}")
+        raise DataError(f"data set, in {folder}: expected {choice.name}, got {opened.name}; {sidecar.REMEDY}")
+    return opened
 
 
 @dataclass(frozen=True)
 class _Options:
     """The arguments of `prepare` that are the same for all data sets."""
 
-    from_file: Path | None
-    bpe_files: Path | None
-    workers: int | None
-    listen: Listen
+    from_file: Path | None = None
+    bpe_files: Path | None = None
+    workers: int | None = None
+    listen: Listen = lambda count, unit: None
+
+
+def _made(choice: Choice, data_dir: Path, options: _Options) -> Corpus | ImageData:
+    """The data set, made unless its folder is there. Raises ConfigError, DataError as `prepare`."""
+    folder, downloads = data_dir / choice.name, data_dir / f"{choice.name}.download"
+    try:
+        if not folder.exists():
+            with only_process(folder):
+                if not folder.exists():  # else another process was faster
+                    _make(choice, folder, downloads, options)
+        files.discard(downloads)
+    except OSError as error:
+        raise DataError(
+            f"data set, in {folder}: expected a place to write, got {describe(error)}; free it, or choose another"
+        ) from error
+    return _open(choice, folder)
 
 
 def _make(choice: Choice, folder: Path, downloads: Path, options: _Options) -> None:
+    for path in paths_in(options.from_file) if options.from_file else []:
+        require_exists(path, "--from-file", DataError)
+    if options.bpe_files:
+        require_exists(options.bpe_files, "--bpe-files", DataError)
     if isinstance(choice.data_set, ImageSet):
         pictures = choice.data_set.source.open(options.from_file, downloads)
         with new_folder(folder) as part:

@@ -95,7 +95,7 @@ class TrainState:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.config.out_dir)
+        return self.config.folder
 
     @property
     def passes(self) -> int:
