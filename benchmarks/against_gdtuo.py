@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from gradient_descent_the_ultimate_optimizer import gdtuo
 
-from benchmarks.training_step import CONFIG
+from benchmarks.training_step import CONFIGS
 from mada_lab.model.gpt import GPT
 from mada_optim import MADA, HyperAdam, HyperSGD
 
@@ -29,7 +29,7 @@ BASELINE = "AdamW fused"
 
 def model() -> GPT:
     torch.manual_seed(0)
-    return GPT(CONFIG)
+    return GPT(CONFIGS["10.7M"])
 
 
 def ordinary(make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]) -> Step:
@@ -72,7 +72,7 @@ CONTENDERS: dict[str, Callable[[], Step]] = {
 
 
 def batch() -> torch.Tensor:
-    return torch.randint(CONFIG.vocab_size, (8, 256), generator=torch.Generator().manual_seed(0))
+    return torch.randint(CONFIGS["10.7M"].vocab_size, (8, 256), generator=torch.Generator().manual_seed(0))
 
 
 def peak_memory(name: str) -> float:

@@ -19,10 +19,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mada_lab.config import TrainConfig
-from mada_lab.experiments.data import open_data
-from mada_lab.loop import train
-from mada_lab.session import Session
+from mada_lab.config.keys import TrainConfig
+from mada_lab.tasks.open_data import open_data
+from mada_lab.training.loop import train
+from mada_lab.training.state import Session
 
 BASE = TrainConfig(learning_rate=3e-3, min_lr=3e-4, warmup_iters=50, beta1=0.9, beta2=0.95, weight_decay=0.1)
 LEARNED = {"beta3": 0.0, "c": 1.0, "gamma": 1.0, "bounds": "beta1=0.01:0.99,beta2=0.501:0.99,beta3=0:0.99"}

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from mada_lab import precision, schedule
-from mada_lab.config import RunConfig
-from mada_lab.distributed import ALONE
+from mada_lab.compute import device
+from mada_lab.compute.world import ALONE
+from mada_lab.config.keys import RunConfig
 from mada_lab.experiments.bench.tasks import TASKS
-from mada_lab.experiments.data import open_data
-from mada_lab.optimizers import build, peak
+from mada_lab.optimizers.catalog import build, peak
 from mada_lab.tasks import Batches, Data, Task
 from mada_lab.tasks.choice import choose
+from mada_lab.tasks.open_data import open_data
+from mada_lab.training import lr_schedule
 from mada_optim import AutoMuon, LearnedLR
 
 RATES = (1e-5, 1e-4, 1e-3)
@@ -62,7 +63,7 @@ class Run:
     def validation_loss(self) -> float:
         """On the validation set, the same for all."""
         config = self.task.config
-        return self.task.measure(self.model, self.task.validation(), precision.choose(config), ALONE).loss
+        return self.task.measure(self.model, self.task.validation(), device.choose(config), ALONE).loss
 
 
 def trained(config: RunConfig, data: Data) -> dict[str, Tensor]:
@@ -74,7 +75,7 @@ def trained(config: RunConfig, data: Data) -> dict[str, Tensor]:
     highest = peak(run.optimizer)
     for step in range(config.max_iters):
         for group in run.optimizer.param_groups:
-            group["lr"] = schedule.learning_rate(config, highest, step + 1)
+            group["lr"] = lr_schedule.learning_rate(config, highest, step + 1)
         run.step()
     return model.state_dict()
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.optimizer import Optimizer
 
-from mada_lab.baselines import muon, muon_groups
 from mada_lab.errors import ConfigError
 from mada_lab.model.resnet import ResNet
+from mada_lab.optimizers.baselines import muon, muon_groups
 from mada_optim import AutoAdam, AutoMuon
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mada_optim import MADA, Adam, AMSGrad
-from mada_optim.hyper.gradient import sensitivity
+from mada_optim.learning.hypergradient import sensitivity
 from mada_optim.rules import RULES
 from tests.contract import test_corners as corners
 from tests.gradient import test_sensitivity as gradients

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from mada_lab.config import TrainConfig
+from mada_lab.checkpoints.saver import Saver
+from mada_lab.config.keys import TrainConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import prepare
-from mada_lab.look import due_row
-from mada_lab.loop import gradients, update
-from mada_lab.saver import Saver
-from mada_lab.schedule import learning_rate
-from mada_lab.session import Session
-from mada_lab.signals import Signals
+from mada_lab.system.signals import Signals
+from mada_lab.training.loop import gradients, update
+from mada_lab.training.lr_schedule import learning_rate
+from mada_lab.training.reporting import due_row
+from mada_lab.training.state import Session
 
 MODELS = {
     "demo": replace(TrainConfig(), device="cpu", hyper_start=0),
@@ -50,7 +50,7 @@ def bare_step(session: Session) -> None:
 
 
 def careful_step(session: Session, signals: Signals, saver: Saver) -> None:
-    """What `mada_lab.loop.run` does between two looks."""
+    """What `mada_lab.training.loop.run` does between two looks."""
     signals.check()
     saver.poll()
     session.looked = True

@@ -25,7 +25,8 @@ from torch.optim.optimizer import Optimizer
 
 from benchmarks.step_time import MODELS
 from mada_lab.model.gpt import GPT
-from mada_optim import AutoMuon, exchange, layouts, shards
+from mada_optim import AutoMuon, layouts
+from mada_optim.sharding import dtensors, exchange
 
 SHARED, GATHERED, EAGER, ADAMW = "shared out", "gathered", "gathered, eager engine", "torch AdamW fused"
 
@@ -33,8 +34,8 @@ SHARED, GATHERED, EAGER, ADAMW = "shared out", "gathered", "gathered, eager engi
 def gather(function: exchange.Function, pieces: Sequence[exchange.Piece]) -> None:
     """What `exchange.replace` does, by gathering each matrix on every process."""
     for shard, p, layout in pieces:
-        whole = shards.like(p, shard).full_tensor()  # type: ignore[attr-defined]
-        shard.copy_(shards.taken_from(layouts.of_each(function, whole, layout), p))
+        whole = dtensors.like(p, shard).full_tensor()  # type: ignore[attr-defined]
+        shard.copy_(dtensors.taken_from(layouts.of_each(function, whole, layout), p))
 
 
 @contextmanager

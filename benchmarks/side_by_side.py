@@ -17,13 +17,13 @@ from statistics import median
 
 import torch
 
-from mada_lab.config import RunConfig
+from mada_lab.config.keys import RunConfig
 from mada_lab.errors import DataError
 from mada_lab.experiments.bench.tasks import TASKS, located
-from mada_lab.experiments.data import open_data
-from mada_lab.loop import train
 from mada_lab.tasks import Data
-from mada_lab.together import Member, train_together
+from mada_lab.tasks.open_data import open_data
+from mada_lab.training.loop import train
+from mada_lab.training.stacked import Member, train_together
 
 TASK_NAMES = ("digits_mlp", "cifar_cnn", "gpt_pydoc", "gpt_shakespeare_large")
 OPTIMIZERS = ("adamw", "automuon")

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from mada_optim import AutoMuon, orthogonal
+from mada_optim import AutoMuon
+from mada_optim.matrices import polar_factor
 
 SHAPES = ("512x512", "768x768", "2304x768", "3072x768", "768x3072", "1024x4096")
 
@@ -40,9 +41,9 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="ROWSxCOLUMNS")
     parser.add_argument("--fp32", action="store_true")
     arguments = parser.parse_args()
-    has_bf16 = orthogonal.cpu_has_bf16() and not arguments.fp32
+    has_bf16 = polar_factor.cpu_has_bf16() and not arguments.fp32
     print(f"torch {torch.__version__}, fp32, products in {'bf16' if has_bf16 else 'fp32'}")
-    with mock.patch.object(orthogonal, "cpu_has_bf16", return_value=has_bf16):
+    with mock.patch.object(polar_factor, "cpu_has_bf16", return_value=has_bf16):
         for shape in arguments.shapes:
             rows, columns = map(int, shape.split("x"))
             most = peak(rows, columns)

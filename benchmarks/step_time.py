@@ -22,10 +22,10 @@ import torch
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
-from mada_lab.baselines import muon, muon_groups
 from mada_lab.model.gpt import GPT, GPTConfig
+from mada_lab.optimizers.baselines import muon, muon_groups
 from mada_optim import HyperSGD, LearnedLR
-from mada_optim.kernels import build
+from mada_optim.engines.cpp import build
 
 Named = list[tuple[str, torch.nn.Parameter]]
 Make = Callable[[Named], Optimizer]

@@ -22,7 +22,7 @@ from mada_lab.data.catalog import TextSet, find
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.gpt2 import Gpt2Tokenizer, find_encoder
 from mada_lab.data.prepare import prepare, write_text
-from mada_lab.files import new_folder
+from mada_lab.system.files import new_folder
 
 HEADING = re.compile(r"(?m)^(?= = [^=\n]+ = $)")
 

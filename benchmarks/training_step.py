@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from mada_lab.baselines import muon, muon_groups
 from mada_lab.model.gpt import GPT, GPTConfig
+from mada_lab.optimizers.baselines import muon, muon_groups
 from mada_optim import MADA, AutoMuon, HyperSGD, LearnedLR
 
 CONFIGS = {

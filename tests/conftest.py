@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mada_optim import kernels
+from mada_optim.engines import choice
 from mada_optim.rules import RULES
 
 REPOSITORY = Path(__file__).parents[1]
@@ -29,8 +29,8 @@ def reference() -> Path:
 def pytest_collection_modifyitems(items):
     """Tests of the C++ loops need a compiler, which a fresh machine may lack; all others must pass without."""
     try:
-        kernels.choose("cpu", RULES["adam"], (), (), False, torch.device("cpu"), None)
-    except kernels.NoKernelError as error:
+        choice.choose("cpu", RULES["adam"], (), (), False, torch.device("cpu"), None)
+    except choice.NoKernelError as error:
         for item in items:
             if item.get_closest_marker("kernel"):
                 item.add_marker(pytest.mark.skip(reason=str(error)))

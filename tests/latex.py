@@ -7,7 +7,7 @@ import re
 
 import torch
 
-from mada_optim.orthogonal import orthogonal, polar
+from mada_optim.matrices.polar_factor import orthogonal, polar
 
 TOKEN = re.compile(r"\\\\|\\[A-Za-z]+|\\[,|]|\d+(?:\.\d+)?|\\?\S")
 FUNCTIONS = {

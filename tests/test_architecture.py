@@ -1,208 +1,59 @@
 """Who may import whom, and what a rule may not do. Read from the syntax trees, so nothing is imported to check it."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-SRC = Path(__file__).parents[1] / "src"
-FILES = sorted(SRC.rglob("*.py"))
+from tests.rooms import FILES, FLOOR_OF, FLOORS, PAGE, SRC, imports, module, ours, room_of, within, written
 
-#: What each part of the library may import of the library.
-ALLOWED = {
-    "mada_optim.spec": (),
-    "mada_optim.modes": (),
-    "mada_optim.placement": (),
-    "mada_optim.orthogonal": ("mada_optim.modes", "mada_optim.shards"),
-    "mada_optim.names": (),
-    "mada_optim.output_layers": ("mada_optim.names",),
-    "mada_optim.guess": ("mada_optim.names", "mada_optim.output_layers"),
-    "mada_optim.layouts": ("mada_optim.spec",),
-    "mada_optim.matrices": (
-        "mada_optim.guess",
-        "mada_optim.layouts",
-        "mada_optim.names",
-        "mada_optim.spec",
-        "mada_optim.specialize",
-    ),
-    "mada_optim.modules": ("mada_optim.layouts", "mada_optim.names"),
-    "mada_optim.weights": (
-        "mada_optim.layouts",
-        "mada_optim.modules",
-        "mada_optim.names",
-        "mada_optim.output_layers",
-    ),
-    "mada_optim.param_groups": (
-        "mada_optim.checks",
-        "mada_optim.layouts",
-        "mada_optim.modules",
-        "mada_optim.names",
-        "mada_optim.weights",
-    ),
-    "mada_optim.rules": ("mada_optim.spec", "mada_optim.rules", "mada_optim.orthogonal"),
-    "mada_optim.specialize": ("mada_optim.spec",),
-    "mada_optim.builder": ("mada_optim.specialize",),
-    "mada_optim.partials": ("mada_optim.builder",),
-    "mada_optim.differentiate": ("mada_optim.builder", "mada_optim.partials"),
-    "mada_optim.describe": (
-        "mada_optim.spec",
-        "mada_optim.rules",
-        "mada_optim.specialize",
-        "mada_optim.checks",
-        "mada_optim.describe",
-    ),
-    "mada_optim.describe.__main__": ("mada_optim.rules", "mada_optim.describe"),
-    "mada_optim.describe.pages": (
-        "mada_optim.spec",
-        "mada_optim.rules",
-        "mada_optim.describe",
-        "mada_optim.optim",
-        "mada_optim.optimizers",
-    ),
-    "mada_optim.engine": ("mada_optim.spec", "mada_optim.engine", "mada_optim.layouts", "mada_optim.placement"),
-    "mada_optim.hyper": ("mada_optim.spec", "mada_optim.checks", "mada_optim.hyper", "mada_optim.placement"),
-    "mada_optim.kernels": (
-        "mada_optim.spec",
-        "mada_optim.specialize",
-        "mada_optim.builder",
-        "mada_optim.partials",
-        "mada_optim.differentiate",
-        "mada_optim.engine",
-        "mada_optim.kernels",
-        "mada_optim.orthogonal",
-        "mada_optim.exchange",
-        "mada_optim.layouts",
-        "mada_optim.placement",
-    ),
-    "mada_optim.exchange": ("mada_optim.layouts",),
-    "mada_optim.dispatch": (
-        "mada_optim.layouts",
-        "mada_optim.shards",
-        "mada_optim.spec",
-        "mada_optim.specialize",
-        "mada_optim.engine",
-        "mada_optim.hyper",
-        "mada_optim.kernels",
-    ),
-    "mada_optim.checks": ("mada_optim.spec", "mada_optim.layouts"),
-    "mada_optim.observation": ("mada_optim.checks", "mada_optim.shards"),
-    "mada_optim.shards": ("mada_optim.spec", "mada_optim.layouts"),
-    "mada_optim.initial_lr": ("mada_optim.spec", "mada_optim.matrices", "mada_optim.layouts"),
-    "mada_optim.by_name": (),
-    "mada_optim.members": ("mada_optim.matrices",),
-    "mada_optim.step_count": ("mada_optim.modes",),
-    "mada_optim.group_keys": (
-        "mada_optim.spec",
-        "mada_optim.checks",
-        "mada_optim.hyper.bank",
-        "mada_optim.matrices",
-        "mada_optim.rules",
-    ),
-    "mada_optim.guard": ("mada_optim.spec",),
-    "mada_optim.readings": ("mada_optim.hyper.bank", "mada_optim.spec"),
-    "mada_optim.snapshot": (
-        "mada_optim.spec",
-        "mada_optim.specialize",
-        "mada_optim.engine",
-        "mada_optim.hyper",
-        "mada_optim.matrices",
-        "mada_optim.layouts",
-        "mada_optim.shards",
-    ),
-    "mada_optim.cells": (
-        "mada_optim.kernels.tensors",
-        "mada_optim.members",
-        "mada_optim.spec",
-        "mada_optim.checks",
-        "mada_optim.engine",
-        "mada_optim.hyper.banks",
-        "mada_optim.placement",
-        "mada_optim.matrices",
-        "mada_optim.layouts",
-        "mada_optim.shards",
-    ),
-    "mada_optim.steady": (
-        "mada_optim.members",
-        "mada_optim.spec",
-        "mada_optim.cells",
-        "mada_optim.dispatch",
-        "mada_optim.engine",
-        "mada_optim.kernels",
-        "mada_optim.placement",
-    ),
-    "mada_optim.optim": (
-        "mada_optim.modes",
-        "mada_optim.steady",
-        "mada_optim.step_count",
-        "mada_optim.cells",
-        "mada_optim.spec",
-        "mada_optim.rules",
-        "mada_optim.specialize",
-        "mada_optim.engine",
-        "mada_optim.hyper",
-        "mada_optim.dispatch",
-        "mada_optim.by_name",
-        "mada_optim.checks",
-        "mada_optim.group_keys",
-        "mada_optim.guard",
-        "mada_optim.initial_lr",
-        "mada_optim.matrices",
-        "mada_optim.observation",
-        "mada_optim.readings",
-        "mada_optim.shards",
-        "mada_optim.snapshot",
-    ),
-    "mada_optim.optimizers": (
-        "mada_optim.spec",
-        "mada_optim.guard",
-        "mada_optim.hyper",
-        "mada_optim.optim",
-        "mada_optim.optimizers",
-    ),
-    "mada_optim.integrations": ("mada_optim.optim", "mada_optim.integrations"),
-    "mada_optim": (
-        "mada_optim.guard",
-        "mada_optim.hyper",
-        "mada_optim.optim",
-        "mada_optim.param_groups",
-        "mada_optim.optimizers",
-    ),
-}
+WITHOUT_TORCH = ("mada_lab.records.run_record", "mada_lab.records.outcome", "mada_lab.reports.report")
 
 
-def module(path):
-    parts = path.relative_to(SRC).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_lead_to_lower_floors(path):
+    here = room_of(module(path))
+    for name in ours(path):
+        there = room_of(name)
+        if there == here or there.partition(".")[0] != here.partition(".")[0]:
+            continue
+        assert FLOOR_OF[there] < FLOOR_OF[here], f"{module(path)} may not import {name}"
 
 
-def imports(path):
-    """Full names of what a file imports, `from a import b` as a.b."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def test_the_page_has_every_room():
+    """`python -m tests.rooms --write` brings it up to date."""
+    assert PAGE.read_text() == written()
 
 
-def within(name, package):
-    return name == package or name.startswith(package + ".")
+def test_the_floors_name_every_room_and_no_other():
+    rooms = {
+        f"{package}.{path.stem}"
+        for package in FLOORS
+        for path in (SRC / package).iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert rooms == set(FLOOR_OF)
 
 
-def part_of(name):
-    """The longest entry of ALLOWED that `name` belongs to; the package itself only for its own __init__."""
-    return max((part for part in ALLOWED if within(name, part) and (part != "mada_optim" or name == part)), key=len)
+@pytest.mark.parametrize("package", sorted(FLOORS))
+def test_no_file_imports_itself_by_others(package):
+    """Inside a room too, imports have no circle."""
+    names = {module(path) for path in FILES if within(module(path), package)}
+    found = {
+        module(path): {x for name in ours(path) for x in (name, name.rpartition(".")[0]) if x in names - {package}}
+        for path in FILES
+        if module(path) in names
+    }
+    left = dict(found)
+    while free := [name for name, needs in left.items() if not (needs & left.keys()) - {name}]:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    assert sorted(left) == []
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if within(module(p), "mada_optim")], ids=module)
-def test_library_imports_flow_one_way(path):
-    allowed = ALLOWED[part_of(module(path))]
+def test_the_library_needs_torch_alone(path):
     for name in imports(path):
         assert not within(name, "mada_lab"), name
-        assert not within(name, "numpy"), f"{name}: the library needs torch alone"
-        if within(name, "mada_optim"):
-            # `from mada_optim import checks` names the module checks
-            assert any(within(name, x) for x in allowed), f"{module(path)} may not import {name}"
+        assert not within(name, "numpy"), name
 
 
 @pytest.mark.parametrize("path", sorted((SRC / "mada_optim" / "rules").glob("*.py")), ids=module)
@@ -236,16 +87,9 @@ def test_every_rule_file_is_registered():
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if within(module(p), "mada_lab")], ids=module)
-def test_application_imports(path):
-    """Plots and records need neither torch nor the loop; the loop needs neither experiments nor plots."""
-    name = module(path)
-    for imported in imports(path):
-        if within(name, "mada_lab.plots") or name in ("mada_lab.record", "mada_lab.report"):
-            assert not within(imported, "torch"), imported
-            assert not within(imported, "mada_lab.loop"), imported
-        if name == "mada_lab.loop":
-            assert not within(imported, "mada_lab.experiments"), imported
-            assert not within(imported, "mada_lab.plots"), imported
+def test_records_and_plots_need_no_torch(path):
+    if room_of(module(path)) == "mada_lab.plots" or module(path) in WITHOUT_TORCH:
+        assert [name for name in imports(path) if within(name, "torch")] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import continued
-from mada_lab.experiments.data import open_data
+from mada_lab.tasks.open_data import open_data
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from mada_optim.describe.corners import correspondence
 from mada_optim.describe.graphs import traced
 from mada_optim.describe.pages import COMMAND, all_pages, page
 from mada_optim.describe.symbols import at, symbol
+from mada_optim.rule import UNIT, Coefficient, Rule, Slot
 from mada_optim.rules import RULES
-from mada_optim.spec import UNIT, Coefficient, Rule, Slot
 from tests.latex import evaluate_lines
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference" / "rules"

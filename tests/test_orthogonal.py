@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mada_optim.orthogonal import JORDAN, LARGE, MINIMAX, _minimax_in, cpu_has_bf16, orthogonal, polar
+from mada_optim.matrices.polar_factor import JORDAN, LARGE, MINIMAX, _minimax_in, cpu_has_bf16, orthogonal, polar
 
 
 def jordan(s):
@@ -169,7 +169,7 @@ def test_a_batch_is_taken_in_parts(monkeypatch, together):
     whole, sizes = polar(x), []
     split = torch.split
     monkeypatch.setattr(torch, "split", lambda x, size: (sizes.append(size), split(x, size))[1])
-    monkeypatch.setattr("mada_optim.orthogonal.TOGETHER", together)
+    monkeypatch.setattr("mada_optim.matrices.polar_factor.TOGETHER", together)
     torch.testing.assert_close(polar(x), whole, rtol=1e-9, atol=1e-9)
     assert sizes == {1: [], 50: [2], 1000: [41]}[together]
 

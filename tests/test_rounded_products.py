@@ -8,7 +8,7 @@ import contextlib
 import pytest
 import torch
 
-from mada_optim.orthogonal import orthogonal, polar
+from mada_optim.matrices.polar_factor import orthogonal, polar
 
 
 @contextlib.contextmanager

@@ -7,12 +7,13 @@
 Ordinary `torch.optim.Optimizer`s: no wrapper, no `create_graph`, no modes.
 """
 
-from mada_optim.guard import Guard
-from mada_optim.hyper.hyper_sgd import HyperSGD
-from mada_optim.hyper.hyper_torch import HyperTorch
-from mada_optim.hyper.learned_lr import LearnedLR
-from mada_optim.hyper.learner import Learner, StepInfo
-from mada_optim.optim import HyperOptimizer
+from mada_optim.beta_guard import Guard
+from mada_optim.grouping.param_groups import ParamGroups, param_groups
+from mada_optim.hyper_optimizer import HyperOptimizer
+from mada_optim.learning.hyper_sgd import HyperSGD
+from mada_optim.learning.hyper_torch import HyperTorch
+from mada_optim.learning.learned_lr import LearnedLR
+from mada_optim.learning.learner import Learner, StepInfo
 from mada_optim.optimizers import (
     MADA,
     SGD,
@@ -31,7 +32,6 @@ from mada_optim.optimizers import (
     Yogi,
 )
 from mada_optim.optimizers.paper import PAPER_GPT2, PAPER_SHAKESPEARE
-from mada_optim.param_groups import ParamGroups, param_groups
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mada_optim.layouts import BATCHED
-from mada_optim.spec import DECAY, LR, Coefficient, Interval, Rule
+from mada_optim.rule import DECAY, LR, Coefficient, Interval, Rule
 
 NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
 POSITIVE = Interval(math.ulp(0.0), math.inf, open_high=True)
@@ -31,6 +31,18 @@ def number(name: str, x: object, allowed: Interval, remedy: str) -> float:
     return value
 
 
+def nearest(name: object, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name among `allowed` that is most alike, at least as much as `cutoff` in [0, 1]; None if there is none."""
+    near = difflib.get_close_matches(str(name), sorted(set(allowed)), n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
+def did_you_mean(name: object, allowed: Iterable[str], otherwise: str, cutoff: float = 0.6) -> str:
+    """The remedy for a misspelled name: the nearest one, or `otherwise` if none is near."""
+    near = nearest(name, allowed, cutoff)
+    return otherwise if near is None else f"did you mean {near!r}?"
+
+
 def member(what: str, name: object, allowed: Iterable[str], remedy: str) -> str:
     """`name`, one of `allowed`.
 
@@ -40,9 +52,8 @@ def member(what: str, name: object, allowed: Iterable[str], remedy: str) -> str:
     names = list(allowed)
     if name in names:
         return str(name)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else remedy
-    raise ValueError(f"{what}={name!r}: expected one of {', '.join(map(repr, names))}; {hint}")
+    expected = ", ".join(map(repr, names))
+    raise ValueError(f"{what}={name!r}: expected one of {expected}; {did_you_mean(name, names, remedy)}")
 
 
 def learned_names(rule: Rule, names: str | Iterable[str]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """The keys of parameter groups: each takes effect, is a note of the user's or of a scheduler's, or is refused."""
 
-import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from mada_optim import checks
-from mada_optim.hyper.bank import is_memory
-from mada_optim.matrices import FLAGS
+from mada_optim.learning.bank import is_memory
+from mada_optim.matrices.hidden_matrices import FLAGS
+from mada_optim.rule import LR, Rule, option_key
 from mada_optim.rules import RULES
-from mada_optim.spec import LR, Rule, option_key
 
 Group = dict[str, Any]
 
@@ -115,8 +114,7 @@ class GroupKeys:
         plain = key.lower()
         if any(f"_{name}_" in f"_{plain}_" for name in self._options if name != plain):
             return None
-        near = difflib.get_close_matches(plain, self._options, n=1, cutoff=ALIKE)
-        return near[0] if near else None
+        return checks.nearest(plain, self._options, ALIKE)
 
     def added(self, group: Group, betas: object) -> None:
         """Takes notice of a group that the optimizer has just added, and of the `betas` that were translated for it."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mada_optim.spec import Coefficients, Rule, Slots
+from mada_optim.rule import Coefficients, Rule, Slots
 
 #: True: one matrix, the first dimension by all others. "batched": one in the last two dimensions, for each place in the
 #: others. A number n: n blocks of as many rows each. False: none.

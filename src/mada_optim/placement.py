@@ -17,7 +17,7 @@ Looks = tuple[Any, ...]
 class Placement:
     """Addresses and kinds of tensors, as they are now; of 0-d tensors little beside addresses, since they are many.
 
-    For many tensors `mada_optim.kernels.tensors` has a faster one.
+    For many tensors `mada_optim.engines.cpp.tensors` has a faster one.
 
     Args:
         tensors: Any tensors; what has no address is never where it was. They are not kept alive.

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab.config import TrainConfig
+from mada_lab.config.keys import TrainConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import prepare
-from mada_lab.experiments import plan
+from mada_lab.experiments.sweeps import plan
 
 
 class Silent:

@@ -4,7 +4,7 @@ import math
 import random
 from pathlib import Path
 
-from mada_lab.record import RunRecord
+from mada_lab.records.run_record import RunRecord
 
 INITIAL = {"beta1": 0.9, "beta2": 0.95, "beta3": 0.0, "rho": 0.6, "c": 1.0, "gamma": 1.0}
 CONFIG = {"dataset": "tinyshakespeare", "batch_size": 12, "learning_rate": 6e-4, "optimizer": "mada", "seed": 1}

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import mada_optim
-from mada_lab import optimizers, settings, upstream
 from mada_lab.cli.train import require_possible
-from mada_lab.config import TrainConfig
+from mada_lab.config import parsing
+from mada_lab.config.keys import TrainConfig
+from mada_lab.config.python_files import assignments
+from mada_lab.config.upstream import translate
 from mada_lab.model.gpt import GPT, GPTConfig
-from mada_lab.python_config import assignments
+from mada_lab.optimizers import catalog
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "configs" / "upstream" / "train_gpt2_small.py"
@@ -39,10 +41,10 @@ def line():
 
 
 def test_the_example_is_the_papers_run(line):
-    keys = [*settings.keys(TrainConfig), "bounds"]
-    found = upstream.translate(assignments(EXAMPLE.read_bytes(), EXAMPLE), EXAMPLE, line[1:], keys, True)
+    keys = [*parsing.keys(TrainConfig), "bounds"]
+    found = translate.translate(assignments(EXAMPLE.read_bytes(), EXAMPLE), EXAMPLE, line[1:], keys, True)
     values = {**found.supplied, **found.values}
-    paper = settings.request([str(ROOT / "configs" / "gpt2_small.toml")]).values
+    paper = parsing.request([str(ROOT / "configs" / "gpt2_small.toml")]).values
     same = {*paper} - {"out_dir", "optimizer", "bounds", "hyper_momentum", "hyper_clip"} - RATES.keys()
     same -= {"grad_clip"}  # ours by default too
     assert {key: values.get(key) for key in same} == {key: paper[key] for key in same}
@@ -50,10 +52,10 @@ def test_the_example_is_the_papers_run(line):
 
 
 def test_the_authors_line_trains_by_their_optimizer(line):
-    found = settings.load(line)
-    require_possible(found, settings.given_keys(line))
+    found = parsing.load(line)
+    require_possible(found, parsing.given_keys(line))
     network = GPT(GPTConfig(vocab_size=11, n_layer=1, n_head=1, n_embd=8, block_size=4, bias=False))
-    optimizer = optimizers.build(network, found)
+    optimizer = catalog.build(network, found)
     assert type(optimizer) is mada_optim.MADA
     assert optimizer.rule.name == "mada"
     assert set(optimizer.learned) == RATES.keys()
@@ -74,7 +76,7 @@ def test_the_authors_line_trains_by_their_optimizer(line):
 
 def test_the_authors_line_moves_coefficients_at_their_rates_within_their_intervals(line):
     weight = torch.nn.Linear(6, 5, bias=False).double()
-    optimizer = optimizers.build(weight, replace(settings.load(line), c=0.5))  # 1 is a bound that it doesn't leave here
+    optimizer = catalog.build(weight, replace(parsing.load(line), c=0.5))  # 1 is a bound that it doesn't leave here
     generator = torch.Generator().manual_seed(1)
     gradient = torch.randn(5, 6, generator=generator, dtype=torch.float64)
     moved = set()

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from mada_lab import optimizers
-from mada_lab.baselines import evaluated, hidden_matrices
 from mada_lab.errors import ConfigError
-from mada_lab.loop import train
 from mada_lab.model.cnn import CNN
 from mada_lab.model.linear import MLP
-from mada_lab.session import Session
+from mada_lab.optimizers import catalog
+from mada_lab.optimizers.baselines import evaluated, hidden_matrices
+from mada_lab.training.loop import train
+from mada_lab.training.state import Session
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 
@@ -50,13 +50,13 @@ def test_muon_has_hidden_matrices_at_their_own_rate(tiny, corpus):
     assert [g["lr"] / 0.01 for g in trained.param_groups] == pytest.approx([3.0, 1.0, 1.0])
     assert len(hidden_matrices(CNN(1, (8, 8), 10, 4))) == 1
     with pytest.raises(ConfigError, match="expected a network with linear layers between"):
-        optimizers.build(MLP((8, 8, 1), (), 10), fitted(tiny, optimizer="torch_muon"))
+        catalog.build(MLP((8, 8, 1), (), 10), fitted(tiny, optimizer="torch_muon"))
 
 
 def test_schedule_free_is_evaluated_at_its_average(tiny):
     torch.manual_seed(0)
     model = nn.Linear(50, 40)  # so many weights that some wouldn't come back by interpolation
-    opt = optimizers.build(model, fitted(tiny, optimizer="schedulefree", learning_rate=0.1))
+    opt = catalog.build(model, fitted(tiny, optimizer="schedulefree", learning_rate=0.1))
     for _ in range(3):
         model(torch.randn(4, 50)).square().sum().backward()
         opt.step()
@@ -71,4 +71,4 @@ def test_schedule_free_is_evaluated_at_its_average(tiny):
 def test_a_missing_package_is_named(tiny, monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=rf"package {package}: .*mada-optim\[lab\]"):
-        optimizers.build(nn.Linear(2, 2), fitted(tiny, optimizer=name))
+        catalog.build(nn.Linear(2, 2), fitted(tiny, optimizer=name))

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import pytest
 
-from mada_lab import cli, settings
+from mada_lab import cli
 from mada_lab.cli import bench as command
+from mada_lab.config import parsing
 from mada_lab.errors import ConfigError
 from mada_lab.experiments.bench import figures, measure, sections
 from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES, Axis, suits
@@ -20,9 +21,9 @@ from mada_lab.experiments.bench.figures import figures as all_figures
 from mada_lab.experiments.bench.measure import Cell, Table, crossing, geometric_mean, read_cells
 from mada_lab.experiments.bench.sections import Scope
 from mada_lab.experiments.bench.tasks import TASKS
-from mada_lab.experiments.compare import run_name
-from mada_lab.experiments.plan import Plan
-from mada_lab.record import RunRecord
+from mada_lab.experiments.comparison.compare import run_name
+from mada_lab.experiments.sweeps.plan import Plan
+from mada_lab.records.run_record import RunRecord
 
 STEPS = [0, 50, 100]
 
@@ -56,7 +57,7 @@ def test_a_space_is_sane(name):
     assert trials[:4] == family.trials(4)
     assert len({json.dumps(x) for x in trials}) == 16
     for values in trials:
-        settings.check(replace(base, **settings.typed(values, "here")))
+        parsing.check(replace(base, **parsing.typed(values, "here")))
         for key, axis in family.space.items():
             assert axis.low * 0.999 <= values[key] <= axis.high * 1.001
     assert trials[0].items() >= family.usual.items()

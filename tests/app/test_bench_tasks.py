@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mada_lab import settings
-from mada_lab.config import VisionConfig
+from mada_lab.config import parsing
+from mada_lab.config.keys import VisionConfig
 from mada_lab.data.image_batches import Images, with_label_noise
 from mada_lab.experiments.bench.tasks import TASKS, quick
 from mada_lab.model.linear import MLP
@@ -18,12 +18,12 @@ from mada_lab.model.linear import MLP
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
 def test_each_task_is_allowed_and_evaluated_at_twenty_points(task):
-    settings.check(quick(task).config)
+    parsing.check(quick(task).config)
     for config in (task.config,):
-        settings.check(config)
+        parsing.check(config)
         assert (config.learning_rate, config.min_lr) == (None, None)  # each optimizer's own, and a tenth of it
         assert config.eval_interval == max(config.max_iters // 20, 1)
-    assert settings.from_values({"dataset": task.config.dataset}, "here", type(task.config)) == replace(
+    assert parsing.from_values({"dataset": task.config.dataset}, "here", type(task.config)) == replace(
         type(task.config)(), dataset=task.config.dataset
     )
 
@@ -46,5 +46,5 @@ def test_linear_networks_have_the_layers_that_they_say():
 
 
 def test_a_share_of_wrong_labels_has_a_range():
-    with pytest.raises(settings.ConfigError, match="label_noise"):
-        settings.check(VisionConfig(label_noise=1.0))
+    with pytest.raises(parsing.ConfigError, match="label_noise"):
+        parsing.check(VisionConfig(label_noise=1.0))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab.checkpoint import load_newest
+from mada_lab.checkpoints.checkpoint import load_newest
 from tests.app.data.conftest import digest
 from tests.app.test_cli import QUICK, mada_lab
 

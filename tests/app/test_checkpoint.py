@@ -4,9 +4,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from mada_lab import checkpoint, packing
-from mada_lab.checkpoint import Checkpoint
-from mada_lab.checkpoint_folder import available, leftovers, path_of, strays
+from mada_lab.checkpoints import checkpoint
+from mada_lab.checkpoints import tree as packing
+from mada_lab.checkpoints.checkpoint import Checkpoint
+from mada_lab.checkpoints.folder import available, leftovers, path_of, strays
 from mada_lab.errors import CheckpointError
 from tests.reliability.attacks import reseal
 

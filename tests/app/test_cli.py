@@ -35,8 +35,8 @@ def test_train_resume_and_report(tmp_path):
 
 
 REFUSED = [
-    (["train", "--lerning_rate=1"], 2, "did you mean learning_rate"),
-    (["train", "--optimizer=adamm"], 2, "did you mean adam"),
+    (["train", "--lerning_rate=1"], 2, "did you mean 'learning_rate"),
+    (["train", "--optimizer=adamm"], 2, "did you mean 'adam"),
     (
         ["train", "--optimizer=adamw", "--rho=0.5"],
         2,

@@ -10,16 +10,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mada_lab import starting_point
 from mada_lab.cli import compare as command
 from mada_lab.errors import ConfigError
-from mada_lab.experiments import compare, grid
-from mada_lab.experiments.compare_page import write_page
-from mada_lab.experiments.runs import complete
+from mada_lab.experiments import grid
+from mada_lab.experiments.comparison import compare
+from mada_lab.experiments.comparison.page import write_page
+from mada_lab.experiments.sweeps.complete import complete
 from mada_lab.plots.bars import Band, Bar, bands, bars
 from mada_lab.plots.contours import Surface, contours, levels_of
 from mada_lab.plots.image import save
-from mada_lab.record import RunRecord, read_run
+from mada_lab.records.run_record import RunRecord, read_run
+from mada_lab.training import coefficients_from
 from tests.app.conftest import Silent, fitted
 from tests.app.test_cli import QUICK, mada_lab
 
@@ -55,12 +56,12 @@ def test_final_state_fixed(tiny, corpus, tmp_path):
     learned = complete(tiny, corpus, Silent())
     config = fitted(tiny, out_dir=str(tmp_path / "fixed"), coefficients_from=tiny.out_dir)
     with pytest.raises(ConfigError, match=r"expected beta1=0\.\d+ of that run, got beta1=0.5 beside it"):
-        starting_point.resolve(replace(config, beta1=0.5))
+        coefficients_from.resolve(replace(config, beta1=0.5))
     fixed = complete(config, corpus, Silent())
     assert fixed.initial_coefficients() == learned.final_coefficients() != learned.initial_coefficients()
     assert fixed.final_coefficients() == learned.final_coefficients()
     assert complete(config, corpus, Silent()) == fixed
-    assert starting_point.resolve(replace(config, learn="beta1")).learn == "beta1"
+    assert coefficients_from.resolve(replace(config, learn="beta1")).learn == "beta1"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_final_state_fixed(tiny, corpus, tmp_path):
 def test_a_source_without_coefficients_is_refused(tiny, tmp_path, loss, optimizer, message):
     record(tmp_path / "source", loss, optimizer=optimizer)
     with pytest.raises(ConfigError, match=message):
-        starting_point.resolve(replace(tiny, coefficients_from=str(tmp_path / "source")))
+        coefficients_from.resolve(replace(tiny, coefficients_from=str(tmp_path / "source")))
 
 
 def test_cases_of_a_command_line():

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mada_lab import controls, optimizers
 from mada_lab.errors import ConfigError
-from mada_lab.loop import train
-from mada_lab.record import read_run
+from mada_lab.optimizers import catalog, controls
+from mada_lab.records.run_record import read_run
+from mada_lab.training.loop import train
 from mada_optim import StepInfo
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
@@ -67,7 +67,7 @@ def test_shuffled_exchanges_the_hypergradients():
 @pytest.mark.parametrize("kind", ["sgd", "negated", "shuffled"])
 def test_a_factor_multiplies_every_rate(tiny, kind):
     config = replace(tiny, hyper_lr="rho=0.3", hyper_optimizer=kind, hyper_lr_factor=4.0)
-    [learner] = optimizers.build(torch.nn.Linear(2, 2), config).learners
+    [learner] = catalog.build(torch.nn.Linear(2, 2), config).learners
     assert dict(learner.lr) == {"beta1": 2e-3, "beta2": 2e-3, "beta3": 0.4, "rho": 1.2, "c": 0.4, "gamma": 0.4}
 
 

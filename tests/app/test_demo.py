@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import settings
 from mada_lab.cli.train import require_possible
+from mada_lab.config import parsing
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,12 +25,12 @@ TRAIN = [words[1:] for words in commands() if words[0] == "train"]
 @pytest.fixture
 def configs(monkeypatch):
     monkeypatch.chdir(ROOT)
-    return {config.optimizer: config for config in map(settings.load, TRAIN)}
+    return {config.optimizer: config for config in map(parsing.load, TRAIN)}
 
 
 def test_every_command_is_possible(configs, monkeypatch):
     for words, config in zip(TRAIN, configs.values(), strict=True):
-        require_possible(config, settings.given_keys(words))
+        require_possible(config, parsing.given_keys(words))
 
 
 def test_the_same_network_is_trained_by_three_optimizers_and_all_are_in_the_report(configs):
@@ -49,4 +49,4 @@ def test_continuous_integration_shortens_all_of_them():
     flags = shlex.split(re.search(r'DEMO_FLAGS="(.*?)"', script).group(1))
     assert (ROOT / "Makefile").read_text().count("$(DEMO_FLAGS)") == len(TRAIN) == 3
     for words in TRAIN:
-        assert settings.load([str(ROOT / words[0]), *words[1:], *flags]).max_iters == 60
+        assert parsing.load([str(ROOT / words[0]), *words[1:], *flags]).max_iters == 60

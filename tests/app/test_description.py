@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from mada_lab import optimizers
-from mada_lab.baselines import BASELINES
 from mada_lab.errors import ConfigError
-from mada_lab.loop import train
-from mada_lab.record import RunRecord, read_run
-from mada_lab.report_runs import sentence
+from mada_lab.optimizers import catalog
+from mada_lab.optimizers.baselines import BASELINES
+from mada_lab.records.run_record import RunRecord, read_run
+from mada_lab.reports.runs import sentence
+from mada_lab.training.loop import train
 from tests.app.conftest import Silent, fitted
 from tests.app.synthetic_runs import make_run
 
@@ -27,7 +27,7 @@ def told(tmp_path):
 
 
 def test_descriptions_are_parts_of_a_sentence():
-    words = [x.description for x in (*optimizers.OURS.values(), *BASELINES.values())]
+    words = [x.description for x in (*catalog.OURS.values(), *BASELINES.values())]
     assert all(word and word == word.strip(" .;") for word in words)
 
 

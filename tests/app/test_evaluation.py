@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 import torch
 
-from mada_lab import cli, texts
-from mada_lab.config import TrainConfig
+from mada_lab import cli
+from mada_lab.compute.device import Precision
+from mada_lab.config.keys import TrainConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.gpt2 import Gpt2Tokenizer
 from mada_lab.data.prepare import prepare
 from mada_lab.data.tokenizer import CharTokenizer
 from mada_lab.errors import ConfigError, DataError
-from mada_lab.evaluate import mean_loss
-from mada_lab.generate import sample
-from mada_lab.loop import train
-from mada_lab.precision import Precision
-from mada_lab.weights import read
+from mada_lab.evaluation import texts
+from mada_lab.pretrained.generate import sample
+from mada_lab.pretrained.weights import read
+from mada_lab.tasks.measure import mean_loss
+from mada_lab.training.loop import train
 from tests.app.conftest import Silent
 from tests.app.test_model import model, scrambled
 

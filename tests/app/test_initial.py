@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mada_lab import checkpoint, files, weights
-from mada_lab.config import TrainConfig
+from mada_lab.checkpoints import checkpoint
+from mada_lab.config.keys import TrainConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.errors import CheckpointError, ConfigError
-from mada_lab.export import export
-from mada_lab.loop import train
-from mada_lab.record import read_run
-from mada_lab.session import Session
+from mada_lab.pretrained import weights
+from mada_lab.pretrained.export import export
+from mada_lab.records.run_record import read_run
+from mada_lab.system import files
+from mada_lab.training.loop import train
+from mada_lab.training.state import Session
 from tests.app.conftest import Silent
 
 
@@ -94,7 +96,7 @@ def test_tokens_of_another_meaning_are_refused(trained: TrainConfig, corpus: Cor
     assert not (tmp_path / "after").exists()
 
 
-@pytest.mark.parametrize(("place", "message"), [("resum", "did you mean resume"), ("/nowhere", "check the path")])
+@pytest.mark.parametrize(("place", "message"), [("resum", "did you mean 'resume"), ("/nowhere", "check the path")])
 def test_a_place_without_weights_is_refused(place: str, message: str, tiny: TrainConfig, corpus: Corpus) -> None:
     with pytest.raises(ConfigError, match=message):
         train(replace(tiny, init_from=place), corpus, Silent())

@@ -9,18 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from mada_lab import changes, checkpoint, cli, mirror, optimizers, settings
-from mada_lab.config import RunConfig, TrainConfig, VisionConfig
+from mada_lab import cli
+from mada_lab.checkpoints import checkpoint
+from mada_lab.checkpoints.saver import Saver
+from mada_lab.config import parsing
+from mada_lab.config.declarations import Resume, declarations, optimizer_keys
+from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
 from mada_lab.data.images import ImageData
 from mada_lab.data.prepare import prepare
-from mada_lab.declarations import Resume, declarations, optimizer_keys
 from mada_lab.errors import CheckpointError, ConfigError, NumericsError
-from mada_lab.experiments.plan import Plan, require_used
-from mada_lab.loop import train
+from mada_lab.experiments.sweeps.plan import Plan, require_used
 from mada_lab.model.gpt import GPT, GPTConfig
-from mada_lab.saver import Saver
-from mada_lab.session import Session
-from mada_optim.dispatch import Dispatcher
+from mada_lab.optimizers import catalog
+from mada_lab.records import mirrors
+from mada_lab.training import changes
+from mada_lab.training.loop import train
+from mada_lab.training.state import Session
+from mada_optim.stepping.dispatch import Dispatcher
 from tests.app.conftest import Silent, fitted
 
 #: Another valid value of every key, than its default and than the one in `tiny`.
@@ -154,36 +159,35 @@ def numbers(optimizer):
     return f"{own} {kept} {getattr(optimizer, 'learners', ())}"
 
 
-@pytest.mark.parametrize("name", optimizers.NAMES)
+@pytest.mark.parametrize("name", catalog.NAMES)
 def test_every_key_changes_the_optimizer_or_is_refused(network, monkeypatch, name):
     monkeypatch.setattr(Dispatcher, "prepare", lambda *_: None)  # no engine is needed, nor compiled
     config = TrainConfig(optimizer=name)
-    usual = numbers(optimizers.build(network, config))
+    usual = numbers(catalog.build(network, config))
     refused = {}
     for one in sorted(set(optimizer_keys(TrainConfig)) - OF_PLACE - OF_LOOP | {"weight_decay", "learning_rate"}):
         changed = replace(config, **{one: OTHER[one]})
         try:
-            built = numbers(optimizers.build(network, changed))
+            built = numbers(catalog.build(network, changed))
         except ConfigError as error:
             refused[one] = str(error)
         else:
             assert built != usual, one
     assert all(one in message or "bounds" in message for one, message in refused.items()), refused
-    by_value = {"hyper_optimizer"} & optimizers.idle(config).keys()  # of a learned lr, "negated" alone has an effect
-    assert set(optimizers.idle(config)) - {"coefficients_from", "pace_from"} - OF_LOOP - by_value <= refused.keys()
+    by_value = {"hyper_optimizer"} & catalog.idle(config).keys()  # of a learned lr, "negated" alone has an effect
+    assert set(catalog.idle(config)) - {"coefficients_from", "pace_from"} - OF_LOOP - by_value <= refused.keys()
     assert not {"weight_decay", "learning_rate"} & refused.keys()
 
 
 def test_a_key_that_no_optimizer_has_would_show():
     had = set().union(
         *(
-            set(optimizer_keys(TrainConfig)) - optimizers.idle(TrainConfig(optimizer=name, learn=learn)).keys()
-            for name, learn in itertools.product(optimizers.NAMES, (None, "beta1"))
-            if learn is None
-            or (name in optimizers.OURS and "beta1" not in optimizers.idle(TrainConfig(optimizer=name)))
+            set(optimizer_keys(TrainConfig)) - catalog.idle(TrainConfig(optimizer=name, learn=learn)).keys()
+            for name, learn in itertools.product(catalog.NAMES, (None, "beta1"))
+            if learn is None or (name in catalog.OURS and "beta1" not in catalog.idle(TrainConfig(optimizer=name)))
         ),
-        set(optimizer_keys(TrainConfig)) - optimizers.idle(TrainConfig(optimizer="sgd", momentum=0.9)).keys(),
-        set(optimizer_keys(TrainConfig)) - optimizers.idle(TrainConfig(optimizer="mada", clamps="rho=0:0.5")).keys(),
+        set(optimizer_keys(TrainConfig)) - catalog.idle(TrainConfig(optimizer="sgd", momentum=0.9)).keys(),
+        set(optimizer_keys(TrainConfig)) - catalog.idle(TrainConfig(optimizer="mada", clamps="rho=0:0.5")).keys(),
     )
     assert had == set(optimizer_keys(TrainConfig))
 
@@ -249,31 +253,29 @@ REFUSED = [
 @pytest.mark.parametrize(("name", "keys", "message"), REFUSED, ids=str)
 def test_a_key_that_the_optimizer_does_not_have_is_refused(network, name, keys, message):
     with pytest.raises(ConfigError, match=message):
-        optimizers.build(network, TrainConfig(optimizer=name, **keys))
+        catalog.build(network, TrainConfig(optimizer=name, **keys))
 
 
 def test_what_a_file_gives_is_left_out_by_none(network):
     """As the message says: a configuration of MADA is one of AdamW."""
     keys = {"beta3": 0.0, "gamma": 1.0, "hyper_start": 50}
     with pytest.raises(ConfigError) as refused:
-        optimizers.build(network, TrainConfig(optimizer="adamw", **keys))
+        catalog.build(network, TrainConfig(optimizer="adamw", **keys))
     words = str(refused.value).split(" is left out by ")[1].split()
     assert words == [f"--{key}=None" for key in keys]
-    optimizers.build(
-        network, settings.load(["--optimizer=adamw", *(f"--{key}={x}" for key, x in keys.items()), *words])
-    )
+    catalog.build(network, parsing.load(["--optimizer=adamw", *(f"--{key}={x}" for key, x in keys.items()), *words]))
 
 
 def test_hyper_learning_rates_are_multiplied_for_adam_too(network):
     config = TrainConfig(optimizer="mada", hyper_optimizer="adam", hyper_lr=0.01, hyper_lr_factor=3.0)
-    [above] = optimizers.build(network, config).hyper_optimizers
+    [above] = catalog.build(network, config).hyper_optimizers
     assert [g["lr"] for g in above.param_groups] == pytest.approx([0.03] * 6)
 
 
 def test_keys_of_hidden_matrices_are_refused_where_there_are_none():
     for one, value in (("omega", 0.5), ("matrix_lr_ratio", 3.0)):
         with pytest.raises(ConfigError, match=f"{one}={value}: expected a network with hidden matrices"):
-            optimizers.build(torch.nn.Linear(3, 2), TrainConfig(optimizer="automuon", **{one: value}))
+            catalog.build(torch.nn.Linear(3, 2), TrainConfig(optimizer="automuon", **{one: value}))
 
 
 # ---- beside other keys, on the command line
@@ -295,16 +297,16 @@ IDLE = [
 @pytest.mark.parametrize(("kind", "words", "message"), IDLE, ids=str)
 def test_a_key_without_effect_beside_another_is_refused(kind, words, message):
     with pytest.raises(ConfigError, match=message):
-        settings.load(words, kind)
+        parsing.load(words, kind)
 
 
 def test_a_key_of_the_file_is_refused_as_one_on_the_command_line_and_can_be_taken_back(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("decay_lr = false\nlr_decay_iters = 7\n")
     with pytest.raises(ConfigError, match="lr_decay_iters"):
-        settings.load([str(path)])
-    assert settings.load([str(path), "--lr_decay_iters=None"]).lr_decay_iters is None
-    assert settings.given_keys([str(path), "--seed", "3"]) == {"decay_lr", "lr_decay_iters", "seed"}
+        parsing.load([str(path)])
+    assert parsing.load([str(path), "--lr_decay_iters=None"]).lr_decay_iters is None
+    assert parsing.given_keys([str(path), "--seed", "3"]) == {"decay_lr", "lr_decay_iters", "seed"}
 
 
 @pytest.mark.parametrize(
@@ -520,7 +522,7 @@ OUTSIDE = {
     "checkpoint_interval": lambda config, data, _: of_folder(replace(config, keep_checkpoints=9), data),
     "keep_checkpoints": lambda config, data, _: of_folder(replace(config, checkpoint_interval=2), data),
     "background_save": lambda config, *_: Saver(config)._pool is not None,
-    "mirror": lambda config, *_: mirror.requested(config.mirror),
+    "mirror": lambda config, *_: mirrors.requested(config.mirror),
     "compile": compiled,
     "max_skipped_steps": after_poison,
     "on_save_error": with_a_broken_disk,

@@ -12,16 +12,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mada_lab import optimizers
-from mada_lab.checkpoint_folder import available
+from mada_lab.checkpoints.folder import available
 from mada_lab.errors import CheckpointError, ConfigError, NumericsError
-from mada_lab.look import due_row
-from mada_lab.loop import gradients, train, update
 from mada_lab.model.gpt import GPT, GPTConfig
-from mada_lab.record import read_run
-from mada_lab.schedule import learning_rate
-from mada_lab.session import Session
-from mada_lab.signals import Signals
+from mada_lab.optimizers import catalog
+from mada_lab.records.run_record import read_run
+from mada_lab.system.signals import Signals
+from mada_lab.training.loop import gradients, train, update
+from mada_lab.training.lr_schedule import learning_rate
+from mada_lab.training.reporting import due_row
+from mada_lab.training.state import Session
 from mada_optim import HyperSGD, LearnedLR
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
@@ -220,7 +220,7 @@ def test_min_lr_above_a_computed_peak_is_refused(tiny, corpus):
 def test_a_resumed_run_keeps_its_peak_unless_it_is_told_another(tiny, corpus, tmp_path, monkeypatch):
     config = fitted(tiny, optimizer="automuon", max_iters=10, lr_decay_iters=20)
     first = train(config, corpus, Silent())
-    monkeypatch.setattr(optimizers, "peak", lambda optimizer: 0.123)  # as by another version of the library
+    monkeypatch.setattr(catalog, "peak", lambda optimizer: 0.123)  # as by another version of the library
     for keys, peak in (({}, first.peak), ({"learning_rate": 0.123}, 0.123)):
         shutil.copytree(tmp_path / "run", out := tmp_path / str(peak))
         resumed = train(replace(config, out_dir=str(out), init_from="resume", max_iters=12, **keys), corpus, Silent())
@@ -301,7 +301,7 @@ def test_the_first_step_may_have_fewer_passes(tiny, corpus):
     assert torch.equal(session.batches.state(), alone.batches.state())
 
 
-@pytest.mark.parametrize("name", optimizers.NAMES)
+@pytest.mark.parametrize("name", catalog.NAMES)
 def test_every_optimizer_trains_and_decays_matrices_only(tiny, corpus, name):
     config = fitted(tiny, optimizer=name, max_iters=6, warmup_iters=2, eval_interval=6)
     session = train(config, corpus, Silent())
@@ -313,20 +313,20 @@ def test_every_optimizer_trains_and_decays_matrices_only(tiny, corpus, name):
 def test_coefficients_of_the_configuration_reach_the_optimizer(tiny):
     model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, dropout=0.0, bias=False))
     config = replace(tiny, beta1=0.8, rho=0.6, eps=1e-6, hyper_lr=0.3, hyper_momentum=0.4, hyper_clip=7.0)
-    opt = optimizers.build(model, config)
+    opt = catalog.build(model, config)
     assert opt.coefficients() == {"beta1": 0.8, "beta2": 0.95, "beta3": 0.0, "rho": 0.6, "c": 1.0, "gamma": 1.0}
     assert opt.param_groups[0]["eps"] == 1e-6
     [learner] = opt.learners
     assert (learner.lr, learner.momentum, learner.clip, learner.start) == (0.3, 0.4, 7.0, 5)
     for key, option in (("hyper_fall", "fall"), ("hyper_rise", "rise"), ("hyper_lr", "rate"), ("horizon", "horizon")):
-        [learner] = optimizers.build(model, fitted(tiny, optimizer="automuon", **{key: 0.3})).learners
+        [learner] = catalog.build(model, fitted(tiny, optimizer="automuon", **{key: 0.3})).learners
         assert getattr(learner, option) == 0.3
-    baseline = optimizers.build(model, fitted(tiny, optimizer="adamw", beta1=0.8, beta2=0.95))
+    baseline = catalog.build(model, fitted(tiny, optimizer="adamw", beta1=0.8, beta2=0.95))
     assert type(baseline) is torch.optim.AdamW
     assert baseline.param_groups[0]["betas"] == (0.8, 0.95)
     unused = ["hyper_clip", "hyper_lr", "hyper_momentum", "hyper_start", "rho"]
-    assert optimizers.without_effect(replace(config, optimizer="adamw")) == unused
-    assert optimizers.build(model, fitted(tiny, optimizer="adan")).coefficients()["beta3"] == 0.92
+    assert catalog.without_effect(replace(config, optimizer="adamw")) == unused
+    assert catalog.build(model, fitted(tiny, optimizer="adan")).coefficients()["beta3"] == 0.92
 
 
 @pytest.mark.parametrize("optimizer", ["automuon", "autoadam"])
@@ -335,9 +335,9 @@ def test_a_learned_lr_starts_by_shapes_or_where_it_is_told(tiny, optimizer):
     config = fitted(tiny, optimizer=optimizer)
 
     def start(**keys):
-        built = optimizers.build(model, replace(config, **keys))
-        assert built.coefficients()["lr"] == pytest.approx(optimizers.peak(built))
-        return optimizers.peak(built)
+        built = catalog.build(model, replace(config, **keys))
+        assert built.coefficients()["lr"] == pytest.approx(catalog.peak(built))
+        return catalog.peak(built)
 
     assert start() == start(learning_rate="auto") == start(init_from="resume") > 1e-3
     assert start(learning_rate=1e-5) == start(learning_rate=1e-5, init_from="gpt2") == pytest.approx(1e-5)
@@ -347,7 +347,7 @@ def test_a_learned_lr_starts_by_shapes_or_where_it_is_told(tiny, optimizer):
         ):
             start(learning_rate=rate, init_from="gpt2")
     with pytest.raises(ConfigError, match=r"expected a number for adamw, got auto; leave it out for 0\.001"):
-        optimizers.build(model, fitted(tiny, optimizer="adamw", learning_rate="auto"))
+        catalog.build(model, fitted(tiny, optimizer="adamw", learning_rate="auto"))
 
 
 def test_naming_what_is_learned_changes_nothing_else(tiny, corpus):
@@ -356,26 +356,26 @@ def test_naming_what_is_learned_changes_nothing_else(tiny, corpus):
     default = train(config, corpus, Silent())
     named = train(replace(config, learn="lr", learning_rate="auto", out_dir=f"{tiny.out_dir}2"), corpus, Silent())
     assert same_bits(weights(default), weights(named))
-    both = optimizers.build(default.model, replace(config, learn="lr,omega", hyper_lr="lr=0.5,omega=0.2", hyper_stop=9))
+    both = catalog.build(default.model, replace(config, learn="lr,omega", hyper_lr="lr=0.5,omega=0.2", hyper_stop=9))
     assert [(type(x), x.stop) for x in both.learners] == [(LearnedLR, 9), (HyperSGD, 9)]
     assert (both.learners[0].rate, dict(both.learners[1].lr)) == (0.5, {"omega": 0.2})
-    paper = optimizers.build(default.model, fitted(tiny, optimizer="mada", learn="lr", bounds="lr=0.5:2"))
+    paper = catalog.build(default.model, fitted(tiny, optimizer="mada", learn="lr", bounds="lr=0.5:2"))
     assert [(type(x), dict(x.bounds)) for x in paper.learners] == [(HyperSGD, {"lr": (0.5, 2.0)})]
 
 
 def test_hyper_learning_rates_are_multiplied_as_they_are(tiny):
     model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, dropout=0.0, bias=False))
     for factor in (0.0, 3.0):
-        [learner] = optimizers.build(model, fitted(tiny, optimizer="automuon", hyper_lr_factor=factor)).learners
+        [learner] = catalog.build(model, fitted(tiny, optimizer="automuon", hyper_lr_factor=factor)).learners
         assert learner.rate == factor
-        [learner] = optimizers.build(model, replace(tiny, hyper_lr_factor=factor)).learners
+        [learner] = catalog.build(model, replace(tiny, hyper_lr_factor=factor)).learners
         assert list(learner.lr.values()) == pytest.approx([factor * x for x in (5e-4, 5e-4, 0.1, 0.1, 0.1, 0.1)])
 
 
 def test_a_name_of_before_is_answered_with_that_of_today():
     for old, new in (("mada_all", "mada"), ("mada_pointwise", "autoadam"), ("automoun", "automuon")):
-        with pytest.raises(ConfigError, match=f"got {old}; did you mean {new}"):
-            optimizers.require_known(old)
+        with pytest.raises(ConfigError, match=f"got {old}; did you mean '{new}"):
+            catalog.require_known(old)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -10,27 +10,28 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import mirror
 from mada_lab.errors import ConfigError
-from mada_lab.loop import train
-from mada_lab.record import read_run
+from mada_lab.records import mirrors
+from mada_lab.records.run_record import read_run
+from mada_lab.system import optional
+from mada_lab.training.loop import train
 from tests.app.conftest import Silent
 
 
 def needs(package):
-    return pytest.mark.skipif(not mirror.installed(package), reason=f"needs the package {package}")
+    return pytest.mark.skipif(not optional.installed(package), reason=f"needs the package {package}")
 
 
 def mirrored_run(config, corpus, names):
     listener = Silent()
-    with mirror.mirrored(replace(config, mirror=names), listener) as listen:
+    with mirrors.mirrored(replace(config, mirror=names), listener) as listen:
         train(config, corpus, listen)
     return listener.rows
 
 
 def test_numbers_of_a_row():
     row = {"step": 3, "train_loss": 2, "val_loss": None, "digest": "ab", "coefficients": {"block/0": {"beta1": 0.5}}}
-    assert mirror.numbers(row) == {"train_loss": 2.0, "coefficients/block/0.beta1": 0.5}
+    assert mirrors.numbers(row) == {"train_loss": 2.0, "coefficients/block/0.beta1": 0.5}
 
 
 class Memory:
@@ -50,8 +51,8 @@ class Memory:
 
 def test_each_row_arrives_and_none_stays_behind(tiny, corpus, monkeypatch):
     memory = Memory()
-    monkeypatch.setitem(mirror.MIRRORS, "tensorboard", lambda config, first_step: memory)
-    monkeypatch.setattr(mirror, "installed", lambda package: True)
+    monkeypatch.setitem(mirrors.MIRRORS, "tensorboard", lambda config, first_step: memory)
+    monkeypatch.setattr(mirrors, "installed", lambda package: True)
     rows = mirrored_run(replace(tiny, max_iters=4), corpus, "none, tensorboard,")
     recorded = read_run(tiny_folder(tiny)).series("train_loss")
     assert memory.closed
@@ -63,8 +64,8 @@ def test_each_row_arrives_and_none_stays_behind(tiny, corpus, monkeypatch):
 @pytest.mark.parametrize("where", ["opening", "writing"])
 def test_a_mirror_that_fails_is_dropped_and_training_goes_on(where, tiny, corpus, monkeypatch, caplog):
     memory = Memory(at=2)
-    monkeypatch.setitem(mirror.MIRRORS, "wandb", lambda *_: memory if where == "writing" else 1 / 0)
-    monkeypatch.setattr(mirror, "installed", lambda package: True)
+    monkeypatch.setitem(mirrors.MIRRORS, "wandb", lambda *_: memory if where == "writing" else 1 / 0)
+    monkeypatch.setattr(mirrors, "installed", lambda package: True)
     rows = mirrored_run(replace(tiny, max_iters=4), corpus, "wandb")
     assert rows[-1]["step"] == 4
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["mirror wandb"]
@@ -74,14 +75,14 @@ def test_a_mirror_that_fails_is_dropped_and_training_goes_on(where, tiny, corpus
 def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch, tmp_path):
     (tmp_path / "a_folder").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    assert not mirror.installed("a_folder")
-    assert mirror.installed("numpy")
-    monkeypatch.setattr(mirror, "installed", lambda package: False)
+    assert not optional.installed("a_folder")
+    assert optional.installed("numpy")
+    monkeypatch.setattr(mirrors, "installed", lambda package: False)
     with pytest.raises(ConfigError, match="expected the package wandb for it, got none; `pip install wandb`"):
-        mirror.requested("wandb")
+        mirrors.requested("wandb")
     with pytest.raises(ConfigError, match="expected none, tensorboard, wandb, or several with commas, got comet"):
-        mirror.requested("comet")
-    assert mirror.requested("none") == []
+        mirrors.requested("comet")
+    assert mirrors.requested("none") == []
 
 
 @needs("tensorboard")

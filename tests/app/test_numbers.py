@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from mada_lab import cli, settings
-from mada_lab.config import TrainConfig, VisionConfig
-from mada_lab.declarations import declarations
+from mada_lab import cli
+from mada_lab.config import parsing
+from mada_lab.config.declarations import declarations
+from mada_lab.config.keys import TrainConfig, VisionConfig
 from mada_lab.errors import ConfigError
-from mada_lab.loop import train
+from mada_lab.training.loop import train
 from tests.app.conftest import Silent
 
 STRANGE = ("nan", "inf", "-inf", "-1", "0", "1e400", "1e-400", str(2**63), "9" * 5000, "1.5", "0x10", "none", " ", "")
@@ -116,7 +117,7 @@ def test_a_key_takes_no_number_out_of_every_range(kind):
     for key in declarations(kind):
         for value in (math.nan, math.inf, -math.inf, 2**63, -(2**63)):
             try:
-                settings.from_values({key: value}, "here", kind)
+                parsing.from_values({key: value}, "here", kind)
             except ConfigError as error:
                 assert key in str(error)  # noqa: PT017 most are refused by their type, some aren't at all
             else:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from mada_lab.compute.device import Precision
 from mada_lab.data.tokenizer import CharTokenizer
 from mada_lab.errors import DataError
-from mada_lab.last_word import last_words
+from mada_lab.evaluation.lambada import last_words
+from mada_lab.evaluation.perplexity import Window, paper, score, strided
 from mada_lab.model.gpt import GPT
-from mada_lab.perplexity import Window, paper, score, strided
-from mada_lab.precision import Precision
 from tests.app.test_model import model, scrambled, theirs
 
 PLACE = Precision(torch.device("cpu"), torch.float32)

@@ -9,7 +9,7 @@ from mada_lab.plots import style
 from mada_lab.plots.coefficients import coefficient_grid, coefficient_panels, hypergradient_panels
 from mada_lab.plots.curves import coefficient_range, loss_range, round_up, smooth, symmetric_range, thin
 from mada_lab.plots.losses import training_loss, validation_loss
-from mada_lab.record import RunRecord, read_run
+from mada_lab.records.run_record import RunRecord, read_run
 from tests.app.synthetic_runs import make_run
 
 

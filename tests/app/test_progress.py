@@ -13,9 +13,9 @@ import termios
 import pytest
 from tqdm import tqdm
 
+from mada_lab.cli.bars import FittedBar, ProgressBar, duration, short
 from mada_lab.cli.sweep import SweepBar
-from mada_lab.config import TrainConfig
-from mada_lab.progress import FittedBar, ProgressBar, duration, short
+from mada_lab.config.keys import TrainConfig
 
 START = {"beta1": 0.9, "beta2": 0.95, "beta3": 0.0, "rho": 0.6, "c": 1.0, "gamma": 1.0}
 MOVED = {"beta1": 0.912, "beta2": 0.9513, "beta3": 0.123, "rho": 0.612, "c": 0.9851, "gamma": 0.9781}

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mada_lab import published, published_tokenizer, weights
 from mada_lab.data.gpt2 import ENCODER, VOCABULARY_SIZE, Gpt2Tokenizer
 from mada_lab.data.sidecar import Vocabulary
 from mada_lab.errors import CheckpointError, ConfigError
-from mada_lab.export import export
 from mada_lab.model.gpt import GPT, GPTConfig
-from mada_lab.weights import Weights
+from mada_lab.pretrained import hf_gpt2, hf_tokenizer, weights
+from mada_lab.pretrained.export import export
+from mada_lab.pretrained.weights import Weights
 from tests.app.test_model import SMALL, scrambled
 
 LETTERS = "".join(chr(x) for x in (9, 10, *range(32, 90), 0x1F600))  # 61 characters, as SMALL has
@@ -60,16 +60,16 @@ def test_what_transformers_writes_is_read(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved" / "tokenizer.json").write_bytes((tmp_path / "export" / "tokenizer.json").read_bytes())
     theirs.transformer.save_pretrained(tmp_path / "base")
-    config, tensors = published.read(tmp_path / "saved")
+    config, tensors = hf_gpt2.read(tmp_path / "saved")
     assert config == ours.config
-    base = published.to_published(config, tensors)
+    base = hf_gpt2.to_published(config, tensors)
     plain = {name.removeprefix("transformer."): x.contiguous() for name, x in base.items()}
     save_file({**plain, "h.0.attn.bias": torch.ones(1, 1, 32, 32)}, tmp_path / "base" / "model.safetensors")
-    for found in (tensors, published.read(tmp_path / "base")[1]):
+    for found in (tensors, hf_gpt2.read(tmp_path / "base")[1]):
         assert all(torch.equal(x, ours.tensors[name]) for name, x in found.items())
     save_file({**plain, "lm_head.weight": plain["wte.weight"] + 1}, tmp_path / "base" / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"lm_head\.weight tied"):
-        published.read(tmp_path / "base")
+        hf_gpt2.read(tmp_path / "base")
 
 
 CONFIGS = [
@@ -90,30 +90,30 @@ CONFIGS = [
 @pytest.mark.parametrize(("change", "message"), CONFIGS, ids=lambda x: str(x)[:30])
 def test_a_configuration_of_another_network_is_refused(change: dict, message: str, tmp_path: Path) -> None:
     folder = export(network(), tmp_path / "export")
-    path = folder / published.CONFIG
+    path = folder / hf_gpt2.CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CheckpointError, match=message):
-        published.read(folder)
+        hf_gpt2.read(folder)
 
 
 def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
     folder = export(network(), tmp_path / "export")
-    path = folder / published.WEIGHTS
+    path = folder / hf_gpt2.WEIGHTS
     whole = path.read_bytes()
     bad = bytearray(whole)
     bad[-4:] = b"\xff\xff\xff\xff"  # a NaN
     for content in (whole[:-1], whole[:100], b"", whole + b"x", b"\xff" * 8 + whole[8:], bytes(bad)):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="weights, in") as error:
-            published.read(folder)
+            hf_gpt2.read(folder)
         assert "\n" not in str(error.value)
     path.unlink()
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     with pytest.raises(CheckpointError, match="expected one safetensors file, got none"):
-        published.read(folder)
-    (folder / published.CONFIG).write_text("[" * 100_000)
+        hf_gpt2.read(folder)
+    (folder / hf_gpt2.CONFIG).write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match=r"config\.json: expected a configuration in JSON"):
-        published.read(folder)
+        hf_gpt2.read(folder)
 
 
 def test_the_tokenizer_of_characters_in_transformers(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_gpt2_small_at_its_full_shape(tmp_path: Path, reference: Path) -> None:
     assert tokenizer.vocabulary_size == gpt.config.vocab_size
     ours = Weights("test", gpt.config, gpt.state_dict(), GPT2, None)
     folder = export(ours, tmp_path / "export", reference / "data" / "gpt2_bpe")
-    assert (folder / published.WEIGHTS).stat().st_size > 4 * 124_439_808
+    assert (folder / hf_gpt2.WEIGHTS).stat().st_size > 4 * 124_439_808
     assert logits_agree(ours, folder, length=64) < 1e-5
     again = weights.read(str(folder))
     assert again.config == ours.config
@@ -169,10 +169,10 @@ def test_an_export_never_overwrites(tmp_path: Path) -> None:
 
 def test_a_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
     folder = export(network(), tmp_path / "export")
-    (folder / published_tokenizer.TOKENIZER).write_text(json.dumps({"model": {"type": "BPE", "vocab": {"a": 0}}}))
+    (folder / hf_tokenizer.TOKENIZER).write_text(json.dumps({"model": {"type": "BPE", "vocab": {"a": 0}}}))
     with pytest.raises(CheckpointError, match="tokenizer, in"):
         weights.read(str(folder))
-    (folder / published_tokenizer.TOKENIZER).unlink()
+    (folder / hf_tokenizer.TOKENIZER).unlink()
     with pytest.raises(CheckpointError, match=r"61 token ids, and no tokenizer\.json"):
         weights.read(str(folder))
 
@@ -190,7 +190,7 @@ def test_names_of_the_hub_ask_its_client(tmp_path: Path, monkeypatch: pytest.Mon
     found = weights.read("gpt2-medium")
     assert asked == [("openai-community/gpt2-medium", x) for x in ("config.json", "model.safetensors")]
     assert (found.origin, found.folder) == ("openai-community/gpt2-medium", None)
-    (folder / published.CONFIG).unlink()
+    (folder / hf_gpt2.CONFIG).unlink()
 
     def fail(repository: str, name: str) -> str:
         raise OSError("no\nnetwork")

@@ -12,8 +12,8 @@ from mada_lab.cli import report as command
 from mada_lab.errors import ConfigError
 from mada_lab.experiments import grid
 from mada_lab.plots.losses import validation_loss
-from mada_lab.published_logs import read_published
-from mada_lab.report_runs import sentence
+from mada_lab.reports.published_logs import read_published
+from mada_lab.reports.runs import sentence
 from tests.app.synthetic_runs import make_run
 
 HEAD = "step,beta1,rho,train_loss,val_loss\n"

@@ -14,8 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mada_lab import loop, optimizers, precision, schedule, settings
-from mada_lab.session import Session
+from mada_lab.compute import device
+from mada_lab.config import parsing
+from mada_lab.optimizers import catalog
+from mada_lab.training import loop, lr_schedule
+from mada_lab.training.state import Session
 from tests.published_loop import started
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "published"
@@ -120,17 +123,17 @@ def configuration(case):
     if case["name"] == "train_interior":
         numbers["hyper_lr"] = by_name(case, "hyper_lr")
     words = [f"--{key}={x}" for key, x in numbers.items()]
-    return settings.load([str(CONFIGS / f"{CASES[case['name']]}.toml"), *words])
+    return parsing.load([str(CONFIGS / f"{CASES[case['name']]}.toml"), *words])
 
 
 def session_of(case, found):
     config = configuration(case)
     model = Tiny(found["models"][case["model"]]["kind"], found["initial_weights"][case["model"]])
-    optimizer = optimizers.build(model, config)
+    optimizer = catalog.build(model, config)
     parts = {"model": model, "optimizer": optimizer, "batches": MicroBatches(found["microbatches"])}
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    place = precision.choose(config)
-    return Session(config, None, place, scaler=scaler, peak=optimizers.peak(optimizer), **parts)
+    place = device.choose(config)
+    return Session(config, None, place, scaler=scaler, peak=catalog.peak(optimizer), **parts)
 
 
 def relative(x, y):
@@ -167,12 +170,12 @@ def test_their_loop_is_ours(name, traces):
 def test_the_shipped_configurations_are_the_authors():
     """What their scripts did at GPT-2's size: 500,050 micro-batches of 12 on each of 8 processes, 5 to an update."""
     for name, rate in (("gpt2_small", 6e-4), ("gpt2_medium", 5e-4)):
-        config = settings.load([str(CONFIGS / f"{name}.toml")])
-        lrs = [schedule.learning_rate(config, config.learning_rate, step, processes=8) for step in (1, 2, 2000)]
+        config = parsing.load([str(CONFIGS / f"{name}.toml")])
+        lrs = [lr_schedule.learning_rate(config, config.learning_rate, step, processes=8) for step in (1, 2, 2000)]
         assert lrs == pytest.approx([rate * (1 + 5 * k) / 10_000 for k in (0, 1, 1999)])
         assert (config.hyper_observe, config.first_accumulation // 8, config.hyper_start) == ("first", 2, 51)
         assert (config.grad_clip_of, config.clamps, 5 * config.clamp_interval) == ("each", "beta2=0.51:0.99", 50)
-        alone = settings.load(
+        alone = parsing.load(
             [
                 str(CONFIGS / f"{name}.toml"),
                 "--batch_size=96",
@@ -180,8 +183,8 @@ def test_the_shipped_configurations_are_the_authors():
                 "--first_accumulation=2",
             ]
         )
-        assert [schedule.learning_rate(alone, rate, step) for step in (1, 2, 2000)] == pytest.approx(lrs)
-    config = settings.load([str(CONFIGS / "shakespeare_char.toml")])
-    assert schedule.learning_rate(config, config.learning_rate, 1) == 0.0
+        assert [lr_schedule.learning_rate(alone, rate, step) for step in (1, 2, 2000)] == pytest.approx(lrs)
+    config = parsing.load([str(CONFIGS / "shakespeare_char.toml")])
+    assert lr_schedule.learning_rate(config, config.learning_rate, 1) == 0.0
     assert (config.hyper_observe, config.hyper_start, config.eps) == ("unclipped", 0, 1e-8)
     assert (config.grad_clip_of, config.clamps, config.clamp_interval) == ("whole", "beta2=0.51:0.99", 10)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mada_lab.config.python_files import LARGEST, assignments
 from mada_lab.errors import ConfigError
-from mada_lab.python_config import LARGEST, assignments
 
 PATH = Path("c.py")
 

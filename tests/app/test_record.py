@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mada_lab.errors import ConfigError
-from mada_lab.record import RunRecord, read_run
+from mada_lab.records.run_record import RunRecord, read_run
 from tests.app.synthetic_runs import make_run, manifest
 
 
@@ -221,7 +221,7 @@ def test_a_malformed_file_is_named_with_what_is_wrong(tmp_path, name, content, m
     assert len(str(caught.value).replace(str(tmp_path), "")) < 250
 
 
-@pytest.mark.parametrize("module", ["mada_lab.record", "mada_lab.report"])
+@pytest.mark.parametrize("module", ["mada_lab.records.run_record", "mada_lab.reports.report"])
 def test_torch_is_not_needed(module):
     code = f"import sys, {module}; assert 'torch' not in sys.modules; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mada_lab.errors import ConfigError
-from mada_lab.outcome import outcome
 from mada_lab.plots import style
 from mada_lab.plots.losses import training_loss, validation_loss
-from mada_lab.record import RunRecord, read_run
-from mada_lab.report import headline, report, write_report
-from mada_lab.report_runs import sentence
+from mada_lab.records.outcome import outcome
+from mada_lab.records.run_record import RunRecord, read_run
+from mada_lab.reports.report import headline, report, write_report
+from mada_lab.reports.runs import sentence
 from tests.app.synthetic_runs import INITIAL, make_run
 
 VOID = {"meta", "br"}

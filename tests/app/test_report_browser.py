@@ -6,12 +6,12 @@ import subprocess
 
 import pytest
 
-from mada_lab.experiments.regret import Game, record
+from mada_lab.experiments.toy.game import Game, record
 from mada_lab.plots.gallery import gallery
 from mada_lab.plots.save import save_figures
-from mada_lab.published_logs import read_published
-from mada_lab.record import read_run
-from mada_lab.report import write_page, write_report
+from mada_lab.records.run_record import read_run
+from mada_lab.reports.published_logs import read_published
+from mada_lab.reports.report import write_page, write_report
 from tests.app.synthetic_runs import make_run
 
 CHROMIUM = shutil.which("chromium")

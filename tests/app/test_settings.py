@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import by_coefficient, optimizers, settings
-from mada_lab.config import TrainConfig, VisionConfig
+from mada_lab.config import by_coefficient, parsing
+from mada_lab.config.keys import TrainConfig, VisionConfig
 from mada_lab.errors import ConfigError
+from mada_lab.optimizers import catalog
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -27,7 +28,7 @@ def test_the_keys_of_the_contract_are_there():
 def test_defaults_then_file_then_command_line(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text('n_layer = 2\nlearning_rate = 1\ndtype = "bfloat16"\nbias = true\nhyper_lr = 0.5\n')
-    config = settings.load(
+    config = parsing.load(
         [str(path), "--n_layer=3", "--compile=False", "--beta1", "0.8", "--dtype='float32'".replace("'", "")]
     )
     assert (config.n_layer, config.learning_rate, config.bias, config.hyper_lr) == (3, 1.0, True, 0.5)
@@ -40,12 +41,12 @@ def test_defaults_then_file_then_command_line(tmp_path):
 def test_a_key_of_a_word_or_a_number(tmp_path, text, value):
     path = tmp_path / "c.toml"
     path.write_text(f"learning_rate = {text}\n")
-    for config in (settings.load([str(path)]), settings.load([f"--learning_rate={text.strip(chr(39))}"])):
+    for config in (parsing.load([str(path)]), parsing.load([f"--learning_rate={text.strip(chr(39))}"])):
         assert (config.learning_rate, type(config.learning_rate)) == (value, type(value))
-    assert settings.load([str(path), "--learning_rate=None"]).learning_rate is None
+    assert parsing.load([str(path), "--learning_rate=None"]).learning_rate is None
     path.write_text("learning_rate = 'aut'\n")
     with pytest.raises(ConfigError, match="key learning_rate: expected a number or 'auto', got 'aut'"):
-        settings.load([str(path)])
+        parsing.load([str(path)])
 
 
 BY_COEFFICIENT = [
@@ -60,12 +61,12 @@ BY_COEFFICIENT = [
 def test_a_key_by_coefficient(tmp_path, key, text, value):
     """On the command line, as a text of a file, and as a table of it."""
     path = tmp_path / "c.toml"
-    found = [getattr(settings.load([f"--{key}={text}"]), key)]
+    found = [getattr(parsing.load([f"--{key}={text}"]), key)]
     if isinstance(value, dict):
         table = ", ".join(f"{q} = {list(x) if isinstance(x, tuple) else x}" for q, x in value.items())
         for content in (repr(text), f"{{{table}}}"):
             path.write_text(f"{key} = {content}\n")
-            found.append(getattr(settings.load([str(path)]), key))
+            found.append(getattr(parsing.load([str(path)]), key))
     read = by_coefficient.intervals if key == "bounds" else by_coefficient.numbers
     assert [read(x) if isinstance(x, str) else x for x in found] == [value] * len(found)
 
@@ -73,7 +74,7 @@ def test_a_key_by_coefficient(tmp_path, key, text, value):
 def test_the_papers_example_run():
     """`--dtype='float32' --beta1=0.9 ...`, as a shell passes it on."""
     coefficients = "--beta1=0.9 --beta2=0.95 --beta3=0.0 --rho=0.6 --c=1.0 --gamma=1.0".split()
-    config = settings.load([str(CONFIGS / "gpt2_small.toml"), "--dtype=float32", *coefficients])
+    config = parsing.load([str(CONFIGS / "gpt2_small.toml"), "--dtype=float32", *coefficients])
     assert (config.n_layer, config.n_head, config.n_embd, config.block_size) == (12, 12, 768, 1024)
     assert config.batch_size * config.gradient_accumulation_steps * config.block_size == 491_520
     assert (config.learning_rate, config.min_lr, config.warmup_iters, config.max_iters) == (6e-4, 1.5e-5, 2000, 100_000)
@@ -86,15 +87,15 @@ SHIPPED = [*sorted(CONFIGS.glob("*.toml")), *sorted(CONFIGS.glob("published/*.to
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.stem}/{p.stem}")
 def test_every_shipped_configuration_is_valid(path):
     kind = VisionConfig if path.stem.startswith("cifar10") else TrainConfig
-    config = settings.load([str(path)], kind)
-    assert optimizers.without_effect(config) == []
-    optimizers.require_known(config.optimizer)
-    assert set(tomllib.loads(path.read_text())) <= settings.keys(kind).keys()
+    config = parsing.load([str(path)], kind)
+    assert catalog.without_effect(config) == []
+    catalog.require_known(config.optimizer)
+    assert set(tomllib.loads(path.read_text())) <= parsing.keys(kind).keys()
 
 
 REFUSED = [
-    (["--lerning_rate=1"], "got lerning_rate; did you mean learning_rate"),
-    (["--beta4=1"], "got beta4; did you mean beta[123]"),
+    (["--lerning_rate=1"], "got lerning_rate; did you mean 'learning_rate"),
+    (["--beta4=1"], "got beta4; did you mean 'beta[123]"),
     (["--n_layer=two"], "--n-layer: invalid literal for int"),
     (["--compile=maybe"], "invalid choice 'maybe'"),
     (["--learning_rate=1e400"], "learning_rate: expected a finite number, got inf"),
@@ -126,12 +127,12 @@ REFUSED = [
 @pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=lambda x: str(x)[:30])
 def test_refused_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        settings.load(arguments)
+        parsing.load(arguments)
     assert "\n" not in str(caught.value)
 
 
 REFUSED_FILES = [
-    ("n_leyer = 2", "got n_leyer; did you mean n_layer"),
+    ("n_leyer = 2", "got n_leyer; did you mean 'n_layer"),
     ("n_layer = 2.5", "key n_layer: expected a whole number, got 2.5"),
     ('learning_rate = "1e-3"', "key learning_rate: expected a number or 'auto', got '1e-3'"),
     ("learning_rate = {a = 1}", "key learning_rate: expected a number or 'auto', got {'a': 1}"),
@@ -151,20 +152,20 @@ def test_refused_files(tmp_path, content, message):
     path = tmp_path / "c.toml"
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
-        settings.load([str(path)])
+        parsing.load([str(path)])
 
 
 def test_a_python_file_is_not_executed(tmp_path):
     path = tmp_path / "config.py"
     path.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nn_layer = 2\n")
     with pytest.raises(ConfigError, match=r"config.py, line 1: expected an assignment .*, got a call"):
-        settings.load([str(path)])
+        parsing.load([str(path)])
     assert not (tmp_path / "ran").exists()
 
 
 def test_help_lists_every_key(capsys):
     with pytest.raises(SystemExit) as stop:
-        settings.load(["--help"])
+        parsing.load(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert all(f"--{key.replace('_', '-')}" in shown or f"--{key}" in shown for key in settings.keys(TrainConfig))
+    assert all(f"--{key.replace('_', '-')}" in shown or f"--{key}" in shown for key in parsing.keys(TrainConfig))

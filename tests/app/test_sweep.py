@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import training
 from mada_lab.cli import compare as compare_command
 from mada_lab.cli import sweep as command
 from mada_lab.errors import CheckpointError, ConfigError
-from mada_lab.experiments.compare import plans
-from mada_lab.experiments.join import claims_of, join
-from mada_lab.experiments.plan import Plan
-from mada_lab.experiments.runs import complete
-from mada_lab.experiments.storage import open_storage, quiet
-from mada_lab.experiments.sweep import SweepStopped, Worker
-from mada_lab.record import read_run
+from mada_lab.experiments.comparison.compare import plans
+from mada_lab.experiments.sweeps.complete import complete
+from mada_lab.experiments.sweeps.join import claims_of, join
+from mada_lab.experiments.sweeps.plan import Plan
+from mada_lab.experiments.sweeps.storage import open_storage, quiet
+from mada_lab.experiments.sweeps.worker import SweepStopped, Worker
+from mada_lab.records.run_record import read_run
+from mada_lab.training import trainer
 from tests.app.conftest import Silent
 from tests.reliability import runs
 
@@ -200,7 +200,7 @@ def test_half_a_line_in_the_journal_is_dropped(tiny, tmp_path):
 
 WRONG = [
     ({"grid": {"beta1": [0.5, 1.5]}}, r"beta1: expected a number in \[0, 1\), got 1.5"),
-    ({"grid": {"betta1": [0.5]}}, "did you mean beta1"),
+    ({"grid": {"betta1": [0.5]}}, "did you mean 'beta1"),
     ({"grid": {"seed": [1, 1]}}, "expected distinct values"),
     ({"grid": {"out_dir": ["a"]}}, "expected one that changes the result"),
     ({"search": {"beta1": "0.5..0.9"}}, "expected at least 1 with --search"),
@@ -226,8 +226,8 @@ def test_a_signal_ends_the_worker_and_frees_its_point(tiny, tmp_path, monkeypatc
     if at == "in a run":
         quiet.step = lambda done: done == 10 and stop()
     else:  # the loop doesn't look at signals any more
-        summary = training.summary
-        monkeypatch.setattr(training, "summary", lambda *args: stop() and summary(*args))
+        summary = trainer.summary
+        monkeypatch.setattr(trainer, "summary", lambda *args: stop() and summary(*args))
     with pytest.raises(SweepStopped, match="stopped by SIGTERM") as stopped:
         worker(plan, tmp_path, listen=quiet).work()
     assert stopped.value.exit_code == 128 + signal.SIGTERM

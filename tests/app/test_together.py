@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from mada_lab import cli, lock
-from mada_lab.config import VisionConfig
+from mada_lab import cli
+from mada_lab.config.keys import VisionConfig
 from mada_lab.data.images import ImageData
 from mada_lab.data.prepare import prepare
 from mada_lab.errors import ConfigError, Interrupted, NumericsError
-from mada_lab.experiments.plan import Plan
-from mada_lab.experiments.runs import complete_together
-from mada_lab.loop import train
-from mada_lab.record import read_run
-from mada_lab.together import Member, train_together
+from mada_lab.experiments.sweeps.complete import complete_together
+from mada_lab.experiments.sweeps.plan import Plan
+from mada_lab.records.run_record import read_run
+from mada_lab.system import run_lock
+from mada_lab.training.loop import train
+from mada_lab.training.stacked import Member, train_together
 from tests.app.conftest import Silent, fitted
 from tests.app.test_sweep import Quiet, worker
 
@@ -168,7 +169,7 @@ def test_one_that_is_broken_off_leaves_the_others_alone(configs, corpus):
 
     class Looking(Silent):
         def step(self, done):
-            held.append(lock.is_held(Path(configs[0].out_dir)))
+            held.append(run_lock.is_held(Path(configs[0].out_dir)))
 
     group = members(configs[:2], corpus)
     group[0].listen, group[1].listen = Lost(), Looking()

@@ -10,12 +10,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mada_lab.controls import Negated
 from mada_lab.errors import ConfigError
-from mada_lab.experiments.regret import METHODS, PROBLEMS, SCHEDULES, Game, play, record, recorded
-from mada_lab.experiments.scalar import ScalarOptimizer
+from mada_lab.experiments.toy.game import METHODS, PROBLEMS, SCHEDULES, Game, play, record, recorded
+from mada_lab.experiments.toy.scalar_optimizer import ScalarOptimizer
+from mada_lab.optimizers.controls import Negated
 from mada_lab.plots.toy import toy_figure
-from mada_lab.record import read_run
+from mada_lab.records.run_record import read_run
 from mada_optim import MADA, HyperSGD, HyperTorch
 from tests.app.test_cli import mada_lab
 

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import config as configs
-from mada_lab import settings, upstream, upstream_keys
 from mada_lab.cli import main
 from mada_lab.cli.words import say
+from mada_lab.config import keys as configs
+from mada_lab.config import parsing
+from mada_lab.config.python_files import assignments
+from mada_lab.config.upstream import facts
+from mada_lab.config.upstream import translate as upstream
 from mada_lab.errors import ConfigError
-from mada_lab.python_config import assignments
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "configs" / "upstream" / "train_gpt2_small.py"
-OURS = [*settings.keys(configs.TrainConfig), "bounds"]
+OURS = [*parsing.keys(configs.TrainConfig), "bounds"]
 AUTHORS = "gradient_accumulation_steps = 5\nhypergrad_init_iter = 50 * gradient_accumulation_steps\n"
 
 
@@ -106,7 +108,7 @@ def test_the_optimizer_is_the_authors():
 
 @pytest.mark.parametrize(("flag", "learn"), [("adam", "none"), ("hyperadam", "beta1,beta2")])
 def test_the_authors_baselines_are_their_rule_with_less_learned(flag, learn):
-    keys = [f"--optimizer={upstream_keys.OPTIMIZER}", f"--learn={learn}"]
+    keys = [f"--optimizer={facts.OPTIMIZER}", f"--learn={learn}"]
     for words in ([f"--{flag}"], [f"--{flag}=True"], [f"--{flag}", "true"]):
         found = translate(AUTHORS, *words, "--rho=0.6")
         assert found.words == ["--rho=0.6", *keys]
@@ -149,9 +151,9 @@ def test_what_cannot_be_translated_is_refused(text, words, message):
 def test_without_a_file_the_flags_are_answered_too():
     assert upstream.translate_words(["--wandb_log=True"], OURS).words == ["--mirror=wandb"]
     with pytest.raises(ConfigError, match="got none; use --hyper_start, in optimizer steps"):
-        settings.load(["--hypergrad_init_iter=250"])
+        parsing.load(["--hypergrad_init_iter=250"])
     with pytest.raises(ConfigError, match=r"key eval_only: .*use `mada-lab eval RUN`"):
-        settings.load(["--eval-only=True"])
+        parsing.load(["--eval-only=True"])
 
 
 def test_a_start_without_learned_coefficients_is_noted():
@@ -167,12 +169,12 @@ def test_keys_of_the_decay_are_noted_without_one(tmp_path):
     path.write_text("min_lr = 1e-5\nlr_decay_iters = 9\nmax_iters = 3000\n")
     for option in (["--decay_lr=False"], ["--decay-lr", "False"]):
         words = [str(path), "--optimizer=adamw", *option]
-        config = settings.load(words)
+        config = parsing.load(words)
         assert (config.decay_lr, config.max_iters) == (False, 3000)
-        assert f"{path}, line 1: min_lr=1e-05: no effect beside decay_lr=False" in settings.notes(words)
-    assert settings.load([str(path), "--optimizer=adamw"]).min_lr == 1e-5
+        assert f"{path}, line 1: min_lr=1e-05: no effect beside decay_lr=False" in parsing.notes(words)
+    assert parsing.load([str(path), "--optimizer=adamw"]).min_lr == 1e-5
     with pytest.raises(ConfigError, match="min_lr: expected decay_lr=True beside it"):
-        settings.load([str(path), "--optimizer=adamw", "--decay_lr=False", "--min_lr=1e-6"])
+        parsing.load([str(path), "--optimizer=adamw", "--decay_lr=False", "--min_lr=1e-6"])
 
 
 def test_wandb_is_mirrored_where_it_is_installed(monkeypatch):
@@ -185,10 +187,10 @@ def test_wandb_is_mirrored_where_it_is_installed(monkeypatch):
     assert translate("", "--wandb_log").words == ["--mirror=wandb"]  # asked for here and now: it has to be there
 
 
-@pytest.mark.parametrize("name", upstream_keys.THEIRS)
+@pytest.mark.parametrize("name", facts.THEIRS)
 def test_every_key_of_theirs_is_answered(name):
     """Each value is translated, noted or refused: nothing is ignored without a word."""
-    key = upstream_keys.THEIRS[name]
+    key = facts.THEIRS[name]
     values = {bool: (True, False), int: (10,), str: ("word",)}[key.type]
     for value in values:
         text = f"gradient_accumulation_steps = 5\n{name} = {value!r}\n"
@@ -201,46 +203,46 @@ def test_every_key_of_theirs_is_answered(name):
 
 def test_the_tables_have_the_keys_of_this_application():
     ours = {*OURS, "bounds"}
-    for key in upstream_keys.THEIRS.values():
+    for key in facts.THEIRS.values():
         assert {x for keys in key.keys.values() for x in keys} <= ours
-    assert upstream_keys.SHARED.keys() <= ours
-    assert not upstream_keys.THEIRS.keys() & ours
-    for script in (upstream_keys.NANOGPT, upstream_keys.TRAIN_DDP):
+    assert facts.SHARED.keys() <= ours
+    assert not facts.THEIRS.keys() & ours
+    for script in (facts.NANOGPT, facts.TRAIN_DDP):
         assert script.defaults.keys() <= ours
 
 
 def test_the_page_has_the_table():
     page = (ROOT / "docs" / "lab" / "upstream.md").read_text()
-    assert upstream_keys.table() in page
+    assert facts.table() in page
     assert EXAMPLE.relative_to(ROOT).as_posix() in page
 
 
 def test_typos_and_wrong_values_in_a_file_have_their_line(tmp_path):
     path = tmp_path / "c.py"
     for text, message in (
-        ("\nn_leyer = 2\n", "c.py, line 2: expected a known key, got n_leyer; did you mean n_layer"),
+        ("\nn_leyer = 2\n", "c.py, line 2: expected a known key, got n_leyer; did you mean 'n_layer"),
         ("n_layer = 2.0\n", "c.py, line 1, key n_layer: expected a whole number, got 2.0"),
         ("dtype = 'float8'\n", "c.py, line 1, key dtype: expected 'float32' or"),
         ("dropout = None\n", "c.py, line 1, key dropout: expected a number, got None"),
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
-            settings.load([str(path), "--optimizer=adamw"])
+            parsing.load([str(path), "--optimizer=adamw"])
     path.write_text("lr_decay_iters = None\nbeta1 = 1 / 2\nmax_iters = 3000\n")
-    config = settings.load([str(path), "--optimizer=adamw"])
+    config = parsing.load([str(path), "--optimizer=adamw"])
     assert (config.lr_decay_iters, config.beta1, config.max_iters, config.dataset) == (None, 0.5, 3000, "openwebtext")
 
 
 def test_keys_of_images_are_read_from_python_too(tmp_path):
     path = tmp_path / "c.py"
     path.write_text("width = 4 * 2\nmax_iters = 30\nwandb_log = False\n")
-    found = settings.load([str(path), "--seed=3"], configs.VisionConfig)
+    found = parsing.load([str(path), "--seed=3"], configs.VisionConfig)
     assert (found.width, found.max_iters, found.seed, found.dataset) == (8, 30, 3, "digits")
     assert found.optimizer == configs.VisionConfig().optimizer
-    assert settings.given_keys([str(path), "--seed=3"], configs.VisionConfig) == {"width", "max_iters", "seed"}
+    assert parsing.given_keys([str(path), "--seed=3"], configs.VisionConfig) == {"width", "max_iters", "seed"}
     path.write_text("hypergrad_init_iter = 250\n")
     with pytest.raises(ConfigError, match=r"key hypergrad_init_iter: .*use --hyper_start"):
-        settings.load([str(path)], configs.VisionConfig)
+        parsing.load([str(path)], configs.VisionConfig)
 
 
 def test_sweeps_and_comparisons_take_python_too(tmp_path, capsys):
@@ -263,7 +265,7 @@ def test_notes_are_lines_on_standard_error(tmp_path, capsys, monkeypatch):
         main(["train", str(path)])
     assert stop.value.code == 2
     path.write_text("wandb_project = 'a\\n\\x1b[2Jb'\nn_layer = 2\n")
-    say(settings.notes([str(path), "--optimizer=adamw"]))
+    say(parsing.notes([str(path), "--optimizer=adamw"]))
     lines = capsys.readouterr().err.splitlines()
     assert all(line.startswith(("note: ", "error: ")) and line.isprintable() for line in lines)
     assert any("wandb_project='a" in line for line in lines)

@@ -13,23 +13,24 @@ import pytest
 import torch
 from torch import nn
 
-from mada_lab import cli, settings
-from mada_lab.config import VisionConfig
+from mada_lab import cli
+from mada_lab.compute.device import Precision
+from mada_lab.config import parsing
+from mada_lab.config.keys import VisionConfig
 from mada_lab.data.image_batches import ImageBatches, Images, InOrder, Scale, augment, load
 from mada_lab.data.images import ImageData
 from mada_lab.data.prepare import prepare
 from mada_lab.errors import ConfigError, DataError, LabError
-from mada_lab.evaluate import classification
-from mada_lab.loop import gradients, train, update
 from mada_lab.model.cnn import CNN
 from mada_lab.model.resnet import Block, ResNet
-from mada_lab.precision import Precision
-from mada_lab.record import read_run
-from mada_lab.report import headline, report
-from mada_lab.session import Session
-from mada_lab.signals import Signals
+from mada_lab.records.run_record import read_run
+from mada_lab.reports.report import headline, report
+from mada_lab.system.signals import Signals
 from mada_lab.tasks.choice import rebuild
-from mada_lab.verify import verify
+from mada_lab.tasks.measure import classification
+from mada_lab.training.loop import gradients, train, update
+from mada_lab.training.state import Session
+from mada_lab.training.verify import verify
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 
@@ -326,5 +327,5 @@ def test_texts_have_no_classes(tmp_path):
     with pytest.raises(ConfigError, match="expected one of images, got pydoc"):
         cli.run(["vision", "--dataset=pydoc", f"--data_dir={tmp_path}", f"--out_dir={tmp_path / 'run'}"])
     with pytest.raises(ConfigError, match="got n_layer"):
-        settings.load(["--n_layer=3"], VisionConfig)
+        parsing.load(["--n_layer=3"], VisionConfig)
     assert not [*tmp_path.iterdir()]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mada_optim import kernels
-from mada_optim.kernels import NoKernelError
+from mada_optim.engines import choice
+from mada_optim.engines.choice import NoKernelError
 
 
 def no_kernel(*_):
@@ -13,8 +13,8 @@ def no_kernel(*_):
 @pytest.fixture(params=["auto", "tiled", "eager"], autouse=True)
 def engine(request, monkeypatch):
     if request.param == "eager":
-        monkeypatch.setattr("mada_optim.kernels.choose", no_kernel)
+        monkeypatch.setattr("mada_optim.engines.choice.choose", no_kernel)
     if request.param == "tiled":
-        choose = kernels.choose
-        monkeypatch.setattr("mada_optim.kernels.choose", lambda _, *what: choose("tiled", *what))
+        choose = choice.choose
+        monkeypatch.setattr("mada_optim.engines.choice.choose", lambda _, *what: choose("tiled", *what))
     return request.param

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mada_optim import AutoAdam, AutoMuon, HyperOptimizer, HyperSGD
-from mada_optim.orthogonal import polar
+from mada_optim.matrices.polar_factor import polar
 from mada_optim.rules import RULES
 from tests.problems import along_trace, same_bits, with_muon
 

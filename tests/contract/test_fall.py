@@ -10,7 +10,8 @@ import math
 import pytest
 import torch
 
-from mada_optim import MADA, AutoAdam, HyperSGD, HyperTorch, LearnedLR, initial_lr
+from mada_optim import MADA, AutoAdam, HyperSGD, HyperTorch, LearnedLR
+from mada_optim.matrices import start_lr
 from mada_optim.rules import RULES
 from tests.problems import give_gradients, same_bits, step_info
 
@@ -54,7 +55,7 @@ def test_the_floor_comes_down_as_one_over_t():
 def test_no_lr_falls_faster():
     p = matrix()
     opt = MADA([p], lr=0.01, learn=down())
-    shape = initial_lr.of_shapes(opt.rule, opt.param_groups)
+    shape = start_lr.of_shapes(opt.rule, opt.param_groups)
     assert shape > 0.01
     path = lrs(opt, p, 12)
     assert path == pytest.approx([0.01, *(0.01 / (1 + t / 4) for t in range(1, 12))], rel=1e-5)  # t counts steps before
@@ -63,7 +64,7 @@ def test_no_lr_falls_faster():
 def test_the_floor_is_where_shapes_say_for_an_lr_that_starts_higher():
     p = matrix()
     opt = MADA([p], lr=5.0, learn=down(fall=1e6))
-    shape = initial_lr.of_shapes(opt.rule, opt.param_groups)
+    shape = start_lr.of_shapes(opt.rule, opt.param_groups)
     assert lrs(opt, p, 4) == pytest.approx([5.0, 0.625, *[shape] * 2], rel=1e-4)
     assert 0.625 / 8 < shape < 0.625
 
@@ -164,7 +165,7 @@ def test_a_group_that_is_added_has_the_same_floor(copied):
     opt = copy.deepcopy(opt) if copied else opt
     opt.add_param_group({"params": [late]})
     floors = [group["hyper_floor"].item() for group in opt.param_groups]
-    assert floors == pytest.approx([math.log(initial_lr.of_shapes(opt.rule, opt.param_groups[:1]) / 0.5)] * 2)
+    assert floors == pytest.approx([math.log(start_lr.of_shapes(opt.rule, opt.param_groups[:1]) / 0.5)] * 2)
     assert floors[0] < 0.0
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mada_optim import MADA, Adam, HyperOptimizer, HyperSGD
-from mada_optim.spec import UNIT, Coefficient, Rule
+from mada_optim.rule import UNIT, Coefficient, Rule
 from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mada_optim import MADA, Adam, AutoAdam, AutoMuon, AVGrad, Guard, HyperOptimizer, HyperSGD
-from mada_optim.guard import betas as bounded
-from mada_optim.guard import guarded
-from mada_optim.hyper.gradient import sensitivity
+from mada_optim.beta_guard import betas as bounded
+from mada_optim.beta_guard import guarded
+from mada_optim.learning.hypergradient import sensitivity
 from mada_optim.rules import RULES
 from tests.problems import give_gradients, same_bits, train
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from mada_optim import AutoMuon, matrices, param_groups
+from mada_optim import AutoMuon, param_groups
+from mada_optim.matrices import hidden_matrices
 
 HIDDEN, BATCH = "hidden matrix", "batch of hidden matrices"
 EMBEDDING, HEAD, KERNEL, BIAS, FACTOR = "embedding", "head", "depthwise kernel", "bias or gain", "low-rank factor"
@@ -313,12 +314,14 @@ def weights(rows):
 
 
 def found(named):
-    (flags,) = matrices.hidden([{"params": [p for _, p in named], "param_names": [name for name, _ in named]}])
+    (flags,) = hidden_matrices.hidden([{"params": [p for _, p in named], "param_names": [name for name, _ in named]}])
     return [bool(flag) for flag in flags]
 
 
 def nameless(*shapes):
-    return [bool(x) for x in matrices.hidden([{"params": [nn.Parameter(torch.ones(shape)) for shape in shapes]}])[0]]
+    return [
+        bool(x) for x in hidden_matrices.hidden([{"params": [nn.Parameter(torch.ones(shape)) for shape in shapes]}])[0]
+    ]
 
 
 @pytest.mark.parametrize("rows", NAMES.values(), ids=NAMES)
@@ -339,7 +342,7 @@ def test_names_and_shapes_say_where_the_matrices_are(rows):
     expected = {name: {HIDDEN: True, BATCH: "batched"}.get(kind, False) for name, _, kind in rows}
     params = [p for _, p in weights(rows)]
     assert (
-        dict(zip(expected, matrices.hidden([{"params": params, "param_names": [*expected]}])[0], strict=True))
+        dict(zip(expected, hidden_matrices.hidden([{"params": params, "param_names": [*expected]}])[0], strict=True))
         == expected
     )
 
@@ -356,7 +359,7 @@ def test_an_optimizer_takes_them_so(rows):
     """With a vector first, as models have them in between."""
     named = [("norm.weight", nn.Parameter(torch.ones(3))), *weights(rows)]
     (group,) = AutoMuon(named).param_groups
-    assert [bool(x) for x in group[matrices.FLAGS]] == [False, *found(weights(rows))]
+    assert [bool(x) for x in group[hidden_matrices.FLAGS]] == [False, *found(weights(rows))]
 
 
 @pytest.mark.parametrize("inputs", [2, 4])
@@ -398,7 +401,7 @@ def test_frozen_weights_are_no_evidence(frozen, expected):
 
 def test_a_frozen_last_matrix_is_not_the_head():
     params = [nn.Parameter(torch.ones(8, 8), trained) for trained in (True, True, False)]
-    assert [bool(x) for x in matrices.hidden([{"params": params}])[0]][:2] == [True, False]
+    assert [bool(x) for x in hidden_matrices.hidden([{"params": params}])[0]][:2] == [True, False]
 
 
 @pytest.mark.parametrize(

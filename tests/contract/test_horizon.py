@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mada_optim import MADA, Adam, AutoMuon, HyperOptimizer, HyperSGD, LearnedLR
-from mada_optim.hyper.learner import Learner
+from mada_optim.learning.learner import Learner
 from tests.problems import along_trace, give_gradients, parameters, same_bits, train
 
 OTHERS = [HyperSGD("beta1", "rho", lr=1e-2, start=1)]

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from mada_optim import MADA, AutoMuon, HyperOptimizer, HyperSGD, HyperTorch, LearnedLR, Learner
+from mada_optim.rule import UNIT, Coefficient, Rule
 from mada_optim.rules import RULES
-from mada_optim.spec import UNIT, Coefficient, Rule
 from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
 
 PARTED = ["group", "tensor"]

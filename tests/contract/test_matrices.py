@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mada_optim import MADA, AutoMuon, HyperOptimizer, HyperSGD, LearnedLR
-from mada_optim.matrices import hidden
-from mada_optim.orthogonal import orthogonal, polar
+from mada_optim.matrices.hidden_matrices import hidden
+from mada_optim.matrices.polar_factor import orthogonal, polar
 from tests.problems import along_trace, same_bits, with_muon
 
 

@@ -14,7 +14,8 @@ import weakref
 import pytest
 import torch
 
-from mada_optim import MADA, AutoAdam, AutoMuon, HyperAdam, HyperSGD, HyperTorch, LearnedLR, dispatch
+from mada_optim import MADA, AutoAdam, AutoMuon, HyperAdam, HyperSGD, HyperTorch, LearnedLR
+from mada_optim.stepping import dispatch
 from tests import problems
 from tests.problems import everything, fast, give_gradients, parameters, same_bits
 

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from mada_lab import optimizers
 from mada_lab.model.cnn import CNN
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.model.linear import MLP
 from mada_lab.model.resnet import ResNet
-from mada_optim import MADA, AutoMuon, HyperSGD, matrices, param_groups
+from mada_lab.optimizers import catalog
+from mada_optim import MADA, AutoMuon, HyperSGD, param_groups
+from mada_optim.matrices import hidden_matrices
 from tests.problems import same_bits
 
 LINEAR, LSTM, Seq = nn.Linear, nn.LSTM, nn.Sequential
@@ -269,7 +270,9 @@ def test_an_optimizer_steps_each_kind_of_matrices():
         head=LINEAR(8, 2),
     )
     opt = AutoMuon(param_groups(model), lr=1e-2)
-    layouts = {name: x for g in opt.param_groups for name, x in zip(g["param_names"], g[matrices.FLAGS], strict=True)}
+    layouts = {
+        name: x for g in opt.param_groups for name, x in zip(g["param_names"], g[hidden_matrices.FLAGS], strict=True)
+    }
     assert layouts == {x.name: x.matrix for x in param_groups(model).weights}
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
@@ -619,7 +622,7 @@ def test_the_applications_networks(make, expected):
     model = make()
     assert ends(model) == expected
     assert all(x.decays == (x.parameter.ndim >= 2) for x in param_groups(model).weights)
-    groups = optimizers.decay_groups(model, 0.1)
+    groups = catalog.decay_groups(model, 0.1)
     named = list(model.named_parameters())
     for group, inside in zip(groups, (True, False), strict=True) if len(groups) == 2 else ():
         assert [name for name, _ in group["params"]] == [name for name, p in named if (p.ndim >= 2) == inside]
@@ -629,7 +632,7 @@ def test_the_applications_networks(make, expected):
     by_name = [
         name
         for group in opt.param_groups
-        for name, p, hidden in zip(group["param_names"], group["params"], group[matrices.FLAGS], strict=True)
+        for name, p, hidden in zip(group["param_names"], group["params"], group[hidden_matrices.FLAGS], strict=True)
         if p.ndim >= 2 and not hidden
     ]
     assert by_name == expected

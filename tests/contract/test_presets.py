@@ -26,8 +26,8 @@ from mada_optim import (
     LearnedLR,
     Muon,
 )
-from mada_optim.guard import guarded, suits
-from mada_optim.hyper.bank import is_memory
+from mada_optim.beta_guard import guarded, suits
+from mada_optim.learning.bank import is_memory
 from mada_optim.rules import RULES
 from tests.problems import everything, give_gradients, same_bits, train
 

@@ -14,10 +14,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mada_lab import clipping, distributed, loop, optimizers, packing, precision, settings
-from mada_lab.distributed import ALONE, World
-from mada_lab.record import read_run
-from mada_lab.session import Session
+from mada_lab.checkpoints import tree
+from mada_lab.compute import device
+from mada_lab.compute import world as distributed
+from mada_lab.compute.world import ALONE, World
+from mada_lab.config import parsing
+from mada_lab.optimizers import catalog
+from mada_lab.records.run_record import read_run
+from mada_lab.training import clipping, loop
+from mada_lab.training.state import Session
 from tests.app.test_published_loops import CONFIGS, MicroBatches, NoSignals, Tiny
 from tests.distributed import group
 from tests.distributed.test_training import CONFIG
@@ -54,7 +59,7 @@ def configuration(when, passes):
         **{"grad_clip": CLIP, "gradient_accumulation_steps": passes * PASSES, "first_accumulation": passes * COUNTS[0]},
         **{"hyper_start": 2, "hyper_observe": when, "max_iters": UPDATES, "device": "cpu"},
     }
-    return settings.load([str(CONFIGS / "gpt2_small.toml"), *(f"--{key}={x}" for key, x in numbers.items())])
+    return parsing.load([str(CONFIGS / "gpt2_small.toml"), *(f"--{key}={x}" for key, x in numbers.items())])
 
 
 def on_a_rank(when):
@@ -63,9 +68,9 @@ def on_a_rank(when):
     config, model = configuration(when, RANKS), network()
     world = World(rank, RANKS, rank, RANKS)
     forward = distributed.wrapped(model, config.parallel, world)
-    parts = {"model": model, "optimizer": optimizers.build(model, config), "batches": MicroBatches(rows(rank))}
+    parts = {"model": model, "optimizer": catalog.build(model, config), "batches": MicroBatches(rows(rank))}
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    session = Session(config, None, precision.choose(config), scaler=scaler, peak=LR, world=world, **parts)
+    session = Session(config, None, device.choose(config), scaler=scaler, peak=LR, world=world, **parts)
     found = []
     for _ in range(UPDATES):
         loop.update(session, loop.gradients(session, forward, NoSignals()))
@@ -81,7 +86,7 @@ def reading(model, opt):
 def on_one_process(when):
     """The same by hand: both ranks' gradients, one after the other, on one network."""
     model, own = network(), [rows(rank) for rank in range(RANKS)]
-    opt = optimizers.build(model, configuration(when, 1))
+    opt = catalog.build(model, configuration(when, 1))
     params = list(model.parameters())
     for group_ in opt.param_groups:
         group_["lr"] = LR
@@ -204,7 +209,7 @@ def overflowing(config):
 
     loop.clip_each = clip_each
     session = runs.train(config)
-    own = packing.digest({**session.state(), "random": None})  # of generators, which passes seed anew
+    own = tree.digest({**session.state(), "random": None})  # of generators, which passes seed anew
     told = {"scaler": session.scaler.state_dict(), "digest": own}
     Path(f"{config.out_dir}.{os.environ['RANK']}").write_text(json.dumps(told))
 

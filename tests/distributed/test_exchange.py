@@ -15,8 +15,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from benchmarks import sharded_step
-from mada_optim import exchange
-from mada_optim.orthogonal import polar
+from mada_optim.matrices.polar_factor import polar
+from mada_optim.sharding import exchange
 from tests.distributed import group
 
 SHAPES = [(6, 4), (5, 3), (2, 9), (7, 2, 3, 3), (1, 8), (8, 8), (6, 4), (9, 2, 2)]  # 2, 1 rows: none on some processes

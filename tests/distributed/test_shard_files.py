@@ -15,12 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from mada_lab import checkpoint, files, fingerprint, layout, packing, saved, settings, sharing
-from mada_lab.checkpoint_folder import available, leftovers
-from mada_lab.distributed import ALONE
+from mada_lab.checkpoints import checkpoint, fingerprint, reading, redistribution, row_shards
+from mada_lab.checkpoints import tree as packing
+from mada_lab.checkpoints.folder import available, leftovers
+from mada_lab.compute.world import ALONE
+from mada_lab.config import parsing
 from mada_lab.errors import CheckpointError, ConfigError
-from mada_lab.record import read_run
-from mada_lab.verify import verify
+from mada_lab.records.run_record import read_run
+from mada_lab.system import files
+from mada_lab.training.verify import verify
 from tests.distributed import group
 from tests.reliability import ranks, resumes, rot, runs
 from tests.reliability.attacks import reseal
@@ -32,11 +35,11 @@ CONFIG = replace(CONFIG, parallel="fsdp", checkpoint_shards="each", checkpoint_i
 
 @pytest.mark.parametrize(("length", "count"), [(0, 3), (1, 4), (7, 2), (9, 4), (12, 5), (5, 1)])
 def test_pieces_cover_each_row_once(length, count):
-    pieces = [range(*layout.rows(length, i, count)) for i in range(count)]
+    pieces = [range(*row_shards.rows(length, i, count)) for i in range(count)]
     assert [row for piece in pieces for row in piece] == list(range(length))
     for start in range(length + 1):
         for stop in range(start, length + 1):
-            parts = layout.overlaps(length, count, start, stop)
+            parts = row_shards.overlaps(length, count, start, stop)
             assert [pieces[i][j] for i, first, end in parts for j in range(first, end)] == list(range(start, stop))
 
 
@@ -76,10 +79,10 @@ def test_the_files_hold_what_one_file_holds(written):
     ]
     sizes = [(each / name).stat().st_size for name in shards]
     assert abs(sizes[0] - sizes[1]) < 0.1 * sizes[0]
-    assert not any(name.startswith("/state/model/") for name in saved._headers(each / "tensors.safetensors"))
+    assert not any(name.startswith("/state/model/") for name in reading._headers(each / "tensors.safetensors"))
     trees = [checkpoint.load(folder).tree["state"] for folder in (each, one)]
     assert packing.digest(trees[0]) == packing.digest(trees[1]) == runs.digest(written / "one")
-    assert runs.digest(written / "each") == sharing.digest(trees[1], ALONE, of_shards=True)
+    assert runs.digest(written / "each") == redistribution.digest(trees[1], ALONE, of_shards=True)
     assert all(finding.good for finding in verify(written / "each", deep=True))
 
 
@@ -119,7 +122,7 @@ def test_replicas_write_once_and_shards_of_one_file_go_on_in_many(config):
 def without_the_folder(config):
     """As on another machine, which doesn't see the files."""
     if os.environ["RANK"] == "1":
-        sharing.same_here = lambda *_: None
+        redistribution.same_here = lambda *_: None
     runs.train(config)
 
 
@@ -185,14 +188,14 @@ def test_a_damaged_piece_costs_one_interval(written, config):
 
 def forged(change):
     def forge(folder):
-        text = (folder / saved.VALUES).read_text()
-        (folder / saved.VALUES).write_text(change(text))
+        text = (folder / reading.VALUES).read_text()
+        (folder / reading.VALUES).write_text(change(text))
 
     return forge
 
 
 def swapped(folder):
-    first, second = (folder / saved.shard_name(i) for i in range(2))
+    first, second = (folder / reading.shard_name(i) for i in range(2))
     first.write_bytes(second.read_bytes())
 
 
@@ -207,8 +210,8 @@ ATTACKS = {
     "another type": forged(lambda text: text.replace('["F32", [16]]', '["I32", [16]]')),
     "no tensor of the model": forged(lambda text: text.replace('"/state/model/ln_f.weight":', '"/../x":')),
     "a file of pieces twice": swapped,
-    "a file above": lambda folder: (folder / saved.shard_name(1)).rename(folder / "shard_..safetensors"),
-    "a file gone": lambda folder: (folder / saved.shard_name(1)).unlink(),
+    "a file above": lambda folder: (folder / reading.shard_name(1)).rename(folder / "shard_..safetensors"),
+    "a file gone": lambda folder: (folder / reading.shard_name(1)).unlink(),
 }
 
 
@@ -240,8 +243,8 @@ def test_a_fingerprint_changes_with_each_bit_place_name_type_and_shape():
         {"x": x.view(torch.int32)},
     ]
     trees += [{"x": x, "y": torch.zeros(0)}, {"x": x.bfloat16()}, {"x": x.double()}]
-    assert len({sharing.digest(tree, ALONE, of_shards=True) for tree in trees}) == len(trees)
-    assert sharing.digest({"x": x.T.contiguous().T}, ALONE, True) == sharing.digest({"x": x}, ALONE, True)
+    assert len({redistribution.digest(tree, ALONE, of_shards=True) for tree in trees}) == len(trees)
+    assert redistribution.digest({"x": x.T.contiguous().T}, ALONE, True) == redistribution.digest({"x": x}, ALONE, True)
 
 
 def hanging_in_a_save(config):
@@ -262,7 +265,7 @@ def test_a_process_that_hangs_in_a_save_ends_the_others(config):
 
 def test_it_is_refused_in_the_background():
     with pytest.raises(ConfigError, match="background_save: expected false with checkpoint_shards=each"):
-        settings.load(["--background_save=True", "--checkpoint_shards=each"])
+        parsing.load(["--background_save=True", "--checkpoint_shards=each"])
 
 
 def held_rows():

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from mada_optim import HyperOptimizer, HyperSGD
-from mada_optim.kernels import staged
+from mada_optim.engines.staged import engine as staged
 from tests.distributed import group
 from tests.problems import along_trace
 

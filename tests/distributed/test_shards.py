@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 
 from mada_optim import HyperOptimizer
-from mada_optim.kernels import staged
+from mada_optim.engines.staged import engine as staged
 from tests.distributed import group
 from tests.problems import along_trace, fast, learning
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import distributed, loop
-from mada_lab.checkpoint_folder import available
+from mada_lab.checkpoints.folder import available
+from mada_lab.compute import world
 from mada_lab.errors import ConfigError, DistributedError
-from mada_lab.record import read_run
-from mada_optim import shards
+from mada_lab.records.run_record import read_run
+from mada_lab.training import loop
+from mada_optim.sharding import dtensors
 from tests.reliability import ranks, resumes, runs
 
 CONFIG = replace(runs.TINY, gradient_accumulation_steps=4, max_iters=8, eval_interval=4, eval_iters=3, hyper_start=1)
@@ -153,13 +154,13 @@ def test_processes_with_different_configurations_are_refused(config):
 )
 def test_what_processes_cannot_share_is_refused(config, sizes, change, message):
     with pytest.raises(ConfigError, match=message):
-        distributed.require_shares(replace(config, **change), *sizes)
+        world.require_shares(replace(config, **change), *sizes)
 
 
 def test_half_an_environment_is_refused(config, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(DistributedError, match=r"environment, RANK.*: expected what torchrun sets"):
-        distributed.group(config).__enter__()
+        world.group(config).__enter__()
 
 
 def test_an_error_of_the_first_is_one_of_all(config):
@@ -208,7 +209,7 @@ def overflowing(config):
     def gradients(session, *rest):
         loss = original(session, *rest)
         if session.world.rank == {3: 0, 5: 1}.get(session.step + 1):
-            shards.local(next(session.model.parameters()).grad).view(-1)[0] = math.inf
+            dtensors.local(next(session.model.parameters()).grad).view(-1)[0] = math.inf
         return loss
 
     loop.gradients = gradients

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from mada_optim import MADA, AutoMuon, HyperSGD
-from mada_optim.kernels import build, source
+from mada_optim.engines.choice import source
+from mada_optim.engines.cpp import build
 from mada_optim.rules import RULES
 from tests.problems import parameters, same_bits, train
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mada_optim import MADA, Guard, HyperOptimizer, HyperSGD
+from mada_optim.rule import Coefficient, Interval, Rule, Slot
 from mada_optim.rules import RULES
-from mada_optim.spec import Coefficient, Interval, Rule, Slot
 from tests.gradient.test_sensitivity import SPREAD
 from tests.problems import (
     along_trace,
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.kernel
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """So that tensors have several, the last one short."""
-    monkeypatch.setattr("mada_optim.kernels.tiles.TILE", 4096)
+    monkeypatch.setattr("mada_optim.engines.tiled.engine.TILE", 4096)
 
 
 NO_DERIVATIVE = {"lion": {"beta1", "beta2"}}  # signs

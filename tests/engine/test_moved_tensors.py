@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mada_optim import SGD, Adam, AutoMuon, LearnedLR
-from mada_optim.kernels import tensors
+from mada_optim.engines.cpp import tensors
 from tests.engine.test_cpu_kernel import close
 from tests.problems import everything, fast, learning, same_bits
 

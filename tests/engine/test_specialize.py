@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from mada_optim import HyperOptimizer, HyperSGD
-from mada_optim.hyper.gradient import sensitivity
+from mada_optim.graph.specialize import corners, specialize
+from mada_optim.learning.hypergradient import sensitivity
+from mada_optim.rule import LR, UNIT, Coefficient, Rule, Slot
 from mada_optim.rules import RULES
-from mada_optim.spec import LR, UNIT, Coefficient, Rule, Slot
-from mada_optim.specialize import corners, specialize
 from tests.gradient.test_sensitivity import SPREAD
 from tests.problems import train
 

@@ -12,13 +12,13 @@ import torch
 
 from benchmarks import step_memory
 from mada_optim import AutoMuon, HyperOptimizer, LearnedLR
-from mada_optim.kernels import staged
-from mada_optim.kernels.stages import cut
-from mada_optim.orthogonal import orthogonal, polar
+from mada_optim.engines.staged import engine as staged
+from mada_optim.engines.staged.cut import cut
+from mada_optim.graph.specialize import specialize
+from mada_optim.matrices.polar_factor import orthogonal, polar
+from mada_optim.rule import Coefficient, Interval, Rule, Slot
 from mada_optim.rules import RULES
 from mada_optim.rules.terms import ema
-from mada_optim.spec import Coefficient, Interval, Rule, Slot
-from mada_optim.specialize import specialize
 from tests.engine.test_cpu_kernel import close, numbers
 from tests.problems import same_bits
 

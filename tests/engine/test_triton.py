@@ -14,8 +14,9 @@ import sys
 import pytest
 import torch
 
-from mada_optim import MADA, Guard, HyperOptimizer, HyperSGD, kernels
-from mada_optim.kernels import gpu
+from mada_optim import MADA, Guard, HyperOptimizer, HyperSGD
+from mada_optim.engines import choice
+from mada_optim.engines.triton import engine
 from mada_optim.rules import RULES
 from tests.engine import test_cpu_kernel as loops
 from tests.engine.test_cost import NoHostReads
@@ -42,8 +43,8 @@ from tests.problems import (
     train,
 )
 
-INSTALLED = gpu.installed()
-INTERPRETED = gpu.interpreted()
+INSTALLED = engine.installed()
+INTERPRETED = engine.interpreted()
 needs_triton = pytest.mark.skipif(not INSTALLED, reason="needs Triton (pip install triton), for its interpreter")
 compiled = pytest.mark.skipif(INTERPRETED, reason="Triton's compiler is not to be had under TRITON_INTERPRET=1")
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in a process with TRITON_INTERPRET=1, started here")
@@ -58,7 +59,7 @@ def small(monkeypatch):
     """Several chunks, blocks in a chunk, and programs with a lane for each tensor."""
     monkeypatch.setattr(loops, "SHAPES", SHAPES)
     for name, size in {"CHUNK": 64, "BLOCK": 32, "LANES": 4}.items():
-        monkeypatch.setattr(gpu, name, size)
+        monkeypatch.setattr(engine, name, size)
 
 
 @needs_triton
@@ -229,7 +230,7 @@ class TestInterpreted:
 
 TYPES = {"count": "i32", "table": "*i64", "chunks": "*i64", "ranges": "*i64", "steps": "*i64", "bad_chunks": "*i32"}
 TYPES |= {"usable": "*i8", **dict.fromkeys(("numbers", "values", "partials", "h", "out"), "*fp64")}
-CONSTANTS = {"LANES": gpu.LANES, "CHUNK": gpu.CHUNK, "BLOCK": gpu.BLOCK, "ALIGNED": True}
+CONSTANTS = {"LANES": engine.LANES, "CHUNK": engine.CHUNK, "BLOCK": engine.BLOCK, "ALIGNED": True}
 
 
 @needs_triton
@@ -244,7 +245,7 @@ def test_the_kernels_compile_for_devices_that_are_not_here(rule, learn, state, c
     from triton.compiler import ASTSource
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    written = gpu.module(kernels.triton_source(RULES[rule], (), learn, False, state).source)
+    written = engine.module(choice.triton_source(RULES[rule], (), learn, False, state).source)
     found = ("check", "slope_values", "sums", "combine", "per_scope", "step_values", "move")
     for name in [name for name in found if name in written]:
         kernel = written[name]
@@ -256,7 +257,7 @@ def test_the_kernels_compile_for_devices_that_are_not_here(rule, learn, state, c
         constants = {x: values[x] for x in kernel.arg_names if x in values}
         signature = {x: TYPES.get(x, "constexpr") for x in kernel.arg_names}
         source = ASTSource(kernel, signature, constexprs=constants)
-        options = {"num_warps": gpu.WARPS, "enable_fp_fusion": False}
+        options = {"num_warps": engine.WARPS, "enable_fp_fusion": False}
         made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         assert made.asm["cubin"]
         assert "fma.rn.f32" not in made.asm["ptx"]
@@ -267,14 +268,14 @@ def test_the_kernels_compile_for_devices_that_are_not_here(rule, learn, state, c
 
 @pytest.fixture
 def anew():
-    gpu.fault.cache_clear()
+    engine.fault.cache_clear()
     yield
-    gpu.fault.cache_clear()
+    engine.fault.cache_clear()
 
 
 @pytest.mark.usefixtures("anew")
 def test_without_triton_the_reason_says_so(monkeypatch):
-    monkeypatch.setattr(gpu, "installed", lambda: False)
+    monkeypatch.setattr(engine, "installed", lambda: False)
     with pytest.raises(ValueError, match="engine='triton': Triton is not installed"):
         MADA(parameters(), engine="triton")
 
@@ -282,7 +283,7 @@ def test_without_triton_the_reason_says_so(monkeypatch):
 @compiled
 @pytest.mark.usefixtures("anew")
 def test_on_the_cpu_there_are_kernels_only_under_the_interpreter(monkeypatch):
-    monkeypatch.setattr(gpu, "installed", lambda: True)
+    monkeypatch.setattr(engine, "installed", lambda: True)
     with pytest.raises(ValueError, match="Triton has no kernels for cpu"):
         MADA(parameters(), engine="triton")
     assert MADA(parameters()).engine != "triton"
@@ -294,6 +295,6 @@ def test_a_triton_that_fails_is_quoted(monkeypatch):
         raise RuntimeError("Failed to find C compiler.")
 
     for name, instead in {"installed": lambda: True, "interpreted": lambda: True, "module": failing}.items():
-        monkeypatch.setattr(gpu, name, instead)
+        monkeypatch.setattr(engine, name, instead)
     with pytest.raises(ValueError, match="Triton doesn't work here: Failed to find C compiler"):
         MADA(parameters(), engine="triton")

@@ -67,5 +67,5 @@ def test_accumulated_micro_batches_make_the_step_of_one_batch(example):
 
 
 def test_the_table_lists_every_example():
-    listed = re.findall(r"^\| \[(\w+\.py)\]\(\1\)", (EXAMPLES / "README.md").read_text(), flags=re.MULTILINE)
+    listed = re.findall(r"^\| \[(\w+\.py)\]\((?:\./)?\1\)", (EXAMPLES / "README.md").read_text(), flags=re.MULTILINE)
     assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mada_optim import MADA, HyperOptimizer
-from mada_optim.kernels import gpu
+from mada_optim.engines.triton import engine as gpu
 from mada_optim.rules import RULES
 from tests.engine.test_cpu_kernel import CORNERS, POINTWISE, SPREAD_OF_MADA, close, learners
 from tests.gradient.test_sensitivity import SPREAD

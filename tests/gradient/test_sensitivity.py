@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import fx
 
-from mada_optim.differentiate import differentiate
-from mada_optim.hyper.gradient import sensitivity
+from mada_optim.graph.differentiate import differentiate
+from mada_optim.graph.specialize import SLOT, trace
+from mada_optim.learning.hypergradient import sensitivity
 from mada_optim.rules import RULES
-from mada_optim.specialize import SLOT, trace
 
 EVERY = [(rule, q.name) for rule in RULES for q in RULES[rule].coefficients]
 SPREAD = {

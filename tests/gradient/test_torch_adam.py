@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mada_optim import HyperOptimizer, HyperSGD
+from mada_optim.rule import Rule, Slot
 from mada_optim.rules import RULES
 from mada_optim.rules.terms import ema, root
-from mada_optim.spec import Rule, Slot
 
 LR, BETA1, BETA2, EPS = 0.02, 0.87, 0.95, 1e-6
 

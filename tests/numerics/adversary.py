@@ -10,9 +10,9 @@ import torch
 from hypothesis import strategies as st
 
 from mada_optim import HyperOptimizer, HyperSGD
-from mada_optim.engine.eager import compute_dtype, largest_gradient
+from mada_optim.engines.eager import compute_dtype, largest_gradient
+from mada_optim.rule import option_key
 from mada_optim.rules import RULES
-from mada_optim.spec import option_key
 from tests.problems import everything, same_bits
 
 ELEMENTS = 4

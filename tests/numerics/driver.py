@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mada_optim import HyperOptimizer, HyperSGD
+from mada_optim.rule import option_key
 from mada_optim.rules import RULES
-from mada_optim.spec import option_key
 from tests.problems import everything
 
 BLENDS = (

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from mada_optim import HyperSGD, HyperTorch, StepInfo
-from mada_optim.hyper.bank import Bank
-from mada_optim.hyper.step import hyper_step
+from mada_optim.learning.bank import Bank
+from mada_optim.learning.hyper_step import hyper_step
+from mada_optim.rule import UNIT
 from mada_optim.rules import RULES
-from mada_optim.spec import UNIT
 from tests.numerics.driver import Driver
 
 MOMENTA = (0.0, 0.5, 0.9, 0.99, 0.999)

@@ -15,8 +15,8 @@ import torch
 from gradient_descent_the_ultimate_optimizer import gdtuo
 
 from mada_optim import HyperOptimizer, HyperTorch
+from mada_optim.rule import LR, Rule, Slot
 from mada_optim.rules.adam import BETA1, BETA2
-from mada_optim.spec import LR, Rule, Slot
 
 # ---------------------------------------------------------------------------------------------------------------- ours
 

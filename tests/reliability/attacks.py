@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from mada_lab.checkpoint import TENSORS, VALUES
-from mada_lab.checkpoint_folder import MANIFEST, Measured, seal, step_of
+from mada_lab.checkpoints.checkpoint import TENSORS, VALUES
+from mada_lab.checkpoints.folder import MANIFEST, Measured, seal, step_of
 
 
 class Payload:

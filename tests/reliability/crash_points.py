@@ -10,10 +10,12 @@ from dataclasses import replace
 
 import torch
 
-from mada_lab import checkpoint, checkpoint_folder, files
-from mada_lab.checkpoint import Checkpoint
+from mada_lab.checkpoints import checkpoint
+from mada_lab.checkpoints import folder as checkpoint_folder
+from mada_lab.checkpoints.checkpoint import Checkpoint
 from mada_lab.data.prepare import prepare
 from mada_lab.errors import LabError
+from mada_lab.system import files
 from tests.reliability import runs
 from tests.reliability.faults import MODES, Died, FaultyOs
 from tests.reliability.tally import Tally

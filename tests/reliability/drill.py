@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from mada_lab import environment
-from mada_lab.checkpoint_folder import available
+from mada_lab.checkpoints.folder import available
 from mada_lab.data.prepare import prepare
+from mada_lab.system import environment
 from tests.reliability import crash_points, fuzz, kills, resumes, rot, runs, siege, stops
 
 PAGE = Path(__file__).parents[2] / "docs" / "lab" / "reliability.md"

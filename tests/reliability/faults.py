@@ -1,7 +1,7 @@
-"""Disks that fail, and processes and machines that die, at a chosen operation: an `os` for `mada_lab.files`.
+"""Disks that fail, and processes and machines that die, at a chosen operation: an `os` for `mada_lab.system.files`.
 
-Every change that the application makes to a disk goes through `mada_lab.files`, and from there to its name `os`. A
-`FaultyOs` in its place counts these changes, and at the n-th does what its mode says. A failing or dying write has
+Every change that the application makes to a disk goes through `mada_lab.system.files`, and from there to its name `os`.
+A `FaultyOs` in its place counts these changes, and at the n-th does what its mode says. A failing or dying write has
 written its first half.
 """
 

@@ -6,8 +6,8 @@ import json
 import time
 from dataclasses import fields
 
-from mada_lab import settings
-from mada_lab.config import TrainConfig
+from mada_lab.config import parsing
+from mada_lab.config.keys import TrainConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import prepare
 from mada_lab.errors import LabError
@@ -33,7 +33,7 @@ def configurations(folder, count, rng):
         path.write_bytes(_toml(rng))
         words = [str(path)] if rng.random() < 0.6 else []
         words += _words(rng) if rng.random() < 0.6 or not words else []
-        problem, seconds = _tried(lambda words=words: settings.load(words))
+        problem, seconds = _tried(lambda words=words: parsing.load(words))
         slowest = max(slowest, seconds)
         tally.case(f"{i}: {words} {path.read_bytes()[:200]!r}", problem)
     tally.figures = {"slowest": f"{slowest:.1f} s"}

@@ -5,7 +5,7 @@ import time
 
 import torch.distributed as dist
 
-from mada_lab import distributed
+from mada_lab.compute import world
 from tests.reliability import runs
 
 
@@ -51,5 +51,5 @@ def _member(rank, size, local_size, port, work, arguments):
 
 
 def _joined(work, arguments):
-    with distributed.group(arguments[0]):
+    with world.group(arguments[0]):
         work(*arguments)

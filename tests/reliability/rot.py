@@ -1,6 +1,7 @@
 """Bits that flip and files that end early, in a checkpoint of a real run."""
 
-from mada_lab import checkpoint, checkpoint_folder
+from mada_lab.checkpoints import checkpoint
+from mada_lab.checkpoints import folder as checkpoint_folder
 from mada_lab.errors import CheckpointError
 from tests.reliability.tally import Tally
 

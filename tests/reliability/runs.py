@@ -11,18 +11,25 @@ from pathlib import Path
 
 import torch
 
-from mada_lab import files, loop
-from mada_lab.checkpoint_folder import available, step_of, verify
-from mada_lab.config import TrainConfig
+from mada_lab.checkpoints.folder import available, step_of, verify
+from mada_lab.config.keys import TrainConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.errors import LabError
-from mada_lab.record import read_run
-from mada_lab.strict_json import loads
-from mada_optim import shards
+from mada_lab.records.run_record import read_run
+from mada_lab.system import files
+from mada_lab.system.strict_json import loads
+from mada_lab.training import loop
+from mada_optim.sharding import dtensors
 from tests.reliability.faults import FaultyOs
 
 PROCESSES = multiprocessing.get_context("forkserver")
-LOADED = ("torch._dynamo", "torch.distributed.fsdp", "mada_lab.loop", "mada_lab.verify", "tests.reliability.runs")
+LOADED = (
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "mada_lab.training.loop",
+    "mada_lab.training.verify",
+    "tests.reliability.runs",
+)
 PROCESSES.set_forkserver_preload(list(LOADED))
 DEADLINE = 60.0  # seconds: what takes longer hangs
 CRASHED = 99  # exit code of a traceback
@@ -101,7 +108,7 @@ def poisoned(original, steps):
     def gradients(session, *rest):
         loss = original(session, *rest)
         if session.step + 1 in steps:
-            shards.local(next(session.model.parameters()).grad).view(-1)[3] = float("nan")
+            dtensors.local(next(session.model.parameters()).grad).view(-1)[3] = float("nan")
         return loss
 
     return gradients

@@ -8,9 +8,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from mada_lab.checkpoint_folder import available
+from mada_lab.checkpoints.folder import available
 from mada_lab.errors import CheckpointError
-from mada_lab.verify import verify
+from mada_lab.training.verify import verify
 from tests.reliability import runs
 from tests.reliability.attacks import ATTACKS, naive_loader_is_hit
 from tests.reliability.tally import Tally

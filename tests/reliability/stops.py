@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from mada_lab import files, loop
 from mada_lab.data.prepare import prepare
+from mada_lab.system import files
 from mada_lab.tasks import language
+from mada_lab.training import loop
 from tests.reliability import runs
 from tests.reliability.tally import Tally
 

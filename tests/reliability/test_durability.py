@@ -1,4 +1,4 @@
-"""What a function of `mada_lab.files` has done when it returns survives a loss of power; what failed can be done again.
+"""What a function of `mada_lab.system.files` has done survives a loss of power; what failed can be done again.
 
 Catches: a flush of a file or of a folder that is missing, a torn write that the next one is added to.
 """
@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from mada_lab import files
-from mada_lab.record import RunRecord, read_run
+from mada_lab.records.run_record import RunRecord, read_run
+from mada_lab.system import files
 from tests.reliability.faults import Died, FaultyOs
 
 

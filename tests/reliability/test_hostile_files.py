@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from mada_lab import cli
-from mada_lab.checkpoint_folder import path_of
-from mada_lab.loop import train
+from mada_lab.checkpoints.folder import path_of
+from mada_lab.training.loop import train
 from tests.app.conftest import Silent
 from tests.reliability import fuzz, rot, siege
 from tests.reliability.attacks import ATTACKS

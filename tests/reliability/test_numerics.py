@@ -10,15 +10,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mada_lab import numerics, saver
-from mada_lab.checkpoint import Checkpoint
-from mada_lab.checkpoint_folder import available
+from mada_lab.checkpoints import saver
+from mada_lab.checkpoints.checkpoint import Checkpoint
+from mada_lab.checkpoints.folder import available
+from mada_lab.compute import finite
+from mada_lab.compute.finite import Skips
 from mada_lab.errors import NumericsError
-from mada_lab.loop import gradients, train, update
-from mada_lab.numerics import Skips
-from mada_lab.record import read_run
-from mada_lab.session import Session
-from mada_lab.signals import Signals
+from mada_lab.records.run_record import read_run
+from mada_lab.system.signals import Signals
+from mada_lab.training.loop import gradients, train, update
+from mada_lab.training.state import Session
 from mada_optim import HyperOptimizer
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
@@ -79,7 +80,7 @@ def test_clipping_is_torchs_own(tiny, corpus):
     gradients(session, session.model, Signals())
     parameters = list(session.model.parameters())
     mine = [p.grad.clone() for p in parameters]
-    norm = numerics.gradient_norm(parameters)
+    norm = finite.gradient_norm(parameters)
     assert torch.equal(norm, torch.nn.utils.clip_grad_norm_(parameters, 0.01))
     clipped = [p.grad.clone() for p in parameters]
     for p, g in zip(parameters, mine, strict=True):
@@ -89,7 +90,7 @@ def test_clipping_is_torchs_own(tiny, corpus):
 
 
 def poison(monkeypatch, steps):
-    monkeypatch.setattr("mada_lab.loop.gradients", runs.poisoned(gradients, steps))
+    monkeypatch.setattr("mada_lab.training.loop.gradients", runs.poisoned(gradients, steps))
 
 
 def test_skips_are_recorded_and_few_do_not_end_a_run(tiny, corpus, tmp_path, monkeypatch):
@@ -126,16 +127,16 @@ def test_weights_that_are_not_finite_are_never_saved(tiny, tmp_path, background)
 def test_finiteness_is_seen_in_every_type_and_place():
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         good = {"a": torch.tensor([1.0, -2.0], dtype=dtype), "empty": torch.zeros(0, dtype=dtype), "n": torch.tensor(3)}
-        assert numerics.first_not_finite(good) is None
-        assert numerics.first_not_finite({**good, "z": torch.tensor(-math.inf, dtype=dtype)}) == "z"
-    assert numerics.first_not_finite({"max": torch.tensor([torch.finfo(torch.float32).max] * 5)}) is None
+        assert finite.first_not_finite(good) is None
+        assert finite.first_not_finite({**good, "z": torch.tensor(-math.inf, dtype=dtype)}) == "z"
+    assert finite.first_not_finite({"max": torch.tensor([torch.finfo(torch.float32).max] * 5)}) is None
 
 
 @pytest.mark.parametrize("optimizer", ["automuon", "mada", "mada_released", "hyperadam", "adamw", "lion"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_run_that_never_moved_ends_with_an_error(tiny, corpus, tmp_path, monkeypatch, caplog, optimizer, dtype):
     """Whoever skips the steps; fewer of them than `max_skipped_steps`."""
-    monkeypatch.setattr(numerics, "gradient_norm", lambda _: torch.tensor(math.nan))
+    monkeypatch.setattr(finite, "gradient_norm", lambda _: torch.tensor(math.nan))
     config = fitted(tiny, optimizer=optimizer, dtype=dtype, max_iters=4, warmup_iters=1, eval_interval=4)
     with pytest.raises(
         NumericsError, match="at step 4: expected finite numbers, got others in all 4 steps so far"
@@ -151,7 +152,7 @@ def test_a_run_that_never_moved_ends_with_an_error(tiny, corpus, tmp_path, monke
 def test_a_loss_scale_has_time_to_fall(tiny, corpus, monkeypatch):
     """Steps that overflow at first are usual in float16; an evaluation before the last step is no verdict."""
     norms = iter([math.nan] * 4)
-    monkeypatch.setattr(numerics, "gradient_norm", lambda _: torch.tensor(next(norms, 1.0)))
+    monkeypatch.setattr(finite, "gradient_norm", lambda _: torch.tensor(next(norms, 1.0)))
     session = train(replace(tiny, dtype="float16", max_iters=6, warmup_iters=1, eval_interval=2), corpus, Silent())
     assert (session.step, session.skips.total) == (6, 4)
 
@@ -181,7 +182,7 @@ def test_steps_that_the_optimizer_skips_by_itself_are_counted(tiny, corpus, tmp_
     assert [x.message for x in caplog.records] == [
         "1 of the 3 steps so far were skipped: loss or gradient was not finite, and nothing moved"
     ]
-    assert numerics.skipped_steps(Skips(total=2), torch.optim.AdamW([torch.zeros(1)])) == 2
+    assert finite.skipped_steps(Skips(total=2), torch.optim.AdamW([torch.zeros(1)])) == 2
 
 
 def test_an_optimizer_that_skipped_every_step_ends_the_run(tiny, corpus, monkeypatch):

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mada_lab import checkpoint, resume
-from mada_lab.checkpoint_folder import available, path_of
+from mada_lab.checkpoints import checkpoint
+from mada_lab.checkpoints.folder import available, path_of
 from mada_lab.errors import CheckpointError, ConfigError
-from mada_lab.loop import train
-from mada_lab.record import RunRecord, read_run
-from mada_lab.session import Session
+from mada_lab.records.run_record import RunRecord, read_run
+from mada_lab.training import resume
+from mada_lab.training.loop import train
+from mada_lab.training.state import Session
 from tests.app.conftest import Silent
 from tests.reliability import crash_points, resumes, runs
 

@@ -11,13 +11,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mada_lab import checkpoint, files
-from mada_lab.checkpoint import Checkpoint
-from mada_lab.checkpoint_folder import available, leftovers, path_of
+from mada_lab.checkpoints import checkpoint
+from mada_lab.checkpoints.checkpoint import Checkpoint
+from mada_lab.checkpoints.folder import available, leftovers, path_of
+from mada_lab.checkpoints.saver import Saver
 from mada_lab.errors import CheckpointError
-from mada_lab.loop import train
-from mada_lab.record import read_run
-from mada_lab.saver import Saver
+from mada_lab.records.run_record import read_run
+from mada_lab.system import files
+from mada_lab.training.loop import train
 from tests.app.conftest import Silent
 from tests.reliability import runs
 from tests.reliability.faults import FaultyOs

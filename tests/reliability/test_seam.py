@@ -1,4 +1,4 @@
-"""The seam to the disk: everything that changes a disk goes through `mada_lab.files`.
+"""The seam to the disk: everything that changes a disk goes through `mada_lab.system.files`.
 
 Catches: a file written past it, which no fault injection would reach.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import files
+from mada_lab.system import files
 from tests.reliability import runs
 from tests.reliability.faults import FaultyOs
 

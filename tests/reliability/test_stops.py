@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab import lock, signals
 from mada_lab.errors import CheckpointError, ConfigError
-from mada_lab.loop import train
+from mada_lab.system import run_lock, signals
+from mada_lab.training.loop import train
 from tests.app.conftest import Silent
 from tests.reliability import runs, stops
 
@@ -108,19 +108,19 @@ def test_the_command_stops_in_one_line(config, tmp_path):
 
 
 def test_a_second_process_is_refused(tiny, corpus, tmp_path):
-    with lock.hold(tmp_path / "run"), pytest.raises(CheckpointError, match="got another that trains in it"):
+    with run_lock.hold(tmp_path / "run"), pytest.raises(CheckpointError, match="got another that trains in it"):
         train(tiny, corpus, Silent())
     train(tiny, corpus, Silent())
 
 
 def test_a_lock_ends_with_its_process(tmp_path):
     assert runs.in_child(hold_and_die, tmp_path) == -9
-    with lock.hold(tmp_path):
+    with run_lock.hold(tmp_path):
         pass
 
 
 def hold_and_die(folder):
-    with lock.hold(folder):
+    with run_lock.hold(folder):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mada_optim import HyperOptimizer
-from mada_optim.spec import DECAY, Coefficient, Rule, Slot
+from mada_optim.rule import DECAY, Coefficient, Rule, Slot
 from tests.problems import everything, same_bits
 from tests.torch_checks.infos import LEARNING, MODES, each_info
 from tests.torch_checks.problems import least_squares

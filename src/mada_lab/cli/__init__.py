@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from mada_lab.cli.bars import Warnings
 from mada_lab.errors import ConfigError, Interrupted, LabError, of_memory, visible
-from mada_lab.progress import Warnings
 
 #: What is typed, and the file that has its USAGE and its `run`.
 COMMANDS = {
-    ("data", "prepare"): "prepare",
+    ("data", "prepare"): "data_prepare",
     ("train",): "train",
     ("report",): "report",
     ("verify",): "verify",

@@ -44,7 +44,7 @@ def run(words: list[str]) -> None:
     if alone:
         return
     from mada_lab.experiments.bench.page import markdown, write_page
-    from mada_lab.files import write_atomic
+    from mada_lab.system.files import write_atomic
 
     memory = _memory(bench)
     text = markdown(tables, bench.scope, memory)
@@ -58,11 +58,11 @@ def run(words: list[str]) -> None:
 def _bench(options: dict[str, str], quick: bool) -> Any:
     import torch
 
-    from mada_lab import precision
     from mada_lab.cli.sweep import SweepBar
     from mada_lab.cli.words import number, whole_number
-    from mada_lab.experiments import storage as storages
+    from mada_lab.compute import device
     from mada_lab.experiments.bench.bench import Bench
+    from mada_lab.experiments.sweeps import storage as storages
 
     grace = number("bench", "--grace", options.get("grace", GRACE))
     together = whole_number("bench", {"--together": options.get("together", "1")}, "--together", 1, 1, 4096)
@@ -72,7 +72,7 @@ def _bench(options: dict[str, str], quick: bool) -> Any:
     scope, tasks = read(options, quick)
     storage = storages.open_storage(options.get("storage", str(out / "bench.journal")))
     for task in tasks:
-        precision.choose(task.config)
+        device.choose(task.config)
     return Bench(tasks, scope, out, storage, SweepBar(), grace, together)
 
 
@@ -99,7 +99,7 @@ def read(options: dict[str, str], quick: bool) -> tuple[Any, list[Any]]:
     from mada_lab.experiments.bench import tasks as known
     from mada_lab.experiments.bench.families import FAMILIES
     from mada_lab.experiments.bench.sections import FROM_BASE, SECTIONS, Scope
-    from mada_lab.optimizers import NAMES
+    from mada_lab.optimizers.catalog import NAMES
 
     usual = Scope()
     few = quick and not {"seeds", "map-seeds"} & set(options)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mada_lab.config import TrainConfig
+from mada_lab.config.keys import TrainConfig
 from mada_lab.errors import ConfigError
 
 USAGE = """\
@@ -25,11 +25,11 @@ def run(words: list[str]) -> None:
 
     retry, words = flag(words, "--retry-failed")
     options, cases, base = read(words)
-    from mada_lab.experiments import storage as storages
-    from mada_lab.experiments.compare import markdown, plans, read_groups
-    from mada_lab.experiments.compare_page import final, overlay, write_page
-    from mada_lab.experiments.join import GRACE, claims_of, join
-    from mada_lab.experiments.sweep import Worker
+    from mada_lab.experiments.comparison.compare import markdown, plans, read_groups
+    from mada_lab.experiments.comparison.page import final, overlay, write_page
+    from mada_lab.experiments.sweeps import storage as storages
+    from mada_lab.experiments.sweeps.join import GRACE, claims_of, join
+    from mada_lab.experiments.sweeps.worker import Worker
     from mada_lab.plots.image import save
 
     storages.quiet()
@@ -53,14 +53,14 @@ def run(words: list[str]) -> None:
 
 def read(words: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]], TrainConfig]:
     """The options, the optimizers with their keys, and the keys that all runs share. Raises ConfigError."""
-    from mada_lab import settings
     from mada_lab.cli.words import number, say, seeds_of, take
-    from mada_lab.experiments.compare import BASELINES
+    from mada_lab.config import parsing
+    from mada_lab.experiments.comparison.compare import BASELINES
 
     file = words[:1] if words and not words[0].startswith("-") else []
     where = file[0] if file else "the command line"
     given, rest = take(words[len(file) :], OPTIONS)
-    asked = settings.request([*file, *rest], tables=("optimizers", "compare"))
+    asked = parsing.request([*file, *rest], tables=("optimizers", "compare"))
     say(asked.notes)
     cases, options = asked.tables.get("optimizers", {}), asked.tables.get("compare", {})
     options |= {name: texts[-1] for name, texts in given.items()}
@@ -70,7 +70,7 @@ def read(words: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]], T
         raise ConfigError(f"compare, in {where}: {what}, got {', '.join(unknown) or 'no tables'}; correct it")
     if "optimizers" in options:
         cases = dict(_case(text) for text in str(options["optimizers"]).split(","))
-    base = settings.configured(asked, TrainConfig)
+    base = parsing.configured(asked, TrainConfig)
     number("compare", "--grace", options.get("grace", 1))
     options["seeds"] = seeds_of("compare", options.get("seeds", [1, 2, 3]))
     return options, cases or BASELINES, base
@@ -78,8 +78,8 @@ def read(words: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]], T
 
 def _case(text: str) -> tuple[str, dict[str, Any]]:
     """The name and the keys in `NAME:key=value:...`."""
-    from mada_lab import settings
+    from mada_lab.config import parsing
 
     name, *parts = text.split(":")
     pairs = [part.partition("=") for part in parts]
-    return name, {key: settings.parse_value(key, value) for key, _, value in pairs}
+    return name, {key: parsing.parse_value(key, value) for key, _, value in pairs}

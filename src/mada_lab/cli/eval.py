@@ -8,9 +8,9 @@ from mada_lab.cli.words import path_of, split, whole_number
 from mada_lab.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mada_lab.evaluation import Windowing
-    from mada_lab.texts import Text
-    from mada_lab.weights import Weights
+    from mada_lab.evaluation.scores import Windowing
+    from mada_lab.evaluation.texts import Text
+    from mada_lab.pretrained.weights import Weights
 
 USAGE = """\
 eval RUN [--dataset NAME] [--split val|test] [--from-file PATH] [--mode stride|paper] [--stride N] [--context N]
@@ -29,24 +29,26 @@ def run(words: list[str]) -> None:
     for option, allowed in CHOICES.items():
         if options.get(option, allowed[0]) not in allowed:
             raise ConfigError(f"eval, option {option}: expected {' or '.join(allowed)}, got {options[option]}")
-    from mada_lab import evaluation, precision, weights
-    from mada_lab.config import TrainConfig
+    from mada_lab.compute import device
+    from mada_lab.config.keys import TrainConfig
+    from mada_lab.evaluation import scores
+    from mada_lab.pretrained import weights
 
     dtype = {"dtype": options.get("--dtype", "float32")}
-    place = precision.choose(replace(TrainConfig(device=options.get("--device", "auto")), **dtype))  # type: ignore[arg-type]
+    place = device.choose(replace(TrainConfig(device=options.get("--device", "auto")), **dtype))  # type: ignore[arg-type]
     network = weights.read(names[0])
     if data_dir := path_of(options, "--data-dir"):
         network = replace(network, data_dir=data_dir)
     windowing = _windowing(options, network.config.block_size)
-    result = evaluation.evaluate(network, _text(network, options), windowing, place, path_of(options, "--bpe-files"))
-    print(evaluation.table(result, windowing))
+    result = scores.evaluate(network, _text(network, options), windowing, place, path_of(options, "--bpe-files"))
+    print(scores.table(result, windowing))
     out = path_of(options, "--out") or network.folder
     if out is not None:
-        print(f"result: {evaluation.write(result, out)}")
+        print(f"result: {scores.write(result, out)}")
 
 
 def _windowing(options: dict[str, str], block_size: int) -> "Windowing":
-    from mada_lab.evaluation import Windowing
+    from mada_lab.evaluation.scores import Windowing
 
     mode = options.get("--mode", "stride")
     context = whole_number("eval", options, "--context", block_size, 1, block_size)
@@ -58,7 +60,7 @@ def _windowing(options: dict[str, str], block_size: int) -> "Windowing":
 
 
 def _text(network: "Weights", options: dict[str, str]) -> "Text":
-    from mada_lab import texts
+    from mada_lab.evaluation import texts
 
     name, part = options.get("--dataset"), options.get("--split")
     if given := path_of(options, "--from-file"):

@@ -16,8 +16,8 @@ def run(words: list[str]) -> None:
     names, options = split(words, {"--out", "--data-dir", "--bpe-files"})
     if len(names) != 1:
         raise ConfigError(f"export: expected one run, got {len(names)}; see `mada-lab --help`")
-    from mada_lab import weights
-    from mada_lab.export import export
+    from mada_lab.pretrained import weights
+    from mada_lab.pretrained.export import export
 
     network = weights.read(names[0])
     if data_dir := path_of(options, "--data-dir"):

@@ -26,11 +26,12 @@ def run(words: list[str]) -> None:
     seed = whole_number("generate", options, "--seed", 1337, 0)
     top_k = whole_number("generate", options, "--top-k", 1, 1) if "--top-k" in options else None
     temperature, prompt = _temperature(options), _prompt(options)
-    from mada_lab import precision, weights
-    from mada_lab.config import TrainConfig
-    from mada_lab.generate import prompt_ids, sample
+    from mada_lab.compute import device
+    from mada_lab.config.keys import TrainConfig
+    from mada_lab.pretrained import weights
+    from mada_lab.pretrained.generate import prompt_ids, sample
 
-    place = precision.choose(TrainConfig(device=options.get("--device", "auto")))
+    place = device.choose(TrainConfig(device=options.get("--device", "auto")))
     network = weights.read(names[0])
     if data_dir := path_of(options, "--data-dir"):
         network = replace(network, data_dir=data_dir)

@@ -19,9 +19,9 @@ def run(words: list[str]) -> None:
         raise ConfigError("report: expected one run folder or several, got none; see `mada-lab --help`")
     from mada_lab.plots.gallery import gallery
     from mada_lab.plots.save import save_figures
-    from mada_lab.published_logs import read_published
-    from mada_lab.record import read_run
-    from mada_lab.report import headline, write_page
+    from mada_lab.records.run_record import read_run
+    from mada_lab.reports.published_logs import read_published
+    from mada_lab.reports.report import headline, write_page
 
     runs = [read_run(Path(name)) for name in names]
     if "--published" in options:

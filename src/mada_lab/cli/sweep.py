@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+from mada_lab.cli.bars import FittedBar, shortened
 from mada_lab.cli.words import flag, number, say, take, whole_number
-from mada_lab.config import TrainConfig
+from mada_lab.config.keys import TrainConfig
 from mada_lab.errors import ConfigError, visible
-from mada_lab.progress import FittedBar, shortened
 
 USAGE = """\
 sweep [CONFIG.toml|CONFIG.py] [--key=value ...] [--grid KEY=V1,V2,... ...] [--search KEY=LOW..HIGH[:log] ... --trials N]
@@ -27,9 +27,9 @@ def run(words: list[str]) -> None:
     """`sweep` with its options; a worker, until all points are settled."""
     retry, words = flag(words, "--retry-failed")
     tables, base = read(words)
-    from mada_lab.experiments import storage as storages
-    from mada_lab.experiments.join import GRACE, claims_of, join
-    from mada_lab.experiments.sweep import Worker
+    from mada_lab.experiments.sweeps import storage as storages
+    from mada_lab.experiments.sweeps.join import GRACE, claims_of, join
+    from mada_lab.experiments.sweeps.worker import Worker
 
     storages.quiet()
     options = tables["sweep"]
@@ -48,7 +48,7 @@ def run(words: list[str]) -> None:
 
 
 def _plan(tables: dict[str, Any], base: TrainConfig) -> Any:
-    from mada_lab.experiments.plan import Plan, require_used
+    from mada_lab.experiments.sweeps.plan import Plan, require_used
 
     if not tables["grid"] and not tables["search"] and not tables["sweep"].get("trials"):
         return None
@@ -64,12 +64,12 @@ def read(words: list[str]) -> tuple[dict[str, dict[str, Any]], TrainConfig]:
     Raises:
         ConfigError: An unknown key or option, or a value of the wrong type.
     """
-    from mada_lab import settings
+    from mada_lab.config import parsing
 
     file = words[:1] if words and not words[0].startswith("-") else []
     where = file[0] if file else "the command line"
     given, rest = take(words[len(file) :], (*OPTIONS, "grid", "search"))
-    asked = settings.request([*file, *rest], tables=TABLES)
+    asked = parsing.request([*file, *rest], tables=TABLES)
     say(asked.notes)
     tables = {name: dict(asked.tables.get(name, {})) for name in TABLES}
     tables["sweep"] |= {name: texts[-1] for name, texts in given.items() if name in OPTIONS}
@@ -81,16 +81,16 @@ def read(words: list[str]) -> tuple[dict[str, dict[str, Any]], TrainConfig]:
     texts = {f"--{name}": str(tables["sweep"][name]) for name in ("trials", "grace") if name in tables["sweep"]}
     whole_number("sweep", texts, "--trials", 1, 1, MOST_TRIALS)
     number("sweep", "--grace", texts.get("--grace", 1))
-    base = settings.configured(asked, TrainConfig)
+    base = parsing.configured(asked, TrainConfig)
     return {**tables, "grid": _axes(tables["grid"]), "search": _searched(tables["search"])}, base
 
 
 def _axes(grid: dict[str, Any]) -> dict[str, list[Any]]:
-    from mada_lab import settings
-    from mada_lab.experiments.plan import axis
+    from mada_lab.config import parsing
+    from mada_lab.experiments.sweeps.plan import axis
 
     return {
-        key: [settings.typed({key: x}, "the sweep's grid")[key] for x in given]
+        key: [parsing.typed({key: x}, "the sweep's grid")[key] for x in given]
         if isinstance(given, list)
         else axis(key, str(given))
         for key, given in grid.items()
@@ -99,7 +99,7 @@ def _axes(grid: dict[str, Any]) -> dict[str, list[Any]]:
 
 def _searched(search: dict[str, Any]) -> dict[str, Any]:
     """Ranges as they are, and lists of choices."""
-    from mada_lab.experiments.plan import axis
+    from mada_lab.experiments.sweeps.plan import axis
 
     return {
         key: given if ".." in given else axis(key, given) if isinstance(given, str) else _axes({key: given})[key]

@@ -17,11 +17,11 @@ def run(words: list[str]) -> None:
     names, options = split(words, {"--problem", "--methods", "--schedule", "--lr", "--steps", "--out"})
     if names:
         raise ConfigError(f"toy: expected options alone, got {names[0]}; see `mada-lab --help`")
-    from mada_lab.experiments.regret import METHODS, Game, record
+    from mada_lab.experiments.toy.game import METHODS, Game, record
     from mada_lab.plots.save import save_figures
     from mada_lab.plots.toy import toy_figure
-    from mada_lab.record import read_run
-    from mada_lab.report import write_report
+    from mada_lab.records.run_record import read_run
+    from mada_lab.reports.report import write_report
 
     problem, schedule = options.get("--problem", "reddi"), options.get("--schedule", "sqrt")
     out = Path(options.get("--out", f"out/toy/{problem}_{schedule}"))

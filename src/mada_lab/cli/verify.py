@@ -17,7 +17,7 @@ def run(words: list[str]) -> None:
     names, _ = split([word for word in words if word != "--deep"], set())
     if len(names) != 1:
         raise ConfigError(f"verify: expected the folder of a run or a checkpoint, got {len(names)}; name one")
-    from mada_lab.verify import verify as findings_in
+    from mada_lab.training.verify import verify as findings_in
 
     findings = findings_in(Path(names[0]), deep)
     print("\n".join(str(finding) for finding in findings))

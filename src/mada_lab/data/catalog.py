@@ -1,6 +1,5 @@
 """All data sets known by name. A further one is one more entry here; `docs/lab/data.md` says more about each."""
 
-import difflib
 from dataclasses import dataclass
 
 from mada_lab.data.cuts import Cut, as_given, every, last_tenth
@@ -8,6 +7,7 @@ from mada_lab.data.download import PinnedFile
 from mada_lab.data.image_sources import Cifar10, Digits, ImageSource
 from mada_lab.data.sources import Hub, PythonTopics, TextFile, TextSource
 from mada_lab.errors import ConfigError
+from mada_optim.checks import did_you_mean
 
 # What `train` fetches by itself if it's missing. Larger sets wait for `data prepare`.
 UNASKED_BYTES = 10 << 20
@@ -152,8 +152,7 @@ def find(name: str, tokenizer: str | None = None) -> Choice:
     """
     known = choices()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else "choose one of these"
+        remedy = did_you_mean(name, known, "choose one of these")
         raise ConfigError(f"data set, in key dataset: expected one of {', '.join(known)}, got {name!r}; {remedy}")
     wanted = known[name]
     if tokenizer in (None, wanted.tokenizer):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from mada_lab import files
 from mada_lab.errors import DataError
+from mada_lab.system import files
 
 TRIES = 4
 TIMEOUT_SECONDS = 30.0  # for each wait on the network

@@ -14,10 +14,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mada_lab.data import optional
 from mada_lab.data.download import PinnedFile, fetch, read_pinned
 from mada_lab.data.tokenizer import checked, id_dtype, lone_surrogate
 from mada_lab.errors import DataError
+from mada_lab.system import optional
 
 REMEDY = "pass a folder with encoder.json and vocab.bpe as --bpe-files DIR, or set TIKTOKEN_CACHE_DIR"
 ENCODER = PinnedFile(

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mada_lab.data import optional
 from mada_lab.data.archives import npz_arrays, tar_members
 from mada_lab.data.download import PinnedFile, describe, fetch, require_pinned
 from mada_lab.errors import ConfigError, DataError
+from mada_lab.system import optional
 
 BLOCK = 1000  # images that are decoded at a time
 RECORDS = 10_000  # in a file of the binary version

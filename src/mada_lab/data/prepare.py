@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from mada_lab import files
 from mada_lab.data import catalog, cuts, gpt2, pipeline, sidecar
 from mada_lab.data.catalog import Choice, ImageSet, TextSet
 from mada_lab.data.corpus import Corpus
@@ -25,7 +24,8 @@ from mada_lab.data.sources import Texts
 from mada_lab.data.tokenizer import CharTokenizer, lone_surrogate
 from mada_lab.data.writer import HashedFile
 from mada_lab.errors import ConfigError, DataError
-from mada_lab.files import new_folder, only_process, write_atomic
+from mada_lab.system import files
+from mada_lab.system.files import new_folder, only_process, write_atomic
 
 Listen = Callable[[int, str], object]
 """Called with a number of characters or images that are done, and the word for them."""

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mada_lab.data import optional
 from mada_lab.data.download import describe
 from mada_lab.data.sidecar import SPLITS
 from mada_lab.errors import DataError
+from mada_lab.system import optional
 
 Document = Iterable[str]
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from mada_lab.data import optional
 from mada_lab.data.download import PinnedFile, describe, fetch, read_pinned, require_pinned
 from mada_lab.data.readers import Document, by_split, documents, not_utf8
 from mada_lab.errors import ConfigError, DataError
+from mada_lab.system import optional
 
 Stream = Iterator[tuple[str, Document]]
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from mada_lab.files import NewFile
+from mada_lab.system.files import NewFile
 
 
 class HashedFile:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from mada_lab.errors import ConfigError
-from mada_lab.outcome import outcome
 from mada_lab.plots.contours import LOSSES, Surface
 from mada_lab.plots.curves import Floats
-from mada_lab.published_tables import GRID, TRAJECTORY, WIDTH, Table, malformed, read_tables
-from mada_lab.record import MANIFEST, read_run
+from mada_lab.records.outcome import outcome
+from mada_lab.records.run_record import MANIFEST, read_run
+from mada_lab.reports.published_tables import GRID, TRAJECTORY, WIDTH, Table, malformed, read_tables
 
 FIRST = ("adamw", "adam", "hyperadam", "mada")
 """Optimizers in the order of the rows, the baseline first; others follow."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mada_lab.plots import style
 from mada_lab.plots.curves import coefficient_range, finite, smooth, symmetric_range, thin
-from mada_lab.record import Run
+from mada_lab.records.run_record import Run
 
 Panel = Callable[[Axes, Sequence[Run], str], None]
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from mada_lab.outcome import distinct
 from mada_lab.plots.coefficients import (
     coefficient_grid,
     hypergradient_grid,
@@ -13,7 +12,8 @@ from mada_lab.plots.coefficients import (
 )
 from mada_lab.plots.losses import training_loss, validation_loss
 from mada_lab.plots.toy import is_toy, toy_figure
-from mada_lab.record import Run
+from mada_lab.records.outcome import distinct
+from mada_lab.records.run_record import Run
 
 
 def gallery(runs: Sequence[Run]) -> dict[str, Figure]:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mada_lab import files
 from mada_lab.errors import ConfigError
 from mada_lab.plots import style
+from mada_lab.system import files
 
 KINDS = (".png", ".svg", ".pdf")
 DPI = 110

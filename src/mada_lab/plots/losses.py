@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from mada_lab.plots import style
 from mada_lab.plots.curves import floats, loss_range, smooth, thin
-from mada_lab.record import Run
+from mada_lab.records.run_record import Run
 
 MARKED = 50  # beyond so many evaluations, their markers would hide the lines
 

@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from mada_lab.errors import ConfigError
-from mada_lab.files import make_folder, write_atomic
 from mada_lab.plots import style
+from mada_lab.system.files import make_folder, write_atomic
 
 FORMATS: dict[str, dict[str, Any]] = {
     "png": {"dpi": 150, "metadata": {"Software": None}},

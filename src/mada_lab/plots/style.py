@@ -15,7 +15,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mada_lab.record import Run
+from mada_lab.records.run_record import Run
 
 Look = dict[str, Any]
 """Keywords of a line in a plot."""

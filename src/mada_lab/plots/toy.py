@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from mada_lab.plots import style
 from mada_lab.plots.curves import finite, thin
-from mada_lab.record import Run
+from mada_lab.records.run_record import Run
 
 Panel = Callable[[Axes, Sequence[Run]], None]
 

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from mada_lab.config import RunConfig
-from mada_lab.distributed import World
-from mada_lab.evaluate import Batch, Measured
-from mada_lab.precision import Precision
+from mada_lab.compute.device import Precision
+from mada_lab.compute.world import World
+from mada_lab.config.keys import RunConfig
+from mada_lab.tasks.measure import Batch, Measured
 
 
 class Data(Protocol):

@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mada_lab import initial
-from mada_lab.config import RunConfig, TrainConfig, VisionConfig
+from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.images import ImageData
 from mada_lab.errors import ConfigError, shared
+from mada_lab.pretrained import init_from
 from mada_lab.tasks import Data, Task, language, vision
 
 
@@ -24,9 +24,9 @@ def choose(config: RunConfig, data: Data) -> Task:
         case TrainConfig(), Corpus():
             return language.Language.of(config, data)
         case VisionConfig(), ImageData():
-            if config.init_from not in initial.WORDS:
+            if config.init_from not in init_from.WORDS:
                 raise ConfigError(
-                    f"configuration, key init_from: expected {' or '.join(initial.WORDS)}, got {config.init_from}; "
+                    f"configuration, key init_from: expected {' or '.join(init_from.WORDS)}, got {config.init_from}; "
                     "only texts start from trained weights"
                 )
             if config.parallel != "ddp":

@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mada_lab import initial
-from mada_lab.config import TrainConfig
+from mada_lab.compute.device import Precision
+from mada_lab.compute.world import World
+from mada_lab.config.keys import TrainConfig
 from mada_lab.data.batches import Batches, fixed_batches
 from mada_lab.data.corpus import Corpus
-from mada_lab.distributed import World
-from mada_lab.evaluate import Batch, Measured, mean_loss
 from mada_lab.model.gpt import GPT, GPTConfig
-from mada_lab.precision import Precision
-from mada_lab.weights import Weights
+from mada_lab.pretrained import init_from
+from mada_lab.pretrained.weights import Weights
+from mada_lab.tasks.measure import Batch, Measured, mean_loss
 
 MODEL_KEYS = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
 
@@ -59,14 +59,14 @@ class Language:
             ConfigError: There are none, or they don't fit the data or the configuration.
             CheckpointError: They are damaged, or of another kind of network.
         """
-        trained = initial.find(config.init_from, data.meta.vocabulary)
-        return cls(config if trained is None else initial.adopt(config, trained.config), data, trained)
+        trained = init_from.find(config.init_from, data.meta.vocabulary)
+        return cls(config if trained is None else init_from.adopt(config, trained.config), data, trained)
 
     def model(self) -> GPT:
         """As the protocol."""
         model = build_model(self.config, self.data.vocabulary_size)
         if self.trained is not None:
-            initial.put(self.trained, model)
+            init_from.put(self.trained, model)
         return model
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:

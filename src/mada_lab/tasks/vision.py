@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mada_lab.config import VisionConfig
+from mada_lab.compute.device import Precision
+from mada_lab.compute.world import World
+from mada_lab.config.keys import VisionConfig
 from mada_lab.data.image_batches import ImageBatches, Images, InOrder, Scale, load, with_label_noise
 from mada_lab.data.images import ImageData
-from mada_lab.distributed import World
-from mada_lab.evaluate import Batch, Measured, classification
 from mada_lab.model.cnn import CNN
 from mada_lab.model.linear import MLP
 from mada_lab.model.resnet import ResNet
-from mada_lab.precision import Precision
+from mada_lab.tasks.measure import Batch, Measured, classification
 
 #: Of the networks without convolutions.
 HIDDEN_LAYERS = {"mlp": 2, "logistic": 0}

@@ -17,9 +17,9 @@ from mada_optim.describe.expression import letters, lines
 from mada_optim.describe.graphs import Traced, function, traced
 from mada_optim.describe.latex import latex
 from mada_optim.describe.symbols import symbol
+from mada_optim.graph.specialize import UNTRACEABLE
+from mada_optim.rule import Coefficient, Rule, Slot
 from mada_optim.rules import RULES
-from mada_optim.spec import Coefficient, Rule, Slot
-from mada_optim.specialize import UNTRACEABLE
 
 ELEMENT = 4  # bytes of a number in fp32
 SCALAR = 8  # bytes of a number per tensor, in fp64

@@ -7,8 +7,8 @@ from typing import Any
 from torch import fx
 
 from mada_optim.describe.graphs import Bound, Traced, kind, match, traced
-from mada_optim.spec import Rule
-from mada_optim.specialize import CORNERS, SLOT, specialize
+from mada_optim.graph.specialize import CORNERS, SLOT, specialize
+from mada_optim.rule import Rule
 
 Fixed = dict[str, float]
 Renamed = dict[str, str]

@@ -14,7 +14,7 @@ from torch.fx.node import map_arg
 
 from mada_optim.describe.graphs import Traced, under_root
 from mada_optim.describe.symbols import at, symbol
-from mada_optim.specialize import SLOT, nodes_behind
+from mada_optim.graph.specialize import SLOT, nodes_behind
 
 SEQUENCE = "sequence"  # the operation that makes one argument of several
 

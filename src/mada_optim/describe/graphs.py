@@ -12,9 +12,9 @@ from typing import Any
 from torch import fx
 from torch.fx.proxy import GraphAppendingTracer, Proxy
 
+from mada_optim.graph.specialize import SLOT, fold, trace
+from mada_optim.rule import Rule
 from mada_optim.rules.terms import root
-from mada_optim.spec import Rule
-from mada_optim.specialize import SLOT, fold, trace
 
 COMMUTATIVE = (operator.add, operator.mul)
 

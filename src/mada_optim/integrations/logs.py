@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mada_optim.optim import HyperOptimizer
+from mada_optim.hyper_optimizer import HyperOptimizer
 
 
 def missing(library: str, extra: str) -> ImportError:

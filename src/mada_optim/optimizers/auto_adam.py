@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from mada_optim.guard import Guard
-from mada_optim.hyper.banks import Learn
-from mada_optim.optim import HyperOptimizer
+from mada_optim.beta_guard import Guard
+from mada_optim.hyper_optimizer import HyperOptimizer
+from mada_optim.learning.banks import Learn
 from mada_optim.optimizers.auto_muon import LEARNED_LR
 
 #: Without Muon hidden matrices have beta1 too, which networks for text want from the first steps on: a shorter ramp.

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from mada_optim.guard import Guard
-from mada_optim.hyper.banks import Learn
-from mada_optim.hyper.learned_lr import LearnedLR
-from mada_optim.optim import HyperOptimizer
+from mada_optim.beta_guard import Guard
+from mada_optim.hyper_optimizer import HyperOptimizer
+from mada_optim.learning.banks import Learn
+from mada_optim.learning.learned_lr import LearnedLR
 
 #: The numbers are from trials on small networks, docs/inside/lab-notebook.md.
 GUARD = Guard(ramp=100.0, least_beta2=0.99)

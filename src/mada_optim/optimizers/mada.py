@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from mada_optim.guard import Guard
-from mada_optim.hyper.banks import Learn
-from mada_optim.optim import HyperOptimizer, find_rule
-from mada_optim.spec import Rule
+from mada_optim.beta_guard import Guard
+from mada_optim.hyper_optimizer import HyperOptimizer, find_rule
+from mada_optim.learning.banks import Learn
+from mada_optim.rule import Rule
 
 #: What its rule must have.
 COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma")

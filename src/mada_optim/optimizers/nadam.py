@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from mada_optim.hyper.banks import Learn
-from mada_optim.optim import HyperOptimizer
+from mada_optim.hyper_optimizer import HyperOptimizer
+from mada_optim.learning.banks import Learn
 
 
 class NAdam(HyperOptimizer):

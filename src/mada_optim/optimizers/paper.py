@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mada_optim.hyper.hyper_sgd import HyperSGD
+from mada_optim.learning.hyper_sgd import HyperSGD
 
 #: The intervals of the authors' code.
 RELEASED_BOUNDS = {"beta1": (0.01, 0.99), "beta2": (0.501, 0.99), "beta3": (0.0, 0.99)}

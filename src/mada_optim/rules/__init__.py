@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from mada_optim.spec import Rule
+from mada_optim.rule import Rule
 
 FILES = (
     "sgd",

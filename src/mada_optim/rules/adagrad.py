@@ -5,8 +5,8 @@ It has no coefficient of its own: what can be learned is its lr.
 
 from torch import Tensor
 
+from mada_optim.rule import Coefficients, Rule, Slot, Slots
 from mada_optim.rules.terms import root
-from mada_optim.spec import Coefficients, Rule, Slot, Slots
 
 
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -6,8 +6,8 @@ when none does.
 
 from torch import Tensor
 
+from mada_optim.rule import DECAY, Coefficient, Coefficients, Interval, Rule, Slot, Slots
 from mada_optim.rules.terms import ema, root
-from mada_optim.spec import DECAY, Coefficient, Coefficients, Interval, Rule, Slot, Slots
 
 BETA1 = Coefficient("beta1", r"\beta_1", Interval(0.0, 0.999), 0.9, DECAY, hyper_lr=5e-4)
 BETA2 = Coefficient("beta2", r"\beta_2", Interval(0.5, 0.9999), 0.999, DECAY, hyper_lr=5e-4)

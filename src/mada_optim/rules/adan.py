@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from mada_optim.rule import DECAY, Coefficient, Coefficients, Interval, Rule, Slot, Slots
 from mada_optim.rules.adam import BETA1, BETA2, MOMENTS
 from mada_optim.rules.terms import difference, ema, root
-from mada_optim.spec import DECAY, Coefficient, Coefficients, Interval, Rule, Slot, Slots
 
 BETA3 = Coefficient("beta3", r"\beta_3", Interval(0.0, 0.999), 0.92, DECAY)
 

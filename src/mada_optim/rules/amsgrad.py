@@ -7,9 +7,9 @@ uncorrected v, and corrected afterwards.
 import torch
 from torch import Tensor
 
+from mada_optim.rule import Coefficients, Rule, Slot, Slots
 from mada_optim.rules.adam import BETA1, BETA2, MOMENTS
 from mada_optim.rules.terms import ema, root
-from mada_optim.spec import Coefficients, Rule, Slot, Slots
 
 
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -8,9 +8,9 @@ averages of ones that its terms have.
 
 from torch import Tensor
 
+from mada_optim.rule import Coefficients, Rule, Slot, Slots
 from mada_optim.rules.adam import BETA1, BETA2, MOMENTS
 from mada_optim.rules.terms import ema, root, running_mean
-from mada_optim.spec import Coefficients, Rule, Slot, Slots
 
 MEANS = (Slot("vbar", r"\bar v"), Slot("wbar2", r"\bar w_2", scalar=True))
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mada_optim.rule import Coefficients, Rule, Slot, Slots
 from mada_optim.rules.adam import BETA1, BETA2
 from mada_optim.rules.terms import ema
-from mada_optim.spec import Coefficients, Rule, Slot, Slots
 
 MOMENTUM = Slot("l", r"\ell")
 

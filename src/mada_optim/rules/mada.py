@@ -12,12 +12,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mada_optim.rule import UNIT, Coefficient, Coefficients, Rule, Slots
 from mada_optim.rules.adam import BETA1, BETA2, MOMENTS
 from mada_optim.rules.adan import BETA3, DIFFERENCES
 from mada_optim.rules.avgrad import MEANS
 from mada_optim.rules.lion import MOMENTUM
 from mada_optim.rules.terms import difference, ema, root, running_mean, yogi_target
-from mada_optim.spec import UNIT, Coefficient, Coefficients, Rule, Slots
 
 RHO = Coefficient("rho", r"\rho", UNIT, 1.0)
 C = Coefficient("c", "c", UNIT, 1.0)

@@ -6,14 +6,14 @@ Corners: Muon at omega = 1, `mada` at omega = 0, which is what every other tenso
 root mean square, so one learning rate serves all.
 
 Deviation from the rule `muon`: the polar factor of the momentum is taken by other polynomials, which are cheaper and
-come as near to it (`mada_optim.orthogonal`).
+come as near to it (`mada_optim.matrices.polar_factor`).
 """
 
 from torch import Tensor
 
-from mada_optim.orthogonal import polar
+from mada_optim.matrices.polar_factor import polar
+from mada_optim.rule import UNIT, Coefficient, Coefficients, Rule, Slots
 from mada_optim.rules import mada, muon
-from mada_optim.spec import UNIT, Coefficient, Coefficients, Rule, Slots
 
 OMEGA = Coefficient("omega", r"\omega", UNIT, 1.0)
 

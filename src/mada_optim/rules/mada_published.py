@@ -12,9 +12,9 @@ The scripts also take hypergradients from other gradients than the update does: 
 import torch
 from torch import Tensor
 
+from mada_optim.rule import Coefficients, Rule, Slots
 from mada_optim.rules import mada_released
 from mada_optim.rules.terms import ema, root, running_mean, stop_gradient, yogi_target
-from mada_optim.spec import Coefficients, Rule, Slots
 
 
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -15,11 +15,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mada_optim.rule import Coefficients, Interval, Rule, Slot, Slots
 from mada_optim.rules.adam import BETA1, BETA2
 from mada_optim.rules.adan import BETA3
 from mada_optim.rules.mada import GAMMA, LION, RHO, C
 from mada_optim.rules.terms import ema, root, running_mean, stop_gradient, yogi_target
-from mada_optim.spec import Coefficients, Interval, Rule, Slot, Slots
 
 
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

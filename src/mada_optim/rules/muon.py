@@ -9,9 +9,9 @@ Deviation from `torch.optim.Muon`: no rounding to bf16.
 
 from torch import Tensor
 
-from mada_optim.orthogonal import orthogonal
+from mada_optim.matrices.polar_factor import orthogonal
+from mada_optim.rule import DECAY, Coefficient, Coefficients, Interval, Rule, Slot, Slots
 from mada_optim.rules.terms import Scalar, ema
-from mada_optim.spec import DECAY, Coefficient, Coefficients, Interval, Rule, Slot, Slots
 
 # The derivative in mu is 0 at mu = 0, from where no hyper-step would lead away.
 MU = Coefficient("mu", r"\mu", Interval(0.01, 0.999), 0.95, DECAY, hyper_lr=5e-4)

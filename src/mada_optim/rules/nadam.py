@@ -8,9 +8,9 @@ Deviation: v is corrected by its average of ones, equal to 1 - beta_2^t while be
 
 from torch import Tensor
 
+from mada_optim.rule import Coefficients, Rule, Slot, Slots
 from mada_optim.rules.adam import BETA1, BETA2
 from mada_optim.rules.terms import Scalar, ema, root
-from mada_optim.spec import Coefficients, Rule, Slot, Slots
 
 
 def momentum(beta1: Scalar, psi: Scalar, t: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mada_optim.rule import UNIT, Coefficient, Coefficients, Rule, Slot, Slots
 from mada_optim.rules.adam import BETA2
 from mada_optim.rules.sgd import MOMENTUM
 from mada_optim.rules.terms import ema, root
-from mada_optim.spec import UNIT, Coefficient, Coefficients, Rule, Slot, Slots
 
 ALPHA = replace(BETA2, name="alpha", symbol=r"\beta", default=0.99)
 CENTERED = Coefficient("centered", r"\zeta", UNIT, 0.0)

@@ -6,7 +6,7 @@ goes from the heavy ball (0) to Nesterov's look-ahead (1), and may be learned in
 
 from torch import Tensor
 
-from mada_optim.spec import DECAY, UNIT, Coefficient, Coefficients, Interval, Rule, Slot, Slots
+from mada_optim.rule import DECAY, UNIT, Coefficient, Coefficients, Interval, Rule, Slot, Slots
 
 MOMENTUM = Coefficient("momentum", r"\mu", Interval(0.0, 0.999), 0.0, DECAY, hyper_lr=5e-4)
 NESTEROV = Coefficient("nesterov", r"\nu", UNIT, 0.0)

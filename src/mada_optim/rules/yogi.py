@@ -6,9 +6,9 @@ corrects nothing. From v = 0 the first step then moves v to g^2, as Adam's does.
 
 from torch import Tensor
 
+from mada_optim.rule import Coefficients, Rule, Slots
 from mada_optim.rules.adam import BETA1, BETA2, MOMENTS
 from mada_optim.rules.terms import ema, root, yogi_target
-from mada_optim.spec import Coefficients, Rule, Slots
 
 
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

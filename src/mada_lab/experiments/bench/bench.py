@@ -7,16 +7,16 @@ from pathlib import Path
 
 from optuna.storages import BaseStorage
 
-from mada_lab import files
-from mada_lab.checkpoint_folder import path_of
+from mada_lab.checkpoints.folder import path_of
 from mada_lab.experiments.bench import sections
 from mada_lab.experiments.bench.measure import Cell, Table, best, read_cells
 from mada_lab.experiments.bench.sections import Runs, Scope
 from mada_lab.experiments.bench.tasks import BenchTask
-from mada_lab.experiments.compare import run_name
-from mada_lab.experiments.join import GRACE, claims_of, join
-from mada_lab.experiments.plan import Plan
-from mada_lab.experiments.sweep import SweepListener, Worker
+from mada_lab.experiments.comparison.compare import run_name
+from mada_lab.experiments.sweeps.join import GRACE, claims_of, join
+from mada_lab.experiments.sweeps.plan import Plan
+from mada_lab.experiments.sweeps.worker import SweepListener, Worker
+from mada_lab.system import files
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from torch.quasirandom import SobolEngine
 
-from mada_lab.experiments.plan import Values
-from mada_lab.optimizers import OURS
+from mada_lab.experiments.sweeps.plan import Values
+from mada_lab.optimizers.catalog import OURS
 
 SOBOL_SEED = 0
 MATRIX_LR = "matrix_lr"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from mada_lab.experiments.compare import run_name
-from mada_lab.record import MANIFEST, Run, read_run
+from mada_lab.experiments.comparison.compare import run_name
+from mada_lab.records.run_record import MANIFEST, Run, read_run
 
 Curve = tuple[list[int], list[float]]
 

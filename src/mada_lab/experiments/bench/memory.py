@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mada_lab import optimizers
-from mada_lab.config import RunConfig
-from mada_lab.experiments.data import open_data
-from mada_lab.experiments.plan import Values, fitted
+from mada_lab.config.keys import RunConfig
+from mada_lab.experiments.sweeps.plan import Values, fitted
+from mada_lab.optimizers import catalog
 from mada_lab.tasks.choice import choose
+from mada_lab.tasks.open_data import open_data
 
 
 def state_bytes(config: RunConfig, values: Values) -> float:
@@ -18,7 +18,7 @@ def state_bytes(config: RunConfig, values: Values) -> float:
     config = fitted(config, values)
     torch.manual_seed(config.seed)
     model = choose(config, open_data(config)).model()
-    optimizer = optimizers.build(model, config)
+    optimizer = catalog.build(model, config)
     for _ in range(2):
         for p in model.parameters():
             p.grad = torch.randn_like(p)

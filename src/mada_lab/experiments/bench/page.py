@@ -22,11 +22,11 @@ from mada_lab.experiments.bench.sections import (
     hyper_map,
     lr_name,
 )
-from mada_lab.files import make_folder, write_atomic
 from mada_lab.plots.bars import Band, bands
 from mada_lab.plots.contours import LOSSES, Surface, contours
 from mada_lab.plots.style import svg
-from mada_lab.report_page import figure, page, section, table, text
+from mada_lab.reports.html import figure, page, section, table, text
+from mada_lab.system.files import make_folder, write_atomic
 
 Rows = list[list[str]]
 Memory = Mapping[str, float]

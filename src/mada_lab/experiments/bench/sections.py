@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from mada_lab.experiments.bench import families
 from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES
 from mada_lab.experiments.bench.tasks import BenchTask
-from mada_lab.experiments.compare import run_name
-from mada_lab.experiments.plan import Values
-from mada_lab.optimizers import LR_FREE
+from mada_lab.experiments.comparison.compare import run_name
+from mada_lab.experiments.sweeps.plan import Values
+from mada_lab.optimizers.catalog import LR_FREE
 from mada_optim.rules import RULES
 
 SECTIONS = ("defaults", "tuned", "lr_map", "betas_map", "hyper_lr", "ablations")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mada_lab.config import RunConfig, TrainConfig, VisionConfig
+from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
 from mada_lab.errors import DataError
-from mada_lab.experiments.data import open_data
+from mada_lab.tasks.open_data import open_data
 
 EVALUATIONS = 20  # of a run, from which steps to a loss are interpolated
 WARMUP = 0.06  # of the steps

@@ -1,0 +1,260 @@
+"""Checkpoints without pickle: tensors in safetensors, everything else in JSON, and a manifest that proves them whole.
+
+A checkpoint appears whole or not at all, its folder is never written twice, and none of it is believed, or put into a
+model, before every byte has been found as it was written. Where processes share tensors, each of them may write a file
+of its own (`write_together`).
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mada_lab.checkpoints import folder as checkpoint_folder
+from mada_lab.checkpoints.folder import Facts, Measured
+from mada_lab.checkpoints.reading import TENSORS, VALUES, Index, Saved, open_saved, shard_name
+from mada_lab.checkpoints.row_shards import Place, place
+from mada_lab.checkpoints.tree import Tensors, pack, safetensors_file
+from mada_lab.compute.world import World
+from mada_lab.errors import CheckpointError
+from mada_lab.system import files
+from mada_lab.system.files import Piece
+from mada_optim.sharding import dtensors
+
+SPARE_BYTES = 1 << 20  # for JSON and the file system's own needs
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on as if it had never stopped.
+
+    Attributes:
+        step: Number of optimizer steps done.
+        tree: Nested dicts, lists and tuples of tensors and plain values, by name of what they belong to.
+    """
+
+    step: int
+    tree: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint ready to be written: its tensors are on the CPU.
+
+    Attributes:
+        step: As in the checkpoint.
+        skeleton: The tree, with a name in place of each tensor.
+        tensors: What each process has whole.
+        pieces: This process's pieces of the tensors that processes share.
+        index: The shapes and types of these whole tensors, and in how many pieces they are; None without any.
+        place: Which pieces are this process's; None without any.
+    """
+
+    step: int
+    skeleton: Any
+    tensors: Tensors
+    pieces: Tensors
+    index: Index | None
+    place: Place | None
+
+    @property
+    def bytes(self) -> int:
+        """About what it takes on the disk, over all processes."""
+        own = sum(x.numel() * x.element_size() for x in self.tensors.values())
+        return own + (self.index.bytes if self.index else 0) + SPARE_BYTES
+
+
+def snapshot(checkpoint: Checkpoint, *, copy: bool = False) -> Snapshot:
+    """`checkpoint` ready to be written; with `copy`, training may go on meanwhile.
+
+    Raises:
+        ValueError: A DTensor is not cut as `mada_lab.checkpoints.row_shards` says.
+    """
+    tensors: Tensors = {}
+    skeleton = pack(checkpoint.tree, tensors)
+    shared = {name: x for name, x in tensors.items() if dtensors.is_sharded(x)}
+    here = {name: dtensors.local(x).to("cpu", copy=copy).contiguous() for name, x in tensors.items()}
+    places = {place(x) for x in shared.values()} or {None}
+    if len(places) > 1:
+        raise ValueError(f"expected tensors that are shared by the same processes, got {len(places)} kinds")
+    (own,) = places
+    return Snapshot(
+        checkpoint.step,
+        skeleton,
+        {name: x for name, x in here.items() if name not in shared},
+        {name: here[name] for name in shared},
+        None if own is None else Index.of(shared, own.count),
+        own,
+    )
+
+
+def save(run_folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Writes a checkpoint, then removes all but the `keep` newest; returns its folder."""
+    return write(run_folder, snapshot(checkpoint), keep)
+
+
+def write(run_folder: Path, taken: Snapshot, keep: int) -> Path:
+    """Writes a snapshot, unless its checkpoint is there; then removes all but the `keep` newest.
+
+    Raises:
+        CheckpointError: It can't be written; what was there before is untouched.
+    """
+    folder = checkpoint_folder.path_of(run_folder, taken.step)
+    if folder.exists():
+        return folder
+    with _explained(folder, taken.bytes):
+        files.make_folder(folder.parent)
+        _require_space(folder.parent, taken.bytes)
+        with files.new_folder(folder) as part:
+            checkpoint_folder.seal(part, taken.step, _write_files(part, _contents(taken)))
+    _tidy(run_folder, keep)
+    return folder
+
+
+def write_together(run_folder: Path, taken: Snapshot, keep: int, world: World) -> Path:
+    """`write` by all processes, each of which writes the pieces that it has; the first one all else, and seals it.
+
+    Raises:
+        CheckpointError: One of them couldn't write; on all of them. What was there before is untouched.
+    """
+    folder = checkpoint_folder.path_of(run_folder, taken.step)
+    part = folder.with_name(folder.name + files.PART)
+    explained, first = partial(_explained, folder, taken.bytes), world.is_first
+    with ExitStack() as opened:
+
+        def begin() -> None:
+            with explained():
+                files.make_folder(folder.parent)
+                _require_space(folder.parent, taken.bytes)
+                opened.enter_context(files.new_folder(folder))
+
+        def write_own() -> dict[str, Facts]:
+            with explained():
+                return _write_files(part, {**(_contents(taken) if first else {}), **_own_pieces(taken)})
+
+        def finish() -> None:
+            with explained():
+                checkpoint_folder.seal(part, taken.step, _present(part, listed))
+                opened.close()
+            _tidy(run_folder, keep)
+
+        world.together(begin if first else _nothing, CheckpointError)
+        facts = world.together(write_own, CheckpointError)
+        listed = world.all_told({name: [x.bytes, x.sha256] for name, x in facts.items()})
+        world.together(finish if first else _nothing, CheckpointError)
+    return folder
+
+
+def _nothing() -> None:
+    """What a process does while the first one works."""
+
+
+def _present(part: Path, listed: list[dict[str, Any]]) -> dict[str, Facts]:
+    """The facts of all files that processes say they have written. Raises OSError if one isn't in this folder."""
+    facts = {name: Facts(*x) for files_of_one in listed for name, x in files_of_one.items()}
+    for name, x in facts.items():
+        if (part / name).stat().st_size != x.bytes:
+            raise OSError(0, f"another length of {name}")
+    return facts
+
+
+@contextmanager
+def _explained(folder: Path, needed: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint, in {folder}: expected to write {needed:,} bytes, got {error.strerror} "
+            f"({_free(folder.parents[1]):,} bytes are free); free some space, or check the disk"
+            f"{', which all processes must share' if isinstance(error, FileNotFoundError) else ''}"
+        ) from error
+
+
+def _tidy(run_folder: Path, keep: int) -> None:
+    try:
+        checkpoint_folder.tidy(run_folder, keep)
+    except OSError as error:
+        logger.warning("old checkpoints, in %s: expected to remove them, got %s", run_folder, error.strerror)
+
+
+def _contents(taken: Snapshot) -> dict[str, Iterator[Piece]]:
+    """The files of a snapshot but for pieces, by name."""
+    values = {"step": taken.step, "tree": taken.skeleton}
+    if taken.index is not None:
+        values["shared"] = taken.index.packed()
+    text = json.dumps(values, allow_nan=False).encode()
+    return {TENSORS: safetensors_file(taken.tensors), VALUES: iter([text])}
+
+
+def _own_pieces(taken: Snapshot) -> dict[str, Iterator[Piece]]:
+    own = taken.place
+    return {shard_name(own.number): safetensors_file(taken.pieces)} if own is not None and own.is_first else {}
+
+
+def _write_files(part: Path, contents: dict[str, Iterator[Piece]]) -> dict[str, Facts]:
+    facts = {}
+    for name, pieces in contents.items():
+        measured = Measured(pieces)
+        files.write_new(part / name, measured)
+        facts[name] = measured.facts
+    return facts
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(0, "too little space on the disk")
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
+
+
+def open_newest(run_folder: Path) -> Saved | None:
+    """The newest checkpoint of a run that is whole, with a warning about each newer one; None if there is none at all.
+
+    Raises:
+        CheckpointError: There are some, and all are damaged.
+    """
+    folders = checkpoint_folder.available(run_folder)
+    for stray in checkpoint_folder.strays(run_folder):
+        logger.warning("%s is no checkpoint by its name, and is passed over", stray)
+    first: CheckpointError | None = None
+    for folder in reversed(folders):
+        try:
+            return open_saved(folder)
+        except CheckpointError as error:
+            logger.warning("%s", error)
+            first = first or error
+    if first is not None:
+        raise CheckpointError(f"{first}; none of the {len(folders)} in {run_folder} is whole") from first
+    return None
+
+
+def load_newest(run_folder: Path) -> Checkpoint | None:
+    """What `open_newest` finds, with all tensors in memory."""
+    saved = open_newest(run_folder)
+    return None if saved is None else _loaded(saved)
+
+
+def load(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`, its tensors on the CPU. Nothing in it is executed.
+
+    Raises:
+        CheckpointError: It is damaged or of another format.
+    """
+    return _loaded(open_saved(folder))
+
+
+def _loaded(saved: Saved) -> Checkpoint:
+    return Checkpoint(saved.step, saved.tree({name: saved.whole(name) for name in saved.entries}))

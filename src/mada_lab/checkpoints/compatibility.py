@@ -1,0 +1,96 @@
+"""Whether a saved tree fits a model, an optimizer and generators: looked into before any of them is touched."""
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from mada_lab.checkpoints.tree import Tensors, pack
+from mada_lab.compute.finite import first_not_finite
+from mada_optim import HyperOptimizer
+from mada_optim.checks import intervals, learned_names
+from mada_optim.rule import option_key
+from mada_optim.sharding import dtensors
+
+SMALL = 64  # elements that a state beside a parameter's slots may have: a step count, a vector of coefficients
+
+MAYBE = (float, int, type(None))
+PLAIN = {"seconds": (float, int), "looked": (bool,), "digest": (str,), "device": (str,), "config": (dict,)}
+PLAIN_STATE = {
+    "peak": (float, int),
+    "lr": (float, int),
+    "train_loss": MAYBE,
+    "val_loss": MAYBE,
+    "best_val_loss": MAYBE,
+    "val_accuracy": MAYBE,
+}
+
+
+def require_fit(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
+    """Refuses a tree of other names, shapes or types, or with numbers that no training leaves.
+
+    Tensors may be outlines, on the device "meta", whose numbers `require_finite` is to look at when they are read.
+
+    Raises:
+        ValueError: Names the first difference.
+        KeyError, TypeError, AttributeError, IndexError: The tree is of quite another kind.
+    """
+    state = tree["state"]
+    for values, kinds in ((tree, PLAIN), ({"val_accuracy": None, **state}, PLAIN_STATE)):
+        for name, kind in kinds.items():
+            _require(type(values[name]) in kind, name, " or ".join(x.__name__ for x in kind), repr(values[name]))
+    _require({*state["skips"]} == {"total", "in_a_row"}, "skips", "total, in_a_row", ", ".join(state["skips"]))
+    _require(all(type(x) is int for x in state["skips"].values()), "skips", "integers", repr(state["skips"]))
+    require_alike("model", model.state_dict(), state["model"])
+    _require_optimizer(state["optimizer"], optimizer)
+    require_finite(state)
+
+
+def require_finite(state: Any) -> None:
+    """Refuses numbers that no training leaves, in whole tensors and this process's shards. Raises as `require_fit`."""
+    tensors: Tensors = {}
+    pack(state, tensors)
+    strange = first_not_finite({name: dtensors.local(x) for name, x in tensors.items() if not x.is_meta})
+    _require(strange is None, str(strange), "finite numbers", "others")
+
+
+def require_alike(name: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Refuses tensors of other names, shapes or types than ours. Raises as `require_fit`."""
+    _require(list(ours) == list(theirs), name, ", ".join(ours), ", ".join(theirs))
+    for key, x in ours.items():
+        expected, got = f"{tuple(x.shape)} {x.dtype}", f"{tuple(theirs[key].shape)} {theirs[key].dtype}"
+        _require(expected == got, f"{name} {key}", expected, got)
+
+
+def _require_optimizer(saved: Mapping[str, Any], optimizer: Optimizer) -> None:
+    ours = optimizer.state_dict()["param_groups"]
+    members = [[group["params"] for group in groups] for groups in (ours, saved["param_groups"])]
+    _require(members[0] == members[1], "optimizer groups", str(members[0]), str(members[1]))
+    for mine, theirs in zip(ours, saved["param_groups"], strict=True):
+        _require(set(theirs) <= set(mine), "optimizer group", ", ".join(mine), ", ".join(map(str, theirs)))
+    params = dict(enumerate(chain.from_iterable(group["params"] for group in optimizer.param_groups)))
+    for index, slots in saved["state"].items():
+        for name, x in slots.items():
+            if type(x) in (int, float):
+                continue
+            most = max(SMALL, params[index].numel())  # Prodigy flattens its slots
+            fits = x.shape == params[index].shape or (x.dim() <= 1 and x.numel() <= most)
+            _require(fits, f"optimizer {index} {name}", f"{tuple(params[index].shape)}", f"{tuple(x.shape)}")
+    if isinstance(optimizer, HyperOptimizer):
+        _require_coefficients(saved["param_groups"], optimizer)
+
+
+def _require_coefficients(groups: list[Mapping[str, Any]], optimizer: HyperOptimizer) -> None:
+    for learner in optimizer.learners:
+        names = learned_names(optimizer.rule, learner.names)
+        for name, interval in intervals(optimizer.rule, learner.bounds, names).items():
+            for x in (float(group[option_key(name)]) for group in groups):
+                fits = interval.low <= x <= interval.high
+                _require(fits, f"coefficient {name}", f"a number in [{interval.low}, {interval.high}]", f"{x}")
+
+
+def _require(condition: bool, name: str, expected: str, got: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}: expected {expected[:200]}, got {got[:200]}")

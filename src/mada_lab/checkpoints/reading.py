@@ -1,0 +1,232 @@
+"""A checkpoint on the disk, found whole: what it says of its tensors, and the tensors, row by row."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mada_lab.checkpoints import folder as checkpoint_folder
+from mada_lab.checkpoints import row_shards
+from mada_lab.checkpoints.folder import MANIFEST, Facts
+from mada_lab.checkpoints.tree import DTYPES, Tensors, unpack
+from mada_lab.errors import CheckpointError
+from mada_lab.system import strict_json
+
+TENSORS = "tensors.safetensors"
+VALUES = "values.json"
+VALUES_BYTES = 1 << 23  # at most: a hundred bytes per tensor, so that JSON made to fill the memory is refused unread
+MOST_PIECES = 1 << 16
+SMALL = 64  # elements: what `outline` reads
+
+NAMES = {name: dtype for dtype, name in DTYPES.items()}
+
+
+def shard_name(number: int) -> str:
+    """The file of the pieces with this number."""
+    return f"shard_{number:05d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a tensor that isn't read.
+
+    Attributes:
+        dtype: By its name in safetensors.
+        shape: Of the whole.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def outline(self) -> Tensor:
+        """The tensor without its numbers, on the device "meta"."""
+        return torch.empty(self.shape, dtype=NAMES[self.dtype], device="meta")
+
+    def packed(self) -> list[Any]:
+        """For JSON."""
+        return [self.dtype, list(self.shape)]
+
+
+@dataclass(frozen=True)
+class Index:
+    """The tensors that lie in pieces, cut as `mada_lab.checkpoints.row_shards` says.
+
+    Attributes:
+        count: Pieces of each, which is the number of files.
+        entries: By name.
+    """
+
+    count: int
+    entries: Mapping[str, Entry]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], count: int) -> "Index":
+        """That of whole tensors, or DTensors."""
+        return cls(count, {name: Entry(DTYPES[x.dtype], tuple(x.shape)) for name, x in tensors.items()})
+
+    @property
+    def bytes(self) -> int:
+        """Of all of them."""
+        return sum(x.outline.numel() * x.outline.element_size() for x in self.entries.values())
+
+    def packed(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"count": self.count, "tensors": {name: x.packed() for name, x in self.entries.items()}}
+
+    @classmethod
+    def unpacked(cls, content: Any) -> "Index":
+        """What `packed` gave. Raises ValueError, KeyError, TypeError, AttributeError: It gave no such thing."""
+        count, tensors = content["count"], content["tensors"]
+        _require(type(count) is int and 0 <= count <= MOST_PIECES, f"pieces in up to {MOST_PIECES} files", count)
+        for dtype, shape in tensors.values():
+            lengths_are_good = all(type(x) is int and x >= 0 for x in shape)
+            _require(dtype in NAMES and shape and lengths_are_good, "a type, and a shape of 1 or more", [dtype, shape])
+        return cls(count, {name: Entry(dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()})
+
+
+class Saved:
+    """A checkpoint whose files are as they were written, and fit each other. Its tensors are read when asked for.
+
+    Attributes:
+        folder: Where it lies.
+        step: Number of optimizer steps done.
+        entries: All tensors, by name.
+        outline: The tree, with large tensors on the device "meta": their shapes and types.
+    """
+
+    def __init__(self, folder: Path, step: int, skeleton: Any, index: Index) -> None:
+        """Looks at the headers of its files.
+
+        Raises:
+            ValueError, OSError, SafetensorError: They don't hold what they should.
+        """
+        self.folder, self.step, self._skeleton, self._index = folder, step, skeleton, index
+        whole = _headers(folder / TENSORS)
+        for number in range(index.count):
+            expected = {name: self._piece(name, number) for name in index.entries}
+            got = _headers(folder / shard_name(number))
+            _require(expected == got, "the pieces of the index", f"others in {shard_name(number)}")
+        _require(not whole.keys() & index.entries.keys(), "each tensor once", "some twice")
+        self.entries: dict[str, Entry] = {**whole, **index.entries}
+        told = {name: self.whole(name) if _is_small(x) else x.outline for name, x in self.entries.items()}
+        self.outline = self.tree(told)
+
+    def _piece(self, name: str, number: int) -> Entry:
+        dtype, (length, *rest) = self._index.entries[name].dtype, self._index.entries[name].shape
+        first, end = row_shards.rows(length, number, self._index.count)
+        return Entry(dtype, (end - first, *rest))
+
+    def tree(self, tensors: Tensors) -> dict[str, Any]:
+        """The tree, with these tensors in their places."""
+        found: dict[str, Any] = unpack(self._skeleton, tensors)
+        return found
+
+    def whole(self, name: str) -> Tensor:
+        """A tensor, on the CPU: a copy, as its file may be removed or cut while a run goes on.
+
+        Raises:
+            CheckpointError: It can't be read any more.
+        """
+        if name in self._index.entries:
+            return self.rows(name, 0, self.entries[name].shape[0])
+        with _reading(self.folder), safe_open(self.folder / TENSORS, "pt") as file:
+            return file.get_tensor(name).clone()
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of a tensor of 1 dimension or more; nothing else of it is kept. As `whole`."""
+        entry = self.entries[name]
+        out = torch.empty((stop - start, *entry.shape[1:]), dtype=NAMES[entry.dtype])
+        done = 0
+        with _reading(self.folder):
+            for file, first, end in self._parts(name, start, stop):
+                with safe_open(self.folder / file, "pt") as opened:
+                    out[done : done + end - first] = opened.get_slice(name)[first:end]
+                done += end - first
+        return out
+
+    def _parts(self, name: str, start: int, stop: int) -> list[tuple[str, int, int]]:
+        """The files that rows lie in, and which of their rows these are."""
+        if name not in self._index.entries:
+            return [(TENSORS, start, stop)] if stop > start else []
+        found = row_shards.overlaps(self.entries[name].shape[0], self._index.count, start, stop)
+        return [(shard_name(number), first, end) for number, first, end in found if end > first]
+
+    def facts(self) -> dict[str, Any]:
+        """What another process needs to read the same (`same_here`), or to be told it; for JSON."""
+        entries = {name: x.packed() for name, x in self.entries.items()}
+        facts = {"step": self.step, "tree": self._skeleton, "shared": self._index.packed(), "entries": entries}
+        return {**facts, "sealed": _sealed(self.folder)}
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        got = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise CheckpointError(checkpoint_folder.damage(folder, "a readable file", got)) from error
+
+
+def same_here(folder: Path, facts: Mapping[str, Any]) -> Saved | None:
+    """The checkpoint in `folder`, if it is the very one of which another process has these `facts`."""
+    try:
+        if _sealed(folder) != facts["sealed"]:
+            return None
+        return Saved(folder, facts["step"], facts["tree"], Index.unpacked(facts["shared"]))
+    except (OSError, ValueError, SafetensorError):
+        return None
+
+
+def _sealed(folder: Path) -> str:
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+
+
+def open_saved(folder: Path) -> Saved:
+    """The checkpoint in `folder`, once every byte of it has been found as it was written. Nothing in it is executed.
+
+    Raises:
+        CheckpointError: It is damaged or of another format.
+    """
+    facts = checkpoint_folder.verify(folder)
+    if VALUES in facts and facts[VALUES].bytes > VALUES_BYTES:
+        expected, got = f"at most {VALUES_BYTES} bytes", f"{facts[VALUES].bytes} bytes"
+        raise CheckpointError(checkpoint_folder.damage(folder / VALUES, expected, got))
+    try:
+        return _opened(folder, facts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        got = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise CheckpointError(checkpoint_folder.damage(folder, "one that this version wrote", got)) from error
+
+
+def _opened(folder: Path, facts: Mapping[str, Facts]) -> Saved:
+    _require({TENSORS, VALUES} <= set(facts), f"{TENSORS} and {VALUES}", ", ".join(sorted(facts)))
+    values: Any = strict_json.loads((folder / VALUES).read_bytes())
+    index = Index.unpacked(values["shared"]) if "shared" in values else Index(0, {})
+    files = {TENSORS, VALUES, *map(shard_name, range(index.count))}
+    _require(files == set(facts), f"{len(files)} files, the last {max(files)}", ", ".join(sorted(facts)))
+    _require(values["step"] == checkpoint_folder.step_of(folder), f"the step of {folder.name}", values["step"])
+    saved = Saved(folder, values["step"], values["tree"], index)
+    _require(isinstance(saved.outline, dict), "a dict", type(saved.outline).__name__)
+    return saved
+
+
+def _headers(path: Path) -> dict[str, Entry]:
+    with safe_open(path, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 it has no other way to iterate
+        return {name: Entry(x.get_dtype(), tuple(x.get_shape())) for name, x in slices.items()}
+
+
+def _is_small(entry: Entry) -> bool:
+    return entry.outline.numel() <= SMALL
+
+
+def _require(condition: object, expected: str, got: object) -> None:
+    if not condition:
+        raise ValueError(f"expected {expected}, got {str(got)[:100]}")

@@ -1,0 +1,115 @@
+"""The state of a run between processes: gathered, hashed, and taken up from a checkpoint, tensor by tensor.
+
+A checkpoint can be taken up by any number of processes, however they share the model's memory and whoever wrote it. No
+process needs room for more than one whole tensor beside its share; the first one holds all of it only when it has
+`gathered` it to write one file.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from mada_lab.checkpoints import folder, row_shards
+from mada_lab.checkpoints.checkpoint import Checkpoint
+from mada_lab.checkpoints.fingerprint import fingerprint
+from mada_lab.checkpoints.reading import NAMES, Saved, same_here
+from mada_lab.checkpoints.tree import Tensors, pack, safetensors_file, unpack
+from mada_lab.compute.world import World
+from mada_lab.errors import CheckpointError
+from mada_optim.sharding import dtensors
+
+PER_TENSOR = ("step", "applied")  # what states of optimizers have once for a parameter, not once per element
+
+
+def gathered(tree: Any, world: World) -> Any:
+    """`tree` with whole tensors, on the CPU, in place of shards; on other processes than the first, with None there."""
+    if world.size == 1:
+        return tree
+    if dtensors.is_sharded(tree):
+        whole = tree.full_tensor()
+        return whole.cpu() if world.is_first else None
+    if isinstance(tree, dict):
+        return {key: gathered(x, world) for key, x in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(gathered(x, world) for x in tree)
+    return tree
+
+
+def digest(tree: Any, world: World, of_shards: bool) -> str:
+    """Digits that any bit of any tensor in `tree` changes; on other processes than the first, maybe "".
+
+    If `of_shards`, each process looks at its own (`fingerprint`); else the whole tree passes through the first one,
+    tensor by tensor (`packing.digest`).
+    """
+    tensors: Tensors = {}
+    pack(tree, tensors)
+    if of_shards:
+        return fingerprint(tensors, world)
+    if not world.is_first and not any(map(dtensors.is_sharded, tensors.values())):
+        return ""
+    total = hashlib.sha256()
+    for piece in safetensors_file(tensors):
+        if world.is_first:
+            total.update(piece)
+    return total.hexdigest()[:16] if world.is_first else ""
+
+
+def handed_out(
+    saved: Saved | None, run_folder: Path, model: nn.Module, optimizer: Optimizer, world: World
+) -> Checkpoint | None:
+    """What the first process has found, on all: whole tensors on the CPU, and shards of what they have shards of.
+
+    Where all processes see its files, each reads what it needs of them; else the first one reads, and sends.
+
+    Raises:
+        CheckpointError: It can't be read any more; on all.
+    """
+    facts = world.told_json(None if saved is None else saved.facts())
+    if facts is None:
+        return None
+    seen = saved or same_here(folder.path_of(run_folder, facts["step"]), facts)
+    owners, all_see = _owners(model, optimizer), all(world.all_told(seen is not None))
+    if seen is not None and all_see:
+        tensors = world.together(lambda: {x: _read(seen, x, _owner(x, owners)) for x in seen.entries}, CheckpointError)
+    else:
+        tensors = {}
+        for name, (dtype, shape) in facts["entries"].items():
+            mine = saved.whole(name) if saved is not None else None
+            whole = world.told_tensor(mine, shape, NAMES[dtype]).cpu()
+            tensors[name] = _share(whole, _owner(name, owners))
+    return Checkpoint(facts["step"], unpack(facts["tree"], tensors))
+
+
+def _read(saved: Saved, name: str, p: Tensor | None) -> Tensor:
+    shape = saved.entries[name].shape
+    if p is None or tuple(p.shape) != shape:
+        return saved.whole(name)
+    return dtensors.like(p, saved.rows(name, *_own_rows(p)).to(p.device))
+
+
+def _share(whole: Tensor, p: Tensor | None) -> Tensor:
+    if p is None or p.shape != whole.shape:
+        return whole
+    return dtensors.like(p, whole[slice(*_own_rows(p))].clone().to(p.device))
+
+
+def _own_rows(p: Tensor) -> tuple[int, int]:
+    own = row_shards.place(p)
+    return row_shards.rows(p.shape[0], own.number, own.count)
+
+
+def _owner(name: str, owners: Mapping[str, Tensor]) -> Tensor | None:
+    path, _, slot = name.rpartition("/")
+    return owners.get(name, None if slot in PER_TENSOR else owners.get(path))
+
+
+def _owners(model: nn.Module, optimizer: Optimizer) -> Mapping[str, Tensor]:
+    """The sharded parameters, by the path of their weights, and of their optimizer's state, in a checkpoint."""
+    found = {f"/state/model/{name}": p for name, p in model.named_parameters()}
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    found |= {f"/state/optimizer/state/{i}": p for i, p in enumerate(params)}
+    return {path: p for path, p in found.items() if dtensors.is_sharded(p)}

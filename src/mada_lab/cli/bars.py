@@ -1,0 +1,172 @@
+"""The progress bar: where the run is, its losses, and the coefficients that it learns."""
+
+import logging
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from tqdm import tqdm
+from tqdm.utils import disp_len
+
+from mada_lab.errors import visible
+from mada_lab.system.strict_json import flatten
+
+WIDTH = 80
+"""Columns, where there is no terminal to ask."""
+_LAYOUTS = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {values}",
+    "{desc} {percentage:.0f}% {n_fmt}/{total_fmt} {left} {values}",
+    "{percentage:.0f}% {left} {values}",
+    "{percentage:.0f}% {values}",
+)
+_LEAST_BAR = 6
+"""A bar of fewer columns says less than the numbers beside it."""
+_MOST = 16
+"""At most so many coefficients are tried: a run may learn a set of them per tensor."""
+
+
+class Warnings(logging.Handler):
+    """Prints warnings on standard error, each in one line, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one."""
+        tqdm.write(f"{record.levelname.lower()}: {visible(record.getMessage())}", file=sys.stderr)
+
+
+class CountBar:
+    """A bar on standard error for work that tells how much is done; nothing appears for what takes a second."""
+
+    def __init__(self, name: str) -> None:
+        self._bar = tqdm(desc=name, unit_scale=True, dynamic_ncols=True, mininterval=0.5, delay=1.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+    def __call__(self, count: int, unit: str) -> None:
+        """`count` more are done."""
+        self._bar.unit = f" {unit}"
+        self._bar.update(count)
+
+
+class FittedBar(tqdm):  # type: ignore[type-arg]
+    """A tqdm bar in one line of the terminal: what stands beside its values makes room for them.
+
+    Attributes:
+        values: The text after the bar in several lengths, the longest first. The first that fits in any of the layouts
+            is shown, in the richest layout that it fits in.
+    """
+
+    values: tuple[str, ...] = ("",)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What tqdm formats, with the layout that fits."""
+        found = dict(super().format_dict)
+        found |= {"ncols": found.get("ncols") or WIDTH, "left": _left(found)}
+        choices = ({**found, "bar_format": layout, "values": x} for x in self.values for layout in _LAYOUTS)
+        last = {**found, "bar_format": _LAYOUTS[-1], "values": self.values[-1]}
+        return next((x for x in choices if _room(x) >= ("{bar}" in x["bar_format"]) * _LEAST_BAR), last)
+
+
+def _room(found: dict[str, Any]) -> int:
+    """The columns that a layout leaves for the bar."""
+    text = tqdm.format_meter(**{**found, "ncols": None, "bar_format": found["bar_format"].replace("{bar}", "")})
+    return int(found["ncols"] - disp_len(text))
+
+
+def _left(found: Mapping[str, Any]) -> str:
+    """The time that is left, in at most 3 columns as a rule; once all is done, the time that it took."""
+    done, total, elapsed = found["n"], found["total"], found["elapsed"]
+    if total and done >= total:
+        return duration(elapsed)
+    rate = found.get("rate") or ((done - (found.get("initial") or 0)) / elapsed if elapsed else 0.0)
+    return duration((total - done) / rate) if total and rate else "?"
+
+
+def duration(seconds: float) -> str:
+    """A time in its largest unit that makes two digits or fewer of it: 99s, 99m, 99h, 5d."""
+    for unit, size in (("s", 1), ("m", 60), ("h", 3600)):
+        if seconds < 99.5 * size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds / 86400:.0f}d"
+
+
+class ProgressBar:
+    """A bar on standard error, if it is to be shown; without a terminal, tqdm prints lines instead."""
+
+    def __init__(self, steps: int, name: str, shown: bool = True) -> None:
+        options = {"dynamic_ncols": True, "mininterval": 0.5, "disable": not shown}
+        self._bar = FittedBar(total=steps, desc=name, unit="step", **options)
+        self._last_val: float | None = None
+        self._start: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+    def step(self, done: int) -> None:
+        """Moves the bar to `done`."""
+        self._bar.update(done - self._bar.n)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Shows the losses and the learned coefficients of `row`, as applied."""
+        self._last_val = row.get("val_loss", self._last_val)
+        losses = {"loss": row.get("train_loss"), "val": self._last_val}
+        learned = flatten(row.get("hypergradients", {})).keys()
+        values = {name: x for name, x in flatten(row.get("coefficients", {})).items() if name in learned}
+        self._start = {**values, **self._start}
+        self._bar.values = texts({name: x for name, x in losses.items() if x is not None}, values, self._start)
+
+
+def texts(losses: Mapping[str, float], values: Mapping[str, float], start: Mapping[str, float]) -> tuple[str, ...]:
+    """Losses and learned coefficients in several lengths, the longest first.
+
+    Numbers get shorter, and then the coefficients that have moved least since `start` are left out, one by one.
+    """
+    moved = sorted(values, key=lambda name: _change(start[name], values[name]), reverse=True)
+    kept = [{name: values[name] for name in values if name in moved[:k]} for k in range(min(len(moved), _MOST), -1, -1)]
+    wide = _joined(losses, 5) + _joined(kept[0], 4)
+    return (" ".join(wide), *(" ".join(_joined(losses, 4) + _joined(some, 3)) for some in kept))
+
+
+def _joined(numbers: Mapping[str, float], width: int) -> list[str]:
+    return [f"{name} {rate(x) if name.split('.')[-1] == 'lr' else short(x, width)}" for name, x in numbers.items()]
+
+
+def _change(start: float, now: float) -> float:
+    """How far a coefficient has come from its start, over the larger of both."""
+    return abs(now - start) / max(abs(now), abs(start)) if now != start else 0.0
+
+
+def short(x: float, width: int) -> str:
+    """A number with as many decimals as fit in `width` columns, without a leading 0: .912, 1.83, 10.8."""
+    if not math.isfinite(x):
+        return f"{x:.0f}"
+    for text in _rounded(x, range(width, -1, -1)):
+        if len(text) <= width:
+            return text
+    return f"{x:.0e}".replace("e+0", "e")
+
+
+def _rounded(x: float, decimals: Iterable[int]) -> Iterable[str]:
+    for n in decimals:
+        text = f"{x:.{n}f}"
+        yield text.replace("0.", ".", 1) if text.removeprefix("-").startswith("0.") else text
+
+
+def rate(x: float) -> str:
+    """A learning rate, the one coefficient that is not of order one: 2.4e-3."""
+    return f"{x:.1e}".replace("e-0", "e-")
+
+
+def shortened(text: str, length: int) -> str:
+    """The beginning of a text, in at most `length` columns."""
+    return text if len(text) <= length else f"{text[: length - 2]}.."

@@ -1,0 +1,1 @@
+"""Where arithmetic happens: device, processes, random numbers."""

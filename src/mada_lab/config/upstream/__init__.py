@@ -1,0 +1,1 @@
+"""nanoGPT's and the MADA authors' configurations, translated into our keys."""

@@ -1,0 +1,1 @@
+"""A trained network on a text: `mada-lab eval`."""

@@ -1,0 +1,1 @@
+"""Optimizers side by side, each with the same budget."""

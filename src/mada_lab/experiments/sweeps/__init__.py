@@ -1,0 +1,1 @@
+"""Sweeps: trials planned, claimed, trained and joined."""

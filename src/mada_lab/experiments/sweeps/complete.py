@@ -1,0 +1,72 @@
+"""Runs that are brought to their ends, from wherever they stand, one by one or side by side."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from mada_lab.config.keys import RunConfig
+from mada_lab.errors import ConfigError
+from mada_lab.records.listener import Listener
+from mada_lab.records.run_record import MANIFEST, SUMMARY, Run, read_run
+from mada_lab.tasks import Data
+from mada_lab.training import coefficients_from
+from mada_lab.training.loop import train
+from mada_lab.training.stacked import Member, train_together
+
+#: Keys in which a run that goes on may differ from what began it.
+MAY_DIFFER = ("out_dir", "data_dir", "device", "init_from", "coefficients_from", "pace_from")
+
+
+def complete(config: RunConfig, data: Data, listen: Listener) -> Run:
+    """The finished run of `config`: read if its folder holds it, taken up at its checkpoint, or trained afresh.
+
+    Raises:
+        LabError: As `train`; ConfigError too if the folder holds a run of another configuration.
+    """
+    rest = unfinished(config)
+    if rest is not None:
+        train(rest, data, listen)
+    return read_run(Path(config.out_dir))
+
+
+def complete_together(configs: Sequence[RunConfig], data: Data, listeners: Sequence[Listener]) -> list[Run | Exception]:
+    """As `complete`, of runs of one shape, those that aren't finished trained side by side; or why one failed.
+
+    Raises:
+        LabError: As `train_together`.
+    """
+    members: dict[int, Member] = {}
+    failed: dict[int, Exception] = {}
+    for i, config in enumerate(configs):
+        try:
+            if (rest := unfinished(config)) is not None:
+                members[i] = Member(rest, data, listeners[i])
+        except Exception as error:
+            failed[i] = error
+    train_together(list(members.values()))
+    failed |= {i: x.error for i, x in members.items() if x.error is not None}
+    return [failed.get(i) or read_run(Path(config.out_dir)) for i, config in enumerate(configs)]
+
+
+def unfinished(config: RunConfig) -> RunConfig | None:
+    """What is to be trained for the run of `config`, from its start or its checkpoint; None if it has ended.
+
+    Raises:
+        ConfigError: The folder holds a run of another configuration, or `coefficients_from` can't be followed.
+    """
+    folder, config = Path(config.out_dir), coefficients_from.resolve(config)
+    begun = (folder / MANIFEST).exists()
+    if begun:
+        _require_same(read_run(folder), config)
+    if begun and (folder / SUMMARY).exists():
+        return None
+    return replace(config, init_from="resume" if begun else "scratch")
+
+
+def _require_same(run: Run, config: RunConfig) -> None:
+    theirs = {**asdict(type(config)()), **run.manifest.get("config", {})}  # an older run lacks the keys made since
+    other = [key for key, x in asdict(config).items() if key not in MAY_DIFFER and theirs[key] != x]
+    if other:
+        key = other[0]
+        what = f"expected {key}={getattr(config, key)}, got {theirs[key]}"
+        raise ConfigError(f"run folder, in {run.folder}: {what}; choose another folder, or remove this run")

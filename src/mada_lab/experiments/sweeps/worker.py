@@ -1,0 +1,258 @@
+"""One worker of a sweep: it computes points until none is left, beside any number of others."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.samplers import TPESampler
+
+from mada_lab.config.keys import RunConfig
+from mada_lab.errors import CheckpointError, Interrupted, LabError, visible
+from mada_lab.experiments.sweeps.claims import MOST_DEATHS, Beat, Claim, ClaimLost, Claims, Standing
+from mada_lab.experiments.sweeps.complete import complete, complete_together
+from mada_lab.experiments.sweeps.plan import Plan, Values, describe
+from mada_lab.records.listener import Listener
+from mada_lab.records.run_record import Run
+from mada_lab.system import run_lock
+from mada_lab.system.signals import Signals, Stop
+from mada_lab.tasks import Data
+from mada_lab.tasks.open_data import open_data
+
+POLL = 0.1  # of the grace period: how often a worker with nothing to do looks around
+GLANCE = 0.1  # seconds between looks at whether a signal has come, meanwhile
+POINT, SOURCES = "@", ("coefficients_from", "pace_from")
+
+
+class SweepStopped(Interrupted):
+    """A signal asked this worker to stop."""
+
+    def __init__(self, number: int) -> None:
+        LabError.__init__(
+            self, f"stopped by {signal.Signals(number).name}, and saved; the same command goes on from there"
+        )
+        self.exit_code = 128 + number
+
+
+class SweepListener(Protocol):
+    """What follows a worker from outside."""
+
+    def standing(self, settled: int, failed: int, size: int) -> None:
+        """So many of the sweep's points are settled, by whichever worker; `failed` of them failed."""
+
+    def begins(self, name: str, config: RunConfig) -> None:
+        """This worker begins the point called `name`."""
+
+    def step(self, done: int) -> None:
+        """`done` steps of the point are done."""
+
+    def told(self, message: str) -> None:
+        """Something happened that a person wants to know."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A settled point.
+
+    Attributes:
+        values: Its keys.
+        folder: Its run folder; None if it never came to that.
+        error: Why it failed; None if it didn't.
+    """
+
+    point: int
+    name: str
+    values: Values
+    folder: Path | None
+    error: str | None
+
+
+class Worker:
+    """Computes points of a plan.
+
+    Args:
+        plan: What there is to compute.
+        claims: Who computes what.
+        out: Folder of the run folders.
+        listen: Follows it.
+        together: How many points it trains side by side, if more than one; all of them of one shape, on one data set.
+    """
+
+    def __init__(self, plan: Plan, claims: Claims, out: Path, listen: SweepListener, together: int = 1) -> None:
+        self.plan, self.claims, self.out, self.listen, self.together = plan, claims, out, listen, together
+        self._data: Callable[[str], Data] = cache(lambda name: open_data(replace(plan.base, dataset=name)))
+
+    def work(self) -> list[Result]:
+        """Computes points until all are settled, by this worker or another; the results in the order of the plan.
+
+        Raises:
+            SweepStopped: A signal asked to stop; the point in hand is saved, and free for another worker.
+            CheckpointError: The storage fails.
+        """
+        try:
+            with Signals() as signals:
+                return self._work(signals)
+        except Stop as stop:
+            raise SweepStopped(stop.number) from None
+        except (StorageInternalError, OSError) as error:
+            what = f"expected to read and write it, got {type(error).__name__}: {error}"
+            raise CheckpointError(f"sweep storage: {what}; start this worker again, and it goes on") from error
+
+    def _work(self, signals: Signals) -> list[Result]:
+        while True:
+            signals.check()
+            standing = self._look()
+            if len(standing.settled) >= self.plan.size:
+                return self.results(standing)
+            for point in self.claims.bury_dead(self._lives):
+                self.listen.told(f"point {point}: its worker is gone; another takes it up")
+            claims = self.claims.take(self.plan.size, self.together)
+            if claims:
+                self._compute(claims)
+            else:
+                self._rest(signals)
+
+    def _rest(self, signals: Signals) -> None:
+        end = time.monotonic() + POLL * self.claims.grace
+        while time.monotonic() < end:
+            signals.check()
+            time.sleep(GLANCE)
+
+    def _look(self) -> Standing:
+        standing = self.claims.standing()
+        failed = sum("error" in trial.user_attrs for trial in standing.settled.values())
+        self.listen.standing(len(standing.settled), failed, self.plan.size)
+        return standing
+
+    def results(self, standing: Standing) -> list[Result]:
+        """What the settled points came to."""
+        found = []
+        for point, trial in sorted(standing.settled.items()):
+            name, values = self._known(point, standing)
+            folder = self.out / name if name else None
+            found.append(Result(point, name, values, folder, trial.user_attrs.get("error")))
+        return found
+
+    def _compute(self, claims: Sequence[Claim]) -> None:
+        """Computes points and settles them. Raises SweepStopped; what else a run raises is a result."""
+        with ExitStack() as stack:
+            configs, heard = {}, {}
+            for claim in claims:
+                beat = stack.enter_context(Beat(self.claims, claim))
+                try:
+                    configs[claim], heard[claim] = self._begin(claim), _Heard(self.listen, beat)
+                except Exception as error:
+                    self._conclude(claim, error)
+            try:
+                outcomes = self._train(list(configs.values()), list(heard.values()))
+            except BaseException as error:
+                for claim in configs:
+                    with suppress(ClaimLost):
+                        self.claims.release(claim)
+                if isinstance(error, Interrupted):
+                    raise SweepStopped(error.exit_code - 128) from None
+                raise
+            for claim, outcome in zip(configs, outcomes, strict=True):
+                self._conclude(claim, outcome)
+
+    def _train(self, configs: Sequence[RunConfig], heard: Sequence[Listener]) -> list[Run | Exception]:
+        """Their runs. Of several side by side, what ends them all is raised, and says nothing of any one."""
+        if not configs:
+            return []
+        if self.together > 1:
+            return complete_together(configs, self._data(configs[0].dataset), heard)
+        try:
+            return [complete(configs[0], self._data(configs[0].dataset), heard[0])]
+        except Interrupted:
+            raise
+        except Exception as error:
+            return [error]
+
+    def _begin(self, claim: Claim) -> RunConfig:
+        """The configuration of a claimed point. Raises RuntimeError if it has taken too many workers with it."""
+        if self.claims.standing().deaths[claim.point] >= MOST_DEATHS:
+            raise RuntimeError(f"{MOST_DEATHS} workers ended in it without a word")
+        name, values = self._point(claim)
+        config = self._config(name, values)
+        self.listen.begins(name, config)
+        return config
+
+    def _conclude(self, claim: Claim, outcome: Run | Exception) -> None:
+        """Settles a claimed point by its run, or by why it has none."""
+        try:
+            if isinstance(outcome, ClaimLost):
+                raise outcome
+            if not isinstance(outcome, Exception):
+                self._settle(claim, outcome.summary or {})
+            elif isinstance(outcome, CheckpointError) and self._lives(claim.point):  # the folder's, not the point's
+                self.claims.release(claim)
+                time.sleep(POLL * self.claims.grace)
+            else:
+                self._failed(claim, f"{type(outcome).__name__}: {outcome}")
+        except ClaimLost:
+            self.listen.told(f"point {claim.point}: others took this worker for dead, and take the point up")
+
+    def _config(self, name: str, values: Values) -> RunConfig:
+        """The configuration of a point, in its folder; `coefficients_from=@POINT` is another point of this sweep."""
+        config = replace(self.plan.config(values), out_dir=str(self.out / name))
+        named = {key: getattr(config, key) or "" for key in SOURCES}
+        found = {key: str(self.out / x.removeprefix(POINT)) for key, x in named.items() if x.startswith(POINT)}
+        return replace(config, **found)
+
+    def _settle(self, claim: Claim, summary: Values) -> None:
+        losses = {key: summary.get(key) for key in ("final_train_loss", "final_val_loss")}
+        value = losses["final_val_loss"]
+        if value is None or not math.isfinite(value):
+            self._failed(claim, "validation loss: expected a finite number, got another; lower the learning rate")
+        else:
+            self.claims.settle(claim, value, **losses)
+
+    def _failed(self, claim: Claim, error: str) -> None:
+        self.claims.fail(claim, visible(error))
+        self.listen.told(f"point {claim.point} failed: {error}")
+
+    def _point(self, claim: Claim) -> tuple[str, Values]:
+        """Name and keys of a claimed point; a search draws them, once."""
+        name, values = self._known(claim.point, self.claims.standing())
+        if not name:
+            study = self.claims.study
+            # Seeded by the point: one worker alone draws the same each time.
+            study.sampler = TPESampler(seed=self.plan.base.seed + claim.point)
+            trial = optuna.Trial(study, claim.trial)
+            for key, distribution in self.plan.distributions().items():
+                trial._suggest(key, distribution)
+            values = dict(trial.params)
+            name = describe(claim.point, values)
+        if self.plan.search:
+            self.claims.note(claim, values=values, name=name)
+        return name, values
+
+    def _known(self, point: int, standing: Standing) -> tuple[str, Values]:
+        """Name and keys of a point; none if it is yet to be drawn."""
+        return standing.drawn.get(point, ("", {})) if self.plan.search else self.plan.points[point]
+
+    def _lives(self, point: int) -> bool:
+        """Whether a process of this machine, or of this file system, trains in the point's folder."""
+        name, _ = self._known(point, self.claims.standing())
+        return bool(name) and (self.out / name).exists() and run_lock.is_held(self.out / name)
+
+
+class _Heard(Listener):
+    """Passes on the steps of a run, and ends it if its claim is lost."""
+
+    def __init__(self, listen: SweepListener, beat: Beat) -> None:
+        self._listen, self._beat = listen, beat
+
+    def step(self, done: int) -> None:
+        self._beat.check()
+        self._listen.step(done)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Rows are in the record."""

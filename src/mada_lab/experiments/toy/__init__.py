@@ -1,0 +1,1 @@
+"""The one-dimensional online problems of Reddi et al."""

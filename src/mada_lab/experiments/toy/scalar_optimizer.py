@@ -1,0 +1,191 @@
+"""An optimizer of one number, fast enough for a million steps: plain floats in place of tensors.
+
+Nothing is defined anew. The rule, its derivatives and the hyper-step are traced from the library's own functions into
+graphs, and each graph is evaluated on Python's floats, which are fp64.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.proxy import GraphAppendingTracer, Proxy
+
+from mada_optim import HyperOptimizer, HyperSGD, StepInfo
+from mada_optim.checks import intervals, learned_names
+from mada_optim.graph.differentiate import differentiate
+from mada_optim.graph.specialize import SLOT, corners, reduced, specialize
+from mada_optim.learning.hyper_step import projected
+from mada_optim.rule import LR, Rule
+
+Function = Callable[..., Any]
+Numbers = dict[str, float]
+
+
+class ScalarOptimizer:
+    """Moves a number as `optimizer` would move a parameter that has one element.
+
+    Args:
+        optimizer: A fresh optimizer in fp64, whose rule, coefficients and learners are taken over; it is not stepped.
+            Not offered: weight decay, a learned lr, and other learners than HyperSGD.
+        start: Where the number starts.
+
+    Attributes:
+        x: The number; a caller may project it between two steps.
+        coefficients: The rule's coefficients by name, as they are now.
+
+    Raises:
+        ValueError: The optimizer has what is not offered.
+    """
+
+    def __init__(self, optimizer: HyperOptimizer, start: float) -> None:
+        group, rule, learned = optimizer.param_groups[0], optimizer.rule, optimizer.learned
+        others = [type(x).__name__ for x in optimizer.learners if type(x) is not HyperSGD]
+        if group["weight_decay"] or LR.name in learned or others:
+            raise ValueError(
+                "a scalar optimizer has no weight decay, learned lr or learner but HyperSGD; leave them out"
+            )
+        fixed = corners(rule, group, learned)
+        form, graph = specialize(rule, fixed), reduced(rule, fixed)
+        slots = [SLOT + slot.name for slot in rule.slots if slot.scalar]
+        scalars = (*rule.coefficient_names(), *rule.hyper_parameters, "t", *slots)
+        slope = differentiate(graph, learned, scalars, with_product=False)
+        self._update, self._slope = on_floats(graph), on_floats(slope)
+
+        self.x, self.t = start, 0
+        self.coefficients: Numbers = {q: float(group[q]) for q in rule.coefficient_names()}
+        self._hyper = {name: float(group[name]) for name in rule.hyper_parameters}
+        self._slots: Numbers = {SLOT + slot.name: slot.init for slot in form.slots}
+        self._last: tuple[float, Numbers] | None = None  # lr of the last update, and what its rule was given
+        self._learned = learned
+        self._columns = [Column(q, learner, rule) for q, learner in learner_of_each(optimizer)]
+
+    def step(self, g: float, lr: float) -> None:
+        """One step with the gradient `g`: the hyper-step first, then slots and number with the new coefficients."""
+        if self._learned and self._last is not None:
+            self._learn(g, *self._last)
+        self.t += 1
+        given = {**self.coefficients, **self._hyper, **self._slots, "g": g, "t": self.t}
+        u, after = self._update(given)
+        self.x -= lr * u
+        self._last = lr, given
+        self._slots = {SLOT + name: x for name, x in after.items()}
+
+    def _learn(self, g: float, lr: float, then: Numbers) -> None:
+        derivatives, _ = self._slope({**then, "cotangent": g})
+        h = [-lr * x for x in derivatives]
+        if all(map(math.isfinite, h)):
+            for column, x in zip(self._columns, h, strict=True):
+                self.coefficients[column.name] = column.step(self.coefficients[column.name], x, self.t)
+
+
+def learner_of_each(optimizer: HyperOptimizer) -> list[tuple[str, Any]]:
+    """The learned coefficients in the rule's order, each with its learner."""
+    found = {q: x for x in optimizer.learners for q in learned_names(optimizer.rule, x.names)}
+    return [(q, found[q]) for q in optimizer.learned]
+
+
+class Column:
+    """One coefficient, moved by its learner's own step, which is traced once and evaluated on floats.
+
+    Args:
+        name: The coefficient.
+        learner: What learns it.
+        rule: What it belongs to.
+    """
+
+    def __init__(self, name: str, learner: HyperSGD, rule: Rule) -> None:
+        self.name, self._velocity = name, 0.0
+        self._from, self._until = max(learner.start, 1), math.inf if learner.stop is None else learner.stop
+        ends = intervals(rule, {q: x for q, x in learner.bounds.items() if q == name}, (name,))[name]
+        rates = tuple(q.hyper_lr for q in rule.coefficients if q.name == name)
+        graph = fx.Graph()
+        tracer = _Tracer(graph)
+        q, h, velocity, moves = (tracer.proxy(graph.placeholder(x)) for x in ("q", "h", "velocity", "moves"))
+        info: Any = StepInfo((name,), ends.low, ends.high, rates, None, moves, moves, 0.0, lambda: None)  # type: ignore[arg-type, return-value]
+        new, memory = learner.step(q, h, {"velocity": velocity}, info)  # type: ignore[arg-type]
+        graph.output(tracer.create_arg((projected(new, q, info, False), memory["velocity"])))  # type: ignore[arg-type]
+        self._move = _compiled(graph)
+
+    def step(self, q: float, h: float, applied: int) -> float:
+        """Where the coefficient goes from `q`, after so many applied steps."""
+        new: float
+        new, self._velocity = self._move(q, h, self._velocity, self._from <= applied < self._until)
+        return new
+
+
+class _Float64(Proxy):
+    dtype = torch.float64
+
+
+class _Tracer(GraphAppendingTracer):
+    def proxy(self, node: fx.Node) -> Proxy:
+        return _Float64(node, self)
+
+
+def on_floats(graph: fx.Graph) -> Callable[[Mapping[str, float]], Any]:
+    """The graph as a function of its inputs by name, all of them floats; the graph is spent."""
+    used = [str(node.target) for node in graph.nodes if node.op == "placeholder" and node.users]
+    for node in [node for node in graph.nodes if node.op == "placeholder" and not node.users]:
+        graph.erase_node(node)
+    forward = _compiled(graph)
+    pick = operator.itemgetter(*used) if len(used) > 1 else lambda given: [given[name] for name in used]
+    return lambda given: forward(*pick(given))
+
+
+def _compiled(graph: fx.Graph) -> Function:
+    """The graph, with its operations on tensors replaced, as a function of its inputs in their order.
+
+    Raises:
+        ValueError: It has an operation that is not known here.
+    """
+    for node in graph.nodes:
+        if node.op in ("call_function", "call_method") and not _is_python(node.target):
+            name = node.target if isinstance(node.target, str) else node.target.__name__
+            if name not in SCALAR:
+                raise ValueError(f"the operation {name} has no form for floats; add it to SCALAR")
+            node.op, node.target = "call_function", SCALAR[name]
+    forward: Function = fx.GraphModule({}, graph).forward
+    return forward
+
+
+def _is_python(target: object) -> bool:
+    return getattr(target, "__module__", None) == "_operator"
+
+
+def where(condition: bool, x: float, y: float) -> float:
+    return x if condition else y
+
+
+def sign(x: float) -> float:
+    return float((x > 0) - (x < 0))
+
+
+def clamp(x: float, min: float = -math.inf, max: float = math.inf) -> float:
+    return min if x < min else max if x > max else x
+
+
+def itself(x: float, *_: int) -> float:
+    return x
+
+
+def isnan(x: float) -> int:
+    return int(x != x)  # of which ~ is a truth value as well
+
+
+#: Operations on tensors, and the same on floats.
+SCALAR: dict[str, Function] = {
+    "where": where,
+    "sign": sign,
+    "clamp": clamp,
+    "sqrt": math.sqrt,
+    "maximum": max,
+    "abs": abs,
+    "exp": math.exp,
+    "total": itself,
+    "detach": itself,
+    "unsqueeze": itself,
+    "isnan": isnan,
+}

@@ -1,0 +1,1 @@
+"""The optimizers that a run can name, and how a configuration builds them."""

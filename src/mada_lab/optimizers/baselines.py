@@ -1,0 +1,163 @@
+"""Optimizers of others that ours are compared with, made ready for the loop.
+
+Schedule-Free trains at one point and is evaluated at another, the average; `evaluated` goes there and back. Its
+checkpoints hold the point that it trains at.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from mada_lab.errors import ConfigError, DataError
+from mada_lab.system import optional
+from mada_optim import param_groups
+from mada_optim.matrices import hidden_matrices as matrices
+
+LR_FACTOR = "lr_factor"  # of a group: its learning rate over that of the configuration
+
+Groups = list[dict[str, Any]]
+Numbers = dict[str, Any]
+"""Keywords of an AdamW: lr, betas, eps."""
+
+
+def adamw(groups: Groups, numbers: Numbers) -> Optimizer:
+    """Torch's own: a baseline that shares no code with ours."""
+    return torch.optim.AdamW(groups, **numbers)
+
+
+def prodigy(groups: Groups, numbers: Numbers) -> Optimizer:
+    """Prodigy (Mishchenko and Defazio, ICML 2024), whose lr is a factor on its own estimate: 1 is usual."""
+    cls = _load("prodigyopt").Prodigy
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it decays as it was told to
+        optimizer: Optimizer = cls(groups, safeguard_warmup=True, use_bias_correction=True, **numbers)
+    for group in optimizer.param_groups:  # as after a step, so that a checkpoint fits
+        group.update(d_denom=0.0, d_hat=group["d0"])
+    return optimizer
+
+
+def schedulefree(groups: Groups, numbers: Numbers) -> Optimizer:
+    """AdamW without a schedule (Defazio et al., NeurIPS 2024): wants decay_lr=false."""
+    optimizer: Optimizer = _load("schedulefree").AdamWScheduleFree(groups, **numbers)
+    optimizer.train()  # type: ignore[attr-defined]
+    return optimizer
+
+
+def muon(groups: Groups, numbers: Numbers) -> Optimizer:
+    """AdamW on the groups without LR_FACTOR, Muon (Jordan et al. 2024), at the RMS of AdamW's updates, on the others.
+
+    Raises:
+        ConfigError: There are no others.
+    """
+    if not any(LR_FACTOR in group for group in groups):
+        what = "expected a network with linear layers between the first and the last, got none"
+        raise ConfigError(f"optimizer torch_muon: {what}; use adamw")
+    return Muon(groups, numbers)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An optimizer of others.
+
+    Attributes:
+        make: Makes it from groups and numbers.
+        description: What it is, in the words of reports.
+        lr: Its usual learning rate.
+        keys: The keys of a configuration that it takes, beside those of all optimizers.
+    """
+
+    make: Callable[[Groups, Numbers], Optimizer]
+    description: str
+    lr: float = 1e-3
+    keys: tuple[str, ...] = ("beta1", "beta2", "eps")
+
+
+#: By the name on the command line.
+BASELINES: dict[str, Baseline] = {
+    "adamw": Baseline(adamw, "PyTorch's AdamW"),
+    "prodigy": Baseline(prodigy, "Prodigy", lr=1.0),
+    "schedulefree": Baseline(schedulefree, "Schedule-Free AdamW", lr=2.5e-3),
+    "torch_muon": Baseline(
+        muon, "PyTorch's Muon on hidden matrices and AdamW elsewhere", keys=("beta1", "beta2", "eps", "matrix_lr")
+    ),
+}
+
+
+class Muon(Optimizer):
+    """torch's Muon on some groups, and torch's AdamW on the others, as one optimizer.
+
+    Both work on this one's groups and state, which is all that a checkpoint needs.
+    """
+
+    def __init__(self, groups: Groups, numbers: Numbers) -> None:
+        """Splits the groups: Muon's have LR_FACTOR, and matrices alone."""
+        matrices = [group for group in groups if LR_FACTOR in group]
+        others = [group for group in groups if LR_FACTOR not in group]
+        self._muon = torch.optim.Muon(matrices, lr=numbers["lr"], adjust_lr_fn="match_rms_adamw")
+        self._adamw = torch.optim.AdamW(others, **numbers)
+        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Both parts see what this optimizer holds."""
+        self._muon.param_groups = [group for group in self.param_groups if LR_FACTOR in group]
+        self._adamw.param_groups = [group for group in self.param_groups if LR_FACTOR not in group]
+        self._muon.state = self._adamw.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """A step of both; the loop has no closure."""
+        self._muon.step()
+        self._adamw.step()
+
+
+def hidden_matrices(model: nn.Module) -> set[Tensor]:
+    """Those that MADA's member for matrices moves too, but for kernels of convolutions: torch's Muon refuses those."""
+    return {x.parameter for x in param_groups(model).weights if x.matrix is not False and x.parameter.ndim == 2}
+
+
+def muon_groups(named: Iterable[tuple[str, nn.Parameter]]) -> Groups:
+    """Groups for `muon`, all at one learning rate, of parameters whose module is not at hand."""
+    names, params = zip(*(named := list(named)), strict=True)
+    (flags,) = matrices.hidden([{"params": params, "param_names": names}])
+    hidden = {p for p, flag in zip(params, flags, strict=True) if flag is not False and p.ndim == 2}
+    groups: Groups = [
+        {"params": [x for x in named if x[1] in hidden], LR_FACTOR: 1.0},
+        {"params": [x for x in named if x[1] not in hidden]},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+@contextmanager
+def evaluated(optimizer: Optimizer) -> Iterator[None]:
+    """Within, the weights are those that the optimizer wants evaluated; afterwards, to the bit, what they were."""
+    if not hasattr(optimizer, "eval"):
+        yield
+        return
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = [p.detach().clone() for p in params]
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
+        with torch.no_grad():
+            for p, x in zip(params, kept, strict=True):
+                p.copy_(x)
+
+
+def _load(package: str) -> Any:
+    try:
+        return optional.load(package, "mada-optim[lab]")
+    except DataError as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,323 @@
+"""Optimizers by the name they have on the command line."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+import mada_optim
+from mada_lab.config.declarations import declarations, defaults, optimizer_keys, set_keys
+from mada_lab.config.keys import RunConfig
+from mada_lab.errors import ConfigError
+from mada_lab.optimizers import controls, learners
+from mada_lab.optimizers.baselines import BASELINES, LR_FACTOR, hidden_matrices
+from mada_optim import HyperOptimizer, Learner
+from mada_optim.checks import did_you_mean, learned_names
+from mada_optim.matrices import hidden_matrices as matrices
+from mada_optim.rule import Rule
+from mada_optim.rules import RULES
+
+C = TypeVar("C", bound=RunConfig)
+
+AUTO = "auto"  # a learning rate that is computed from the shapes of the network's matrices
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What a name on the command line means.
+
+    Attributes:
+        make: The class.
+        description: What it is, in the words of reports.
+        rule: The name of its rule.
+        options: Keywords that the name stands for, in the place of the class's defaults.
+    """
+
+    make: type[HyperOptimizer]
+    description: str
+    rule: str = "mada"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def default(self, keyword: str) -> Any:
+        """What the optimizer takes for `keyword` if it isn't named; None if the class has no such keyword."""
+        parameter = inspect.signature(self.make.__init__).parameters.get(keyword)
+        return self.options.get(keyword, None if parameter is None else parameter.default)
+
+
+#: Classes whose rule has their name: nothing is learned unless `learn` says so.
+PLAIN = {cls.__name__.lower(): cls for cls in (
+    mada_optim.SGD, mada_optim.AdaGrad, mada_optim.RMSprop, mada_optim.Adam, mada_optim.AMSGrad, mada_optim.AVGrad,
+    mada_optim.NAdam, mada_optim.Yogi, mada_optim.Adan, mada_optim.Lion, mada_optim.Muon,
+)}  # fmt: skip
+OURS: dict[str, Ours] = {
+    **{name: Ours(HyperOptimizer, f"the rule {name}", name, {"rule": name}) for name in RULES},
+    "automuon": Ours(mada_optim.AutoMuon, "Muon on hidden matrices and Adam elsewhere", "mada_matrix"),
+    "autoadam": Ours(mada_optim.AutoAdam, "Adam"),
+    "mada": Ours(mada_optim.MADA, "MADA as in the paper"),
+    "mada_matrix": Ours(
+        HyperOptimizer,
+        "MADA with Muon mixed in on hidden matrices",
+        "mada_matrix",
+        {"rule": "mada_matrix", "learn": "all", "betas": (0.9, 0.95), "omega": 1.0},
+    ),
+    "mada_released": Ours(
+        mada_optim.MADA,
+        "MADA by the rule of the authors' published code",
+        "mada_released",
+        {"rule": "mada_released"},
+    ),
+    "mada_published": Ours(
+        mada_optim.MADA,
+        "MADA by the arithmetic of the authors' training scripts",
+        "mada_published",
+        {"rule": "mada_published"},
+    ),
+    "mada_traced": Ours(controls.Traced, "MADA as in the paper, with the size of each step recorded"),
+    "mada_paced": Ours(
+        controls.Paced,
+        "MADA's rule, with each step rescaled to the size that it had in another run",
+        options={"learn": ()},
+    ),
+    "hyperadam": Ours(mada_optim.HyperAdam, "HyperAdam", "adam"),
+    **{name: Ours(cls, cls.__name__, name) for name, cls in PLAIN.items()},
+}
+NAMES = (*OURS, *BASELINES)
+#: Names of before, and those of today.
+RENAMED = {"mada_all": "mada", "mada_paper": "mada", "mada_pointwise": "autoadam"}
+#: Those that learn their learning rate.
+LR_FREE = tuple(name for name, ours in OURS.items() if ours.default("lr") == AUTO)
+#: Values of init_from with which the first weights are drawn at random.
+FRESH = ("scratch", "resume")
+BETAS = ("beta1", "beta2")
+DECAY = 0.1  # of those whose class has none; nanoGPT's
+
+
+def build(model: nn.Module, config: RunConfig) -> Optimizer:
+    """The optimizer that `config` names, with weight decay on tensors of 2 or more dimensions only.
+
+    Raises:
+        ConfigError: No optimizer has this name, its package isn't installed, or it refuses a value.
+    """
+    require_known(config.optimizer)
+    require_had(config, set_keys(config))
+    require_start(config)
+    require_guarded(config)
+    try:
+        if config.optimizer in BASELINES:
+            numbers = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
+            numbers["lr"] = learning_rate(config)
+            return BASELINES[config.optimizer].make(_baseline_groups(model, config), numbers)
+        ours = OURS[config.optimizer]
+        groups = decay_groups(model, weight_decay(config))
+        optimizer = ours.make(groups, **{**ours.options, **_keywords(config)})
+        _require_matrices(optimizer, config)
+        if isinstance(optimizer, controls.Paced) and config.pace_from is not None:
+            optimizer.follow(Path(config.pace_from))
+        return optimizer
+    except ValueError as error:
+        raise ConfigError(f"optimizer {config.optimizer}, in the configuration: {error}") from error
+
+
+def peak(optimizer: Optimizer) -> float:
+    """The peak of the schedule of a fresh optimizer: the learning rate that stands in its groups."""
+    usual = next((group for group in optimizer.param_groups if LR_FACTOR not in group), optimizer.param_groups[0])
+    return float(usual["lr"])
+
+
+def learning_rate(config: RunConfig) -> float | str:
+    """The peak learning rate that `config` asks for, or that its optimizer has by default; maybe "auto"."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    if config.optimizer in BASELINES:
+        return BASELINES[config.optimizer].lr
+    usual: float | str = OURS[config.optimizer].default("lr")
+    return usual
+
+
+def require_start(config: RunConfig) -> None:
+    """Raises ConfigError if a learning rate is to be computed that can't be: of others, or of trained weights."""
+    if learning_rate(config) != AUTO:
+        return
+    where = "configuration, key learning_rate: expected a number for"
+    if config.optimizer in BASELINES:
+        raise ConfigError(
+            f"{where} {config.optimizer}, got {AUTO}; leave it out for {BASELINES[config.optimizer].lr:g}"
+        )
+    if config.init_from not in FRESH:
+        what = f"{where} weights that are trained already (init_from={config.init_from}), got {AUTO}"
+        raise ConfigError(f"{what}, which is for fresh ones; choose it, --learning_rate=1e-4, say")
+
+
+def require_guarded(config: RunConfig) -> None:
+    """Raises ConfigError if the guard of the optimizer's betas would not use the beta2 that is given."""
+    guard = OURS[config.optimizer].default("guard") if config.optimizer in OURS else None
+    if guard is not None and config.beta2 is not None and config.beta2 < guard.least_beta2:
+        raise ConfigError(
+            f"optimizer {config.optimizer}, in key beta2: expected at least {guard.least_beta2:g}, the least that its "
+            f"guard of the betas uses, got {config.beta2:g}; choose a larger one, or an optimizer without a guard, "
+            "such as mada"
+        )
+
+
+def require_known(name: str) -> None:
+    """Raises ConfigError, with the nearest name, unless an optimizer is called `name`."""
+    if name not in NAMES:
+        remedy = did_you_mean(RENAMED.get(name, name), NAMES, "choose one of these")
+        raise ConfigError(f"optimizer, in key optimizer: expected one of {', '.join(NAMES)}, got {name}; {remedy}")
+
+
+def require_had(config: RunConfig, given: Iterable[str]) -> None:
+    """Raises ConfigError if a key in `given` has a value, and no effect on the optimizer of `config`."""
+    keys = without_effect(config, given)
+    if keys:
+        others = f", and {', '.join(keys[1:])} too" if keys[1:] else ""
+        cleared = " ".join(f"--{key}=None" for key in keys if defaults(type(config))[key] is None)
+        of_file = f"; what a file gives is left out by {cleared}" if cleared else ""
+        raise ConfigError(f"optimizer {config.optimizer}, in key {keys[0]}: {idle(config)[keys[0]]}{others}{of_file}")
+
+
+def without_effect(config: RunConfig, given: Iterable[str] | None = None) -> list[str]:
+    """The keys in `given`, or those with another value than the default, that the optimizer of `config` hasn't."""
+    given = set_keys(config) if given is None else given
+    return sorted(key for key in {*given} & idle(config).keys() if getattr(config, key) is not None)
+
+
+def without_idle(config: C) -> C:
+    """`config`, with the keys at their defaults that have no effect on its optimizer."""
+    usual = defaults(type(config))
+    return replace(config, **{key: usual[key] for key in without_effect(config)})
+
+
+def idle(config: RunConfig) -> dict[str, str]:
+    """The keys of optimizers that have no effect on the one in `config`, each with what to say of it."""
+    had = _had(config)
+    expected = f"expected one of the keys that it has ({', '.join(sorted(had)) or 'none'})"
+    learner = "leave it out" if config.optimizer in BASELINES else "leave it out, or name in learn what it is for"
+    of_learner = {*learners.CHOICES, *(key for key, x in declarations(type(config)).items() if x.of_learner)}
+    return {
+        key: f"{expected}, got {key}={getattr(config, key)}; {learner if key in of_learner else 'leave it out'}"
+        for key in optimizer_keys(type(config))
+        if key not in had
+    }
+
+
+def replaced(config: RunConfig) -> tuple[str, ...]:
+    """The keys that `coefficients_from` gives in the place of the configuration."""
+    taken_over = config.coefficients_from is not None and config.optimizer in OURS
+    return _rule(config).coefficient_names() if taken_over else ()
+
+
+def _had(config: RunConfig) -> set[str]:
+    """The keys that the optimizer has beside those that all have. Raises ConfigError: `learn` names another's."""
+    if config.optimizer in BASELINES:
+        return set(BASELINES[config.optimizer].keys)
+    ours, rule = OURS[config.optimizer], _rule(config)
+    keys = {"learn", "state_dtype", "coefficients_from", *rule.coefficient_names()}
+    keys |= {"eps"} & rule.hyper_parameters.keys()
+    keys |= {"matrix_lr_ratio"} if rule.matrix_weight is not None else set()
+    keys |= {"pace_from"} if issubclass(ours.make, controls.Paced) else set()
+    keys |= learners.keys_of(config, _makes(config))
+    if not config.momentum and "momentum" not in learned_coefficients(config):
+        keys -= {"nesterov"}
+    return keys
+
+
+def learned_coefficients(config: RunConfig) -> tuple[str, ...]:
+    """What is learned, of an optimizer of this library. Raises ConfigError for a name that is no coefficient."""
+    usual = OURS[config.optimizer].default("learn")
+    names = usual.names if isinstance(usual, Learner) else usual
+    if config.learn is not None:
+        names = _learned(config.learn)
+    elif config.coefficients_from is not None:
+        names = ()
+    try:
+        return learned_names(_rule(config), names)
+    except ValueError as error:
+        raise ConfigError(f"optimizer {config.optimizer}, in key learn: {error}") from error
+
+
+def _makes(config: RunConfig) -> list[tuple[learners.Make, tuple[str, ...]]]:
+    return learners.makes(config, learned_coefficients(config), OURS[config.optimizer].default("learn"))
+
+
+def _require_matrices(optimizer: HyperOptimizer, config: RunConfig) -> None:
+    """Refuses the keys of hidden matrices for a network that has none."""
+    rule = optimizer.rule
+    if rule.matrix_weight is None or any(any(matrices.flags(rule, group)) for group in optimizer.param_groups):
+        return
+    for key in (rule.matrix_weight, "matrix_lr_ratio"):
+        if getattr(config, key) is not None:
+            raise ValueError(f"{key}={getattr(config, key)}: expected a network with hidden matrices; leave it out")
+
+
+def weight_decay(config: RunConfig) -> float:
+    """What `config` says, or the default of its optimizer's class if that decays at all, or else `DECAY`."""
+    own = OURS[config.optimizer].default("weight_decay") if config.optimizer in OURS else None
+    return _or(config.weight_decay, own or DECAY)
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices and embeddings decay; biases and gains don't.
+
+    Those of `param_groups` put together as checkpoints have them; hidden matrices are told by names, which give the
+    same for the application's networks.
+    """
+    weights = mada_optim.param_groups(model).weights
+    groups = [
+        {
+            "params": [(x.name, x.parameter) for x in weights if x.decays == decays],
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for decays in (True, False)
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
+    """`decay_groups`; for torch_muon, hidden matrices apart from the others, with their own learning rate."""
+    groups = decay_groups(model, weight_decay(config))
+    if config.optimizer != "torch_muon":
+        return groups
+    matrices, usual = hidden_matrices(model), float(learning_rate(config))
+    rate = _or(config.matrix_lr, usual)
+    factor = {LR_FACTOR: rate / usual, "lr": rate}
+    parts = [
+        {**group, **keys, "params": [x for x in group["params"] if (x[1] in matrices) == inside]}
+        for inside, keys in ((True, factor), (False, {}))
+        for group in groups
+    ]
+    return [part for part in parts if part["params"]]
+
+
+def _keywords(config: RunConfig) -> dict[str, Any]:
+    """The keywords of one of this library's optimizers."""
+    ours, rule = OURS[config.optimizer], _rule(config)
+    chosen = {q: getattr(config, q) for q in rule.coefficient_names() if getattr(config, q) is not None}
+    if "beta1" in chosen or "beta2" in chosen:
+        usual = ours.default("betas") or [next(q.default for q in rule.coefficients if q.name == x) for x in BETAS]
+        chosen["betas"] = tuple(chosen.pop(q, x) for q, x in zip(BETAS, usual, strict=True))
+    for key in ("eps", "matrix_lr_ratio"):
+        if getattr(config, key) is not None:
+            chosen[key] = getattr(config, key)
+    if config.state_dtype != "float32":
+        chosen["state_dtype"] = getattr(torch, config.state_dtype)
+    return {"lr": learning_rate(config), "learn": learners.learners(config, rule, _makes(config)), **chosen}
+
+
+def _learned(names: str) -> str | tuple[str, ...]:
+    if names == "none":
+        return ()
+    return names if names == "all" else tuple(name.strip() for name in names.split(","))
+
+
+def _rule(config: RunConfig) -> Rule:
+    return RULES[OURS[config.optimizer].rule]
+
+
+def _or(x: float | None, default: float) -> float:
+    return default if x is None else x

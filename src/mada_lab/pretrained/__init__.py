@@ -1,0 +1,1 @@
+"""Trained weights: read, exported, and where training starts from."""

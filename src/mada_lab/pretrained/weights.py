@@ -1,0 +1,153 @@
+"""A trained network, wherever it lies: in a run, in a checkpoint, in a folder of Hugging Face's format, on the Hub."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mada_lab.checkpoints import checkpoint
+from mada_lab.checkpoints import folder as checkpoint_folder
+from mada_lab.checkpoints.compatibility import require_alike
+from mada_lab.config import parsing
+from mada_lab.data import gpt2
+from mada_lab.data.download import read_pinned
+from mada_lab.data.gpt2 import Gpt2Tokenizer, find_encoder
+from mada_lab.data.sidecar import Vocabulary
+from mada_lab.data.tokenizer import CharTokenizer
+from mada_lab.errors import CheckpointError, ConfigError, LabError
+from mada_lab.model.gpt import GPT, GPTConfig
+from mada_lab.pretrained import hf_gpt2, hf_tokenizer
+from mada_lab.system import optional
+
+#: OpenAI's networks on the Hub, by the names that `init_from` takes.
+HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
+MODEL_KEYS = ("block_size", "n_layer", "n_head", "n_embd", "bias")
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A trained network.
+
+    Attributes:
+        origin: Where it was found.
+        config: Its sizes.
+        tensors: Its parameters by name, in float32 on the CPU.
+        vocabulary: What its token ids mean.
+        folder: The run, or the folder, that it belongs to; None on the Hub.
+        step: Optimizer steps that made it; None if unknown.
+        dataset: The data set that it was trained on; None if unknown.
+        data_dir: Where that lay.
+    """
+
+    origin: str
+    config: GPTConfig
+    tensors: Mapping[str, Tensor]
+    vocabulary: Vocabulary
+    folder: Path | None
+    step: int | None = None
+    dataset: str | None = None
+    data_dir: Path | None = None
+
+    def model(self) -> GPT:
+        """The network, ready for evaluation."""
+        model = GPT(self.config)
+        model.load_state_dict(self.tensors)
+        return model.eval()
+
+    def tokenizer(self, bpe_files: Path | None = None) -> Gpt2Tokenizer | CharTokenizer:
+        """Its tokenizer. GPT-2's file is looked for in `bpe_files`, beside the network, and where the data lay.
+
+        Raises:
+            DataError: GPT-2's file isn't there, nor in tiktoken's cache, and can't be downloaded.
+        """
+        if self.vocabulary.characters is not None:
+            return CharTokenizer(self.vocabulary.characters)
+        data_dir, places = self.data_dir or Path("data"), []
+        if self.folder is not None:
+            places.append(self.folder / hf_tokenizer.VOCAB)
+        if self.dataset is not None:
+            places.append(data_dir / self.dataset / gpt2.ENCODER.name)
+        for path in places:
+            if bpe_files is None and path.is_file():
+                return Gpt2Tokenizer(read_pinned(path, gpt2.ENCODER), self.vocabulary.size)
+        return Gpt2Tokenizer(find_encoder(bpe_files, data_dir / "gpt2.download"), self.vocabulary.size)
+
+
+def read(place: str) -> Weights:
+    """The network at `place`.
+
+    Args:
+        place: The folder of a run, whose newest whole checkpoint is taken, of a checkpoint, or of a network in Hugging
+            Face's format; or a name in `HUB`.
+
+    Raises:
+        ConfigError: There is nothing of the kind.
+        CheckpointError: It is damaged, or of another kind of network.
+    """
+    path = Path(place)
+    if place in HUB and not path.exists():
+        return _published(_download(HUB[place]), HUB[place])
+    if (path / hf_gpt2.CONFIG).is_file():
+        return _published(path, place)
+    if checkpoint_folder.STEP.fullmatch(path.resolve().name) and path.is_dir():
+        return _of_checkpoint(path, path.resolve().parents[1])
+    if checkpoint_folder.available(path):
+        return _of_checkpoint(path, path)
+    raise ConfigError(
+        f"network, in {place}: expected a run with a checkpoint, a checkpoint, a folder with {hf_gpt2.CONFIG}, "
+        f"or one of {', '.join(HUB)}, got none of them; check the path"
+    )
+
+
+def _published(folder: Path, origin: str) -> Weights:
+    config, tensors = hf_gpt2.read(folder)
+    vocabulary = hf_tokenizer.read_vocabulary(folder, config.vocab_size)
+    return Weights(origin, config, tensors, vocabulary, folder if origin not in HUB.values() else None)
+
+
+def _of_checkpoint(path: Path, run: Path) -> Weights:
+    saved = checkpoint.load(path) if path.resolve() != run.resolve() else checkpoint.load_newest(path)
+    assert saved is not None
+    try:
+        tree = saved.tree
+        config = parsing.from_values(tree["config"], str(path))
+        vocabulary = _vocabulary(tree)
+        sizes = GPTConfig(vocab_size=vocabulary.size, **{key: getattr(config, key) for key in MODEL_KEYS})
+        tensors = tree["state"]["model"]
+        if sizes.n_layer > len(tensors):
+            raise ValueError(f"expected {sizes.n_layer} layers, got {len(tensors)} tensors")
+        require_alike("model", hf_gpt2.skeleton(sizes, sizes.bias), tensors)
+    except (LabError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        got = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise CheckpointError(checkpoint_folder.damage(path, "the network of its configuration", got)) from error
+    return Weights(str(path), sizes, tensors, vocabulary, run, saved.step, config.dataset, Path(config.data_dir))
+
+
+def _vocabulary(tree: Mapping[str, Any]) -> Vocabulary:
+    """Earlier versions saved the size alone, which tells GPT-2's."""
+    if "tokenizer" in tree:
+        vocabulary = Vocabulary(**tree["tokenizer"])
+        sizes = (gpt2.VOCABULARY_SIZE, gpt2.SMALL_VOCABULARY)
+        known = sizes if vocabulary.characters is None else (len(vocabulary.characters),)
+        if vocabulary.size not in known or vocabulary.size != tree["vocabulary"]:
+            raise ValueError(f"tokenizer: expected {tree['vocabulary']} ids, got {vocabulary.size}")
+        return vocabulary
+    if tree["vocabulary"] != gpt2.VOCABULARY_SIZE:
+        raise ValueError("expected its tokenizer, got none: an earlier version saved it; resume the run for a step")
+    return Vocabulary(Gpt2Tokenizer.name, gpt2.VOCABULARY_SIZE, sha256=gpt2.ENCODER.sha256)
+
+
+def _download(repository: str) -> Path:
+    """The folder of a network in the cache of the Hub's client."""
+    hub = optional.load("huggingface_hub", "mada-optim[hf]")
+    try:
+        found = [Path(hub.hf_hub_download(repository, name)) for name in (hf_gpt2.CONFIG, hf_gpt2.WEIGHTS)]
+    except Exception as error:  # it raises what its HTTP library raises, whichever that is
+        got = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise CheckpointError(
+            f"network, {repository} of the Hugging Face Hub: expected {hf_gpt2.WEIGHTS}, got {got}; "
+            "try again later, or fetch the folder by other means and pass its path"
+        ) from error
+    return found[0].parent

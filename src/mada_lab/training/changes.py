@@ -1,0 +1,76 @@
+"""What a resumed run may change of its configuration: each key takes effect, or is refused, as it declares."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from mada_lab.config import parsing
+from mada_lab.config.declarations import Resume, declarations, defaults
+from mada_lab.config.keys import RunConfig
+from mada_lab.errors import ConfigError
+from mada_lab.optimizers import catalog
+from mada_lab.training.lr_schedule import learning_rate
+
+#: These decide what happens in the steps that are left.
+OF_STEPS = (Resume.STEPS, Resume.SCHEDULE)
+
+
+def changed(config: RunConfig, saved: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Each key whose value differs from the one in the saved configuration, with the old and the new value.
+
+    A key that has no effect beside the others isn't compared. A key that is missing in `saved` was added by a later
+    version, and has its default there.
+    """
+    declared, usual = declarations(type(config)), defaults(type(config))
+    idle = {*parsing.idle(config), *catalog.idle(config)}
+    for key in (x.name for x in fields(config)):
+        if declared[key].resume is Resume.RESOLVED or key in idle:
+            continue
+        old, new = saved.get(key, usual.get(key)), getattr(config, key)
+        other = declared[key].none_is
+        meant = [getattr(config, other) if other is not None and x is None else x for x in (old, new)]
+        if key == "learning_rate":
+            meant = [catalog.learning_rate(replace(config, learning_rate=x)) for x in meant]
+        if meant[0] != meant[1]:
+            yield key, old, new
+
+
+def require_fixed(config: RunConfig, saved: Mapping[str, Any]) -> None:
+    """Raises ConfigError if a key has changed that the checkpoint has fixed."""
+    for key, old, new in changed(config, saved):
+        if declarations(type(config))[key].resume is Resume.FIXED:
+            raise _refused(key, old, new, "", "start afresh in another out_dir")
+
+
+def require_effect(config: RunConfig, saved: Mapping[str, Any], step: int, peak: float, saved_peak: float) -> None:
+    """Raises ConfigError if a key has changed that decides nothing after `step`, the step of the checkpoint.
+
+    `peak` and `saved_peak` are the peak learning rates of the run and of the saved one.
+    """
+    if config.max_iters < step:
+        what = f"expected at least the {step} steps that are done, got {config.max_iters}"
+        raise ConfigError(f"resume, key max_iters: {what}; raise it")
+    for key, old, new in changed(config, saved):
+        peaks = (peak, saved_peak if key == "learning_rate" else peak)
+        if declarations(type(config))[key].resume in OF_STEPS and not _matters(key, old, config, step, peaks):
+            raise _refused(key, old, new, f", which changes nothing after step {step}", "raise max_iters")
+
+
+def _matters(key: str, old: Any, config: RunConfig, step: int, peaks: tuple[float, float]) -> bool:
+    """Whether a step after `step` depends on whether `key` has its old value; `peaks` are the present one and that."""
+    before = replace(config, **{key: old})
+    if key == "max_iters":
+        return True
+    if config.max_iters == step:
+        return False
+    if declarations(type(config))[key].resume is Resume.SCHEDULE:
+        left = range(step + 1, config.max_iters + 1)
+        return any(learning_rate(config, peaks[0], i) != learning_rate(before, peaks[1], i) for i in left)
+    if key == "hyper_stop":  # learning has ended before `step` by either value
+        return any(x is None or x > step for x in (config.hyper_stop, before.hyper_stop))
+    return True
+
+
+def _refused(key: str, old: Any, new: Any, why: str, remedy: str) -> ConfigError:
+    what = f"expected {old}, as in the run that is resumed, got {new}{why}"
+    return ConfigError(f"resume, key {key}: {what}; resume with --{key}={old}, or {remedy}")

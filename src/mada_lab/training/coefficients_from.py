@@ -1,0 +1,42 @@
+"""A run that starts from the coefficients which another one has learned. Without torch."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TypeVar
+
+from mada_lab.config.keys import RunConfig
+from mada_lab.errors import ConfigError
+from mada_lab.records.run_record import read_run
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def resolve(config: C) -> C:
+    """`config` with the final coefficients of the run that `coefficients_from` names, if it names one.
+
+    They stay as they are in training unless `learn` is set too.
+
+    Raises:
+        ConfigError: There is no such run, it hasn't ended, it has no set of coefficients that can be taken over, or the
+            configuration sets one of them to another value.
+    """
+    if config.coefficients_from is None:
+        return config
+    folder = Path(config.coefficients_from)
+    run = read_run(folder)
+    where = f"coefficients, key coefficients_from={folder}"
+    if run.summary is None:
+        raise ConfigError(f"{where}: expected a run that has ended, got one without a summary; finish it first")
+    found = {name: x for name, x in run.final_coefficients().items() if name != "lr"}
+    if not found:
+        raise ConfigError(f"{where}: expected a run of an optimizer with coefficients, got none; name another run")
+    keys = {field.name for field in fields(config)}
+    strange = [name for name, x in found.items() if name not in keys or x is None]
+    if strange:
+        what = f"expected one finite value per coefficient, got {strange[0]}={found[strange[0]]}"
+        raise ConfigError(f"{where}: {what}; name a run of global scope")
+    for name, x in found.items():
+        if getattr(config, name) not in (None, x):
+            what = f"expected {name}={x} of that run, got {name}={getattr(config, name)} beside it"
+            raise ConfigError(f"{where}: {what}; leave one of them out")
+    return replace(config, learn=config.learn or "none", **found)

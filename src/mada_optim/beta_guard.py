@@ -1,0 +1,94 @@
+"""Betas that can't ruin a run: what a rule is given in the place of those that were chosen.
+
+At step t, for the averages m of decay beta1 and v of decay beta2,
+
+    beta1_t = min(beta1, t / (t + ramp)),    beta2_t = max(beta2, beta1, least_beta2).
+
+m remembers 1 + t / ramp steps at most: gradients from further back belong to other weights. v remembers as long as m at
+least, and 1 / (1 - least_beta2) steps. A v that remembers few is about the present gradient squared, so that each step
+is of size lr, however small gradients have become; with a longer memory steps shrink as they do. And with beta2 below
+beta1, where beta1^2 > beta2, an element of m / sqrt(v) has no bound once its gradients shrink: by Cauchy-Schwarz m^2 <=
+v (1 - beta1)^2 / (1 - beta2) sum_k (beta1^2 / beta2)^k, a sum that diverges then (Kingma and Ba, ICLR 2015, ask for
+beta1^2 < sqrt(beta2) in their theorem 4.1; Reddi et al., ICLR 2018, for beta1 < sqrt(beta2)).
+"""
+
+import functools
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mada_optim.rule import Coefficients, Rule, Slots, Update
+
+#: What a rule has whose betas these are: both averages, each over the same average of ones, exact while a beta changes.
+NEEDED = {"m", "v", "w1", "w2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """How far bad betas are taken; the numbers are from trials on small networks, docs/inside/lab-notebook.md.
+
+    Attributes:
+        ramp: Steps for each that m remembers, >= 0: beta1 = .9 is used as such from step 9 ramp on. 0: at once.
+        least_beta2: In [0, 1).
+
+    Raises:
+        ValueError: A number is outside.
+    """
+
+    ramp: float = 5.0
+    least_beta2: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, high in (("ramp", math.inf), ("least_beta2", 1.0)):
+            x = getattr(self, name)
+            if isinstance(x, bool) or not isinstance(x, (int, float)) or not 0 <= x < high:
+                raise ValueError(f"Guard({name}={x!r}): expected a number in [0, {high:g})")
+
+    def require_used(self, beta2: float | Tensor) -> None:
+        """Refuses a beta2 that would not be used, as it is below `least_beta2`.
+
+        Raises:
+            ValueError: It is.
+        """
+        if float(beta2) < self.least_beta2:
+            raise ValueError(
+                f"beta2={float(beta2)}: expected at least {self.least_beta2}, below which the guard keeps no beta2; "
+                "choose a larger one, Guard(least_beta2=0.0), or guard=None"
+            )
+
+
+def require_guard(guard: object) -> Guard | None:
+    """The guard, or None. Raises ValueError if it is neither."""
+    if guard is not None and not isinstance(guard, Guard):
+        raise ValueError(f"guard={guard!r}: expected None or a Guard; Guard() has the usual numbers")
+    return guard
+
+
+def suits(rule: Rule) -> bool:
+    """Whether a rule has betas that can be guarded."""
+    return set(rule.slot_names()) >= NEEDED
+
+
+@functools.lru_cache(maxsize=64)
+def guarded(rule: Rule, guard: Guard) -> Rule:
+    """The rule with guarded betas. Raises ValueError if it has none that `suits`."""
+    if not suits(rule):
+        needed = ", ".join(sorted(NEEDED))
+        raise ValueError(f"guard={guard}: expected a rule with the slots {needed}, got {rule.name!r}; leave guard out")
+    return replace(rule, update=functools.partial(_update, rule.update, guard))
+
+
+def _update(
+    update: Update, guard: Guard, c: Coefficients, g: Tensor, s: Slots, t: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    beta1, beta2 = betas(c["beta1"], c["beta2"], t, guard)
+    return update({**c, "beta1": beta1, "beta2": beta2}, g, s, t)
+
+
+def betas(beta1: Tensor | float, beta2: Tensor | float, t: Tensor, guard: Guard) -> tuple[Tensor, Tensor]:
+    """beta1_t and beta2_t, 0-d; t is a 0-d tensor, 1 at the first step."""
+    ramp, least = t / (t + guard.ramp), guard.least_beta2
+    longer = torch.clamp(beta2 - beta1 + (t - t), min=0.0)  # t makes it a tensor where both are numbers
+    return ramp - torch.clamp(ramp - beta1, min=0.0), least + torch.clamp(beta1 + longer - least, min=0.0)

@@ -1,1 +1,0 @@
-"""How a step is computed: the reference loop, and later the engines that are held equal to it."""

@@ -1,0 +1,1 @@
+"""What executes a step: a folder for each engine, and `eager`, the reference that reads like the theory."""

@@ -1,0 +1,125 @@
+"""A walk over a rule's graph that writes each of its operations as an expression of some language.
+
+Element values are fp32 expressions inside of a loop; scalar values are computed once per tensor in double, and rounded
+once where an element meets them.
+"""
+
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from mada_optim.graph.builder import Builder, total
+from mada_optim.graph.specialize import outputs
+
+COMPARISONS = {"eq": "==", "ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+INFIX = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", **COMPARISONS}
+
+
+class NoCodeError(Exception):
+    """The rule has an operation that isn't written here."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a language writes what rules are made of.
+
+    Attributes:
+        calls: By the name of an operation: from its arguments to an expression; of elements (True) or scalars.
+        infix: An operation of INFIX by name, of elements or scalars, with its two operands.
+        number: A constant, among elements or scalars.
+        declaration: A value by kind (bool, float, double), name and expression.
+        total: The sum with this index.
+    """
+
+    calls: Mapping[str, Callable[..., str]]
+    infix: Callable[[str, bool, str, str], str]
+    number: Callable[[float, bool], str]
+    declaration: Callable[[str, str, str], str]
+    total: Callable[[int], str]
+
+
+class Writer:
+    """Writes the operations of one graph.
+
+    Args:
+        language: In what.
+        graph: A rule's graph, or that of its derivatives.
+        scalars: The graph's inputs that are scalars, with the code that reads each.
+        elements: Those that have one number per element, likewise.
+    """
+
+    def __init__(self, language: Language, graph: fx.Graph, scalars: dict[str, str], elements: dict[str, str]) -> None:
+        self.language, self.graph, self.inputs = language, graph, {**scalars, **elements}
+        self._kind = Builder(graph, scalars)
+        nodes = list(graph.nodes)
+        used = [x for x in nodes if x.op != "output" and (x.users or x.op != "placeholder")]
+        self.totals = [x for x in used if x.target is total]
+        after = set(self.totals)
+        for x in used:
+            if any(y in after for y in x.all_input_nodes):
+                after.add(x)
+        self.elements = [x for x in used if self.is_element(x)]
+        self.shared = [x for x in used if not self.is_element(x) and x not in after]
+        self.combined = [x for x in used if x in after and x.target is not total]
+        self.output = outputs(graph)
+
+    def is_element(self, x: Any) -> bool:
+        return self._kind.is_element(x)
+
+    def operand(self, x: Any, element: bool, shared: str) -> str:
+        """An argument where an element (or a scalar) value is computed; `shared` is before the names of scalars."""
+        if not isinstance(x, fx.Node):
+            return self.language.number(float(x), element)
+        if self.is_element(x) or x not in self.shared:
+            return self.language.total(self.totals.index(x)) if x.target is total else name_of(x)
+        return shared + name_of(x)
+
+    def statement(self, x: fx.Node, shared: str = "") -> str:
+        """The expression of one value.
+
+        Raises:
+            NoCodeError: It isn't known here.
+        """
+        if x.op == "placeholder":
+            return self.inputs[str(x.target)]
+        element = self.is_element(x)
+        name = x.target if isinstance(x.target, str) else x.target.__name__
+        arguments = [self.operand(y, element, shared) for y in (*x.args, *x.kwargs.values())]
+        if name in INFIX:
+            left, right = arguments
+            return self.language.infix(name, element, left, right)
+        if name not in self.language.calls or set(x.kwargs) - {"min"}:
+            raise NoCodeError(name)
+        condition = x.args[0] if name == "where" else None
+        if isinstance(condition, fx.Node) and not is_comparison(condition, self.is_element(condition)):
+            arguments[0] += " != 0"
+        if name == "pow" and x.args[1] == 2:
+            return f"{arguments[0]} * {arguments[0]}"
+        return self.language.calls[name](element, *arguments)
+
+    def declarations(self, values: Iterable[fx.Node], shared: str) -> list[str]:
+        """A line for each value."""
+        lines = []
+        for x in values:
+            element = self.is_element(x)
+            kind = "bool" if is_comparison(x, element) else "float" if element else "double"
+            lines.append(self.language.declaration(kind, name_of(x), self.statement(x, shared)))
+        return lines
+
+
+def name_of(x: fx.Node) -> str:
+    """The name of a value in the code."""
+    return f"n_{x.name}"
+
+
+def is_comparison(x: fx.Node, element: bool) -> bool:
+    """Whether `x` is a truth value; of a scalar, 1 or 0 in a double serves."""
+    return element and getattr(x.target, "__name__", "") in COMPARISONS
+
+
+def indented(lines: Iterable[str], spaces: int = 4) -> str:
+    """Lines as the body of something."""
+    return textwrap.indent("\n".join(lines), " " * spaces)

@@ -1,0 +1,155 @@
+"""C++ for one form of a rule, written from the rule's own graph: what `loops.cpp` includes as `rule.h`.
+
+Scalar values are members of a struct in double, and of another in fp32, which elements meet.
+"""
+
+import operator
+from collections.abc import Sequence
+
+from torch import fx
+
+from mada_optim.engines.code_writer import INFIX, Language, Writer, indented, name_of
+from mada_optim.graph.specialize import SLOT
+from mada_optim.rule import Rule
+
+CPP = Language(
+    calls={
+        "where": lambda _, c, x, y: f"({c}) ? {x} : {y}",
+        "sign": lambda _, x: f"sign_of({x})",
+        "sqrt": lambda _, x: f"std::sqrt({x})",
+        "pow": lambda _, x, n: f"std::pow({x}, {n})",
+        "neg": lambda _, x: f"-{x}",
+        "maximum": lambda _, x, y: f"{x} > {y} ? {x} : {y}",
+        "clamp": lambda _, x, low: f"{x} < {low} ? {low} : {x}",
+        "detach": lambda _, x: x,
+    },
+    infix=lambda name, _, left, right: f"{left} {INFIX[name]} {right}",
+    number=lambda x, element: f"{x!r}f" if element else repr(x),
+    declaration=lambda kind, name, value: f"const {kind} {name} = {value};",
+    total=lambda j: f"sums[{j}]",
+)
+
+
+def members(writer: Writer, struct: str) -> str:
+    """A struct of the scalars that all elements share, and one of the same in fp32."""
+    names = [name_of(x) for x in writer.shared]
+    assignments = "\n".join(f"        {name_of(x)} = {writer.statement(x)};" for x in writer.shared)
+    return f"""struct {struct} {{
+    double {", ".join(["unused", *names])};
+    {struct}(const double *q, const double *hyper, double t, const double *w) {{
+        unused = t;
+{assignments}
+    }}
+}};
+struct {struct}Floats {{
+    float {", ".join(["unused", *names])};
+    explicit {struct}Floats(const {struct} &s) {{
+        unused = 0;
+{chr(10).join(f"        {name} = float(s.{name});" for name in names)}
+    }}
+}};"""
+
+
+def emit(whole: Rule, form: Rule, forward: fx.Graph, backward: fx.Graph, learned: Sequence[str]) -> str:
+    """`rule.h`.
+
+    Args:
+        whole: The rule; its coefficients and hyper-parameters are handed over in its order.
+        form: What is left of it, with the slots that it needs.
+        forward: The graph of `form`.
+        backward: The graph of its derivatives in `learned`.
+        learned: The learned coefficients of the rule.
+
+    Raises:
+        NoCodeError: The rule has an operation that isn't known here.
+    """
+    slots = [slot.name for slot in form.slots if not slot.scalar]
+    scalar_slots = [slot.name for slot in form.slots if slot.scalar]
+    scalars = {
+        **{q: f"q[{i}]" for i, q in enumerate(whole.coefficient_names())},
+        **{name: f"hyper[{i}]" for i, name in enumerate(whole.hyper_parameters)},
+        **{SLOT + name: f"w[{i}]" for i, name in enumerate(scalar_slots)},
+        "t": "t",
+    }
+    step = Writer(CPP, forward, scalars, {"g": "g", **{SLOT + name: f"s.{name}" for name in slots}})
+    slope = Writer(
+        CPP,
+        backward,
+        scalars,
+        {"g": "load(gradient[i])", "cotangent": "g_now[i]", **{SLOT + name: f"load({name}[i])" for name in slots}},
+    )
+    each = " ".join(f"DO({i}, {name})" for i, name in enumerate(slots))
+    head = f"""#define FOR_EACH_SLOT(DO) {each}
+constexpr int SLOTS = {len(slots)}, SCALARS = {len(scalar_slots)}, SUMS = {len(slope.totals)};
+constexpr int COEFFICIENTS = {len(whole.coefficients)}, LEARNED = {len(learned)};
+struct Element {{
+    float {", ".join(["unused", *slots])};
+}};"""
+    return "\n\n".join(
+        [
+            head,
+            members(step, "Step"),
+            _update(step, slots, scalar_slots),
+            members(slope, "Slope"),
+            _sums(slope),
+            _combine(slope),
+        ]
+    )
+
+
+def _update(step: Writer, slots: list[str], scalar_slots: list[str]) -> str:
+    u, after = step.output
+    body = [*step.declarations(step.elements, "k.")]
+    body += [f"s.{name} = {step.operand(after[name], True, 'k.')};" for name in slots]
+    body += [f"return {step.operand(u, True, 'k.')};"]
+    stores = [f"w[{i}] = {step.operand(after[name], False, 's.')};" for i, name in enumerate(scalar_slots)]
+    return f"""// Moves the slots one step on, and gives the update.
+INLINE float update(const StepFloats &k, float g, Element &s) {{
+{indented(body)}
+}}
+
+void next_scalars(const Step &s, double *w) {{
+{indented(stores)}
+}}"""
+
+
+def _sums(slope: Writer) -> str:
+    names = [f"sum_{j}" for j in range(len(slope.totals))]
+    summed = [x.args[0] for x in slope.totals]
+    fused = [x for x in summed if x.target is operator.mul and len(x.users) == 1]
+    body = slope.declarations([x for x in slope.elements if x not in fused], "k.")
+    body += [f"{name} = {_added(slope, x.args[0], name)};" for name, x in zip(names, slope.totals, strict=True)]
+    if not names:
+        return "void add_sums(const Tensor &, const Slope &, int64_t, int64_t, double *) {}"
+    return f"""// Adds the sums over one block, made in fp32.
+void add_sums(const Tensor &x, const Slope &s, int64_t begin, int64_t end, double *sums) {{
+    const SlopeFloats k(s);
+    const float *__restrict g_now = x.g;
+    const State *__restrict gradient = x.gradient;
+#define DECLARE(I, NAME) const State *__restrict NAME = x.slots[I];
+    FOR_EACH_SLOT(DECLARE)
+#undef DECLARE
+    float {", ".join(f"{name} = 0" for name in names)};
+#pragma omp simd reduction(+ : {", ".join(names)})
+    for (int64_t i = begin; i < end; i++) {{
+{indented(body, 8)}
+    }}
+    const float block[] = {{{", ".join(names)}}};
+    for (int j = 0; j < SUMS; j++) sums[j] += block[j];
+}}"""
+
+
+def _added(slope: Writer, x: fx.Node, to: str) -> str:
+    if x.target is operator.mul and len(x.users) == 1:
+        return f"fused({', '.join(slope.operand(y, True, 'k.') for y in x.args)}, {to})"
+    return f"{to} + {slope.operand(x, True, 'k.')}"
+
+
+def _combine(slope: Writer) -> str:
+    derivatives, product = slope.output
+    body = slope.declarations(slope.combined, "s.")
+    body += [f"h[{i}] = {slope.operand(x, False, 's.')};" for i, x in enumerate((*derivatives, product))]
+    return f"""// The derivatives in the learned coefficients, then < g_next, u >.
+void combine(const Slope &s, const double *sums, double *h) {{
+{indented(body)}
+}}"""

@@ -1,0 +1,1 @@
+"""The graph of a rule on tiles of tensors, in torch operations."""

@@ -1,0 +1,1 @@
+"""Parameter groups made from the modules of a network."""

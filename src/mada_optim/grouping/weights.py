@@ -1,0 +1,134 @@
+"""The trained weights of a model, each with what it is: from its module, its ties, and its place in the model."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
+
+from mada_optim.grouping.modules import Finding, Matrix, look
+from mada_optim.layouts import is_matrix
+from mada_optim.matrices import names
+from mada_optim.matrices.output_layers import Layer, output_layers
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A trained parameter.
+
+    Attributes:
+        name: Its name in the model.
+        parameter: The parameter.
+        matrix: Which hidden matrices it consists of, as a group's key `matrix` says it; False for none.
+        why: The reason.
+        decays: Whether weight decay is for it.
+        is_transposed: Whether its first dimension is that of its layer's inputs.
+        is_embedding: Whether its rows belong to tokens or places.
+    """
+
+    name: str
+    parameter: Tensor
+    matrix: Matrix
+    why: str
+    decays: bool
+    is_transposed: bool = False
+    is_embedding: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a module uses a parameter, and what it is there."""
+
+    name: str
+    parameter: Tensor
+    where: names.Path
+    finding: Finding
+
+
+def weights(model: nn.Module, head: Iterable[nn.Module | Tensor] | None) -> list[Weight]:
+    """All parameters of `model` in their order, frozen ones too, each once.
+
+    Args:
+        model: The model.
+        head: The output layers, or None to have them found.
+
+    Raises:
+        ValueError: A parameter is not initialised yet.
+    """
+    places = list(_places(model))
+    uses: dict[Tensor, list[Place]] = {}
+    for place in places:
+        uses.setdefault(place.parameter, []).append(place)
+    outputs = _found(places) if head is None else dict.fromkeys(_said(head), "output layer, said by the user")
+    for inside in _softmaxes(model):
+        outputs.setdefault(inside, "output layer, nn.AdaptiveLogSoftmaxWithLoss")
+    return [_weight(used, outputs.get(p)) for p, used in uses.items()]
+
+
+def _places(model: nn.Module) -> Iterator[Place]:
+    """Each parameter of each module; a shared module once, a shared parameter once for each of its modules."""
+    for prefix, module in model.named_modules():
+        for own, p in module.named_parameters(recurse=False, remove_duplicate=False):
+            name = f"{prefix}.{own}" if prefix else own
+            if is_lazy(p):
+                raise ValueError(
+                    f"parameter {name}: expected an initialised one, got a lazy one; run a batch through the model"
+                )
+            yield Place(name, p, names.path(name), _finding(model, module, prefix, name, p))
+
+
+def _finding(model: nn.Module, module: nn.Module, prefix: str, name: str, p: Tensor) -> Finding:
+    """What `look` says, of the module that a parametrization, or one of torch's lists of parameters, belongs to."""
+    where = names.path(name)
+    if "parametrizations" in prefix.split("."):
+        user = f".{prefix}".rpartition(".parametrizations.")[0]
+        if not isinstance(module, ParametrizationList):
+            is_adapter = names.is_adapter(where)
+            return Finding(False, "weight of an adapter" if is_adapter else "part of a parametrization")
+        if type(module[0]).__name__ == "_WeightNorm" and name.endswith("original0"):
+            return Finding(False, "gain of weight_norm", decays=False)
+        module = model.get_submodule(user.lstrip("."))
+    elif isinstance(module, nn.ParameterList | nn.ParameterDict):
+        module = model.get_submodule(prefix.rpartition(".")[0])
+    elif where.parameter.endswith("_g") and p.ndim > 1 and hasattr(module, f"{where.parameter[:-2]}_v"):
+        return Finding(False, "gain of weight_norm", decays=False)
+    return look(module, where, p)
+
+
+def _found(places: list[Place]) -> dict[Tensor, str]:
+    layers = [place for place in places if place.finding.outputs is not None]
+    widths = {place.parameter.shape[-1] for place in places if place.finding.is_embedding}
+    embeddings = {place.parameter for place in places if place.finding.is_embedding}
+    ordered = [_layer(place, place.parameter in embeddings) for place in layers]
+    return {layers[i].parameter: why for i, why in output_layers(ordered, widths).items()}
+
+
+def _layer(place: Place, is_tied: bool) -> Layer:
+    finding = place.finding
+    return Layer(place.where.layer, finding.outputs or 0, finding.inputs, finding.inner, is_tied)
+
+
+def _said(head: Iterable[nn.Module | Tensor]) -> Iterator[Tensor]:
+    for x in head:
+        yield from x.parameters() if isinstance(x, nn.Module) else (x,)
+
+
+def _softmaxes(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        if isinstance(module, nn.AdaptiveLogSoftmaxWithLoss):
+            yield from module.parameters()
+
+
+def _weight(uses: list[Place], output: str | None) -> Weight:
+    """A parameter, as an embedding if it is one to any of the modules that use it."""
+    first = uses[0]
+    place = next((x for x in uses if x.finding.is_embedding), first)
+    finding, p = place.finding, first.parameter
+    ties = [x.name.rpartition(".")[0] or x.name for x in uses if x is not place]
+    if finding.matrix is not False and not is_matrix(p, finding.matrix):
+        finding = replace(finding, matrix=False, why=f"{finding.why}, a single row or column")
+    if output is not None and finding.outputs is not None:
+        finding = replace(finding, matrix=False, why=output)
+    why = f"{finding.why}, tied to {', '.join(ties)}" if ties else finding.why
+    return Weight(first.name, p, finding.matrix, why, finding.decays, finding.is_transposed, finding.is_embedding)

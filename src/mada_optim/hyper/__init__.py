@@ -1,1 +1,0 @@
-"""How coefficients are learned: the hypergradient, and the step along it."""

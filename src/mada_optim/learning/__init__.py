@@ -1,0 +1,1 @@
+"""Hypergradients, what learns from them, and where learned coefficients live."""

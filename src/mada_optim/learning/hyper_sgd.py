@@ -1,0 +1,123 @@
+"""HyperSGD: the hyper-step of the paper, SGD with momentum on the coefficients (MADA, section 3)."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mada_optim.checks import NON_NEGATIVE, scope_given
+from mada_optim.learning.learner import (
+    NONE,
+    Bounds,
+    Learner,
+    Memory,
+    PerCoefficient,
+    StepInfo,
+    bounds_given,
+    clip_given,
+    clipped,
+    limit_given,
+    names_given,
+    number_of_each,
+    only_of,
+    whole_number,
+)
+from mada_optim.rule import DECAY
+
+
+@dataclass(frozen=True, init=False)
+class HyperSGD(Learner):
+    """Moves coefficients by SGD with momentum along their clipped hypergradients, as the paper does.
+
+        z_t = momentum z_{t-1} + clip(h_t),    q_t = project(q_{t-1} - lr z_t)
+
+    The projection is straight-through: on a bound, hypergradients and momentum go on, as in the authors' code.
+
+    Source: Ozkara et al., ICML 2024 (arXiv 2401.08893), section 3.
+
+        MADA(params, learn=HyperSGD("beta1", "beta2", lr=1e-3))
+
+    Args:
+        names: Coefficients of the rule, or "lr", whose logarithm is learned; "all" for all of the rule's.
+        lr: Hyper learning rate, >= 0: one for all, or a dict by name in the place of those that the rule declares
+            (5e-4 for beta1 and beta2, 1e-1 for the other coefficients of the paper, 1e-2 for lr).
+        momentum: Weight of the past in the velocity, in [0, 1): one for all, or a dict by name; 0 where it has none.
+        clip: Each hypergradient is clipped to [-clip, clip], >= 0, as `torch.nn.utils.clip_grad_norm_` does it, by
+            itself; math.inf leaves them as they are.
+        start: Number of applied steps before the first hyper-step.
+        stop: Number of applied steps after which the coefficients stay; None for no end.
+        bounds: (low, high) by name, in the place of the rule's intervals; for lr of its factor on the lr that is set.
+        scope: Over what a coefficient is one: "global" (all groups, as in the paper), "group" or "tensor".
+        rebound: On a bound, the past pushes outward with at most so many times the present hypergradient, >= 0. With 2,
+            a coefficient leaves its bound at the second step after its hypergradients have turned, whatever the
+            momentum. math.inf: the velocity builds up without limit.
+
+    Raises:
+        ValueError: A value is outside what is allowed; the message says what is.
+    """
+
+    names: str | tuple[str, ...]
+    lr: PerCoefficient
+    momentum: PerCoefficient
+    clip: float
+    start: int
+    stop: int | None
+    bounds: Bounds
+    scope: str
+    rebound: float
+    may_give_nan: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *names: str,
+        lr: PerCoefficient = NONE,
+        momentum: PerCoefficient = 0.0,
+        clip: float = 10.0,
+        start: int = 50,
+        stop: int | None = None,
+        bounds: Bounds = NONE,
+        scope: str = "global",
+        rebound: float = math.inf,
+    ) -> None:
+        fields = {
+            "names": names_given("HyperSGD", names),
+            "lr": number_of_each("lr", lr, NON_NEGATIVE),
+            "momentum": number_of_each("momentum", momentum, DECAY),
+            "clip": clip_given(clip),
+            "start": whole_number("start", start, "the paper's is 50"),
+            "stop": None if stop is None else whole_number("stop", stop, "None is for no end"),
+            "bounds": bounds_given(bounds),
+            "scope": scope_given(scope),
+            "rebound": limit_given("rebound", rebound, "2 is for a coefficient that doesn't wind up"),
+        }
+        for name, x in fields.items():
+            object.__setattr__(self, name, x)
+
+    def init(self, q: Tensor, info: StepInfo) -> Memory:
+        """The velocity."""
+        only_of(info.names, "lr", self.lr)
+        only_of(info.names, "momentum", self.momentum)
+        return {"velocity": torch.zeros_like(q)}
+
+    def step(self, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
+        """One step of SGD with momentum."""
+        lr, h = info.each(self.lr, info.rates), clipped(h, self.clip)
+        momentum = info.each(self.momentum, 0.0)
+        if isinstance(momentum, float) and not momentum:
+            return q - lr * h, memory
+        velocity = self._velocity(q, h, momentum * memory["velocity"], info)
+        return q - lr * velocity, {"velocity": torch.where(info.moves.unsqueeze(-1), velocity, memory["velocity"])}
+
+    def _velocity(self, q: Tensor, h: Tensor, past: Tensor, info: StepInfo) -> Tensor:
+        """The velocity with `h` in it, where `past` is what is left of the one before.
+
+        A finite `h` never makes it infinite or NaN, whose later steps would be NaN too.
+        """
+        if self.rebound < math.inf:
+            most = self.rebound * h.abs()
+            outward = ((q <= info.low) & (past > 0)) | ((q >= info.high) & (past < 0))
+            past = torch.where(outward, torch.clamp(past, -most, most), past)
+        largest = torch.finfo(h.dtype).max
+        return torch.clamp(past + h, -largest, largest)

@@ -1,0 +1,131 @@
+"""HyperTorch: any `torch.optim.Optimizer` as the learner; one of this library makes a tower."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from mada_optim.checks import scope_given
+from mada_optim.learning.learner import (
+    NONE,
+    Bounds,
+    CoefficientOptimizer,
+    Learner,
+    Memory,
+    StepInfo,
+    bounds_given,
+    clip_given,
+    clipped,
+    names_given,
+    whole_number,
+)
+
+Factory = Callable[[list[Tensor]], Optimizer]
+
+
+def adam(leaves: list[Tensor]) -> Optimizer:
+    """Torch's Adam at its usual numbers, lr 1e-3."""
+    return torch.optim.Adam(leaves, lr=1e-3)
+
+
+@dataclass(frozen=True, init=False)
+class HyperTorch(Learner):
+    """Moves coefficients by a `torch.optim.Optimizer`, which has a tensor for each, with an entry for each scope.
+
+    Another optimizer of this library makes a tower (Chandra et al., NeurIPS 2022, arXiv 1909.13371):
+
+        MADA(params, learn=HyperTorch("all", make=lambda leaves: HyperAdam(leaves, lr=1e-3)))
+
+    On CUDA, the host waits for the device in each step where the optimizer keeps numbers on the CPU, as torch's Adam
+    does with its step count unless it is made with `capturable=True`.
+
+    Args:
+        names: Coefficients of the rule, or "lr", whose logarithm is learned; "all" for all of the rule's.
+        make: Makes the optimizer from a list of tensors, one for each coefficient, of shape (rows,).
+        clip: Each hypergradient is clipped to [-clip, clip], >= 0; math.inf leaves them as they are.
+        start: Number of applied steps before the first hyper-step.
+        stop: Number of applied steps after which the coefficients stay; None for no end.
+        bounds: (low, high) by name, in the place of the rule's intervals; for lr of its factor on the lr that is set.
+        scope: Over what a coefficient is one: "global", "group" or "tensor".
+
+    Raises:
+        ValueError: A value is outside what is allowed; the message says what is.
+    """
+
+    names: str | tuple[str, ...]
+    make: Factory
+    clip: float
+    start: int
+    stop: int | None
+    bounds: Bounds
+    scope: str
+
+    def __init__(
+        self,
+        *names: str,
+        make: Factory = adam,
+        clip: float = 10.0,
+        start: int = 50,
+        stop: int | None = None,
+        bounds: Bounds = NONE,
+        scope: str = "global",
+    ) -> None:
+        if not callable(make):
+            raise ValueError(f"make={make!r}: expected a function from a list of tensors to a torch.optim.Optimizer")
+        fields = {
+            "names": names_given("HyperTorch", names),
+            "make": make,
+            "clip": clip_given(clip),
+            "start": whole_number("start", start, "50 is the default"),
+            "stop": None if stop is None else whole_number("stop", stop, "None is for no end"),
+            "bounds": bounds_given(bounds),
+            "scope": scope_given(scope),
+        }
+        for name, x in fields.items():
+            object.__setattr__(self, name, x)
+
+    def init(self, q: Tensor, info: StepInfo) -> Memory:
+        """The optimizer, with leaves of its own."""
+        leaves = [x.clone(memory_format=torch.contiguous_format) for x in q.unbind(-1)]
+        optimizer = self.make(leaves)
+        if not isinstance(optimizer, Optimizer):
+            raise ValueError(
+                f"make gave {optimizer!r}: expected a torch.optim.Optimizer of the tensors that it is given"
+            )
+        if {id(x) for group in optimizer.param_groups for x in group["params"]} != set(map(id, leaves)):
+            raise ValueError(
+                f"make gave {type(optimizer).__name__} of other tensors: expected one of the {len(leaves)} that it is "
+                "given, all of them; lambda leaves: torch.optim.Adam(leaves, lr=1e-3), say"
+            )
+        return {"optimizer": CoefficientOptimizer(optimizer, leaves)}
+
+    def step(self, q: Tensor, h: Tensor, memory: Memory, info: StepInfo) -> tuple[Tensor, Memory]:
+        """A step of the optimizer; of rows that don't move, its state stays.
+
+        State that the optimizer makes at a first step which doesn't count is left at zero.
+        """
+        optimizer, leaves = memory["optimizer"].optimizer, memory["optimizer"].leaves
+        torch._foreach_copy_(leaves, list(q.unbind(-1)))
+        before = {key: x.clone() for key, x in moving_tensors(optimizer)}
+        along = torch.where(info.moves.unsqueeze(-1), clipped(h, self.clip), 0.0)
+        for x, derivative in zip(leaves, along.unbind(-1), strict=True):
+            x.grad = derivative.contiguous()
+        optimizer.step()
+        optimizer.zero_grad()
+        for key, x in moving_tensors(optimizer):
+            counts = info.moves if x.shape == info.moves.shape else info.moves.any()
+            x.copy_(torch.where(counts.to(x.device), x, before.get(key, torch.zeros_like(x))))
+        return torch.stack(leaves, dim=-1), memory
+
+
+def moving_tensors(
+    optimizer: Optimizer, storey: tuple[int, ...] = ()
+) -> Iterator[tuple[tuple[tuple[int, ...], int, str], Tensor]]:
+    """What an optimizer's step changes beside its parameters, with a key: its state, its groups, and so up a tower."""
+    states = [optimizer.state.get(p, {}) for group in optimizer.param_groups for p in group["params"]]
+    for i, holder in enumerate([*optimizer.param_groups, *states]):
+        yield from (((storey, i, name), x) for name, x in holder.items() if isinstance(x, Tensor))
+    for i, above in enumerate(getattr(optimizer, "hyper_optimizers", ())):
+        yield from moving_tensors(above, (*storey, i))

@@ -1,0 +1,211 @@
+"""Which layers give a network's outputs: by their names, or as the last outside of repeated blocks."""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, takewhile
+
+from mada_optim.matrices.names import words
+
+HEAD = re.compile(r"heads?|classif\w*|logits?|scores?|scorer|pred|predict(ion|or)s?|unembed(ding)?")  # the last word
+HEAD_ALONE = frozenset(("cls",))
+OUT = frozenset("out output outputs logit logits".split())  # of the last component
+OUT_LAYER = frozenset("proj projection layer linear fc dense conv".split())  # may follow a word of OUT
+INNER = frozenset("attn attention attend sa mlp ffn ff feed mixer moe expert experts".split())  # parts of a block
+PROJECTED = frozenset("q k v qkv key query value keys queries values".split())
+BLOCKS = re.compile(r"h|\w*(layer|block|stage|cell|unit)s?")  # the last word of what numbers blocks
+NUMBERED = re.compile(r"(.*?)_?(\d+)")
+
+NAMED = "output layer, by its name"
+LAST = "output layer: the last outside of repeated blocks"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with a weight matrix, in the order of registration.
+
+    Attributes:
+        path: Components of its path.
+        outputs: How many it has.
+        inputs: How many it takes; None where the shape doesn't show it, as of stacked matrices.
+        inner: Whether it can't be an output layer: part of an attention or a recurrent layer.
+        is_tied: Whether its weight is an embedding's too.
+    """
+
+    path: tuple[str, ...]
+    outputs: int
+    inputs: int | None
+    inner: bool = False
+    is_tied: bool = False
+
+
+def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int, str]:
+    """The places of the output layers in `layers`, each with the reason.
+
+    First those whose name says so. Without any, the last layer and those parallel to it, if it is not in a repeated
+    block; if it is, the last one outside of them whose outputs no other layer takes. A layer as wide as an embedding is
+    not taken for the output unless its name says so, and no layer is known to be tied: the embedding, used a second
+    time, is.
+
+    Args:
+        layers: All layers, trained or not.
+        widths: The widths of the embeddings.
+    """
+    blocks, attentions = _in_blocks(layers), {_parent(x.path) for x in layers if x.inner or _projects(x.path)} - {()}
+    inner = [layer.inner or _parent(layer.path) in attentions for layer in layers]
+    free = [i for i in range(len(layers)) if not (blocks[i] or inner[i])]
+    shared = len(_common([layer.path for layer in layers]))
+    named = _named([(i, layers[i]) for i in free], shared, widths)
+    if any("aux" not in words(".".join(layers[i].path)) for i in named):
+        return dict.fromkeys(named, NAMED)
+    last = _last(layers, free, widths)
+    return {**dict.fromkeys(named, NAMED), **dict.fromkeys(last, LAST)}
+
+
+def _named(free: list[tuple[int, Layer]], shared: int, widths: Collection[int]) -> list[int]:
+    """Of each module named as a head, the last layer; and layers named as outputs, outside of parts of blocks."""
+    found = defaultdict[tuple[str, ...], list[int]](list)
+    tied = any(layer.is_tied for _, layer in free)
+    for i, layer in free:
+        path = layer.path[min(shared, len(layer.path) - 1) :] if layer.path else ()
+        head, says_so = _head(path), _is_output(path)
+        feeds_embedding = layer.outputs in widths and not layer.is_tied and (tied or not says_so)
+        if not feeds_embedding and (says_so or head is not None):
+            found[path if head is None else head].append(i)
+    by_place = dict(free)
+    followed = {at for at in found for x in found if _is_inside(x, at) and found[x][-1] > found[at][-1]}
+    return sorted(i for at, own in found.items() if at not in followed for i in _ends(own, by_place))
+
+
+def _ends(places: list[int], layers: Mapping[int, Layer]) -> list[int]:
+    """Of the layers of one head the last, and numbered ones whose outputs the next doesn't take, which are parallel."""
+    pairs = [(i, layers[i], layers[j]) for i, j in pairwise(places)]
+    parallel = [i for i, one, other in pairs if one.path[-1].isdecimal() and not _fits(one.outputs, other.inputs)]
+    return [*parallel, places[-1]]
+
+
+def _fits(outputs: int, inputs: int | None) -> bool:
+    """Whether a layer may take what the one before it gives, flattened or gated."""
+    return not (outputs and inputs) or inputs % outputs == 0 or outputs % inputs == 0
+
+
+def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The path of the innermost module named as a head that a layer is in; "heads" are one for each of its parts."""
+    for i in reversed(range(len(path))):
+        own = words(path[i])
+        if _names_head(own) or (len(own) == 1 and own[0] in HEAD_ALONE):
+            parts = path[i + 1 : i + 2] if own[-1] in ("heads", "classifiers") else ()
+            inside = INNER & {x for part in path[:i] for x in words(part)}
+            return None if inside else (*path[: i + 1], *parts)
+    return None
+
+
+def _is_output(path: tuple[str, ...]) -> bool:
+    """Whether the last component with words is one of an output, and those before it name no part of a block."""
+    named = [own for own in map(words, path) if own]
+    if not named or any(INNER & set(own) for own in named[:-1]):
+        return False
+    last = named[-1]
+    return _names_head(last) or last[-1] in OUT or (last[-1] in OUT_LAYER and bool(OUT & set(last)))
+
+
+def _names_head(own: list[str]) -> bool:
+    """Whether words are those of a head; `pre_classifier` and `conv_head` come before one."""
+    return bool(own) and bool(HEAD.fullmatch(own[-1])) and not {"pre", "conv"} & set(own)
+
+
+def _is_inside(path: tuple[str, ...], container: tuple[str, ...]) -> bool:
+    return len(path) > len(container) and path[: len(container)] == container
+
+
+def _last(layers: Sequence[Layer], free: list[int], widths: Collection[int]) -> list[int]:
+    end, taken = len(layers) - 1, {layer.inputs for layer in layers}
+    if free[-1:] != [end]:
+        return [i for i in free if layers[i].outputs not in {*widths, *taken}][-1:]
+    if layers[end].outputs in widths:
+        return []  # the embedding serves as the output
+    beside = takewhile(lambda i: _are_parallel(layers[i], layers[end], taken), reversed(free[:-1]))
+    of_siblings = [i for i in free if _ends_a_sibling(i, layers, end, taken)]
+    return sorted({*beside, *of_siblings, end})
+
+
+def _ends_a_sibling(i: int, layers: Sequence[Layer], end: int, taken: Collection[int | None]) -> bool:
+    """Whether a layer is the last of a module beside that of the last one, as `actor.4` is beside `critic.4`."""
+    one, last = layers[i], layers[end]
+    alike = len(one.path) == len(last.path) > 1 and (*one.path[:-2], one.path[-1]) == (*last.path[:-2], last.path[-1])
+    if not alike or one.path == last.path or one.inputs is None or one.inputs != last.inputs or one.outputs in taken:
+        return False
+    return not any(_is_inside(x.path, one.path[:-1]) for x in layers[i + 1 :])
+
+
+def _are_parallel(layer: Layer, last: Layer, taken: Collection[int | None]) -> bool:
+    """Whether a layer gives outputs beside the last: from the same inputs, and no other layer takes them.
+
+    Of nameless layers it can't be told that they are in one module.
+    """
+    alike = layer.path != () and layer.inputs == last.inputs is not None and layer.path[:-1] == last.path[:-1]
+    return alike and layer.outputs not in taken
+
+
+def _in_blocks(layers: Sequence[Layer]) -> list[bool]:
+    """Whether each layer is in a repeated block: another number in its path gives a layer of as many outputs.
+
+    Where another number gives no layer at all (blocks of several kinds, or just one), the container's name decides.
+    """
+    twins = defaultdict[tuple[tuple[str, ...], tuple[str, ...]], list[int]](list)
+    for layer in layers:
+        for container, rest in _numbered(layer.path):
+            twins[container, rest].append(layer.outputs)
+
+    def repeated(layer: Layer, container: tuple[str, ...], rest: tuple[str, ...]) -> bool:
+        outputs = twins[container, rest]
+        return outputs.count(layer.outputs) > 1 or (len(outputs) == 1 and _names_blocks(container))
+
+    return [any(repeated(layer, *place) for place in _numbered(layer.path)) for layer in layers]
+
+
+def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Each numbered module that contains a layer: what numbers it, and the rest of the path.
+
+    `layers.0.fc` and `layer_0.fc` have one; `fc2` and `layers.2`, which are layers themselves, and `fc2.inner` none.
+    """
+    found = []
+    for i, component in enumerate(path[:-1]):
+        match = NUMBERED.fullmatch(component)
+        if match is None:
+            continue
+        stem = match[1]
+        container = (*path[:i], stem) if stem else path[:i]
+        if _names_blocks(container) if stem else not _names_heads(container, path[-1]):
+            found.append((container, path[i + 1 :]))
+    return found
+
+
+def _names_blocks(container: tuple[str, ...]) -> bool:
+    own = words(container[-1]) if container else []
+    return bool(own) and bool(BLOCKS.fullmatch(own[-1]))
+
+
+def _parent(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The path of the module that holds a layer, or a numbered list of layers."""
+    while path and path[-1].isdecimal():
+        path = path[:-1]
+    return path[:-1]
+
+
+def _projects(path: tuple[str, ...]) -> bool:
+    """Whether a layer is named as one that projects to queries, keys or values."""
+    return bool(path) and bool(PROJECTED & set(words(path[-1])))
+
+
+def _names_heads(container: tuple[str, ...], layer: str) -> bool:
+    """Whether it holds several heads; those of an attention project to queries, keys and values."""
+    own = words(container[-1]) if container else []
+    return bool(own) and own[-1] == "heads" and not _projects((layer,))
+
+
+def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The components that all paths begin with."""
+    together = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return tuple(parts[0] for parts in together)

@@ -1,0 +1,198 @@
+"""What a rule for matrices needs and torch has no operation for: the polar factor of a matrix, by products alone.
+
+A tensor of three dimensions is a batch of matrices, each of which is taken by itself, in batched products where these
+are faster and as exact.
+
+A step of the iteration is X <- p(A) X with p(A) = a + b A + c A^2 and A = X X^T, which moves each singular value s to
+a s + b s^3 + c s^5 and no singular vector. What a rule calls is one operation to who traces it: it is of matrices, and
+no constant shape could be written into a graph. A DTensor is gathered: each process computes all of it, and keeps its
+shard.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from mada_optim import modes
+from mada_optim.sharding import dtensors
+
+Quintic = tuple[float, float, float]
+
+#: Jordan's coefficients (Muon, 2024): torch.optim.Muon takes this step five times, from X over its Frobenius norm.
+JORDAN: tuple[Quintic, ...] = ((3.4445, -4.7750, 2.0315),) * 5
+#: Each is the nearest to 1, in the largest deviation, on all that the ones before it make of [.002, 1]; no composition
+#: does better (Amsel et al. 2025, arXiv 2505.16932). Each takes 1.02 of what it should have to, for rounding to bf16.
+MINIMAX: tuple[Quintic, ...] = (
+    (8.263223, -23.504199, 16.754055),
+    (4.037, -2.887657, 0.521567),
+    (3.670128, -2.640994, 0.495335),
+    (2.793181, -2.014978, 0.42979),
+)
+LONG = 1.5  # the longer side over the shorter, from where on fp32 and fp64 take the steps on A instead of X
+LARGE = 256  # of the shorter side, from where on products in bf16 are the faster ones on a CPU that has them
+BATCHED = 128  # of the shorter side, up to where batched products are the faster ones on a CPU
+TOGETHER = 1 << 22  # elements of a batch whose matrices are taken together, which bounds the memory for products
+
+
+def orthogonal(x: Tensor) -> Tensor:
+    """The semi-orthogonal matrix nearest to `x`, roughly, scaled to a root mean square of 1; 0 where `x` is 0.
+
+    By the five steps of torch.optim.Muon, in whose limit all singular values are about 1 (between .7 and 1.2). With
+    k = min(rows, columns) singular values of 1 the root mean square is sqrt(k / (rows columns)) = 1 / sqrt(max(rows,
+    columns)). Three dimensions are a batch of matrices; of more, the first by all others is a matrix; a vector is a
+    column.
+    """
+    return _on_whole_matrix(orthogonal, x, _jordan)
+
+
+def polar(x: Tensor) -> Tensor:
+    """As `orthogonal`, in four steps for its five, and in bf16 where that is fast.
+
+    Singular values of .002 to 1 of the largest go to between .65 and 1.35, and smaller ones grow 342 times, where
+    `orthogonal` has them grow 485 times; but those are shares of |A^2|_F^(1/4), which the first step has at no cost and
+    which is some m^(3/8) times nearer to the largest one than |X|_F is, where m of them are about equal. In bf16,
+    as torch.optim.Muon's steps always are, are those of matrices in fp32 on CUDA, and of large ones on a CPU with
+    instructions for it.
+    """
+    return _on_whole_matrix(polar, x, _minimax)
+
+
+#: What no loop over elements can do.
+OF_MATRICES = (orthogonal, polar)
+
+
+@modes.without_autocast()
+def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Callable[[Tensor], Tensor]) -> Tensor:
+    """`function(x)`, by `steps` on it as a matrix or a batch of matrices."""
+    if has_torch_function_unary(x):
+        traced: Tensor = handle_torch_function(function, (x,), x)
+        return traced
+    if dtensors.is_sharded(x):
+        return dtensors.like(x, dtensors.taken_from(function(x.full_tensor()), x))  # type: ignore[attr-defined]
+    if x.numel() == 0:
+        return x
+    if x.ndim == 3:
+        return _of_batch(steps, x) * math.sqrt(max(x.shape[1:]))
+    matrix = x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
+    return steps(matrix).reshape(x.shape) * math.sqrt(max(matrix.shape))
+
+
+def _of_batch(steps: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`steps` on each matrix of a batch: on as many at once as is fast."""
+    size = _at_once(x)
+    if size == 1:
+        return torch.stack([steps(matrix) for matrix in x])
+    return torch.cat([steps(part) for part in torch.split(x, size)])
+
+
+def _at_once(x: Tensor) -> int:
+    """How many matrices of a batch are taken together: on a CPU one, where it is large or products are in bf16."""
+    by_itself = x.device.type == "cpu" and min(x.shape[1:]) > BATCHED
+    return 1 if by_itself or len(x) == 1 else max(1, TOGETHER // x[0].numel())
+
+
+def _normalized(x: Tensor) -> Tensor:
+    """`x` over its largest element, so that squares are numbers."""
+    if x.ndim == 2:
+        low, high = torch.aminmax(x)  # a tenth of the time of the maximum norm
+    else:
+        low, high = (ends[..., None] for ends in torch.aminmax(x.flatten(1), dim=1, keepdim=True))
+    return x / torch.maximum(-low, high).clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def _norm(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The Frobenius norm of a matrix, or of each of a batch."""
+    of_each = {} if x.ndim == 2 else {"dim": (1, 2), "keepdim": True}
+    norm: Tensor = torch.linalg.vector_norm(x, dtype=dtype, **of_each)
+    return norm
+
+
+def _jordan(x: Tensor) -> Tensor:
+    x = _normalized(x)
+    x = x / _norm(x).clamp(min=0.5)  # 1 at least, where `x` isn't 0
+    return _all_steps(x, _gram(x), JORDAN)
+
+
+def _minimax(x: Tensor) -> Tensor:
+    return _minimax_in(_dtype_of_products(x), x).to(x.dtype)
+
+
+def _minimax_in(dtype: torch.dtype, x: Tensor) -> Tensor:
+    x = _normalized(x).to(dtype)
+    gram = _gram(x)
+    exact = torch.promote_types(dtype, torch.float32)
+    norm = _norm(gram @ gram, exact) ** 0.25  # of A^2, whose largest eigenvalue is s^4
+    scale = norm.clamp(min=0.5).to(dtype)  # 1 at least, where `x` isn't 0
+    x, gram = x / scale, gram / scale**2
+    return _all_steps(x, gram, MINIMAX)
+
+
+def _dtype_of_products(x: Tensor) -> torch.dtype:
+    in_bf16 = x.is_cuda or (x.device.type == "cpu" and min(x.shape[-2:]) >= LARGE and cpu_has_bf16())
+    return torch.bfloat16 if x.dtype is torch.float32 and in_bf16 else x.dtype
+
+
+@functools.cache
+def cpu_has_bf16() -> bool:
+    """Whether the CPU has instructions for products in bf16; without, they take longer than those in fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _is_tall(x: Tensor) -> bool:
+    return x.shape[-2] > x.shape[-1]
+
+
+def _gram(x: Tensor) -> Tensor:
+    """A: X X^T, or X^T X where that is smaller; with it, X takes its steps from the other side."""
+    return x.mT @ x if _is_tall(x) else x @ x.mT
+
+
+def _all_steps(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
+    """X after all steps, on A where that is cheaper.
+
+    Not if torch rounds the factors of products: the small eigenvalues of A are then noise, which grows.
+    """
+    is_long = max(x.shape[-2:]) > LONG * min(x.shape[-2:])
+    return _on_gram(x, gram, quintics) if is_long and modes.products_are_exact(x) else _on_matrix(x, gram, quintics)
+
+
+def _on_matrix(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
+    """The steps one by one: 4 m^2 n + 2 m^3 operations each for m rows and n columns, m the smaller."""
+    for i, (a, b, c) in enumerate(quintics):
+        gram = _gram(x) if i else gram
+        p = _plus_product(gram, gram, gram, b, c)
+        left, right = (x, p) if _is_tall(x) else (p, x)
+        x = _plus_product(x, left, right, a, 1.0)
+    return x
+
+
+def _on_gram(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
+    """The steps on A, some 8 m^3 operations each, and 4 m^2 n in all.
+
+    All these matrices are polynomials of the first A, so they commute: A = X X^T itself goes to p(A)^2 A, and X can
+    wait for the product of all p(A). Rounded, they don't quite: what rounding leaves in the product is largest on the
+    right, where A is smallest, and so is X. From the other side it is the transpose that X takes.
+    """
+    product = p = _polynomial(gram, quintics[0])
+    for quintic in quintics[1:]:
+        gram = gram @ (p @ p)
+        p = _polynomial(gram, quintic)
+        product = p @ product
+    return x @ product.mT if _is_tall(x) else product @ x
+
+
+def _polynomial(gram: Tensor, quintic: Quintic) -> Tensor:
+    a, b, c = quintic
+    constant = a * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return constant + _plus_product(gram, gram, gram, b, c)
+
+
+def _plus_product(x: Tensor, left: Tensor, right: Tensor, beta: float, alpha: float) -> Tensor:
+    """The sum beta x + alpha left right, of matrices or of batches."""
+    function = torch.addmm if x.ndim == 2 else torch.baddbmm
+    return function(x, left, right, beta=beta, alpha=alpha)

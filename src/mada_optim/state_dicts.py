@@ -1,0 +1,197 @@
+"""State dicts: what may be loaded, and in which dtype it arrives."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mada_optim.engines import eager
+from mada_optim.layouts import Layout, settled
+from mada_optim.learning.bank import LEARNED, is_memory
+from mada_optim.matrices import hidden_matrices
+from mada_optim.rule import Rule, option_key
+from mada_optim.sharding import dtensors
+
+Group = dict[str, Any]
+
+
+def cloned(group: Mapping[str, Any]) -> Group:
+    """A group whose tensors are copies."""
+    return {key: x.clone() if isinstance(x, Tensor) else x for key, x in group.items()}
+
+
+def whole(groups: list[Group], state_dict: Mapping[str, Any], rule: Rule) -> dict[Any, Any]:
+    """The state in `state_dict`, with DTensors for what the parameters have shards of."""
+    per_element, states = eager.per_element(rule), dict(state_dict["state"])
+    for p, key in _keys(groups, state_dict):
+        if key in states and dtensors.is_sharded(p):
+            own = states[key].items()
+            states[key] = {name: dtensors.like(p, x) if name in per_element else x for name, x in own}
+    return states
+
+
+def tower_keys(towers: int) -> list[str]:
+    """Where a state dict has the states of optimizers that learn coefficients."""
+    return ["hyper_optimizer", *(f"hyper_optimizer.{i}" for i in range(1, towers))][:towers]
+
+
+def unlabelled(names: Mapping[str, list[str]], state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict without the names of each learner's coefficients, which `names` must agree with.
+
+    Version 0.1.0 didn't write any.
+
+    Raises:
+        ValueError: A learner has learned others.
+    """
+    groups = []
+    for group in state_dict["param_groups"]:
+        saved = {key: x for key, x in group.items() if str(key).partition(".")[0] == LEARNED}
+        for key, theirs in saved.items():
+            if list(theirs) != names.get(key):
+                raise ValueError(
+                    f"state dict, parameter group, {key!r}: expected {names.get(key, 'nothing')}, got {theirs}; load "
+                    "it into an optimizer of the same model, with the same rule and the same `learn`"
+                )
+        groups.append({key: x for key, x in group.items() if key not in saved})
+    return {**state_dict, "param_groups": groups}
+
+
+def without_idle_velocity(groups: list[Group], state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict without what version 0.1.0 wrote in vain where an optimizer learned coefficients: a velocity."""
+    key = "hyper_velocity"
+    theirs = state_dict["param_groups"]
+    if not any(LEARNED in group for group in theirs) and not any(key in group for group in groups):
+        theirs = [{name: x for name, x in group.items() if name != key} for group in theirs]
+    return {**state_dict, "param_groups": theirs}
+
+
+def check(
+    rule: Rule,
+    learned: tuple[str, ...],
+    memory: eager.Memory,
+    groups: list[Group],
+    state_dict: Mapping[str, Any],
+    towers: int,
+) -> None:
+    """Refuses the state of another rule, `learn` or `scope`, one with a trace or without, or of other shapes.
+
+    `towers` says how many optimizers learn coefficients, whose states must then be there. Slots that the rule has
+    and this optimizer has no use for may be there: version 0.1.0 wrote them.
+
+    Raises:
+        ValueError: Names the first difference, and what to do.
+    """
+    for key in tower_keys(towers):
+        if key not in state_dict:
+            raise ValueError(
+                f"state dict: expected the key {key!r}, got none; "
+                "load it into an optimizer without HyperTorch, or save state_dict() whole"
+            )
+    _known(state_dict)
+    coefficients = set(map(option_key, (*rule.coefficient_names(), "lr")))
+    forms = []
+    for ours, theirs in zip(groups, state_dict["param_groups"], strict=False):
+        keys = [key for key in {**ours, **theirs} if key in coefficients or is_memory(key)]
+        _same("parameter group", _shapes(ours, keys), _shapes(theirs, keys))
+        group = {**ours, **theirs}
+        common = min(len(ours["params"]), len(theirs["params"]))  # torch refuses other numbers, with its own message
+        flags = hidden_matrices.flags(rule, group)[:common]
+        _layouts(ours["params"], flags)
+        forms += [_form(rule, learned, group, layout) for layout in flags]
+    for (p, state), form in zip(_pairs(groups, state_dict), forms, strict=False):
+        if state:
+            _tensors(state)
+            canvas = eager.canvas(dtensors.outline(p))
+            expected = eager.new_state(form, canvas, eager.compute_dtype(canvas), memory)
+            idle = set(rule.slot_names()) - set(form.slot_names())
+            _same("state of a parameter", _shapes(expected, expected), _shapes(state, state.keys() - idle))
+
+
+def _known(state_dict: Mapping[str, Any]) -> None:
+    """Refuses numbers of parameters that have become text, as JSON and its kin make them: they would match none."""
+    params = {key for group in state_dict["param_groups"] for key in group["params"]}
+    for key in state_dict["state"]:
+        if isinstance(key, str) and key not in params and key.isdecimal():
+            raise ValueError(
+                f"state dict, 'state': expected the numbers of parameters as keys, got the text {key!r}; "
+                "turn the keys back into int"
+            )
+
+
+def _form(rule: Rule, learned: tuple[str, ...], group: Group, layout: Layout) -> Rule:
+    """What the rule comes to for parameters of a saved group, where a corner may be a tensor."""
+    fixed = {q: float(group[q]) for q in rule.coefficient_names() if q not in learned}
+    return hidden_matrices.form(rule, {**rule.hyper_parameters, **group, **fixed}, learned, layout)
+
+
+def _layouts(params: Iterable[Tensor], saved: Iterable[Layout]) -> None:
+    for p, layout in zip(params, saved, strict=False):
+        if layout and settled(p, layout) != layout:
+            raise ValueError(
+                f"state dict, {hidden_matrices.FLAGS!r}: got {layout!r} for a parameter of shape {tuple(p.shape)}, "
+                "which has no such matrices; load it into an optimizer of the same model"
+            )
+
+
+def restored(
+    groups: list[Group], state_dict: Mapping[str, Any], form: Callable[[Group, int], Rule], rule: Rule
+) -> dict[Tensor, dict[str, Tensor]]:
+    """The saved state of each parameter, copied to the parameter's device in the dtype that it was saved in.
+
+    `torch.optim.Optimizer.load_state_dict` rounds floating-point state to its parameter's dtype: with bf16 parameters
+    a coefficient of .9995 would come back as 1. Slots of `rule` that `form(group, parameter)` has no use for are
+    left behind. Slots in fp16, which holds no squares of gradients, arrive in fp32.
+    """
+    places = [(group, j) for group in groups for j in range(len(group["params"]))]
+    idle = [set(rule.slot_names()) - set(form(*place).slot_names()) for place in places]
+    per_element = eager.per_element(rule)
+
+    def own(p: Tensor, name: str, x: Tensor) -> Tensor:
+        mine = dtensors.taken_from(x, p) if name in per_element else x
+        narrow = mine.dtype is torch.float16 and name in rule.slot_names()
+        return mine.detach().clone().to(p.device, torch.float32 if narrow else mine.dtype)
+
+    return {
+        p: {name: own(p, name, x) for name, x in state.items() if name not in unused}
+        for (p, state), unused in zip(_pairs(groups, state_dict), idle, strict=False)
+        if state
+    }
+
+
+def _pairs(groups: list[Group], state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Each parameter with its saved state, or {}."""
+    for p, key in _keys(groups, state_dict):
+        yield p, state_dict["state"].get(key) or {}
+
+
+def _keys(groups: list[Group], state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, Any]]:
+    """Each parameter with its key. A state dict numbers parameters in the order of the groups."""
+    ours = chain.from_iterable(group["params"] for group in groups)
+    keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+    yield from zip(ours, keys, strict=False)
+
+
+def _shapes(tensors: Mapping[str, Any], keys: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(getattr(tensors[key], "shape", ())) for key in keys if key in tensors}
+
+
+def _tensors(state: Mapping[str, Any]) -> None:
+    for key, x in state.items():
+        if not isinstance(x, Tensor):
+            raise ValueError(f"state dict, state of a parameter, {key!r}: expected a tensor, got {x!r}; save it anew")
+
+
+def _same(where: str, ours: dict[str, tuple[int, ...]], theirs: dict[str, tuple[int, ...]]) -> None:
+    for key in {**ours, **theirs}:
+        if ours.get(key) != theirs.get(key):
+            expected, got = _described(ours.get(key)), _described(theirs.get(key))
+            raise ValueError(
+                f"state dict, {where}, {key!r}: expected {expected}, got {got}; "
+                "load it into an optimizer of the same model, with the same rule and the same `learn`"
+            )
+
+
+def _described(shape: tuple[int, ...] | None) -> str:
+    return "nothing" if shape is None else f"a tensor of shape {shape}"

@@ -1,0 +1,81 @@
+"""Parameters that a user takes out of groups, replaces or reorders by hand, as torch's optimizers allow it.
+
+What a group holds for each of its parameters, by place, must follow them.
+"""
+
+from collections.abc import Callable, Mapping
+from operator import is_
+from typing import Any
+
+from torch import Tensor
+
+from mada_optim.matrices.hidden_matrices import FLAGS
+
+Group = dict[str, Any]
+
+
+class Members:
+    """The groups of an optimizer, and their parameters, as they were when it last looked.
+
+    Args:
+        scope: Over what a learned coefficient is one; None where nothing is learned.
+    """
+
+    def __init__(self, scope: str | None) -> None:
+        self._scope = scope
+        self._groups: list[Group] = []
+        self._params: list[list[Tensor]] = []
+
+    def take(self, groups: list[Group]) -> None:
+        """Remembers the groups as they are."""
+        self._groups, self._params = list(groups), [list(group["params"]) for group in groups]
+
+    def are_as_they_were(self, groups: list[Group]) -> bool:
+        """Whether each group has the same parameters, in the same order."""
+        return len(groups) == len(self._groups) and all(
+            same(group["params"], own) for group, own in zip(groups, self._params, strict=True)
+        )
+
+    def follow(self, groups: list[Group], decide: Callable[[list[Group]], list[list[Any]]]) -> None:
+        """Puts what groups hold by place into the new order; `decide` says of all groups which matrices are hidden.
+
+        A parameter in the place of one that is gone takes over what was held for that.
+
+        Raises:
+            RuntimeError: A learned coefficient has no place for the change; nothing is changed.
+        """
+        self._require_possible(groups)
+        for i, group in enumerate(groups):
+            if "param_names" in group:
+                places = [f"{i}.{j}" for j in range(len(group["params"]))]
+                group["param_names"] = _followed(group, "param_names", self._known(group), places)
+        flagged = any(FLAGS in group for group in groups)
+        for group, fresh in zip(groups, decide(groups), strict=True) if flagged else ():
+            group[FLAGS] = _followed(group, FLAGS, self._known(group), fresh)
+        self.take(groups)
+
+    def _known(self, group: Group) -> list[Tensor]:
+        """The parameters that a group had."""
+        return next((own for old, own in zip(self._groups, self._params, strict=True) if old is group), [])
+
+    def _require_possible(self, groups: list[Group]) -> None:
+        moved = len(groups) != len(self._groups) or not all(map(is_, groups, self._groups))
+        if self._scope == "tensor" or (moved and self._scope is not None):
+            raise RuntimeError(
+                f"param_groups were changed by hand: expected the {len(self._groups)} groups that were added, with "
+                f"their parameters in their order, got {len(groups)} or others, which have no learned coefficients of "
+                "their own; use add_param_group, or make the optimizer anew"
+            )
+
+
+def same(xs: list[Any], ys: list[Any]) -> bool:
+    """Whether they are the same objects."""
+    return len(xs) == len(ys) and all(map(is_, xs, ys))
+
+
+def _followed(group: Mapping[str, Any], key: str, known: list[Tensor], fresh: list[Any]) -> list[Any]:
+    """What `group[key]` holds of the parameters `known`, in the order of those that it has now."""
+    held = dict(zip(map(id, known), group.get(key, ()), strict=False))
+    now = set(map(id, group["params"]))
+    gone = {j: held[id(p)] for j, p in enumerate(known) if id(p) in held and id(p) not in now}
+    return [held.get(id(p), gone.get(j, fresh[j])) for j, p in enumerate(group["params"])]
