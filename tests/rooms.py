@@ -104,7 +104,7 @@ def page_part():
     for package in ("mada_lab", "mada_optim"):
         rooms = [f"{package}.{name}" for floor in reversed(FLOORS[package]) for name in floor.split()]
         rows = [f"| `{room.partition('.')[2]}` | {line_of(room)} |" for room in rooms if "__" not in room]
-        parts.append(f"### `{package}`\n\n```text\n{picture(package)}\n```\n")
+        parts.append(f"## `{package}`\n\n```text\n{picture(package)}\n```\n")
         parts.append("\n".join(["| room | what lives there |", "|---|---|", *rows]) + "\n")
     return "\n".join(parts)
 

@@ -45,9 +45,8 @@ def test_the_programs_of_a_page_run(page, tmp_path):
 @pytest.mark.parametrize("page", ["README.md", "docs/lab/commands.md"])
 def test_every_command_is_named(page):
     text = (ROOT / page).read_text()
-    assert [
-        words for words in COMMANDS if not re.search(rf"`({' '.join(words)})\b|mada-lab {' '.join(words)}\b", text)
-    ] == []
+    commands = [words if isinstance(words, str) else " ".join(words) for words in COMMANDS]
+    assert [words for words in commands if not re.search(rf"(`|mada-lab ){words}\b", text)] == []
 
 
 class Loads(HTMLParser):
@@ -79,12 +78,12 @@ def test_the_reference_lists_what_the_library_exports(site):
     reference = (site / "reference" / "api.html").read_text()
     listed = re.findall(r'id="mada_optim[\w.]*\.(\w+)"', reference)
     assert [name for name in mada_optim.__all__ if name not in listed] == []
-    for name in ("MADA", "AutoMuon", "HyperOptimizer.step", "optimizers.Adan", "Learner.step", "spec.Rule"):
+    for name in ("MADA", "AutoMuon", "HyperOptimizer.step", "optimizers.Adan", "Learner.step", "rule.Rule"):
         assert f'id="mada_optim.{name}"' in reference
     text = unescape(re.sub("<[^>]+>", "", reference))
     assert "AutoMuon(params: " in text
     assert "**given" not in text
-    assert "opt = MADA(model.parameters(), lr=1e-3)\nloss_fn" in text, "examples in docstrings are code"
+    assert reference.count('class="highlight') > 3, "examples in docstrings are code"
 
 
 def test_no_page_loads_anything_from_the_network(site):
