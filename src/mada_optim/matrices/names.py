@@ -1,4 +1,4 @@
-"""What a parameter's name says of it, by whole words: `emb` inside `ensemble` or `members` says nothing.
+"""Classifies parameters by the whole words of their names: `emb` inside `ensemble` doesn't count.
 
 A name is a path of modules and the parameter's own name. Words end at ".", "_", digits and inside camelCase.
 """
@@ -34,11 +34,11 @@ CONVOLUTION = re.compile(r"(depth|point)?(wise)?conv\w*|kernels?|filters?")
 
 @dataclass(frozen=True)
 class Path:
-    """Where a parameter is.
+    """The path of a parameter.
 
     Attributes:
-        layer: The components of its layer: modules without wrappers, and its own name if that is not just "weight".
-        parameter: Its own name, with parametrizations looked through.
+        layer: Components of its layer: modules without wrappers, and the parameter's name if it is not just "weight".
+        parameter: The parameter's name, without parametrizations.
     """
 
     layer: tuple[str, ...]
@@ -66,7 +66,7 @@ def words(component: str) -> list[str]:
 
 
 def is_plain_weight(parameter: str) -> bool:
-    """Whether a parameter's own name says no more than that it is its module's weight."""
+    """Whether a parameter's own name is just "weight" or another word for it."""
     return bool(PLAIN_WEIGHT.fullmatch(parameter))
 
 
@@ -84,7 +84,7 @@ def speaks_of_embeddings(found: Iterable[str]) -> bool:
 
 
 def is_bias_or_gain(where: Path) -> bool:
-    """Whether it is added or multiplied element by element, however many dimensions it has."""
+    """Whether it is a bias or a gain, added or multiplied element by element, of any number of dimensions."""
     own = words(where.parameter)
     if where.parameter == "weight_g" or (BIAS | GAIN) & set(own) or own[:1] == ["b"]:
         return True
@@ -93,7 +93,7 @@ def is_bias_or_gain(where: Path) -> bool:
 
 
 def is_adapter(where: Path) -> bool:
-    """Whether it is a weight of an adapter of another weight (LoRA and its kin)."""
+    """Whether it belongs to an adapter of another weight, such as LoRA."""
     return any(ADAPTERS & set(words(component)) for component in where.layer)
 
 

@@ -1,4 +1,4 @@
-"""Which layers give a network's outputs: by their names, or as the last outside of repeated blocks."""
+"""Finds a network's output layers: by their names, or as the last layer outside of repeated blocks."""
 
 import re
 from collections import defaultdict
@@ -27,10 +27,10 @@ class Layer:
 
     Attributes:
         path: Components of its path.
-        outputs: How many it has.
-        inputs: How many it takes; None where the shape doesn't show it, as of stacked matrices.
-        inner: Whether it can't be an output layer: part of an attention or a recurrent layer.
-        is_tied: Whether its weight is an embedding's too.
+        outputs: Number of outputs.
+        inputs: Number of inputs; None if the shape doesn't show it, as of stacked matrices.
+        inner: Whether it is part of an attention or a recurrent layer, and so no output layer.
+        is_tied: Whether its weight is also that of an embedding.
     """
 
     path: tuple[str, ...]
@@ -41,12 +41,12 @@ class Layer:
 
 
 def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int, str]:
-    """The places of the output layers in `layers`, each with the reason.
+    """The indices of the output layers in `layers`, each with the reason.
 
-    First those whose name says so. Without any, the last layer and those parallel to it, if it is not in a repeated
-    block; if it is, the last one outside of them whose outputs no other layer takes. A layer as wide as an embedding is
-    not taken for the output unless its name says so, and no layer is known to be tied: the embedding, used a second
-    time, is.
+    They are the layers that are named as outputs. If there is none, they are the last layer and those parallel to it,
+    unless it is in a repeated block; then, the last layer outside of blocks whose outputs are no other layer's inputs.
+    A layer as wide as an embedding is an output layer only if its name says so and no layer is known to be tied, since
+    the embedding may be used as the output layer.
 
     Args:
         layers: All layers, trained or not.
@@ -64,7 +64,7 @@ def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int,
 
 
 def _named(free: list[tuple[int, Layer]], shared: int, widths: Collection[int]) -> list[int]:
-    """Of each module named as a head, the last layer; and layers named as outputs, outside of parts of blocks."""
+    """The last layer of each module named as a head, and layers named as outputs outside of parts of blocks."""
     found = defaultdict[tuple[str, ...], list[int]](list)
     tied = any(layer.is_tied for _, layer in free)
     for i, layer in free:
@@ -79,14 +79,14 @@ def _named(free: list[tuple[int, Layer]], shared: int, widths: Collection[int]) 
 
 
 def _ends(places: list[int], layers: Mapping[int, Layer]) -> list[int]:
-    """Of the layers of one head the last, and numbered ones whose outputs the next doesn't take, which are parallel."""
+    """The last layer of a head, and numbered layers in it whose outputs don't fit the next, which are parallel."""
     pairs = [(i, layers[i], layers[j]) for i, j in pairwise(places)]
     parallel = [i for i, one, other in pairs if one.path[-1].isdecimal() and not _fits(one.outputs, other.inputs)]
     return [*parallel, places[-1]]
 
 
 def _fits(outputs: int, inputs: int | None) -> bool:
-    """Whether a layer may take what the one before it gives, flattened or gated."""
+    """Whether `outputs` may be the inputs of a layer with `inputs`, flattened or gated."""
     return not (outputs and inputs) or inputs % outputs == 0 or outputs % inputs == 0
 
 
