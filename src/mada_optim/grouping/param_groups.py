@@ -177,17 +177,17 @@ def _find(model: nn.Module, head: Head) -> nn.Module | Tensor:
     named.pop("", None)
     if isinstance(head, str):
         plain = {".".join(names.path(f"{path}.weight").layer): x for path, x in named.items()}
-        found = named.get(head, plain.get(head))
-        if found is None:
+        layer = named.get(head, plain.get(head))
+        if layer is None:
             raise ValueError(f"head={head!r}: expected the path of a module; {_near(head, [*named, *plain])}")
     else:
-        found = next((x for x in named.values() if x is head), None)
-        if found is None:
+        layer = next((x for x in named.values() if x is head), None)
+        if layer is None:
             kind = type(head).__name__
             raise ValueError(f"head={kind}(...): expected a module or parameter of the model, got another; name one")
-    if isinstance(found, nn.Module) and not any(p.ndim >= 2 for p in found.parameters()):
+    if isinstance(layer, nn.Module) and not any(p.ndim >= 2 for p in layer.parameters()):
         raise ValueError(f"head={head!r}: expected a layer with a weight matrix, got none in it; name one that has")
-    return found
+    return layer
 
 
 def _near(name: str, allowed: Iterable[str]) -> str:

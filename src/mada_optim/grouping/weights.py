@@ -7,33 +7,23 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from mada_optim.grouping.modules import Finding, Matrix, look
+from mada_optim.grouping.modules import Finding, look
 from mada_optim.layouts import is_matrix
 from mada_optim.matrices import names
 from mada_optim.matrices.output_layers import Layer, output_layers
 
 
-@dataclass(frozen=True)
-class Weight:
-    """A parameter of a model with its class.
+@dataclass(frozen=True, kw_only=True)
+class Weight(Finding):
+    """A parameter of a model with its class, in which output layers are no hidden matrices.
 
     Attributes:
         name: Its name in the model.
         parameter: The parameter.
-        matrix: The hidden matrices that it consists of, in the form of a group's key `matrix`; False for none.
-        why: The reason.
-        decays: Whether weight decay applies to it.
-        is_transposed: Whether its first dimension is that of its layer's inputs.
-        is_embedding: Whether its rows belong to tokens or positions.
     """
 
     name: str
     parameter: Tensor
-    matrix: Matrix
-    why: str
-    decays: bool
-    is_transposed: bool = False
-    is_embedding: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,8 +59,8 @@ def weights(model: nn.Module, head: Iterable[nn.Module | Tensor] | None) -> list
 def _places(model: nn.Module) -> Iterator[Place]:
     """Each parameter of each module; a shared module once, a shared parameter once for each of its modules."""
     for prefix, module in model.named_modules():
-        for own, p in module.named_parameters(recurse=False, remove_duplicate=False):
-            name = f"{prefix}.{own}" if prefix else own
+        for attribute, p in module.named_parameters(recurse=False, remove_duplicate=False):
+            name = f"{prefix}.{attribute}" if prefix else attribute
             if is_lazy(p):
                 raise ValueError(
                     f"parameter {name}: expected an initialized one, got a lazy one; run a batch through the model"
@@ -130,5 +120,6 @@ def _weight(uses: list[Place], output: str | None) -> Weight:
         finding = replace(finding, matrix=False, why=f"{finding.why}, a single row or column")
     if output is not None and finding.outputs is not None:
         finding = replace(finding, matrix=False, why=output)
-    why = f"{finding.why}, tied to {', '.join(ties)}" if ties else finding.why
-    return Weight(first.name, p, finding.matrix, why, finding.decays, finding.is_transposed, finding.is_embedding)
+    if ties:
+        finding = replace(finding, why=f"{finding.why}, tied to {', '.join(ties)}")
+    return Weight(**vars(finding), name=first.name, parameter=p)

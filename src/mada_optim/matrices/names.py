@@ -53,11 +53,11 @@ class Path:
 def path(name: str) -> Path:
     """The path in a name, without wrappers (DDP, FSDP, torch.compile, PEFT), copies and parametrizations."""
     plain = SAVED_COPY.sub("", PARAMETRIZED.sub(r"\1\2", name))
-    *modules, own = plain.split(".")
+    *modules, parameter = plain.split(".")
     parts = [x for x in modules if x and x not in WRAPPERS]
-    if own and not is_plain_weight(own):
-        parts.append(own)
-    return Path(tuple(parts), own)
+    if parameter and not is_plain_weight(parameter):
+        parts.append(parameter)
+    return Path(tuple(parts), parameter)
 
 
 def words(component: str) -> list[str]:
@@ -78,15 +78,15 @@ def is_embedding(where: Path) -> bool:
     return last[-1] in TOKENS or (len(last) == 1 and last[0] in TOKENS_ALONE) or speaks_of_embeddings(last)
 
 
-def speaks_of_embeddings(found: Iterable[str]) -> bool:
+def speaks_of_embeddings(terms: Iterable[str]) -> bool:
     """Whether one of these words, as of the name of a class, is of embeddings."""
-    return _any(EMBEDDING, found)
+    return _any(EMBEDDING, terms)
 
 
 def is_bias_or_gain(where: Path) -> bool:
     """Whether it is a bias or a gain, added or multiplied element by element, of any number of dimensions."""
-    own = words(where.parameter)
-    if where.parameter == "weight_g" or (BIAS | GAIN) & set(own) or own[:1] == ["b"]:
+    terms = words(where.parameter)
+    if where.parameter == "weight_g" or (BIAS | GAIN) & set(terms) or terms[:1] == ["b"]:
         return True
     last = where.last
     return not LAYER & set(last) and (bool(BIAS & set(last)) or _any(NORM, last[-1:]))
@@ -102,10 +102,10 @@ def is_convolution(where: Path) -> bool:
     return speaks_of_convolutions([*where.last, *words(where.parameter)])
 
 
-def speaks_of_convolutions(found: Iterable[str]) -> bool:
+def speaks_of_convolutions(terms: Iterable[str]) -> bool:
     """Whether one of these words, as of the name of a class, is of convolutions."""
-    return _any(CONVOLUTION, found)
+    return _any(CONVOLUTION, terms)
 
 
-def _any(pattern: re.Pattern[str], found: Iterable[str]) -> bool:
-    return any(pattern.fullmatch(word) for word in found)
+def _any(pattern: re.Pattern[str], terms: Iterable[str]) -> bool:
+    return any(pattern.fullmatch(word) for word in terms)

@@ -65,17 +65,17 @@ def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int,
 
 def _named(free: list[tuple[int, Layer]], shared: int, widths: Collection[int]) -> list[int]:
     """The last layer of each module named as a head, and layers named as outputs outside of parts of blocks."""
-    found = defaultdict[tuple[str, ...], list[int]](list)
+    layers_in = defaultdict[tuple[str, ...], list[int]](list)
     tied = any(layer.is_tied for _, layer in free)
     for i, layer in free:
         path = layer.path[min(shared, len(layer.path) - 1) :] if layer.path else ()
         head, says_so = _head(path), _is_output(path)
         feeds_embedding = layer.outputs in widths and not layer.is_tied and (tied or not says_so)
         if not feeds_embedding and (says_so or head is not None):
-            found[path if head is None else head].append(i)
+            layers_in[path if head is None else head].append(i)
     by_place = dict(free)
-    followed = {at for at in found for x in found if _is_inside(x, at) and found[x][-1] > found[at][-1]}
-    return sorted(i for at, own in found.items() if at not in followed for i in _ends(own, by_place))
+    followed = {at for at in layers_in for x in layers_in if _is_inside(x, at) and layers_in[x][-1] > layers_in[at][-1]}
+    return sorted(i for at, places in layers_in.items() if at not in followed for i in _ends(places, by_place))
 
 
 def _ends(places: list[int], layers: Mapping[int, Layer]) -> list[int]:
@@ -93,9 +93,9 @@ def _fits(outputs: int, inputs: int | None) -> bool:
 def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
     """The path of the innermost module named as a head that a layer is in; "heads" are one for each of its parts."""
     for i in reversed(range(len(path))):
-        own = words(path[i])
-        if _names_head(own) or (len(own) == 1 and own[0] in HEAD_ALONE):
-            parts = path[i + 1 : i + 2] if own[-1] in ("heads", "classifiers") else ()
+        terms = words(path[i])
+        if _names_head(terms) or (len(terms) == 1 and terms[0] in HEAD_ALONE):
+            parts = path[i + 1 : i + 2] if terms[-1] in ("heads", "classifiers") else ()
             inside = INNER & {x for part in path[:i] for x in words(part)}
             return None if inside else (*path[: i + 1], *parts)
     return None
@@ -103,16 +103,16 @@ def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
 
 def _is_output(path: tuple[str, ...]) -> bool:
     """Whether the last component with words is one of an output, and those before it name no part of a block."""
-    named = [own for own in map(words, path) if own]
-    if not named or any(INNER & set(own) for own in named[:-1]):
+    named = [terms for terms in map(words, path) if terms]
+    if not named or any(INNER & set(terms) for terms in named[:-1]):
         return False
     last = named[-1]
     return _names_head(last) or last[-1] in OUT or (last[-1] in OUT_LAYER and bool(OUT & set(last)))
 
 
-def _names_head(own: list[str]) -> bool:
+def _names_head(terms: list[str]) -> bool:
     """Whether words are those of a head; `pre_classifier` and `conv_head` come before one."""
-    return bool(own) and bool(HEAD.fullmatch(own[-1])) and not {"pre", "conv"} & set(own)
+    return bool(terms) and bool(HEAD.fullmatch(terms[-1])) and not {"pre", "conv"} & set(terms)
 
 
 def _is_inside(path: tuple[str, ...], container: tuple[str, ...]) -> bool:
@@ -170,7 +170,7 @@ def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, .
 
     `layers.0.fc` and `layer_0.fc` have one; `fc2` and `layers.2`, which are layers themselves, and `fc2.inner` none.
     """
-    found = []
+    modules = []
     for i, component in enumerate(path[:-1]):
         match = NUMBERED.fullmatch(component)
         if match is None:
@@ -178,13 +178,13 @@ def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, .
         stem = match[1]
         container = (*path[:i], stem) if stem else path[:i]
         if _names_blocks(container) if stem else not _names_heads(container, path[-1]):
-            found.append((container, path[i + 1 :]))
-    return found
+            modules.append((container, path[i + 1 :]))
+    return modules
 
 
 def _names_blocks(container: tuple[str, ...]) -> bool:
-    own = words(container[-1]) if container else []
-    return bool(own) and bool(BLOCKS.fullmatch(own[-1]))
+    terms = words(container[-1]) if container else []
+    return bool(terms) and bool(BLOCKS.fullmatch(terms[-1]))
 
 
 def _parent(path: tuple[str, ...]) -> tuple[str, ...]:
@@ -201,8 +201,8 @@ def _projects(path: tuple[str, ...]) -> bool:
 
 def _names_heads(container: tuple[str, ...], layer: str) -> bool:
     """Whether it holds several heads; those of an attention project to queries, keys and values."""
-    own = words(container[-1]) if container else []
-    return bool(own) and own[-1] == "heads" and not _projects((layer,))
+    terms = words(container[-1]) if container else []
+    return bool(terms) and terms[-1] == "heads" and not _projects((layer,))
 
 
 def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:

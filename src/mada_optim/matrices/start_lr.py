@@ -36,7 +36,9 @@ def of_shapes(
     """
     groups = list(groups)
     flags = hidden_matrices.hidden(groups)
-    hidden = [x for group, own in zip(groups, flags, strict=True) for x in zip(group["params"], own, strict=True)]
+    hidden = [
+        x for group, layouts in zip(groups, flags, strict=True) for x in zip(group["params"], layouts, strict=True)
+    ]
     every = [(p, _any_layout(group, p)) for group in groups for p in group["params"]]
     sums = total(torch.tensor([_logarithms(hidden), _logarithms(every)], dtype=torch.float64, device="cpu"))
     (of_hidden, hidden_elements), (of_every, elements) = sums.tolist()
