@@ -1,6 +1,6 @@
-"""Hugging Face Accelerate: accumulation, clipping, and a state that is saved and goes on bit for bit.
+"""Hugging Face Accelerate: accumulation, clipping, and a saved state from which training continues bit for bit.
 
-`accelerator.prepare` wraps the optimizer; the wrapped one, with its `coefficients()`, is `opt.optimizer`.
+`accelerator.prepare` wraps the optimizer. `opt.optimizer` is the wrapped one, which has `coefficients()`.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ def train(accelerator: Accelerator, model: torch.nn.Module, opt: MADA, batches: 
     losses = []
     for _ in range(epochs):
         for x, y in batches:
-            with accelerator.accumulate(model):  # opt.step() and zero_grad() do something at every second batch
+            with accelerator.accumulate(model):  # opt.step() and zero_grad() take effect at every second batch
                 loss = torch.nn.functional.cross_entropy(model(x), y)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:

@@ -1,7 +1,7 @@
-"""Mixed precision: bf16 autocast, and fp16 autocast with a GradScaler. On a GPU where there is one, else on the CPU.
+"""Mixed precision: bf16 autocast, and fp16 autocast with a GradScaler; on a GPU if there is one, else on the CPU.
 
-Parameters, slots and coefficients stay fp32 or wider. `scaler.step` leaves out a step with an overflow: then neither
-weights nor coefficients move. Unscale before you clip; where you don't, `scaler.step` unscales.
+Parameters, slots and coefficients stay fp32 or wider. `scaler.step` skips a step with an overflow: neither weights nor
+coefficients move. Call `scaler.unscale_` before you clip; without it, `scaler.step` unscales.
 """
 
 import torch
@@ -34,7 +34,7 @@ def train(dtype: torch.dtype, scaler: torch.amp.GradScaler, epochs: int = 6) -> 
 
 def main() -> dict:
     off = torch.amp.GradScaler(DEVICE, enabled=False)  # bf16 has the range of fp32: nothing to scale
-    too_high = torch.amp.GradScaler(DEVICE, init_scale=2.0**24)  # the first steps overflow, to show what happens then
+    too_high = torch.amp.GradScaler(DEVICE, init_scale=2.0**24)  # so high that the first steps overflow and are skipped
     runs = {"bf16": train(torch.bfloat16, off), "fp16": train(torch.float16, too_high)}
     for name, run in runs.items():
         print(f"{name}: loss {run['losses'][-1]:.4f}, {run['skipped']} steps skipped, {run['coefficients']}")

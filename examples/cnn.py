@@ -1,8 +1,8 @@
 """A convolutional network of your own: batch norm, dropout, and weight decay on the weights alone.
 
 `param_groups` makes three groups from the modules: hidden matrices and filters, the output layer, and biases and norms,
-which don't decay; `print` shows them. All groups share the learned factor on lr (scope="global", the default); what
-isn't learned, weight_decay among it, belongs to its group.
+which have no weight decay; `print` shows them. All groups share the learned factor on lr (scope="global", the default).
+Options that are not learned, such as weight_decay, are those of each group.
 """
 
 import torch

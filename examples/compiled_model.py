@@ -1,8 +1,8 @@
-"""torch.compile of the model; the optimizer stays as it is.
+"""torch.compile of the model; the optimizer is not compiled.
 
-The coefficients are no part of the model's graph, so learning them recompiles nothing: from the second epoch on, a
-recompilation would raise. `backend="inductor"`, torch's default, is the fast one, and takes its time to compile;
-"aot_eager" shows the same here in seconds.
+The coefficients are not part of the model's graph, so learning them recompiles nothing: from the second epoch on, a
+recompilation would raise an error. `backend="inductor"`, torch's default, runs faster but compiles for longer;
+"aot_eager" shows the same in seconds.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""What these examples share: scikit-learn's handwritten digits (real scans, which it ships), and a small network."""
+"""Data and model of the examples: scikit-learn's handwritten digits (real scans, which it ships), a small network."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 def train_and_test() -> tuple[TensorDataset, TensorDataset]:
-    """1500 images to train on, 297 to test on: float32 [1, 8, 8] in [0, 1], and their labels 0..9."""
+    """1500 training and 297 test images: float32 [1, 8, 8] in [0, 1], with labels 0..9."""
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
     y = torch.tensor(labels)
@@ -14,12 +14,12 @@ def train_and_test() -> tuple[TensorDataset, TensorDataset]:
 
 
 def shuffled(data: TensorDataset, batch_size: int = 64) -> DataLoader:
-    """Batches in another order each epoch; the order is the same in each run."""
+    """Batches in a new order each epoch, the same in each run."""
     return DataLoader(data, batch_size, shuffle=True, generator=torch.Generator().manual_seed(0))
 
 
 def mlp() -> torch.nn.Module:
-    """A small network for the digits, whose weights are the same at each call."""
+    """A small network for the digits, with the same initial weights at each call."""
     torch.manual_seed(0)
     layers = [torch.nn.Flatten(), torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)]
     return torch.nn.Sequential(*layers)
@@ -27,7 +27,7 @@ def mlp() -> torch.nn.Module:
 
 @torch.no_grad()
 def accuracy(model: torch.nn.Module, data: TensorDataset) -> float:
-    """The share of images that `model` names right."""
+    """The fraction of images that `model` classifies correctly."""
     x, y = data.tensors
     model.eval()
     right = (model(x).argmax(1) == y).float().mean().item()

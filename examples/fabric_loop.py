@@ -1,6 +1,6 @@
 """Lightning Fabric: your own loop, with Fabric's precision, clipping and checkpoints.
 
-`fabric.setup` wraps the optimizer; what belongs to it, `opt.coefficients()` among that, is reached through the wrapper.
+`fabric.setup` wraps the optimizer; `opt.coefficients()` and its other methods work through the wrapper.
 """
 
 import tempfile

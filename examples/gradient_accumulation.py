@@ -1,7 +1,7 @@
 """Gradient accumulation: four micro-batches of 16 make the same step as one batch of 64.
 
-The hypergradient is taken in `step`, from the whole accumulated gradient, so the coefficients learn the same too. Weigh
-each loss by its share of the batch: `backward` sums, and a micro-batch's loss is a mean.
+`step` computes the hypergradient from the whole accumulated gradient, so the coefficients move in the same way, too.
+Multiply each loss by its share of the batch: `backward` sums gradients, and the loss of a micro-batch is a mean.
 """
 
 import torch

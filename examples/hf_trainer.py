@@ -1,8 +1,8 @@
 """Hugging Face `Trainer`: a small GPT-2 from its config, on bytes of the text that comes with Python; then a resume.
 
-Two ways to name the optimizer: `optimizer_cls_and_kwargs=(MADA, {...})`, where the Trainer makes its groups with and
-without weight decay, unless "params" is among the keywords, and `optimizers=(opt, scheduler)`, where you do.
-`param_groups(model)` is for both. Checkpoints hold the coefficients, and a resumed run goes on bit for bit.
+Two ways to pass the optimizer: with `optimizer_cls_and_kwargs=(MADA, {...})`, the Trainer makes groups with and without
+weight decay, unless "params" is among the keywords; with `optimizers=(opt, scheduler)`, you make them. Both work with
+`param_groups(model)`. Checkpoints contain the coefficients, and a resumed run continues bit for bit.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ def blocks(count: int = 512) -> list[dict[str, torch.Tensor]]:
 
 
 def trainer(folder: str, model: GPT2LMHeadModel, **optimizer: object) -> Trainer:
-    """A Trainer that saves at half time; `optimizer` is one of its two keywords for that."""
+    """A Trainer that saves after half of the steps; `optimizer` is one of the two keywords that pass the optimizer."""
     arguments = TrainingArguments(
         folder, max_steps=STEPS, save_steps=STEPS // 2, logging_steps=10, learning_rate=3e-3, weight_decay=0.1,
         per_device_train_batch_size=8, gradient_accumulation_steps=2, lr_scheduler_type="cosine",

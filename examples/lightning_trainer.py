@@ -1,7 +1,7 @@
 """Lightning's `Trainer`: a module that returns MADA from `configure_optimizers`, a callback that logs the coefficients.
 
-Lightning computes the loss in a closure that it hands to `step`; clipping, precision and accumulation are its flags.
-Checkpoints hold the coefficients. A run resumed at the end of an epoch goes on as the whole run does.
+Lightning passes a closure with the loss to `step`. Clipping, precision and accumulation are flags of the Trainer.
+Checkpoints contain the coefficients. A run that is resumed at the end of an epoch continues like the whole run.
 """
 
 import tempfile

@@ -1,8 +1,8 @@
-"""Learning rate schedulers: warm-up and cosine, one cycle, and one that watches the loss.
+"""Learning-rate schedulers: warm-up and cosine, one cycle, and reduce on plateau.
 
-A scheduler writes `lr` into the parameter groups, as for any optimizer of torch. A hypergradient uses the learning rate
-that its update was made with, so a schedule needs no adjustment of the hyper-step. `OneCycleLR` and `CyclicLR` would
-also cycle the momentum: switch that off (`cycle_momentum=False`), for here it is learned.
+Schedulers work unchanged: they write `lr` into the parameter groups. The hypergradient uses the learning rate of its
+update, so the hyper-step needs no adjustment. Pass `cycle_momentum=False` to `OneCycleLR` and `CyclicLR`, which would
+also cycle the momentum, since it is learned here.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A plain training loop: AutoMuon stands where AdamW stood, without a learning rate, and nothing else changes."""
+"""A plain training loop with AutoMuon instead of AdamW: it needs no learning rate, and nothing else changes."""
 
 import torch
 from digits import accuracy, mlp, shuffled, train_and_test

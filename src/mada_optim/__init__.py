@@ -1,10 +1,10 @@
-"""Optimizers that learn their own coefficients while a network trains.
+"""PyTorch optimizers that learn their own coefficients during training.
 
     from mada_optim import MADA, AutoMuon, param_groups
-    opt = AutoMuon(param_groups(model))               # no learning rate to choose
-    opt = MADA(model.parameters(), lr=1e-3)           # the paper's: six coefficients are learned
+    opt = AutoMuon(param_groups(model))         # learns the learning rate, so you need not sweep it
+    opt = MADA(model.parameters(), lr=1e-3)     # the optimizer of the paper: learns six coefficients
 
-Ordinary `torch.optim.Optimizer`s: no wrapper, no `create_graph`, no modes.
+They are ordinary `torch.optim.Optimizer`s: no wrapper, no `create_graph`, no modes.
 """
 
 from mada_optim.beta_guard import Guard

@@ -1,15 +1,15 @@
-"""Betas that can't ruin a run: what a rule is given in the place of those that were chosen.
+"""The guard keeps the betas in a safe range.
 
 At step t, for the averages m of decay beta1 and v of decay beta2,
 
     beta1_t = min(beta1, t / (t + ramp)),    beta2_t = max(beta2, beta1, least_beta2).
 
-m remembers 1 + t / ramp steps at most: gradients from further back belong to other weights. v remembers as long as m at
-least, and 1 / (1 - least_beta2) steps. A v that remembers few is about the present gradient squared, so that each step
-is of size lr, however small gradients have become; with a longer memory steps shrink as they do. And with beta2 below
-beta1, where beta1^2 > beta2, an element of m / sqrt(v) has no bound once its gradients shrink: by Cauchy-Schwarz m^2 <=
-v (1 - beta1)^2 / (1 - beta2) sum_k (beta1^2 / beta2)^k, a sum that diverges then (Kingma and Ba, ICLR 2015, ask for
-beta1^2 < sqrt(beta2) in their theorem 4.1; Reddi et al., ICLR 2018, for beta1 < sqrt(beta2)).
+m averages over at most 1 + t / ramp steps, because older gradients belong to other weights. v averages over at least as
+many steps as m, and over 1 / (1 - least_beta2) steps. With a short average, v is about the square of the present
+gradient, and every step has the size lr, however small the gradients become; with a longer one, steps shrink with the
+gradients. If beta1^2 > beta2, an element of m / sqrt(v) has no bound once its gradients shrink: by Cauchy-Schwarz, m^2
+<= v (1 - beta1)^2 / (1 - beta2) sum_k (beta1^2 / beta2)^k, and this sum diverges (Kingma and Ba, ICLR 2015, require
+beta1^2 < sqrt(beta2) in their theorem 4.1; Reddi et al., ICLR 2018, beta1 < sqrt(beta2)).
 """
 
 import functools
@@ -21,20 +21,20 @@ from torch import Tensor
 
 from mada_optim.rule import Coefficients, Rule, Slots, Update
 
-#: What a rule has whose betas these are: both averages, each over the same average of ones, exact while a beta changes.
+#: The slots of rules with a guard: both averages, and the averages of ones that correct them while a beta changes.
 NEEDED = {"m", "v", "w1", "w2"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """How far bad betas are taken; the numbers are from trials on small networks, docs/inside/lab-notebook.md.
+    """Keeps the betas in a safe range. The numbers are from trials on small networks, docs/inside/lab-notebook.md.
 
     Attributes:
-        ramp: Steps for each that m remembers, >= 0: beta1 = .9 is used as such from step 9 ramp on. 0: at once.
-        least_beta2: In [0, 1).
+        ramp: Steps, >= 0: beta1 is limited to t / (t + ramp), so 0.9 applies in full from step 9 ramp on. 0: no limit.
+        least_beta2: Lower limit of beta2, in [0, 1). A smaller beta2 that the user passes is refused.
 
     Raises:
-        ValueError: A number is outside.
+        ValueError: A number is outside its interval.
     """
 
     ramp: float = 5.0
@@ -47,10 +47,10 @@ class Guard:
                 raise ValueError(f"Guard({name}={x!r}): expected a number in [0, {high:g})")
 
     def require_used(self, beta2: float | Tensor) -> None:
-        """Refuses a beta2 that would not be used, as it is below `least_beta2`.
+        """Refuses a beta2 below `least_beta2`.
 
         Raises:
-            ValueError: It is.
+            ValueError: It is below.
         """
         if float(beta2) < self.least_beta2:
             raise ValueError(
@@ -67,7 +67,7 @@ def require_guard(guard: object) -> Guard | None:
 
 
 def suits(rule: Rule) -> bool:
-    """Whether a rule has betas that can be guarded."""
+    """Whether a rule has the slots that a guard needs."""
     return set(rule.slot_names()) >= NEEDED
 
 

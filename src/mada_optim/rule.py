@@ -1,16 +1,16 @@
-"""The nouns of an update rule: what it may learn, what it remembers, and the function that says how it moves.
+"""Update rules: a pure function, and the declarations of its coefficients and slots.
 
-A rule is ONE pure function, `update(c, g, s, t) -> (u, s')`:
+A rule is one function, `update(c, g, s, t) -> (u, s')`:
 
     c   coefficients by name, 0-d tensors, and hyper-parameters by name, floats
     g   gradient of one parameter, any shape
-    s   slots by name: the state kept for that parameter, at step t-1
+    s   slots by name: the state of that parameter at step t-1
     t   number of this step, 1 at the first, a 0-d tensor
-    u   the update, shape of g: the parameter moves by -lr * u
+    u   the update, in the shape of g: the parameter moves by -lr * u
     s'  the slots at step t, same names and shapes
 
-Weight decay and learning rate stay outside. Everything else (the engine, the hypergradient, the state dict) follows
-from the function and the lists declared beside it.
+Weight decay and learning rate are outside the rule. Engines, hypergradients, state dicts, option names and
+documentation are derived from the function and its declarations.
 """
 
 import math
@@ -40,23 +40,23 @@ class Interval:
 
 
 UNIT = Interval(0.0, 1.0)
-DECAY = Interval(0.0, 1.0, open_high=True)  # at 1 an average would never take anything in
+DECAY = Interval(0.0, 1.0, open_high=True)  # at 1 an average would never change
 REAL = Interval(-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A scalar of the rule that may be learned.
+    """A scalar of a rule that may be learned.
 
     Attributes:
-        name: Its name as a keyword, in the state dict and in records.
+        name: Its name as a keyword, as an option of groups, in state dicts and in records.
         symbol: Its letter in LaTeX.
-        interval: Where learning may take it: each hyper-step ends with the projection on this interval.
-        default: Its value where the user names none.
-        domain: Where the rule is defined: a value outside is refused, learned or not.
-        hyper_lr: The learning rate of its hyper-step where the user names none; the paper's for a weight of the past is
-            5e-4, and 1e-1 for the rest.
-        meaning: Its effect on the update in one sentence, for generated pages and for help texts.
+        interval: Each hyper-step ends with the projection on this interval.
+        default: Its value if the user gives none.
+        domain: The values for which the rule is defined; others are refused, learned or not.
+        hyper_lr: Its hyper learning rate if the user gives none. The paper's is 5e-4 for beta1 and beta2, 1e-1 for the
+            others.
+        meaning: Its effect on the update in one sentence, for documentation and help texts.
     """
 
     name: str
@@ -70,13 +70,13 @@ class Coefficient:
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor that the rule remembers for each parameter.
+    """A tensor that a rule keeps for each parameter.
 
     Attributes:
         name: Its key in the optimizer's state.
         symbol: Its letter in LaTeX.
-        init: Its value at t = 0, everywhere.
-        scalar: One number per parameter tensor (0-d, double precision) instead of one per element.
+        init: Initial value of its elements, at t = 0.
+        scalar: Whether it is one number per parameter (0-d, fp64) instead of one per element.
     """
 
     name: str
@@ -85,8 +85,8 @@ class Slot:
     scalar: bool = False
 
 
-#: The coefficient that every rule has, outside of its function. What is learned is the logarithm of a factor on the lr
-#: that the user or a scheduler sets, so that no hyper-step can turn it negative (Baydin et al., ICLR 2018, learn lr).
+#: The learning rate, which every rule has outside of its function. The logarithm of a factor on the lr that the user or
+#: a scheduler sets is learned, so that no hyper-step can make lr negative (Baydin et al., ICLR 2018, learn lr itself).
 LR = Coefficient(
     "lr",
     r"\ln(\alpha/\alpha_0)",
@@ -99,26 +99,25 @@ LR = Coefficient(
 
 
 def option_key(name: str) -> str:
-    """Where a parameter group keeps a coefficient: under its name; what is learned of lr beside `lr`."""
+    """The key of a learned coefficient in a parameter group: its name, and for lr "log_lr", beside the set "lr"."""
     return "log_lr" if name == LR.name else name
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """An update rule: its function, and what that function needs.
+    """An update rule.
 
     Attributes:
         name: Key in the registry.
         update: The pure function described at the head of this module.
-        coefficients: What may be learned, in a fixed order.
-        slots: What is remembered, in a fixed order.
-        hyper_parameters: Fixed numbers by name with their defaults, options of a parameter group like `eps`.
-        pointwise: Whether each element of `u` and of the slots depends on that element alone. Only an engine that
-            regroups elements may use it. A rule that isn't sees a parameter of more than two dimensions as the matrix,
-            or the batch of matrices, that it is (`mada_optim.layouts`).
-        matrix_weight: A coefficient that weighs what only hidden weight matrices have
-            (`mada_optim.matrices.hidden_matrices`): on every other tensor it is fixed at 0, where the rule is
-            pointwise.
+        coefficients: The coefficients, in a fixed order.
+        slots: The slots, in a fixed order.
+        hyper_parameters: Defaults by name of the numbers that are never learned, such as `eps`.
+        pointwise: Whether each element of `u` and of the slots depends on that element alone. Engines use it to regroup
+            elements. A rule that is not pointwise gets a parameter of more than two dimensions as a matrix or a batch
+            of matrices (`mada_optim.layouts`).
+        matrix_weight: Name of a coefficient that is fixed at 0 for all tensors but hidden weight matrices
+            (`mada_optim.matrices.hidden_matrices`). With it at 0, the rule must be pointwise.
     """
 
     name: str

@@ -553,7 +553,7 @@ def test_what_has_no_effect_is_refused(said, message):
 
 
 def test_lazy_weights_are_refused():
-    with pytest.raises(ValueError, match=r"parameter 0.weight: expected an initialised one, got a lazy one"):
+    with pytest.raises(ValueError, match=r"parameter 0.weight: expected an initialized one, got a lazy one"):
         param_groups(nn.Sequential(nn.LazyLinear(4)))
 
 

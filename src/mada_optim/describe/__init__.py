@@ -178,5 +178,5 @@ def _equals(rule: Rule) -> tuple[Equal, ...]:
         return cached(tuple(fixed.items()))
 
     corners = {other.name: equal_rule(rule, other, form) for other in RULES.values() if other is not rule}
-    found = {name: corner for name, corner in corners.items() if corner is not None}
-    return tuple(Equal(name, fixed, names, slots_left(rule, fixed)) for name, (fixed, names) in found.items())
+    equal = {name: corner for name, corner in corners.items() if corner is not None}
+    return tuple(Equal(name, fixed, names, slots_left(rule, fixed)) for name, (fixed, names) in equal.items())

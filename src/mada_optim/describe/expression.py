@@ -119,10 +119,10 @@ class _Reader:
     def lines(self) -> list[Line]:
         """A line for each named operation, then for each slot or update that equals another's value."""
         nodes = [node for node in self.operations if node in self.names]
-        found = [Line(self.names[node], self.symbols[node], self._tree(node)) for node in nodes]
+        equations = [Line(self.names[node], self.symbols[node], self._tree(node)) for node in nodes]
         others = {name: end for name, end in self.ends.items() if name not in self.names.values()}
-        found += [Line(name, Symbol(latex), self._read(x)) for name, (latex, x) in others.items()]
-        return [line for line in found if line.left != line.right]
+        equations += [Line(name, Symbol(latex), self._read(x)) for name, (latex, x) in others.items()]
+        return [line for line in equations if line.left != line.right]
 
     def _read(self, x: Any) -> Expression:
         if isinstance(x, tuple | list):
@@ -153,9 +153,9 @@ def _given(name: str, slots: Mapping[str, str], others: Mapping[str, str]) -> st
 def _inputs(node: fx.Node) -> list[fx.Node]:
     """The operands of a node, each as often as it occurs; those of the shared term `root` are its argument."""
     inside = under_root(node)
-    found: list[fx.Node] = []
-    map_arg((node.args, node.kwargs) if inside is None else inside, found.append)
-    return found
+    operands: list[fx.Node] = []
+    map_arg((node.args, node.kwargs) if inside is None else inside, operands.append)
+    return operands
 
 
 def _behind(ends: list[Any]) -> list[fx.Node]:

@@ -79,36 +79,36 @@ def function(rule: Rule) -> Callable[..., Any]:
     return written
 
 
-def match(pattern: Any, found: Any, bound: Bound | None, admits: Admits) -> Bound | None:
+def match(pattern: Any, subject: Any, bound: Bound | None, admits: Admits) -> Bound | None:
     """The values of the placeholders of `pattern` if it has the same operations as `found`; None otherwise.
 
     Args:
         pattern: A node, or an argument of a node.
-        found: A node or argument of the other graph.
+        subject: A node or argument of the other graph.
         bound: The known values of placeholders; None after a mismatch.
         admits: Whether a placeholder, its first argument, may have a value, its second.
     """
     if bound is None:
         return None
     if not isinstance(pattern, fx.Node):
-        return bound if not isinstance(found, fx.Node) and pattern == found else None
+        return bound if not isinstance(subject, fx.Node) and pattern == subject else None
     if pattern.op == "placeholder":
         if pattern in bound:
-            return bound if bound[pattern] is found else None
-        return {**bound, pattern: found} if admits(pattern, found) else None
-    if not isinstance(found, fx.Node) or (pattern.op, pattern.target) != (found.op, found.target):
+            return bound if bound[pattern] is subject else None
+        return {**bound, pattern: subject} if admits(pattern, subject) else None
+    if not isinstance(subject, fx.Node) or (pattern.op, pattern.target) != (subject.op, subject.target):
         return None
-    if pattern.kwargs.keys() != found.kwargs.keys() or len(pattern.args) != len(found.args):
+    if pattern.kwargs.keys() != subject.kwargs.keys() or len(pattern.args) != len(subject.args):
         return None
-    bound = _match_all(pattern.kwargs.values(), [found.kwargs[key] for key in pattern.kwargs], bound, admits)
-    in_order = _match_all(pattern.args, found.args, bound, admits)
+    bound = _match_all(pattern.kwargs.values(), [subject.kwargs[key] for key in pattern.kwargs], bound, admits)
+    in_order = _match_all(pattern.args, subject.args, bound, admits)
     if in_order is None and pattern.target in COMMUTATIVE:
-        return _match_all(pattern.args, found.args[::-1], bound, admits)
+        return _match_all(pattern.args, subject.args[::-1], bound, admits)
     return in_order
 
 
-def _match_all(patterns: Iterable[Any], found: Iterable[Any], bound: Bound | None, admits: Admits) -> Bound | None:
-    for pattern, x in zip(patterns, found, strict=True):
+def _match_all(patterns: Iterable[Any], subject: Iterable[Any], bound: Bound | None, admits: Admits) -> Bound | None:
+    for pattern, x in zip(patterns, subject, strict=True):
         bound = match(pattern, x, bound, admits)
     return bound
 

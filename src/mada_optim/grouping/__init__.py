@@ -1,1 +1,1 @@
-"""Parameter groups made from the modules of a network."""
+"""Parameter groups from the modules of a model."""

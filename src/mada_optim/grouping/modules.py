@@ -1,4 +1,4 @@
-"""What each weight of a module is: a matrix, several, a batch of them, an embedding, a bias or a gain."""
+"""Classifies the weights of a module: one matrix, several, a batch of matrices, an embedding, a bias or a gain."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 @dataclass(frozen=True)
 class Finding:
-    """What a parameter is in its module.
+    """The class of a parameter in its module.
 
     Attributes:
-        matrix: Which matrices it consists of, if it is between two layers.
-        why: The reason, for people.
-        decays: Whether weight decay is for it.
-        outputs: How many outputs its layer has; None if it is not the matrix of a layer.
-        inputs: How many inputs its layer takes; None if its shape doesn't show it.
+        matrix: The matrices that it consists of, if it is between two layers.
+        why: The reason, for users.
+        decays: Whether weight decay applies to it.
+        outputs: Number of outputs of its layer; None if it is not the matrix of a layer.
+        inputs: Number of inputs of its layer; None if its shape doesn't show it.
         inner: Whether it can't be an output layer.
-        is_embedding: Whether its rows belong to tokens or places.
+        is_embedding: Whether its rows belong to tokens or positions.
         is_transposed: Whether its rows are inputs, so that blocks of outputs are along its columns.
     """
 
@@ -45,11 +45,11 @@ class Finding:
 
 
 def look(module: nn.Module, where: Path, p: Tensor) -> Finding:
-    """What the parameter `p` of `module` is.
+    """The class of the parameter `p` of `module`.
 
     Args:
-        module: The module that it belongs to; of a parametrized weight, the one that uses the weight.
-        where: Its path.
+        module: The module that the parameter belongs to; for a parametrized weight, the one that uses the weight.
+        where: The parameter's path.
         p: The parameter.
     """
     is_norm = isinstance(module, NORMS) or names.words(type(module).__name__)[-1:] == ["norm"]
@@ -73,32 +73,32 @@ def look(module: nn.Module, where: Path, p: Tensor) -> Finding:
 
 
 def _kind(module: nn.Module) -> str:
-    """The name of a module's class: of those of torch one that is public, as others stand for it inside of torch."""
-    own = type(module)
-    if own.__module__.startswith("torch.nn.") or own.__name__.startswith("Parametrized"):
-        own = next((cls for cls in own.__mro__ if getattr(nn, cls.__name__, None) is cls), own)
-    return f"nn.{own.__name__}" if own.__module__.startswith("torch.nn.") else own.__name__
+    """The name of a module's class; for torch's private classes, that of their public base."""
+    kind = type(module)
+    if kind.__module__.startswith("torch.nn.") or kind.__name__.startswith("Parametrized"):
+        kind = next((cls for cls in kind.__mro__ if getattr(nn, cls.__name__, None) is cls), kind)
+    return f"nn.{kind.__name__}" if kind.__module__.startswith("torch.nn.") else kind.__name__
 
 
-def _embedding(module: nn.Module, own: str, p: Tensor) -> Finding:
+def _embedding(module: nn.Module, name: str, p: Tensor) -> Finding:
     return Finding(False, _kind(module), is_embedding=True)
 
 
-def _linear(module: nn.Module, own: str, p: Tensor) -> Finding:
+def _linear(module: nn.Module, name: str, p: Tensor) -> Finding:
     return Finding(True, _kind(module), outputs=p.shape[0], inputs=p.shape[-1])
 
 
-def _transposed_linear(module: nn.Module, own: str, p: Tensor) -> Finding:
+def _transposed_linear(module: nn.Module, name: str, p: Tensor) -> Finding:
     why = f"{_kind(module)}, inputs by outputs; fused outputs are columns and not split"
     return Finding(True, why, outputs=p.shape[1], inputs=p.shape[0], is_transposed=True)
 
 
-def _bilinear(module: nn.Module, own: str, p: Tensor) -> Finding:
+def _bilinear(module: nn.Module, name: str, p: Tensor) -> Finding:
     why = "nn.Bilinear, outputs by pairs of inputs"
     return Finding(True, why, outputs=p.shape[0], inputs=p.shape[2])
 
 
-def _convolution(module: nn.Module, own: str, p: Tensor) -> Finding:
+def _convolution(module: nn.Module, name: str, p: Tensor) -> Finding:
     assert isinstance(module, _ConvNd)
     outputs, inputs, groups = module.out_channels, module.in_channels, module.groups
     if groups > 1 and (p.shape[1] == 1 or p.shape[0] == groups):  # each filter, or each group, is a vector
@@ -109,16 +109,16 @@ def _convolution(module: nn.Module, own: str, p: Tensor) -> Finding:
     return Finding(matrix, why, outputs=outputs, inputs=inputs, is_transposed=turned)
 
 
-def _recurrent(module: nn.Module, own: str, p: Tensor) -> Finding:
-    gates = 1 if own.startswith("weight_hr") else p.shape[0] // int(module.hidden_size)  # type: ignore[arg-type]
+def _recurrent(module: nn.Module, name: str, p: Tensor) -> Finding:
+    gates = 1 if name.startswith("weight_hr") else p.shape[0] // int(module.hidden_size)  # type: ignore[arg-type]
     why = f"{_kind(module)}, {gates} gates" if gates > 1 else _kind(module)
     return Finding(gates if gates > 1 else True, why, outputs=p.shape[0], inputs=p.shape[1], inner=True)
 
 
-def _attention(module: nn.Module, own: str, p: Tensor) -> Finding:
-    if own == "in_proj_weight":
+def _attention(module: nn.Module, name: str, p: Tensor) -> Finding:
+    if name == "in_proj_weight":
         return Finding(3, f"{_kind(module)} in_proj, 3 blocks", outputs=p.shape[0], inputs=p.shape[1], inner=True)
-    return Finding(True, f"{_kind(module)} {own}", outputs=p.shape[0], inputs=p.shape[1], inner=True)
+    return Finding(True, f"{_kind(module)} {name}", outputs=p.shape[0], inputs=p.shape[1], inner=True)
 
 
 Reader = Callable[[nn.Module, str, Tensor], Finding]
@@ -134,7 +134,7 @@ HAVE_SEVERAL = ((nn.RNNBase, nn.RNNCellBase), nn.MultiheadAttention)  # weights,
 
 
 def _held_directly(module: nn.Module, where: Path, p: Tensor) -> Finding:
-    """What a parameter of a module of the user's own class is, by its name and its shape."""
+    """The class of a parameter that a module of the user's holds directly, by its name and shape."""
     of_class = names.words(type(module).__name__)
     if names.is_bias_or_gain(where):
         return Finding(False, "bias or gain, by its name", decays=False)
@@ -157,5 +157,5 @@ def _held_directly(module: nn.Module, where: Path, p: Tensor) -> Finding:
 
 
 def _is_stack(p: Tensor) -> bool:
-    """Whether four dimensions or more are a batch of matrices rather than a kernel, whose last two are small."""
+    """Whether four or more dimensions are a batch of matrices, not a convolution's kernel, whose last two are small."""
     return min(p.shape[-2:]) > KERNEL

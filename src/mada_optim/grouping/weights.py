@@ -1,4 +1,4 @@
-"""The trained weights of a model, each with what it is: from its module, its ties, and its place in the model."""
+"""The weights of a model, classified by their modules, their ties, and their place in the model."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -7,38 +7,28 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from mada_optim.grouping.modules import Finding, Matrix, look
+from mada_optim.grouping.modules import Finding, look
 from mada_optim.layouts import is_matrix
 from mada_optim.matrices import names
 from mada_optim.matrices.output_layers import Layer, output_layers
 
 
-@dataclass(frozen=True)
-class Weight:
-    """A trained parameter.
+@dataclass(frozen=True, kw_only=True)
+class Weight(Finding):
+    """A parameter of a model with its class, in which output layers are no hidden matrices.
 
     Attributes:
         name: Its name in the model.
         parameter: The parameter.
-        matrix: Which hidden matrices it consists of, as a group's key `matrix` says it; False for none.
-        why: The reason.
-        decays: Whether weight decay is for it.
-        is_transposed: Whether its first dimension is that of its layer's inputs.
-        is_embedding: Whether its rows belong to tokens or places.
     """
 
     name: str
     parameter: Tensor
-    matrix: Matrix
-    why: str
-    decays: bool
-    is_transposed: bool = False
-    is_embedding: bool = False
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a module uses a parameter, and what it is there."""
+    """A use of a parameter by a module, and its class there."""
 
     name: str
     parameter: Tensor
@@ -47,14 +37,14 @@ class Place:
 
 
 def weights(model: nn.Module, head: Iterable[nn.Module | Tensor] | None) -> list[Weight]:
-    """All parameters of `model` in their order, frozen ones too, each once.
+    """All parameters of `model`, trained and frozen, each once, in their order.
 
     Args:
         model: The model.
-        head: The output layers, or None to have them found.
+        head: The output layers. None: they are found by names and places.
 
     Raises:
-        ValueError: A parameter is not initialised yet.
+        ValueError: A parameter is not initialized yet.
     """
     places = list(_places(model))
     uses: dict[Tensor, list[Place]] = {}
@@ -69,17 +59,17 @@ def weights(model: nn.Module, head: Iterable[nn.Module | Tensor] | None) -> list
 def _places(model: nn.Module) -> Iterator[Place]:
     """Each parameter of each module; a shared module once, a shared parameter once for each of its modules."""
     for prefix, module in model.named_modules():
-        for own, p in module.named_parameters(recurse=False, remove_duplicate=False):
-            name = f"{prefix}.{own}" if prefix else own
+        for attribute, p in module.named_parameters(recurse=False, remove_duplicate=False):
+            name = f"{prefix}.{attribute}" if prefix else attribute
             if is_lazy(p):
                 raise ValueError(
-                    f"parameter {name}: expected an initialised one, got a lazy one; run a batch through the model"
+                    f"parameter {name}: expected an initialized one, got a lazy one; run a batch through the model"
                 )
             yield Place(name, p, names.path(name), _finding(model, module, prefix, name, p))
 
 
 def _finding(model: nn.Module, module: nn.Module, prefix: str, name: str, p: Tensor) -> Finding:
-    """What `look` says, of the module that a parametrization, or one of torch's lists of parameters, belongs to."""
+    """The parameter's class in its module; that of a parametrization or a list of parameters is the one around it."""
     where = names.path(name)
     if "parametrizations" in prefix.split("."):
         user = f".{prefix}".rpartition(".parametrizations.")[0]
@@ -121,7 +111,7 @@ def _softmaxes(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _weight(uses: list[Place], output: str | None) -> Weight:
-    """A parameter, as an embedding if it is one to any of the modules that use it."""
+    """A parameter with its class; it is an embedding if any of the modules that use it is one."""
     first = uses[0]
     place = next((x for x in uses if x.finding.is_embedding), first)
     finding, p = place.finding, first.parameter
@@ -130,5 +120,6 @@ def _weight(uses: list[Place], output: str | None) -> Weight:
         finding = replace(finding, matrix=False, why=f"{finding.why}, a single row or column")
     if output is not None and finding.outputs is not None:
         finding = replace(finding, matrix=False, why=output)
-    why = f"{finding.why}, tied to {', '.join(ties)}" if ties else finding.why
-    return Weight(first.name, p, finding.matrix, why, finding.decays, finding.is_transposed, finding.is_embedding)
+    if ties:
+        finding = replace(finding, why=f"{finding.why}, tied to {', '.join(ties)}")
+    return Weight(**vars(finding), name=first.name, parameter=p)

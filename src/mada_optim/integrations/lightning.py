@@ -11,17 +11,17 @@ except ImportError as error:
 
 
 class MADACallback(Callback):
-    """Logs the coefficients as "mada/beta1" and so on, whenever the trainer logs (`log_every_n_steps`).
+    """Logs the coefficients as "mada/beta1" and so on, when the trainer logs (`log_every_n_steps`).
 
         trainer = Trainer(..., callbacks=[MADACallback()])
 
     In the module, `configure_optimizers` returns `AutoMuon(param_groups(self))`.
 
-    They go where the module's own metrics go: to every logger, and to `trainer.callback_metrics`. A second optimizer of
-    this library has its keys under "mada-1", a third under "mada-2".
+    Like the module's own metrics, they go to every logger and to `trainer.callback_metrics`. The keys of a second
+    optimizer of this library begin with "mada-1", those of a third with "mada-2".
 
     Args:
-        prefix: Head of the keys.
+        prefix: First part of the keys.
     """
 
     def __init__(self, prefix: str = "mada") -> None:
@@ -33,7 +33,7 @@ class MADACallback(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Logs the coefficients after the step, at the interval of the trainer's own log."""
-        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set as it is built
+        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by its constructor
             return
         for i, optimizer in enumerate(expect_hyper_optimizers(trainer.optimizers)):
             prefix = f"{self.prefix}-{i}" if i else self.prefix

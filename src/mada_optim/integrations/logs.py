@@ -1,4 +1,4 @@
-"""Coefficients as a logger wants them: out of the optimizer that a library has wrapped, in one flat dict."""
+"""Coefficients for loggers: a flat dict, also from an optimizer that a library has wrapped."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from mada_optim.hyper_optimizer import HyperOptimizer
 
 
 def missing(library: str, extra: str) -> ImportError:
-    """What to raise where `library`, which the extra `extra` installs, can't be imported."""
+    """The error to raise if `library`, which the extra `extra` installs, can't be imported."""
     return ImportError(
         f"mada_optim.integrations.{library}: expected the library {library!r}, which could not be imported; "
         f'pip install "mada-optim[{extra}]"'
@@ -15,33 +15,33 @@ def missing(library: str, extra: str) -> ImportError:
 
 
 def unwrapped(optimizer: Any) -> Any:
-    """The innermost optimizer. Accelerate, Lightning and Fabric keep the one that they wrap as `.optimizer`."""
+    """The innermost optimizer. Accelerate, Lightning and Fabric have the wrapped one as `.optimizer`."""
     while (inner := getattr(optimizer, "optimizer", None)) is not None:
         optimizer = inner
     return optimizer
 
 
 def expect_hyper_optimizers(optimizers: list[Any]) -> list[HyperOptimizer]:
-    """Those of `optimizers`, unwrapped, that have coefficients.
+    """The optimizers of this library among `optimizers`, unwrapped.
 
     Raises:
-        TypeError: None has; a log without coefficients would say nothing about it.
+        TypeError: There is none, and so there are no coefficients to log.
     """
     inner = [unwrapped(optimizer) for optimizer in optimizers]
-    found = [optimizer for optimizer in inner if isinstance(optimizer, HyperOptimizer)]
-    if not found:
+    ours = [optimizer for optimizer in inner if isinstance(optimizer, HyperOptimizer)]
+    if not ours:
         names = ", ".join(type(optimizer).__name__ for optimizer in inner) or "none"
         raise TypeError(
             f"MADACallback, the trainer's optimizer: expected one of mada_optim, got {names}; "
             "train with one, such as AutoMuon, or leave the callback out"
         )
-    return found
+    return ours
 
 
 def flat_coefficients(optimizer: HyperOptimizer, prefix: str = "mada") -> dict[str, float]:
-    """The coefficients as one flat dict: "mada/beta1", or "mada/<scope name>/beta1" where each scope has its own.
+    """The coefficients as a flat dict: "mada/beta1", or "mada/<scope name>/beta1" if each scope has its own.
 
-    Reads from the device, which waits for it: call it when you log, not at every step.
+    Reads from the device and waits for it: call it when you log, not in every step.
     """
     return dict(_flat(optimizer.coefficients(), prefix))
 

@@ -11,25 +11,25 @@ except ImportError as error:
 
 
 class MADACallback(TrainerCallback):
-    """Adds the coefficients to everything that the trainer logs while it trains, as "mada/beta1" and so on.
+    """Adds the coefficients to each entry that the trainer logs during training, as "mada/beta1" and so on.
 
         trainer = Trainer(..., optimizers=(AutoMuon(param_groups(model), lr=1e-5), None), callbacks=[MADACallback()])
 
-    With `optimizer_cls_and_kwargs=(AutoMuon, {"params": param_groups(model), "lr": 1e-5})` the Trainer builds it;
-    without "params" it makes groups of its own, in which nothing tells hidden matrices from others.
+    With `optimizer_cls_and_kwargs=(AutoMuon, {"params": param_groups(model), "lr": 1e-5})`, the Trainer builds the
+    optimizer. Without "params", it makes its own groups, which don't identify hidden matrices.
 
-    They reach `trainer.state.log_history`, the progress bar, and the callbacks that come after this one. Trackers named
-    in `report_to` come before every callback of the user: for those, `MADACallback().put_first(trainer)`.
+    The coefficients reach `trainer.state.log_history`, the progress bar, and the callbacks after this one. Trackers in
+    `report_to` come before all callbacks of the user: for those, call `MADACallback().put_first(trainer)`.
 
     Args:
-        prefix: Head of the keys.
+        prefix: First part of the keys.
     """
 
     def __init__(self, prefix: str = "mada") -> None:
         self.prefix = prefix
 
     def put_first(self, trainer: Trainer) -> None:
-        """Adds this callback to `trainer`, before those that it has, so that each of them sees the coefficients."""
+        """Adds this callback to `trainer` before its other callbacks, so that all of them get the coefficients."""
         trainer.callback_handler.callbacks.insert(0, self)
 
     def on_train_begin(
@@ -39,7 +39,7 @@ class MADACallback(TrainerCallback):
         expect_hyper_optimizers([given["optimizer"]])
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """Adds the coefficients to this entry, for the callbacks that follow and for the history."""
+        """Adds the coefficients to the entry, for later callbacks and for the history."""
         if given["optimizer"] is None:  # an evaluation before any training
             return
         (optimizer,) = expect_hyper_optimizers([given["optimizer"]])

@@ -116,8 +116,8 @@ Scope = Annotated[str, Option(read=scope_given)]
 def declared(learner: type[Any]) -> dict[str, Option]:
     """What the annotations of a class and its bases say of its attributes, by name."""
     hints = get_type_hints(learner, include_extras=True).items()
-    found = {name: x for name, hint in hints for x in getattr(hint, "__metadata__", ()) if isinstance(x, Option)}
-    return {name: replace(x, default=getattr(learner, name, None)) for name, x in found.items()}
+    declarations = {name: x for name, hint in hints for x in getattr(hint, "__metadata__", ()) if isinstance(x, Option)}
+    return {name: replace(x, default=getattr(learner, name, None)) for name, x in declarations.items()}
 
 
 def options_of(learner: type[Any]) -> Mapping[str, Option]:
@@ -175,11 +175,11 @@ def names_given(owner: str, coefficients: Iterable[object], names: object) -> st
     return "all" if given == ("all",) else tuple(str(name) for name in given)
 
 
-def only_of(names: Iterable[str], what: str, given: object) -> None:
+def only_of(names: Iterable[str], option: str, given: object) -> None:
     """Refuses a number by name for a coefficient that isn't learned by this learner.
 
     Raises:
         ValueError: There is one.
     """
     for name in given if isinstance(given, Mapping) else ():
-        member(f"{what} key", name, names, "only coefficients that this learner learns have one: name it there too")
+        member(f"{option} key", name, names, "only coefficients that this learner learns have one: name it there too")

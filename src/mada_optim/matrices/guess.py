@@ -9,7 +9,7 @@ from mada_optim.matrices import names
 from mada_optim.matrices.names import Path
 from mada_optim.matrices.output_layers import Layer, output_layers
 
-TALL = 8  # rows over columns, beyond which a matrix that has no better name has a row for each token
+TALL = 8  # a matrix with a larger ratio of rows to columns is an embedding, unless its name says that it is a layer
 
 
 class Role(Enum):
@@ -21,11 +21,11 @@ class Role(Enum):
 
 
 def hidden(named: Sequence[tuple[str, Tensor]]) -> list[bool]:
-    """For each parameter, whether it is taken for a hidden weight matrix.
+    """For each parameter, whether it counts as a hidden weight matrix.
 
-    It is the weight of a layer, and no embedding and no output layer (`mada_optim.matrices.output_layers`). Nameless
-    parameters have their shapes alone, and the last matrix is the output layer. Frozen parameters are no evidence for
-    the others.
+    A hidden matrix is the weight of a layer that is no embedding and no output layer
+    (`mada_optim.matrices.output_layers`). For nameless parameters, shapes decide, and the last matrix is the output
+    layer. Frozen parameters have no influence on the others.
     """
     paths = [names.path(name) for name, _ in named]
     first = next((i for i, (_, p) in enumerate(named) if p.requires_grad and p.ndim >= 2), None)
@@ -60,6 +60,6 @@ def _layer(where: Path, p: Tensor) -> Layer:
 
 
 def _has_row_per_token(where: Path, p: Tensor) -> bool:
-    """Whether its shape is that of an embedding, of a table that is not in a block and not named as a layer is."""
+    """Whether its shape is that of an embedding, outside of numbered blocks."""
     numbered = any(part.isdecimal() for part in where.layer[:-1])
     return p.ndim == 2 and p.shape[0] > TALL * p.shape[1] and not numbered

@@ -1,4 +1,4 @@
-"""What a parameter's name says of it, by whole words: `emb` inside `ensemble` or `members` says nothing.
+"""Classifies parameters by the whole words of their names: `emb` inside `ensemble` doesn't count.
 
 A name is a path of modules and the parameter's own name. Words end at ".", "_", digits and inside camelCase.
 """
@@ -34,11 +34,11 @@ CONVOLUTION = re.compile(r"(depth|point)?(wise)?conv\w*|kernels?|filters?")
 
 @dataclass(frozen=True)
 class Path:
-    """Where a parameter is.
+    """The path of a parameter.
 
     Attributes:
-        layer: The components of its layer: modules without wrappers, and its own name if that is not just "weight".
-        parameter: Its own name, with parametrizations looked through.
+        layer: Components of its layer: modules without wrappers, and the parameter's name if it is not just "weight".
+        parameter: The parameter's name, without parametrizations.
     """
 
     layer: tuple[str, ...]
@@ -53,11 +53,11 @@ class Path:
 def path(name: str) -> Path:
     """The path in a name, without wrappers (DDP, FSDP, torch.compile, PEFT), copies and parametrizations."""
     plain = SAVED_COPY.sub("", PARAMETRIZED.sub(r"\1\2", name))
-    *modules, own = plain.split(".")
+    *modules, parameter = plain.split(".")
     parts = [x for x in modules if x and x not in WRAPPERS]
-    if own and not is_plain_weight(own):
-        parts.append(own)
-    return Path(tuple(parts), own)
+    if parameter and not is_plain_weight(parameter):
+        parts.append(parameter)
+    return Path(tuple(parts), parameter)
 
 
 def words(component: str) -> list[str]:
@@ -66,7 +66,7 @@ def words(component: str) -> list[str]:
 
 
 def is_plain_weight(parameter: str) -> bool:
-    """Whether a parameter's own name says no more than that it is its module's weight."""
+    """Whether a parameter's own name is just "weight" or another word for it."""
     return bool(PLAIN_WEIGHT.fullmatch(parameter))
 
 
@@ -78,22 +78,22 @@ def is_embedding(where: Path) -> bool:
     return last[-1] in TOKENS or (len(last) == 1 and last[0] in TOKENS_ALONE) or speaks_of_embeddings(last)
 
 
-def speaks_of_embeddings(found: Iterable[str]) -> bool:
+def speaks_of_embeddings(terms: Iterable[str]) -> bool:
     """Whether one of these words, as of the name of a class, is of embeddings."""
-    return _any(EMBEDDING, found)
+    return _any(EMBEDDING, terms)
 
 
 def is_bias_or_gain(where: Path) -> bool:
-    """Whether it is added or multiplied element by element, however many dimensions it has."""
-    own = words(where.parameter)
-    if where.parameter == "weight_g" or (BIAS | GAIN) & set(own) or own[:1] == ["b"]:
+    """Whether it is a bias or a gain, added or multiplied element by element, of any number of dimensions."""
+    terms = words(where.parameter)
+    if where.parameter == "weight_g" or (BIAS | GAIN) & set(terms) or terms[:1] == ["b"]:
         return True
     last = where.last
     return not LAYER & set(last) and (bool(BIAS & set(last)) or _any(NORM, last[-1:]))
 
 
 def is_adapter(where: Path) -> bool:
-    """Whether it is a weight of an adapter of another weight (LoRA and its kin)."""
+    """Whether it belongs to an adapter of another weight, such as LoRA."""
     return any(ADAPTERS & set(words(component)) for component in where.layer)
 
 
@@ -102,10 +102,10 @@ def is_convolution(where: Path) -> bool:
     return speaks_of_convolutions([*where.last, *words(where.parameter)])
 
 
-def speaks_of_convolutions(found: Iterable[str]) -> bool:
+def speaks_of_convolutions(terms: Iterable[str]) -> bool:
     """Whether one of these words, as of the name of a class, is of convolutions."""
-    return _any(CONVOLUTION, found)
+    return _any(CONVOLUTION, terms)
 
 
-def _any(pattern: re.Pattern[str], found: Iterable[str]) -> bool:
-    return any(pattern.fullmatch(word) for word in found)
+def _any(pattern: re.Pattern[str], terms: Iterable[str]) -> bool:
+    return any(pattern.fullmatch(word) for word in terms)

@@ -1,4 +1,4 @@
-"""Which layers give a network's outputs: by their names, or as the last outside of repeated blocks."""
+"""Finds a network's output layers: by their names, or as the last layer outside of repeated blocks."""
 
 import re
 from collections import defaultdict
@@ -27,10 +27,10 @@ class Layer:
 
     Attributes:
         path: Components of its path.
-        outputs: How many it has.
-        inputs: How many it takes; None where the shape doesn't show it, as of stacked matrices.
-        inner: Whether it can't be an output layer: part of an attention or a recurrent layer.
-        is_tied: Whether its weight is an embedding's too.
+        outputs: Number of outputs.
+        inputs: Number of inputs; None if the shape doesn't show it, as of stacked matrices.
+        inner: Whether it is part of an attention or a recurrent layer, and so no output layer.
+        is_tied: Whether its weight is also that of an embedding.
     """
 
     path: tuple[str, ...]
@@ -41,12 +41,12 @@ class Layer:
 
 
 def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int, str]:
-    """The places of the output layers in `layers`, each with the reason.
+    """The indices of the output layers in `layers`, each with the reason.
 
-    First those whose name says so. Without any, the last layer and those parallel to it, if it is not in a repeated
-    block; if it is, the last one outside of them whose outputs no other layer takes. A layer as wide as an embedding is
-    not taken for the output unless its name says so, and no layer is known to be tied: the embedding, used a second
-    time, is.
+    They are the layers that are named as outputs. If there is none, they are the last layer and those parallel to it,
+    unless it is in a repeated block; then, the last layer outside of blocks whose outputs are no other layer's inputs.
+    A layer as wide as an embedding is an output layer only if its name says so and no layer is known to be tied, since
+    the embedding may be used as the output layer.
 
     Args:
         layers: All layers, trained or not.
@@ -64,38 +64,38 @@ def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int,
 
 
 def _named(free: list[tuple[int, Layer]], shared: int, widths: Collection[int]) -> list[int]:
-    """Of each module named as a head, the last layer; and layers named as outputs, outside of parts of blocks."""
-    found = defaultdict[tuple[str, ...], list[int]](list)
+    """The last layer of each module named as a head, and layers named as outputs outside of parts of blocks."""
+    layers_in = defaultdict[tuple[str, ...], list[int]](list)
     tied = any(layer.is_tied for _, layer in free)
     for i, layer in free:
         path = layer.path[min(shared, len(layer.path) - 1) :] if layer.path else ()
         head, says_so = _head(path), _is_output(path)
         feeds_embedding = layer.outputs in widths and not layer.is_tied and (tied or not says_so)
         if not feeds_embedding and (says_so or head is not None):
-            found[path if head is None else head].append(i)
+            layers_in[path if head is None else head].append(i)
     by_place = dict(free)
-    followed = {at for at in found for x in found if _is_inside(x, at) and found[x][-1] > found[at][-1]}
-    return sorted(i for at, own in found.items() if at not in followed for i in _ends(own, by_place))
+    followed = {at for at in layers_in for x in layers_in if _is_inside(x, at) and layers_in[x][-1] > layers_in[at][-1]}
+    return sorted(i for at, places in layers_in.items() if at not in followed for i in _ends(places, by_place))
 
 
 def _ends(places: list[int], layers: Mapping[int, Layer]) -> list[int]:
-    """Of the layers of one head the last, and numbered ones whose outputs the next doesn't take, which are parallel."""
+    """The last layer of a head, and numbered layers in it whose outputs don't fit the next, which are parallel."""
     pairs = [(i, layers[i], layers[j]) for i, j in pairwise(places)]
     parallel = [i for i, one, other in pairs if one.path[-1].isdecimal() and not _fits(one.outputs, other.inputs)]
     return [*parallel, places[-1]]
 
 
 def _fits(outputs: int, inputs: int | None) -> bool:
-    """Whether a layer may take what the one before it gives, flattened or gated."""
+    """Whether `outputs` may be the inputs of a layer with `inputs`, flattened or gated."""
     return not (outputs and inputs) or inputs % outputs == 0 or outputs % inputs == 0
 
 
 def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
     """The path of the innermost module named as a head that a layer is in; "heads" are one for each of its parts."""
     for i in reversed(range(len(path))):
-        own = words(path[i])
-        if _names_head(own) or (len(own) == 1 and own[0] in HEAD_ALONE):
-            parts = path[i + 1 : i + 2] if own[-1] in ("heads", "classifiers") else ()
+        terms = words(path[i])
+        if _names_head(terms) or (len(terms) == 1 and terms[0] in HEAD_ALONE):
+            parts = path[i + 1 : i + 2] if terms[-1] in ("heads", "classifiers") else ()
             inside = INNER & {x for part in path[:i] for x in words(part)}
             return None if inside else (*path[: i + 1], *parts)
     return None
@@ -103,16 +103,16 @@ def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
 
 def _is_output(path: tuple[str, ...]) -> bool:
     """Whether the last component with words is one of an output, and those before it name no part of a block."""
-    named = [own for own in map(words, path) if own]
-    if not named or any(INNER & set(own) for own in named[:-1]):
+    named = [terms for terms in map(words, path) if terms]
+    if not named or any(INNER & set(terms) for terms in named[:-1]):
         return False
     last = named[-1]
     return _names_head(last) or last[-1] in OUT or (last[-1] in OUT_LAYER and bool(OUT & set(last)))
 
 
-def _names_head(own: list[str]) -> bool:
+def _names_head(terms: list[str]) -> bool:
     """Whether words are those of a head; `pre_classifier` and `conv_head` come before one."""
-    return bool(own) and bool(HEAD.fullmatch(own[-1])) and not {"pre", "conv"} & set(own)
+    return bool(terms) and bool(HEAD.fullmatch(terms[-1])) and not {"pre", "conv"} & set(terms)
 
 
 def _is_inside(path: tuple[str, ...], container: tuple[str, ...]) -> bool:
@@ -170,7 +170,7 @@ def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, .
 
     `layers.0.fc` and `layer_0.fc` have one; `fc2` and `layers.2`, which are layers themselves, and `fc2.inner` none.
     """
-    found = []
+    modules = []
     for i, component in enumerate(path[:-1]):
         match = NUMBERED.fullmatch(component)
         if match is None:
@@ -178,13 +178,13 @@ def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, .
         stem = match[1]
         container = (*path[:i], stem) if stem else path[:i]
         if _names_blocks(container) if stem else not _names_heads(container, path[-1]):
-            found.append((container, path[i + 1 :]))
-    return found
+            modules.append((container, path[i + 1 :]))
+    return modules
 
 
 def _names_blocks(container: tuple[str, ...]) -> bool:
-    own = words(container[-1]) if container else []
-    return bool(own) and bool(BLOCKS.fullmatch(own[-1]))
+    terms = words(container[-1]) if container else []
+    return bool(terms) and bool(BLOCKS.fullmatch(terms[-1]))
 
 
 def _parent(path: tuple[str, ...]) -> tuple[str, ...]:
@@ -201,8 +201,8 @@ def _projects(path: tuple[str, ...]) -> bool:
 
 def _names_heads(container: tuple[str, ...], layer: str) -> bool:
     """Whether it holds several heads; those of an attention project to queries, keys and values."""
-    own = words(container[-1]) if container else []
-    return bool(own) and own[-1] == "heads" and not _projects((layer,))
+    terms = words(container[-1]) if container else []
+    return bool(terms) and terms[-1] == "heads" and not _projects((layer,))
 
 
 def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:

@@ -1,12 +1,10 @@
-"""What a rule for matrices needs and torch has no operation for: the polar factor of a matrix, by products alone.
+"""The polar factor of a matrix, by matrix products alone.
 
-A tensor of three dimensions is a batch of matrices, each of which is taken by itself, in batched products where these
-are faster and as exact.
+A tensor of three dimensions is a batch of matrices; batched products are used where they are faster and as exact.
 
-A step of the iteration is X <- p(A) X with p(A) = a + b A + c A^2 and A = X X^T, which moves each singular value s to
-a s + b s^3 + c s^5 and no singular vector. What a rule calls is one operation to who traces it: it is of matrices, and
-no constant shape could be written into a graph. A DTensor is gathered: each process computes all of it, and keeps its
-shard.
+A step of the iteration is X <- p(A) X with p(A) = a + b A + c A^2 and A = X X^T. It moves each singular value s to
+a s + b s^3 + c s^5 and no singular vector. `orthogonal` and `polar` are single operations in a traced graph, because a
+graph can't contain the shapes. A DTensor is gathered: each process computes the whole result and keeps its shard.
 """
 
 import functools
@@ -24,50 +22,50 @@ Quintic = tuple[float, float, float]
 
 #: Jordan's coefficients (Muon, 2024): torch.optim.Muon takes this step five times, from X over its Frobenius norm.
 JORDAN: tuple[Quintic, ...] = ((3.4445, -4.7750, 2.0315),) * 5
-#: Each is the nearest to 1, in the largest deviation, on all that the ones before it make of [.002, 1]; no composition
-#: does better (Amsel et al. 2025, arXiv 2505.16932). Each takes 1.02 of what it should have to, for rounding to bf16.
+#: Each has the smallest largest deviation from 1 on the image of [.002, 1] under those before it; no composition does
+#: better (Amsel et al. 2025, arXiv 2505.16932). Each is scaled for arguments up to 1.02, a margin for rounding to bf16.
 MINIMAX: tuple[Quintic, ...] = (
     (8.263223, -23.504199, 16.754055),
     (4.037, -2.887657, 0.521567),
     (3.670128, -2.640994, 0.495335),
     (2.793181, -2.014978, 0.42979),
 )
-LONG = 1.5  # the longer side over the shorter, from where on fp32 and fp64 take the steps on A instead of X
-LARGE = 256  # of the shorter side, from where on products in bf16 are the faster ones on a CPU that has them
-BATCHED = 128  # of the shorter side, up to where batched products are the faster ones on a CPU
-TOGETHER = 1 << 22  # elements of a batch whose matrices are taken together, which bounds the memory for products
+LONG = 1.5  # ratio of the longer to the shorter side above which fp32 and fp64 iterate on A instead of X
+LARGE = 256  # shorter side from which bf16 products are faster on a CPU with instructions for them
+BATCHED = 128  # shorter side up to which batched products are faster on a CPU
+TOGETHER = 1 << 22  # elements of matrices in one batched product, which bounds its memory
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """The semi-orthogonal matrix nearest to `x`, roughly, scaled to a root mean square of 1; 0 where `x` is 0.
+    """Approximately the semi-orthogonal matrix nearest to `x`, scaled to a root mean square of 1; 0 for `x` = 0.
 
-    By the five steps of torch.optim.Muon, in whose limit all singular values are about 1 (between .7 and 1.2). With
-    k = min(rows, columns) singular values of 1 the root mean square is sqrt(k / (rows columns)) = 1 / sqrt(max(rows,
-    columns)). Three dimensions are a batch of matrices; of more, the first by all others is a matrix; a vector is a
-    column.
+    It takes the five steps of torch.optim.Muon, after which all singular values are about 1 (between .7 and 1.2). With
+    k = min(rows, columns) singular values of 1, the root mean square is sqrt(k / (rows columns)) = 1 / sqrt(max(rows,
+    columns)); the result is multiplied by the inverse. Three dimensions are a batch of matrices; with more, the matrix
+    is the first dimension by all others; a vector is a column.
     """
     return _on_whole_matrix(orthogonal, x, _jordan)
 
 
 def polar(x: Tensor) -> Tensor:
-    """As `orthogonal`, in four steps for its five, and in bf16 where that is fast.
+    """Like `orthogonal`, in four steps instead of five, and in bf16 where that is fast.
 
-    Singular values of .002 to 1 of the largest go to between .65 and 1.35, and smaller ones grow 342 times, where
-    `orthogonal` has them grow 485 times; but those are shares of |A^2|_F^(1/4), which the first step has at no cost and
-    which is some m^(3/8) times nearer to the largest one than |X|_F is, where m of them are about equal. In bf16,
-    as torch.optim.Muon's steps always are, are those of matrices in fp32 on CUDA, and of large ones on a CPU with
-    instructions for it.
+    Singular values from .002 to 1 of the largest end between .65 and 1.35. Smaller ones grow 342 times; those of
+    `orthogonal` grow 485 times. But X is normalized by |A^2|_F^(1/4), which the first step has at no cost, instead of
+    |X|_F. If m singular values are about equal, that is about m^(3/8) times nearer to the largest of them. The steps of
+    fp32 matrices are in bf16, as those of torch.optim.Muon always are, on CUDA, and for large matrices on a CPU with
+    bf16 instructions.
     """
     return _on_whole_matrix(polar, x, _minimax)
 
 
-#: What no loop over elements can do.
+#: Operations that are not elementwise.
 OF_MATRICES = (orthogonal, polar)
 
 
 @modes.without_autocast()
 def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Callable[[Tensor], Tensor]) -> Tensor:
-    """`function(x)`, by `steps` on it as a matrix or a batch of matrices."""
+    """`function(x)`, computed by `steps` on a matrix or a batch of matrices."""
     if has_torch_function_unary(x):
         traced: Tensor = handle_torch_function(function, (x,), x)
         return traced
@@ -82,7 +80,7 @@ def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Cal
 
 
 def _of_batch(steps: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`steps` on each matrix of a batch: on as many at once as is fast."""
+    """`steps` on each matrix of a batch, on as many at once as is fast."""
     size = _at_once(x)
     if size == 1:
         return torch.stack([steps(matrix) for matrix in x])
@@ -90,13 +88,13 @@ def _of_batch(steps: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _at_once(x: Tensor) -> int:
-    """How many matrices of a batch are taken together: on a CPU one, where it is large or products are in bf16."""
+    """Number of matrices of a batch that are computed together; on a CPU 1, if they are large."""
     by_itself = x.device.type == "cpu" and min(x.shape[1:]) > BATCHED
     return 1 if by_itself or len(x) == 1 else max(1, TOGETHER // x[0].numel())
 
 
 def _normalized(x: Tensor) -> Tensor:
-    """`x` over its largest element, so that squares are numbers."""
+    """`x` over its largest element, so that squares stay finite."""
     if x.ndim == 2:
         low, high = torch.aminmax(x)  # a tenth of the time of the maximum norm
     else:
@@ -138,7 +136,7 @@ def _dtype_of_products(x: Tensor) -> torch.dtype:
 
 @functools.cache
 def cpu_has_bf16() -> bool:
-    """Whether the CPU has instructions for products in bf16; without, they take longer than those in fp32."""
+    """Whether the CPU has instructions for bf16 products; without them, bf16 is slower than fp32."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
@@ -148,14 +146,14 @@ def _is_tall(x: Tensor) -> bool:
 
 
 def _gram(x: Tensor) -> Tensor:
-    """A: X X^T, or X^T X where that is smaller; with it, X takes its steps from the other side."""
+    """A: X X^T, or X^T X if that is smaller; then X is multiplied from the other side."""
     return x.mT @ x if _is_tall(x) else x @ x.mT
 
 
 def _all_steps(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
-    """X after all steps, on A where that is cheaper.
+    """X after all steps, which are taken on A where that is cheaper.
 
-    Not if torch rounds the factors of products: the small eigenvalues of A are then noise, which grows.
+    They are not if torch rounds the factors of products: the small eigenvalues of A would then be noise, which grows.
     """
     is_long = max(x.shape[-2:]) > LONG * min(x.shape[-2:])
     return _on_gram(x, gram, quintics) if is_long and modes.products_are_exact(x) else _on_matrix(x, gram, quintics)
@@ -172,11 +170,11 @@ def _on_matrix(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
 
 
 def _on_gram(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
-    """The steps on A, some 8 m^3 operations each, and 4 m^2 n in all.
+    """The steps on A: about 8 m^3 operations each, and 4 m^2 n for the product with X.
 
-    All these matrices are polynomials of the first A, so they commute: A = X X^T itself goes to p(A)^2 A, and X can
-    wait for the product of all p(A). Rounded, they don't quite: what rounding leaves in the product is largest on the
-    right, where A is smallest, and so is X. From the other side it is the transpose that X takes.
+    All these matrices are polynomials of the first A, so they commute: a step takes A to p(A)^2 A, and X is multiplied
+    once, by the product of all p(A). With rounding they don't commute exactly: the error of the product is largest on
+    its right side, where A and X are smallest. For a tall X, the product is transposed.
     """
     product = p = _polynomial(gram, quintics[0])
     for quintic in quintics[1:]:

@@ -1,12 +1,11 @@
-"""Where a learned lr starts, if not at the lr that was given: where the first steps fit the sizes of the matrices.
+"""lr="auto": the initial learning rate, computed from the shapes of the matrices.
 
-Where an update has a spectral norm s, a step changes what a layer puts out by lr s of what it takes in, at most; with a
-step of the same norm at every width, networks of all widths learn alike (Yang, Simon and Bernstein 2023, arXiv
-2310.17813). Of an orthogonalised update, O of norm sqrt(max(rows, columns)) times kappa, the norm is known; .02 is what
-Muon's authors take (Jordan et al. 2024), so lr itself has that, of which matrices take `matrix_lr_ratio`. An Adam
-update has elements of about 1, of the same signs along its strongest directions, so that its norm grows with the width
-itself: lr falls with 1 / width (Yang et al. 2022, arXiv 2203.03466).
-The two constants are from trials on small networks, docs/inside/lab-notebook.md.
+A step with an update of spectral norm s changes a layer's output by at most lr s times its input. With steps of the
+same norm at every width, networks of all widths learn alike (Yang, Simon and Bernstein 2023, arXiv 2310.17813). The
+norm of an orthogonalized update is kappa sqrt(max(rows, columns)). Its steps have the norm .02, as by Muon's authors
+(Jordan et al. 2024), times `matrix_lr_ratio`. The elements of an Adam update are about 1 in size, with the same signs
+along its strongest directions, so that its norm grows like the width: lr is proportional to 1 / width (Yang et al.
+2022, arXiv 2203.03466). The two constants are from trials on small networks, docs/inside/lab-notebook.md.
 """
 
 import math
@@ -22,22 +21,24 @@ from mada_optim.rule import Rule
 
 SPECTRAL_STEP = 0.02
 POINTWISE_STEP = 0.4
-#: Where there is no matrix.
+#: The lr of a model without matrices.
 WITHOUT_MATRICES = 1e-3
 
 
 def of_shapes(
     rule: Rule, groups: Iterable[Mapping[str, Any]], total: Callable[[Tensor], Tensor] = lambda x: x
 ) -> float | None:
-    """The first lr of all groups together; None where no parameter that is trained has two dimensions.
+    """The initial lr of all groups together; None if no trained parameter has two dimensions.
 
-    The width is the larger side of the hidden matrices, in the geometric mean over their elements; of all matrices,
-    where none is hidden. Each of a batch of matrices counts as one. Frozen parameters don't count. Where processes have
-    a part of the parameters each, `total` sums over them.
+    The width is the geometric mean, over the elements of the hidden matrices, of their matrix's longer side; if none is
+    hidden, over all matrices. Each matrix of a batch counts by itself; frozen parameters don't count. If processes have
+    a part of the parameters each, `total` sums over the processes.
     """
     groups = list(groups)
     flags = hidden_matrices.hidden(groups)
-    hidden = [x for group, own in zip(groups, flags, strict=True) for x in zip(group["params"], own, strict=True)]
+    hidden = [
+        x for group, layouts in zip(groups, flags, strict=True) for x in zip(group["params"], layouts, strict=True)
+    ]
     every = [(p, _any_layout(group, p)) for group in groups for p in group["params"]]
     sums = total(torch.tensor([_logarithms(hidden), _logarithms(every)], dtype=torch.float64, device="cpu"))
     (of_hidden, hidden_elements), (of_every, elements) = sums.tolist()
@@ -50,7 +51,7 @@ def of_shapes(
 
 
 def largest(groups: Iterable[Mapping[str, Any]]) -> float:
-    """The largest lr of a group; 0 without groups."""
+    """The largest lr of all groups; 0 without groups."""
     return max((float(group["lr"]) for group in groups), default=0.0)
 
 
@@ -66,15 +67,15 @@ def _scale(rule: Rule, options: Mapping[str, Any]) -> float:
 
 
 def _any_layout(group: Mapping[str, Any], p: Tensor) -> Layout:
-    """Where the matrices of a parameter are, hidden or not."""
+    """The layout of a parameter's matrices, hidden or not."""
     layout = hidden_matrices.layout_of(group, p)
     return layout if is_matrix(p, layout) else False
 
 
 def _logarithms(tensors: Iterable[tuple[Tensor, Layout]]) -> tuple[float, float]:
-    """The sum over all elements of the logarithm of their matrix's longer side, and the number of elements.
+    """The sum over elements of the logarithm of their matrix's longer side, and the number of elements.
 
-    Of the parameters that have a layout and are trained.
+    Only trained parameters with a layout count.
     """
     sides = [
         (as_matrices(p.shape, layout).longer_side, p.numel()) for p, layout in tensors if layout and p.requires_grad

@@ -92,11 +92,11 @@ class MADA(HyperOptimizer):
 
 def _suited(rule: str | Rule) -> Rule:
     """The rule, which has all six coefficients. Raises ValueError if it lacks one."""
-    found = find_rule(rule)
-    missing = [q for q in COEFFICIENTS if q not in found.coefficient_names()]
+    chosen = find_rule(rule)
+    missing = [q for q in COEFFICIENTS if q not in chosen.coefficient_names()]
     if missing:
         raise ValueError(
-            f"rule={found.name!r}: expected a rule with the coefficients {', '.join(COEFFICIENTS)}, got one without "
-            f"{', '.join(missing)}; use the optimizer of that name, or HyperOptimizer(params, rule={found.name!r})"
+            f"rule={chosen.name!r}: expected a rule with the coefficients {', '.join(COEFFICIENTS)}, got one without "
+            f"{', '.join(missing)}; use the optimizer of that name, or HyperOptimizer(params, rule={chosen.name!r})"
         )
-    return found
+    return chosen

@@ -1,4 +1,4 @@
-"""The registry. To add a rule: one file in this folder, and one line below."""
+"""The registry of rules. A new rule is one file in this folder and one line below."""
 
 from importlib import import_module
 

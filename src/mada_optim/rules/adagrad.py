@@ -1,6 +1,6 @@
 """AdaGrad: Duchi, Hazan and Singer, JMLR 12 (2011), in the diagonal form, with torch.optim's lr_decay.
 
-It has no coefficient of its own: what can be learned is its lr.
+It has no coefficient of its own; its lr can be learned.
 """
 
 from torch import Tensor

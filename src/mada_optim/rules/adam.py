@@ -1,7 +1,7 @@
 """Adam: Kingma and Ba, ICLR 2015, algorithm 1.
 
-Deviation: bias correction by averages of ones, which stays exact when a beta changes and equals the paper's 1 - beta^t
-when none does.
+Deviation: bias correction by averages of ones. It stays exact when a beta changes, and equals the paper's 1 - beta^t
+with constant betas.
 """
 
 from torch import Tensor

@@ -1,9 +1,9 @@
-"""Adan: Xie, Zhou, Li, Lin and Yan, arXiv 2208.06677, algorithm 1, as its authors' code reads it.
+"""Adan: Xie, Zhou, Li, Lin and Yan, arXiv 2208.06677, algorithm 1, as in its authors' code.
 
-beta3 is both the decay of the averaged difference n and the weight of the difference in the extrapolation (in the
-paper's letters, which weigh the new: 1 - beta_2). The authors' tuple (.98, .92, .99) is (beta1, beta3, beta2) here.
+beta3 is both the decay of the average n of differences and the weight of n in the update (1 - beta_2 in the paper's
+letters, which are weights of the new value). The authors' tuple (.98, .92, .99) is (beta1, beta3, beta2) here.
 
-Deviation: bias correction by averages of ones, equal to theirs when no beta changes.
+Deviation: bias correction by averages of ones, equal to theirs with constant betas.
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """AMSGrad: Reddi, Kale and Kumar, ICLR 2018, algorithm 2.
 
-Deviation: bias correction as in Adam, which the paper leaves out. As in torch.optim, the maximum is taken of the
-uncorrected v, and corrected afterwards.
+Deviation: bias correction as in Adam; the paper has none. As in torch.optim, the maximum is of the uncorrected v, and
+is corrected afterwards.
 """
 
 import torch

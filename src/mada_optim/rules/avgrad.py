@@ -1,9 +1,9 @@
-"""AVGrad: Ozkara et al., ICML 2024 (arXiv 2401.08893): the running mean of v in place of AMSGrad's running maximum.
+"""AVGrad: Ozkara et al., ICML 2024 (arXiv 2401.08893): the running mean of v instead of AMSGrad's running maximum.
 
-A mean has a derivative in v at every step; a maximum has none wherever it keeps its old value.
+The mean has a derivative in v at every step; the maximum has none where it keeps its old value.
 
-Deviation: bias correction, which the paper leaves out: m by its average of ones, and the mean of v by the mean of the
-averages of ones that its terms have.
+Deviation: bias correction; the paper has none. m is divided by its average of ones, the mean of v by the mean of v's
+averages of ones.
 """
 
 from torch import Tensor

@@ -1,6 +1,6 @@
 """Lion: Chen et al., NeurIPS 2023 (arXiv 2302.06675), algorithm 2: the sign first, then the momentum.
 
-A sign has the derivative 0 almost everywhere, so the hypergradients of both betas are 0: Lion learns nothing by itself.
+The derivative of a sign is 0 almost everywhere, so the hypergradients of both betas are 0: they can't be learned.
 """
 
 from dataclasses import replace

@@ -1,10 +1,10 @@
 """MADA: Ozkara et al., ICML 2024 (arXiv 2401.08893): Adam, AVGrad, Yogi, Adan and Lion in one parameterized update.
 
-Corners: Adam at beta3 = 0, c = 1, rho = 1, gamma = 1; from there AVGrad at rho = 0, Yogi at c = 0, Adan at beta3 = its
-difference decay, Lion at gamma = 0.
+Corners: Adam at beta3 = 0, c = 1, rho = 1, gamma = 1. From there, rho = 0 is AVGrad, c = 0 is Yogi, beta3 > 0 is Adan,
+gamma = 0 is Lion.
 
-Deviations from the paper, which leaves bias correction out: every average is divided by the same average of ones, exact
-while a beta changes. From its code: see `mada_released`.
+Deviation from the paper: bias correction; the paper has none. Every average is divided by the same average of ones,
+which is exact while a beta changes. For deviations from the authors' code, see `mada_released`.
 """
 
 from dataclasses import replace

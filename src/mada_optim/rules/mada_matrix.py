@@ -1,12 +1,12 @@
-"""MADA with a member for matrices: where a parameter is a hidden weight matrix, omega mixes Muon's direction in.
+"""MADA with Muon's update mixed in for hidden weight matrices.
 
     u = (1 - omega) u_mada + omega u_muon
 
-Corners: Muon at omega = 1, `mada` at omega = 0, which is what every other tensor has. Both updates have about the same
-root mean square, so one learning rate serves all.
+Corners: omega = 1 is Muon, omega = 0 is `mada`. All other tensors have omega = 0. Both updates have about the same root
+mean square, so one learning rate serves all.
 
-Deviation from the rule `muon`: the polar factor of the momentum is taken by other polynomials, which are cheaper and
-come as near to it (`mada_optim.matrices.polar_factor`).
+Deviation from the rule `muon`: the polar factor of the momentum is computed by other polynomials, which are cheaper and
+about as close to it (`mada_optim.matrices.polar_factor`).
 """
 
 from torch import Tensor

@@ -1,12 +1,13 @@
 """MADA as its authors' training scripts computed it (amazon-science/mada_optimizer_search on GitHub, revision 2beded8).
 
-It is here to reproduce published runs; the default is `mada`. It is `mada_released`, the published optimizer, with one
-difference. That optimizer caches the gradient for the next step's difference without a copy, and the scripts zero the
-gradient in place, so that the cached one is 0:
+It reproduces published runs; the default is `mada`. It differs from the published optimizer, `mada_released`, in one
+point. That optimizer caches the gradient for the next step's difference without a copy, and the scripts zero the
+gradient in place, so that the cached gradient is 0:
 
-* d_t = g_t - 0 = g_t at every step, not g_t - g_{t-1}: v is of (1 + beta3) g, and n is an average of gradients.
+* d_t = g_t - 0 = g_t at every step, not g_t - g_{t-1}: v is an average of squares of (1 + beta3) g, and n one of
+  gradients.
 
-The scripts also take hypergradients from other gradients than the update does: `HyperOptimizer.observe`.
+The scripts also take hypergradients from other gradients than those of the update: see `HyperOptimizer.observe`.
 """
 
 import torch

@@ -1,12 +1,12 @@
 """MADA as its authors' published code computes it (github.com/amazon-science/mada_optimizer_search, revision 2beded8).
 
-It is here to reproduce published behaviour; the default is `mada`. Its differences from `mada`:
+It reproduces published behavior; the default is `mada`. Its differences from `mada`:
 
-* v and vbar start at 1e-15; n starts at g_1^2; the first difference is g_1 itself, since g_0 = 0;
-* n is not bias-corrected; m and vhat are corrected by 1 - beta^t with the beta of this step, through which the
-  derivative flows, and vbar is corrected by the factor that belongs to v;
+* v and vbar start at 1e-15; n starts at g_1^2; the first difference is g_1, since g_0 = 0;
+* n has no bias correction; m, v and vbar are divided by 1 - beta^t with the beta of this step, and the derivative goes
+  through beta^t;
 * vbar is a constant for the derivative;
-* Lion's momentum is updated before its sign is taken;
+* Lion's momentum is updated before the sign is taken;
 * the intervals are narrower: beta2 can't exceed .99.
 """
 

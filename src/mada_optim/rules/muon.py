@@ -1,8 +1,8 @@
-"""Muon: Jordan et al. 2024 (kellerjordan.github.io/posts/muon): Nesterov's momentum, orthogonalised. For matrices.
+"""Muon: Jordan et al. 2024 (kellerjordan.github.io/posts/muon): orthogonalized Nesterov momentum, for matrices.
 
-Its update has a root mean square of kappa, .2, as Adam's about has, so that one learning rate serves both (Liu et al.
-2025, arXiv 2502.16982, section 2.2); `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` is this rule. The
-momentum is an average: orthogonalisation doesn't see that factor.
+The root mean square of its update is kappa, .2, about that of Adam, so that one learning rate serves both (Liu et al.
+2025, arXiv 2502.16982, section 2.2). `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` is this rule. The
+momentum is an average, not a sum; orthogonalization removes that factor.
 
 Deviation from `torch.optim.Muon`: no rounding to bf16.
 """
@@ -13,7 +13,7 @@ from mada_optim.matrices.polar_factor import orthogonal
 from mada_optim.rule import DECAY, Coefficient, Coefficients, Interval, Rule, Slot, Slots
 from mada_optim.rules.terms import Scalar, ema
 
-# The derivative in mu is 0 at mu = 0, from where no hyper-step would lead away.
+# The derivative in mu is 0 at mu = 0: no hyper-step would leave it.
 MU = Coefficient(
     "mu", r"\mu", Interval(0.01, 0.999), 0.95, DECAY, 5e-4, "Decay of the momentum, an average of gradients."
 )
@@ -26,7 +26,7 @@ def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dic
 
 
 def nesterov(mu: Scalar, b: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """The momentum with `g` in it, and what it would be with `g` once more."""
+    """The new momentum, and Nesterov's look-ahead: the momentum with `g` added once more."""
     b = ema(mu, b, g)
     return b, ema(mu, b, g)
 

@@ -1,9 +1,9 @@
-"""NAdam: Dozat, ICLR 2016 workshop, algorithm 2 with its momentum schedule, as torch.optim reads it.
+"""NAdam: Dozat, ICLR 2016 workshop, algorithm 2 with its momentum schedule, as in torch.optim.
 
-The look-ahead takes the momentum that the next step will have: mu_t = beta_1 (1 - 0.96^(psi t) / 2), with psi the
+The look-ahead uses the momentum of the next step: mu_t = beta_1 (1 - 0.96^(psi t) / 2), where psi is the
 hyper-parameter `momentum_decay`. P is the product of all mu so far.
 
-Deviation: v is corrected by its average of ones, equal to 1 - beta_2^t while beta_2 does not change.
+Deviation: v is divided by its average of ones, which equals 1 - beta_2^t with a constant beta_2.
 """
 
 from dataclasses import replace

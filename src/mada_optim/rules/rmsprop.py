@@ -1,7 +1,7 @@
-"""RMSprop: Hinton, Srivastava and Swersky, Neural Networks for Machine Learning (2012), lecture 6e, as torch.optim's.
+"""RMSprop: Hinton, Srivastava and Swersky, Neural Networks for Machine Learning (2012), lecture 6e, as in torch.optim.
 
-`centered` goes from the raw second moment (0) to the variance (1; Graves, arXiv 1308.0850), and may be learned in
-between. The momentum is a sum of updates, as in SGD. Nothing is corrected for its start at 0.
+`centered` goes from the raw second moment (0) to the variance (1; Graves, arXiv 1308.0850), and may be learned. The
+momentum is a sum of updates, as in SGD. There is no bias correction.
 """
 
 from dataclasses import replace

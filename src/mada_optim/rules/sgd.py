@@ -1,7 +1,7 @@
-"""SGD with heavy-ball momentum (Polyak 1964) or Nesterov's, as torch.optim reads them (Sutskever et al., ICML 2013).
+"""SGD with heavy-ball momentum (Polyak 1964) or Nesterov's (Sutskever et al., ICML 2013), as in torch.optim.
 
-The momentum is a sum of gradients, not an average: b_t = mu b_{t-1} + g_t, and there is no bias to correct. `nesterov`
-goes from the heavy ball (0) to Nesterov's look-ahead (1), and may be learned in between.
+The momentum is a sum of gradients, not an average: b_t = mu b_{t-1} + g_t. There is no bias to correct. `nesterov` goes
+from the heavy ball (0) to Nesterov's look-ahead (1), and may be learned.
 """
 
 from torch import Tensor

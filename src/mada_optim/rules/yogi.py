@@ -1,7 +1,7 @@
 """Yogi: Zaheer, Reddi, Sachan, Kale and Kumar, NeurIPS 2018, algorithm 2.
 
-Deviation: v starts at 0 with Adam's bias correction, where the paper starts v at the square of a first gradient and
-corrects nothing. From v = 0 the first step then moves v to g^2, as Adam's does.
+Deviation: v starts at 0 with Adam's bias correction; in the paper it starts at the square of a first gradient, without
+correction. From v = 0, the corrected v of the first step is g^2, as Adam's.
 """
 
 from torch import Tensor
