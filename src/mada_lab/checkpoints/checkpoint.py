@@ -17,7 +17,7 @@ from typing import Any
 from mada_lab.checkpoints import folder as checkpoint_folder
 from mada_lab.checkpoints.folder import Facts, Measured
 from mada_lab.checkpoints.reading import TENSORS, VALUES, Index, Saved, open_saved, shard_name
-from mada_lab.checkpoints.row_shards import Place, place
+from mada_lab.checkpoints.row_shards import place
 from mada_lab.checkpoints.tree import Tensors, pack, safetensors_file
 from mada_lab.compute.world import ALONE, World
 from mada_lab.errors import CheckpointError, translated
@@ -53,7 +53,7 @@ class Snapshot:
         tensors: The tensors that each process has whole.
         pieces: This process's pieces of the sharded tensors.
         index: Shapes, types and number of pieces of the sharded tensors; None if there are none.
-        place: Which pieces are this process's; None if there are none.
+        shard: The file of this process's pieces; None if there are none, or if another process writes the same.
     """
 
     step: int
@@ -61,7 +61,7 @@ class Snapshot:
     tensors: Tensors
     pieces: Tensors
     index: Index | None
-    place: Place | None
+    shard: str | None
 
     @property
     def bytes(self) -> int:
@@ -90,7 +90,7 @@ def snapshot(checkpoint: Checkpoint, *, copy: bool = False) -> Snapshot:
         {name: x for name, x in here.items() if name not in shared},
         {name: here[name] for name in shared},
         None if own is None else Index.of(shared, own.count),
-        own,
+        shard_name(own.number) if own is not None and own.is_first else None,
     )
 
 
@@ -121,7 +121,8 @@ def write(run_folder: Path, taken: Snapshot, keep: int, world: World = ALONE) ->
                 opened.enter_context(files.new_folder(folder))
 
         def write_own() -> dict[str, Facts]:
-            return _write_files(part, {**(_contents(taken) if world.is_first else {}), **_own_pieces(taken)})
+            own = {taken.shard: safetensors_file(taken.pieces)} if taken.shard else {}
+            return _write_files(part, {**(_contents(taken) if world.is_first else {}), **own})
 
         def finish() -> None:
             if world.is_first:
@@ -161,18 +162,12 @@ def _tidy(run_folder: Path, keep: int) -> None:
 
 
 def _contents(taken: Snapshot) -> dict[str, Iterator[Piece]]:
-    """The files of a snapshot but for pieces, by name."""
+    """The files of a snapshot, without those of pieces, by name."""
     values = {"step": taken.step, "tree": taken.skeleton}
     if taken.index is not None:
         values["shared"] = taken.index.packed()
     text = json.dumps(values, allow_nan=False).encode()
     return {TENSORS: safetensors_file(taken.tensors), VALUES: iter([text])}
-
-
-def _own_pieces(taken: Snapshot) -> dict[str, Iterator[Piece]]:
-    """The file of this process's pieces, if no process before it writes the same."""
-    own = taken.place
-    return {shard_name(own.number): safetensors_file(taken.pieces)} if own is not None and own.is_first else {}
 
 
 def _write_files(part: Path, contents: dict[str, Iterator[Piece]]) -> dict[str, Facts]:
@@ -185,8 +180,7 @@ def _write_files(part: Path, contents: dict[str, Iterator[Piece]]) -> dict[str, 
 
 
 def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    if shutil.disk_usage(folder).free < needed:
         raise OSError(0, "too little space on the disk")
 
 

@@ -43,11 +43,7 @@ def overlaps(length: int, count: int, start: int, stop: int) -> list[tuple[int, 
 
 
 def place(x: Tensor) -> Place:
-    """This process's place among those that share the DTensor `x`.
-
-    Raises:
-        ValueError: `x` is cut in another way.
-    """
+    """This process's place among those that share the DTensor `x`. Raises ValueError if `x` is cut in another way."""
     placements, mesh, held = x.placements, x.device_mesh, dtensors.local(x).shape[0]  # type: ignore[attr-defined]
     cut = [i for i, placement in enumerate(placements) if not placement.is_replicate()]
     if len(cut) != 1 or not placements[cut[0]].is_shard(0):

@@ -32,14 +32,12 @@ class World:
     Attributes:
         rank: Number of this process; 0 is the first.
         size: Number of processes.
-        local_rank: Number of this process on its machine.
         local_size: Number of processes on this machine.
         device: The device of the tensors that are sent.
     """
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
     local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -181,8 +179,7 @@ def current(device: torch.device) -> World:
     """The processes of this process's group, or this process alone."""
     if local_rank() is None:
         return World(device=device)
-    local = {"local_rank": int(os.environ["LOCAL_RANK"]), "local_size": int(os.environ["LOCAL_WORLD_SIZE"])}
-    return World(dist.get_rank(), dist.get_world_size(), **local, device=device)
+    return World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]), device)
 
 
 @contextmanager
@@ -227,10 +224,8 @@ def _leave() -> None:
 def _require_environment() -> None:
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
-        raise DistributedError(
-            f"environment, {', '.join(missing)}: expected what torchrun sets, got nothing; "
-            "start with `torchrun --nproc_per_node=N -m mada_lab train ...`"
-        )
+        remedy = "start with `torchrun --nproc_per_node=N -m mada_lab train ...`"
+        raise DistributedError(f"environment, {', '.join(missing)}: expected what torchrun sets, got nothing; {remedy}")
 
 
 def require_shares(config: RunConfig, size: int, local_size: int) -> None:
@@ -238,20 +233,15 @@ def require_shares(config: RunConfig, size: int, local_size: int) -> None:
     for key in ("gradient_accumulation_steps", "first_accumulation"):
         passes = getattr(config, key)
         if passes is not None and passes % size:
-            raise ConfigError(
-                f"configuration, key {key}: expected a multiple of the {size} processes that share these forward "
-                f"passes, got {passes}; set it to {max(size, passes // size * size)}, say"
-            )
+            what = f"expected a multiple of the {size} processes that share these forward passes, got {passes}"
+            nearest = max(size, passes // size * size)
+            raise ConfigError(f"configuration, key {key}: {what}; set it to {nearest}, for example")
     if config.device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(
-            f"configuration, key device: expected auto, cpu or cuda for several processes, got {config.device}; use "
-            "auto, which gives each process of a machine its own"
-        )
+        what = f"expected auto, cpu or cuda for several processes, got {config.device}"
+        raise ConfigError(f"configuration, key device: {what}; use auto, which gives each process of a machine its own")
     if config.parallel == "hybrid" and size % local_size:
-        raise ConfigError(
-            f"configuration, key parallel: expected as many processes on each machine with hybrid, got {size} in all "
-            f"and {local_size} here; use fsdp"
-        )
+        what = f"expected as many processes on each machine with hybrid, got {size} in all and {local_size} here"
+        raise ConfigError(f"configuration, key parallel: {what}; use fsdp")
 
 
 def _of_group(error: Exception) -> DistributedError | None:

@@ -1,7 +1,7 @@
 """GPT-2: a decoder-only transformer with the norm before each sublayer (Radford et al. 2019).
 
-Shapes: B rows, T positions, C = n_embd channels, H = n_head heads, V = vocab_size. Parameters carry the names of the
-published weights, so that those load by name; ours are in `nn.Linear`, the transpose of the published layout.
+Shapes: B rows, T positions, C = n_embd channels, H = n_head heads, V = vocab_size. Parameters have the names of the
+published weights, so that those load by name; `nn.Linear` holds the transposes of the published matrices.
 """
 
 import math
@@ -27,7 +27,7 @@ class GPTConfig:
         n_head: Attention heads per block; divides n_embd.
         n_embd: Channels.
         dropout: Probability that an activation is dropped in training, in [0, 1).
-        bias: Whether linear layers and norms have one.
+        bias: Whether linear layers and norms have a bias.
     """
 
     block_size: int = 1024
@@ -39,21 +39,19 @@ class GPTConfig:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for sizes that no network has."""
+        """Raises ConfigError for impossible sizes."""
         for key in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"model, in key {key}: expected at least 1, got {getattr(self, key)}; raise it")
         if self.n_embd % self.n_head:
-            raise ConfigError(
-                f"model, in key n_embd: expected a multiple of n_head ({self.n_head}), got {self.n_embd}; "
-                "change one of the two"
-            )
+            what = f"expected a multiple of n_head ({self.n_head}), got {self.n_embd}; change one of the two"
+            raise ConfigError(f"model, in key n_embd: {what}")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model, in key dropout: expected a number in [0, 1), got {self.dropout}; change it")
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the channels, whose bias may be left out."""
+    """Layer norm over the channels, with or without a bias."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -66,7 +64,7 @@ class LayerNorm(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention in which a position sees itself and those before it."""
+    """Multi-head attention of each position to itself and to those before it."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -85,7 +83,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers, four times as wide between them, with GELU in GPT-2's tanh approximation."""
+    """Two linear layers, four times as wide between them, with GPT-2's tanh approximation of GELU."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -112,12 +110,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attn(self.ln_1(x))
-        x = x + self.mlp(self.ln_2(x))
-        return x
+        return x + self.mlp(self.ln_2(x))
 
 
 class GPT(nn.Module):
-    """The language model; its initial weights follow from torch's global seed alone."""
+    """The language model; its initial weights depend on torch's global seed alone."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -126,11 +123,11 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = LayerNorm(config)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
-        """GPT-2's initialisation; norms and their biases are right from their construction."""
-        # Each block adds to the stream twice: these keep its variance independent of the depth.
+    def _initialize(self) -> None:
+        """GPT-2's initialization; norms keep that of their construction."""
+        # each block adds to the stream twice: this keeps its variance independent of the depth
         residual_std = INIT_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
@@ -163,5 +160,5 @@ class GPT(nn.Module):
         return logits, loss
 
     def parameter_count(self) -> int:
-        """Number of scalars in the parameters, position embeddings included, the tied one counted once."""
+        """Number of parameters, position embeddings included; the tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -1,7 +1,4 @@
-"""Networks of fully connected layers: none hidden, which is multinomial logistic regression, or several.
-
-Shapes: B images, C channels, H x W pixels, K classes.
-"""
+"""Networks of fully connected layers; without hidden ones that is multinomial logistic regression."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,34 +6,23 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 the field's name for it
+
+from mada_lab.model.classifier import Classifier
 
 
-class MLP(nn.Module):
-    """Linear layers with biases, and a ReLU between two. PyTorch's own initialisation."""
+class MLP(Classifier):
+    """Linear layers with biases, and ReLUs between them. PyTorch's own initialization."""
 
     def __init__(self, shape: tuple[int, int, int], hidden: Sequence[int], classes: int) -> None:
-        """Fresh weights, from torch's global generator.
-
-        Args:
-            shape: H, W and C.
-            hidden: Units of each hidden layer; none for logistic regression.
-            classes: K.
-        """
+        """Fresh weights, from torch's global generator, for a `shape` H, W, C, so many `hidden` units, K `classes`."""
         super().__init__()
         sizes = list(pairwise((prod(shape), *hidden, classes)))
         self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in sizes[:-1])
         self.head = nn.Linear(*sizes[-1])
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of shape (B, K), and the mean cross-entropy, 0-d.
-
-        Args:
-            images: float32 of shape (B, C, H, W).
-            labels: int64 of shape (B,).
-        """
+    def logits(self, images: Tensor) -> Tensor:
         x = images.flatten(1)
         for layer in self.hidden:
             x = torch.relu(layer(x))
-        logits = self.head(x)
-        return logits, F.cross_entropy(logits, labels)
+        logits: Tensor = self.head(x)
+        return logits
