@@ -32,35 +32,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on as if it had never stopped.
+    """All that a run needs to go on as if it had never stopped."""
 
-    Attributes:
-        step: Optimizer steps done.
-        tree: Nested dicts, lists and tuples of tensors and plain values.
-    """
-
-    step: int
-    tree: dict[str, Any]
+    step: int  #: optimizer steps done
+    tree: dict[str, Any]  #: nested dicts, lists and tuples of tensors and plain values
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint ready to be written: its tensors are on the CPU.
+    """A checkpoint ready to be written: its tensors are on the CPU."""
 
-    Attributes:
-        step: Optimizer steps done.
-        skeleton: The tree, with a name in place of each tensor.
-        tensors: The tensors that each process has whole.
-        pieces: This process's pieces of the sharded tensors.
-        index: Shapes, types and number of pieces of the sharded tensors; None if there are none.
-        shard: The file of this process's pieces; None if there are none, or if another process writes the same.
-    """
-
-    step: int
-    skeleton: Any
-    tensors: Tensors
-    pieces: Tensors
-    index: Index | None
+    step: int  #: optimizer steps done
+    skeleton: Any  #: the tree, with a name in place of each tensor
+    tensors: Tensors  #: the tensors that each process has whole
+    pieces: Tensors  #: this process's pieces of the sharded tensors
+    index: Index | None  #: shapes, types and number of pieces of the sharded tensors; None if there are none
+    #: The file of this process's pieces; None if there are none, or if another process writes the same
     shard: str | None
 
     @property
@@ -83,14 +70,14 @@ def snapshot(checkpoint: Checkpoint, *, copy: bool = False) -> Snapshot:
     places = {place(x) for x in shared.values()} or {None}
     if len(places) > 1:
         raise ValueError(f"expected tensors that are shared by the same processes, got {len(places)} kinds")
-    (own,) = places
+    (piece,) = places
     return Snapshot(
         checkpoint.step,
         skeleton,
         {name: x for name, x in here.items() if name not in shared},
         {name: here[name] for name in shared},
-        None if own is None else Index.of(shared, own.count),
-        shard_name(own.number) if own is not None and own.is_first else None,
+        None if piece is None else Index.of(shared, piece.count),
+        shard_name(piece.number) if piece is not None and piece.is_first else None,
     )
 
 
@@ -108,7 +95,7 @@ def write(run_folder: Path, taken: Snapshot, keep: int, world: World = ALONE) ->
         CheckpointError: One of the processes can't write; on all of them. What was there before is untouched.
     """
     folder = checkpoint_folder.path_of(run_folder, taken.step)
-    if world.told(folder.exists()):
+    if world.broadcast(folder.exists()):
         return folder
     part = folder.with_name(folder.name + files.PART)
     translates = translated(OSError, partial(_not_written, folder, taken.bytes))
@@ -121,8 +108,8 @@ def write(run_folder: Path, taken: Snapshot, keep: int, world: World = ALONE) ->
                 opened.enter_context(files.new_folder(folder))
 
         def write_own() -> dict[str, Facts]:
-            own = {taken.shard: safetensors_file(taken.pieces)} if taken.shard else {}
-            return _write_files(part, {**(_contents(taken) if world.is_first else {}), **own})
+            shard = {taken.shard: safetensors_file(taken.pieces)} if taken.shard else {}
+            return _write_files(part, {**(_contents(taken) if world.is_first else {}), **shard})
 
         def finish() -> None:
             if world.is_first:
@@ -132,7 +119,7 @@ def write(run_folder: Path, taken: Snapshot, keep: int, world: World = ALONE) ->
 
         world.together(translates(begin), CheckpointError)
         facts = world.together(translates(write_own), CheckpointError)
-        listed = world.all_told({name: [x.bytes, x.sha256] for name, x in facts.items()})
+        listed = world.all_gather({name: [x.bytes, x.sha256] for name, x in facts.items()})
         world.together(translates(finish), CheckpointError)
     return folder
 

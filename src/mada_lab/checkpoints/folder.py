@@ -119,8 +119,8 @@ def _manifest(step: int, facts: dict[str, Facts]) -> bytes:
     """The only text of a manifest with this content; it contains its own digest."""
     content: dict[str, Any] = {"format_version": FORMAT_VERSION, "step": step}
     content["files"] = {name: asdict(x) for name, x in sorted(facts.items())}
-    own = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return (json.dumps({**content, "sha256": own}, indent=1) + "\n").encode()
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return (json.dumps({**content, "sha256": digest}, indent=1) + "\n").encode()
 
 
 def verify(folder: Path) -> dict[str, Facts]:
@@ -132,7 +132,10 @@ def verify(folder: Path) -> dict[str, Facts]:
     with translated(OSError, lambda x: damaged(x.filename or folder, "a readable file", x.strerror or str(x))):
         facts = _facts(folder)
         for name, expected in facts.items():
-            _verify_file(folder / name, expected)
+            with open(folder / name, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != expected.sha256:
+                raise damaged(folder / name, f"sha256 {expected.sha256}", digest)
     return facts
 
 
@@ -171,13 +174,6 @@ def _plain_files(folder: Path) -> dict[str, int]:
                 raise damaged(entry.path, "a plain file", "something else")
             lengths[entry.name] = entry.stat(follow_symlinks=False).st_size
     return lengths
-
-
-def _verify_file(path: Path, expected: Facts) -> None:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != expected.sha256:
-        raise damaged(path, f"sha256 {expected.sha256}", digest)
 
 
 def damaged(path: Path | str, expected: str, got: str) -> CheckpointError:

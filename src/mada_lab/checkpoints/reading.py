@@ -34,15 +34,10 @@ def shard_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """Type and shape of a tensor.
+    """Type and shape of a tensor."""
 
-    Attributes:
-        dtype: By its name in safetensors.
-        shape: Of the whole tensor.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
+    dtype: str  #: by its name in safetensors
+    shape: tuple[int, ...]  #: of the whole tensor
 
     @property
     def outline(self) -> Tensor:
@@ -56,15 +51,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """The tensors that are stored in pieces, cut as `mada_lab.checkpoints.row_shards` says.
+    """The tensors that are stored in pieces, cut as `mada_lab.checkpoints.row_shards` says."""
 
-    Attributes:
-        count: Pieces of each tensor, which is the number of files.
-        entries: By name.
-    """
-
-    count: int
-    entries: Mapping[str, Entry]
+    count: int  #: pieces of each tensor, which is the number of files
+    entries: Mapping[str, Entry]  #: by name
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], count: int) -> "Index":

@@ -69,8 +69,8 @@ class Saver:
         """
         self.settle()
         taken = checkpoint.snapshot(state, copy=self.in_background)
-        own = {**taken.tensors, **taken.pieces}
-        self._world.together(lambda: finite.require_finite(own, taken.step), NumericsError)
+        tensors = {**taken.tensors, **taken.pieces}
+        self._world.together(lambda: finite.require_finite(tensors, taken.step), NumericsError)
         write = partial(checkpoint.write, self._folder, taken, self._keep, self._world)
         if self._pool is not None:
             self._in_flight = self._pool.submit(write)

@@ -27,18 +27,12 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, as one of them sees them; by default a single process.
+    """The processes of a run, as one of them sees them; by default a single process."""
 
-    Attributes:
-        rank: Number of this process; 0 is the first.
-        size: Number of processes.
-        local_size: Number of processes on this machine.
-        device: The device of the tensors that are sent.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_size: int = 1
+    rank: int = 0  #: number of this process; 0 is the first
+    size: int = 1  #: number of processes
+    local_size: int = 1  #: number of processes on this machine
+    #: The device of the tensors that are sent
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -59,7 +53,7 @@ class World:
                 result = work()
             except Exception as caught:
                 error = caught
-        code = self.told(getattr(error, "exit_code", 1) if error is not None else 0)
+        code = self.broadcast(getattr(error, "exit_code", 1) if error is not None else 0)
         if error is not None:
             raise error
         if code:
@@ -67,13 +61,13 @@ class World:
         return result
 
     @contextmanager
-    def held_by_first(self, hold: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    def enter_on_first(self, hold: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
         """Enters `hold()` on the first process."""
         with ExitStack() as stack:
             self.on_first(lambda: stack.enter_context(hold()))
             yield
 
-    def told(self, tree: Any) -> Any:
+    def broadcast(self, tree: Any) -> Any:
         """The first process's `tree`, of JSON types; that of the other processes is ignored."""
         if self.size == 1:
             return tree
@@ -82,7 +76,7 @@ class World:
         text = bytearray(content.ljust(length))
         return json.loads(bytes(self._sent(torch.frombuffer(text, dtype=torch.uint8).to(self.device)).cpu().numpy()))
 
-    def all_told(self, tree: Any) -> list[Any]:
+    def all_gather(self, tree: Any) -> list[Any]:
         """Every process's `tree`, of JSON types, by rank."""
         if self.size == 1:
             return [tree]
@@ -110,12 +104,12 @@ class World:
             result = work()
         except kind as error:
             failure = str(error)
-        message = next((x for x in self.all_told(failure) if x is not None), None)
+        message = next((x for x in self.all_gather(failure) if x is not None), None)
         if message is not None:
             raise shared(kind(message))
         return cast(T, result)
 
-    def told_tensor(self, x: Tensor | None, shape: list[int], dtype: torch.dtype) -> Tensor:
+    def broadcast_tensor(self, x: Tensor | None, shape: list[int], dtype: torch.dtype) -> Tensor:
         """The first process's tensor, on `device`."""
         return self._sent((torch.empty(shape, dtype=dtype) if x is None else x).to(self.device))
 
@@ -132,7 +126,7 @@ class World:
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
         """Raises DistributedError, which names the first difference, unless all processes have the same `facts`."""
-        first, *others = self.all_told({name: _digest(x) for name, x in facts.items()})
+        first, *others = self.all_gather({name: _digest(x) for name, x in facts.items()})
         for rank, theirs in enumerate(others, 1):
             for name in facts:
                 if theirs[name] != first[name]:

@@ -18,25 +18,15 @@ INIT_STD = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """The sizes of the network; the defaults are GPT-2 small.
+    """The sizes of the network; the defaults are GPT-2 small."""
 
-    Attributes:
-        block_size: Longest sequence.
-        vocab_size: Number of token ids.
-        n_layer: Number of blocks.
-        n_head: Attention heads per block; divides n_embd.
-        n_embd: Channels.
-        dropout: Probability that an activation is dropped in training, in [0, 1).
-        bias: Whether linear layers and norms have a bias.
-    """
-
-    block_size: int = 1024
-    vocab_size: int = 50257
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    dropout: float = 0.0
-    bias: bool = True
+    block_size: int = 1024  #: longest sequence
+    vocab_size: int = 50257  #: number of token ids
+    n_layer: int = 12  #: number of blocks
+    n_head: int = 12  #: attention heads per block; divides n_embd
+    n_embd: int = 768  #: channels
+    dropout: float = 0.0  #: probability that an activation is dropped in training, in [0, 1)
+    bias: bool = True  #: whether linear layers and norms have a bias
 
     def __post_init__(self) -> None:
         """Raises ConfigError for impossible sizes."""

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 the field's name for it
 
 from mada_lab.errors import ConfigError
-from mada_lab.model.classifier import Classifier
+from mada_lab.model.images import Classifier
 
 
 class Block(nn.Module):

@@ -9,27 +9,16 @@ from mada_lab.records.run_record import Run
 
 @dataclass(frozen=True)
 class Outcome:
-    """The results of one run. A loss is None if it was not measured, and NaN if it was not finite.
+    """The results of one run. A loss is None if it was not measured, and NaN if it was not finite."""
 
-    Attributes:
-        optimizer: Its name.
-        steps: Optimizer steps done.
-        train_loss: The final training loss.
-        val_loss: The final validation loss.
-        best_val_loss: The lowest validation loss.
-        seconds: Time since the start of training, evaluations included.
-        peak_memory: The peak memory, in bytes.
-        val_accuracy: The final validation accuracy, in [0, 1]; None if the task has none.
-    """
-
-    optimizer: str
-    steps: int
-    train_loss: float | None
-    val_loss: float | None
-    best_val_loss: float | None
-    seconds: float | None
-    peak_memory: float | None
-    val_accuracy: float | None = None
+    optimizer: str  #: its name
+    steps: int  #: optimizer steps done
+    train_loss: float | None  #: the final training loss
+    val_loss: float | None  #: the final validation loss
+    best_val_loss: float | None  #: the lowest validation loss
+    seconds: float | None  #: time since the start of training, evaluations included
+    peak_memory: float | None  #: the peak memory, in bytes
+    val_accuracy: float | None = None  #: the final validation accuracy, in [0, 1]; None if the task has none
 
     @property
     def milliseconds_per_step(self) -> float | None:

@@ -12,8 +12,7 @@ from mada_lab.compute.world import World
 from mada_lab.config.keys import VisionConfig
 from mada_lab.data.image_batches import ImageBatches, Images, InOrder, Scale, load, with_label_noise
 from mada_lab.data.images import ImageData
-from mada_lab.model.cnn import CNN
-from mada_lab.model.linear import MLP
+from mada_lab.model.images import CNN, MLP
 from mada_lab.model.resnet import ResNet
 from mada_lab.tasks.measure import Batch, Measured, classification, require_size
 

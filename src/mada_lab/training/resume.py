@@ -37,8 +37,8 @@ def open_record(state: TrainState) -> RunRecord | WritesNothing:
     world = state.world
     if state.config.init_from != "resume":
         return world.on_first(lambda: RunRecord.create(state.folder, state.manifest())) or WritesNothing()
-    found = world.on_first(lambda: _fitting(state))
-    saved = redistribution.handed_out(found, state.folder, state.model, state.optimizer, world)
+    newest = world.on_first(lambda: _fitting(state))
+    saved = redistribution.load_on_all(newest, state.folder, state.model, state.optimizer, world)
     if saved is None:
         return world.on_first(lambda: RunRecord.resume(state.folder, -1)) or WritesNothing()
     explained = _of_this_run(state, saved.step)

@@ -12,17 +12,11 @@ from mada_lab.records.run_record import read_run
 
 @dataclass(frozen=True)
 class Finding:
-    """The state of the record, of a checkpoint, or of another entry of a run folder.
+    """The state of the record, of a checkpoint, or of another entry of a run folder."""
 
-    Attributes:
-        name: Its name.
-        good: Whether it is whole.
-        detail: Its size, or the damage.
-    """
-
-    name: str
-    good: bool
-    detail: str
+    name: str  #: its name
+    good: bool  #: whether it is whole
+    detail: str  #: its size, or the damage
 
     def __str__(self) -> str:
         return visible(f"{'good' if self.good else 'BAD '}  {self.name}: {self.detail}")
