@@ -111,11 +111,8 @@ class RunRecord:
         try:
             self._write_waiting()
         except OSError as error:
-            logger.warning(
-                "run record, in %s: expected to add a row, got %s. Training goes on; the row waits in memory",
-                self.folder / METRICS,
-                error.strerror,
-            )
+            text = "run record, in %s: expected to add a row, got %s. Training goes on; the row waits in memory"
+            logger.warning(text, self.folder / METRICS, error.strerror)
 
     def sync(self) -> None:
         """Flushes all rows to the disk, before a checkpoint, which must not be ahead of them; warns of a failure."""

@@ -46,7 +46,7 @@ class Signals:
 
     def __init__(self, alone: bool = True) -> None:
         self._alone = alone
-        self._received: int | None = None
+        self.received: int | None = None  #: the signal
         self._agreed: int | None = None
         self._at = 0.0
         self._late = False
@@ -62,19 +62,14 @@ class Signals:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Restores the handlers. A signal that came too late to stop this work is passed on to outer Signals."""
-        if self._received is not None:
+        if self.received is not None:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._received is not None and kind is None:
-            before = self._before.get(self._received)
+        if self.received is not None and kind is None:
+            before = self._before.get(self.received)
             if callable(before) and isinstance(getattr(before, "__self__", None), Signals):
-                before(self._received, None)
-
-    @property
-    def received(self) -> int | None:
-        """The signal that was received."""
-        return self._received
+                before(self.received, None)
 
     def agree(self, number: int | None) -> None:
         """Notes the signal that one of several processes has received, and told all of them."""
@@ -82,7 +77,7 @@ class Signals:
 
     def check(self) -> None:
         """Raises Stop if a signal was received; called between two steps."""
-        number = self._received if self._alone else self._agreed
+        number = self.received if self._alone else self._agreed
         if number is not None:
             raise Stop(number)
 
@@ -99,8 +94,8 @@ class Signals:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if self._received is None:
-            self._received, self._at = number, now
+        if self.received is None:
+            self.received, self._at = number, now
             name = signal.Signals(number).name
             self._tell(f"{name}: finishing the step, then saving; again to leave at once")
             self._before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._lose_patience))

@@ -59,15 +59,10 @@ def require_place(state: TrainState, remedy: str = GO_ON) -> None:
         ConfigError: The folder of a fresh run holds a run.
         CheckpointError: The folder of a resumed run holds none.
     """
-    if state.config.init_from == "resume":
-        require_run(state.folder)
-    else:
-        require_absent(state.folder, remedy)
-
-
-def require_run(folder: Path) -> None:
-    """Raises CheckpointError unless `folder` holds a run, or checkpoints of one."""
-    if not (folder / MANIFEST).exists() and not checkpoint_folder.available(folder):
+    folder = state.folder
+    if state.config.init_from != "resume":
+        require_absent(folder, remedy)
+    elif not (folder / MANIFEST).exists() and not checkpoint_folder.available(folder):
         raise _nothing(folder)
 
 
