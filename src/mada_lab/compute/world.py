@@ -32,8 +32,7 @@ class World:
     rank: int = 0  #: number of this process; 0 is the first
     size: int = 1  #: number of processes
     local_size: int = 1  #: number of processes on this machine
-    #: The device of the tensors that are sent
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  #: of the tensors that are sent
 
     @property
     def is_first(self) -> bool:

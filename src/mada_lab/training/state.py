@@ -40,19 +40,15 @@ class TrainState:
     step: int = 0  #: optimizer steps done, skipped ones included
     reported: bool = False  #: whether the evaluation and the row that are due at this step are done
     seconds: float = 0.0  #: time since the start, evaluations included; pauses between two processes are left out
-    #: Counts the steps that were skipped because loss or gradient was not finite
-    skips: Skips = field(default_factory=Skips)
+    skips: Skips = field(default_factory=Skips)  #: counts steps whose loss or gradient was not finite
     skips_warned: bool = False  #: whether the user was warned of skipped steps
-    #: The loss of the last step, in nats per token or image; None before the first step
-    train_loss: float | None = None
+    train_loss: float | None = None  #: of the last step, in nats per token or image; None before the first
     peak: float = 0.0  #: the peak of the learning-rate schedule: the rate in the optimizer's groups when it was made
     lr: float = 0.0  #: the learning rate of the last step; 0 before the first
-    #: The last validation loss, in nats per token or image; None before the first evaluation
-    val_loss: float | None = None
+    val_loss: float | None = None  #: of the last evaluation, in nats per token or image; None before the first
     best_val_loss: float | None = None  #: the lowest validation loss
     val_accuracy: float | None = None  #: the last validation accuracy; None where the task has none
-    #: The buffers of `model` before the forward passes of this step
-    buffers_before: list[Tensor] = field(default_factory=list)
+    buffers_before: list[Tensor] = field(default_factory=list)  #: the model's, before this step's forward passes
     world: World = ALONE  #: the processes that share the work
     pace: Pace = field(default_factory=Pace)  #: measures the time per step since the last row
 
