@@ -126,7 +126,7 @@ def train_together(members: Sequence[Member]) -> None:
             for member in running:
                 if member.error is not None:
                     raise member.error from None
-            raise Interrupted(stop.number, max((x.trainer.state.step for x in running), default=0)) from None
+            raise Interrupted(stop.number, max((x.trainer.state.step for x in running), default=None)) from None
 
 
 def _running(members: Sequence[Member]) -> list[Member]:

@@ -64,7 +64,7 @@ class Trainer:
     Args:
         state: The state of the run, at step 0.
         listen: Follows the run.
-        signals: Tells when the run is asked to stop; by default Signals of its own.
+        signals: Receives the signals that stop the run; by default new Signals.
     """
 
     validation: Sequence[Batch]  #: the fixed batches of the validation loss
@@ -92,7 +92,7 @@ class Trainer:
             ConfigError, CheckpointError: As `resume.open_record`.
         """
         state, config, world = self.state, self.state.config, self.state.world
-        with world.held_by_first(lambda: run_lock.hold(state.folder)), saver_of(config, world) as self.saver:
+        with world.enter_on_first(lambda: run_lock.hold(state.folder)), saver_of(config, world) as self.saver:
             self.initial_coefficients = state.coefficients()
             self.record = resume.open_record(state)
             forward = torch.compile(state.model) if config.compile else state.model
@@ -190,7 +190,7 @@ class Trainer:
     def save(self) -> None:
         """Writes a checkpoint unless this step has one, after the rows: no checkpoint is ahead of the record."""
         state, saver, world = self.state, self.saver, self.state.world
-        if world.told(bool(world.on_first(lambda: saver.has(state.step)))):
+        if world.broadcast(world.on_first(lambda: saver.has(state.step))):
             return
         self.record.sync()
         if saver.is_shared:
