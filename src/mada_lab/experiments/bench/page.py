@@ -22,9 +22,8 @@ from mada_lab.experiments.bench.sections import (
     lr_name,
 )
 from mada_lab.experiments.seeds import NOTHING, band, mean_sd
-from mada_lab.plots.bars import bands
 from mada_lab.plots.contours import LOSSES, Surface, contours
-from mada_lab.plots.lr_map import Line, lr_lines
+from mada_lab.plots.seeds import bands, lr_lines
 from mada_lab.reports.html import Figures, Page, Section, Text
 from mada_lab.reports.html import Table as PageTable
 
@@ -185,22 +184,22 @@ def curves(t: Table) -> Figure | None:
         "AdamW, tuned": tuned(t, "adamw"),
         "Muon, tuned": tuned(t, "muon"),
     }
-    given = [
-        band(title, t.cells[name].curves)
+    given = {
+        title: band(t.cells[name].curves)
         for title, name in names.items()
         if name and t.has(name) and t.cells[name].curves
-    ]
+    }
     return bands(given, f"{t.task}: validation loss") if given else None
 
 
 def rates(t: Table, scope: Scope) -> Figure | None:
     """Final losses over the base learning rate, as exponents of 10."""
-    lines = [
-        Line(name, list(scope.rates), [t.values(lr_name(name, x)) for x in scope.rates])
+    losses = {
+        name: [t.values(lr_name(name, x)) for x in scope.rates]
         for name in scope.mapped
         if all(t.has(lr_name(name, x)) for x in scope.rates)
-    ]
-    return lr_lines(lines, f"{t.task}: final validation loss") if lines else None
+    }
+    return lr_lines(scope.rates, losses, f"{t.task}: final validation loss") if losses else None
 
 
 def betas(t: Table, scope: Scope) -> Figure | None:
