@@ -38,7 +38,11 @@ def read_surfaces(folder: Path) -> list[Surface]:
     Raises:
         ConfigError: There are none, or a record or a table is malformed.
     """
-    cells = _runs(folder) or _published(folder)
+    return surfaces(_runs(folder) or _published(folder))
+
+
+def surfaces(cells: Sequence[Cell]) -> list[Surface]:
+    """The surface of each optimizer."""
     names = sorted({cell.optimizer for cell in cells}, key=lambda x: (FIRST.index(x) if x in FIRST else len(FIRST), x))
     return [_surface(name, [cell for cell in cells if cell.optimizer == name]) for name in names]
 
