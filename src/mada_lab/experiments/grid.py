@@ -72,7 +72,7 @@ def _published(folder: Path) -> list[Cell]:
     cells: dict[tuple[str, float, float], Cell] = {}
     for table in grids:
         name = _optimizer(table)
-        for row, line in zip(table.rows, table.lines, strict=True):
+        for line, row in table.rows.items():
             cell = Cell(name, row["initial_beta1"], row["initial_beta2"], 0, row["train_loss"], row["val_loss"])
             start = (name, cell.beta1, cell.beta2)
             if start in cells:
