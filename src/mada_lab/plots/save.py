@@ -43,12 +43,17 @@ def save(figure: Figure, path: Path) -> Path:
     if path.suffix not in FORMATS:
         what = f"expected a name that ends with {', '.join(FORMATS)}, got {path.name}; rename it"
         raise ConfigError(f"figure, {path}: {what}")
+    return write("figure", path, rendered(figure, path.suffix[1:], path.stem, FORMATS[path.suffix]))
+
+
+def write(kind: str, path: Path, content: str | bytes) -> Path:
+    """Writes `content` to `path`, and returns `path`. Raises ConfigError, about a `kind`, if that fails."""
     try:
         make_folder(path.parent)
-        write_atomic(path, rendered(figure, path.suffix[1:], path.stem, FORMATS[path.suffix]))
+        write_atomic(path, content)
     except OSError as error:
         what = f"expected a file that can be written, got {error.strerror}; choose another place"
-        raise ConfigError(f"figure, {path}: {what}") from error
+        raise ConfigError(f"{kind}, {path}: {what}") from error
     return path
 
 

@@ -43,7 +43,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _run(name: str, table: LogTable) -> Run:
-    lines = table.rows
+    lines = list(table.rows.values())
     coefficients = [q for q in table.columns if q not in TRAJECTORY]
     moving = [q for q in coefficients if any(line[q] != lines[0][q] for line in lines)]
     rows, before = [], [math.nan, math.nan]

@@ -33,14 +33,12 @@ class LogTable:
     Attributes:
         path: The file.
         columns: Names of the columns.
-        rows: By column, the values of each row. An empty loss is NaN.
-        lines: The line of each row in the file.
+        rows: By line of the file, the values of the row by column. An empty loss is NaN.
     """
 
     path: Path
     columns: tuple[str, ...]
-    rows: list[dict[str, float]]
-    lines: list[int]
+    rows: dict[int, dict[str, float]]
 
     def has(self, columns: Iterable[str]) -> bool:
         """Whether all of `columns` are there."""
@@ -81,7 +79,7 @@ def _table(path: Path) -> LogTable | None:
         raise malformed(f"{path}, line {number}", "a header of distinct columns", ", ".join(head))
     if not lines:
         raise malformed(str(path), "rows", "none")
-    return LogTable(path, head, [_row(path, i, head, words) for i, words in lines], [i for i, _ in lines])
+    return LogTable(path, head, {i: _row(path, i, head, words) for i, words in lines})
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -100,7 +98,7 @@ def _without_header(path: Path, lines: list[tuple[int, list[str]]]) -> LogTable:
         rows = [{"step": float(STEPS_PER_ROW * i), **row} for i, row in enumerate(read)]
     else:
         rows = [{f"initial_{key}" if key in COEFFICIENTS else key: x for key, x in row.items()} for row in read]
-    return LogTable(path, tuple(rows[0]), rows, [i for i, _ in lines])
+    return LogTable(path, tuple(rows[0]), dict(zip((i for i, _ in lines), rows, strict=True)))
 
 
 def _holds_losses(rows: list[dict[str, float]]) -> bool:

@@ -1,4 +1,4 @@
-"""What the runs of a bench came to: numbers out of the records alone.
+"""The results of the runs of a bench, from their records alone.
 
 A diverged run, one without a finite final loss, counts with its task's ceiling: the highest finite final loss of any
 run there, or the loss of the untrained network if that is higher. A finite final loss above the untrained network's is
@@ -37,7 +37,7 @@ class Cell:
 
     @classmethod
     def of(cls, name: str, runs: Sequence[Run | None], diverged: Sequence[bool]) -> "Cell":
-        """The cell of these runs, in which those that are None without having diverged are missing."""
+        """The cell of these runs; a run is missing if it is None and has not diverged."""
         there = [run for run, bad in zip(runs, diverged, strict=True) if run is not None and not bad]
         losses, train = (
             [final_loss(run, which) for run in there] + [math.nan] * sum(diverged)
@@ -85,7 +85,7 @@ class Table:
 
     @property
     def ceiling(self) -> float:
-        """What a diverged run counts for."""
+        """The loss that a diverged run counts with."""
         finite = [x for cell in self.cells.values() for x in cell.losses if math.isfinite(x)]
         return max((x for x in [*finite, self.untrained] if math.isfinite(x)), default=math.nan)
 

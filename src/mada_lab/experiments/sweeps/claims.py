@@ -63,7 +63,7 @@ class Standing:
                 standing.settled.setdefault(point, trial)
             elif trial.state == State.RUNNING:
                 standing.held.setdefault(point, trial)
-            elif trial.state == State.FAILED and not trial.facts.get("released"):
+            elif trial.state == State.FAIL and not trial.facts.get("released"):
                 standing.deaths[point] += 1
             if "values" in trial.facts and "name" in trial.facts:
                 standing.drawn[point] = (trial.facts["name"], trial.facts["values"])
@@ -76,7 +76,7 @@ class Standing:
 
 def is_settled(trial: Trial) -> bool:
     """Whether the trial has come to a result, or to a failure that stands."""
-    return trial.state == State.COMPLETE or (trial.state == State.FAILED and "error" in trial.facts)
+    return trial.state == State.COMPLETE or (trial.state == State.FAIL and "error" in trial.facts)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Claims:
 
     def retry_failed(self) -> int:
         """Frees the points that have failed so far, and returns their number."""
-        failed = [trial for trial in self.standing().settled.values() if trial.state == State.FAILED]
+        failed = [trial for trial in self.standing().settled.values() if trial.state == State.FAIL]
         for trial in failed:  # a key for each: what another worker writes at the same time isn't lost
             self.study.note(f"{RETRIED}{trial.number}", True)
         return len(failed)
@@ -148,11 +148,11 @@ class Claims:
 
     def fail(self, claim: Claim, error: str) -> None:
         """The point has failed, and stands so. Raises ClaimLost."""
-        self._change(claim, State.FAILED, {"error": error})
+        self._change(claim, State.FAIL, {"error": error})
 
     def release(self, claim: Claim) -> None:
         """This worker is stopped; the point is free at once. Raises ClaimLost."""
-        self._change(claim, State.FAILED, {"released": True})
+        self._change(claim, State.FAIL, {"released": True})
 
     def _change(self, claim: Claim, state: State | None, facts: dict[str, Any], value: float | None = None) -> None:
         try:
@@ -179,7 +179,7 @@ class Claims:
     def bury(self, trial: Trial) -> bool:
         """Fails the trial of a worker that counts as dead; False if it has ended by itself, or by another worker."""
         try:
-            return self.study.end(trial.id, State.FAILED)
+            return self.study.end(trial.id, State.FAIL)
         except TrialEnded:
             return False
 
