@@ -26,7 +26,7 @@ from mada_lab.evaluation import texts
 from mada_lab.pretrained.generate import sample
 from mada_lab.pretrained.weights import read
 from mada_lab.tasks.measure import mean_loss
-from mada_lab.training.loop import train
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent
 from tests.app.test_model import model, scrambled
 

@@ -23,8 +23,8 @@ from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.optimizers import catalog
 from mada_lab.records import mirrors
 from mada_lab.training import changes
-from mada_lab.training.loop import train
-from mada_lab.training.state import Session
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import train
 from mada_optim.stepping.dispatch import Dispatcher
 from tests.app.conftest import Silent, fitted
 
@@ -490,8 +490,8 @@ def after_poison(config, data, monkeypatch):
             if session:
                 torch.nn.init.constant_(session[0].model.wpe.weight, float("nan"))
 
-    session, start = [], Session.start
-    monkeypatch.setattr(Session, "start", lambda *a: session.append(start(*a)) or session[-1])
+    session, start = [], TrainState.start
+    monkeypatch.setattr(TrainState, "start", lambda *a: session.append(start(*a)) or session[-1])
     heard, rare = Poisoned(), {"eval_interval": 50, "checkpoint_interval": 50, "log_interval": 1}
     with pytest.raises(NumericsError, match="in a row"):
         train(replace(config, max_iters=40, **rare), data, heard)
@@ -521,7 +521,7 @@ def compiled(config, data, monkeypatch):
 OUTSIDE = {
     "checkpoint_interval": lambda config, data, _: of_folder(replace(config, keep_checkpoints=9), data),
     "keep_checkpoints": lambda config, data, _: of_folder(replace(config, checkpoint_interval=2), data),
-    "background_save": lambda config, *_: Saver(config)._pool is not None,
+    "background_save": lambda config, *_: Saver(config).in_background,
     "mirror": lambda config, *_: mirrors.requested(config.mirror),
     "compile": compiled,
     "max_skipped_steps": after_poison,

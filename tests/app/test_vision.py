@@ -21,17 +21,18 @@ from mada_lab.data.image_batches import ImageBatches, Images, InOrder, Scale, au
 from mada_lab.data.images import ImageData
 from mada_lab.data.prepare import prepare
 from mada_lab.errors import ConfigError, DataError, LabError
-from mada_lab.model.cnn import CNN
+from mada_lab.model.images import CNN
 from mada_lab.model.resnet import Block, ResNet
 from mada_lab.records.run_record import read_run
 from mada_lab.reports.report import headline, report
 from mada_lab.system.signals import Signals
 from mada_lab.tasks.choice import rebuild
 from mada_lab.tasks.measure import classification
-from mada_lab.training.loop import gradients, train, update
-from mada_lab.training.state import Session
+from mada_lab.training.gradients import accumulate
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import train
 from mada_lab.training.verify import verify
-from tests.app.conftest import Silent, fitted
+from tests.app.conftest import Silent, fitted, update
 from tests.problems import same_bits
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -275,17 +276,21 @@ def test_another_network_is_not_resumed(small, digits):
 
 
 def test_a_step_that_is_not_taken_leaves_the_running_statistics(small, digits):
-    session = Session.start(small, digits)
-    update(session, gradients(session, session.model, Signals()))
+    session = TrainState.start(small, digits)
+    update(session, accumulate(session, session.model, Signals()))
     before = [x.clone() for x in session.model.buffers()]
-    loss = gradients(session, session.model, Signals())
+    loss = accumulate(session, session.model, Signals())
     assert not same_bits([*session.model.buffers()], before)
     session.model.head.weight.grad[0, 0] = math.nan
     update(session, loss)
     assert same_bits([*session.model.buffers()], before)
-    position = session.position()
-    gradients(session, session.model, Signals())
-    session.rewind(position)
+
+    def broken_off(*batch):
+        session.model(*batch)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        accumulate(session, broken_off, Signals())
     assert same_bits([*session.model.buffers()], before)
 
 
@@ -296,8 +301,8 @@ def test_a_checkpoint_is_looked_into(small, digits, tmp_path):
 
 
 def test_sizes_that_the_weights_do_not_bear_out_are_refused_before_a_network_is_made(small, digits):
-    tree = Session.start(small, digits).checkpoint().tree
-    assert parameters(rebuild(small, tree)) == parameters(Session.start(small, digits).model)
+    tree = TrainState.start(small, digits).checkpoint().tree
+    assert parameters(rebuild(small, tree)) == parameters(TrainState.start(small, digits).model)
     for keys in ({"depth": 6 * 10**8 + 2}, {"width": 10**6}, {"model": "cnn", "width": 10**6}):
         with pytest.raises(ValueError, match="expected sizes of at most"):
             rebuild(replace(small, **keys), tree)

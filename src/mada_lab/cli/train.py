@@ -41,7 +41,7 @@ def trained(config: RunConfig, open_data: Callable[[str, Path], Any]) -> Any:
     from mada_lab.cli.bars import ProgressBar
     from mada_lab.compute import world
     from mada_lab.records.mirrors import mirrored
-    from mada_lab.training.loop import train as train_model
+    from mada_lab.training.trainer import train as train_model
 
     is_first = world.is_first()
     with world.group(config), ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar:

@@ -10,8 +10,8 @@ from mada_lab.records.listener import Listener
 from mada_lab.records.run_record import MANIFEST, SUMMARY, Run, read_run
 from mada_lab.tasks import Data
 from mada_lab.training import coefficients_from, lr_schedule
-from mada_lab.training.loop import train
 from mada_lab.training.stacked import Member, train_together
+from mada_lab.training.trainer import train
 
 #: Keys in which a run that goes on may differ from what began it.
 MAY_DIFFER = ("out_dir", "data_dir", "device", "init_from", "coefficients_from", "pace_from")
