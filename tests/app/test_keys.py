@@ -197,6 +197,7 @@ REFUSED = [
     ("adamw", {"hyper_lr": 0.1}, "key hyper_lr: .*; leave it out"),
     ("adam", {"hyper_lr": 0.1}, "key hyper_lr: .*; leave it out, or name in learn what it is for"),
     ("mada", {"learn": "none", "hyper_stop": 5}, "key hyper_stop"),
+    ("mada", {"hyper_stop": 12}, "optimizer mada, in hyper_stop=12: stop=12: expected more than 50 at start=50"),
     ("mada", {"horizon": 0.5}, "key horizon"),
     ("mada", {"omega": 0.5}, "key omega"),
     ("mada", {"matrix_lr": 0.5}, "key matrix_lr"),

@@ -122,6 +122,9 @@ REFUSED = [
     (["--clamp_interval=0"], "clamp_interval: expected at least 1, got 0"),
     (["--warmup_iters=5000"], "warmup_iters: expected at most max_iters=2000"),
     (["--max_iters=50", "--warmup_iters=100"], "warmup_iters: expected at most max_iters=50, got 100"),
+    (["--distributed_timeout=0"], "distributed_timeout: expected more than 0, got 0"),
+    (["--batch_size=3000000000"], "batch_size: expected at most 2147483647, got 3000000000"),
+    (["--hyper_stop=3000000000"], "hyper_stop: expected at most 2147483647, got 3000000000"),
     (["--min_lr=1", "--learning_rate=0.5"], "min_lr: expected at most learning_rate=0.5, got 1"),
     (["--dtype=elsewhere"], "got 'elsewhere'"),
     (["--out_dir="], "out_dir: expected a folder"),
@@ -158,6 +161,13 @@ def test_refused_files(tmp_path, content, message):
     path = tmp_path / "c.toml"
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
+        parsing.load([str(path)])
+
+
+def test_another_name_in_a_python_file_is_answered(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("lr = 1e-3\n")
+    with pytest.raises(ConfigError, match=r"c.py, line 1: expected a known key, got lr; did you mean 'learning_rate'"):
         parsing.load([str(path)])
 
 

@@ -18,7 +18,7 @@ from mada_lab.config.keys import RunConfig, TrainConfig
 from mada_lab.config.upstream import translate
 from mada_lab.config.upstream.translation import keys_in
 from mada_lab.errors import ConfigError
-from mada_optim.checks import did_you_mean
+from mada_optim.checks import POSITIVE, did_you_mean
 from mada_optim.rule import Interval
 
 C = TypeVar("C", bound=RunConfig)
@@ -196,9 +196,8 @@ def parse_arguments(arguments: Sequence[str], default: C) -> C:
 def require_known(key: str, where: str, kind: type[RunConfig] = TrainConfig) -> None:
     """Raises ConfigError with the key of this other name, or the nearest key, unless `key` is one."""
     if key not in keys(kind):
-        remedy = did_you_mean(
-            aliases(kind).get(key, key), keys(kind), f"`mada-lab {COMMANDS[kind]} --help` lists the keys", cutoff=0.5
-        )
+        otherwise = f"`mada-lab {COMMANDS[kind]} --help` lists the keys"
+        remedy = did_you_mean(aliases(kind).get(key, key), keys(kind), otherwise, cutoff=0.5)
         raise ConfigError(f"configuration, in {where}: expected a known key, got {key}; {remedy}")
 
 
@@ -251,9 +250,11 @@ def _problems_of(key: str, value: Any, declared: Key) -> Iterator[str]:
 
 
 def _range(allowed: Interval, x: float) -> str:
-    """The interval in words, of which the end that `x` is beyond is enough if the other is far away."""
+    """The interval in words; of a wide one, only the end that `x` is beyond."""
     if allowed.high <= 1:
         return f"a number in {allowed}"
+    if allowed == POSITIVE:
+        return "more than 0"
     return f"at least {allowed.low:g}" if x < allowed.low else f"at most {int(allowed.high)}"
 
 

@@ -89,13 +89,14 @@ def learners(config: RunConfig, rule: Rule, makes: Makes) -> list[Learner]:
 def _made(make: Make, names: tuple[str, ...], config: RunConfig, rule: Rule) -> Learner:
     known, options, keys = _options(make), {}, []
     for key, declared in declarations(type(config)).items():
-        value = None if key == FACTOR else _value(config, key, names)
-        if value is not None and (option := known.intersection(declared.of_learner)):
-            options[option.pop()] = value
-            keys.append(f"{key}={getattr(config, key)}")
+        for option in known.intersection(declared.of_learner):
+            if key != FACTOR and (value := _value(config, key, names)) is not None:
+                options[option] = value
+                keys.append(f"{key}={getattr(config, key)}")
     if config.hyper_lr_factor != 1.0:
         option = "rate" if "rate" in known else "lr"
         options[option] = _multiplied(make, option, options.get(option), names, config.hyper_lr_factor, rule)
+        keys.append(f"{FACTOR}={config.hyper_lr_factor}")
     try:
         return make(**_numbers(options)) if _is_of_lr(make) else make(*names, **options)
     except ValueError as error:
