@@ -60,7 +60,7 @@ REFUSED = [
     (["data", "prepare", "pydoc", "--form-file=x"], 2, "got --form-file; did you mean '--from-file'"),
     (["data", "prepare", "pydoc", "--tokenizer=bpe"], 2, "expected char or gpt2, got bpe"),
     (["data", "prepare", "pydoc", "--workers=0"], 2, "option --workers: expected a whole number in [1, 1024], got 0"),
-    (["data", "prepare", "wikitext", "--from-file=missing", "--bpe-files=."], 3, "encoder.json"),
+    (["data", "prepare", "wikitext", "--from-file=.", "--bpe-files=."], 3, "encoder.json"),
     (["data", "prepare", "cifar10", "--from-file=missing.npz"], 3, "missing.npz"),
     (["train", "--dataset=openwebtext"], 3, "run `mada-lab data prepare openwebtext` first"),
     (["train", "--dataset=digits"], 2, "expected one of text, got digits"),

@@ -128,7 +128,7 @@ REFUSED = [
     (["--min_lr=1", "--learning_rate=0.5"], "min_lr: expected at most learning_rate=0.5, got 1"),
     (["--dtype=elsewhere"], "got 'elsewhere'"),
     (["--out_dir="], "out_dir: expected a folder"),
-    (["missing.toml"], "in missing.toml: expected a readable file"),
+    (["missing.toml"], "missing.toml: expected a file or folder that exists"),
 ]
 
 
