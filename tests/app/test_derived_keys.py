@@ -115,7 +115,7 @@ def test_an_option_of_a_learner_is_a_key(source):
     changed(file, "    rebound: Limit\n", "    rebound: Limit\n    wobble: Limit\n")
     changed(file, "rebound: Limit = math.inf,\n", "rebound: Limit = math.inf,\n        wobble: Limit = 0.5,\n")
     changed(file, '"rebound": rebound}', '"rebound": rebound, "wobble": wobble}')
-    changed(file, "        scope: Over", "        wobble: How far it wobbles.\n        scope: Over")
+    changed(file, "        scope: The", "        wobble: How far it wobbles.\n        scope: The")
     shown = " ".join(ran(source, NEW_OPTION).replace("│", " ").split())
     assert "--hyper-wobble" in shown or "--hyper_wobble" in shown
     assert "How far it wobbles. None: 0.5 (HyperSGD)." in shown

@@ -40,8 +40,8 @@ class LearnedLR(Learner):
         scope: The parameters that share a factor: "global" (all), "group" or "tensor".
         memory: Decay of the mean square that normalizes hypergradients, in [0, 1). 0: no normalization.
         averaging: Decay of the running mean, in [0, 1). 0: each hypergradient moves ln lr by itself. Needs `memory`.
-        reach: Largest change of ln lr in a step, >= 0. After a change, the running mean keeps
-            exp(-|change| / reach) of its weight. 0: no limit, and nothing is forgotten.
+        reach: Largest change of ln lr in a step, >= 0. After a change by x, the running mean keeps `exp(-|x| / reach)`
+            of its weight. 0: no limit, and nothing is forgotten.
         rise: Agreement of steps that is needed before the factor rises above 1, in [0, 1). 0: it may rise at once.
             Needs `memory`.
         clip: Largest size of a normalized hypergradient, >= 0: each is clipped to [-clip, clip].
