@@ -21,7 +21,7 @@ NONE, NOT_FINITE = "\N{EN DASH}", "not finite"
 
 @dataclass(frozen=True)
 class Label:
-    """A run's name beside a sample of its line, of this color and SVG `stroke-dasharray`; `note` is small text below."""
+    """A run's name beside a sample of its line (color, SVG `stroke-dasharray`); `note` is small text below it."""
 
     name: str
     color: str
