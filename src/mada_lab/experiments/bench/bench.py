@@ -26,7 +26,7 @@ class Bench:
         tasks: The tasks.
         scope: The part of the bench that is asked for.
         out: Folder of all runs.
-        storage: Where workers agree on who computes what.
+        storage: Where the workers share the runs out.
         listen: Follows it.
         grace: Seconds without a sign of life after which a worker counts as dead.
         together: Runs that are trained side by side.
@@ -43,7 +43,7 @@ class Bench:
     errors: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def work(self) -> list[Table]:
-        """Computes what is missing, beside any number of other workers, until all is there; then reads it.
+        """Computes the missing runs, beside any number of other workers, and returns the tables of all tasks.
 
         Raises:
             SweepStopped, CheckpointError: As `Worker.work`.

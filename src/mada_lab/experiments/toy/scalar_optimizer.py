@@ -54,7 +54,7 @@ class ScalarOptimizer:
         self.coefficients: Numbers = {q: float(group[q]) for q in rule.coefficient_names()}
         self._hyper = {name: float(group[name]) for name in rule.hyper_parameters}
         self._slots: Numbers = {SLOT + slot.name: slot.init for slot in form.slots}
-        self._last: tuple[float, Numbers] | None = None  # lr of the last update, and what its rule was given
+        self._last: tuple[float, Numbers] | None = None  # lr and inputs of the last update
         self._learned = learned
         learner_of = {q: x for x in optimizer.learners for q in learned_names(rule, x.names)}
         self._columns = [Column(q, learner_of[q], rule) for q in learned]
