@@ -21,8 +21,8 @@ from typing import Any
 
 from mada_lab.config.keys import TrainConfig
 from mada_lab.tasks.open_data import open_data
-from mada_lab.training.loop import train
-from mada_lab.training.state import Session
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import train
 
 BASE = TrainConfig(learning_rate=3e-3, min_lr=3e-4, warmup_iters=50, beta1=0.9, beta2=0.95, weight_decay=0.1)
 LEARNED = {"beta3": 0.0, "c": 1.0, "gamma": 1.0, "bounds": "beta1=0.01:0.99,beta2=0.501:0.99,beta3=0:0.99"}
@@ -70,7 +70,7 @@ class Quiet:
         """Does nothing."""
 
 
-def run(keys: Mapping[str, Any], optimizer: str, seed: int, steps: int) -> Session:
+def run(keys: Mapping[str, Any], optimizer: str, seed: int, steps: int) -> TrainState:
     """A run, at its end."""
     sparse = {"eval_interval": steps, "log_interval": steps, "eval_iters": 100}
     config = replace(BASE, optimizer=optimizer, seed=seed, max_iters=steps, **sparse, **keys)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,11 +22,9 @@ from mada_lab.checkpoints.saver import Saver
 from mada_lab.config.keys import TrainConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import prepare
-from mada_lab.system.signals import Signals
-from mada_lab.training.loop import gradients, update
 from mada_lab.training.lr_schedule import learning_rate
-from mada_lab.training.reporting import due_row
-from mada_lab.training.state import Session
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import Trainer
 
 MODELS = {
     "demo": replace(TrainConfig(), device="cpu", hyper_start=0),
@@ -36,7 +35,7 @@ MODELS = {
 INTERVAL = 250  # steps between checkpoints, the default
 
 
-def bare_step(session: Session) -> None:
+def bare_step(session: TrainState) -> None:
     """A step without care."""
     for group in session.optimizer.param_groups:
         group["lr"] = learning_rate(session.config, session.peak, session.step + 1)
@@ -49,13 +48,20 @@ def bare_step(session: Session) -> None:
     session.step += 1
 
 
-def careful_step(session: Session, signals: Signals, saver: Saver) -> None:
-    """What `mada_lab.training.loop.run` does between two looks."""
-    signals.check()
-    saver.poll()
-    session.looked = True
-    due_row(session)
-    update(session, gradients(session, session.model, signals))
+class Quiet:
+    """Listens to nothing."""
+
+    def step(self, done: int) -> None:
+        """Does nothing."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Does nothing."""
+
+
+def careful_step(trainer: Trainer) -> None:
+    """What `mada_lab.training.trainer.train` does between two rows."""
+    trainer.between_steps()
+    trainer.train_step()
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -77,11 +83,13 @@ def main() -> None:
         corpus = Corpus.open(prepare("pydoc", Path(folder) / "data"))
         never = {"log_interval": 10**9, "eval_interval": 10**9}  # rows and evaluations are not care, but work asked for
         config = replace(MODELS[arguments.model], out_dir=str(Path(folder) / "run"), max_iters=10**8, **never)
-        bare, careful = Session.start(config, corpus), Session.start(config, corpus)
+        bare, careful = TrainState.start(config, corpus), TrainState.start(config, corpus)
         pairs = []
-        with Signals() as signals, Saver(config) as saver:
+        trainer = Trainer(careful, Quiet())
+        trainer.prepare()
+        with trainer.signals, trainer.opened():
             for round_ in range(arguments.rounds + 5):
-                works = [lambda: bare_step(bare), lambda: careful_step(careful, signals, saver)]
+                works = [lambda: bare_step(bare), lambda: careful_step(trainer)]
                 order = (0, 1) if round_ % 2 else (1, 0)  # each goes first every other time
                 took = {i: seconds(works[i]) for i in order}
                 pairs.append((took[0], took[1]))
@@ -93,7 +101,7 @@ def main() -> None:
         print_shares(careful, step)
 
 
-def print_shares(session: Session, step: float) -> None:
+def print_shares(session: TrainState, step: float) -> None:
     """A digest and a checkpoint, in the loop and in the background, as shares of INTERVAL steps."""
     for name, background in (("checkpoint in the loop", False), ("checkpoint in the background", True)):
         times = []

@@ -22,8 +22,8 @@ from mada_lab.errors import DataError
 from mada_lab.experiments.bench.tasks import TASKS, located
 from mada_lab.tasks import Data
 from mada_lab.tasks.open_data import open_data
-from mada_lab.training.loop import train
 from mada_lab.training.stacked import Member, train_together
+from mada_lab.training.trainer import train
 
 TASK_NAMES = ("digits_mlp", "cifar_cnn", "gpt_pydoc", "gpt_shakespeare_large")
 OPTIMIZERS = ("adamw", "automuon")

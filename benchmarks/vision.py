@@ -25,7 +25,7 @@ from mada_lab.data.prepare import open_or_prepare_images
 from mada_lab.plots.losses import validation_accuracy, validation_loss
 from mada_lab.plots.style import drawing
 from mada_lab.records.run_record import SUMMARY, Run, read_run
-from mada_lab.training.loop import train
+from mada_lab.training.trainer import train
 
 SWEEP_SEED, SEEDS = 0, (1, 2, 3)
 

@@ -5,7 +5,10 @@ command line prints it as one line after `error: `.
 """
 
 import signal
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 E = TypeVar("E", bound="LabError")
 
@@ -31,6 +34,25 @@ class LabError(Exception):
     def __str__(self) -> str:
         """The message, in which a name or a value that would move a terminal's cursor is written out."""
         return visible(super().__str__())
+
+
+@contextmanager
+def translated(
+    kinds: type[Exception] | tuple[type[Exception], ...], into: Callable[[Any], LabError | None]
+) -> Iterator[None]:
+    """Raises `into(error)` in place of an error of these `kinds`; the error itself if `into` returns None."""
+    try:
+        yield
+    except kinds as error:
+        ours = into(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def one_line(error: Exception, most: int | None = None) -> str:
+    """The class of an error, and its text on one line, of at most `most` characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
 
 
 def shared(error: E) -> E:
@@ -81,11 +103,22 @@ class Followed(LabError):  # noqa: N818 it is another's
 
 
 class Interrupted(LabError):  # noqa: N818 it is none
-    """A signal asked the run to stop, and it is saved: no error. The exit code is 128 + the signal's number."""
+    """A signal asked the command to stop; no error. The exit code is 128 + the signal's number.
+
+    Attributes:
+        resumable: Whether a run was saved, from which `--init_from=resume` goes on.
+    """
 
     is_shared = True
 
-    def __init__(self, number: int, step: int) -> None:
-        self.exit_code = 128 + number
-        name = signal.Signals(number).name
-        super().__init__(f"stopped by {name} at step {step}, and saved; `--init_from=resume` goes on from there")
+    def __init__(self, number: int, step: int | None = None) -> None:
+        """A run that was saved at `step`; without it, a command that leaves nothing to resume."""
+        self.exit_code, self.resumable = 128 + number, step is not None
+        saved = f" at step {step}, and saved; `--init_from=resume` goes on from there" if self.resumable else ""
+        super().__init__(f"stopped by {signal.Signals(number).name}{saved}")
+
+
+def require_exists(path: Path, what: str, kind: type[LabError] = ConfigError) -> None:
+    """Raises an error of `kind` if there is nothing at `path`; the message calls it `what`."""
+    if not path.exists():
+        raise kind(f"{what} {path}: expected a file or folder that exists, got a missing path; check it")

@@ -56,6 +56,7 @@ class Coefficient:
         domain: Where the rule is defined: a value outside is refused, learned or not.
         hyper_lr: The learning rate of its hyper-step where the user names none; the paper's for a weight of the past is
             5e-4, and 1e-1 for the rest.
+        meaning: Its effect on the update in one sentence, for generated pages and for help texts.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Coefficient:
     default: float
     domain: Interval = UNIT
     hyper_lr: float = 1e-1
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,15 @@ class Slot:
 
 #: The coefficient that every rule has, outside of its function. What is learned is the logarithm of a factor on the lr
 #: that the user or a scheduler sets, so that no hyper-step can turn it negative (Baydin et al., ICLR 2018, learn lr).
-LR = Coefficient("lr", r"\ln(\alpha/\alpha_0)", Interval(-math.log(1e4), math.log(1e4)), 0.0, REAL, hyper_lr=1e-2)
+LR = Coefficient(
+    "lr",
+    r"\ln(\alpha/\alpha_0)",
+    Interval(-math.log(1e4), math.log(1e4)),
+    0.0,
+    REAL,
+    hyper_lr=1e-2,
+    meaning="Factor on the learning rate that is set or scheduled; its logarithm is learned.",
+)
 
 
 def option_key(name: str) -> str:

@@ -16,8 +16,8 @@ from mada_lab.model.cnn import CNN
 from mada_lab.model.linear import MLP
 from mada_lab.optimizers import catalog
 from mada_lab.optimizers.baselines import evaluated, hidden_matrices
-from mada_lab.training.loop import train
-from mada_lab.training.state import Session
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 
@@ -39,7 +39,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tiny, corpus, tmp_path, name):
 
 
 def test_muon_has_hidden_matrices_at_their_own_rate(tiny, corpus):
-    session = Session.start(fitted(tiny, optimizer="torch_muon", learning_rate=0.01, matrix_lr=0.03), corpus)
+    session = TrainState.start(fitted(tiny, optimizer="torch_muon", learning_rate=0.01, matrix_lr=0.03), corpus)
     own = {id(p) for p in hidden_matrices(session.model)}
     names = {name.rsplit(".", 1)[0].split(".")[-1] for name, p in session.model.named_parameters() if id(p) in own}
     assert names == {"c_attn", "c_proj", "c_fc"}

@@ -152,16 +152,20 @@ def test_only_numbers_make_a_run_diverge(tmp_path):
     assert measure.is_divergence("validation loss: expected a finite number, got another")
 
 
+def read(*words):
+    return command.read(command.arguments().read(words))
+
+
 def test_options():
-    scope, tasks = command.read({"tasks": "digits_logistic", "seeds": "3,4", "trials": "7"}, quick=False)
+    scope, tasks = read("--tasks=digits_logistic", "--seeds=3,4", "--trials=7")
     assert (scope.seeds, scope.trials, scope.map_seeds) == ((3, 4), 7, (1, 2))
     assert [task.name for task in tasks] == ["digits_logistic"]
-    with pytest.raises(ConfigError, match="bench, option --sections: expected some of defaults"):
-        command.read({"sections": "all"}, quick=True)
+    with pytest.raises(ConfigError, match="bench, option --sections: expected defaults or tuned"):
+        read("--sections=all", "--quick")
 
 
 def test_a_task_without_its_data_is_left_out(tmp_path, capsys):
-    _, tasks = command.read({"tasks": "cifar_cnn", "data-dir": str(tmp_path)}, quick=False)
+    _, tasks = read("--tasks=cifar_cnn", f"--data-dir={tmp_path}")
     assert tasks == []
     assert "note: task cifar_cnn is left out: data set cifar10" in capsys.readouterr().err
 

@@ -1,9 +1,20 @@
 """The command as a user types it, in its own process: output, exit codes, one line per error."""
 
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import mada_optim
+from mada_lab import cli
+from mada_lab.cli.train import fresh_folder
+from mada_lab.config import parsing
+from mada_lab.config.declarations import Topic, defaults
+from mada_lab.config.keys import TrainConfig, VisionConfig
+from mada_lab.data.prepare import open_or_prepare
 
 
 def mada_lab(*arguments, cwd):
@@ -45,19 +56,19 @@ REFUSED = [
     (["train", "--dataset=shakespear_char"], 2, "did you mean 'shakespeare_char'"),
     (["train", "--device=cuda:77"], 2, "in key device"),
     (["train", "--init_from=resume", "--out_dir=nowhere"], 4, "expected one to resume from, got none"),
-    (["data", "prepare"], 2, "expected the name of one data set"),
-    (["data", "prepare", "pydoc", "--form-file=x"], 2, "expected one of --bpe-files, --data-dir, --from-file"),
+    (["data", "prepare"], 2, "data prepare: expected NAME, got nothing"),
+    (["data", "prepare", "pydoc", "--form-file=x"], 2, "got --form-file; did you mean '--from-file'"),
     (["data", "prepare", "pydoc", "--tokenizer=bpe"], 2, "expected char or gpt2, got bpe"),
     (["data", "prepare", "pydoc", "--workers=0"], 2, "option --workers: expected a whole number in [1, 1024], got 0"),
-    (["data", "prepare", "wikitext", "--from-file=missing", "--bpe-files=."], 3, "encoder.json"),
+    (["data", "prepare", "wikitext", "--from-file=.", "--bpe-files=."], 3, "encoder.json"),
     (["data", "prepare", "cifar10", "--from-file=missing.npz"], 3, "missing.npz"),
     (["train", "--dataset=openwebtext"], 3, "run `mada-lab data prepare openwebtext` first"),
     (["train", "--dataset=digits"], 2, "expected one of text, got digits"),
     (["data", "prepare", "shakespeare_char", "--from-file=missing.txt"], 3, "missing.txt"),
     (["report"], 2, "expected one run folder"),
     (["report", "missing"], 2, "missing"),
-    (["verify", "missing"], 2, "expected a run folder or a checkpoint"),
-    (["tarin"], 2, "expected one of data prepare, train, report, verify"),
+    (["verify", "missing"], 2, "verify missing: expected a file or folder that exists"),
+    (["tarin"], 2, "got tarin; did you mean 'train'"),
     (["train", "--beta2=0.9", "--dataset=openwebtext"], 2, "optimizer automuon, in key beta2: expected at least 0.99"),
 ]
 
@@ -84,3 +95,291 @@ def test_help(tmp_path):
     run = mada_lab(cwd=tmp_path)
     assert run.returncode == 0
     assert "data prepare" in run.stdout
+
+
+def help_of(name, capsys):
+    """What `--help` of a command prints, in this process."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*name.split(), "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_a_help_page_with_an_example_that_parses(name, capsys):
+    page = help_of(name, capsys)
+    assert max(map(len, page.splitlines())) <= 100
+    assert page.startswith(f"usage: mada-lab {name} ")
+    program, *words = shlex.split(page.rpartition("\nexample:\n")[2])
+    assert (program, words[: len(name.split())]) == ("mada-lab", name.split())
+    words, module = words[len(name.split()) :], cli.command(name)
+    if name in ("train", "vision"):
+        assert parsing.load(words, {"train": TrainConfig, "vision": VisionConfig}[name]).max_iters
+    elif name in ("sweep", "compare"):
+        assert module.read(words)[-1].max_iters == 200
+    else:
+        module.arguments().read(words)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_option_has_a_meaning(name):
+    for action in cli.command(name).arguments()._actions:
+        assert action.help
+
+
+def test_keys_are_grouped_by_topic_with_their_defaults(capsys):
+    page = help_of("train", capsys)
+    assert [page.index(f"\n{topic.value}:\n") for topic in Topic] == sorted(
+        page.index(f"\n{t.value}:\n") for t in Topic
+    )
+    for key, default in defaults(TrainConfig).items():
+        section = page.partition(f"\n  --{key} ")[2].partition("\n  --")[0]
+        assert f"(default: {default})" in " ".join(section.split()), key
+
+
+@pytest.mark.parametrize("name", ["sweep", "compare"])
+def test_a_command_that_takes_the_keys_of_train_shows_its_own_options(name, capsys):
+    page = help_of(name, capsys)
+    assert "The keys of `mada-lab train` are options too" in " ".join(page.split())
+    assert "--storage FILE|URL" in page
+    assert "--n_layer" not in page
+
+
+def test_help_needs_no_torch(tmp_path):
+    program = "import sys; from mada_lab import cli; cli.run(['--help']); print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.stdout.splitlines()[-1] == "False", run.stderr
+    lines = run.stdout.splitlines()[:-1]
+    assert max(map(len, lines)) <= 100
+    assert all(any(line.startswith(f"  {name} ") for line in lines) for name in cli.COMMANDS)
+
+
+def test_version(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"mada-lab {mada_optim.__version__}\n"
+
+
+def refusal(words, capsys):
+    """The exit code and the line of a command that is refused."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return stop.value.code, lines[0]
+
+
+MISSPELLED = [
+    (["train", "--lr=1e-3"], "did you mean 'learning_rate'"),
+    (["sweep", "--steps=5"], "did you mean 'max_iters'"),
+    (["sweep", "--trails=5"], "did you mean '--trials'"),
+    (["compare", "--optimisers=adamw"], "did you mean '--optimizers'"),
+    (["compare", "--seed=1", "--sedes=1"], "did you mean '--seeds'"),
+    (["compare", "--nlayer=1"], "did you mean 'n_layer'"),
+    (["toy", "--method=mada"], "did you mean '--methods'"),
+    (["toy", "--problem=redi"], "did you mean 'reddi'"),
+    (["bench", "--sections=default"], "did you mean 'defaults'"),
+    (["generate", "x", "--temprature=1"], "did you mean '--temperature'"),
+    (["date", "prepare"], "did you mean 'data prepare'"),
+    (["swep"], "did you mean 'sweep'"),
+    (["verify", "x", "--deeep"], "did you mean '--deep'"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISSPELLED, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_the_nearest_name_is_offered(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, line = refusal(words, capsys)
+    assert code == 2
+    assert message in line
+    assert not list(tmp_path.iterdir())
+
+
+PLAIN = [word for word in QUICK if "hyper" not in word]
+SMALL = [*PLAIN, "--data_dir=DATA"]
+#: Commands, their exit codes, and what of them is told. Nothing may be left on the disk.
+IMPOSSIBLE = [
+    (["compare", *SMALL, "--optimizers=adamw,mda"], 2, "got mda; did you mean 'mada'?"),
+    (["compare", *SMALL, "--dataset=openwebtext", "--optimizers=adamw"], 3, "run `mada-lab data prepare openwebtext`"),
+    (["compare", *SMALL, "--dataset=pydok", "--optimizers=adamw"], 2, "did you mean 'pydoc'"),
+    (["compare", *SMALL, "--optimizers=adamw:rho=0.5"], 2, "rho"),
+    (["sweep", *SMALL, "--grid=dataset=pydoc,openwebtext"], 3, "run `mada-lab data prepare openwebtext`"),
+    (["sweep", *SMALL, "--grid=n_head=2,3"], 2, "n_embd: expected a multiple of n_head=3"),
+    (["sweep", *SMALL, "--grid=optimizer=adamw,mda"], 2, "did you mean 'mada'?"),
+    (["sweep", "--storage=missing.journal"], 2, "--storage missing.journal: expected a file or folder that exists"),
+    (["bench", "--tasks=cifar_cnn", "--data-dir=DATA"], 3, "expected one whose data set is there"),
+    (["train", *SMALL, "--dataset=openwebtext"], 3, "run `mada-lab data prepare openwebtext`"),
+    (["train", *SMALL, "--init_from=resume"], 2, "expected the folder of a run as out_dir, got none"),
+    (["toy", "--methods=adam,mda", "--steps=10"], 2, "mda"),
+    (["data", "prepare", "pydoc", "--name=mine"], 2, "option --name: expected none beside pydoc"),
+    (["data", "prepare", "text", "--name=mine"], 2, "expected --from-file and --name beside text"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"), IMPOSSIBLE, ids=lambda x: " ".join(x)[-60:] if isinstance(x, list) else ""
+)
+def test_a_refusal_leaves_nothing_behind(words, code, message, tmp_path, data_dir, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([word.replace("DATA", str(data_dir)) for word in words])
+    told = capsys.readouterr().err
+    assert stop.value.code == code, told
+    assert message in told.splitlines()[-1]
+    assert "%" not in told.replace("90 %", ""), "an error follows an empty bar"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_corrected_comparison_takes_the_same_folder(tmp_path):
+    """What was refused before stands in the way of nothing; the bar is that of the command."""
+    words = ["compare", *QUICK, "--seeds=1", "--out=out"]
+    assert mada_lab(*words, "--optimizers=adamw,mda", cwd=tmp_path).returncode == 2
+    run = mada_lab(*words, "--optimizers=adamw,mada", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "compare: 100%|" in run.stderr
+    assert "adamw_seed=1" in run.stderr
+    assert "sweep" not in run.stderr
+
+
+MISSING = [
+    (["train", "nowhere.toml"], "nowhere.toml"),
+    (["compare", "nowhere.py"], "nowhere.py"),
+    (["report", "nowhere"], "nowhere"),
+    (["report", "--published=nowhere"], "nowhere"),
+    (["eval", "nowhere"], "nowhere"),
+    (["generate", "nowhere"], "nowhere"),
+    (["export", "nowhere"], "nowhere"),
+    (["verify", "nowhere"], "nowhere"),
+    (["grid", "nowhere"], "nowhere"),
+    (["data", "prepare", "text", "--from-file=nowhere", "--name=mine"], "nowhere"),
+    (["data", "prepare", "wikitext", "--from-file=nowhere"], "nowhere"),
+    (["data", "prepare", "pydoc", "--tokenizer=gpt2", "--bpe-files=nowhere"], "nowhere"),
+]
+
+
+@pytest.mark.parametrize(("words", "path"), MISSING, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_a_missing_path_is_called_missing(words, path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, line = refusal(words, capsys)
+    assert code == (3 if words[0] == "data" else 2)
+    assert f"{path}: expected a file or folder that exists, got a missing path" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_out_dir_takes_a_fresh_folder(tmp_path):
+    first, second = (mada_lab("train", *PLAIN, "--optimizer=adamw", cwd=tmp_path) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    folders = [f"out/{path.name}" for path in sorted((tmp_path / "out").iterdir(), key=lambda x: x.stat().st_mtime)]
+    assert len(folders) == 2
+    for run, folder in zip((first, second), folders, strict=True):
+        assert re.fullmatch(r"out/pydoc-\d{8}-\d{6}(-\d+)?", folder)
+        assert f"note: the run folder is {folder}" in run.stderr
+        assert run.stdout.rstrip().endswith(f": {folder}")
+    resumed = mada_lab("train", *PLAIN, "--optimizer=adamw", "--init_from=resume", cwd=tmp_path)
+    assert resumed.returncode == 2
+    assert f"the newest: {folders[1]}, {folders[0]}" in resumed.stderr
+
+
+def test_fresh_folders_of_one_second_differ(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.strftime", lambda layout: "20260101-000000")
+    names = []
+    for _ in range(3):
+        names.append(fresh_folder("pydoc", tmp_path))
+        Path(names[-1]).mkdir()
+    assert [Path(name).name for name in names] == [f"pydoc-20260101-000000{x}" for x in ("", "-2", "-3")]
+
+
+def test_a_second_game_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["toy", "--steps=10", "--methods=adam"]
+    cli.main(words)
+    capsys.readouterr()
+    code, line = refusal(words, capsys)
+    assert code == 2
+    assert line.endswith("choose another --out, or delete the folder")
+    assert "init_from" not in line
+
+
+def test_an_interrupt_before_there_is_a_run_does_not_speak_of_resuming(monkeypatch, capsys):
+    def interrupted(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch, capsys):
+    """A data set of the user's text, 1,000 characters of it, in the working directory; returns what was printed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.txt").write_text("a text of my own, ünï\n" * 50)
+    cli.main(["data", "prepare", "text", "--from-file=my.txt", "--name=mytext", "--validation-share=0.2"])
+    return capsys.readouterr().out
+
+
+def test_a_data_set_of_ones_own_text(own, tmp_path):
+    assert own.splitlines() == [
+        "data set mytext: data/mytext",
+        "880 training tokens, 220 validation tokens: the last 0.2 of each file's characters; 15 different tokens",
+    ]
+    text, corpus = (tmp_path / "my.txt").read_text(), open_or_prepare("mytext", tmp_path / "data")
+    assert corpus.decode(corpus.train) + corpus.decode(corpus.val) == text
+    assert len(corpus.val) == len(text) // 5
+
+
+def test_every_command_takes_ones_own_text(own, tmp_path, capsys):
+    cli.main(["train", *PLAIN, "--dataset=mytext", "--optimizer=adamw", "--out_dir=run"])
+    cli.main(["eval", "run", "--device=cpu"])
+    assert "mytext, val" in capsys.readouterr().out
+    cli.main(["compare", *PLAIN, "--dataset=mytext", "--optimizers=adamw", "--seeds=1", "--out=compared"])
+    cli.main(["sweep", *PLAIN, "--dataset=mytext", "--grid=optimizer=adamw", "--out=swept"])
+    assert "sweep: 1 of 1 points" in capsys.readouterr().out
+
+
+def test_a_folder_of_texts_is_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, letter in (("b/two.md", "b"), ("a.txt", "a"), (".hidden", "c")):
+        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / name).write_text(letter * 20)
+    cli.main(["data", "prepare", "text", "--from-file=texts", "--name=both", "--tokenizer=characters"])
+    corpus = open_or_prepare("both", tmp_path / "data")
+    assert (corpus.decode(corpus.train), corpus.decode(corpus.val)) == ("a" * 18 + "b" * 18, "aabb")
+
+
+OWN_REFUSED = [
+    (["--name=pydoc"], 2, "got that of a known data set"),
+    (["--name=shakespeare_char"], 2, "got that of a known data set"),
+    (["--name=../x"], 2, "expected a new name of letters, digits"),
+    (["--name=.x"], 2, "expected a new name of letters, digits"),
+    (["--name=mytext"], 2, "got that of the folder data/mytext"),
+    (["--name=new", "--tokenizer=bpe"], 2, "--tokenizer=bpe: expected char, gpt2"),
+    (["--name=new", "--validation-share=1"], 2, "expected a number in (0, 1), got 1"),
+    (["--name=new", "--validation-share=0"], 2, "option --validation-share"),
+    (["--name=new", "--from-file=empty.txt"], 3, "got an empty file"),
+    (["--name=new", "--from-file=folder"], 3, "got a folder without files"),
+    (["--name=new", "--from-file=latin.txt"], 3, "expected UTF-8, got the byte 0xe9 at offset 1"),
+    (["--name=new", "--from-file=short.txt"], 3, "expected enough characters"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), OWN_REFUSED, ids=str)
+def test_text_that_makes_no_data_set_is_refused(words, code, message, own, tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    for name, content in (("empty", b""), ("latin", "dé".encode("latin-1")), ("short", b"x")):
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    found = refusal(["data", "prepare", "text", "--from-file=my.txt", *words], capsys)
+    assert found[0] == code
+    assert message in found[1]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_text_shorter_than_the_context_is_refused_before_anything_is_trained(own, tmp_path, capsys):
+    for words in (["train"], ["compare", "--optimizers=adamw"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*words, *PLAIN, "--dataset=mytext", "--block_size=300"])
+        assert stop.value.code == 3
+        assert "300" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

@@ -80,8 +80,8 @@ def test_cases_of_a_command_line():
         "--seeds=3,4",
         "--max_iters=200",
     ]
-    options, cases, base = command.read(words)
-    first, second = compare.plans(base, cases, options["seeds"])
+    given, cases, base = command.read(words)
+    first, second = compare.plans(base, cases, given.seeds)
     assert [name for name, _ in first.points] == [
         f"{case}_seed={seed}" for case in ("adamw", "sgd", "mada") for seed in (3, 4)
     ]

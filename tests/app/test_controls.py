@@ -12,7 +12,7 @@ import torch
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import catalog, controls
 from mada_lab.records.run_record import read_run
-from mada_lab.training.loop import train
+from mada_lab.training.trainer import train
 from mada_optim import StepInfo
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits

@@ -9,7 +9,7 @@ from mada_lab.optimizers import catalog
 from mada_lab.optimizers.baselines import BASELINES
 from mada_lab.records.run_record import RunRecord, read_run
 from mada_lab.reports.runs import sentence
-from mada_lab.training.loop import train
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent, fitted
 from tests.app.synthetic_runs import make_run
 

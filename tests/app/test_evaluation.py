@@ -26,7 +26,7 @@ from mada_lab.evaluation import texts
 from mada_lab.pretrained.generate import sample
 from mada_lab.pretrained.weights import read
 from mada_lab.tasks.measure import mean_loss
-from mada_lab.training.loop import train
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent
 from tests.app.test_model import model, scrambled
 
@@ -96,12 +96,12 @@ REFUSED = [
     (["--split=train"], "option --split: expected val or test, got train"),
     (["--stride=17"], r"option --stride: expected a whole number in \[1, 16\], got 17"),
     (["--context=17"], r"option --context: expected a whole number in \[1, 16\]"),
-    (["--mode=paper", "--stride=4"], "option --stride: expected none with --mode paper"),
+    (["--mode=paper", "--stride=4"], "option --stride: expected none with --mode=paper"),
     (["--dataset=pydok"], "did you mean 'pydoc'"),
-    (["--dataset=digits"], "expected one of text"),
+    (["--dataset=digits"], "expected a data set of text"),
     (["--dataset=pydoc", "--split=test"], "expected a split test"),
-    (["--from-file=README"], "expected a file .txt"),
-    (["--from-file=missing.txt"], "expected a readable file"),
+    (["--from-file=README"], "got a missing path"),
+    (["--from-file=missing.txt"], "got a missing path"),
 ]
 
 

@@ -19,8 +19,8 @@ from mada_lab.pretrained import weights
 from mada_lab.pretrained.export import export
 from mada_lab.records.run_record import read_run
 from mada_lab.system import files
-from mada_lab.training.loop import train
-from mada_lab.training.state import Session
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent
 
 
@@ -42,8 +42,8 @@ def test_a_run_goes_on_from_trained_weights(kind: str, trained: TrainConfig, cor
     sizes = {"n_layer": TrainConfig.n_layer, "n_embd": TrainConfig.n_embd}
     config = replace(trained, init_from=str(places[kind]), out_dir=str(tmp_path / "after"), **sizes)
     with pytest.raises(ConfigError, match=r"in key n_layer: expected 1, as in the weights in .*, got 5; leave it out"):
-        Session.start(replace(config, n_layer=5), corpus)
-    session = Session.start(config, corpus)
+        TrainState.start(replace(config, n_layer=5), corpus)
+    session = TrainState.start(config, corpus)
     saved = checkpoint.load(places["checkpoint"]).tree["state"]
     assert all(torch.equal(x, saved["model"][name]) for name, x in session.model.state_dict().items())
     assert not session.optimizer.state
@@ -57,9 +57,9 @@ def test_a_run_goes_on_from_trained_weights(kind: str, trained: TrainConfig, cor
 def test_a_shorter_context_takes_the_first_positions(trained: TrainConfig, corpus: Corpus) -> None:
     config = replace(trained, init_from=trained.out_dir, block_size=8, out_dir="unused")
     position = weights.read(trained.out_dir).tensors["wpe.weight"]
-    assert torch.equal(Session.start(config, corpus).model.wpe.weight, position[:8])
+    assert torch.equal(TrainState.start(config, corpus).model.wpe.weight, position[:8])
     with pytest.raises(ConfigError, match=r"in key block_size: expected at most 16, .* got 17"):
-        Session.start(replace(config, block_size=17), corpus)
+        TrainState.start(replace(config, block_size=17), corpus)
 
 
 def test_it_is_resumed_like_any_other(trained: TrainConfig, corpus: Corpus, tmp_path: Path) -> None:

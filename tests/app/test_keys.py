@@ -3,7 +3,7 @@
 import itertools
 import json
 import shutil
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from mada_lab import cli
 from mada_lab.checkpoints import checkpoint
 from mada_lab.checkpoints.saver import Saver
 from mada_lab.config import parsing
-from mada_lab.config.declarations import Resume, declarations, optimizer_keys
+from mada_lab.config.declarations import Resume, configuration, declarations, optimizer_keys
 from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
 from mada_lab.data.images import ImageData
 from mada_lab.data.prepare import prepare
@@ -23,8 +23,8 @@ from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.optimizers import catalog
 from mada_lab.records import mirrors
 from mada_lab.training import changes
-from mada_lab.training.loop import train
-from mada_lab.training.state import Session
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import train
 from mada_optim.stepping.dispatch import Dispatcher
 from tests.app.conftest import Silent, fitted
 
@@ -132,12 +132,11 @@ def test_every_key_declares_what_a_resume_may_do_with_it_and_is_tried_here():
 
 
 def test_a_key_without_a_declaration_is_refused():
-    @dataclass(frozen=True, kw_only=True)
     class Forgetful(RunConfig):
         forgotten: int = 3
 
-    with pytest.raises(TypeError, match=r"Forgetful\.forgotten: expected a field made by declarations.key"):
-        declarations(Forgetful)
+    with pytest.raises(TypeError, match=r"Forgetful\.forgotten: expected a declarations.Key, got 3"):
+        configuration(Forgetful)
 
 
 # ---- optimizers
@@ -198,6 +197,7 @@ REFUSED = [
     ("adamw", {"hyper_lr": 0.1}, "key hyper_lr: .*; leave it out"),
     ("adam", {"hyper_lr": 0.1}, "key hyper_lr: .*; leave it out, or name in learn what it is for"),
     ("mada", {"learn": "none", "hyper_stop": 5}, "key hyper_stop"),
+    ("mada", {"hyper_stop": 12}, "optimizer mada, in hyper_stop=12: stop=12: expected more than 50 at start=50"),
     ("mada", {"horizon": 0.5}, "key horizon"),
     ("mada", {"omega": 0.5}, "key omega"),
     ("mada", {"matrix_lr": 0.5}, "key matrix_lr"),
@@ -225,7 +225,7 @@ REFUSED = [
     (
         "mada",
         {"clamps": "beta2=0.6:0.9", "bounds": "beta2=0.7:0.8"},
-        r"key clamps: .* inside \[0.7, 0.8\], got beta2=0.6:0.9; pass ends",
+        r"key clamps: .* inside \[0.7, 0.8\], got beta2=0.6:0.9; choose ends",
     ),
     ("mada", {"learn": "beta2,lr", "clamps": "lr=0.5:2"}, "key clamps: expected coefficients of the rule, got lr"),
     ("mada", {"clamp_interval": 3}, "key clamp_interval: .*; leave it out"),
@@ -490,8 +490,8 @@ def after_poison(config, data, monkeypatch):
             if session:
                 torch.nn.init.constant_(session[0].model.wpe.weight, float("nan"))
 
-    session, start = [], Session.start
-    monkeypatch.setattr(Session, "start", lambda *a: session.append(start(*a)) or session[-1])
+    session, start = [], TrainState.start
+    monkeypatch.setattr(TrainState, "start", lambda *a: session.append(start(*a)) or session[-1])
     heard, rare = Poisoned(), {"eval_interval": 50, "checkpoint_interval": 50, "log_interval": 1}
     with pytest.raises(NumericsError, match="in a row"):
         train(replace(config, max_iters=40, **rare), data, heard)
@@ -521,7 +521,7 @@ def compiled(config, data, monkeypatch):
 OUTSIDE = {
     "checkpoint_interval": lambda config, data, _: of_folder(replace(config, keep_checkpoints=9), data),
     "keep_checkpoints": lambda config, data, _: of_folder(replace(config, checkpoint_interval=2), data),
-    "background_save": lambda config, *_: Saver(config)._pool is not None,
+    "background_save": lambda config, *_: Saver(config).in_background,
     "mirror": lambda config, *_: mirrors.requested(config.mirror),
     "compile": compiled,
     "max_skipped_steps": after_poison,

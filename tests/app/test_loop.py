@@ -8,22 +8,27 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from mada_lab.checkpoints.folder import available
+from mada_lab.config import parsing
+from mada_lab.config.keys import TrainConfig, VisionConfig
 from mada_lab.errors import CheckpointError, ConfigError, NumericsError
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.optimizers import catalog
 from mada_lab.records.run_record import read_run
 from mada_lab.system.signals import Signals
-from mada_lab.training.loop import gradients, train, update
+from mada_lab.training import lr_schedule
+from mada_lab.training.gradients import accumulate
 from mada_lab.training.lr_schedule import learning_rate
 from mada_lab.training.reporting import due_row
-from mada_lab.training.state import Session
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import train
 from mada_optim import HyperSGD, LearnedLR
-from tests.app.conftest import Silent, fitted
+from tests.app.conftest import Silent, fitted, update
 from tests.problems import same_bits
 
 
@@ -131,8 +136,10 @@ def test_runs_of_two_seeds_are_evaluated_on_the_same_text(tiny, corpus, tmp_path
 def test_out_dir_of_another_run_is_refused_and_left_alone(tiny, corpus, tmp_path):
     train(tiny, corpus, Silent())
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    with pytest.raises(ConfigError, match="another out_dir"):
+    with pytest.raises(ConfigError, match="`--init_from=resume` goes on; another --out_dir starts anew"):
         train(tiny, corpus, Silent())
+    with pytest.raises(ConfigError, match=r"; take another --out$"):
+        train(tiny, corpus, Silent(), remedy="take another --out")
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
@@ -151,7 +158,7 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, corpus, change):
 
 def test_a_diverged_run_stops_with_its_last_checkpoint_intact(tiny, corpus, tmp_path, monkeypatch):
     sessions = []
-    start = Session.start
+    start = TrainState.start
 
     def remember(*arguments):
         sessions.append(start(*arguments))
@@ -163,7 +170,7 @@ def test_a_diverged_run_stops_with_its_last_checkpoint_intact(tiny, corpus, tmp_
                 with torch.no_grad():
                     sessions[0].model.wpe.weight.fill_(float("nan"))
 
-    monkeypatch.setattr(Session, "start", remember)
+    monkeypatch.setattr(TrainState, "start", remember)
     with pytest.raises(NumericsError, match="at step 15: expected finite numbers, got others 3 times in a row"):
         train(replace(tiny, max_skipped_steps=3), corpus, Poison())
     assert [x.name for x in available(tmp_path / "run")] == ["step_00000010"]
@@ -185,6 +192,24 @@ def test_learning_rate_schedule(tiny):
     assert learning_rate(replace(config, min_lr=None), 3.0, 110) == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize(("kind", "steps", "warmup"), [
+    (TrainConfig, 2000, 100), (TrainConfig, 500, 100), (TrainConfig, 50, 10), (TrainConfig, 3, 0),
+    (VisionConfig, 200, 20), (VisionConfig, 50, 10),
+])  # fmt: skip
+def test_a_short_run_has_a_short_warm_up(kind, steps, warmup):
+    config = parsing.load([f"--max_iters={steps}", "--learning_rate=1"], kind)
+    assert lr_schedule.resolved(config).warmup_iters == warmup
+    rates = [learning_rate(config, 1.0, step) for step in range(1, steps + 1)]
+    assert rates.index(max(rates)) == max(warmup - 1, 0)
+
+
+def test_the_record_has_the_number_of_warm_up_steps(tiny, corpus):
+    train(replace(tiny, warmup_iters=None), corpus, Silent())
+    assert read_run(Path(tiny.out_dir)).manifest["config"]["warmup_iters"] == 6
+    replaced = replace(tiny, warmup_iters=6, init_from="resume", max_iters=32)
+    assert train(replaced, corpus, Silent()).step == 32
+
+
 def test_a_schedule_that_counts_passes(tiny):
     """From 0, of a process; a step has that of its last one. The first step may have fewer."""
     config = replace(tiny, warmup_iters=10, max_iters=110, lr_counts="passes", gradient_accumulation_steps=4)
@@ -200,7 +225,7 @@ def test_the_peak_stands_in_the_optimizer(tiny, corpus):
     """It is the learning_rate, or what the shapes say; rows have the real rates, and min_lr is a tenth of it."""
     for keys, peak in (({}, 1e-3), ({"learning_rate": 0.02}, 0.02), ({"optimizer": "automuon"}, None)):
         config = fitted(tiny, max_iters=6, **keys)
-        start = Session.start(config, corpus)
+        start = TrainState.start(config, corpus)
         peak = peak or float(start.optimizer.param_groups[0]["lr"])
         assert (start.peak, start.manifest()["peak_learning_rate"]) == (peak, peak)
         out = f"{tiny.out_dir}{len(keys)}{peak}"
@@ -235,16 +260,16 @@ OBSERVED = {"unclipped": {"grad_clip": 1e-3}, "first": {"grad_clip": 0.0, "gradi
 def test_hypergradients_are_of_the_gradient_that_is_asked_for(tiny, corpus, when, dtype):
     """Of that before clipping, or of the first pass alone over all of them; the loss's scale is off it."""
     config = replace(tiny, hyper_observe=when, dtype=dtype, **OBSERVED[when])
-    session, plain = (Session.start(replace(config, hyper_observe=x), corpus) for x in (when, "step"))
+    session, plain = (TrainState.start(replace(config, hyper_observe=x), corpus) for x in (when, "step"))
     signals = Signals()
     for x in (session, plain):
-        update(x, gradients(x, x.model, signals))
+        update(x, accumulate(x, x.model, signals))
     if when == "first":
         plain.config = replace(plain.config, gradient_accumulation_steps=1)  # its one pass is the first
     else:
         plain.config = replace(plain.config, grad_clip=0.0)
     for x in (session, plain):
-        update(x, gradients(x, x.model, signals))
+        update(x, accumulate(x, x.model, signals))
     found, expected = (x.optimizer.hypergradients() for x in (session, plain))
     share = 3 if when == "first" else 1
     assert any(expected.values())
@@ -287,15 +312,15 @@ def test_a_run_with_clamps_goes_on_from_a_step_that_set_coefficients(tiny, corpu
 def test_the_first_step_may_have_fewer_passes(tiny, corpus):
     """Their losses are divided as ever; the loss that is shown is their mean."""
     config = replace(tiny, gradient_accumulation_steps=4, first_accumulation=1, dropout=0.0)
-    session, alone = Session.start(config, corpus), Session.start(replace(tiny, dropout=0.0), corpus)
-    loss, whole = (gradients(x, x.model, Signals()) for x in (session, alone))
+    session, alone = TrainState.start(config, corpus), TrainState.start(replace(tiny, dropout=0.0), corpus)
+    loss, whole = (accumulate(x, x.model, Signals()) for x in (session, alone))
     assert loss == whole
     for x, y in zip(session.model.parameters(), alone.model.parameters(), strict=True):
         assert torch.allclose(4 * x.grad, y.grad)
     assert torch.equal(session.batches.state(), alone.batches.state())
     session.step = 1
     assert due_row(session)["tokens"] == 4 * 16
-    gradients(session, session.model, Signals())
+    accumulate(session, session.model, Signals())
     for _ in range(4):
         alone.batches.next()
     assert torch.equal(session.batches.state(), alone.batches.state())

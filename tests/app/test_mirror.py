@@ -14,7 +14,7 @@ from mada_lab.errors import ConfigError
 from mada_lab.records import mirrors
 from mada_lab.records.run_record import read_run
 from mada_lab.system import optional
-from mada_lab.training.loop import train
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent
 
 

@@ -12,7 +12,7 @@ from mada_lab.config import parsing
 from mada_lab.config.declarations import declarations
 from mada_lab.config.keys import TrainConfig, VisionConfig
 from mada_lab.errors import ConfigError
-from mada_lab.training.loop import train
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent
 
 STRANGE = ("nan", "inf", "-inf", "-1", "0", "1e400", "1e-400", str(2**63), "9" * 5000, "1.5", "0x10", "none", " ", "")

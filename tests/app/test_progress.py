@@ -13,8 +13,7 @@ import termios
 import pytest
 from tqdm import tqdm
 
-from mada_lab.cli.bars import FittedBar, ProgressBar, duration, short
-from mada_lab.cli.sweep import SweepBar
+from mada_lab.cli.bars import FittedBar, ProgressBar, SweepBar, duration, short
 from mada_lab.config.keys import TrainConfig
 
 START = {"beta1": 0.9, "beta2": 0.95, "beta3": 0.0, "rho": 0.6, "c": 1.0, "gamma": 1.0}
@@ -157,7 +156,7 @@ def test_a_bar_that_is_not_shown_prints_nothing(monkeypatch):
 def test_the_bar_of_a_sweep_fits_and_keeps_the_steps(name, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.delenv("COLUMNS", raising=False)
-    with SweepBar() as bar:
+    with SweepBar("sweep") as bar:
         assert len(str(bar._bar)) <= 80
         bar.standing(12, 3, 480)
         bar.begins(name, TrainConfig(max_iters=600_000))

@@ -17,8 +17,10 @@ from torch.nn import functional
 from mada_lab.compute import device
 from mada_lab.config import parsing
 from mada_lab.optimizers import catalog
-from mada_lab.training import loop, lr_schedule
-from mada_lab.training.state import Session
+from mada_lab.training import lr_schedule
+from mada_lab.training.gradients import accumulate
+from mada_lab.training.state import TrainState
+from tests.app.conftest import update
 from tests.published_loop import started
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "published"
@@ -133,7 +135,7 @@ def session_of(case, found):
     parts = {"model": model, "optimizer": optimizer, "batches": MicroBatches(found["microbatches"])}
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     place = device.choose(config)
-    return Session(config, None, place, scaler=scaler, peak=catalog.peak(optimizer), **parts)
+    return TrainState(config, None, place, scaler=scaler, peak=catalog.peak(optimizer), **parts)
 
 
 def relative(x, y):
@@ -150,8 +152,8 @@ def test_their_loop_is_ours(name, traces):
     rows = [row["hypergradients"] for row in case["steps"] if row["hyper_iter"] is not None]
     largest = [max(abs(row[i]) for row in rows) or 1.0 for i in range(len(names))]
     for row in case["steps"][: UPDATES.get(name)]:
-        loss = loop.gradients(session, session.model, NoSignals())
-        loop.update(session, loss)
+        loss = accumulate(session, session.model, NoSignals())
+        update(session, loss)
         assert session.batches.number == row["update_iter"] + 1
         assert session.lr == pytest.approx(row["lr"], rel=TOLERANCE)
         assert session.train_loss == pytest.approx(sum(row["losses"]) / len(row["losses"]), rel=1e-6)  # summed in fp32

@@ -42,7 +42,7 @@ def test_the_manifest_is_there_before_the_first_row(tmp_path):
 @pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "summary.json"])
 def test_a_folder_that_holds_a_run_is_refused_and_stays_as_it_is(tmp_path, name):
     (tmp_path / name).write_text("precious")
-    with pytest.raises(ConfigError, match=rf"{name}; choose another out_dir, or .* init_from=resume"):
+    with pytest.raises(ConfigError, match=rf"{name}; choose another folder"):
         RunRecord.create(tmp_path, {})
     assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
 

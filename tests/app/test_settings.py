@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mada_lab.config import by_coefficient, parsing
+from mada_lab.config.declarations import declarations
 from mada_lab.config.keys import TrainConfig, VisionConfig
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import catalog
@@ -67,8 +68,8 @@ def test_a_key_by_coefficient(tmp_path, key, text, value):
         for content in (repr(text), f"{{{table}}}"):
             path.write_text(f"{key} = {content}\n")
             found.append(getattr(parsing.load([str(path)]), key))
-    read = by_coefficient.intervals if key == "bounds" else by_coefficient.numbers
-    assert [read(x) if isinstance(x, str) else x for x in found] == [value] * len(found)
+    form = "intervals" if key == "bounds" else "numbers"
+    assert [by_coefficient.read(x, form) if isinstance(x, str) else x for x in found] == [value] * len(found)
 
 
 def test_the_papers_example_run():
@@ -95,14 +96,17 @@ def test_every_shipped_configuration_is_valid(path):
 
 REFUSED = [
     (["--lerning_rate=1"], "got lerning_rate; did you mean 'learning_rate"),
+    (["--lr=1"], "got lr; did you mean 'learning_rate'"),
+    (["--bs=1"], "got bs; did you mean 'batch_size'"),
+    (["--steps", "10"], "got steps; did you mean 'max_iters'"),
     (["--beta4=1"], "got beta4; did you mean 'beta[123]"),
-    (["--n_layer=two"], "--n-layer: invalid literal for int"),
-    (["--compile=maybe"], "invalid choice 'maybe'"),
+    (["--n_layer=two"], "key n_layer: expected a whole number, got"),
+    (["--compile=maybe"], "expected true or false, got 'maybe'"),
     (["--learning_rate=1e400"], "learning_rate: expected a finite number, got inf"),
     (["--learning_rate=nan"], "learning_rate: expected a finite number"),
     (
         ["--learning_rate=-1", "--n_head=0", "--rho=2"],
-        r"n_head: .*learning_rate: .*rho: expected a number in \[0, 1\], got 2",
+        r"learning_rate: .*rho: expected a number in \[0, 1\], got 2.*n_head: ",
     ),
     (["--n_embd=130"], "n_embd: expected a multiple of n_head=4"),
     (["--hyper_lr=fast"], "hyper_lr: expected one number, or beta1=5e-4,gamma=0, got 'fast'"),
@@ -117,10 +121,14 @@ REFUSED = [
     (["--clamps=beta2=0.5"], "clamps: expected beta1=0.01:0.99,rho=0:1, got 'beta2=0.5'"),
     (["--clamp_interval=0"], "clamp_interval: expected at least 1, got 0"),
     (["--warmup_iters=5000"], "warmup_iters: expected at most max_iters=2000"),
+    (["--max_iters=50", "--warmup_iters=100"], "warmup_iters: expected at most max_iters=50, got 100"),
+    (["--distributed_timeout=0"], "distributed_timeout: expected more than 0, got 0"),
+    (["--batch_size=3000000000"], "batch_size: expected at most 2147483647, got 3000000000"),
+    (["--hyper_stop=3000000000"], "hyper_stop: expected at most 2147483647, got 3000000000"),
     (["--min_lr=1", "--learning_rate=0.5"], "min_lr: expected at most learning_rate=0.5, got 1"),
-    (["--dtype=elsewhere"], "invalid choice 'elsewhere'"),
+    (["--dtype=elsewhere"], "got 'elsewhere'"),
     (["--out_dir="], "out_dir: expected a folder"),
-    (["missing.toml"], "in missing.toml: expected a readable file"),
+    (["missing.toml"], "missing.toml: expected a file or folder that exists"),
 ]
 
 
@@ -140,6 +148,7 @@ REFUSED_FILES = [
     ("max_iters = true", "key max_iters: expected a whole number, got True"),
     ("compile = 1", "key compile: expected true or false, got 1"),
     ('dtype = "float8"', "key dtype: expected 'float32' or 'bfloat16' or 'float16'"),
+    ("wd = 0.1", "got wd; did you mean 'weight_decay'"),
     ("[model]\nn_layer = 2", "got model"),
     ("n_layer = 2\nn_layer = 3", "expected TOML, got"),
     ("n_layer = \nx", r"at line 1"),
@@ -155,10 +164,23 @@ def test_refused_files(tmp_path, content, message):
         parsing.load([str(path)])
 
 
+def test_another_name_in_a_python_file_is_answered(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("lr = 1e-3\n")
+    with pytest.raises(ConfigError, match=r"c.py, line 1: expected a known key, got lr; did you mean 'learning_rate'"):
+        parsing.load([str(path)])
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, VisionConfig])
+def test_another_name_belongs_to_one_key(kind):
+    names = [name for declared in declarations(kind).values() for name in declared.also.split()]
+    assert len(names) == len(set(names))
+
+
 def test_a_python_file_is_not_executed(tmp_path):
     path = tmp_path / "config.py"
     path.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nn_layer = 2\n")
-    with pytest.raises(ConfigError, match=r"config.py, line 1: expected an assignment .*, got a call"):
+    with pytest.raises(ConfigError, match=r"config.py, line 1: expected an assignment .*, got open"):
         parsing.load([str(path)])
     assert not (tmp_path / "ran").exists()
 

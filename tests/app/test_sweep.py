@@ -253,14 +253,14 @@ def test_a_point_without_its_data_fails_alone(tiny, corpus, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("sweeps/*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_sweep_is_valid(path):
-    tables, base = command.read([str(path)])
-    Plan(base, grid=tables["grid"], search=tables["search"]).check()
+    given, base = command.read([str(path)])
+    Plan(base, grid=given.grid, search=given.search).check()
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("compare/*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_comparison_is_valid(path):
-    options, cases, base = compare_command.read([str(path)])
-    assert len(plans(base, cases, options["seeds"])[0].points) >= 6
+    given, cases, base = compare_command.read([str(path)])
+    assert len(plans(base, cases, given.seeds)[0].points) >= 6
 
 
 def test_options_of_the_command_line():
@@ -272,10 +272,10 @@ def test_options_of_the_command_line():
         "--max_iters=200",
         "--search=eps=1e-9..1e-7:log",
     ]
-    tables, base = command.read(words)
-    assert tables["grid"] == {"beta1": [0.5, 0.8], "optimizer": ["adamw", "mada"]}
-    assert tables["search"] == {"eps": "1e-9..1e-7:log"}
-    assert (tables["sweep"], base.max_iters) == ({"trials": "3"}, 200)  # read as a number where the plan is made
+    given, base = command.read(words)
+    assert given.grid == {"beta1": [0.5, 0.8], "optimizer": ["adamw", "mada"]}
+    assert given.search == {"eps": "1e-9..1e-7:log"}
+    assert (given.trials, base.max_iters) == (3, 200)
     for words, message in (
         (["--trials=x"], "expected a whole number"),
         (["--grid", "beta1=x"], "expected a number, got 'x'"),

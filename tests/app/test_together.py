@@ -21,8 +21,8 @@ from mada_lab.experiments.sweeps.complete import complete_together
 from mada_lab.experiments.sweeps.plan import Plan
 from mada_lab.records.run_record import read_run
 from mada_lab.system import run_lock
-from mada_lab.training.loop import train
 from mada_lab.training.stacked import Member, train_together
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent, fitted
 from tests.app.test_sweep import Quiet, worker
 

@@ -4,12 +4,13 @@ Catches: a key of theirs that is dropped without a word; micro-batches taken for
 default of ours in the place of the script's; the authors' line with another optimizer, rate or interval than theirs.
 """
 
+import re
 from pathlib import Path
 
 import pytest
 
 from mada_lab.cli import main
-from mada_lab.cli.words import say
+from mada_lab.cli.bars import say
 from mada_lab.config import keys as configs
 from mada_lab.config import parsing
 from mada_lab.config.python_files import assignments
@@ -205,7 +206,6 @@ def test_the_tables_have_the_keys_of_this_application():
     ours = {*OURS, "bounds"}
     for key in facts.THEIRS.values():
         assert {x for keys in key.keys.values() for x in keys} <= ours
-    assert facts.SHARED.keys() <= ours
     assert not facts.THEIRS.keys() & ours
     for script in (facts.NANOGPT, facts.TRAIN_DDP):
         assert script.defaults.keys() <= ours
@@ -213,7 +213,11 @@ def test_the_tables_have_the_keys_of_this_application():
 
 def test_the_page_has_the_table():
     page = (ROOT / "docs" / "upstream.md").read_text()
-    assert facts.table() in page
+    rows = dict(
+        re.findall(r"^\| `(\w+)` \| (.*) \|$", page.partition("| their key | here |")[2].partition("\n\n")[0], re.M)
+    )
+    assert {name: rows.pop(name) for name in facts.THEIRS} == {name: key.meaning for name, key in facts.THEIRS.items()}
+    assert rows.keys() <= {*OURS}  # under one name, with another meaning
     assert EXAMPLE.relative_to(ROOT).as_posix() in page
 
 
@@ -251,8 +255,8 @@ def test_sweeps_and_comparisons_take_python_too(tmp_path, capsys):
     path = tmp_path / "c.py"
     path.write_text("n_layer = 1\nmax_iters = 3000\nwandb_log = False\n")
     words = [str(path), "--optimizer=adamw", "--beta1=0.5"]
-    tables, base = sweep.read([*words, "--grid", "seed=1,2"])
-    assert (base.n_layer, base.n_embd, base.beta1, tables["grid"]) == (1, 768, 0.5, {"seed": [1, 2]})
+    given, base = sweep.read([*words, "--grid", "seed=1,2"])
+    assert (base.n_layer, base.n_embd, base.beta1, given.grid) == (1, 768, 0.5, {"seed": [1, 2]})
     _, cases, base = compare.read([*words, "--optimizers=adamw:beta1=0.8,adam"])
     assert (base.n_layer, base.n_embd, list(cases)) == (1, 768, ["adamw", "adam"])
     assert capsys.readouterr().err.count("note: wandb_log=False: as here in any case") == 2

@@ -28,10 +28,11 @@ from mada_lab.reports.report import headline, report
 from mada_lab.system.signals import Signals
 from mada_lab.tasks.choice import rebuild
 from mada_lab.tasks.measure import classification
-from mada_lab.training.loop import gradients, train, update
-from mada_lab.training.state import Session
+from mada_lab.training.gradients import accumulate
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import train
 from mada_lab.training.verify import verify
-from tests.app.conftest import Silent, fitted
+from tests.app.conftest import Silent, fitted, update
 from tests.problems import same_bits
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -275,16 +276,16 @@ def test_another_network_is_not_resumed(small, digits):
 
 
 def test_a_step_that_is_not_taken_leaves_the_running_statistics(small, digits):
-    session = Session.start(small, digits)
-    update(session, gradients(session, session.model, Signals()))
+    session = TrainState.start(small, digits)
+    update(session, accumulate(session, session.model, Signals()))
     before = [x.clone() for x in session.model.buffers()]
-    loss = gradients(session, session.model, Signals())
+    loss = accumulate(session, session.model, Signals())
     assert not same_bits([*session.model.buffers()], before)
     session.model.head.weight.grad[0, 0] = math.nan
     update(session, loss)
     assert same_bits([*session.model.buffers()], before)
     position = session.position()
-    gradients(session, session.model, Signals())
+    accumulate(session, session.model, Signals())
     session.rewind(position)
     assert same_bits([*session.model.buffers()], before)
 
@@ -296,8 +297,8 @@ def test_a_checkpoint_is_looked_into(small, digits, tmp_path):
 
 
 def test_sizes_that_the_weights_do_not_bear_out_are_refused_before_a_network_is_made(small, digits):
-    tree = Session.start(small, digits).checkpoint().tree
-    assert parameters(rebuild(small, tree)) == parameters(Session.start(small, digits).model)
+    tree = TrainState.start(small, digits).checkpoint().tree
+    assert parameters(rebuild(small, tree)) == parameters(TrainState.start(small, digits).model)
     for keys in ({"depth": 6 * 10**8 + 2}, {"width": 10**6}, {"model": "cnn", "width": 10**6}):
         with pytest.raises(ValueError, match="expected sizes of at most"):
             rebuild(replace(small, **keys), tree)

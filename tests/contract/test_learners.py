@@ -6,6 +6,7 @@ doesn't count; one that changes, or can't be compared; a wrong word that has no 
 
 import copy
 import dataclasses
+import inspect
 import io
 import math
 import pickle
@@ -15,6 +16,8 @@ import pytest
 import torch
 
 from mada_optim import MADA, AutoMuon, HyperOptimizer, HyperSGD, HyperTorch, LearnedLR, Learner
+from mada_optim.checks import NON_NEGATIVE
+from mada_optim.learning.options import Amount, Option, Start, options_of
 from mada_optim.rule import UNIT, Coefficient, Rule
 from mada_optim.rules import RULES
 from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
@@ -443,7 +446,14 @@ def test_a_make_that_makes_no_optimizer_is_refused(given):
 
 OBJECTS = {
     "HyperSGD": lambda: HyperSGD(
-        "beta1", "rho", lr={"rho": 1e-2}, momentum={"rho": 0.5}, bounds={"rho": [0.1, 0.9]}, stop=9, scope="group"
+        "beta1",
+        "rho",
+        lr={"rho": 1e-2},
+        momentum={"rho": 0.5},
+        bounds={"rho": [0.1, 0.9]},
+        start=5,
+        stop=9,
+        scope="group",
     ),
     "HyperSGD of all": lambda: HyperSGD("all", lr=1e-3),
     "LearnedLR": lambda: LearnedLR(0.5, fall=0, bounds={"lr": (0.1, 1)}, scope="tensor"),
@@ -475,6 +485,76 @@ def test_a_learner_is_a_value(name):
 @pytest.mark.parametrize("name", [name for name in OBJECTS if name != "third party"])  # whose bounds are a dict
 def test_ours_are_hashable(name):
     assert len({OBJECTS[name](), OBJECTS[name]()}) == 1
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_learner_can_be_replaced(name):
+    learner = OBJECTS[name]()
+    assert dataclasses.replace(learner) == learner
+    assert dataclasses.replace(learner, start=3).start == 3
+    assert dataclasses.replace(learner, start=3) != learner
+    with pytest.raises(TypeError):
+        dataclasses.replace(learner, begin=3)
+
+
+def test_replaced_names_are_checked_as_given_ones():
+    assert dataclasses.replace(HyperSGD("beta1"), names=("rho", "c")) == HyperSGD("rho", "c")
+    assert dataclasses.replace(HyperTorch("beta1"), names="all") == HyperTorch("all")
+    for names in ((), 5, ("rho", 5)):
+        with pytest.raises(ValueError, match="expected names of coefficients"):
+            dataclasses.replace(HyperSGD("beta1"), names=names)
+
+
+LEARNS_NOTHING = {
+    "at its start": (lambda: HyperSGD("all", start=50, stop=50), r"stop=50: expected more than 50 at start=50"),
+    "before its start": (lambda: HyperSGD("all", stop=9), r"stop=9: expected more than 50 at start=50"),
+    "before any step": (lambda: HyperTorch("all", start=0, stop=1), r"stop=1: expected more than 1 at start=0"),
+    "of lr": (lambda: LearnedLR(stop=10), r"stop=10: expected more than 10 at start=10"),
+    "third party": (lambda: MADA(parameters(), learn=Wrong(start=4, stop=3)), r"stop=3: expected more than 4 at"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), LEARNS_NOTHING.values(), ids=LEARNS_NOTHING)
+def test_a_stop_before_the_first_hyper_step_is_refused(make, message):
+    with pytest.raises(ValueError, match=f"{message}.*raise stop, lower start, or leave the learner out"):
+        make()
+
+
+@pytest.mark.parametrize("learner", [HyperSGD, LearnedLR, HyperTorch])
+def test_the_options_of_a_learner_are_declared(learner):
+    """All arguments but the names, each with its default and what the docstring says of it."""
+    arguments = inspect.signature(learner).parameters
+    options = options_of(learner)
+    assert list(options) == [name for name in arguments if name not in ("coefficients", "names")]
+    for name, option in options.items():
+        assert option.default == arguments[name].default
+        assert option.meaning.endswith(".")
+        assert (option.interval is None) == (option.read is not None)
+    learner_of_defaults = learner() if learner is LearnedLR else learner("all")
+    assert {name: getattr(learner_of_defaults, name) for name in options} == {q: x.default for q, x in options.items()}
+    assert "applied steps" in options["start"].meaning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sized(LearnedLR):
+    """Has one more option.
+
+    Args:
+        size: How far it goes.
+            In two lines.
+    """
+
+    size: Amount = 0.5
+    start: Start = 7
+
+
+def test_an_option_of_a_new_learner_is_declared_by_its_annotation():
+    assert options_of(Sized)["size"] == Option(NON_NEGATIVE, default=0.5, meaning="How far it goes. In two lines.")
+    assert options_of(Sized)["start"].default == 7
+    assert set(options_of(Sized)) == {*options_of(LearnedLR), "size"}
+    assert "size=0.25" in repr(Sized(size=0.25))
+    with pytest.raises(ValueError, match=r"size=-1: expected a number in \[0, inf\); the default is 0.5"):
+        Sized(size=-1)
 
 
 def test_what_is_given_to_a_learner_is_copied():

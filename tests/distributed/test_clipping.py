@@ -14,15 +14,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mada_lab.checkpoints import tree
+from mada_lab.checkpoints import redistribution
 from mada_lab.compute import device
 from mada_lab.compute import world as distributed
 from mada_lab.compute.world import ALONE, World
 from mada_lab.config import parsing
 from mada_lab.optimizers import catalog
 from mada_lab.records.run_record import read_run
-from mada_lab.training import clipping, loop
-from mada_lab.training.state import Session
+from mada_lab.training import gradients
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import Trainer
+from tests.app.conftest import Silent
 from tests.app.test_published_loops import CONFIGS, MicroBatches, NoSignals, Tiny
 from tests.distributed import group
 from tests.distributed.test_training import CONFIG
@@ -70,10 +72,10 @@ def on_a_rank(when):
     forward = distributed.wrapped(model, config.parallel, world)
     parts = {"model": model, "optimizer": catalog.build(model, config), "batches": MicroBatches(rows(rank))}
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    session = Session(config, None, device.choose(config), scaler=scaler, peak=LR, world=world, **parts)
-    found = []
+    session = TrainState(config, None, device.choose(config), scaler=scaler, peak=LR, world=world, **parts)
+    found, trainer = [], Trainer(session, Silent())
     for _ in range(UPDATES):
-        loop.update(session, loop.gradients(session, forward, NoSignals()))
+        trainer.update(gradients.accumulate(session, forward, NoSignals()))
         found.append(reading(model, session.optimizer))
     return found
 
@@ -115,8 +117,8 @@ def passes_of(model, params, batches):
     return sums
 
 
-def put(params, gradients):
-    for p, g in zip(params, gradients, strict=True):
+def put(params, grads):
+    for p, g in zip(params, grads, strict=True):
         p.grad = g
 
 
@@ -184,9 +186,9 @@ def parameter(gradient):
 
 def test_a_scaled_gradient_is_clipped_by_what_it_is_without_the_scale():
     p = parameter([3.0 * 1024, 4.0 * 1024])
-    clipping.clip_each([p], 1.0, torch.tensor(1024.0), ALONE)
+    gradients.clip_own([p], 1.0, torch.tensor(1024.0), ALONE)
     assert p.grad.tolist() == pytest.approx([0.6 * 1024, 0.8 * 1024], rel=1e-6)
-    clipping.clip_each([p], 10.0, torch.tensor(1024.0), ALONE)
+    gradients.clip_own([p], 10.0, torch.tensor(1024.0), ALONE)
     assert p.grad.tolist() == pytest.approx([0.6 * 1024, 0.8 * 1024], rel=1e-6)
 
 
@@ -194,22 +196,22 @@ def test_a_scaled_gradient_is_clipped_by_what_it_is_without_the_scale():
 def test_a_gradient_that_is_not_finite_shows_afterwards(bad):
     """As one whose norm overflows, which would become 0."""
     p = parameter([bad, 3e38, 1.0])
-    clipping.clip_each([p], 1.0, torch.tensor(1.0), ALONE)
+    gradients.clip_own([p], 1.0, torch.tensor(1.0), ALONE)
     assert p.grad.isnan().all()
 
 
 def overflowing(config):
     """An element of one process's own gradient is infinite in step 3, of the other's in step 5."""
-    original = loop.clip_each
+    original = gradients.clip_each
 
     def clip_each(session):
         if session.world.rank == {3: 0, 5: 1}.get(session.step + 1):
             next(session.model.parameters()).grad.view(-1)[0] = math.inf
         original(session)
 
-    loop.clip_each = clip_each
+    gradients.clip_each = clip_each
     session = runs.train(config)
-    own = tree.digest({**session.state(), "random": None})  # of generators, which passes seed anew
+    own = redistribution.digest({**session.state_dict(), "random": None})  # of generators, which passes seed anew
     told = {"scaler": session.scaler.state_dict(), "digest": own}
     Path(f"{config.out_dir}.{os.environ['RANK']}").write_text(json.dumps(told))
 

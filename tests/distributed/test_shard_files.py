@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from mada_lab.checkpoints import checkpoint, fingerprint, reading, redistribution, row_shards
-from mada_lab.checkpoints import tree as packing
 from mada_lab.checkpoints.folder import available, leftovers
 from mada_lab.compute.world import ALONE
 from mada_lab.config import parsing
@@ -79,9 +78,9 @@ def test_the_files_hold_what_one_file_holds(written):
     ]
     sizes = [(each / name).stat().st_size for name in shards]
     assert abs(sizes[0] - sizes[1]) < 0.1 * sizes[0]
-    assert not any(name.startswith("/state/model/") for name in reading._headers(each / "tensors.safetensors"))
+    assert not any(name.startswith("/state/model/") for name in reading.headers(each / "tensors.safetensors"))
     trees = [checkpoint.load(folder).tree["state"] for folder in (each, one)]
-    assert packing.digest(trees[0]) == packing.digest(trees[1]) == runs.digest(written / "one")
+    assert redistribution.digest(trees[0]) == redistribution.digest(trees[1]) == runs.digest(written / "one")
     assert runs.digest(written / "each") == redistribution.digest(trees[1], ALONE, of_shards=True)
     assert all(finding.good for finding in verify(written / "each", deep=True))
 
@@ -134,7 +133,7 @@ def test_a_process_that_does_not_see_the_files_is_sent_them(written, config):
 
 def failing_in_the_second_save(config, rank, mode, part):
     """A fault at the `part`-th change of the disk that this process makes in the save of step 6."""
-    write, saves = checkpoint.write_together, []
+    write, saves = checkpoint.write, []
 
     def faulty(*arguments):
         saves.append(1)
@@ -145,7 +144,7 @@ def failing_in_the_second_save(config, rank, mode, part):
         finally:
             files.os = os
 
-    checkpoint.write_together = faulty
+    checkpoint.write = faulty
     runs.train(config)
 
 
@@ -252,7 +251,7 @@ def hanging_in_a_save(config):
         os.kill(os.getpid(), signal.SIGSTOP)
 
     if os.environ["RANK"] == "1":
-        checkpoint.write_together = write
+        checkpoint.write = write
     runs.train(config)
 
 

@@ -18,7 +18,7 @@ from mada_lab.checkpoints.folder import available
 from mada_lab.compute import world
 from mada_lab.errors import ConfigError, DistributedError
 from mada_lab.records.run_record import read_run
-from mada_lab.training import loop
+from mada_lab.training import gradients
 from mada_optim.sharding import dtensors
 from tests.reliability import ranks, resumes, runs
 
@@ -171,13 +171,13 @@ def test_an_error_of_the_first_is_one_of_all(config):
 
 
 def with_a_bad_loss(config):
-    original = loop.gradients
+    original = gradients.accumulate
 
-    def gradients(session, *rest):
+    def accumulate(session, *rest):
         bad = session.world.rank == 1 and session.step == 2
         return original(session, *rest) * (math.nan if bad else 1.0)
 
-    loop.gradients = gradients
+    gradients.accumulate = accumulate
     runs.train(config)
 
 
@@ -204,15 +204,15 @@ HALF = replace(CONFIG, dtype="float16", dropout=0.0, max_iters=12, digest_interv
 
 def overflowing(config):
     """An element of one process's shard of the gradient is infinite in step 3, of the other's in step 5."""
-    original = loop.gradients
+    original = gradients.accumulate
 
-    def gradients(session, *rest):
+    def accumulate(session, *rest):
         loss = original(session, *rest)
         if session.world.rank == {3: 0, 5: 1}.get(session.step + 1):
             dtensors.local(next(session.model.parameters()).grad).view(-1)[0] = math.inf
         return loss
 
-    loop.gradients = gradients
+    gradients.accumulate = accumulate
     Path(f"{config.out_dir}.{os.environ['RANK']}").write_text(json.dumps(runs.train(config).scaler.state_dict()))
 
 

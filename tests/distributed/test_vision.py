@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab.checkpoints import tree
+from mada_lab.checkpoints import redistribution
 from mada_lab.checkpoints.checkpoint import load_newest
 from mada_lab.config.keys import VisionConfig
 from mada_lab.data.images import ImageData
 from mada_lab.data.prepare import prepare
 from mada_lab.records.run_record import read_run
-from mada_lab.training import loop
+from mada_lab.training import trainer
 from tests.reliability import ranks, runs
 
 CONFIG = VisionConfig(
@@ -49,9 +49,9 @@ def data_dir(tmp_path_factory):
 
 def train(config):
     """Trains, and leaves the digest of this process's own state, but for its generators, which passes seed anew."""
-    session = loop.train(config, ImageData.open(Path(config.data_dir) / "digits"), runs.Listener(lambda done: None))
+    session = trainer.train(config, ImageData.open(Path(config.data_dir) / "digits"), runs.Listener(lambda done: None))
     state = {**session.state(), "random": None}
-    Path(f"{config.out_dir}.{os.environ.get('RANK', '0')}").write_text(tree.digest(state))
+    Path(f"{config.out_dir}.{os.environ.get('RANK', '0')}").write_text(redistribution.digest(state))
 
 
 def rows(folder):

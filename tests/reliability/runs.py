@@ -18,7 +18,7 @@ from mada_lab.errors import LabError
 from mada_lab.records.run_record import read_run
 from mada_lab.system import files
 from mada_lab.system.strict_json import loads
-from mada_lab.training import loop
+from mada_lab.training import gradients, trainer
 from mada_optim.sharding import dtensors
 from tests.reliability.faults import FaultyOs
 
@@ -26,7 +26,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 LOADED = (
     "torch._dynamo",
     "torch.distributed.fsdp",
-    "mada_lab.training.loop",
+    "mada_lab.training.trainer",
     "mada_lab.training.verify",
     "tests.reliability.runs",
 )
@@ -99,19 +99,19 @@ def train(config, fault=None, poison=(), at_step=lambda done: None):
     if fault:
         files.os = FaultyOs(*fault)
     if poison:
-        loop.gradients = poisoned(loop.gradients, poison)
+        gradients.accumulate = poisoned(gradients.accumulate, poison)
     corpus = Corpus.open(Path(config.data_dir) / config.dataset)
-    return loop.train(config, corpus, Listener(at_step))
+    return trainer.train(config, corpus, Listener(at_step))
 
 
 def poisoned(original, steps):
-    def gradients(session, *rest):
+    def accumulate(session, *rest):
         loss = original(session, *rest)
         if session.step + 1 in steps:
             dtensors.local(next(session.model.parameters()).grad).view(-1)[3] = float("nan")
         return loss
 
-    return gradients
+    return accumulate
 
 
 def count_changes(config):

@@ -11,7 +11,7 @@ import torch
 from mada_lab.data.prepare import prepare
 from mada_lab.system import files
 from mada_lab.tasks import language
-from mada_lab.training import loop
+from mada_lab.training.state import TrainState
 from tests.reliability import runs
 from tests.reliability.tally import Tally
 
@@ -56,7 +56,7 @@ class Trap:
 
     def in_forward(self):
         """Springs in the second forward pass of a step."""
-        start, calls = loop.Session.start, [0]
+        start, calls = TrainState.start, [0]
 
         def began(model, _):
             calls[0] += model.training
@@ -68,7 +68,7 @@ class Trap:
             session.model.register_forward_pre_hook(began)
             return session
 
-        loop.Session.start = started
+        TrainState.start = started
 
 
 #: Where a signal may come, and how the trap gets there.

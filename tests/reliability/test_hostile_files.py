@@ -11,7 +11,7 @@ import pytest
 
 from mada_lab import cli
 from mada_lab.checkpoints.folder import path_of
-from mada_lab.training.loop import train
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent
 from tests.reliability import fuzz, rot, siege
 from tests.reliability.attacks import ATTACKS

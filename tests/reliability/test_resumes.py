@@ -17,8 +17,8 @@ from mada_lab.checkpoints.folder import available, path_of
 from mada_lab.errors import CheckpointError, ConfigError
 from mada_lab.records.run_record import RunRecord, read_run
 from mada_lab.training import resume
-from mada_lab.training.loop import train
-from mada_lab.training.state import Session
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent
 from tests.reliability import crash_points, resumes, runs
 
@@ -86,7 +86,7 @@ def test_a_key_that_the_checkpoint_overrides_is_refused(tiny, corpus):
 
 def test_a_run_that_never_reached_a_checkpoint_begins_again(tiny, corpus, tmp_path):
     train(replace(tiny, out_dir=str(tmp_path / "whole")), corpus, Silent())
-    RunRecord.create(tmp_path / "run", Session.start(tiny, corpus).manifest()).log({"step": 3})
+    RunRecord.create(tmp_path / "run", TrainState.start(tiny, corpus).manifest()).log({"step": 3})
     train(replace(tiny, init_from="resume"), corpus, Silent())
     assert [row["step"] for row in read_run(tmp_path / "run").rows] == list(range(31))
     assert runs.digest(tmp_path / "run") == runs.digest(tmp_path / "whole")
@@ -123,13 +123,13 @@ def test_a_record_of_another_run_is_refused(tiny, corpus, tmp_path):
 def test_a_state_that_comes_back_with_other_bits_is_refused(tiny, corpus, monkeypatch):
     """As torch's own load_state_dict would do it, which rounds the slots of bf16 parameters."""
     train(tiny, corpus, Silent())
-    restore = Session.restore
+    restore = TrainState.restore
 
     def rounding(session, saved):
         restore(session, saved)
         session.model.wpe.weight.data = session.model.wpe.weight.data.bfloat16().float()
 
-    monkeypatch.setattr(Session, "restore", rounding)
+    monkeypatch.setattr(TrainState, "restore", rounding)
     with pytest.raises(CheckpointError, match="a state that comes back with other bits"):
         train(replace(tiny, init_from="resume", max_iters=40), corpus, Silent())
 
@@ -140,7 +140,7 @@ def test_nothing_of_a_misfit_reaches_the_session(tiny, corpus, tmp_path):
     tree["state"]["model"]["wpe.weight"] = torch.zeros(2, 2)
     shutil.rmtree(path_of(tmp_path / "run", 30))
     checkpoint.save(tmp_path / "run", checkpoint.Checkpoint(30, tree), keep=2)
-    session = Session.start(replace(tiny, init_from="resume"), corpus)
+    session = TrainState.start(replace(tiny, init_from="resume"), corpus)
     before = session.digest()
     with pytest.raises(CheckpointError, match=r"model wpe.weight: expected \(16, 16\) torch.float32, got \(2, 2\)"):
         resume.open_record(session)

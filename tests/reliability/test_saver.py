@@ -18,7 +18,7 @@ from mada_lab.checkpoints.saver import Saver
 from mada_lab.errors import CheckpointError
 from mada_lab.records.run_record import read_run
 from mada_lab.system import files
-from mada_lab.training.loop import train
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent
 from tests.reliability import runs
 from tests.reliability.faults import FaultyOs
@@ -102,7 +102,7 @@ def test_the_end_of_a_run_that_is_not_saved_is_an_error(config, corpus, tmp_path
 def freed_after(original, monkeypatch):
     def settle(it):
         original(it)
-        if it._failed is not None:
+        if it.failed is not None:
             monkeypatch.setattr(files, "os", os)
 
     return settle

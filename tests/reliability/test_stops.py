@@ -17,7 +17,7 @@ import pytest
 
 from mada_lab.errors import CheckpointError, ConfigError
 from mada_lab.system import run_lock, signals
-from mada_lab.training.loop import train
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent
 from tests.reliability import runs, stops
 

@@ -11,7 +11,7 @@ import torch
 from mada_lab import cli
 from mada_lab.checkpoints.checkpoint import Checkpoint, load, save
 from mada_lab.checkpoints.folder import path_of
-from mada_lab.training.loop import train
+from mada_lab.training.trainer import train
 from tests.app.conftest import Silent, fitted
 
 

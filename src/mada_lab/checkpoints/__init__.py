@@ -1,1 +1,1 @@
-"""Checkpoints: written, read, compared, spread over processes."""
+"""Checkpoints: writes, reads and compares them, also where processes share tensors."""

@@ -1,15 +1,14 @@
-"""Checkpoints without pickle: tensors in safetensors, everything else in JSON, and a manifest that proves them whole.
+"""Writes checkpoints, without pickle: tensors as safetensors, all else as JSON, and a manifest that proves them whole.
 
-A checkpoint appears whole or not at all, its folder is never written twice, and none of it is believed, or put into a
-model, before every byte has been found as it was written. Where processes share tensors, each of them may write a file
-of its own (`write_together`).
+A checkpoint appears whole or not at all, its folder is never written twice, and every byte of it is verified before any
+of it is put into a model. Where processes share tensors, each of them may write a file of its own.
 """
 
 import json
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,8 @@ from mada_lab.checkpoints.folder import Facts, Measured
 from mada_lab.checkpoints.reading import TENSORS, VALUES, Index, Saved, open_saved, shard_name
 from mada_lab.checkpoints.row_shards import Place, place
 from mada_lab.checkpoints.tree import Tensors, pack, safetensors_file
-from mada_lab.compute.world import World
-from mada_lab.errors import CheckpointError
+from mada_lab.compute.world import ALONE, World
+from mada_lab.errors import CheckpointError, translated
 from mada_lab.system import files
 from mada_lab.system.files import Piece
 from mada_optim.sharding import dtensors
@@ -33,11 +32,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on as if it had never stopped.
+    """All that a run needs to go on as if it had never stopped.
 
     Attributes:
-        step: Number of optimizer steps done.
-        tree: Nested dicts, lists and tuples of tensors and plain values, by name of what they belong to.
+        step: Optimizer steps done.
+        tree: Nested dicts, lists and tuples of tensors and plain values.
     """
 
     step: int
@@ -49,12 +48,12 @@ class Snapshot:
     """A checkpoint ready to be written: its tensors are on the CPU.
 
     Attributes:
-        step: As in the checkpoint.
+        step: Optimizer steps done.
         skeleton: The tree, with a name in place of each tensor.
-        tensors: What each process has whole.
-        pieces: This process's pieces of the tensors that processes share.
-        index: The shapes and types of these whole tensors, and in how many pieces they are; None without any.
-        place: Which pieces are this process's; None without any.
+        tensors: The tensors that each process has whole.
+        pieces: This process's pieces of the sharded tensors.
+        index: Shapes, types and number of pieces of the sharded tensors; None if there are none.
+        place: Which pieces are this process's; None if there are none.
     """
 
     step: int
@@ -66,13 +65,13 @@ class Snapshot:
 
     @property
     def bytes(self) -> int:
-        """About what it takes on the disk, over all processes."""
-        own = sum(x.numel() * x.element_size() for x in self.tensors.values())
-        return own + (self.index.bytes if self.index else 0) + SPARE_BYTES
+        """The approximate size on the disk, over all processes."""
+        whole = sum(x.numel() * x.element_size() for x in self.tensors.values())
+        return whole + (self.index.bytes if self.index else 0) + SPARE_BYTES
 
 
 def snapshot(checkpoint: Checkpoint, *, copy: bool = False) -> Snapshot:
-    """`checkpoint` ready to be written; with `copy`, training may go on meanwhile.
+    """`checkpoint` ready to be written; with `copy`, training may go on while it is written.
 
     Raises:
         ValueError: A DTensor is not cut as `mada_lab.checkpoints.row_shards` says.
@@ -100,64 +99,45 @@ def save(run_folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return write(run_folder, snapshot(checkpoint), keep)
 
 
-def write(run_folder: Path, taken: Snapshot, keep: int) -> Path:
-    """Writes a snapshot, unless its checkpoint is there; then removes all but the `keep` newest.
+def write(run_folder: Path, taken: Snapshot, keep: int, world: World = ALONE) -> Path:
+    """Writes a snapshot, unless its checkpoint exists; then removes all but the `keep` newest; returns its folder.
+
+    Each of several processes writes its pieces; the first writes all else, and seals the checkpoint.
 
     Raises:
-        CheckpointError: It can't be written; what was there before is untouched.
+        CheckpointError: One of the processes can't write; on all of them. What was there before is untouched.
     """
     folder = checkpoint_folder.path_of(run_folder, taken.step)
-    if folder.exists():
+    if world.told(folder.exists()):
         return folder
-    with _explained(folder, taken.bytes):
-        files.make_folder(folder.parent)
-        _require_space(folder.parent, taken.bytes)
-        with files.new_folder(folder) as part:
-            checkpoint_folder.seal(part, taken.step, _write_files(part, _contents(taken)))
-    _tidy(run_folder, keep)
-    return folder
-
-
-def write_together(run_folder: Path, taken: Snapshot, keep: int, world: World) -> Path:
-    """`write` by all processes, each of which writes the pieces that it has; the first one all else, and seals it.
-
-    Raises:
-        CheckpointError: One of them couldn't write; on all of them. What was there before is untouched.
-    """
-    folder = checkpoint_folder.path_of(run_folder, taken.step)
     part = folder.with_name(folder.name + files.PART)
-    explained, first = partial(_explained, folder, taken.bytes), world.is_first
+    translates = translated(OSError, partial(_not_written, folder, taken.bytes))
     with ExitStack() as opened:
 
         def begin() -> None:
-            with explained():
+            if world.is_first:
                 files.make_folder(folder.parent)
                 _require_space(folder.parent, taken.bytes)
                 opened.enter_context(files.new_folder(folder))
 
         def write_own() -> dict[str, Facts]:
-            with explained():
-                return _write_files(part, {**(_contents(taken) if first else {}), **_own_pieces(taken)})
+            return _write_files(part, {**(_contents(taken) if world.is_first else {}), **_own_pieces(taken)})
 
         def finish() -> None:
-            with explained():
+            if world.is_first:
                 checkpoint_folder.seal(part, taken.step, _present(part, listed))
                 opened.close()
-            _tidy(run_folder, keep)
+                _tidy(run_folder, keep)
 
-        world.together(begin if first else _nothing, CheckpointError)
-        facts = world.together(write_own, CheckpointError)
+        world.together(translates(begin), CheckpointError)
+        facts = world.together(translates(write_own), CheckpointError)
         listed = world.all_told({name: [x.bytes, x.sha256] for name, x in facts.items()})
-        world.together(finish if first else _nothing, CheckpointError)
+        world.together(translates(finish), CheckpointError)
     return folder
 
 
-def _nothing() -> None:
-    """What a process does while the first one works."""
-
-
 def _present(part: Path, listed: list[dict[str, Any]]) -> dict[str, Facts]:
-    """The facts of all files that processes say they have written. Raises OSError if one isn't in this folder."""
+    """The facts of the files that all processes have written. Raises OSError if one isn't in this folder."""
     facts = {name: Facts(*x) for files_of_one in listed for name, x in files_of_one.items()}
     for name, x in facts.items():
         if (part / name).stat().st_size != x.bytes:
@@ -165,16 +145,12 @@ def _present(part: Path, listed: list[dict[str, Any]]) -> dict[str, Facts]:
     return facts
 
 
-@contextmanager
-def _explained(folder: Path, needed: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"checkpoint, in {folder}: expected to write {needed:,} bytes, got {error.strerror} "
-            f"({_free(folder.parents[1]):,} bytes are free); free some space, or check the disk"
-            f"{', which all processes must share' if isinstance(error, FileNotFoundError) else ''}"
-        ) from error
+def _not_written(folder: Path, needed: int, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint, in {folder}: expected to write {needed:,} bytes, got {error.strerror} "
+        f"({_free(folder.parents[1]):,} bytes are free); free some space, or check the disk"
+        f"{', which all processes must share' if isinstance(error, FileNotFoundError) else ''}"
+    )
 
 
 def _tidy(run_folder: Path, keep: int) -> None:
@@ -194,6 +170,7 @@ def _contents(taken: Snapshot) -> dict[str, Iterator[Piece]]:
 
 
 def _own_pieces(taken: Snapshot) -> dict[str, Iterator[Piece]]:
+    """The file of this process's pieces, if no process before it writes the same."""
     own = taken.place
     return {shard_name(own.number): safetensors_file(taken.pieces)} if own is not None and own.is_first else {}
 
@@ -221,14 +198,14 @@ def _free(folder: Path) -> int:
 
 
 def open_newest(run_folder: Path) -> Saved | None:
-    """The newest checkpoint of a run that is whole, with a warning about each newer one; None if there is none at all.
+    """The newest whole checkpoint of a run, with a warning about each damaged newer one; None if there is none at all.
 
     Raises:
         CheckpointError: There are some, and all are damaged.
     """
     folders = checkpoint_folder.available(run_folder)
     for stray in checkpoint_folder.strays(run_folder):
-        logger.warning("%s is no checkpoint by its name, and is passed over", stray)
+        logger.warning("%s has no name of a checkpoint, and is ignored", stray)
     first: CheckpointError | None = None
     for folder in reversed(folders):
         try:
@@ -242,7 +219,7 @@ def open_newest(run_folder: Path) -> Saved | None:
 
 
 def load_newest(run_folder: Path) -> Checkpoint | None:
-    """What `open_newest` finds, with all tensors in memory."""
+    """The checkpoint that `open_newest` finds, with all tensors on the CPU."""
     saved = open_newest(run_folder)
     return None if saved is None else _loaded(saved)
 
@@ -251,7 +228,7 @@ def load(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`, its tensors on the CPU. Nothing in it is executed.
 
     Raises:
-        CheckpointError: It is damaged or of another format.
+        CheckpointError: It is damaged or has another format.
     """
     return _loaded(open_saved(folder))
 

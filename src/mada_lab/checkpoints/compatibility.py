@@ -1,4 +1,4 @@
-"""Whether a saved tree fits a model, an optimizer and generators: looked into before any of them is touched."""
+"""Checks that a saved tree fits a model and an optimizer, before either is changed."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -14,28 +14,22 @@ from mada_optim.checks import intervals, learned_names
 from mada_optim.rule import option_key
 from mada_optim.sharding import dtensors
 
-SMALL = 64  # elements that a state beside a parameter's slots may have: a step count, a vector of coefficients
+SMALL = 64  # elements that a state other than a slot may have: a step count, a vector of coefficients
 
-MAYBE = (float, int, type(None))
-PLAIN = {"seconds": (float, int), "looked": (bool,), "digest": (str,), "device": (str,), "config": (dict,)}
-PLAIN_STATE = {
-    "peak": (float, int),
-    "lr": (float, int),
-    "train_loss": MAYBE,
-    "val_loss": MAYBE,
-    "best_val_loss": MAYBE,
-    "val_accuracy": MAYBE,
-}
+NUMBER = (float, int)
+PLAIN = {"seconds": NUMBER, "looked": (bool,), "digest": (str,), "device": (str,), "config": (dict,)}
+LOSSES = ("train_loss", "val_loss", "best_val_loss", "val_accuracy")
+PLAIN_STATE = {"peak": NUMBER, "lr": NUMBER, **dict.fromkeys(LOSSES, (*NUMBER, type(None)))}
 
 
 def require_fit(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
-    """Refuses a tree of other names, shapes or types, or with numbers that no training leaves.
+    """Refuses a tree with other names, shapes or types, or with numbers that training never leaves.
 
-    Tensors may be outlines, on the device "meta", whose numbers `require_finite` is to look at when they are read.
+    Tensors may be outlines, on the device "meta"; `require_finite` checks their numbers once they are read.
 
     Raises:
         ValueError: Names the first difference.
-        KeyError, TypeError, AttributeError, IndexError: The tree is of quite another kind.
+        KeyError, TypeError, AttributeError, IndexError: The tree has another structure.
     """
     state = tree["state"]
     for values, kinds in ((tree, PLAIN), ({"val_accuracy": None, **state}, PLAIN_STATE)):
@@ -49,15 +43,15 @@ def require_fit(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer)
 
 
 def require_finite(state: Any) -> None:
-    """Refuses numbers that no training leaves, in whole tensors and this process's shards. Raises as `require_fit`."""
+    """Refuses numbers that aren't finite, in whole tensors and this process's shards. Raises as `require_fit`."""
     tensors: Tensors = {}
     pack(state, tensors)
-    strange = first_not_finite({name: dtensors.local(x) for name, x in tensors.items() if not x.is_meta})
-    _require(strange is None, str(strange), "finite numbers", "others")
+    name = first_not_finite({name: dtensors.local(x) for name, x in tensors.items() if not x.is_meta})
+    _require(name is None, str(name), "finite numbers", "others")
 
 
 def require_alike(name: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    """Refuses tensors of other names, shapes or types than ours. Raises as `require_fit`."""
+    """Refuses tensors with other names, shapes or types than ours. Raises as `require_fit`."""
     _require(list(ours) == list(theirs), name, ", ".join(ours), ", ".join(theirs))
     for key, x in ours.items():
         expected, got = f"{tuple(x.shape)} {x.dtype}", f"{tuple(theirs[key].shape)} {theirs[key].dtype}"

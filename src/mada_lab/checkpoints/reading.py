@@ -1,9 +1,10 @@
-"""A checkpoint on the disk, found whole: what it says of its tensors, and the tensors, row by row."""
+"""Reads checkpoints: opens one whose every byte is as it was written, and reads its tensors, or only some rows."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,30 @@ from mada_lab.checkpoints import folder as checkpoint_folder
 from mada_lab.checkpoints import row_shards
 from mada_lab.checkpoints.folder import MANIFEST, Facts
 from mada_lab.checkpoints.tree import DTYPES, Tensors, unpack
-from mada_lab.errors import CheckpointError
+from mada_lab.errors import CheckpointError, one_line, translated
 from mada_lab.system import strict_json
 
 TENSORS = "tensors.safetensors"
 VALUES = "values.json"
 VALUES_BYTES = 1 << 23  # at most: a hundred bytes per tensor, so that JSON made to fill the memory is refused unread
 MOST_PIECES = 1 << 16
-SMALL = 64  # elements: what `outline` reads
+SMALL = 64  # elements: tensors up to this size are read for `outline`
 
 NAMES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def shard_name(number: int) -> str:
-    """The file of the pieces with this number."""
+    """The name of the file of pieces with this number."""
     return f"shard_{number:05d}.safetensors"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a tensor that isn't read.
+    """Type and shape of a tensor.
 
     Attributes:
         dtype: By its name in safetensors.
-        shape: Of the whole.
+        shape: Of the whole tensor.
     """
 
     dtype: str
@@ -50,16 +51,16 @@ class Entry:
         return torch.empty(self.shape, dtype=NAMES[self.dtype], device="meta")
 
     def packed(self) -> list[Any]:
-        """For JSON."""
+        """As JSON."""
         return [self.dtype, list(self.shape)]
 
 
 @dataclass(frozen=True)
 class Index:
-    """The tensors that lie in pieces, cut as `mada_lab.checkpoints.row_shards` says.
+    """The tensors that are stored in pieces, cut as `mada_lab.checkpoints.row_shards` says.
 
     Attributes:
-        count: Pieces of each, which is the number of files.
+        count: Pieces of each tensor, which is the number of files.
         entries: By name.
     """
 
@@ -68,21 +69,21 @@ class Index:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], count: int) -> "Index":
-        """That of whole tensors, or DTensors."""
+        """The index of whole tensors, or of DTensors."""
         return cls(count, {name: Entry(DTYPES[x.dtype], tuple(x.shape)) for name, x in tensors.items()})
 
     @property
     def bytes(self) -> int:
-        """Of all of them."""
+        """The size of all tensors."""
         return sum(x.outline.numel() * x.outline.element_size() for x in self.entries.values())
 
     def packed(self) -> dict[str, Any]:
-        """For JSON."""
+        """As JSON."""
         return {"count": self.count, "tensors": {name: x.packed() for name, x in self.entries.items()}}
 
     @classmethod
     def unpacked(cls, content: Any) -> "Index":
-        """What `packed` gave. Raises ValueError, KeyError, TypeError, AttributeError: It gave no such thing."""
+        """The index that `packed` gave. Raises ValueError, KeyError, TypeError, AttributeError for anything else."""
         count, tensors = content["count"], content["tensors"]
         _require(type(count) is int and 0 <= count <= MOST_PIECES, f"pieces in up to {MOST_PIECES} files", count)
         for dtype, shape in tensors.values():
@@ -92,31 +93,33 @@ class Index:
 
 
 class Saved:
-    """A checkpoint whose files are as they were written, and fit each other. Its tensors are read when asked for.
+    """A checkpoint whose files are as they were written and fit each other. Tensors are read on request.
 
     Attributes:
-        folder: Where it lies.
-        step: Number of optimizer steps done.
-        entries: All tensors, by name.
+        folder: The folder of the checkpoint.
+        step: Optimizer steps done.
+        entries: Types and shapes of all tensors, by name.
         outline: The tree, with large tensors on the device "meta": their shapes and types.
     """
 
     def __init__(self, folder: Path, step: int, skeleton: Any, index: Index) -> None:
-        """Looks at the headers of its files.
+        """Reads the headers of the files.
 
         Raises:
-            ValueError, OSError, SafetensorError: They don't hold what they should.
+            ValueError, OSError, SafetensorError: The headers don't fit the index.
         """
         self.folder, self.step, self._skeleton, self._index = folder, step, skeleton, index
-        whole = _headers(folder / TENSORS)
+        whole = headers(folder / TENSORS)
         for number in range(index.count):
             expected = {name: self._piece(name, number) for name in index.entries}
-            got = _headers(folder / shard_name(number))
+            got = headers(folder / shard_name(number))
             _require(expected == got, "the pieces of the index", f"others in {shard_name(number)}")
         _require(not whole.keys() & index.entries.keys(), "each tensor once", "some twice")
         self.entries: dict[str, Entry] = {**whole, **index.entries}
-        told = {name: self.whole(name) if _is_small(x) else x.outline for name, x in self.entries.items()}
-        self.outline = self.tree(told)
+        small = {name: x.outline.numel() <= SMALL for name, x in self.entries.items()}
+        self.outline = self.tree(
+            {name: self.whole(name) if small[name] else x.outline for name, x in self.entries.items()}
+        )
 
     def _piece(self, name: str, number: int) -> Entry:
         dtype, (length, *rest) = self._index.entries[name].dtype, self._index.entries[name].shape
@@ -125,57 +128,52 @@ class Saved:
 
     def tree(self, tensors: Tensors) -> dict[str, Any]:
         """The tree, with these tensors in their places."""
-        found: dict[str, Any] = unpack(self._skeleton, tensors)
-        return found
+        tree: dict[str, Any] = unpack(self._skeleton, tensors)
+        return tree
 
     def whole(self, name: str) -> Tensor:
-        """A tensor, on the CPU: a copy, as its file may be removed or cut while a run goes on.
+        """A tensor, on the CPU: a copy, as its file may be removed while the run goes on.
 
         Raises:
             CheckpointError: It can't be read any more.
         """
         if name in self._index.entries:
             return self.rows(name, 0, self.entries[name].shape[0])
-        with _reading(self.folder), safe_open(self.folder / TENSORS, "pt") as file:
-            return file.get_tensor(name).clone()
+        with self._reading(), safe_open(self.folder / TENSORS, "pt") as file:
+            copy: Tensor = file.get_tensor(name).clone()
+            return copy
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of a tensor of 1 dimension or more; nothing else of it is kept. As `whole`."""
+        """Rows `start` to `stop` of a tensor of 1 dimension or more, without reading the others. Raises as `whole`."""
         entry = self.entries[name]
         out = torch.empty((stop - start, *entry.shape[1:]), dtype=NAMES[entry.dtype])
         done = 0
-        with _reading(self.folder):
+        with self._reading():
             for file, first, end in self._parts(name, start, stop):
                 with safe_open(self.folder / file, "pt") as opened:
                     out[done : done + end - first] = opened.get_slice(name)[first:end]
                 done += end - first
         return out
 
+    def _reading(self) -> AbstractContextManager[None]:
+        return translated((OSError, SafetensorError, RuntimeError), partial(_damage, self.folder, "a readable file"))
+
     def _parts(self, name: str, start: int, stop: int) -> list[tuple[str, int, int]]:
-        """The files that rows lie in, and which of their rows these are."""
+        """The files that hold the rows, each with the first and the end of its own rows."""
         if name not in self._index.entries:
             return [(TENSORS, start, stop)] if stop > start else []
-        found = row_shards.overlaps(self.entries[name].shape[0], self._index.count, start, stop)
-        return [(shard_name(number), first, end) for number, first, end in found if end > first]
+        parts = row_shards.overlaps(self.entries[name].shape[0], self._index.count, start, stop)
+        return [(shard_name(number), first, end) for number, first, end in parts if end > first]
 
     def facts(self) -> dict[str, Any]:
-        """What another process needs to read the same (`same_here`), or to be told it; for JSON."""
+        """As JSON, what another process needs to read the same checkpoint (`same_here`), or to receive its tensors."""
         entries = {name: x.packed() for name, x in self.entries.items()}
         facts = {"step": self.step, "tree": self._skeleton, "shared": self._index.packed(), "entries": entries}
         return {**facts, "sealed": _sealed(self.folder)}
 
 
-@contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        got = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise CheckpointError(checkpoint_folder.damage(folder, "a readable file", got)) from error
-
-
 def same_here(folder: Path, facts: Mapping[str, Any]) -> Saved | None:
-    """The checkpoint in `folder`, if it is the very one of which another process has these `facts`."""
+    """The checkpoint in `folder`, if it is the one that these `facts` of another process describe."""
     try:
         if _sealed(folder) != facts["sealed"]:
             return None
@@ -189,20 +187,22 @@ def _sealed(folder: Path) -> str:
 
 
 def open_saved(folder: Path) -> Saved:
-    """The checkpoint in `folder`, once every byte of it has been found as it was written. Nothing in it is executed.
+    """The checkpoint in `folder`, after every byte of it has been verified. Nothing in it is executed.
 
     Raises:
-        CheckpointError: It is damaged or of another format.
+        CheckpointError: It is damaged or has another format.
     """
     facts = checkpoint_folder.verify(folder)
     if VALUES in facts and facts[VALUES].bytes > VALUES_BYTES:
         expected, got = f"at most {VALUES_BYTES} bytes", f"{facts[VALUES].bytes} bytes"
         raise CheckpointError(checkpoint_folder.damage(folder / VALUES, expected, got))
-    try:
+    kinds = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+    with translated(kinds, partial(_damage, folder, "one that this version wrote")):
         return _opened(folder, facts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        got = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise CheckpointError(checkpoint_folder.damage(folder, "one that this version wrote", got)) from error
+
+
+def _damage(folder: Path, expected: str, error: Exception) -> CheckpointError:
+    return CheckpointError(checkpoint_folder.damage(folder, expected, one_line(error, 120)))
 
 
 def _opened(folder: Path, facts: Mapping[str, Facts]) -> Saved:
@@ -217,14 +217,11 @@ def _opened(folder: Path, facts: Mapping[str, Facts]) -> Saved:
     return saved
 
 
-def _headers(path: Path) -> dict[str, Entry]:
+def headers(path: Path) -> dict[str, Entry]:
+    """Types and shapes of the tensors in a safetensors file, by name."""
     with safe_open(path, "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 it has no other way to iterate
         return {name: Entry(x.get_dtype(), tuple(x.get_shape())) for name, x in slices.items()}
-
-
-def _is_small(entry: Entry) -> bool:
-    return entry.outline.numel() <= SMALL
 
 
 def _require(condition: object, expected: str, got: object) -> None:

@@ -1,8 +1,7 @@
-"""The state of a run between processes: gathered, hashed, and taken up from a checkpoint, tensor by tensor.
+"""The state of a run between processes: gathered, digested, and read from a checkpoint, tensor by tensor.
 
-A checkpoint can be taken up by any number of processes, however they share the model's memory and whoever wrote it. No
-process needs room for more than one whole tensor beside its share; the first one holds all of it only when it has
-`gathered` it to write one file.
+Any number of processes can resume from a checkpoint, however they shard the model and whoever wrote it. A process needs
+room for at most one whole tensor beside its shards; only `gathered`, for one file, holds all of them on the first one.
 """
 
 import hashlib
@@ -18,15 +17,15 @@ from mada_lab.checkpoints.checkpoint import Checkpoint
 from mada_lab.checkpoints.fingerprint import fingerprint
 from mada_lab.checkpoints.reading import NAMES, Saved, same_here
 from mada_lab.checkpoints.tree import Tensors, pack, safetensors_file, unpack
-from mada_lab.compute.world import World
+from mada_lab.compute.world import ALONE, World
 from mada_lab.errors import CheckpointError
 from mada_optim.sharding import dtensors
 
-PER_TENSOR = ("step", "applied")  # what states of optimizers have once for a parameter, not once per element
+PER_TENSOR = ("step", "applied")  # tensors of an optimizer state that aren't shaped like the parameter
 
 
 def gathered(tree: Any, world: World) -> Any:
-    """`tree` with whole tensors, on the CPU, in place of shards; on other processes than the first, with None there."""
+    """`tree` with whole tensors on the CPU instead of shards; on other processes than the first, with None instead."""
     if world.size == 1:
         return tree
     if dtensors.is_sharded(tree):
@@ -39,11 +38,14 @@ def gathered(tree: Any, world: World) -> Any:
     return tree
 
 
-def digest(tree: Any, world: World, of_shards: bool) -> str:
-    """Digits that any bit of any tensor in `tree` changes; on other processes than the first, maybe "".
+def digest(tree: Any, world: World = ALONE, of_shards: bool = False) -> str:
+    """Digits that change with any bit of any tensor in `tree`; on other processes than the first, maybe "".
 
-    If `of_shards`, each process looks at its own (`fingerprint`); else the whole tree passes through the first one,
-    tensor by tensor (`packing.digest`).
+    Args:
+        tree: Nested state.
+        world: The processes, all of which take part.
+        of_shards: Each process digests its own shards (`fingerprint`); else the first one digests all tensors, one by
+            one, and their names, types and shapes: 16 hexadecimal digits of SHA-256.
     """
     tensors: Tensors = {}
     pack(tree, tensors)
@@ -61,14 +63,14 @@ def digest(tree: Any, world: World, of_shards: bool) -> str:
 def handed_out(
     saved: Saved | None, run_folder: Path, model: nn.Module, optimizer: Optimizer, world: World
 ) -> Checkpoint | None:
-    """What the first process has found, on all: whole tensors on the CPU, and shards of what they have shards of.
+    """The checkpoint that the first process has found, on all: whole tensors on the CPU, and shards of sharded ones.
 
-    Where all processes see its files, each reads what it needs of them; else the first one reads, and sends.
+    Where all processes see its files, each reads its part of them; else the first one reads, and sends.
 
     Raises:
         CheckpointError: It can't be read any more; on all.
     """
-    facts = world.told_json(None if saved is None else saved.facts())
+    facts = world.told(None if saved is None else saved.facts())
     if facts is None:
         return None
     seen = saved or same_here(folder.path_of(run_folder, facts["step"]), facts)
@@ -85,13 +87,14 @@ def handed_out(
 
 
 def _read(saved: Saved, name: str, p: Tensor | None) -> Tensor:
-    shape = saved.entries[name].shape
-    if p is None or tuple(p.shape) != shape:
+    """A tensor; of one that is sharded like the parameter `p`, this process's shard."""
+    if p is None or tuple(p.shape) != saved.entries[name].shape:
         return saved.whole(name)
     return dtensors.like(p, saved.rows(name, *_own_rows(p)).to(p.device))
 
 
 def _share(whole: Tensor, p: Tensor | None) -> Tensor:
+    """As `_read`, of a tensor that is here."""
     if p is None or p.shape != whole.shape:
         return whole
     return dtensors.like(p, whole[slice(*_own_rows(p))].clone().to(p.device))
@@ -103,13 +106,14 @@ def _own_rows(p: Tensor) -> tuple[int, int]:
 
 
 def _owner(name: str, owners: Mapping[str, Tensor]) -> Tensor | None:
+    """The sharded parameter that a tensor of a checkpoint belongs to."""
     path, _, slot = name.rpartition("/")
     return owners.get(name, None if slot in PER_TENSOR else owners.get(path))
 
 
 def _owners(model: nn.Module, optimizer: Optimizer) -> Mapping[str, Tensor]:
-    """The sharded parameters, by the path of their weights, and of their optimizer's state, in a checkpoint."""
-    found = {f"/state/model/{name}": p for name, p in model.named_parameters()}
+    """The sharded parameters, by the paths of their weights and of their optimizer state in a checkpoint."""
+    owners = {f"/state/model/{name}": p for name, p in model.named_parameters()}
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    found |= {f"/state/optimizer/state/{i}": p for i, p in enumerate(params)}
-    return {path: p for path, p in found.items() if dtensors.is_sharded(p)}
+    owners |= {f"/state/optimizer/state/{i}": p for i, p in enumerate(params)}
+    return {path: p for path, p in owners.items() if dtensors.is_sharded(p)}

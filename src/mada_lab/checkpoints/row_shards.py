@@ -1,7 +1,7 @@
 """How a tensor is cut into pieces, one per process that shares it: rows of its first dimension, in order.
 
-The first pieces have the length divided by their number, rounded up, the last ones what is left, maybe nothing: so does
-`fully_shard`. A shape and a number of pieces thus say which rows lie where: no gap or overlap can be written down.
+As in `fully_shard`, each piece has the length divided by the number of pieces, rounded up; the last pieces have what is
+left, maybe nothing. So shape and number of pieces determine which rows lie where, without gaps or overlaps.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class Place:
     """Which piece of each shared tensor a process has.
 
     Attributes:
-        number: From 0.
+        number: Number of the piece, from 0.
         count: Pieces of a tensor.
-        is_first: Whether no other process before this one has the same.
+        is_first: Whether no process before this one has the same piece.
     """
 
     number: int
@@ -27,34 +27,34 @@ class Place:
 
 
 def rows(length: int, number: int, count: int) -> tuple[int, int]:
-    """The first row of a piece, and the row behind its last."""
+    """The first row of a piece, and the row after its last."""
     most = -(-length // count)
     return min(number * most, length), min((number + 1) * most, length)
 
 
 def overlaps(length: int, count: int, start: int, stop: int) -> list[tuple[int, int, int]]:
-    """The pieces that rows `start` to `stop` lie in: number, and which of the piece's own rows, first and end."""
-    found = []
+    """The pieces that hold rows `start` to `stop`: number, and first and end among the piece's own rows."""
+    parts = []
     most = max(1, -(-length // count))
     for number in range(start // most, -(-stop // most)):
         first, end = rows(length, number, count)
-        found.append((number, max(start, first) - first, min(stop, end) - first))
-    return found
+        parts.append((number, max(start, first) - first, min(stop, end) - first))
+    return parts
 
 
 def place(x: Tensor) -> Place:
-    """The place of this process among those that share the DTensor `x`.
+    """This process's place among those that share the DTensor `x`.
 
     Raises:
-        ValueError: It is cut otherwise.
+        ValueError: `x` is cut in another way.
     """
     placements, mesh, held = x.placements, x.device_mesh, dtensors.local(x).shape[0]  # type: ignore[attr-defined]
     cut = [i for i, placement in enumerate(placements) if not placement.is_replicate()]
     if len(cut) != 1 or not placements[cut[0]].is_shard(0):
         raise ValueError(f"expected a tensor cut along its first dimension, got {placements}")
     own = mesh.get_coordinate()
-    found = Place(own[cut[0]], mesh.size(cut[0]), all(at == 0 for i, at in enumerate(own) if i != cut[0]))
-    first, end = rows(x.shape[0], found.number, found.count)
+    this = Place(own[cut[0]], mesh.size(cut[0]), all(at == 0 for i, at in enumerate(own) if i != cut[0]))
+    first, end = rows(x.shape[0], this.number, this.count)
     if held != end - first:
         raise ValueError(f"expected {end - first} rows of {x.shape[0]} on this process, got {held}")
-    return found
+    return this

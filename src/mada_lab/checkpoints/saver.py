@@ -1,114 +1,134 @@
-"""When a checkpoint is written, where (in the loop or beside it), and what it means if it can't be."""
+"""When a run's checkpoints are written, where (in the loop or beside it), and what happens if the disk fails."""
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from mada_lab.checkpoints import checkpoint, folder
 from mada_lab.checkpoints.checkpoint import Checkpoint
 from mada_lab.compute import finite
+from mada_lab.compute.world import ALONE, World
 from mada_lab.config.keys import RunConfig
-from mada_lab.errors import CheckpointError
+from mada_lab.errors import CheckpointError, NumericsError
 
 logger = logging.getLogger(__name__)
 
 
 class Saver:
-    """Writes the checkpoints of a run. In the background it writes one at a time, from copies."""
+    """Writes the checkpoints of a run. In the background it writes one at a time, from copies.
 
-    def __init__(self, config: RunConfig) -> None:
-        self._folder, self._keep, self._is_told = Path(config.out_dir), config.keep_checkpoints, True
+    Args:
+        config: The run.
+        world: The processes that write each checkpoint together; all of them have such a saver.
+
+    Attributes:
+        failed: The error of the last checkpoint, if it could not be written and training went on.
+    """
+
+    def __init__(self, config: RunConfig, world: World = ALONE) -> None:
+        self.failed: CheckpointError | None = None
+        self._folder, self._keep, self._world = config.folder, config.keep_checkpoints, world
         self._abort = config.on_save_error == "abort"
         self._pool = ThreadPoolExecutor(1, "checkpoint") if config.background_save else None
         self._in_flight: Future[Path] | None = None
-        self._failed: CheckpointError | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits until nothing is being written any more; an error of it is told, not raised."""
+        """Waits for the checkpoint in flight; warns of its error and raises nothing."""
         if self._pool is not None:
             self._pool.shutdown(wait=True)
         if self._in_flight is not None and (error := self._in_flight.exception()) is not None:
             logger.warning("%s", error)
 
+    @property
+    def in_background(self) -> bool:
+        """Whether checkpoints are written beside the loop."""
+        return self._pool is not None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes write each checkpoint together."""
+        return self._world.size > 1
+
     def has(self, step: int) -> bool:
-        """Whether the checkpoint of `step` is there, once nothing is in flight."""
+        """Whether the checkpoint of `step` exists; waits for one in flight."""
         self.settle()
         return folder.path_of(self._folder, step).exists()
 
     def save(self, state: Checkpoint) -> None:
-        """Writes `state`, or begins to.
+        """Writes a checkpoint, or begins to.
 
         Raises:
             NumericsError: A number in it is not finite; nothing is written.
-            CheckpointError: It, or the one before, can't be written, and `on_save_error` is abort.
+            CheckpointError: This checkpoint, or the one before, can't be written, and `on_save_error` is abort.
         """
         self.settle()
-        taken = checkpoint.snapshot(state, copy=self._pool is not None)
-        finite.require_finite(taken.tensors, taken.step)
+        taken = checkpoint.snapshot(state, copy=self.in_background)
+        own = {**taken.tensors, **taken.pieces}
+        self._world.together(lambda: finite.require_finite(own, taken.step), NumericsError)
+        write = partial(checkpoint.write, self._folder, taken, self._keep, self._world)
         if self._pool is not None:
-            self._in_flight = self._pool.submit(checkpoint.write, self._folder, taken, self._keep)
-            return
-        try:
-            checkpoint.write(self._folder, taken, self._keep)
-            self._failed = None
-        except CheckpointError as error:
-            self._take(error)
+            self._in_flight = self._pool.submit(write)
+        else:
+            self._conclude(write)
 
     def poll(self) -> None:
-        """Raises, or tells, the error of a checkpoint written in the background, if it is through."""
+        """Settles a checkpoint that was written in the background, if it is complete."""
         if self._in_flight is not None and self._in_flight.done():
             self.settle()
 
     def settle(self) -> None:
-        """Waits for the checkpoint in flight, if there is one, and raises, or tells, its error."""
-        if self._in_flight is None:
-            return
-        writing, self._in_flight = self._in_flight, None
-        try:
-            writing.result()
-            self._failed = None
-        except CheckpointError as error:
-            self._take(error)
+        """Waits for the checkpoint in flight, if there is one; raises its error, or warns of it."""
+        if self._in_flight is not None:
+            writing, self._in_flight = self._in_flight, None
+            self._conclude(writing.result)
 
     def close(self) -> None:
-        """Raises the error of the last checkpoint, if there was one: what comes after it would be lost with it."""
+        """Raises the error of the last checkpoint, if there was one: the steps since the one before would be lost."""
         self.settle()
-        if self._failed is not None:
-            raise self._failed
+        if self.failed is not None:
+            raise self.failed
 
-    def _take(self, error: CheckpointError) -> None:
-        if self._abort:
-            raise error
-        self._failed = error
-        if self._is_told:
-            logger.warning("%s. Training goes on; the checkpoints before this one are as they were", error)
+    def _conclude(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+            self.failed = None
+        except CheckpointError as error:
+            if self._abort:
+                raise
+            self.failed = error
+            if self._world.is_first:
+                logger.warning("%s. Training goes on; the checkpoints before this one are as they were", error)
 
 
-class NoSaver:
-    """In place of a saver on processes other than the first: it writes nothing."""
+class WritesNothing:
+    """Stands in for the saver and the record on processes that write neither."""
 
-    def __enter__(self) -> "NoSaver":
+    is_shared = False
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Does nothing."""
 
     def has(self, step: int) -> bool:
-        """The first process knows."""
+        """Not asked: the first process knows."""
         return True
 
-    def save(self, state: Checkpoint) -> None:
+    def nothing(self, *_: object) -> None:
         """Does nothing."""
 
-    def poll(self) -> None:
-        """Does nothing."""
+    save = poll = settle = close = log = sync = finish = nothing
 
-    def settle(self) -> None:
-        """Does nothing."""
 
-    def close(self) -> None:
-        """Does nothing."""
+def saver_of(config: RunConfig, world: World) -> Saver | WritesNothing:
+    """The saver of this process."""
+    if world.size > 1 and config.parallel != "ddp" and config.checkpoint_shards == "each":
+        return Saver(config, world)
+    return Saver(config) if world.is_first else WritesNothing()

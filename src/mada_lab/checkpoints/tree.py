@@ -1,6 +1,5 @@
-"""Nested state as JSON and safetensors, and back, with every type, key and bit as it was. Nothing in it can be run."""
+"""Converts nested state to JSON and safetensors and back; types, keys and bits stay. Nothing in it can be executed."""
 
-import hashlib
 import json
 import math
 import sys
@@ -31,12 +30,12 @@ Tensors = dict[str, Tensor]
 
 
 def pack(tree: Any, tensors: Tensors, path: str = "") -> Any:
-    """JSON for `tree`, whose tensors go to `tensors` by their path. Keys keep their type, tuples stay tuples.
+    """JSON for `tree`, with a path in place of each tensor. Keys keep their type, tuples stay tuples.
 
     Args:
         tree: Nested dicts, lists and tuples of tensors, numbers, strings, bools and None.
-        tensors: Receives the tensors as they are; DTensors too.
-        path: What leads here.
+        tensors: Receives the tensors, DTensors too, by their paths.
+        path: The path of `tree` itself.
 
     Raises:
         TypeError: The tree holds something else.
@@ -57,10 +56,10 @@ def pack(tree: Any, tensors: Tensors, path: str = "") -> Any:
 
 
 def unpack(packed: Any, tensors: Tensors) -> Any:
-    """The tree that `pack` made `packed` and `tensors` of.
+    """The tree from which `pack` made `packed` and `tensors`.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: It made no such thing.
+        ValueError, KeyError, TypeError, AttributeError: `pack` makes no such thing.
     """
     ((kind, content),) = packed.items()
     if kind == "tensor":
@@ -77,20 +76,10 @@ def unpack(packed: Any, tensors: Tensors) -> Any:
     raise ValueError(f"an entry of the unknown kind {kind!r}")
 
 
-def digest(tree: Any) -> str:
-    """16 hexadecimal digits that change with any bit of any tensor in `tree`, and with its names, types and shapes."""
-    tensors: Tensors = {}
-    pack(tree, tensors)
-    total = hashlib.sha256()
-    for piece in safetensors_file(tensors):
-        total.update(piece)
-    return total.hexdigest()[:16]
-
-
 def safetensors_file(tensors: Tensors) -> Iterator[Piece]:
-    """A file of `tensors` in the format of safetensors, piece by piece, so that no second copy of them is needed.
+    """A safetensors file of `tensors`, piece by piece, so that no second copy of all of them is needed.
 
-    They come to the CPU one by one, and DTensors whole, so that all processes that share one must iterate.
+    Tensors are moved to the CPU one by one. DTensors are gathered: all processes that share one must iterate.
     """
     if sys.byteorder != "little":
         raise NotImplementedError("a checkpoint is little-endian, and so must be the machine that writes it")
@@ -112,7 +101,7 @@ def safetensors_file(tensors: Tensors) -> Iterator[Piece]:
 
 
 def as_bytes(x: Tensor) -> Tensor:
-    """The bytes of a tensor on the CPU, without a copy where it is contiguous."""
+    """The bytes of a tensor on the CPU; a contiguous one isn't copied."""
     flat = x.contiguous().reshape(-1)
-    # A contiguous tensor of one element may have any stride; a view as bytes needs 1.
+    # a contiguous tensor of one element may have any stride; a view as bytes needs stride 1
     return flat.as_strided(flat.shape, (1,)).view(torch.uint8)

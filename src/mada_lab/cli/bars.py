@@ -1,16 +1,20 @@
-"""The progress bar: where the run is, its losses, and the coefficients that it learns."""
+"""What a person sees while a command works: notes, warnings, and bars with losses and learned coefficients."""
 
 import logging
 import math
+import os
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 from tqdm.utils import disp_len
 
 from mada_lab.errors import visible
 from mada_lab.system.strict_json import flatten
+
+if TYPE_CHECKING:
+    from mada_lab.config.keys import RunConfig
 
 WIDTH = 80
 """Columns, where there is no terminal to ask."""
@@ -24,6 +28,13 @@ _LEAST_BAR = 6
 """A bar of fewer columns says less than the numbers beside it."""
 _MOST = 16
 """At most so many coefficients are tried: a run may learn a set of them per tensor."""
+
+
+def say(notes: Sequence[str]) -> None:
+    """Prints notes on standard error, a line each; of several processes, the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        for note in notes:
+            print(f"note: {visible(note)}", file=sys.stderr)
 
 
 class Warnings(logging.Handler):
@@ -54,7 +65,7 @@ class CountBar:
 
 
 class FittedBar(tqdm):  # type: ignore[type-arg]
-    """A tqdm bar in one line of the terminal: what stands beside its values makes room for them.
+    """A tqdm bar in one line of the terminal, which appears with the first step or value.
 
     Attributes:
         values: The text after the bar in several lengths, the longest first. The first that fits in any of the layouts
@@ -62,6 +73,19 @@ class FittedBar(tqdm):  # type: ignore[type-arg]
     """
 
     values: tuple[str, ...] = ("",)
+
+    def _is_empty(self) -> bool:
+        return not self.n and self.values == ("",)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Shows the bar, unless it is empty."""
+        if not self._is_empty():
+            super().display(msg, pos)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands; an empty one leaves no line."""
+        self.disable = self.disable or self._is_empty()
+        super().close()
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -124,6 +148,44 @@ class ProgressBar:
         values = {name: x for name, x in flatten(row.get("coefficients", {})).items() if name in learned}
         self._start = {**values, **self._start}
         self._bar.values = texts({name: x for name, x in losses.items() if x is not None}, values, self._start)
+
+
+class SweepBar:
+    """A bar over the points of a command, and where this worker is in its own point."""
+
+    def __init__(self, command: str) -> None:
+        self._bar = FittedBar(desc=command, unit="point", dynamic_ncols=True, mininterval=0.5)
+        self._name, self._steps, self._failed = "", 0, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+    def standing(self, settled: int, failed: int, size: int) -> None:
+        """Moves the bar to what all workers have settled."""
+        self._bar.total, self._failed = size, failed
+        if self._bar.n == 0:
+            self._bar.initial = settled  # done before: no part of this worker's rate
+        self._bar.n = settled
+        self._bar.refresh()
+
+    def begins(self, name: str, config: "RunConfig") -> None:
+        """Names the point in hand."""
+        self._name, self._steps = visible(name), config.max_iters
+
+    def step(self, done: int) -> None:
+        """Shows the step of the point in hand."""
+        failed = f", {self._failed} failed" if self._failed else ""
+        names = (shortened(self._name, length) for length in (len(self._name), 48, 32, 24, 16, 8))
+        self._bar.values = tuple(f"{name} {done}/{self._steps}{failed}" for name in names)
+        self._bar.update(0)
+
+    def told(self, message: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.write(visible(message), file=sys.stderr)
 
 
 def texts(losses: Mapping[str, float], values: Mapping[str, float], start: Mapping[str, float]) -> tuple[str, ...]:

@@ -3,45 +3,85 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from argparse import SUPPRESS, Namespace
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mada_lab.errors import ConfigError
+from mada_lab.cli.bars import SweepBar, say
+from mada_lab.config.arguments import Arguments, number, path, seeds, some_of, whole
+from mada_lab.errors import ConfigError, DataError
 
-USAGE = """\
-bench [--sections S1,S2,...] [--tasks T1,...] [--families F1,...] [--map-optimizers O1,...] [--seeds 1,2,...]
-      [--map-seeds 1,2] [--trials N] [--workers N] [--out DIR] [--data-dir DIR] [--storage FILE|URL] [--grace SECONDS]
-      [--device D] [--together N] [--quick]
-    train small tasks with this library's defaults and with tuned optimizers, and write DIR/bench.html and DIR/bench.md;
-    sections are defaults, tuned, lr_map, betas_map, hyper_lr, ablations. Finished runs stay, and stopped ones go on;
-    workers, one core each, share the runs as in sweep. On a GPU: --device cuda --together 32 trains so many runs of a
-    task side by side, their networks stacked. --quick: two tasks, a few steps, one seed, two trials
-"""
+if TYPE_CHECKING:
+    from mada_lab.experiments.bench.bench import Bench
+    from mada_lab.experiments.bench.sections import Scope
+    from mada_lab.experiments.bench.tasks import BenchTask
 
-OPTIONS = (
-    "sections tasks families map-optimizers seeds map-seeds trials workers out data-dir storage grace device together "
-    "worker"
-).split()
-GRACE = 30.0  # seconds; short, as the runs are
+
+def arguments() -> Arguments:
+    """What may be typed after `bench`."""
+    does = (
+        "Train small tasks with default and with tuned optimizers, and write a page about them. OUT/bench.html and "
+        "OUT/bench.md are the results. Finished runs stay; stopped ones go on. docs/results/bench.md has the tasks."
+    )
+    made = Arguments("bench", does, "mada-lab bench --quick --sections=defaults --tasks=digits_mlp --workers=2")
+    topic = "scope"
+    for name, meaning in (
+        ("sections", "Sections of the page. (default: all)"),
+        ("tasks", "Tasks. (default: all, or two with --quick)"),
+        ("families", "Families of optimizers that are tuned. (default: all)"),
+        ("map-optimizers", "Optimizers of the map of learning rates."),
+    ):
+        made.option(name, meaning, _some_known(name), None, "A,B,...", topic)
+    for name, meaning in (
+        ("seeds", "Seeds of all but the maps. (default: 1,2,3,4,5, or 1 with --quick)"),
+        ("map-seeds", "Seeds of the maps. (default: 1,2, or 1 with --quick)"),
+    ):
+        made.option(name, meaning, seeds, None, "N,...", topic)
+    meaning = "Draws for the tuning of each family. (default: 16, or 2 with --quick)"
+    made.option("trials", meaning, whole(1, 4096), None, "N", topic)
+    topic = "device and workers"
+    made.option("device", "auto, cpu, cuda, cuda:1 or mps.", None, "cpu", "NAME", topic)
+    meaning = "Runs of a task that are trained side by side, their networks stacked. 32 suits a GPU."
+    made.option("together", meaning, whole(1, 4096), 1, "N", topic)
+    made.option("workers", "Processes of one core each that share the runs.", whole(1, 1024), 1, "N", topic)
+    meaning = "Seconds without a sign of life after which a worker counts as dead."
+    made.option("grace", meaning, number(), "30", "SECONDS", topic)
+    meaning = "File or database that the workers share. (default: OUT/bench.journal)"
+    made.option("storage", meaning, None, None, "FILE|URL", topic)
+    made.option("out", "Folder of the results.", path, "out/bench", "DIR")
+    made.option("data-dir", "Folder of the data sets.", None, "data", "DIR")
+    made.flag("quick", "Two tasks, few steps, one seed and two trials, to see that all of it runs.")
+    made.flag("worker", SUPPRESS)  # of a process that another worker started: that one writes the page
+    return made
+
+
+def _some_known(option: str) -> Callable[[str], tuple[str, ...]]:
+    """Reads some of the names that an option may have; these are looked up when the option is given."""
+    return lambda given: some_of(*_known()[option])(given)
+
+
+def _known() -> Mapping[str, tuple[str, ...]]:
+    from mada_lab.experiments.bench.families import FAMILIES
+    from mada_lab.experiments.bench.sections import FROM_BASE, SECTIONS
+    from mada_lab.experiments.bench.tasks import TASKS
+    from mada_lab.optimizers.catalog import NAMES
+
+    return {
+        "sections": SECTIONS,
+        "tasks": tuple(TASKS),
+        "families": tuple(FAMILIES),
+        "map-optimizers": (*NAMES, *FROM_BASE),
+    }
 
 
 def run(words: list[str]) -> None:
     """`bench` with its options: the runs that are missing, and then the page."""
-    from mada_lab.cli.words import flag, take, whole_number
-
-    quick, rest = flag(words, "--quick")
-    given, rest = take(rest, OPTIONS)
-    if rest:
-        raise ConfigError(f"bench: expected its options, got {rest[0]}; see `mada-lab --help`")
-    options = {name: texts[-1] for name, texts in given.items()}
-    workers = whole_number("bench", {"--workers": options.get("workers", "1")}, "--workers", 1, 1, 1024)
-    alone = "worker" in options  # started by another, which writes the page
-    with _others(words, 1 if alone else workers):
-        bench = _bench(options, quick)
+    given = arguments().read(words)
+    bench = _bench(given)
+    with _others(words, 1 if given.worker else given.workers):
         tables = bench.work()
-    if alone:
+    if given.worker:
         return
     from mada_lab.experiments.bench.page import markdown, page
     from mada_lab.system.files import write_atomic
@@ -55,28 +95,25 @@ def run(words: list[str]) -> None:
     print(f"bench: {(bench.out / 'bench.html').resolve()}")
 
 
-def _bench(options: dict[str, str], quick: bool) -> Any:
+def _bench(given: Namespace) -> "Bench":
     import torch
 
-    from mada_lab.cli.sweep import SweepBar
-    from mada_lab.cli.words import number, whole_number
     from mada_lab.compute import device
     from mada_lab.experiments.bench.bench import Bench
     from mada_lab.experiments.sweeps import storage as storages
 
-    grace = number("bench", "--grace", options.get("grace", GRACE))
-    together = whole_number("bench", {"--together": options.get("together", "1")}, "--together", 1, 1, 4096)
     torch.set_num_threads(1)  # a worker has one core, so that times and sums are the same on any machine
     storages.quiet()
-    out = Path(options.get("out", "out/bench"))
-    scope, tasks = read(options, quick)
-    storage = storages.open_storage(options.get("storage", str(out / "bench.journal")))
+    scope, tasks = read(given)
+    if not tasks:
+        raise DataError("bench, option --tasks: expected one whose data set is there, got none; see the notes above")
     for task in tasks:
         device.choose(task.config)
-    return Bench(tasks, scope, out, storage, SweepBar(), grace, together)
+    storage = storages.open_storage(given.storage or str(given.out / "bench.journal"))
+    return Bench(tasks, scope, given.out, storage, SweepBar("bench"), given.grace, given.together)
 
 
-def _memory(bench: Any) -> dict[str, float]:
+def _memory(bench: "Bench") -> dict[str, float]:
     """Bytes of state per parameter, by row, on the first task that has hidden matrices."""
     from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES
     from mada_lab.experiments.bench.memory import state_bytes
@@ -93,65 +130,38 @@ def _memory(bench: Any) -> dict[str, float]:
     return found
 
 
-def read(options: dict[str, str], quick: bool) -> tuple[Any, list[Any]]:
+def read(given: Namespace) -> "tuple[Scope, list[BenchTask]]":
     """What is asked for, and the tasks whose data are there. Raises ConfigError."""
-    from mada_lab.cli.words import whole_number
     from mada_lab.experiments.bench import tasks as known
-    from mada_lab.experiments.bench.families import FAMILIES
-    from mada_lab.experiments.bench.sections import FROM_BASE, SECTIONS, Scope
-    from mada_lab.optimizers.catalog import NAMES
+    from mada_lab.experiments.bench.sections import Scope
 
-    usual = Scope()
-    few = quick and not {"seeds", "map-seeds"} & set(options)
-    names = {key: _chosen(options, key, allowed) for key, allowed in (("sections", SECTIONS), ("families", FAMILIES))}
-    trials = whole_number("bench", {"--trials": options.get("trials", "2" if quick else "16")}, "--trials", 16, 1, 4096)
+    usual, quick = Scope(), given.quick
+    few = quick and given.seeds is given.map_seeds is None
     scope = Scope(
-        names["sections"],
-        names["families"],
-        trials,
-        (1,) if few else _seeds(options, "seeds", usual.seeds),
-        (1,) if few else _seeds(options, "map-seeds", usual.map_seeds),
+        given.sections or usual.sections,
+        given.families or usual.families,
+        given.trials or (2 if quick else usual.trials),
+        (1,) if few else tuple(given.seeds or usual.seeds),
+        (1,) if few else tuple(given.map_seeds or usual.map_seeds),
         usual.rates[1::2] if quick else usual.rates,
         ((0.5, 0.9), (0.6, 0.999)) if quick else usual.betas,
-        _chosen(options, "map-optimizers", (*NAMES, *FROM_BASE), usual.mapped),
+        given.map_optimizers or usual.mapped,
     )
-    wanted = _chosen(options, "tasks", known.TASKS, known.QUICK if quick else tuple(known.TASKS))
-    return scope, list(_with_data([known.TASKS[name] for name in wanted], options, quick))
-
-
-def _with_data(tasks: Sequence[Any], options: dict[str, str], quick: bool) -> Iterator[Any]:
-    from mada_lab.experiments.bench import tasks as known
-
-    place = options.get("data-dir", "data"), options.get("device", "cpu")
-    for task in tasks:
-        there = known.located(known.quick(task) if quick else task, *place)
-        why = known.missing_data(there)
-        if why is None:
-            yield there
+    found = []
+    for name in given.tasks or (known.QUICK if quick else known.TASKS):
+        task = known.quick(known.TASKS[name]) if quick else known.TASKS[name]
+        task = known.located(task, given.data_dir, given.device)
+        if why := known.missing_data(task):
+            say([f"task {name} is left out: {why}"])
         else:
-            print(f"note: task {task.name} is left out: {why}", file=sys.stderr)
-
-
-def _chosen(options: dict[str, str], key: str, allowed: Any, usual: Sequence[str] | None = None) -> tuple[str, ...]:
-    default = tuple(allowed) if usual is None else tuple(usual)
-    names = tuple(options[key].split(",")) if key in options else default
-    for name in names:
-        if name not in allowed:
-            what = f"expected some of {', '.join(allowed)}, got {name}; correct it"
-            raise ConfigError(f"bench, option --{key}: {what}")
-    return names
-
-
-def _seeds(options: dict[str, str], key: str, usual: tuple[int, ...]) -> tuple[int, ...]:
-    from mada_lab.cli.words import seeds_of
-
-    return tuple(seeds_of("bench", options[key], f"--{key}")) if key in options else usual
+            found.append(task)
+    return scope, found
 
 
 @contextmanager
 def _others(words: list[str], workers: int) -> Iterator[None]:
     """Other workers on the same bench, ended by a signal if this one fails, and waited for in any case."""
-    command = [sys.executable, "-m", "mada_lab", "bench", *words, "--worker=1"]
+    command = [sys.executable, "-m", "mada_lab", "bench", *words, "--worker"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     others = [
         subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,52 +1,47 @@
 """`mada-lab compare`."""
 
-from pathlib import Path
+from argparse import Namespace
 from typing import Any
 
+from mada_lab.cli import workers
+from mada_lab.config import parsing
+from mada_lab.config.arguments import Arguments, seeds
+from mada_lab.config.key_options import CONFIG
 from mada_lab.config.keys import TrainConfig
 from mada_lab.errors import ConfigError
 
-USAGE = """\
-compare [CONFIG.toml|CONFIG.py] [--key=value ...] [--optimizers NAME[:key=value...],...] [--seeds 1,2,3] [--out DIR]
-        [--storage FILE|URL] [--grace SECONDS] [--retry-failed]
-    train each optimizer with each seed, and write DIR/compare.html: losses, paired differences from the first
-    optimizer, figures. CONFIG.toml may have tables [optimizers.NAME] of keys, and [compare] (seeds, out, ...). mada_fs
-    is mada with nothing learned, at the final coefficients of the mada run of its seed. Finished runs stay; workers
-    share as in sweep
-"""
+Cases = dict[str, dict[str, Any]]
 
-OPTIONS = ("optimizers", "seeds", "out", "storage", "grace")
+
+def arguments() -> Arguments:
+    """What may be typed after `compare`, beside the keys of train."""
+    does = (
+        "Train several optimizers with several seeds, and compare their losses. OUT/compare.html has the losses, "
+        "paired differences from the first optimizer, and figures. mada_fs is mada with nothing learned, at the final "
+        f"coefficients of the mada run of its seed. Finished runs stay; workers share the runs as in `mada-lab sweep`. "
+        f"{workers.KEYS} CONFIG.toml may have tables [optimizers.NAME] of keys, and [compare] with these options."
+    )
+    example = "mada-lab compare --optimizers adamw,mada:learning_rate=2e-3 --seeds=1,2 --max_iters=200"
+    made = Arguments("compare", does, example, CONFIG, least=0)
+    meaning = "Optimizers, each with keys of its own. (default: eleven, listed in docs/lab/compare.md)"
+    made.option("optimizers", meaning, shown="NAME[:key=value...],...")
+    made.option("seeds", "Seeds of the runs of each optimizer.", seeds, "1,2,3", "N,...")
+    workers.add_worker_options(made)
+    return made
 
 
 def run(words: list[str]) -> None:
     """`compare` with its options: the runs that are missing, and then the page."""
-    from mada_lab.cli.sweep import SweepBar
-    from mada_lab.cli.words import flag
-
-    retry, words = flag(words, "--retry-failed")
-    options, cases, base = read(words)
+    given, cases, base = read(words)
     from mada_lab.experiments.comparison.compare import plans, read_groups, table
     from mada_lab.experiments.comparison.page import final, overlay, page
-    from mada_lab.experiments.sweeps import storage as storages
-    from mada_lab.experiments.sweeps.join import GRACE, claims_of, join
-    from mada_lab.experiments.sweeps.plan import require_data
-    from mada_lab.experiments.sweeps.worker import Worker, require_all
+    from mada_lab.experiments.sweeps.worker import require_all
     from mada_lab.plots.save import save
 
-    storages.quiet()
-    out = Path(options.get("out", base.out_dir))
-    parts = plans(base, cases, options["seeds"])
-    require_data(parts)
-    storage = storages.open_storage(options.get("storage", str(out / "compare.journal")))
-    results = []
-    for name, plan in zip(("compare", "fixed"), parts, strict=False):
-        joined, study = join(plan, storage, name, base)
-        claims = claims_of(study, float(options.get("grace", GRACE)))
-        if retry:
-            claims.retry_failed()
-        with SweepBar() as bar:
-            results += Worker(joined, claims, out / "runs", bar).work()
-    groups = read_groups(out / "runs", list(cases), options["seeds"])
+    out = workers.folder_of(given, base, "compare")
+    parts = plans(base, cases, given.seeds)
+    results = workers.work(dict(zip(("compare", "fixed"), parts, strict=False)), given, base, out, "compare")
+    groups = read_groups(out / "runs", list(cases), given.seeds)
     page(groups).write(out / "compare.html")
     for name, figure in (("overlay", overlay(groups)), ("validation", final(groups, "validation"))):
         save(figure, out / f"{name}.svg")
@@ -55,35 +50,21 @@ def run(words: list[str]) -> None:
     require_all(results)
 
 
-def read(words: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]], TrainConfig]:
+def read(words: list[str]) -> tuple[Namespace, Cases, TrainConfig]:
     """The options, the optimizers with their keys, and the keys that all runs share. Raises ConfigError."""
-    from mada_lab.cli.words import number, say, seeds_of, take
-    from mada_lab.config import parsing
     from mada_lab.experiments.comparison.compare import BASELINES
 
-    file = words[:1] if words and not words[0].startswith("-") else []
-    where = file[0] if file else "the command line"
-    given, rest = take(words[len(file) :], OPTIONS)
-    asked = parsing.request([*file, *rest], tables=("optimizers", "compare"))
-    say(asked.notes)
-    cases, options = asked.tables.get("optimizers", {}), asked.tables.get("compare", {})
-    options |= {name: texts[-1] for name, texts in given.items()}
-    unknown = [key for key in options if key not in OPTIONS]
-    if unknown or not all(isinstance(keys, dict) for keys in cases.values()):
-        what = f"expected [compare] with {', '.join(OPTIONS)}, and [optimizers.NAME]"
-        raise ConfigError(f"compare, in {where}: {what}, got {', '.join(unknown) or 'no tables'}; correct it")
-    if "optimizers" in options:
-        cases = dict(_case(text) for text in str(options["optimizers"]).split(","))
-    base = parsing.configured(asked, TrainConfig)
-    number("compare", "--grace", options.get("grace", 1))
-    options["seeds"] = seeds_of("compare", options.get("seeds", [1, 2, 3]))
-    return options, cases or BASELINES, base
+    given, request = workers.asked(arguments(), words, ("optimizers",))
+    cases = request.tables.get("optimizers", {})
+    if wrong := [name for name, keys in cases.items() if not isinstance(keys, dict)]:
+        raise ConfigError(f"compare, [optimizers]: expected tables [optimizers.NAME], got the key {wrong[0]}")
+    if given.optimizers:
+        cases = dict(_case(text) for text in given.optimizers.split(","))
+    return given, cases or BASELINES, parsing.configured(request, TrainConfig)
 
 
 def _case(text: str) -> tuple[str, dict[str, Any]]:
     """The name and the keys in `NAME:key=value:...`."""
-    from mada_lab.config import parsing
-
     name, *parts = text.split(":")
     pairs = [part.partition("=") for part in parts]
     return name, {key: parsing.parse_value(key, value) for key, _, value in pairs}

@@ -1,28 +1,26 @@
 """`mada-lab export`."""
 
-from dataclasses import replace
+from mada_lab.cli.networks import RUN, add_places, network_of
+from mada_lab.config.arguments import Arguments, path
 
-from mada_lab.cli.words import path_of, split
-from mada_lab.errors import ConfigError
 
-USAGE = """\
-export RUN [--out DIR] [--data-dir DIR] [--bpe-files DIR]
-    a run, or a checkpoint, in Hugging Face's format: config.json, model.safetensors, tokenizer; RUN/export by default
-"""
+def arguments() -> Arguments:
+    """What may be typed after `export`."""
+    does = "Write a network in Hugging Face's format: config.json, model.safetensors and the tokenizer's files."
+    made = Arguments("export", does, "mada-lab export out/run --out=out/gpt", RUN)
+    made.option("out", "A folder that doesn't exist yet. (default: RUN/export)", path, shown="DIR")
+    add_places(made)
+    return made
 
 
 def run(words: list[str]) -> None:
     """`export RUN` with its options."""
-    names, options = split(words, {"--out", "--data-dir", "--bpe-files"})
-    if len(names) != 1:
-        raise ConfigError(f"export: expected one run, got {len(names)}; see `mada-lab --help`")
-    from mada_lab.pretrained import weights
+    options = arguments()
+    given = options.read(words)
     from mada_lab.pretrained.export import export
 
-    network = weights.read(names[0])
-    if data_dir := path_of(options, "--data-dir"):
-        network = replace(network, data_dir=data_dir)
-    out = path_of(options, "--out") or (network.folder / "export" if network.folder else None)
+    network = network_of(given)
+    out = given.out or (network.folder / "export" if network.folder else None)
     if out is None:
-        raise ConfigError(f"export, option --out: expected a folder for {names[0]}, got none; add it")
-    print(f"export: {export(network, out, path_of(options, '--bpe-files')).resolve()}")
+        options.error(f"option --out: expected a folder for {given.places[0]}, got none")
+    print(f"export: {export(network, out, given.bpe_files).resolve()}")

@@ -1,64 +1,61 @@
 """`mada-lab generate`."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from argparse import ArgumentTypeError
 
-from mada_lab.cli.words import number, path_of, split, whole_number
-from mada_lab.errors import ConfigError
+from mada_lab.cli.networks import RUN, add_places, network_of
+from mada_lab.config.arguments import Arguments, number, text, whole
 
-USAGE = """\
-generate RUN [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--seed S] [--device DEVICE] [--data-dir DIR]
-         [--bpe-files DIR]
-    text that a network goes on with; temperature 0 takes the most likely token each time
-"""
-#: Below, differences of logits over the temperature are out of the range of numbers.
+#: Below, logits divided by the temperature are out of the range of numbers.
 LEAST_TEMPERATURE = 1e-6
 MOST_TOKENS = 1_000_000
-OPTIONS = "--prompt --tokens --temperature --top-k --seed --device --data-dir --bpe-files"
+
+
+def arguments() -> Arguments:
+    """What may be typed after `generate`."""
+    does = "Generate text with a trained network."
+    made = Arguments("generate", does, 'mada-lab generate out/run --prompt="The " --tokens=100', RUN)
+    made.option("prompt", "Text to continue. (default: the beginning of a document)", _utf8)
+    made.option("tokens", "Number of tokens to generate.", whole(1, MOST_TOKENS), 200, "N")
+    made.option("temperature", "Divides the logits; 0 takes the most likely token.", _temperature, 1.0, "X")
+    made.option("top-k", "Draw among the K most likely tokens. (default: all)", whole(1), shown="K")
+    made.option("seed", "Seed of the draws. (default: 1337)", whole(), shown="N")
+    made.option("device", "auto, cpu, cuda, cuda:1 or mps.", default="auto", shown="NAME", topic="device")
+    add_places(made)
+    return made
 
 
 def run(words: list[str]) -> None:
     """`generate RUN` with its options."""
-    names, options = split(words, set(OPTIONS.split()))
-    if len(names) != 1:
-        raise ConfigError(f"generate: expected one run, got {len(names)}; see `mada-lab --help`")
-    count = whole_number("generate", options, "--tokens", 200, 1, MOST_TOKENS)
-    seed = whole_number("generate", options, "--seed", 1337, 0)
-    top_k = whole_number("generate", options, "--top-k", 1, 1) if "--top-k" in options else None
-    temperature, prompt = _temperature(options), _prompt(options)
+    options = arguments()
+    given = options.read(words)
+    for name, value in (("--top-k", given.top_k), ("--seed", given.seed)):
+        if given.temperature == 0 and value is not None:
+            options.error(f"option {name}: expected none with --temperature=0, which draws nothing, got {value}")
     from mada_lab.compute import device
     from mada_lab.config.keys import TrainConfig
-    from mada_lab.pretrained import weights
     from mada_lab.pretrained.generate import prompt_ids, sample
 
-    place = device.choose(TrainConfig(device=options.get("--device", "auto")))
-    network = weights.read(names[0])
-    if data_dir := path_of(options, "--data-dir"):
-        network = replace(network, data_dir=data_dir)
-    if top_k is not None and top_k > network.vocabulary.size:
-        what = f"expected at most the {network.vocabulary.size} tokens of the vocabulary, got {top_k}"
-        raise ConfigError(f"generate, option --top-k: {what}; correct it")
-    tokenizer = network.tokenizer(path_of(options, "--bpe-files"))
-    ids = prompt_ids(prompt, tokenizer)
-    made = list(sample(network.model().to(place.device), ids, count, temperature, top_k, seed, place))
+    place = device.choose(TrainConfig(device=given.device))
+    network = network_of(given)
+    if given.top_k is not None and given.top_k > (size := network.vocabulary.size):
+        options.error(f"option --top-k: expected at most the {size} tokens of the vocabulary, got {given.top_k}")
+    tokenizer, prompt = network.tokenizer(given.bpe_files), given.prompt or ""
+    ids, seed = prompt_ids(prompt, tokenizer), 1337 if given.seed is None else given.seed
+    model = network.model().to(place.device)
+    made = list(sample(model, ids, given.tokens, given.temperature, given.top_k, seed, place))
     print(prompt + tokenizer.decode(made))
 
 
-def _temperature(options: Mapping[str, str]) -> float:
-    text = options.get("--temperature", "1.0")
-    if set(text.lower().split("e")[0]) <= set("+-0."):  # zero as it is written, not what is rounded to it
-        number("generate", "--temperature", text, -1.0)
-        for name in {"--top-k", "--seed"} & options.keys():
-            what = f"expected none with --temperature {text}, which draws nothing, got {options[name]}"
-            raise ConfigError(f"generate, option {name}: {what}; leave it out")
+def _temperature(given: str) -> float:
+    if set(given.lower().split("e")[0]) <= set("+-0."):  # a zero as it is written, not a number that is rounded to it
+        number(-1.0)(given)
         return 0.0
-    return number("generate", "--temperature (0 takes the most likely token)", text, LEAST_TEMPERATURE)
+    return number(LEAST_TEMPERATURE)(given)
 
 
-def _prompt(options: Mapping[str, str]) -> str:
-    prompt = options.get("--prompt", "")
+def _utf8(given: str) -> str:
     try:
-        prompt.encode()
+        given.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"generate, option --prompt: expected text in UTF-8, got {prompt!r}; correct it") from error
-    return prompt
+        raise ArgumentTypeError(f"expected text in UTF-8, got {given!r}") from error
+    return text(given)

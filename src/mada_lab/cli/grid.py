@@ -2,27 +2,35 @@
 
 from pathlib import Path
 
-from mada_lab.cli.words import split
-from mada_lab.errors import ConfigError
+from mada_lab.config.arguments import Arguments, path
+from mada_lab.errors import require_exists
 
-USAGE = """\
-grid DIR [--out FIGURE.svg|png|pdf]
-    contours of training and validation loss over initial betas, a table of them, and a page with both: of a sweep over
-    optimizer, beta1, beta2 (and seed) in DIR/runs, or of the authors' published files in DIR, as published or as CSV
-"""
+
+def arguments() -> Arguments:
+    """What may be typed after `grid`."""
+    does = "Draw contours of the final losses over initial betas, and write a page with them and a table."
+    meaning = (
+        "Folder of a sweep over optimizer, beta1 and beta2 (and seed), or of the MADA authors' grids, as published or "
+        "as CSV."
+    )
+    made = Arguments("grid", does, "mada-lab grid out/sweep --out=grid.svg", {"DIR": meaning})
+    made.option(
+        "out", "The figure, .svg, .png or .pdf; the page is beside it. (default: DIR/grid.svg)", path, shown="FILE"
+    )
+    return made
 
 
 def run(words: list[str]) -> None:
-    """`grid DIR [--out FIGURE]`."""
-    names, options = split(words, {"--out"})
-    if len(names) != 1:
-        raise ConfigError(f"grid: expected the folder of one grid, got {len(names)}; see `mada-lab --help`")
+    """`grid DIR [--out FILE]`."""
+    given = arguments().read(words)
     from mada_lab.experiments.grid import page, read_surfaces, table
     from mada_lab.plots.contours import contours
     from mada_lab.plots.save import save
 
-    surfaces = read_surfaces(Path(names[0]))
-    figure = Path(options.get("--out", Path(names[0]) / "grid.svg"))
+    folder = Path(given.places[0])
+    require_exists(folder, "grid")
+    surfaces = read_surfaces(folder)
+    figure = given.out or folder / "grid.svg"
     save(contours(surfaces), figure)
     print(table(surfaces).markdown())
     print(f"figure: {figure}")

@@ -2,37 +2,44 @@
 
 from pathlib import Path
 
-from mada_lab.cli.words import number, split
-from mada_lab.errors import ConfigError
+from mada_lab.config.arguments import Arguments, number, one_of, path
 
 MOST_STEPS = 1e12
-USAGE = """\
-toy [--problem reddi|c3] [--methods A,B] [--schedule sqrt|constant] [--lr X] [--steps N] [--out DIR]
-    an online problem on which Adam goes the wrong way, played by Adam, AMSGrad, AVGrad, Yogi and MADA
-"""
+
+
+def arguments() -> Arguments:
+    """What may be typed after `toy`."""
+    does = "Play an online problem on which Adam fails, with Adam, AMSGrad, AVGrad, Yogi and MADA."
+    made = Arguments("toy", does, "mada-lab toy --problem=c3 --methods=adam,mada --steps=1e4")
+    made.option("problem", "reddi: slopes of period 101; c3: of period 3.", one_of("reddi", "c3"), "reddi", "reddi|c3")
+    made.option("methods", "Methods, with commas between. (default: all)", shown="A,B,...")
+    schedules = one_of("sqrt", "constant")
+    made.option("schedule", "Learning rate: lr / sqrt(t), or lr.", schedules, "sqrt", "sqrt|constant")
+    made.option("lr", "Learning rate at t = 1. (default: that of the problem)", number(), shown="X")
+    made.option("steps", "Number of plays of each method.", number(0, MOST_STEPS), "1e6", "N")
+    made.option("out", "Folder of the runs and of report.html. (default: out/toy/PROBLEM_SCHEDULE)", path, shown="DIR")
+    return made
 
 
 def run(words: list[str]) -> None:
     """`toy` with its options; prints one line per method."""
-    names, options = split(words, {"--problem", "--methods", "--schedule", "--lr", "--steps", "--out"})
-    if names:
-        raise ConfigError(f"toy: expected options alone, got {names[0]}; see `mada-lab --help`")
+    options = arguments()
+    given = options.read(words)
+    if given.steps != int(given.steps):
+        options.error(f"option --steps: expected a whole number, got {given.steps}")
     from mada_lab.experiments.toy.game import METHODS, Game, record
     from mada_lab.experiments.toy.page import figures, sections
     from mada_lab.plots.save import save_figures
-    from mada_lab.records.run_record import read_run
+    from mada_lab.records.run_record import read_run, require_absent
     from mada_lab.reports.report import report
 
-    problem, schedule = options.get("--problem", "reddi"), options.get("--schedule", "sqrt")
-    out = Path(options.get("--out", f"out/toy/{problem}_{schedule}"))
-    lr = number("toy", "--lr", options["--lr"]) if "--lr" in options else None
-    steps = number("toy", "--steps", options.get("--steps", "1e6"), 0, MOST_STEPS)
-    if steps != int(steps):
-        raise ConfigError(f"toy, option --steps: expected a whole number, got {options['--steps']}; correct it")
-    methods = options.get("--methods", ",".join(METHODS)).split(",")
-    games = [
-        Game(problem=problem, method=name, schedule=schedule, learning_rate=lr, steps=int(steps)) for name in methods
-    ]
+    out = given.out or Path("out", "toy", f"{given.problem}_{given.schedule}")
+    names = given.methods.split(",") if given.methods else METHODS
+    shared = {"problem": given.problem, "schedule": given.schedule, "learning_rate": given.lr}
+    games = [Game(method=name, steps=int(given.steps), **shared) for name in names]
+    for game in games:
+        game.optimizer()
+        require_absent(out / game.method, "choose another --out, or delete the folder")
     for game in games:
         end = record(game, out / game.method)
         per_step = end["seconds"] / game.steps * 1e6

@@ -1,54 +1,66 @@
-"""`mada-lab train`."""
+"""`mada-lab train`, and what `mada-lab vision` does too."""
 
-from collections.abc import Callable, Collection
+import itertools
+import time
+from collections.abc import Collection
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mada_lab.cli.words import say
-from mada_lab.config.keys import RunConfig
+from mada_lab.cli.bars import ProgressBar, say
+from mada_lab.config import parsing
+from mada_lab.config.arguments import Arguments
+from mada_lab.config.keys import RunConfig, TrainConfig
 from mada_lab.errors import ConfigError
 
-USAGE = """\
-train [CONFIG.toml|CONFIG.py] --key=value ...
-    train a GPT; `mada-lab train --help` lists the keys. CONFIG.py is a configuration as nanoGPT and the MADA authors
-    have it, read without being run; docs/upstream.md has the table from their keys and flags to ours
-"""
+if TYPE_CHECKING:
+    from mada_lab.training.state import TrainState
+
+
+def arguments() -> Arguments:
+    """What may be typed after `train`."""
+    return parsing.arguments_of(TrainConfig)
 
 
 def run(words: list[str]) -> None:
-    """`train [CONFIG.toml|CONFIG.py] --key=value ...`."""
-    from mada_lab.config import parsing
-
-    say(parsing.notes(words))
-    config, given = parsing.load(words), parsing.given_keys(words)
-    from mada_lab.compute import world
-    from mada_lab.data.prepare import open_or_prepare
-    from mada_lab.training import coefficients_from
-
-    require_possible(config, given)
-    config = coefficients_from.resolve(config)
-    session = trained(config, open_or_prepare)
-    if world.is_first():
+    """`train [CONFIG] --key=value ...`."""
+    session = trained(words, TrainConfig)
+    if session.world.is_first:
         print(
-            f"{config.optimizer}: final validation loss {session.val_loss:.4f} after {session.step} steps: "
-            f"{config.out_dir}"
+            f"{session.config.optimizer}: final validation loss {session.val_loss:.4f} after {session.step} steps: "
+            f"{session.folder}"
         )
 
 
-def trained(config: RunConfig, open_data: Callable[[str, Path], Any]) -> Any:
-    """The session of a run that is done, on the data that `open_data` opens by name and folder; of any processes."""
-    from mada_lab.cli.bars import ProgressBar
-    from mada_lab.compute import world
+def trained(words: list[str], kind: type[RunConfig]) -> "TrainState":
+    """Trains what `[CONFIG] --key=value ...` asks for, on one process or several; returns the finished session."""
+    say(parsing.notes(words, kind))
+    config, given = parsing.load(words, kind), parsing.given_keys(words, kind)
+    from mada_lab.compute import device, world
     from mada_lab.records.mirrors import mirrored
-    from mada_lab.training.loop import train as train_model
+    from mada_lab.tasks.open_data import open_data
+    from mada_lab.training import coefficients_from
+    from mada_lab.training.trainer import train
 
-    is_first = world.is_first()
+    require_possible(config, given)
+    config, is_first = coefficients_from.resolve(config), world.is_first()
     with world.group(config), ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar:
         with world.one_by_one():
-            data = open_data(config.dataset, Path(config.data_dir))
+            data = open_data(config)
+        if config.out_dir is None:
+            here = world.current(device.choose(config).device)
+            config = replace(config, out_dir=here.told(fresh_folder(config.dataset)))
+            say([f"the run folder is {config.out_dir}"])
         with mirrored(config, bar) if is_first else nullcontext(bar) as listen:
-            return train_model(config, data, listen)
+            return train(config, data, listen)
+
+
+def fresh_folder(name: str, parent: Path = Path("out")) -> str:
+    """A folder that doesn't exist yet, called by `name` and the time."""
+    stem = parent / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([str(stem)], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not Path(name).exists())
 
 
 def require_possible(config: RunConfig, given: Collection[str]) -> None:
@@ -62,7 +74,18 @@ def require_possible(config: RunConfig, given: Collection[str]) -> None:
     catalog.require_start(config)
     catalog.require_guarded(config)
     requested(config.mirror)
+    if config.init_from == "resume" and config.out_dir is None:
+        _refuse_resume(Path("out"))
     for key in ("parallel", "distributed_timeout"):
         if key in given and getattr(config, key) != "ddp" and not world.started_by_torchrun():
-            what = f"expected several processes, started by torchrun, beside it, got one and {getattr(config, key)}"
-            raise ConfigError(f"configuration, key {key}: {what}; leave it out, or see docs/distributed.md")
+            what = f"expected several processes, started by torchrun, got one and {getattr(config, key)}"
+            raise ConfigError(f"configuration, key {key}: {what}; leave it out, or see docs/lab/distributed.md")
+
+
+def _refuse_resume(parent: Path) -> None:
+    """Raises ConfigError: no folder is named to resume from."""
+    runs = sorted(parent.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = ", ".join(str(path.parent) for path in runs[:3]) or f"none in {parent}"
+    raise ConfigError(
+        f"init_from=resume: expected the folder of a run as out_dir, got none; add --out_dir (the newest: {newest})"
+    )

@@ -2,25 +2,27 @@
 
 from pathlib import Path
 
-from mada_lab.cli.words import split
-from mada_lab.errors import CheckpointError, ConfigError
+from mada_lab.config.arguments import Arguments
+from mada_lab.errors import CheckpointError, require_exists
 
-USAGE = """\
-verify PATH [--deep]
-    what in a run folder, or a checkpoint, is whole, and what is damaged
-"""
+
+def arguments() -> Arguments:
+    """What may be typed after `verify`."""
+    does = "Check the files of a run or a checkpoint: which are whole, and which are damaged."
+    made = Arguments("verify", does, "mada-lab verify out/run --deep", {"PATH": "Folder of a run or of a checkpoint."})
+    made.flag("deep", "Load the tensors too: do they fit the configuration, and are they finite?")
+    return made
 
 
 def run(words: list[str]) -> None:
     """`verify PATH [--deep]`."""
-    deep = "--deep" in words
-    names, _ = split([word for word in words if word != "--deep"], set())
-    if len(names) != 1:
-        raise ConfigError(f"verify: expected the folder of a run or a checkpoint, got {len(names)}; name one")
-    from mada_lab.training.verify import verify as findings_in
+    given = arguments().read(words)
+    from mada_lab.training.verify import verify
 
-    findings = findings_in(Path(names[0]), deep)
+    path = Path(given.places[0])
+    require_exists(path, "verify")
+    findings = verify(path, given.deep)
     print("\n".join(str(finding) for finding in findings))
     bad = sum(not finding.good for finding in findings)
     if bad:
-        raise CheckpointError(f"verify, in {names[0]}: expected all of it whole, got {bad} damaged; see above")
+        raise CheckpointError(f"verify, in {path}: expected all of it whole, got {bad} damaged; see above")

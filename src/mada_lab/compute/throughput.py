@@ -1,4 +1,4 @@
-"""How fast a run trains, and which share of its devices' arithmetic the model takes."""
+"""How fast a run trains, and which share of its devices' peak arithmetic the model uses."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,17 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A
 
 @dataclass
 class Pace:
-    """The steps since the last row. What lies between steps, evaluations and checkpoints, doesn't count."""
+    """Measures the time per optimizer step since the last row; evaluations and checkpoints between steps don't count.
 
+    Attributes:
+        flops: Operations of one step, over all processes; None if not counted.
+        peak_flops: Peak operations per second of one device; None if unknown.
+        processes: Number of devices.
+    """
+
+    flops: float | None = None
+    peak_flops: float | None = None
+    processes: int = 1
     steps: int = 0
     seconds: float = 0.0
 
@@ -19,33 +28,23 @@ class Pace:
         """Counts a step."""
         self.steps, self.seconds = self.steps + 1, self.seconds + seconds
 
-    def take(self) -> float | None:
-        """Seconds per step, None where there was none; starts anew."""
-        mean = self.seconds / self.steps if self.steps else None
-        self.steps, self.seconds = 0, 0.0
-        return mean
+    def take(self, seen: dict[str, int]) -> dict[str, float]:
+        """The speed since the last call, for a row; empty if no step was taken.
 
-
-def speed(
-    step_seconds: float, seen: dict[str, int], flops: float | None, peak: float | None, processes: int
-) -> dict[str, float]:
-    """What a row says of it.
-
-    Args:
-        step_seconds: Seconds per optimizer step.
-        seen: What one step takes of the data, over all processes, by its unit.
-        flops: Operations of one step, over all processes.
-        peak: What one device can do per second.
-        processes: How many devices there are.
-    """
-    row = {"step_seconds": step_seconds, **{f"{unit}_per_second": n / step_seconds for unit, n in seen.items()}}
-    if flops is not None and peak is not None:
-        row["model_flops_utilisation"] = flops / step_seconds / (peak * processes)
-    return row
+        Args:
+            seen: How much data one step takes, over all processes, by its unit.
+        """
+        if not self.steps:
+            return {}
+        mean, self.steps, self.seconds = self.seconds / self.steps, 0, 0.0
+        row = {"step_seconds": mean, **{f"{unit}_per_second": n / mean for unit, n in seen.items()}}
+        if self.flops is not None and self.peak_flops is not None:
+            row["model_flops_utilisation"] = self.flops / mean / (self.peak_flops * self.processes)
+        return row
 
 
 def peak_flops(device: torch.device, given: float | None) -> float | None:
-    """What `device` can do per second: as `given`, or of GPUs that are known; None where nobody can tell."""
+    """Peak operations per second of `device`: `given`, or that of a known GPU; None if unknown."""
     if given is not None or device.type != "cuda":
         return given
     name = torch.cuda.get_device_name(device)

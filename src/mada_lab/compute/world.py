@@ -1,7 +1,7 @@
-"""A run on several processes, which `torchrun` starts: who they are, what they agree on, how their memory is shared.
+"""A run on several processes, started by `torchrun`: who they are, what they exchange, how they share the model.
 
-Every process computes its share of a step. The first one writes: record, checkpoints, progress. What it does alone, the
-others wait for, and an error of it ends them all (`World.on_first`). Nothing here knows a model or an optimizer.
+Every process computes its share of a step. The first one writes: record, checkpoints, progress; the others wait for it,
+and an error of it ends all of them (`World.on_first`).
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mada_lab.config.keys import RunConfig
-from mada_lab.errors import ConfigError, DistributedError, Followed, Interrupted, LabError, shared
+from mada_lab.errors import ConfigError, DistributedError, Followed, Interrupted, LabError, shared, translated
 
 T = TypeVar("T")
 
@@ -27,14 +27,14 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, as one of them sees them. Without a group, one process is all there is.
+    """The processes of a run, as one of them sees them; by default a single process.
 
     Attributes:
         rank: Number of this process; 0 is the first.
         size: Number of processes.
-        local_rank: Its number on this machine.
+        local_rank: Number of this process on its machine.
         local_size: Number of processes on this machine.
-        device: Where messages are sent from.
+        device: The device of the tensors that are sent.
     """
 
     rank: int = 0
@@ -45,11 +45,10 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes."""
         return self.rank == 0
 
     def on_first(self, work: Callable[[], T]) -> T | None:
-        """What `work()` returns, on the first process; None on the others, which wait for it.
+        """Returns `work()` on the first process; None on the others, which wait for it.
 
         Raises:
             Followed: On the others, if `work` raised on the first.
@@ -71,27 +70,22 @@ class World:
 
     @contextmanager
     def held_by_first(self, hold: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-        """Enters `hold()` on the first process, for as long as this is entered."""
+        """Enters `hold()` on the first process."""
         with ExitStack() as stack:
             self.on_first(lambda: stack.enter_context(hold()))
             yield
 
-    def told(self, x: int) -> int:
-        """The first process's `x`."""
-        return int(self._sent(torch.tensor(x, device=self.device)))
-
-    def told_json(self, tree: Any) -> Any:
-        """The first process's `tree`, of what JSON has; what the others pass is not looked at."""
+    def told(self, tree: Any) -> Any:
+        """The first process's `tree`, of JSON types; that of the other processes is ignored."""
         if self.size == 1:
             return tree
         content = json.dumps(tree).encode() if self.is_first else b""
-        length = self.told(len(content))
-        text = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
-        buffer = text.to(self.device) if self.is_first else text.new_empty(length, device=self.device)
-        return json.loads(bytes(self._sent(buffer).cpu().numpy()))
+        length = int(self._sent(torch.tensor(len(content), device=self.device)))
+        text = bytearray(content.ljust(length))
+        return json.loads(bytes(self._sent(torch.frombuffer(text, dtype=torch.uint8).to(self.device)).cpu().numpy()))
 
     def all_told(self, tree: Any) -> list[Any]:
-        """Every process's `tree`, of what JSON has, by rank."""
+        """Every process's `tree`, of JSON types, by rank."""
         if self.size == 1:
             return [tree]
         content = json.dumps(tree).encode()
@@ -101,16 +95,18 @@ class World:
 
     def _gathered(self, x: Tensor) -> list[Tensor]:
         x = x.to(self.device)
-        found = [torch.empty_like(x) for _ in range(self.size)]
-        dist.all_gather(found, x)
-        return found
+        gathered = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(gathered, x)
+        return gathered
 
     def together(self, work: Callable[[], T], kind: type[LabError]) -> T:
-        """What `work()` returns, once it has gone well on all processes.
+        """Returns `work()`, once it has succeeded on all processes.
 
         Raises:
-            LabError: Of this `kind`, on all, if `work` raised one on any of them: the first such one's message.
+            LabError: Of this `kind`, on all processes, if `work` raised one on any: the first one's message.
         """
+        if self.size == 1:
+            return work()
         result, failure = None, None
         try:
             result = work()
@@ -122,10 +118,8 @@ class World:
         return cast(T, result)
 
     def told_tensor(self, x: Tensor | None, shape: list[int], dtype: torch.dtype) -> Tensor:
-        """The first process's tensor, on the device of messages."""
-        if x is None:
-            x = torch.empty(shape, dtype=dtype, device=self.device)
-        return self._sent(x.to(self.device))
+        """The first process's tensor, on `device`."""
+        return self._sent((torch.empty(shape, dtype=dtype) if x is None else x).to(self.device))
 
     def _sent(self, x: Tensor) -> Tensor:
         if self.size > 1:
@@ -133,22 +127,17 @@ class World:
         return x
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum of all processes' `x`, in its place: the same bits on each of them."""
+        """Replaces `x` by the sum over all processes, with the same bits on each, and returns it."""
         if self.size > 1:
             dist.all_reduce(x)
         return x
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
         """Raises DistributedError, which names the first difference, unless all processes have the same `facts`."""
-        if self.size == 1:
-            return
-        own = [_fingerprint(x) for x in facts.values()]
-        mine = torch.tensor(own, device=self.device)
-        all_of_them = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(all_of_them, mine)
-        for rank, theirs in enumerate(all_of_them):
-            for name, ours, x in zip(facts, all_of_them[0].tolist(), theirs.tolist(), strict=True):
-                if ours != x:
+        first, *others = self.all_told({name: _digest(x) for name, x in facts.items()})
+        for rank, theirs in enumerate(others, 1):
+            for name in facts:
+                if theirs[name] != first[name]:
                     raise DistributedError(
                         f"processes, {name}: expected the same on all, got another on rank {rank} than on rank 0; "
                         "start them with one command line, one version of the code and one copy of the data"
@@ -158,23 +147,23 @@ class World:
 ALONE = World()
 
 
-def _fingerprint(x: Any) -> int:
-    return int.from_bytes(hashlib.sha256(json.dumps(x, sort_keys=True).encode()).digest()[:7])
+def _digest(x: Any) -> str:
+    return hashlib.sha256(json.dumps(x, sort_keys=True).encode()).hexdigest()
 
 
 def started_by_torchrun() -> bool:
-    """Whether this process is one of several that torchrun has started."""
+    """Whether torchrun has started this process as one of several."""
     return os.environ.get("WORLD_SIZE", "1") != "1" or os.environ.get("RANK", "0") != "0"
 
 
 def is_first() -> bool:
-    """Whether this process is the first of those that torchrun has started, or the only one."""
+    """Whether this process is the first that torchrun has started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def one_by_one() -> Iterator[None]:
-    """On each machine, the first process goes first, and the others follow when it is through."""
+    """On each machine, lets the first process go first; the others follow when it has left."""
     first = local_rank() in (None, 0)
     if not first:
         dist.barrier()
@@ -184,12 +173,12 @@ def one_by_one() -> Iterator[None]:
 
 
 def local_rank() -> int | None:
-    """The number of this process on its machine; None where there is no group."""
+    """The number of this process on its machine; None without a process group."""
     return int(os.environ["LOCAL_RANK"]) if dist.is_available() and dist.is_initialized() else None
 
 
 def current(device: torch.device) -> World:
-    """The group that this process is in, or itself alone."""
+    """The processes of this process's group, or this process alone."""
     if local_rank() is None:
         return World(device=device)
     local = {"local_rank": int(os.environ["LOCAL_RANK"]), "local_size": int(os.environ["LOCAL_WORLD_SIZE"])}
@@ -198,11 +187,11 @@ def current(device: torch.device) -> World:
 
 @contextmanager
 def group(config: RunConfig) -> Iterator[None]:
-    """Joins the processes that torchrun has started, for as long as it is entered; alone, does nothing.
+    """Joins the processes that torchrun has started; a single process has nothing to join.
 
     Raises:
-        ConfigError: The configuration can't be shared out among so many.
-        DistributedError: The group can't be formed, or a process of it, or the connection to it, fails later.
+        ConfigError: So many processes can't share the work of the configuration.
+        DistributedError: The group can't be formed, or one of its processes or connections fails later.
     """
     if not started_by_torchrun():
         yield
@@ -212,22 +201,22 @@ def group(config: RunConfig) -> Iterator[None]:
     on_cuda = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    with _explained():
+    with translated((RuntimeError, ValueError, OSError), _of_group):
         dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timedelta(seconds=config.distributed_timeout))
         try:
             yield
-        except Interrupted:  # with all of them; after an error, to take leave of a process that is gone could take long
-            _take_leave()
+        except Interrupted:  # all processes are; after another error, waiting for a process that is gone takes long
+            _leave()
             raise
-        _take_leave()
+        _leave()
 
 
-def _take_leave() -> None:
-    """Ends the group. One over gloo is left to the end of the process, once all have come here.
+def _leave() -> None:
+    """Ends the group. A gloo group is not destroyed: all processes meet at a barrier, and then end.
 
-    Its destructor waits for the thread that sends, and keeps the interpreter's lock meanwhile; if that thread still has
-    the last message to free, which takes the lock, both wait for ever (torch 2.13). A process that ends while it frees
-    one aborts; a barrier has no tensor to free, and comes after all that have.
+    Its destructor holds the interpreter's lock while it waits for the sending thread. If that thread needs the lock to
+    free the last message, both wait forever (torch 2.13). A process that ends while it frees a message aborts; the
+    barrier sends no tensor, and comes after all messages that do.
     """
     if dist.get_backend() == "gloo":
         dist.barrier()
@@ -265,56 +254,50 @@ def require_shares(config: RunConfig, size: int, local_size: int) -> None:
         )
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    """An error of torch.distributed as one line."""
-    try:
-        yield
-    except (RuntimeError, ValueError, OSError) as error:
-        text = " ".join(str(error).split())
-        ours = isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "NCCL", "c10d", "rendezvous"))
-        if not ours:
-            raise
-        raise DistributedError(
-            f"process group, on rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: expected all to answer, got "
-            f"{text[:160]}; look for the first error of the others, and go on with --init_from=resume"
-        ) from error
+def _of_group(error: Exception) -> DistributedError | None:
+    """The error that says what `error` of torch.distributed means; None for any other error."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, dist.DistError) and not any(x in text for x in ("gloo", "NCCL", "c10d", "rendezvous")):
+        return None
+    return DistributedError(
+        f"process group, on rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: expected all to answer, got "
+        f"{text[:160]}; look for the first error of the others, and go on with --init_from=resume"
+    )
 
 
 def shard(model: nn.Module, blocks: list[nn.Module], parallel: str, world: World) -> None:
-    """Leaves each process its share of `model`, which is gathered block by block while it is used.
+    """Shards `model` over the processes; it is gathered block by block while it is used.
 
-    With "fsdp" the share is one of all processes; with "hybrid" of those on one machine, and machines hold replicas.
+    With "fsdp" over all processes; with "hybrid" over those of each machine, and machines hold replicas.
     """
     if world.size == 1 or parallel == "ddp":
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    machines = world.size // world.local_size
-    shape, names = ((world.size,), ("shards",))
+    sizes = {"shards": world.size}
     if parallel == "hybrid":
-        shape, names = (machines, world.local_size), ("replicas", "shards")
-    mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=names)
+        sizes = {"replicas": world.size // world.local_size, "shards": world.local_size}
+    mesh = init_device_mesh(world.device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
     for module in (*blocks, model):
         fully_shard(module, mesh=mesh)
 
 
 def wrapped(forward: nn.Module, parallel: str, world: World) -> nn.Module:
-    """`forward` with gradients that are means over all processes."""
+    """`forward`, whose gradients are averaged over all processes, unless the model is sharded."""
     if world.size == 1 or parallel != "ddp":
         return forward
     devices = [world.device.index] if world.device.type == "cuda" else None
-    # buffers: mada_lab.running_statistics sees to them
+    # mada_lab.compute.batch_norm merges the buffers
     return nn.parallel.DistributedDataParallel(forward, device_ids=devices, forward_sync_buffers=False)
 
 
 def accumulating(
     forward: nn.Module, model: nn.Module, last: bool, observed: bool = False
 ) -> AbstractContextManager[None]:
-    """A forward and a backward pass whose gradients are exchanged only if it is the `last` of a step.
+    """A context for one forward and backward pass; gradients are exchanged only if it is the `last` of a step.
 
-    Shards of them are there only once they are exchanged, so that is done too if the pass is `observed`.
+    Sharded gradients exist only after an exchange, so a pass that is `observed` has one too.
     """
     if isinstance(forward, nn.parallel.DistributedDataParallel):
         waiting: AbstractContextManager[None] = forward.no_sync()
@@ -325,5 +308,5 @@ def accumulating(
 
 
 def of_own_gradients(parallel: str, world: World) -> Any:
-    """The process group whose members have gradients of their own before the last pass; None if there is none."""
+    """The group of processes that have gradients of their own before the last pass; None if there is none."""
     return dist.group.WORLD if world.size > 1 and parallel == "ddp" else None

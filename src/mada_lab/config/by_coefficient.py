@@ -1,47 +1,43 @@
-"""Values for each coefficient in one key: `beta1=5e-4,gamma=0` gives numbers, `beta1=0.01:0.99` intervals.
+"""Values by coefficient in one key: numbers, as `beta1=5e-4,gamma=0`, or intervals, as `beta1=0.01:0.99`.
 
-A TOML file may hold a table in the place of the text. The configuration holds the text, which every record can show.
+A TOML file may have a table instead. The configuration keeps the text, which every record can show.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
-
-FORMS = {"numbers": "one number, or beta1=5e-4,gamma=0", "intervals": "beta1=0.01:0.99,rho=0:1"}
+from mada_lab.config.declarations import declarations
 
 
-def numbers(text: str) -> dict[str, float]:
-    """The number of each coefficient. Raises ValueError if the text has another form."""
-    return _each(text, _number, FORMS["numbers"])
+def read(text: str, form: str) -> dict[str, Any]:
+    """The number or the interval of each coefficient; `form` is "numbers" or "intervals".
 
-
-def intervals(text: str) -> dict[str, tuple[float, float]]:
-    """The interval of each coefficient. Raises ValueError if the text has another form."""
-    return _each(text, _interval, FORMS["intervals"])
-
-
-READ: dict[str, Callable[[str], dict[str, Any]]] = {"numbers": numbers, "intervals": intervals}
-
-
-def as_text(table: Mapping[str, Any]) -> str:
-    """The text that a table of a TOML file stands for: numbers, or lists of two as intervals."""
-    shown = {name: ":".join(map(str, x)) if isinstance(x, list) else x for name, x in table.items()}
-    return ",".join(f"{name}={x}" for name, x in shown.items())
-
-
-def _each(text: str, read: Callable[[str], T], form: str) -> dict[str, T]:
-    found: dict[str, T] = {}
+    Raises:
+        ValueError: The text has another form.
+    """
+    example, read_one = FORMS[form]
+    values: dict[str, Any] = {}
     for part in text.split(","):
         name, _, value = (x.strip() for x in part.partition("="))
         try:
-            if not name or name in found:
+            if not name or name in values:
                 raise ValueError
-            found[name] = read(value)
+            values[name] = read_one(value)
         except ValueError:
-            raise ValueError(f"expected {form}, got {text!r}") from None
-    return found
+            raise ValueError(f"expected {example}, got {text!r}") from None
+    return values
+
+
+def values_of(config: Any, key: str) -> dict[str, Any]:
+    """The values by coefficient of a key in a checked configuration; none if it has no such text."""
+    text, form = getattr(config, key), declarations(type(config))[key].by_coefficient
+    return read(text, form) if form and isinstance(text, str) else {}
+
+
+def as_text(table: Mapping[str, Any]) -> str:
+    """The text for a table of a TOML file, of numbers, or of lists of two as intervals."""
+    return ",".join(f"{name}={':'.join(map(str, x)) if isinstance(x, list) else x}" for name, x in table.items())
 
 
 def _number(text: str) -> float:
@@ -54,3 +50,10 @@ def _number(text: str) -> float:
 def _interval(text: str) -> tuple[float, float]:
     low, _, high = text.partition(":")
     return _number(low), _number(high)
+
+
+#: An example of each form, and the function that reads one value.
+FORMS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "numbers": ("one number, or beta1=5e-4,gamma=0", _number),
+    "intervals": ("beta1=0.01:0.99,rho=0:1", _interval),
+}

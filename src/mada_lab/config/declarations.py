@@ -1,14 +1,23 @@
 """What each key of a configuration declares beside its type and its default, where the key is defined.
 
-A list of keys is derived from these declarations, so that no key can be left out of it.
+Lists of keys are derived from these declarations, so that no list can lack a key.
 """
 
+import ast
+import contextlib
+import inspect
+import itertools
+import textwrap
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, dataclass_transform
 
-_DECLARATION = "declaration"  # in a field's metadata
+from mada_optim.rule import Interval
+
+COUNT, WHOLE, SEED = Interval(1, 2**31 - 1), Interval(0, 2**31 - 1), Interval(0, 2**63 - 1)
+
+T = TypeVar("T")
 
 
 class Resume(Enum):
@@ -22,68 +31,104 @@ class Resume(Enum):
     RESOLVED = "is compared by the keys that it stands for"
 
 
+class Topic(Enum):
+    """What a key is about: the groups of `--help`, in its order, with their headings."""
+
+    RUN = "run"
+    DATA = "data"
+    MODEL = "model"
+    OPTIMIZER = "optimizer"
+    LEARNING = "learned coefficients"
+    SCHEDULE = "length and learning-rate schedule"
+    RECORDS = "evaluation and records"
+    CHECKPOINTS = "checkpoints"
+    DEVICE = "device and processes"
+
+
 @dataclass(frozen=True)
-class Declaration:
+class Key:
     """What a key declares.
 
     Attributes:
+        topic: The group of `--help` that shows it.
         resume: What another value does at a resume.
+        default: Its value where none is given.
+        allowed: The numbers that it may have; None for a key that isn't a number.
+        also: Other names of it, with spaces between. No configuration may use them; the error for one names this key.
         of_optimizer: Whether the optimizer decides if the key has an effect (`mada_lab.optimizers.catalog`).
-        of_learner: Options of a learner (`mada_optim.Learner`) that the key sets: it has an effect where a learner has
+        of_learner: Options of a learner (`mada_optim.Learner`) that the key sets. It has an effect if the learner has
             one of them.
-        by_coefficient: What a text gives for each coefficient, as `beta1=5e-4,gamma=0` gives numbers.
+        by_coefficient: What a text gives for each coefficient: `beta1=5e-4,gamma=0` gives numbers.
         needs: By another key, the values of it with which this key has an effect.
         none_is: The key whose value None stands for.
+        text: Its meaning, where the field has no docstring.
     """
 
+    topic: Topic
     resume: Resume
+    default: Any
+    allowed: Interval | None = None
+    _: KW_ONLY
+    also: str = ""
     of_optimizer: bool = False
     of_learner: tuple[str, ...] = ()
     by_coefficient: Literal["", "numbers", "intervals"] = ""
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     none_is: str | None = None
+    text: str = ""
+
+    def as_field(self) -> Any:
+        """The field of a dataclass that has this declaration."""
+        return field(default=self.default, metadata={"key": self, "help": self.text or None})
 
 
-def key(
-    resume: Resume,
-    default: Any = MISSING,
-    *,
-    of_optimizer: bool = False,
-    of_learner: tuple[str, ...] = (),
-    by_coefficient: Literal["", "numbers", "intervals"] = "",
-    needs: Mapping[str, tuple[Any, ...]] | None = None,
-    none_is: str | None = None,
-) -> Any:
-    """The field of a key; one without a default has to be given. A key of a learner is one of the optimizer too."""
-    of_optimizer = of_optimizer or bool(of_learner)
-    declared = Declaration(resume, of_optimizer, of_learner, by_coefficient, needs or {}, none_is)
-    metadata = {_DECLARATION: declared}
-    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
-
-
-def declarations(kind: type) -> dict[str, Declaration]:
-    """The declaration of each key of a kind of configuration.
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Key,))
+def configuration(cls: type[T]) -> type[T]:
+    """Makes a frozen dataclass of a class whose attributes are keys.
 
     Raises:
-        TypeError: A key has none.
+        TypeError: An attribute has another value than a `Key`.
     """
-    missing = [x.name for x in fields(kind) if _DECLARATION not in x.metadata]
-    if missing:
-        raise TypeError(f"{kind.__name__}.{missing[0]}: expected a field made by declarations.key, got another")
-    return {x.name: x.metadata[_DECLARATION] for x in fields(kind)}
+    for name in inspect.get_annotations(cls):
+        declared = cls.__dict__.get(name)
+        if not isinstance(declared, Key):
+            raise TypeError(f"{cls.__name__}.{name}: expected a declarations.Key, got {declared!r}")
+        setattr(cls, name, declared.as_field())
+    return dataclass(frozen=True, kw_only=True)(cls)
+
+
+def declarations(kind: type) -> dict[str, Key]:
+    """The declaration of each key of a kind of configuration."""
+    return {x.name: x.metadata["key"] for x in fields(kind)}
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """The meaning of each key, on one line: the docstring of its field, or its declared text."""
+    texts = {name: declared.text for name, declared in declarations(kind).items() if declared.text}
+    for cls in reversed(kind.__mro__[:-1]):
+        with contextlib.suppress(OSError, TypeError):  # a class that was made at run time has no source
+            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+            for x, after in itertools.pairwise(getattr(definition, "body", ())):
+                if isinstance(x, ast.AnnAssign) and isinstance(after, ast.Expr):
+                    texts[ast.unparse(x.target)] = " ".join(ast.literal_eval(after.value).split())
+    return texts
 
 
 def defaults(kind: type) -> dict[str, Any]:
-    """The default of each key of a kind of configuration that has one."""
-    return {x.name: x.default for x in fields(kind) if x.default is not MISSING}
+    """The default of each key of a kind of configuration."""
+    return {name: declared.default for name, declared in declarations(kind).items()}
+
+
+def aliases(kind: type) -> dict[str, str]:
+    """The key that each other name stands for (`Key.also`)."""
+    return {name: key for key, declared in declarations(kind).items() for name in declared.also.split()}
 
 
 def optimizer_keys(kind: type) -> tuple[str, ...]:
-    """The keys of which the optimizer decides whether they have an effect."""
-    return tuple(name for name, declared in declarations(kind).items() if declared.of_optimizer)
+    """The keys of which the optimizer decides whether they have an effect: those of learners too."""
+    return tuple(name for name, x in declarations(kind).items() if x.of_optimizer or x.of_learner)
 
 
 def set_keys(config: Any) -> set[str]:
     """The keys of a configuration that have another value than their default."""
-    usual = defaults(type(config))
-    return {x.name for x in fields(config) if x.name not in usual or getattr(config, x.name) != usual[x.name]}
+    return {name for name, usual in defaults(type(config)).items() if getattr(config, name) != usual}

@@ -1,13 +1,13 @@
-"""Configuration files as they are read: TOML tables, or the assignments of a Python file. Neither is executed."""
+"""Reads configuration files: the tables of TOML, or the assignments of Python. Neither is executed."""
 
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from mada_lab.config import python_files
-from mada_lab.errors import ConfigError
+from mada_lab.errors import ConfigError, require_exists
 
-FILE_BYTES = 1 << 20  # at most: a path may lead to something that never ends
+FILE_BYTES = 1 << 20  # at most: a path may lead to an endless device
 
 
 def is_python(path: Path) -> bool:
@@ -16,12 +16,12 @@ def is_python(path: Path) -> bool:
 
 
 def read_assignments(path: Path) -> dict[str, python_files.Assignment]:
-    """The assignments in a Python file. Raises ConfigError: it can't be read, or has something else in it."""
+    """The assignments of a Python file. Raises ConfigError if it can't be read, or has anything else in it."""
     return python_files.assignments(_content(path), path)
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """What a TOML file holds. Raises ConfigError: it can't be read, or isn't TOML."""
+    """The content of a TOML file. Raises ConfigError if it can't be read, or isn't TOML."""
     try:
         return tomllib.loads(_content(path).decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -29,13 +29,13 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
+    require_exists(path, "configuration")
     try:
         with open(path, "rb") as file:
             content = file.read(FILE_BYTES + 1)
     except OSError as error:
-        what = f"expected a readable file, got {error.strerror}; check the path"
-        raise ConfigError(f"configuration, in {path}: {what}") from error
+        refusal = f"expected a readable file, got {error.strerror}; check the path"
+        raise ConfigError(f"configuration, in {path}: {refusal}") from error
     if len(content) > FILE_BYTES:
-        what = f"expected at most {FILE_BYTES} bytes, got more; check the path"
-        raise ConfigError(f"configuration, in {path}: {what}")
+        raise ConfigError(f"configuration, in {path}: expected at most {FILE_BYTES} bytes, got more; check the path")
     return content

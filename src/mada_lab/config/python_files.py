@@ -1,12 +1,13 @@
 """Configuration files in Python, as nanoGPT has them, read without running them.
 
 Such a file is a list of assignments of literals and of arithmetic on them. Its syntax tree is evaluated here, node by
-node; whatever else is in it is refused with its line.
+node; anything else in it is refused with its line.
 """
 
 import ast
 import math
 import operator
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,46 +29,6 @@ OPERATORS: dict[type[ast.operator], Callable[..., Value]] = {
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
-#: What a message calls what it refuses, by the name of the node; other nodes are called by that name.
-CONSTRUCTS = {
-    "AnnAssign": "an annotation",
-    "Assert": "an assert",
-    "Attribute": "an attribute",
-    "AugAssign": "an assignment in place",
-    "Constant": "a value alone",
-    "BitAnd": "the operator &",
-    "BitOr": "the operator |",
-    "BitXor": "the operator ^",
-    "BoolOp": "the operator and, or or",
-    "Call": "a call",
-    "ClassDef": "a class",
-    "Compare": "a comparison",
-    "Delete": "a del",
-    "Dict": "a dict",
-    "For": "a loop",
-    "FunctionDef": "a function",
-    "If": "an if",
-    "IfExp": "an if",
-    "Invert": "the operator ~",
-    "Import": "an import",
-    "ImportFrom": "an import",
-    "JoinedStr": "an f-string",
-    "Lambda": "a lambda",
-    "LShift": "the operator <<",
-    "List": "a list",
-    "MatMult": "the operator @",
-    "Name": "a name alone",
-    "NamedExpr": "the operator :=",
-    "Not": "the operator not",
-    "RShift": "the operator >>",
-    "Set": "a set",
-    "Subscript": "an index",
-    "Try": "a try",
-    "Tuple": "a tuple",
-    "UAdd": "a plus sign before a value",
-    "While": "a loop",
-    "With": "a with",
-}
 
 
 @dataclass(frozen=True)
@@ -75,9 +36,9 @@ class Assignment:
     """The last assignment of a name.
 
     Attributes:
-        value: What was assigned.
-        line: Where.
-        names: The names in the expression that the value was computed from.
+        value: The assigned value.
+        line: The line.
+        names: The names in its expression.
     """
 
     value: Value
@@ -89,31 +50,31 @@ def assignments(source: bytes, path: Path) -> dict[str, Assignment]:
     """The assignments in `source`, the content of `path`, in their order.
 
     Raises:
-        ConfigError: It isn't Python, or has something else than assignments of literals and arithmetic on them.
+        ConfigError: It isn't Python, or has anything but assignments of literals and of arithmetic on them.
     """
-    found: dict[str, Assignment] = {}
+    assigned: dict[str, Assignment] = {}
     for statement in _parsed(source, path).body:
         if isinstance(statement, ast.Expr) and _is_text(statement.value):
             continue  # a docstring
         if not isinstance(statement, ast.Assign):
             node = statement.value if isinstance(statement, ast.Expr) else statement
-            raise _refused(path, statement.lineno, "an assignment of a literal or of arithmetic", _construct(node))
+            raise _refused(path, statement.lineno, "an assignment of a literal or of arithmetic", _shown(node))
         try:
-            value = _value(statement.value, found, path)
+            value = _value(statement.value, assigned, path)
         except RecursionError:
             raise _refused(path, statement.lineno, "an expression that is less deep", "a deeper one") from None
         names = frozenset(_names(statement.value))
         for target in statement.targets:
             if not isinstance(target, ast.Name):
-                raise _refused(path, statement.lineno, "one name before =", _construct(target))
-            found[target.id] = Assignment(value, statement.lineno, names)
-    return found
+                raise _refused(path, statement.lineno, "one name before =", _shown(target))
+            assigned[target.id] = Assignment(value, statement.lineno, names)
+    return assigned
 
 
 def _parsed(source: bytes, path: Path) -> ast.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes and the like, which are Python's to judge
+            warnings.simplefilter("ignore")  # about escapes and the like
             return ast.parse(source)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
@@ -121,12 +82,12 @@ def _parsed(source: bytes, path: Path) -> ast.Module:
         got = getattr(error, "msg", None) or str(error)
         raise ConfigError(f"configuration, in {where}: expected Python, got: {got}; correct the file") from error
     except (RecursionError, MemoryError):
-        what = "expected expressions that are less deep, got a deeper one"
-        raise ConfigError(f"configuration, in {path}: {what}; {REMEDY}") from None
+        refusal = "expected expressions that are less deep, got a deeper one"
+        raise ConfigError(f"configuration, in {path}: {refusal}; {REMEDY}") from None
 
 
 def _value(node: ast.expr, known: Mapping[str, Assignment], path: Path) -> Value:
-    """The value of an expression. Raises ConfigError for what isn't a literal or arithmetic."""
+    """The value of an expression. Raises ConfigError unless it is a literal or arithmetic."""
     if isinstance(node, ast.Name):
         if node.id not in known:
             raise _refused(path, node.lineno, "a name that is assigned above", node.id)
@@ -137,7 +98,7 @@ def _value(node: ast.expr, known: Mapping[str, Assignment], path: Path) -> Value
         return _checked(-_number(node.operand, known, path), node, path)
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         return _checked(_computed(node, known, path), node, path)
-    raise _refused(path, node.lineno, "a literal or arithmetic", _construct(node))
+    raise _refused(path, node.lineno, "a literal or arithmetic", _shown(node))
 
 
 def _computed(node: ast.BinOp, known: Mapping[str, Assignment], path: Path) -> object:
@@ -164,7 +125,7 @@ def _number(node: ast.expr, known: Mapping[str, Assignment], path: Path) -> int 
 
 
 def _is_huge(base: int | float, exponent: int | float) -> bool:
-    """Whether a power of whole numbers is beyond LARGEST, found without computing it."""
+    """Whether a power of whole numbers is beyond LARGEST, without computing it."""
     if not isinstance(base, int) or not isinstance(exponent, int) or exponent <= 0:
         return False
     return (abs(base).bit_length() - 1) * exponent >= LARGEST.bit_length()
@@ -194,9 +155,12 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def _construct(node: ast.AST) -> str:
-    name = type(node.op if isinstance(node, ast.BinOp | ast.UnaryOp) else node).__name__
-    return CONSTRUCTS.get(name, f"Python's {name}")
+def _shown(node: ast.AST) -> str:
+    """The code of a node, on one short line."""
+    try:
+        return textwrap.shorten(ast.unparse(node).partition("\n")[0], 60)
+    except RecursionError:
+        return f"Python's {type(node).__name__}"
 
 
 def _refused(path: Path, line: int, expected: str, got: str) -> ConfigError:

@@ -1,11 +1,14 @@
 """All data sets known by name. A further one is one more entry here; `docs/data.md` says more about each."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
-from mada_lab.data.cuts import Cut, as_given, every, last_tenth
+from mada_lab.data.cuts import Cut, as_given, every, last, last_tenth
 from mada_lab.data.download import PinnedFile
 from mada_lab.data.image_sources import Cifar10, Digits, ImageSource
-from mada_lab.data.sources import Hub, PythonTopics, TextFile, TextSource
+from mada_lab.data.sources import Hub, OwnText, PythonTopics, TextFile, TextSource
 from mada_lab.errors import ConfigError
 from mada_optim.checks import did_you_mean
 
@@ -112,6 +115,11 @@ DATA_SETS: dict[str, TextSet | ImageSet] = {
 }
 
 
+#: What the user made with `mada-lab data prepare text`.
+OWN = TextSet(source=OwnText(), tokenizers=("char", "gpt2", "gpt2_small"), end_of_text=True)
+NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+
+
 @dataclass(frozen=True)
 class Choice:
     """A data set, and how it's prepared.
@@ -140,19 +148,20 @@ def choices() -> dict[str, Choice]:
     return found
 
 
-def find(name: str, tokenizer: str | None = None) -> Choice:
+def find(name: str, tokenizer: str | None = None, own: Iterable[str] = ()) -> Choice:
     """The data set called `name`, encoded by `tokenizer`.
 
     Args:
-        name: A name in `DATA_SETS`, or NAME_TOKENIZER.
+        name: A name in `DATA_SETS`, or NAME_TOKENIZER, or one of `own`.
         tokenizer: One of the data set's; None is the one in the name, or else the usual one.
+        own: Names of data sets that the user made.
 
     Raises:
         ConfigError: There is none; the message offers the nearest name.
     """
-    known = choices()
+    known = choices() | {name: Choice(name, OWN) for name in own if name not in choices()}
     if name not in known:
-        remedy = did_you_mean(name, known, "choose one of these")
+        remedy = did_you_mean(name, known, "`mada-lab data prepare text` makes one of your own text")
         raise ConfigError(f"data set, in key dataset: expected one of {', '.join(known)}, got {name!r}; {remedy}")
     wanted = known[name]
     if tokenizer in (None, wanted.tokenizer):
@@ -163,3 +172,19 @@ def find(name: str, tokenizer: str | None = None) -> Choice:
         expected = " or ".join(allowed if name in DATA_SETS else [str(wanted.tokenizer)])
         raise ConfigError(f"--tokenizer, with data set {name}: expected {expected}, got {tokenizer}; leave it out")
     return other
+
+
+def of_own_text(name: str, tokenizer: str, share: Fraction) -> Choice:
+    """A data set of the user's text, of which the last `share` of each document validates.
+
+    Raises:
+        ConfigError: The name is another data set's, or no name of a folder; or there is no such tokenizer.
+    """
+    if name in choices() or not NAME.fullmatch(name):
+        got = "that of a known data set" if name in choices() else "another"
+        what = f"expected a new name of letters, digits, `_`, `-` and `.`, got {got}"
+        raise ConfigError(f"--name={name}: {what}; choose another")
+    if tokenizer not in OWN.tokenizers:
+        remedy = did_you_mean(tokenizer, OWN.tokenizers, "choose one of them")
+        raise ConfigError(f"--tokenizer={tokenizer}: expected {', '.join(OWN.tokenizers)}; {remedy}")
+    return Choice(name, replace(OWN, cut=last(share)), tokenizer)

@@ -1,6 +1,7 @@
 """Training and validation text where the source has only one of them."""
 
 from collections.abc import Callable
+from fractions import Fraction
 
 from mada_lab.data.sources import Stream, Texts
 from mada_lab.errors import DataError
@@ -13,23 +14,29 @@ def as_given(texts: Texts) -> Stream:
     return texts.read()
 
 
-def last_tenth(texts: Texts) -> Stream:
-    """A text's first 90 % of characters train, the rest validates, unless the source has both splits.
+def last(share: Fraction) -> Cut:
+    """The last `share` of each text's characters validates, unless the source has both splits.
 
     Each text is taken into memory, to know its length.
     """
-    for split, parts in texts.read():
-        if split == "test" or {"train", "val"} <= set(texts.splits):
-            yield split, parts
-            continue
-        text = "".join(parts)
-        if len(text) < 2:
-            raise DataError(
-                f"text, in {texts.origin}: expected 2 characters or more, got {len(text)}; use a longer text"
-            )
-        cut = len(text) * 9 // 10  # in integers: exact at any length
-        yield "train", [text[:cut]]
-        yield "val", [text[cut:]]
+
+    def cut(texts: Texts) -> Stream:
+        for split, parts in texts.read():
+            if split == "test" or {"train", "val"} <= set(texts.splits):
+                yield split, parts
+                continue
+            text = "".join(parts)
+            end = int(len(text) * (1 - share))
+            if not 0 < end < len(text):
+                what = f"expected enough characters for training and validation text, got {len(text)}"
+                raise DataError(f"text, in {texts.origin}: {what}; use a longer text")
+            yield "train", [text[:end]]
+            yield "val", [text[end:]]
+
+    return cut
+
+
+last_tenth = last(Fraction(1, 10))
 
 
 def every(n: int) -> Cut:

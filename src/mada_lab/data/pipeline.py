@@ -93,7 +93,7 @@ def encode(
         DataError: A text can't be encoded.
     """
     workers = workers or _cpus()
-    end = [tokenizer.end_of_text] if end_of_text else []
+    end = [tokenizer.end_of_text] if end_of_text and tokenizer.end_of_text is not None else []
     stop = np.array(end, id_dtype(tokenizer.vocabulary_size))
     pool, waiting = ThreadPoolExecutor(workers), deque[Future[Encoded]]()
     try:

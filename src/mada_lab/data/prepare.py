@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from mada_lab.data import catalog, cuts, gpt2, pipeline, sidecar
@@ -19,11 +20,12 @@ from mada_lab.data.image_sources import Pictures
 from mada_lab.data.images import PARTS, ImageData, ImageSidecar, ImageSplit
 from mada_lab.data.images import SPLITS as IMAGE_SPLITS
 from mada_lab.data.pipeline import Piece
+from mada_lab.data.readers import paths_in
 from mada_lab.data.sidecar import Sidecar, Split, Vocabulary
 from mada_lab.data.sources import Texts
 from mada_lab.data.tokenizer import CharTokenizer, lone_surrogate
 from mada_lab.data.writer import HashedFile
-from mada_lab.errors import ConfigError, DataError
+from mada_lab.errors import ConfigError, DataError, require_exists
 from mada_lab.system import files
 from mada_lab.system.files import new_folder, only_process, write_atomic
 
@@ -40,41 +42,36 @@ def prepare(
     bpe_files: Path | None = None,
     workers: int | None = None,
     listen: Listen = lambda count, unit: None,
+    own: Fraction | None = None,
 ) -> Path:
     """Makes the folder `data_dir / name`, unless it is there and valid.
 
     Args:
-        name: A name in `catalog.DATA_SETS`, or NAME_TOKENIZER.
-        data_dir: Where the data sets live; made if missing.
+        name: A name in `catalog.DATA_SETS`, or NAME_TOKENIZER; with `own`, a new name.
+        data_dir: Folder of the data sets; made if missing.
         from_file: A file or folder to read instead of the download.
-        tokenizer: One of the data set's, rather than the usual one; the folder is then `data_dir / NAME_TOKENIZER`.
+        tokenizer: One of the data set's, instead of the default; the folder is then `data_dir / NAME_TOKENIZER`.
         bpe_files: A folder with GPT-2's encoder.json and vocab.bpe, to read instead of a download.
         workers: Threads that encode; None is one for each CPU.
         listen: Follows the progress.
+        own: Makes a data set of the user's text in `from_file`, of which this share of each file validates.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: No data set has this name, or a file was given that it has no use for.
-        DataError: The source can't be had or is damaged, the folder can't be written, or it exists and is damaged. Then
-            nothing has changed on the disk, except that what was downloaded stays in NAME.download for the next time.
+        ConfigError: No data set has this name, the name of an own one is taken, or a file was given in vain.
+        DataError: The source is missing or damaged, the folder can't be written, or it exists and is damaged. Then
+            nothing on the disk has changed, but downloads stay in NAME.download for the next time.
     """
-    choice = catalog.find(name, tokenizer)
-    folder, downloads = data_dir / choice.name, data_dir / f"{choice.name}.download"
-    try:
-        if not folder.exists():
-            with only_process(folder):
-                if not folder.exists():  # else another process was faster
-                    _make(choice, folder, downloads, _Options(from_file, bpe_files, workers, listen))
-        files.discard(downloads)
-    except OSError as error:
-        raise DataError(
-            f"data set, in {folder}: expected a place to write, got {describe(error)}; free it, or choose another"
-        ) from error
-    opened = ImageData.open(folder) if isinstance(choice.data_set, ImageSet) else Corpus.open(folder)
-    _require_name(opened, choice)
-    return folder
+    options = _Options(from_file, bpe_files, workers, listen)
+    if own is None:
+        return _made(catalog.find(name, tokenizer), data_dir, options).folder
+    choice = catalog.of_own_text(name, tokenizer or "char", own)
+    if (data_dir / name).exists():
+        what = f"expected a new name, got that of the folder {data_dir / name}"
+        raise ConfigError(f"--name={name}: {what}; choose another, or delete the folder")
+    return _made(choice, data_dir, options).folder
 
 
 def open_or_prepare(name: str, data_dir: Path) -> Corpus:
@@ -84,14 +81,14 @@ def open_or_prepare(name: str, data_dir: Path) -> Corpus:
         ConfigError: No data set has this name, or it has no text.
         DataError: It is missing and large, can't be prepared, or is damaged.
     """
-    choice = catalog.find(name)
+    choice = find(name, data_dir)
     if isinstance(choice.data_set, ImageSet):
         raise ConfigError(
             f"data set, in key dataset: expected one of text, got {name}, which has images; choose another"
         )
-    corpus = Corpus.open(_prepared(choice, data_dir))
-    _require_name(corpus, choice)
-    return corpus
+    opened = _opened(choice, data_dir)
+    assert isinstance(opened, Corpus)
+    return opened
 
 
 def open_or_prepare_images(name: str, data_dir: Path) -> ImageData:
@@ -101,44 +98,69 @@ def open_or_prepare_images(name: str, data_dir: Path) -> ImageData:
         ConfigError: No data set has this name, or it has no images.
         DataError: It is missing and large, can't be prepared, or is damaged.
     """
-    choice = catalog.find(name)
+    choice = find(name, data_dir)
     if isinstance(choice.data_set, TextSet):
-        raise ConfigError(
-            f"data set, in key dataset: expected one of images, got {name}, which is text; choose cifar10 or digits"
-        )
-    images = ImageData.open(_prepared(choice, data_dir))
-    _require_name(images, choice)
-    return images
+        what = f"expected one of images, got {name}, which is text"
+        raise ConfigError(f"data set, in key dataset: {what}; choose cifar10 or digits")
+    opened = _opened(choice, data_dir)
+    assert isinstance(opened, ImageData)
+    return opened
 
 
-def _prepared(choice: Choice, data_dir: Path) -> Path:
-    """The folder of a data set, made first if that takes a small download, or none."""
-    folder = data_dir / choice.name
-    if not folder.exists() and choice.data_set.download_bytes > catalog.UNASKED_BYTES:
-        gigabytes = choice.data_set.download_bytes / 1e9
+def find(name: str, data_dir: Path) -> Choice:
+    """The data set called `name`: a known one, or one in `data_dir` that the user made. Raises ConfigError."""
+    return catalog.find(name, own=sorted(path.parent.name for path in data_dir.glob(f"*/{sidecar.FILE_NAME}")))
+
+
+def _opened(choice: Choice, data_dir: Path) -> Corpus | ImageData:
+    """A data set, made first if that takes a small download, or none."""
+    folder, size = data_dir / choice.name, choice.data_set.download_bytes
+    if not folder.exists() and size > catalog.UNASKED_BYTES:
         raise DataError(
             f"data set {choice.name}, in {folder}: expected it prepared, got no such folder; "
-            f"run `mada-lab data prepare {choice.name}` first (a download of {gigabytes:.1f} GB)"
+            f"run `mada-lab data prepare {choice.name}` first (a download of {size / 1e9:.1f} GB)"
         )
-    return folder if folder.exists() else prepare(choice.name, data_dir)
+    return _made(choice, data_dir, _Options()) if not folder.exists() else _open(choice, folder)
 
 
-def _require_name(opened: Corpus | ImageData, choice: Choice) -> None:
+def _open(choice: Choice, folder: Path) -> Corpus | ImageData:
+    opened = ImageData.open(folder) if isinstance(choice.data_set, ImageSet) else Corpus.open(folder)
     if opened.name != choice.name:
-        raise DataError(f"data set, in {opened.folder}: expected {choice.name}, got {opened.name}; {sidecar.REMEDY}")
+        raise DataError(f"data set, in {folder}: expected {choice.name}, got {opened.name}; {sidecar.REMEDY}")
+    return opened
 
 
 @dataclass(frozen=True)
 class _Options:
     """The arguments of `prepare` that are the same for all data sets."""
 
-    from_file: Path | None
-    bpe_files: Path | None
-    workers: int | None
-    listen: Listen
+    from_file: Path | None = None
+    bpe_files: Path | None = None
+    workers: int | None = None
+    listen: Listen = lambda count, unit: None
+
+
+def _made(choice: Choice, data_dir: Path, options: _Options) -> Corpus | ImageData:
+    """The data set, made unless its folder is there. Raises ConfigError, DataError as `prepare`."""
+    folder, downloads = data_dir / choice.name, data_dir / f"{choice.name}.download"
+    try:
+        if not folder.exists():
+            with only_process(folder):
+                if not folder.exists():  # else another process was faster
+                    _make(choice, folder, downloads, options)
+        files.discard(downloads)
+    except OSError as error:
+        raise DataError(
+            f"data set, in {folder}: expected a place to write, got {describe(error)}; free it, or choose another"
+        ) from error
+    return _open(choice, folder)
 
 
 def _make(choice: Choice, folder: Path, downloads: Path, options: _Options) -> None:
+    for path in paths_in(options.from_file) if options.from_file else []:
+        require_exists(path, "--from-file", DataError)
+    if options.bpe_files:
+        require_exists(options.bpe_files, "--bpe-files", DataError)
     if isinstance(choice.data_set, ImageSet):
         pictures = choice.data_set.source.open(options.from_file, downloads)
         with new_folder(folder) as part:

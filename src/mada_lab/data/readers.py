@@ -26,20 +26,14 @@ WORDS = {"train": "train", "valid": "val", "validation": "val", "val": "val", "t
 
 
 def documents(path: Path) -> Iterator[Document]:
-    """The documents in a file, by its suffix: a text is one, and so is each line of JSON, and each row of Parquet.
-
-    JSON and Parquet have the text in the field or column `text`.
+    """The documents in a file: each row of .jsonl and .parquet, in the field `text`; any other file is one document.
 
     Raises:
         DataError: The file can't be read, or holds something else.
     """
     try:
-        if path.suffix in TEXT_SUFFIXES:
-            yield text_parts(path)
-        elif path.suffix == ".jsonl":
-            yield from ([text] for text in _json_lines(path))
-        else:
-            yield from ([text] for text in _parquet_rows(path))
+        rows = {".jsonl": _json_lines, ".parquet": _parquet_rows}.get(path.suffix)
+        yield from [text_parts(path)] if rows is None else ([text] for text in rows(path))
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -86,9 +80,8 @@ def by_split(given: Path, expected: Iterable[str]) -> dict[str, list[Path]]:
         DataError: There is no such file, or it can't be told what to do with one.
     """
     expected = tuple(expected)
-    paths = [given] if given.exists() else [Path(name) for name in str(given).split(os.pathsep)]
     found: dict[str, list[Path]] = {}
-    for path in itertools.chain.from_iterable(map(_files, paths)):
+    for path in itertools.chain.from_iterable(map(_files, paths_in(given))):
         words = [WORDS[word] for word in re.findall(r"[a-z]+", path.name.lower()) if word in WORDS]
         split = expected[0] if len(expected) == 1 else next(iter(words), None)
         if split not in expected:
@@ -99,10 +92,13 @@ def by_split(given: Path, expected: Iterable[str]) -> dict[str, list[Path]]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
+def paths_in(given: Path) -> list[Path]:
+    """`given`, or the paths in it, joined as in the variable PATH."""
+    return [given] if given.exists() else [Path(name) for name in str(given).split(os.pathsep)]
+
+
 def _files(path: Path) -> list[Path]:
     """`path`, or what a folder holds."""
-    if not path.exists():
-        raise DataError(f"--from-file, in {path}: expected a readable file, got none; check the path")
     files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
     if not files or files[0].suffix not in SUFFIXES:
         raise DataError(f"--from-file, in {path}: expected files {', '.join(SUFFIXES)}, got none; choose another path")

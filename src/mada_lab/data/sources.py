@@ -89,6 +89,22 @@ class TextFile:
 
 
 @dataclass(frozen=True)
+class OwnText:
+    """Text of the user: each file is a document (`readers.documents`)."""
+
+    def open(self, given: Path | None, downloads: Path) -> Texts:
+        """The file, or all files in the folder and below but hidden ones, in the order of their paths."""
+        if given is None:
+            raise ConfigError("--from-file: expected a text file or a folder of them, got none; add it")
+        paths = [given] if given.is_file() else sorted(path for path in given.rglob("[!.]*") if path.is_file())
+        empty = [path for path in paths if path.stat().st_size == 0]
+        if empty or not paths:
+            got = f"an empty file, {empty[0]}" if empty else "a folder without files"
+            raise DataError(f"--from-file {given}: expected text, got {got}; take it out, or choose another path")
+        return Texts(str(given), ("train",), lambda: (("train", x) for path in paths for x in documents(path)))
+
+
+@dataclass(frozen=True)
 class Hub:
     """Files of one revision of a data set on the Hugging Face Hub, none of which is a script.
 

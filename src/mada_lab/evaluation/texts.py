@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mada_lab.data import catalog
-from mada_lab.data.catalog import TextSet
+from mada_lab.data.catalog import Choice, TextSet
 from mada_lab.data.corpus import Corpus
-from mada_lab.data.prepare import open_or_prepare
+from mada_lab.data.prepare import find, open_or_prepare
 from mada_lab.data.readers import SUFFIXES, documents
 from mada_lab.data.sources import Hub
 from mada_lab.data.tokenizer import Tokenizer
-from mada_lab.errors import ConfigError, DataError
+from mada_lab.errors import ConfigError, DataError, require_exists
 
 EMPTIED = " \n"  # a blank line of WikiText, which is empty in the Hub's copy
 
@@ -84,9 +84,9 @@ def of_data_set(name: str, data_dir: Path, split: str | None) -> Text:
         ConfigError: There is no data set of this name.
         DataError: It isn't prepared, is damaged, or has no such split.
     """
+    data_set = _text_set(find(name, data_dir))
     corpus = open_or_prepare(name, data_dir)
     split = split or ("test" if "test" in corpus.splits else "val")
-    data_set = _text_set(name)
     return Text(name, split, corpus.meta.source, list(_decoded(corpus, split)), data_set.end_of_text, _lines(data_set))
 
 
@@ -110,11 +110,12 @@ def of_file(path: Path, name: str | None, split: str | None) -> Text:
         ConfigError: There is no data set of this name.
         DataError: The file can't be read, or has no such split.
     """
+    require_exists(path, "--from-file", DataError)
     if path.suffix not in SUFFIXES:
         raise DataError(f"--from-file, in {path}: expected a file {', '.join(SUFFIXES)}, got another; rename it")
     if name is None:
         return Text(path.name, None, str(path), ["".join(x) for x in documents(path)])
-    data_set = _text_set(name)
+    data_set = _text_set(catalog.find(name))
     texts = data_set.source.open(path, path.parent)
     found: dict[str, list[str]] = {}
     for part, document in data_set.cut(texts):
@@ -125,11 +126,10 @@ def of_file(path: Path, name: str | None, split: str | None) -> Text:
     return Text(name, split, texts.origin, found[split], data_set.end_of_text, _lines(data_set))
 
 
-def _text_set(name: str) -> TextSet:
-    data_set = catalog.find(name).data_set
-    if not isinstance(data_set, TextSet):
-        raise ConfigError(f"data set, in option --dataset: expected one of text, got {name}; choose another")
-    return data_set
+def _text_set(choice: Choice) -> TextSet:
+    if not isinstance(choice.data_set, TextSet):
+        raise ConfigError(f"--dataset={choice.name}: expected a data set of text, got one of images; choose another")
+    return choice.data_set
 
 
 def _lines(data_set: TextSet) -> bool:

@@ -1,7 +1,7 @@
-"""Optimizers of others that ours are compared with, made ready for the loop.
+"""Optimizers of others, for comparison.
 
-Schedule-Free trains at one point and is evaluated at another, the average; `evaluated` goes there and back. Its
-checkpoints hold the point that it trains at.
+Schedule-Free trains at one point and is evaluated at another, the average; `evaluated` switches between them. Its
+checkpoints hold the point of training.
 """
 
 import contextlib
@@ -28,22 +28,22 @@ Numbers = dict[str, Any]
 
 
 def adamw(groups: Groups, numbers: Numbers) -> Optimizer:
-    """Torch's own: a baseline that shares no code with ours."""
+    """Torch's AdamW, which shares no code with ours."""
     return torch.optim.AdamW(groups, **numbers)
 
 
 def prodigy(groups: Groups, numbers: Numbers) -> Optimizer:
-    """Prodigy (Mishchenko and Defazio, ICML 2024), whose lr is a factor on its own estimate: 1 is usual."""
+    """Prodigy (Mishchenko and Defazio, ICML 2024); its lr is a factor on its own estimate, usually 1."""
     cls = _load("prodigyopt").Prodigy
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it decays as it was told to
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a line about weight decay
         optimizer: Optimizer = cls(groups, safeguard_warmup=True, use_bias_correction=True, **numbers)
-    for group in optimizer.param_groups:  # as after a step, so that a checkpoint fits
+    for group in optimizer.param_groups:  # keys that a step adds, so that a checkpoint fits
         group.update(d_denom=0.0, d_hat=group["d0"])
     return optimizer
 
 
 def schedulefree(groups: Groups, numbers: Numbers) -> Optimizer:
-    """AdamW without a schedule (Defazio et al., NeurIPS 2024): wants decay_lr=false."""
+    """AdamW without a schedule (Defazio et al., NeurIPS 2024); use it with decay_lr=false."""
     optimizer: Optimizer = _load("schedulefree").AdamWScheduleFree(groups, **numbers)
     optimizer.train()  # type: ignore[attr-defined]
     return optimizer
@@ -56,8 +56,8 @@ def muon(groups: Groups, numbers: Numbers) -> Optimizer:
         ConfigError: There are no others.
     """
     if not any(LR_FACTOR in group for group in groups):
-        what = "expected a network with linear layers between the first and the last, got none"
-        raise ConfigError(f"optimizer torch_muon: {what}; use adamw")
+        refusal = "expected a network with linear layers between the first and the last, got none"
+        raise ConfigError(f"optimizer torch_muon: {refusal}; use adamw")
     return Muon(groups, numbers)
 
 
@@ -67,15 +67,19 @@ class Baseline:
 
     Attributes:
         make: Makes it from groups and numbers.
-        description: What it is, in the words of reports.
-        lr: Its usual learning rate.
-        keys: The keys of a configuration that it takes, beside those of all optimizers.
+        description: Its description in reports.
+        lr: Its default learning rate.
+        keys: The keys that it takes, beside those of all optimizers.
     """
 
     make: Callable[[Groups, Numbers], Optimizer]
     description: str
     lr: float = 1e-3
     keys: tuple[str, ...] = ("beta1", "beta2", "eps")
+
+    def default(self, keyword: str) -> Any:
+        """The value of `keyword` if it isn't given; None if nothing is known of it."""
+        return self.lr if keyword == "lr" else None
 
 
 #: By the name on the command line.
@@ -90,13 +94,10 @@ BASELINES: dict[str, Baseline] = {
 
 
 class Muon(Optimizer):
-    """torch's Muon on some groups, and torch's AdamW on the others, as one optimizer.
-
-    Both work on this one's groups and state, which is all that a checkpoint needs.
-    """
+    """torch's Muon on some groups and torch's AdamW on the others, which share the groups and state of this one."""
 
     def __init__(self, groups: Groups, numbers: Numbers) -> None:
-        """Splits the groups: Muon's have LR_FACTOR, and matrices alone."""
+        """Splits the groups: those with LR_FACTOR, of matrices alone, are Muon's."""
         matrices = [group for group in groups if LR_FACTOR in group]
         others = [group for group in groups if LR_FACTOR not in group]
         self._muon = torch.optim.Muon(matrices, lr=numbers["lr"], adjust_lr_fn="match_rms_adamw")
@@ -105,7 +106,7 @@ class Muon(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Both parts see what this optimizer holds."""
+        """Gives both parts the groups and state of this optimizer."""
         self._muon.param_groups = [group for group in self.param_groups if LR_FACTOR in group]
         self._adamw.param_groups = [group for group in self.param_groups if LR_FACTOR not in group]
         self._muon.state = self._adamw.state = self.state
@@ -116,31 +117,37 @@ class Muon(Optimizer):
         self._share()
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """A step of both; the loop has no closure."""
+        """A step of both; a closure isn't called."""
         self._muon.step()
         self._adamw.step()
 
 
 def hidden_matrices(model: nn.Module) -> set[Tensor]:
-    """Those that MADA's member for matrices moves too, but for kernels of convolutions: torch's Muon refuses those."""
+    """The hidden matrices without kernels of convolutions, which torch's Muon refuses."""
     return {x.parameter for x in param_groups(model).weights if x.matrix is not False and x.parameter.ndim == 2}
 
 
 def muon_groups(named: Iterable[tuple[str, nn.Parameter]]) -> Groups:
-    """Groups for `muon`, all at one learning rate, of parameters whose module is not at hand."""
+    """Groups for `muon`, all at one learning rate, of parameters without their module."""
     names, params = zip(*(named := list(named)), strict=True)
     (flags,) = matrices.hidden([{"params": params, "param_names": names}])
     hidden = {p for p, flag in zip(params, flags, strict=True) if flag is not False and p.ndim == 2}
-    groups: Groups = [
-        {"params": [x for x in named if x[1] in hidden], LR_FACTOR: 1.0},
-        {"params": [x for x in named if x[1] not in hidden]},
+    return apart([{"params": named}], hidden, {LR_FACTOR: 1.0})
+
+
+def apart(groups: Groups, hidden: set[Tensor], keys: dict[str, Any]) -> Groups:
+    """The groups, split so that hidden matrices are in groups with `keys`, the first ones."""
+    parts = [
+        {**group, **extra, "params": [x for x in group["params"] if (x[1] in hidden) == inside]}
+        for inside, extra in ((True, keys), (False, {}))
+        for group in groups
     ]
-    return [group for group in groups if group["params"]]
+    return [part for part in parts if part["params"]]
 
 
 @contextmanager
 def evaluated(optimizer: Optimizer) -> Iterator[None]:
-    """Within, the weights are those that the optimizer wants evaluated; afterwards, to the bit, what they were."""
+    """Sets the weights that the optimizer wants evaluated; afterwards they are again, to the bit, those of training."""
     if not hasattr(optimizer, "eval"):
         yield
         return

@@ -11,12 +11,12 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
-from mada_lab.config.declarations import declarations, defaults, optimizer_keys, set_keys
-from mada_lab.config.keys import RunConfig
+from mada_lab.config.declarations import Topic, declarations, defaults, optimizer_keys, set_keys
+from mada_lab.config.keys import FRESH, RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import controls, learners
-from mada_lab.optimizers.baselines import BASELINES, LR_FACTOR, hidden_matrices
-from mada_optim import HyperOptimizer, Learner
+from mada_lab.optimizers.baselines import BASELINES, LR_FACTOR, Baseline, apart, hidden_matrices
+from mada_optim import HyperOptimizer, Learner, optimizers
 from mada_optim.checks import did_you_mean, learned_names
 from mada_optim.matrices import hidden_matrices as matrices
 from mada_optim.rule import Rule
@@ -29,7 +29,7 @@ AUTO = "auto"  # a learning rate that is computed from the shapes of the network
 
 @dataclass(frozen=True)
 class Ours:
-    """What a name on the command line means.
+    """The meaning of a name on the command line.
 
     Attributes:
         make: The class.
@@ -44,38 +44,28 @@ class Ours:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def default(self, keyword: str) -> Any:
-        """What the optimizer takes for `keyword` if it isn't named; None if the class has no such keyword."""
+        """The value of `keyword` if it isn't given; None if the class has no such keyword."""
         parameter = inspect.signature(self.make.__init__).parameters.get(keyword)
         return self.options.get(keyword, None if parameter is None else parameter.default)
 
+    def keywords(self) -> dict[str, Any]:
+        """The keywords that the name stands for, with the rule if the class takes it."""
+        return {**({"rule": self.rule} if self.default("rule") else {}), **self.options}
 
-#: Classes whose rule has their name: nothing is learned unless `learn` says so.
-PLAIN = {cls.__name__.lower(): cls for cls in (
-    mada_optim.SGD, mada_optim.AdaGrad, mada_optim.RMSprop, mada_optim.Adam, mada_optim.AMSGrad, mada_optim.AVGrad,
-    mada_optim.NAdam, mada_optim.Yogi, mada_optim.Adan, mada_optim.Lion, mada_optim.Muon,
-)}  # fmt: skip
+
+CLASSES = {name.lower(): getattr(optimizers, name) for name in optimizers.__all__}
+MATRIX = {"learn": "all", "betas": (0.9, 0.95), "omega": 1.0}
 OURS: dict[str, Ours] = {
-    **{name: Ours(HyperOptimizer, f"the rule {name}", name, {"rule": name}) for name in RULES},
-    "automuon": Ours(mada_optim.AutoMuon, "Muon on hidden matrices and Adam elsewhere", "mada_matrix"),
-    "autoadam": Ours(mada_optim.AutoAdam, "Adam"),
-    "mada": Ours(mada_optim.MADA, "MADA as in the paper"),
-    "mada_matrix": Ours(
-        HyperOptimizer,
-        "MADA with Muon mixed in on hidden matrices",
-        "mada_matrix",
-        {"rule": "mada_matrix", "learn": "all", "betas": (0.9, 0.95), "omega": 1.0},
-    ),
-    "mada_released": Ours(
-        mada_optim.MADA,
-        "MADA by the rule of the authors' published code",
-        "mada_released",
-        {"rule": "mada_released"},
-    ),
+    **{name: Ours(HyperOptimizer, f"the rule {name}", name) for name in RULES},
+    **{name: Ours(cls, cls.__name__, name) for name, cls in CLASSES.items() if name in RULES},
+    "automuon": Ours(optimizers.AutoMuon, "Muon on hidden matrices and Adam elsewhere", "mada_matrix"),
+    "autoadam": Ours(optimizers.AutoAdam, "Adam"),
+    "hyperadam": Ours(optimizers.HyperAdam, "HyperAdam", "adam"),
+    "mada": Ours(optimizers.MADA, "MADA as in the paper"),
+    "mada_matrix": Ours(HyperOptimizer, "MADA with Muon mixed in on hidden matrices", "mada_matrix", MATRIX),
+    "mada_released": Ours(optimizers.MADA, "MADA by the rule of the authors' published code", "mada_released"),
     "mada_published": Ours(
-        mada_optim.MADA,
-        "MADA by the arithmetic of the authors' training scripts",
-        "mada_published",
-        {"rule": "mada_published"},
+        optimizers.MADA, "MADA by the arithmetic of the authors' training scripts", "mada_published"
     ),
     "mada_traced": Ours(controls.Traced, "MADA as in the paper, with the size of each step recorded"),
     "mada_paced": Ours(
@@ -83,16 +73,13 @@ OURS: dict[str, Ours] = {
         "MADA's rule, with each step rescaled to the size that it had in another run",
         options={"learn": ()},
     ),
-    "hyperadam": Ours(mada_optim.HyperAdam, "HyperAdam", "adam"),
-    **{name: Ours(cls, cls.__name__, name) for name, cls in PLAIN.items()},
 }
-NAMES = (*OURS, *BASELINES)
-#: Names of before, and those of today.
+KNOWN: dict[str, Ours | Baseline] = {**OURS, **BASELINES}
+NAMES = tuple(KNOWN)
+#: Former names, and those of today.
 RENAMED = {"mada_all": "mada", "mada_paper": "mada", "mada_pointwise": "autoadam"}
 #: Those that learn their learning rate.
 LR_FREE = tuple(name for name, ours in OURS.items() if ours.default("lr") == AUTO)
-#: Values of init_from with which the first weights are drawn at random.
-FRESH = ("scratch", "resume")
 BETAS = ("beta1", "beta2")
 DECAY = 0.1  # of those whose class has none; nanoGPT's
 
@@ -114,7 +101,7 @@ def build(model: nn.Module, config: RunConfig) -> Optimizer:
             return BASELINES[config.optimizer].make(_baseline_groups(model, config), numbers)
         ours = OURS[config.optimizer]
         groups = decay_groups(model, weight_decay(config))
-        optimizer = ours.make(groups, **{**ours.options, **_keywords(config)})
+        optimizer = ours.make(groups, **{**ours.keywords(), **_keywords(config)})
         _require_matrices(optimizer, config)
         if isinstance(optimizer, controls.Paced) and config.pace_from is not None:
             optimizer.follow(Path(config.pace_from))
@@ -130,37 +117,33 @@ def peak(optimizer: Optimizer) -> float:
 
 
 def learning_rate(config: RunConfig) -> float | str:
-    """The peak learning rate that `config` asks for, or that its optimizer has by default; maybe "auto"."""
-    if config.learning_rate is not None:
-        return config.learning_rate
-    if config.optimizer in BASELINES:
-        return BASELINES[config.optimizer].lr
-    usual: float | str = OURS[config.optimizer].default("lr")
-    return usual
+    """The peak learning rate of `config`, or the default of its optimizer; maybe "auto"."""
+    usual: float | str = KNOWN[config.optimizer].default("lr")
+    return usual if config.learning_rate is None else config.learning_rate
 
 
 def require_start(config: RunConfig) -> None:
-    """Raises ConfigError if a learning rate is to be computed that can't be: of others, or of trained weights."""
+    """Raises ConfigError if a learning rate is to be computed for a baseline, or for trained weights."""
     if learning_rate(config) != AUTO:
         return
-    where = "configuration, key learning_rate: expected a number for"
+    expected = "configuration, key learning_rate: expected a number for"
     if config.optimizer in BASELINES:
-        raise ConfigError(
-            f"{where} {config.optimizer}, got {AUTO}; leave it out for {BASELINES[config.optimizer].lr:g}"
-        )
+        usual = BASELINES[config.optimizer].lr
+        raise ConfigError(f"{expected} {config.optimizer}, got {AUTO}; leave it out for {usual:g}")
     if config.init_from not in FRESH:
-        what = f"{where} weights that are trained already (init_from={config.init_from}), got {AUTO}"
-        raise ConfigError(f"{what}, which is for fresh ones; choose it, --learning_rate=1e-4, say")
+        raise ConfigError(
+            f"{expected} weights that are trained already (init_from={config.init_from}), got {AUTO}, which is for "
+            "fresh ones; choose it, --learning_rate=1e-4, say"
+        )
 
 
 def require_guarded(config: RunConfig) -> None:
-    """Raises ConfigError if the guard of the optimizer's betas would not use the beta2 that is given."""
-    guard = OURS[config.optimizer].default("guard") if config.optimizer in OURS else None
+    """Raises ConfigError if beta2 is lower than the guard of the optimizer's betas allows."""
+    guard = KNOWN[config.optimizer].default("guard")
     if guard is not None and config.beta2 is not None and config.beta2 < guard.least_beta2:
         raise ConfigError(
             f"optimizer {config.optimizer}, in key beta2: expected at least {guard.least_beta2:g}, the least that its "
-            f"guard of the betas uses, got {config.beta2:g}; choose a larger one, or an optimizer without a guard, "
-            "such as mada"
+            f"guard allows, got {config.beta2:g}; choose a larger one, or an optimizer without a guard, such as mada"
         )
 
 
@@ -182,7 +165,7 @@ def require_had(config: RunConfig, given: Iterable[str]) -> None:
 
 
 def without_effect(config: RunConfig, given: Iterable[str] | None = None) -> list[str]:
-    """The keys in `given`, or those with another value than the default, that the optimizer of `config` hasn't."""
+    """The keys in `given`, or those not at their default, that have a value and no effect on the optimizer."""
     given = set_keys(config) if given is None else given
     return sorted(key for key in {*given} & idle(config).keys() if getattr(config, key) is not None)
 
@@ -194,13 +177,13 @@ def without_idle(config: C) -> C:
 
 
 def idle(config: RunConfig) -> dict[str, str]:
-    """The keys of optimizers that have no effect on the one in `config`, each with what to say of it."""
-    had = _had(config)
+    """The keys of optimizers that have no effect on that of `config`, each with its refusal."""
+    declared, had = declarations(type(config)), _had(config)
     expected = f"expected one of the keys that it has ({', '.join(sorted(had)) or 'none'})"
-    learner = "leave it out" if config.optimizer in BASELINES else "leave it out, or name in learn what it is for"
-    of_learner = {*learners.CHOICES, *(key for key, x in declarations(type(config)).items() if x.of_learner)}
+    learned = Topic.LEARNING if config.optimizer in OURS else None
     return {
-        key: f"{expected}, got {key}={getattr(config, key)}; {learner if key in of_learner else 'leave it out'}"
+        key: f"{expected}, got {key}={getattr(config, key)}; leave it out"
+        + (", or name in learn what it is for" if declared[key].topic is learned else "")
         for key in optimizer_keys(type(config))
         if key not in had
     }
@@ -208,12 +191,12 @@ def idle(config: RunConfig) -> dict[str, str]:
 
 def replaced(config: RunConfig) -> tuple[str, ...]:
     """The keys that `coefficients_from` gives in the place of the configuration."""
-    taken_over = config.coefficients_from is not None and config.optimizer in OURS
-    return _rule(config).coefficient_names() if taken_over else ()
+    is_given = config.coefficients_from is not None and config.optimizer in OURS
+    return _rule(config).coefficient_names() if is_given else ()
 
 
 def _had(config: RunConfig) -> set[str]:
-    """The keys that the optimizer has beside those that all have. Raises ConfigError: `learn` names another's."""
+    """The keys that have an effect on the optimizer, beside those of all. Raises as `learned_coefficients`."""
     if config.optimizer in BASELINES:
         return set(BASELINES[config.optimizer].keys)
     ours, rule = OURS[config.optimizer], _rule(config)
@@ -228,20 +211,20 @@ def _had(config: RunConfig) -> set[str]:
 
 
 def learned_coefficients(config: RunConfig) -> tuple[str, ...]:
-    """What is learned, of an optimizer of this library. Raises ConfigError for a name that is no coefficient."""
+    """The coefficients that an optimizer of this library learns. Raises ConfigError if `learn` names another."""
     usual = OURS[config.optimizer].default("learn")
     names = usual.names if isinstance(usual, Learner) else usual
-    if config.learn is not None:
-        names = _learned(config.learn)
-    elif config.coefficients_from is not None:
+    if config.learn == "none" or (config.learn is None and config.coefficients_from is not None):
         names = ()
+    elif config.learn is not None:
+        names = tuple(name.strip() for name in config.learn.split(","))
     try:
         return learned_names(_rule(config), names)
     except ValueError as error:
         raise ConfigError(f"optimizer {config.optimizer}, in key learn: {error}") from error
 
 
-def _makes(config: RunConfig) -> list[tuple[learners.Make, tuple[str, ...]]]:
+def _makes(config: RunConfig) -> learners.Makes:
     return learners.makes(config, learned_coefficients(config), OURS[config.optimizer].default("learn"))
 
 
@@ -256,16 +239,14 @@ def _require_matrices(optimizer: HyperOptimizer, config: RunConfig) -> None:
 
 
 def weight_decay(config: RunConfig) -> float:
-    """What `config` says, or the default of its optimizer's class if that decays at all, or else `DECAY`."""
-    own = OURS[config.optimizer].default("weight_decay") if config.optimizer in OURS else None
-    return _or(config.weight_decay, own or DECAY)
+    """The weight decay of `config`, or the default of its optimizer's class, or `DECAY` where that is 0."""
+    return _or(config.weight_decay, KNOWN[config.optimizer].default("weight_decay") or DECAY)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and embeddings decay; biases and gains don't.
+    """Two groups: matrices and embeddings, which decay, and biases and gains, which don't.
 
-    Those of `param_groups` put together as checkpoints have them; hidden matrices are told by names, which give the
-    same for the application's networks.
+    Checkpoints have these two. The names of parameters tell hidden matrices apart, as `param_groups` does by modules.
     """
     weights = mada_optim.param_groups(model).weights
     groups = [
@@ -283,15 +264,9 @@ def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]
     groups = decay_groups(model, weight_decay(config))
     if config.optimizer != "torch_muon":
         return groups
-    matrices, usual = hidden_matrices(model), float(learning_rate(config))
+    usual = float(learning_rate(config))
     rate = _or(config.matrix_lr, usual)
-    factor = {LR_FACTOR: rate / usual, "lr": rate}
-    parts = [
-        {**group, **keys, "params": [x for x in group["params"] if (x[1] in matrices) == inside]}
-        for inside, keys in ((True, factor), (False, {}))
-        for group in groups
-    ]
-    return [part for part in parts if part["params"]]
+    return apart(groups, hidden_matrices(model), {LR_FACTOR: rate / usual, "lr": rate})
 
 
 def _keywords(config: RunConfig) -> dict[str, Any]:
@@ -307,12 +282,6 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
     if config.state_dtype != "float32":
         chosen["state_dtype"] = getattr(torch, config.state_dtype)
     return {"lr": learning_rate(config), "learn": learners.learners(config, rule, _makes(config)), **chosen}
-
-
-def _learned(names: str) -> str | tuple[str, ...]:
-    if names == "none":
-        return ()
-    return names if names == "all" else tuple(name.strip() for name in names.split(","))
 
 
 def _rule(config: RunConfig) -> Rule:

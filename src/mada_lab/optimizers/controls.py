@@ -1,7 +1,4 @@
-"""Controls, which show what MADA's hypergradients are worth.
-
-Learners that shouldn't help; and MADA with fixed coefficients whose steps are as large as another's.
-"""
+"""Controls for MADA: learners that shouldn't help, and fixed coefficients with steps as large as another run's."""
 
 import functools
 from collections.abc import Sequence
@@ -21,26 +18,26 @@ SEED = 0  # of the shuffling: a run is a function of its configuration
 PERIOD = 4096  # steps after which permutations repeat
 
 
-class Negated(HyperSGD):
-    """The paper's hyper-step along the hypergradients, instead of against them."""
+class Along:
+    """A learner that steps along the hypergradients, instead of against them."""
 
     def step(self, q: Tensor, h: Tensor, memory: Any, info: Any) -> tuple[Tensor, Any]:
         """One step."""
-        return super().step(q, -h, memory, info)
+        return super().step(q, -h, memory, info)  # type: ignore[misc] # of the learner beside this class
 
 
-class NegatedLR(LearnedLR):
-    """A learning rate that is learned along its hypergradients, instead of against them."""
+class Negated(Along, HyperSGD):
+    """The paper's hyper-step with the sign of the hypergradients changed."""
 
-    def step(self, q: Tensor, h: Tensor, memory: Any, info: Any) -> tuple[Tensor, Any]:
-        """One step."""
-        return super().step(q, -h, memory, info)
+
+class NegatedLR(Along, LearnedLR):
+    """A learned learning rate with the sign of its hypergradients changed."""
 
 
 class Shuffled(HyperSGD):
-    """The paper's hyper-step, in which each coefficient takes the hypergradient of another, by its own rate.
+    """The paper's hyper-step, by its own rates, with hypergradients permuted among the coefficients.
 
-    Who takes whose is drawn at each step; it is a function of the number of the step.
+    The permutation is a function of the number of the step.
     """
 
     def step(self, q: Tensor, h: Tensor, memory: Any, info: Any) -> tuple[Tensor, Any]:
@@ -58,7 +55,7 @@ def permutations(count: int, device: torch.device) -> Tensor:
 
 
 class Traced(mada_optim.MADA):
-    """MADA that also measures its steps: `update_rms`, of all parameters together, decay included; None before one."""
+    """MADA that measures its last step: `update_rms`, over all parameters, decay included; None before the first."""
 
     update_rms: float | None = None
 
@@ -75,9 +72,9 @@ class Traced(mada_optim.MADA):
 
 
 class Paced(Traced):
-    """MADA that stretches each of its steps to the size that the same step had in another run, by `pace`."""
+    """MADA that rescales each of its steps to the size that the same step had in another run."""
 
-    #: Steps, and for each of them the other run's `update_rms` over its learning rate.
+    #: Steps of the other run, and for each its `update_rms` over its learning rate.
     pace: tuple[list[int], list[float]] | None = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -87,7 +84,7 @@ class Paced(Traced):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """A step of MADA; every weight then lies on the way from where it was to where MADA put it, or beyond."""
+        """A step of MADA, with the change of all weights rescaled."""
         before = self._weights()
         loss = super().step(closure)
         group = self.param_groups[0]
@@ -105,8 +102,8 @@ class Paced(Traced):
         """Takes the pace of the run in `folder`. Raises ConfigError if its record doesn't have one."""
         rows = [row for row in read_run(folder).rows if row.get("update_rms") and row.get("lr")]
         if not rows:
-            what = "expected a record with update_rms, got none"
-            raise ConfigError(f"pace, key pace_from={folder}: {what}; name a finished run of mada_traced")
+            refusal = "expected a record with update_rms, got none"
+            raise ConfigError(f"pace, key pace_from={folder}: {refusal}; name a finished run of mada_traced")
         self.pace = [row["step"] for row in rows], [row["update_rms"] / row["lr"] for row in rows]
 
 

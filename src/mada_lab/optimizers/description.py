@@ -1,4 +1,4 @@
-"""What the optimizer of a run is, for its record: reports make a sentence of it, and need to know no optimizer."""
+"""The description of a run's optimizer in its record, which reports make a sentence of."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ from torch.optim.optimizer import Optimizer
 
 from mada_lab.config.keys import RunConfig
 from mada_lab.optimizers import catalog
-from mada_lab.optimizers.baselines import BASELINES
 from mada_optim import HyperOptimizer
 
 
@@ -14,13 +13,13 @@ def described(config: RunConfig, optimizer: Optimizer) -> dict[str, Any]:
     """The description of a fresh optimizer, as `method` in a manifest.
 
     Returns:
-        `description`: what is declared beside the optimizer's name; `learned`: names of the coefficients that it
-        learns; `lr`: its peak learning rates, one for all groups or several; `lr_computed`: whether they were computed
-        from the shapes of the matrices; `betas`: as given, if it has two.
+        `description`: as declared beside the optimizer's name; `learned`: names of its learned coefficients; `lr`: its
+        peak learning rates, one for all groups or several; `lr_computed`: whether they were computed from the shapes of
+        the matrices; `betas`: as given, if it has two.
     """
-    groups, known = optimizer.param_groups, {**catalog.OURS, **BASELINES}
+    groups = optimizer.param_groups
     return {
-        "description": known[config.optimizer].description,
+        "description": catalog.KNOWN[config.optimizer].description,
         "learned": list(optimizer.learned) if isinstance(optimizer, HyperOptimizer) else [],
         "lr": sorted({float(group["lr"]) for group in groups}),
         "lr_computed": catalog.learning_rate(config) == catalog.AUTO,

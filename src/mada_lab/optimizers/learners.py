@@ -1,7 +1,7 @@
-"""What learns the coefficients, from the keys of a configuration: each key sets the options that it declares."""
+"""The learners of a configuration's coefficients: each key sets the options that it declares."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,10 +18,10 @@ from mada_optim import HyperSGD, HyperTorch, LearnedLR, Learner, checks
 from mada_optim.rule import LR, Rule
 
 Make = Callable[..., Learner]
+Makes = list[tuple[Make, tuple[str, ...]]]
+"""What makes each learner, and the coefficients that it learns."""
 
 FACTOR = "hyper_lr_factor"
-#: The keys that decide what the learner is, what it is given, and what is done to what it has learned.
-CHOICES = ("hyper_optimizer", "hyper_observe", "clamps", "clamp_interval")
 
 
 def adam(
@@ -41,67 +41,77 @@ def adam(
 
 #: What moves the coefficients, by the value of hyper_optimizer.
 MAKES: dict[str, Make] = {"sgd": HyperSGD, "adam": adam, "negated": Negated, "shuffled": Shuffled}
-#: The same of a learned lr, where it isn't LearnedLR.
+#: The same for a learned lr, where it isn't LearnedLR.
 OF_LR: dict[str, Make] = {"negated": NegatedLR}
 
 
-def makes(config: RunConfig, names: tuple[str, ...], usual: object) -> list[tuple[Make, tuple[str, ...]]]:
-    """What makes each learner of the coefficients in `names`, and those that it learns, where `usual` is the default.
+def makes(config: RunConfig, names: tuple[str, ...], usual: object) -> Makes:
+    """What makes each learner of the coefficients in `names`; `usual` is the optimizer's default for `learn`.
 
-    lr is learned by LearnedLR if that is the optimizer's default, all else by what hyper_optimizer names.
+    lr is learned by LearnedLR if that is the default, all else by the choice of hyper_optimizer.
     """
-    own = tuple(name for name in names if name == LR.name and isinstance(usual, LearnedLR))
-    rest = tuple(name for name in names if name not in own)
+    alone = tuple(name for name in names if name == LR.name and isinstance(usual, LearnedLR))
+    rest = tuple(name for name in names if name not in alone)
     chosen = OF_LR.get(config.hyper_optimizer, LearnedLR), MAKES[config.hyper_optimizer]
-    return [(make, part) for make, part in zip(chosen, (own, rest), strict=True) if part]
+    return [(make, part) for make, part in zip(chosen, (alone, rest), strict=True) if part]
 
 
-def keys_of(config: RunConfig, found: Iterable[tuple[Make, tuple[str, ...]]]) -> set[str]:
+def keys_of(config: RunConfig, makes: Makes) -> set[str]:
     """The keys that have an effect on these learners."""
-    found = list(found)
-    options = [_options(make) for make, _ in found]
-    if not options:
+    if not makes:
         return set()
-    declared = declarations(type(config)).items()
-    keys = {key for key, x in declared if any({*x.of_learner} & known for known in options)}
-    chosen = {"hyper_optimizer"} if any(make is not LearnedLR for make, _ in found) else set()
-    clamped = {"clamps"} if any(name != LR.name for _, names in found for name in names) else set()
-    clamped |= {"clamp_interval"} if clamped and config.clamps is not None else set()
-    return keys | {"hyper_observe"} | chosen | clamped
+    options = set().union(*(_options(make) for make, _ in makes))
+    keys = {key for key, x in declarations(type(config)).items() if options.intersection(x.of_learner)}
+    if any(make is not LearnedLR for make, _ in makes):
+        keys.add("hyper_optimizer")
+    if any(name != LR.name for _, names in makes for name in names):
+        keys |= {"clamps"} if config.clamps is None else {"clamps", "clamp_interval"}
+    return keys | {"hyper_observe"}
 
 
-def learners(config: RunConfig, rule: Rule, found: Iterable[tuple[Make, tuple[str, ...]]]) -> list[Learner]:
-    """The learners. Raises ConfigError for a number by the name of a coefficient that isn't learned; ValueError."""
-    found = list(found)
-    learned = [name for _, names in found for name in names]
-    _require_learned(config, learned)
-    _require_clamps(config, rule, tuple(learned))
-    return [_made(make, names, config, rule) for make, names in found]
+def learners(config: RunConfig, rule: Rule, makes: Makes) -> list[Learner]:
+    """The learners.
+
+    Raises:
+        ConfigError: A key names a coefficient that isn't learned, or a learner refuses a value.
+    """
+    learned = tuple(name for _, names in makes for name in names)
+    for key in declarations(type(config)):
+        for name in by_coefficient.values_of(config, key).keys() - learned:
+            refusal = f"expected coefficients that are learned ({', '.join(learned)}), got {name}"
+            raise ConfigError(f"optimizer {config.optimizer}, in key {key}: {refusal}; leave it out, or learn it too")
+    if config.clamps is not None:
+        bounds = by_coefficient.values_of(config, "bounds")
+        clamps.require_inside(config, checks.intervals(rule, bounds, learned))
+    return [_made(make, names, config, rule) for make, names in makes]
 
 
 def _made(make: Make, names: tuple[str, ...], config: RunConfig, rule: Rule) -> Learner:
-    options: dict[str, Any] = {}
-    known = _options(make)
+    known, options, keys = _options(make), {}, []
     for key, declared in declarations(type(config)).items():
-        for option in {*declared.of_learner} & known if key != FACTOR else ():
-            value = _value(config, key, names)
-            if value is not None:
+        for option in known.intersection(declared.of_learner):
+            if key != FACTOR and (value := _value(config, key, names)) is not None:
                 options[option] = value
+                keys.append(f"{key}={getattr(config, key)}")
     if config.hyper_lr_factor != 1.0:
         option = "rate" if "rate" in known else "lr"
         options[option] = _multiplied(make, option, options.get(option), names, config.hyper_lr_factor, rule)
-    if not _is_of_lr(make):
-        return make(*names, **options)
-    own = {option: x[LR.name] for option, x in options.items() if option != "bounds" and isinstance(x, dict)}
-    return make(**{**options, **own})  # numbers, as there is one coefficient
+        keys.append(f"{FACTOR}={config.hyper_lr_factor}")
+    try:
+        return make(**_numbers(options)) if _is_of_lr(make) else make(*names, **options)
+    except ValueError as error:
+        raise ConfigError(f"optimizer {config.optimizer}, in {', '.join(keys)}: {error}") from error
 
 
 def _value(config: RunConfig, key: str, names: tuple[str, ...]) -> Any:
-    """What a key says of these coefficients; None if it says nothing."""
-    value, read = getattr(config, key), declarations(type(config))[key].by_coefficient
-    if not (read and isinstance(value, str)):
-        return value
-    return {name: x for name, x in by_coefficient.READ[read](value).items() if name in names} or None
+    """The value of a key for these coefficients; None if it has none for them."""
+    named = by_coefficient.values_of(config, key)
+    return {name: x for name, x in named.items() if name in names} or None if named else getattr(config, key)
+
+
+def _numbers(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a learner of lr alone: numbers in the place of dicts, but for bounds."""
+    return {option: x[LR.name] if isinstance(x, dict) and option != "bounds" else x for option, x in options.items()}
 
 
 def _multiplied(
@@ -119,27 +129,10 @@ def _of(given: float | Mapping[str, float] | None, name: str, usual: float) -> f
     return given.get(name, usual) if isinstance(given, Mapping) else given
 
 
-def _require_learned(config: RunConfig, learned: list[str]) -> None:
-    for key, declared in declarations(type(config)).items():
-        value = getattr(config, key)
-        if declared.by_coefficient and isinstance(value, str):
-            strange = [name for name in by_coefficient.READ[declared.by_coefficient](value) if name not in learned]
-            if strange:
-                what = f"expected coefficients that are learned ({', '.join(learned)}), got {strange[0]}"
-                raise ConfigError(f"optimizer {config.optimizer}, in key {key}: {what}; leave it out, or learn it too")
-
-
-def _require_clamps(config: RunConfig, rule: Rule, learned: tuple[str, ...]) -> None:
-    if config.clamps is not None:
-        bounds = {} if config.bounds is None else by_coefficient.intervals(config.bounds)
-        clamps.require_inside(config, checks.intervals(rule, bounds, learned))
-
-
 def _is_of_lr(make: Make) -> bool:
     return isinstance(make, type) and issubclass(make, LearnedLR)
 
 
 def _options(make: Make) -> set[str]:
     """The options that a learner has."""
-    own = inspect.signature(make).parameters
-    return {*own} | ({*inspect.signature(HyperTorch).parameters} if make is adam else set())
+    return {*inspect.signature(make).parameters, *(inspect.signature(HyperTorch).parameters if make is adam else ())}

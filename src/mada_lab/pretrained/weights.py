@@ -16,7 +16,7 @@ from mada_lab.data.download import read_pinned
 from mada_lab.data.gpt2 import Gpt2Tokenizer, find_encoder
 from mada_lab.data.sidecar import Vocabulary
 from mada_lab.data.tokenizer import CharTokenizer
-from mada_lab.errors import CheckpointError, ConfigError, LabError
+from mada_lab.errors import CheckpointError, ConfigError, LabError, require_exists
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.pretrained import hf_gpt2, hf_tokenizer
 from mada_lab.system import optional
@@ -95,6 +95,7 @@ def read(place: str) -> Weights:
         return _of_checkpoint(path, path.resolve().parents[1])
     if checkpoint_folder.available(path):
         return _of_checkpoint(path, path)
+    require_exists(path, "network")
     raise ConfigError(
         f"network, in {place}: expected a run with a checkpoint, a checkpoint, a folder with {hf_gpt2.CONFIG}, "
         f"or one of {', '.join(HUB)}, got none of them; check the path"

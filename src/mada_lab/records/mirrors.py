@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from numbers import Real
-from pathlib import Path
 from typing import Any, Protocol
 
 from mada_lab.config.keys import RunConfig
@@ -41,7 +40,7 @@ class TensorBoard:
     def __init__(self, config: RunConfig, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = Path(config.out_dir) / "tensorboard"
+        folder = config.folder / "tensorboard"
         self._writer = SummaryWriter(str(folder), purge_step=first_step, flush_secs=10)  # type: ignore[no-untyped-call]
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -61,7 +60,7 @@ class WeightsAndBiases:
     def __init__(self, config: RunConfig, first_step: int) -> None:
         import wandb
 
-        folder = Path(config.out_dir)
+        folder = config.folder
         self._run: Any = wandb.init(
             project="mada-lab",
             name=folder.resolve().name,

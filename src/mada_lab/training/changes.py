@@ -1,4 +1,4 @@
-"""What a resumed run may change of its configuration: each key takes effect, or is refused, as it declares."""
+"""Changes of the configuration at a resume: each key takes effect or is refused, as it declares."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
@@ -11,15 +11,14 @@ from mada_lab.errors import ConfigError
 from mada_lab.optimizers import catalog
 from mada_lab.training.lr_schedule import learning_rate
 
-#: These decide what happens in the steps that are left.
+#: These decide about the steps that are left.
 OF_STEPS = (Resume.STEPS, Resume.SCHEDULE)
 
 
 def changed(config: RunConfig, saved: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Each key whose value differs from the one in the saved configuration, with the old and the new value.
+    """The keys whose value differs from the saved one, with the old and the new value.
 
-    A key that has no effect beside the others isn't compared. A key that is missing in `saved` was added by a later
-    version, and has its default there.
+    Keys without effect aren't compared. A key that `saved` lacks is newer than that run, and has its default there.
     """
     declared, usual = declarations(type(config)), defaults(type(config))
     idle = {*parsing.idle(config), *catalog.idle(config)}
@@ -36,20 +35,20 @@ def changed(config: RunConfig, saved: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 
 def require_fixed(config: RunConfig, saved: Mapping[str, Any]) -> None:
-    """Raises ConfigError if a key has changed that the checkpoint has fixed."""
+    """Raises ConfigError for the change of a key that a checkpoint fixes."""
     for key, old, new in changed(config, saved):
         if declarations(type(config))[key].resume is Resume.FIXED:
             raise _refused(key, old, new, "", "start afresh in another out_dir")
 
 
 def require_effect(config: RunConfig, saved: Mapping[str, Any], step: int, peak: float, saved_peak: float) -> None:
-    """Raises ConfigError if a key has changed that decides nothing after `step`, the step of the checkpoint.
+    """Raises ConfigError for a change without effect after `step`, the step of the checkpoint.
 
-    `peak` and `saved_peak` are the peak learning rates of the run and of the saved one.
+    `peak` and `saved_peak` are the peak learning rates of the run and of the saved run.
     """
     if config.max_iters < step:
-        what = f"expected at least the {step} steps that are done, got {config.max_iters}"
-        raise ConfigError(f"resume, key max_iters: {what}; raise it")
+        refusal = f"expected at least the {step} steps that are done, got {config.max_iters}"
+        raise ConfigError(f"resume, key max_iters: {refusal}; raise it")
     for key, old, new in changed(config, saved):
         peaks = (peak, saved_peak if key == "learning_rate" else peak)
         if declarations(type(config))[key].resume in OF_STEPS and not _matters(key, old, config, step, peaks):
@@ -57,7 +56,7 @@ def require_effect(config: RunConfig, saved: Mapping[str, Any], step: int, peak:
 
 
 def _matters(key: str, old: Any, config: RunConfig, step: int, peaks: tuple[float, float]) -> bool:
-    """Whether a step after `step` depends on whether `key` has its old value; `peaks` are the present one and that."""
+    """Whether the old value of `key` would change a step after `step`; `peaks` are the present peak and the old one."""
     before = replace(config, **{key: old})
     if key == "max_iters":
         return True
@@ -72,5 +71,5 @@ def _matters(key: str, old: Any, config: RunConfig, step: int, peaks: tuple[floa
 
 
 def _refused(key: str, old: Any, new: Any, why: str, remedy: str) -> ConfigError:
-    what = f"expected {old}, as in the run that is resumed, got {new}{why}"
-    return ConfigError(f"resume, key {key}: {what}; resume with --{key}={old}, or {remedy}")
+    refusal = f"expected {old}, as in the run that is resumed, got {new}{why}"
+    return ConfigError(f"resume, key {key}: {refusal}; resume with --{key}={old}, or {remedy}")

@@ -1,4 +1,4 @@
-"""A run that starts from the coefficients which another one has learned. Without torch."""
+"""Starts a run with the coefficients that another run has learned. Without torch."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ def resolve(config: C) -> C:
     They stay as they are in training unless `learn` is set too.
 
     Raises:
-        ConfigError: There is no such run, it hasn't ended, it has no set of coefficients that can be taken over, or the
+        ConfigError: There is no such run, it hasn't ended, its coefficients aren't one number each, or the
             configuration sets one of them to another value.
     """
     if config.coefficients_from is None:
@@ -27,16 +27,15 @@ def resolve(config: C) -> C:
     where = f"coefficients, key coefficients_from={folder}"
     if run.summary is None:
         raise ConfigError(f"{where}: expected a run that has ended, got one without a summary; finish it first")
-    found = {name: x for name, x in run.final_coefficients().items() if name != "lr"}
-    if not found:
+    learned = {name: x for name, x in run.final_coefficients().items() if name != "lr"}
+    if not learned:
         raise ConfigError(f"{where}: expected a run of an optimizer with coefficients, got none; name another run")
     keys = {field.name for field in fields(config)}
-    strange = [name for name, x in found.items() if name not in keys or x is None]
-    if strange:
-        what = f"expected one finite value per coefficient, got {strange[0]}={found[strange[0]]}"
-        raise ConfigError(f"{where}: {what}; name a run of global scope")
-    for name, x in found.items():
+    for name, x in learned.items():
+        if name not in keys or x is None:
+            refusal = f"expected one finite value per coefficient, got {name}={x}"
+            raise ConfigError(f"{where}: {refusal}; name a run of global scope")
         if getattr(config, name) not in (None, x):
-            what = f"expected {name}={x} of that run, got {name}={getattr(config, name)} beside it"
-            raise ConfigError(f"{where}: {what}; leave one of them out")
-    return replace(config, learn=config.learn or "none", **found)
+            refusal = f"expected {name}={x} of that run, got {name}={getattr(config, name)} beside it"
+            raise ConfigError(f"{where}: {refusal}; leave one of them out")
+    return replace(config, learn=config.learn or "none", **learned)

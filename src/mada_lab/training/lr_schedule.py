@@ -1,6 +1,8 @@
 """The learning rate over time: linear warm-up, then a cosine (Loshchilov and Hutter, ICLR 2017) down to a floor."""
 
 import math
+from dataclasses import replace
+from typing import TypeVar
 
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
@@ -8,25 +10,38 @@ from mada_lab.errors import ConfigError
 FLOOR = 0.1  # the last learning rate over the peak, where min_lr is None
 
 
+C = TypeVar("C", bound=RunConfig)
+
+
+def resolved(config: C) -> C:
+    """`config` with the number of warm-up steps that its `warmup_iters` stands for."""
+    return replace(config, warmup_iters=warmup(config))
+
+
+def warmup(config: RunConfig) -> int:
+    """The number of warm-up steps: as given, or the usual number, but at most a fifth of the run."""
+    return min(config.usual_warmup, config.max_iters // 5) if config.warmup_iters is None else config.warmup_iters
+
+
 def learning_rate(config: RunConfig, peak: float, step: int, processes: int = 1) -> float:
     """The learning rate of optimizer step `step`, the first being 1, of a run on so many processes.
 
     It rises linearly to `peak` at step `warmup_iters`, and falls to `min_lr` at step `lr_decay_iters`.
     """
-    now, low = position(config, step, processes), lowest(config, peak)
-    if config.warmup_iters > 0 and now <= config.warmup_iters:
-        return peak * now / config.warmup_iters
+    now, low, rise = position(config, step, processes), lowest(config, peak), warmup(config)
+    if rise > 0 and now <= rise:
+        return peak * now / rise
     if not config.decay_lr:
         return peak
     end = config.max_iters if config.lr_decay_iters is None else config.lr_decay_iters
     if now >= end:
         return low
-    progress = (now - config.warmup_iters) / (end - config.warmup_iters)
+    progress = (now - rise) / (end - rise)
     return low + 0.5 * (1 + math.cos(math.pi * progress)) * (peak - low)
 
 
 def position(config: RunConfig, step: int, processes: int) -> float:
-    """Where step `step` stands in the schedule, in steps: at its number, or as far as its last forward pass says."""
+    """The position of step `step` in the schedule, in steps: its number, or that of its last forward pass."""
     if config.lr_counts == "steps":
         return step
     passes = config.gradient_accumulation_steps // processes
@@ -42,5 +57,5 @@ def lowest(config: RunConfig, peak: float) -> float:
 def require_fall(config: RunConfig, peak: float) -> None:
     """Raises ConfigError if `min_lr` is above the peak."""
     if config.decay_lr and config.min_lr is not None and config.min_lr > peak:
-        what = f"expected at most the peak learning rate {peak:g}, got {config.min_lr}"
-        raise ConfigError(f"configuration, key min_lr: {what}; lower it, or leave it out for a tenth of the peak")
+        refusal = f"expected at most the peak learning rate {peak:g}, got {config.min_lr}"
+        raise ConfigError(f"configuration, key min_lr: {refusal}; lower it, or leave it out for a tenth of the peak")

@@ -1,8 +1,7 @@
-"""The beginning of a run, or its continuation: the session and the record stand at one and the same step."""
+"""The beginning of a run, or its continuation: state and record are brought to one and the same step."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +10,62 @@ from mada_lab.checkpoints import folder as checkpoint_folder
 from mada_lab.checkpoints.checkpoint import Checkpoint
 from mada_lab.checkpoints.compatibility import require_alike, require_finite, require_fit
 from mada_lab.checkpoints.reading import Saved
-from mada_lab.errors import CheckpointError
-from mada_lab.records.run_record import NoRecord, RunRecord, read_run, require_absent
+from mada_lab.checkpoints.saver import WritesNothing
+from mada_lab.errors import CheckpointError, one_line, translated
+from mada_lab.records.run_record import MANIFEST, RunRecord, read_run, require_absent
 from mada_lab.system import environment
 from mada_lab.training import changes
-from mada_lab.training.state import Session
+from mada_lab.training.state import TrainState
+
+#: How `mada-lab train` and `vision` go on where the folder is in use already.
+GO_ON = "`--init_from=resume` goes on; another --out_dir starts anew"
 
 logger = logging.getLogger(__name__)
 
 
-def open_record(session: Session) -> RunRecord | NoRecord:
-    """The record of a fresh run, or of the one that is resumed, with `session` taken up at its checkpoint.
+def open_record(state: TrainState) -> RunRecord | WritesNothing:
+    """The record of a fresh run, or of a resumed one, whose checkpoint is restored into `state`.
 
     A run that was stopped before its first checkpoint begins again.
 
     Raises:
-        ConfigError: There is another run in the folder, or its record is damaged.
-        CheckpointError: There is nothing to resume, nothing whole, or something of another run.
+        ConfigError: The folder holds another run, or its record is damaged.
+        CheckpointError: There is no checkpoint, no whole one, or one of another run.
     """
-    world = session.world
-    if session.config.init_from != "resume":
-        return world.on_first(lambda: RunRecord.create(session.folder, session.manifest())) or NoRecord()
-    found = world.on_first(lambda: _fitting(session))
-    saved = redistribution.handed_out(found, session.folder, session.model, session.optimizer, world)
+    world = state.world
+    if state.config.init_from != "resume":
+        return world.on_first(lambda: RunRecord.create(state.folder, state.manifest())) or WritesNothing()
+    found = world.on_first(lambda: _fitting(state))
+    saved = redistribution.handed_out(found, state.folder, state.model, state.optimizer, world)
     if saved is None:
-        return world.on_first(lambda: RunRecord.resume(session.folder, -1)) or NoRecord()
-    world.together(lambda: _require_finite(session, saved), CheckpointError)
-    with _explained(session, saved.step):
-        session.restore(saved)
-    digest = session.digest(fingerprint.is_one(saved.tree["digest"]))
-    return world.on_first(lambda: _reopened(session, saved, digest)) or NoRecord()
+        return world.on_first(lambda: RunRecord.resume(state.folder, -1)) or WritesNothing()
+    world.together(lambda: _require_finite(state, saved), CheckpointError)
+    with _of_this_run(state, saved.step):
+        state.restore(saved)
+    digest = state.digest(fingerprint.is_one(saved.tree["digest"]))
+    return world.on_first(lambda: _reopened(state, saved, digest)) or WritesNothing()
 
 
-def require_place(session: Session) -> None:
-    """Raises ConfigError if the folder of a fresh run holds one, CheckpointError if that of a resumed one doesn't."""
-    (require_absent if session.config.init_from != "resume" else require_run)(session.folder)
+def require_place(state: TrainState, remedy: str = GO_ON) -> None:
+    """Checks the run folder: a fresh run needs one without a run, a resumed run needs a run. Writes nothing.
+
+    Args:
+        state: The run that is to begin.
+        remedy: What to do if the folder holds a run already, in words of the command that began this one.
+
+    Raises:
+        ConfigError: The folder of a fresh run holds a run.
+        CheckpointError: The folder of a resumed run holds none.
+    """
+    if state.config.init_from == "resume":
+        require_run(state.folder)
+    else:
+        require_absent(state.folder, remedy)
 
 
 def require_run(folder: Path) -> None:
     """Raises CheckpointError unless `folder` holds a run, or checkpoints of one."""
-    if not (folder / "manifest.json").exists() and not checkpoint_folder.available(folder):
+    if not (folder / MANIFEST).exists() and not checkpoint_folder.available(folder):
         raise _nothing(folder)
 
 
@@ -61,87 +76,86 @@ def _nothing(
     return CheckpointError(f"checkpoint, in {where}: expected one to resume from, got none; {remedy}")
 
 
-def _require_hardly_begun(session: Session) -> None:
-    """Refuses to begin again what has come further than its first checkpoint: someone took that away."""
-    run = read_run(session.folder)
+def _require_hardly_begun(state: TrainState) -> None:
+    """Refuses to begin again if the run has passed its first checkpoint, which someone has removed."""
+    run = read_run(state.folder)
     config, data = run.manifest.get("config", {}), run.manifest.get("data")
-    _require_same_run(session, config, data.get("sha256", {}) if isinstance(data, dict) else {})
+    _require_same_run(state, config, data.get("sha256", {}) if isinstance(data, dict) else {})
     if config.get("init_from", "scratch") not in ("scratch", "resume"):  # the weights it began with aren't kept
-        raise _nothing(session.folder, f"remove the folder, and start again with --init_from={config['init_from']}")
+        raise _nothing(state.folder, f"remove the folder, and start again with --init_from={config['init_from']}")
     first = config.get("checkpoint_interval") or config.get("eval_interval") or 0
     if run.summary or (run.rows and run.rows[-1]["step"] > first):
-        raise _nothing(session.folder)
+        raise _nothing(state.folder)
 
 
-def _require_finite(session: Session, saved: Checkpoint) -> None:
-    with _explained(session, saved.step):
+def _require_finite(state: TrainState, saved: Checkpoint) -> None:
+    with _of_this_run(state, saved.step):
         require_finite(saved.tree["state"])
 
 
-def _fitting(session: Session) -> Saved | None:
-    """The newest checkpoint, once all of it fits the session; None for a run that begins again."""
-    saved = checkpoint.open_newest(session.folder)
+def _fitting(state: TrainState) -> Saved | None:
+    """The newest checkpoint, once all of it fits `state`; None for a run that begins again."""
+    saved = checkpoint.open_newest(state.folder)
     if saved is None:
-        _require_hardly_begun(session)
+        _require_hardly_begun(state)
         return None
     tree = saved.outline
-    with _explained(session, saved.step):
-        _require_same_run(session, tree["config"], tree["data"])
-        peaks = session.peak_after(tree), tree["state"]["peak"]
-        changes.require_effect(session.config, tree["config"], saved.step, *peaks)
-        require_fit(tree, session.model, session.optimizer)
-        random, position = session.position()
+    with _of_this_run(state, saved.step):
+        _require_same_run(state, tree["config"], tree["data"])
+        peaks = state.peak_after(tree), tree["state"]["peak"]
+        changes.require_effect(state.config, tree["config"], saved.step, *peaks)
+        require_fit(tree, state.model, state.optimizer)
+        random, position = state.position()
         require_alike("data position", {"state": position}, {"state": tree["state"]["batches"]})
         require_alike("random", {"cpu": random["cpu"]}, {"cpu": tree["state"]["random"]["cpu"]})
     return saved
 
 
-@contextmanager
-def _explained(session: Session, step: int) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
-        raise CheckpointError(
-            f"checkpoint, in {session.folder}, of step {step}: expected the state of this run, "
-            f"got {type(error).__name__}: {' '.join(str(error).split())}; resume with the configuration that wrote it"
-        ) from error
+def _of_this_run(state: TrainState, step: int) -> AbstractContextManager[None]:
+    """Turns the errors of a checkpoint that doesn't fit into ours."""
+
+    def error_of(error: Exception) -> CheckpointError:
+        what = f"expected the state of this run, got {one_line(error)}; resume with the configuration that wrote it"
+        return CheckpointError(f"checkpoint, in {state.folder}, of step {step}: {what}")
+
+    return translated((KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError), error_of)
 
 
-def _reopened(session: Session, saved: Checkpoint, digest: str) -> RunRecord:
-    """The record of a session that was taken up from `saved`, and has `digest` now."""
-    note = _note(session, saved, digest)
-    if session.looked:
-        record = RunRecord.resume(session.folder, session.step, saved.tree["digest"], note)
+def _reopened(state: TrainState, saved: Checkpoint, digest: str) -> RunRecord:
+    """The record of a run that was restored from `saved`, and has `digest` now."""
+    note = _note(state, saved, digest)
+    if state.reported:
+        record = RunRecord.resume(state.folder, state.step, saved.tree["digest"], note)
     else:  # stopped right after the step, whose row the run will write
-        record = RunRecord.resume(session.folder, session.step - 1, None, note)
-    checkpoint_folder.set_aside_newer(session.folder, session.step)
+        record = RunRecord.resume(state.folder, state.step - 1, None, note)
+    checkpoint_folder.set_aside_newer(state.folder, state.step)
     return record
 
 
-def _note(session: Session, saved: Checkpoint, digest: str) -> dict[str, Any]:
-    """What the record should say about a resumption."""
+def _note(state: TrainState, saved: Checkpoint, digest: str) -> dict[str, Any]:
+    """The record's note about this resumption."""
     tree, exact = saved.tree, digest == saved.tree["digest"]
-    with _explained(session, saved.step):
-        if not exact and tree["device"] == session.precision.device.type:
+    with _of_this_run(state, saved.step):
+        if not exact and tree["device"] == state.precision.device.type:
             raise ValueError("a state that comes back with other bits")
     if not exact:
         logger.warning("resumed on another kind of device than before: not bit for bit the run that was stopped")
-    changed = {key: {"from": old, "to": new} for key, old, new in changes.changed(session.config, tree["config"])}
-    before, now = tree.get("processes", 1), session.world.size
+    changed = {key: {"from": old, "to": new} for key, old, new in changes.changed(state.config, tree["config"])}
+    before, now = tree.get("processes", 1), state.world.size
     if before != now:
         changed["processes"] = {"from": before, "to": now}
     if before != now or (now > 1 and "parallel" in changed):
-        each = before != now and session.config.grad_clip_of == "each"
-        what = "each clips another share of the gradient" if each else "sums are rounded otherwise"
-        logger.warning("resumed on other processes than before: %s than in the run before", what)
+        each = before != now and state.config.grad_clip_of == "each"
+        why = "each clips another share of the gradient" if each else "sums are rounded differently"
+        logger.warning("resumed on other processes than before: %s than in the run before", why)
     origin = {"versions": environment.versions(), "commit": environment.commit()}
     return {"step": saved.step, "changed": changed, "exact": exact, **origin}
 
 
-def _require_same_run(session: Session, config: dict[str, Any], data: dict[str, str]) -> None:
-    changes.require_fixed(session.config, config)
-    if data != session.task.data.sha256:
+def _require_same_run(state: TrainState, config: dict[str, Any], data: dict[str, str]) -> None:
+    changes.require_fixed(state.config, config)
+    if data != state.task.data.sha256:
         raise CheckpointError(
-            f"checkpoint, in {session.folder}: expected the data that the run started with, got other content in "
-            f"{session.task.data.folder}; restore that data set, or start afresh in another out_dir"
+            f"checkpoint, in {state.folder}: expected the data that the run started with, got other content in "
+            f"{state.task.data.folder}; restore that data set, or start afresh in another out_dir"
         )

@@ -1,7 +1,7 @@
-"""Runs that are trained side by side, in one process: their networks and batches stacked, their optimizers one by one.
+"""Trains several runs side by side in one process: networks and batches are stacked, optimizers step one by one.
 
-On a GPU a small network is launches, not arithmetic: a stack of N of them takes hardly longer than one. What a run
-comes to is what `loop.train` would have made of it but for the rounding of sums, which a stack adds in another order.
+A small network leaves a GPU mostly idle, so a stack of N of them takes hardly longer than one. Each run gives what
+`train` gives, but for the rounding of sums, whose order differs in a stack.
 """
 
 import time
@@ -15,18 +15,16 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mada_lab.checkpoints.saver import Saver
-from mada_lab.compute import finite as numerics
+from mada_lab.compute import finite
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError, Interrupted
 from mada_lab.records.listener import Listener
-from mada_lab.system import run_lock
 from mada_lab.system.signals import Signals, Stop
 from mada_lab.tasks import Data
 from mada_lab.training import resume
-from mada_lab.training.loop import all_or_nothing, between, move, observe_own, observes, unscaled_norm
-from mada_lab.training.state import Session
-from mada_lab.training.trainer import Fixed, Training
+from mada_lab.training.gradients import all_or_nothing, observe_own, observes, unscaled_norm
+from mada_lab.training.state import TrainState
+from mada_lab.training.trainer import Trainer
 
 
 @dataclass
@@ -34,155 +32,146 @@ class Member:
     """One of the runs.
 
     Attributes:
-        config: What is trained.
-        data: On what.
-        listen: Follows it.
-        training: The run, while it is trained.
-        error: Why it ended before its time; it takes none of the others with it.
-        open: What is closed when it ends: its folder's lock, its saver.
+        config, data, listen, remedy: The arguments of `train`.
+        error: Why the run ended early; the other runs go on.
+        is_running: Whether the run has begun and has not ended.
+        open: Closed when the run ends: the lock of its folder and its saver.
     """
 
     config: RunConfig
     data: Data
     listen: Listener
-    training: Training | None = None
+    remedy: str = resume.GO_ON
     error: Exception | None = None
+    is_running: bool = False
     open: ExitStack = field(default_factory=ExitStack)
 
-    def attempt(self, work: Callable[[], bool]) -> bool:
-        """What `work()` returns: whether the run goes on. It doesn't if that raises."""
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Does some work of the run; an error ends the run."""
         try:
-            goes_on = work()
+            work()
         except Exception as error:
-            self.error, goes_on = error, False
-        if not goes_on:
-            self.training = None
-            self.open.close()
-        return goes_on
+            self.error = error
+            self.end()
 
-    def begin(self) -> bool:
-        """Opens the run, as `loop.train` does."""
-        session = Session.start(self.config, self.data)
-        require_stackable(session)
-        fixed = Fixed.of(session.task)
-        resume.require_place(session)
-        self.open.enter_context(run_lock.hold(session.folder))
-        saver = self.open.enter_context(Saver(self.config))
-        self.training = Training.begin(session, fixed, saver, self.listen)
-        return True
+    def begin(self, signals: Signals) -> None:
+        """Opens the run, as `train` does."""
+        self.trainer = Trainer(TrainState.start(self.config, self.data), self.listen, signals)
+        require_stackable(self.trainer.state)
+        self.trainer.prepare(self.remedy)
+        self.open.enter_context(self.trainer.opened())
+        self.is_running = True
 
-    @property
-    def running(self) -> Training:
-        """The run, between its begin and its end."""
-        assert self.training is not None
-        return self.training
+    def between_steps(self) -> None:
+        """Does what is due between two steps; finishes the run after its last step."""
+        if not self.trainer.between_steps():
+            self.trainer.finish()
+            self.end()
 
-    @property
-    def session(self) -> Session:
-        """All of it that moves."""
-        return self.running.session
+    def apply(self, loss: float, is_finite: bool, norm: Tensor, seconds: float) -> None:
+        """Updates the weights with the gradient, which took `seconds`."""
+        began = time.monotonic()
+        self.trainer.apply(loss, norm, is_finite)
+        self.trainer.state.pace.add(seconds + time.monotonic() - began)
+        self.listen.step(self.trainer.state.step)
 
-    def look(self, signals: Signals) -> bool:
-        """What is due between two steps, the end of the run included."""
-        if between(self.running, signals):
-            return True
-        self.running.finish(signals)
-        return False
+    def stop(self) -> None:
+        """Saves the run as it stands."""
+        self.trainer.stop()
+        self.end()
 
-    def stop(self) -> bool:
-        """Saves it as it stands."""
-        self.running.stop()
-        return False
-
-    def move(self, loss: float, finite: bool, norm: Tensor, seconds: float) -> bool:
-        """The step of the optimizer, on a gradient that took so long."""
-        start = time.monotonic()
-        self.session.train_loss = loss
-        move(self.session, norm, finite)
-        self.session.pace.add(seconds + time.monotonic() - start)
-        self.listen.step(self.session.step)
-        return True
+    def end(self) -> None:
+        """Frees the run folder."""
+        self.is_running = False
+        self.open.close()
 
 
-def require_stackable(session: Session) -> None:
-    """Raises ConfigError for a network whose passes draw random numbers or keep statistics, or that several train."""
-    config = session.config
-    if session.passes_now != session.passes:
+def require_stackable(state: TrainState) -> None:
+    """Raises ConfigError for networks with dropout or running statistics, short first steps, or several processes."""
+    config = state.config
+    if state.passes_now != state.passes:
         what = f"expected as many forward passes in the first step as in the others, got {config.first_accumulation}"
         raise ConfigError(f"runs together, in {config.out_dir}, key first_accumulation: {what}; leave it out")
-    if session.world.size > 1:
-        raise ConfigError(f"runs together: expected one process, got {session.world.size}; start without torchrun")
-    if next(session.model.buffers(), None) is not None or getattr(config, "dropout", 0.0) > 0:
+    if state.world.size > 1:
+        raise ConfigError(f"runs together: expected one process, got {state.world.size}; start without torchrun")
+    if next(state.model.buffers(), None) is not None or getattr(config, "dropout", 0.0) > 0:
         what = "expected networks without dropout and running statistics"
         raise ConfigError(f"runs together, in {config.out_dir}: {what}, got one with them; train it by itself")
 
 
 def train_together(members: Sequence[Member]) -> None:
-    """Trains all of them to their ends, side by side; their networks and batches have one shape.
+    """Trains all members to their ends, side by side; their networks and batches must have the same shapes.
 
-    Each comes to its record and its checkpoints as by `loop.train`, or to its `error`.
+    Each leaves its record and its checkpoints as by `train`, or has an `error`.
 
     Raises:
-        Interrupted: A signal asked to stop; all that haven't ended are saved.
-        LabError: One of them couldn't be.
+        Interrupted: A signal asked to stop; all unfinished runs are saved.
+        LabError: One of them couldn't be saved.
     """
     with Signals() as signals, ExitStack() as leftover:
         for member in members:
             leftover.push(member.open)
         try:
-            going = [x for x in members if x.attempt(x.begin)]
-            while going := [x for x in going if x.attempt(partial(x.look, signals))]:
-                going = _step(going, signals)
+            for member in members:
+                member.attempt(partial(member.begin, signals))
+            while running := _running(members):
+                for member in running:
+                    member.attempt(member.between_steps)
+                if running := _running(members):
+                    _step(running, signals)
         except Stop as stop:
-            left = [x for x in members if x.training is not None]
-            step = max((x.session.step for x in left), default=0)
-            for x in left:
-                x.attempt(x.stop)
-            for x in left:
-                if x.error is not None:
-                    raise x.error from None
-            raise Interrupted(stop.number, step) from None
+            running = _running(members)
+            for member in running:
+                member.attempt(member.stop)
+            for member in running:
+                if member.error is not None:
+                    raise member.error from None
+            raise Interrupted(stop.number, max((x.trainer.state.step for x in running), default=0)) from None
 
 
-def _step(going: Sequence[Member], signals: Signals) -> list[Member]:
-    """A step of each; those that go on."""
-    start, sessions = time.monotonic(), [x.session for x in going]
-    losses = gradients(sessions, signals)
-    norms = torch.stack([unscaled_norm(session) for session in sessions])
-    verdicts = numerics.decide_each(losses, norms)
-    share = (time.monotonic() - start) / len(going)
-    moves = [partial(x.move, *verdict, norm, share) for x, verdict, norm in zip(going, verdicts, norms, strict=True)]
-    return [x for x, move_it in zip(going, moves, strict=True) if x.attempt(move_it)]
+def _running(members: Sequence[Member]) -> list[Member]:
+    return [member for member in members if member.is_running]
 
 
-def gradients(sessions: Sequence[Session], signals: Signals) -> Tensor:
-    """The gradient of each run over all forward passes of its step; returns their mean losses, shape (runs,)."""
-    first = sessions[0]
-    total = torch.zeros(len(sessions), device=first.precision.device)
-    with all_or_nothing(sessions, signals):
+def _step(running: Sequence[Member], signals: Signals) -> None:
+    """Takes one step of each run."""
+    began, states = time.monotonic(), [x.trainer.state for x in running]
+    losses = accumulate(states, signals)
+    norms = torch.stack([unscaled_norm(state) for state in states])
+    decisions = finite.decide_each(losses, norms)
+    share = (time.monotonic() - began) / len(running)
+    for member, decision, norm in zip(running, decisions, norms, strict=True):
+        member.attempt(partial(member.apply, *decision, norm, share))
+
+
+def accumulate(states: Sequence[TrainState], signals: Signals) -> Tensor:
+    """Adds up each run's gradient over the forward passes of a step; returns their mean losses, shape (runs,)."""
+    first = states[0]
+    total = torch.zeros(len(states), device=first.precision.device)
+    with all_or_nothing(states, signals):
         for i in range(first.passes):
-            losses = stacked_losses(sessions)
-            scaled = [x.scaler.scale(loss / x.passes) for x, loss in zip(sessions, losses, strict=True)]
+            losses = stacked_losses(states)
+            scaled = [x.scaler.scale(loss / x.passes) for x, loss in zip(states, losses, strict=True)]
             torch.stack(scaled).sum().backward()
-            for session in sessions if i == 0 else ():
-                if observes(session, "first"):
-                    observe_own(session)
+            for state in states if i == 0 else ():
+                if observes(state, "first"):
+                    observe_own(state)
             total += losses.detach() / first.passes
     return total
 
 
-def stacked_losses(sessions: Sequence[Session]) -> Tensor:
+def stacked_losses(states: Sequence[TrainState]) -> Tensor:
     """The loss of each network on its next batch, shape (runs,); its gradient reaches the parameters of each."""
-    network, place = sessions[0].model, sessions[0].precision
-    batches = [session.batches.next() for session in sessions]
+    network, place = states[0].model, states[0].precision
+    batches = [state.batches.next() for state in states]
     inputs, targets = place.send((torch.stack([x for x, _ in batches]), torch.stack([y for _, y in batches])))
-    named = [dict(session.model.named_parameters()) for session in sessions]
+    named = [dict(state.model.named_parameters()) for state in states]
     stack = {name: torch.stack([params[name] for params in named]) for name in named[0]}
 
     def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        found: Tensor = functional_call(network, params, (x, y))[1]
-        return found
+        outputs_and_loss: tuple[Tensor, Tensor] = functional_call(network, params, (x, y))
+        return outputs_and_loss[1]
 
-    # fused attention has no rule for a stack on every device; in small contexts the plain one is as good
+    # fused attention can't be stacked on every device; in small contexts the plain one is as good
     with place.autocast(), sdpa_kernel(SDPBackend.MATH):
         return vmap(loss)(stack, inputs, targets)

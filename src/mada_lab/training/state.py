@@ -1,4 +1,4 @@
-"""All that moves while a run trains: built from the configuration, put into a checkpoint, and taken up from one."""
+"""The state of a run: built from the configuration, changed by each step, saved in checkpoints, restored from them."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,8 +10,7 @@ from torch.optim.optimizer import Optimizer
 
 from mada_lab.checkpoints import redistribution
 from mada_lab.checkpoints.checkpoint import Checkpoint
-from mada_lab.compute import batch_norm, finite, generators
-from mada_lab.compute import device as precision
+from mada_lab.compute import batch_norm, device, generators
 from mada_lab.compute import world as distributed
 from mada_lab.compute.device import Precision
 from mada_lab.compute.finite import Skips
@@ -26,30 +25,28 @@ from mada_lab.tasks.choice import choose
 from mada_lab.training import lr_schedule
 from mada_optim import HyperOptimizer
 
-Position = tuple[dict[str, Tensor], Tensor]
-
 
 @dataclass
-class Session:
-    """A run between two steps.
+class TrainState:
+    """The state of a run between two optimizer steps.
 
     Attributes:
-        step: Optimizer steps done, those that were skipped included.
-        looked: Whether the evaluation and the row that are due at this step are done.
-        seconds: Time that all of it took, evaluations included.
-        skips: How many steps were skipped, as their loss or gradient was not finite.
-        told_skips: Whether a warning has told of skipped steps.
-        train_loss: The loss of the last step; None before the first.
-        peak: The peak learning rate of the schedule: what stood in the optimizer's groups when it was made.
+        precision: The device, and the dtype of the forward pass.
+        scaler: Scales the loss where the forward pass is in float16.
+        step: Optimizer steps done, skipped ones included.
+        reported: Whether the evaluation and the row that are due at this step are done.
+        seconds: Time since the start, evaluations included; pauses between two processes are left out.
+        skips: Counts the steps that were skipped because loss or gradient was not finite.
+        skips_warned: Whether the user was warned of skipped steps.
+        train_loss: The loss of the last step, in nats per token or image; None before the first step.
+        peak: The peak of the learning-rate schedule: the rate in the optimizer's groups when it was made.
         lr: The learning rate of the last step; 0 before the first.
-        val_loss: The last validation loss, in nats per token or image; None before the first.
-        best_val_loss: The lowest one.
-        val_accuracy: The last accuracy on the validation set; None where it has none.
-        kept: The buffers as they were before the gradient of this step.
+        val_loss: The last validation loss, in nats per token or image; None before the first evaluation.
+        best_val_loss: The lowest validation loss.
+        val_accuracy: The last validation accuracy; None where the task has none.
+        buffers_before: The buffers of `model` before the forward passes of this step.
         world: The processes that share the work.
-        pace: The steps since the last row.
-        flops: Operations of a step, over all processes; None where they aren't counted.
-        peak_flops: What the device can do per second; None where nobody can tell.
+        pace: Measures the time per step since the last row.
     """
 
     config: RunConfig
@@ -60,57 +57,54 @@ class Session:
     scaler: torch.amp.GradScaler
     batches: Batches
     step: int = 0
-    looked: bool = False
+    reported: bool = False
     seconds: float = 0.0
     skips: Skips = field(default_factory=Skips)
-    told_skips: bool = False
+    skips_warned: bool = False
     train_loss: float | None = None
     peak: float = 0.0
     lr: float = 0.0
     val_loss: float | None = None
     best_val_loss: float | None = None
     val_accuracy: float | None = None
-    kept: list[Tensor] = field(default_factory=list)
+    buffers_before: list[Tensor] = field(default_factory=list)
     world: World = ALONE
     pace: Pace = field(default_factory=Pace)
-    flops: float | None = None
-    peak_flops: float | None = None
 
     @classmethod
-    def start(cls, config: RunConfig, data: Data) -> "Session":
-        """A session at step 0: the weights of `init_from`, a fresh optimizer, the first batch ahead. Seeds torch.
+    def start(cls, config: RunConfig, data: Data) -> "TrainState":
+        """The state at step 0: the weights of `init_from`, a fresh optimizer, the first batch next. Seeds torch.
 
         Raises:
-            ConfigError: The configuration can't be run here.
+            ConfigError: This machine can't run the configuration.
         """
-        place = precision.choose(config)
+        place = device.choose(config)
         world = distributed.current(place.device)
         torch.manual_seed(config.seed)
-        task = choose(config, data)
+        task = choose(lr_schedule.resolved(config), data)
         model = task.model().to(place.device)
         batch_norm.share(model, world)
-        flops = task.flops(model)
+        pace = Pace(task.flops(model), peak_flops(place.device, config.peak_flops), world.size)
         distributed.shard(model, task.blocks(model), config.parallel, world)
         scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype == torch.float16)
         optimizer, batches = catalog.build(model, config), task.batches(world)
         peak = catalog.peak(optimizer)
         lr_schedule.require_fall(config, peak)
-        speeds = {"flops": flops, "peak_flops": peak_flops(place.device, config.peak_flops)}
-        return cls(task.config, task, place, model, optimizer, scaler, batches, peak=peak, world=world, **speeds)
+        return cls(task.config, task, place, model, optimizer, scaler, batches, peak=peak, world=world, pace=pace)
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
-        return Path(self.config.out_dir)
+        """The run folder."""
+        return self.config.folder
 
     @property
     def passes(self) -> int:
-        """Forward passes of a step on this process, of all but the first step."""
+        """Forward passes per step on this process, from the second step on."""
         return self.config.gradient_accumulation_steps // self.world.size
 
     @property
     def passes_done(self) -> int:
-        """Forward passes of all steps so far, of all processes together."""
+        """Forward passes of all steps so far, over all processes."""
         passes, first = self.config.gradient_accumulation_steps, self.config.first_accumulation
         fewer = 0 if first is None or self.step == 0 else passes - first
         return passes * self.step - fewer
@@ -123,15 +117,19 @@ class Session:
 
     @property
     def clips_each(self) -> bool:
-        """Whether each process clips a gradient of its own."""
+        """Whether each process clips its own gradient."""
         return self.config.grad_clip_of == "each" and self.world.size > 1
 
+    def due(self, interval: int) -> bool:
+        """Whether an action that is due every `interval` steps, and after the last step, is due now."""
+        return self.step % interval == 0 or self.step == self.config.max_iters
+
     def coefficients(self) -> dict[str, float]:
-        """The optimizer's coefficients; none for an optimizer that has none to learn."""
+        """The optimizer's coefficients; empty if it has none to learn."""
         return self.optimizer.coefficients() if isinstance(self.optimizer, HyperOptimizer) else {}
 
     def manifest(self) -> dict[str, Any]:
-        """What is being run, for the record."""
+        """The manifest of the run's record."""
         return {
             "config": asdict(self.config),
             "optimizer": self.config.optimizer,
@@ -147,7 +145,7 @@ class Session:
         }
 
     def common(self) -> dict[str, Any]:
-        """What all processes must have in common."""
+        """The facts that all processes of the run must share."""
         return {
             "configuration": {key: x for key, x in asdict(self.config).items() if key not in ("out_dir", "data_dir")},
             "data": self.task.data.sha256,
@@ -155,15 +153,15 @@ class Session:
             "code": environment.source_digest() if self.world.size > 1 else "",
         }
 
-    def state(self) -> dict[str, Any]:
-        """All that decides how training goes on; its tensors are the live ones, or this process's shards."""
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that determines the rest of the run. Its tensors are the live ones, or this process's shards."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "batches": self.batches.state(),
             "random": generators.state(self.precision.device),
-            "skips": {**asdict(self.skips), "total": finite.skipped_steps(self.skips, self.optimizer)},
+            "skips": {**asdict(self.skips), "total": self.skipped_steps()},
             "train_loss": self.train_loss,
             "peak": self.peak,
             "lr": self.lr,
@@ -172,28 +170,38 @@ class Session:
             **({} if self.val_accuracy is None else {"val_accuracy": self.val_accuracy}),
         }
 
-    def digest(self, of_shards: bool | None = None) -> str:
-        """Digits that any bit of any tensor in the state changes, of the kind that `checkpoint_shards` asks for.
+    def skipped_steps(self) -> int:
+        """Skipped steps so far, those that the optimizer skipped by itself included; reads its count from the device.
 
-        On other processes than the first they may be "".
+        Optimizers of other libraries skip no step.
+        """
+        own = self.optimizer.skipped_steps if isinstance(self.optimizer, HyperOptimizer) else 0
+        return self.skips.total + own
+
+    def digest(self, of_shards: bool | None = None) -> str:
+        """A digest of all tensors in the state dict; on other processes than the first it may be "".
+
+        Args:
+            of_shards: Whether each process digests its own shards; by default as `checkpoint_shards` says.
         """
         of_shards = self.config.checkpoint_shards == "each" if of_shards is None else of_shards
-        return redistribution.digest(self.state(), self.world, of_shards)
+        return redistribution.digest(self.state_dict(), self.world, of_shards)
 
     def checkpoint(self, whole: bool = True) -> Checkpoint:
-        """What is saved: the state, and what a resumed run compares itself with.
+        """The state dict, and what a resumed run is compared with.
 
-        If `whole`, it is gathered on the first process; else each has its share.
+        Args:
+            whole: Gather sharded tensors on the first process; else each process keeps its shards.
         """
-        digest, state = self.digest(), self.state()
+        digest, state = self.digest(), self.state_dict()
         if whole:
             state = redistribution.gathered(state, self.world)
         origin = {"config": asdict(self.config), "data": self.task.data.sha256, "device": self.precision.device.type}
-        progress = {"seconds": self.seconds, "looked": self.looked, "digest": digest, "processes": self.world.size}
+        progress = {"seconds": self.seconds, "looked": self.reported, "digest": digest, "processes": self.world.size}
         return Checkpoint(self.step, {**origin, **self.task.sizes(), **progress, "state": state})
 
     def restore(self, saved: Checkpoint) -> None:
-        """Takes up what `checkpoint` gave, which must fit (`mada_lab.checkpoints.compatibility`)."""
+        """Restores what `checkpoint` returned; `mada_lab.checkpoints.compatibility` has found that it fits."""
         state = saved.tree["state"]
         self.peak = self.peak_after(saved.tree)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -205,33 +213,29 @@ class Session:
         self.train_loss, self.lr = state["train_loss"], state["lr"]
         self.val_loss, self.best_val_loss = state["val_loss"], state["best_val_loss"]
         self.val_accuracy = state.get("val_accuracy")
-        self.step, self.seconds, self.looked = saved.step, saved.tree["seconds"], saved.tree["looked"]
+        self.step, self.seconds, self.reported = saved.step, saved.tree["seconds"], saved.tree["looked"]
 
     def peak_after(self, tree: dict[str, Any]) -> float:
-        """The peak learning rate once the checkpoint `tree` is taken up: the saved one, if it is to be as it was."""
+        """The peak learning rate after restoring the checkpoint `tree`: its own unless `learning_rate` differs."""
         saved = tree["config"].get("learning_rate")
         return self.peak if saved != self.config.learning_rate else tree["state"]["peak"]
 
-    def position(self) -> Position:
-        """Where random numbers and data stand."""
+    def position(self) -> tuple[dict[str, Tensor], Tensor]:
+        """The states of the random generators and of the batches."""
         return generators.state(self.precision.device), self.batches.state()
 
-    def rewind(self, position: Position) -> None:
-        """Gives up a step that began at `position` and has moved nothing yet."""
+    def keep_buffers(self) -> None:
+        """Copies the buffers before a step: forward passes change the running statistics of batch normalization."""
+        self.buffers_before = [x.clone() for x in self.model.buffers()]
+
+    def restore_buffers(self) -> None:
+        """Puts the copies of the buffers back."""
+        for x, before in zip(self.model.buffers(), self.buffers_before, strict=True):
+            x.copy_(before)
+
+    def rewind(self, position: tuple[dict[str, Tensor], Tensor]) -> None:
+        """Undoes a step that began at `position` and has not updated the weights."""
         self.optimizer.zero_grad()
         generators.restore(position[0], self.precision.device)
         self.batches.restore(position[1])
         self.restore_buffers()
-
-    def keep_buffers(self) -> None:
-        """Before a step: a forward pass moves the running statistics of batch normalisation."""
-        self.kept = [x.clone() for x in self.model.buffers()]
-
-    def share_buffers(self) -> None:
-        """After the forward passes of a step: running statistics are those of all processes."""
-        batch_norm.merge(self.model, self.kept, self.world)
-
-    def restore_buffers(self) -> None:
-        """After a step that moved nothing else."""
-        for x, kept in zip(self.model.buffers(), self.kept, strict=True):
-            x.copy_(kept)

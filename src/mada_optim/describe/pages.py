@@ -78,9 +78,9 @@ def _coefficients(d: Description) -> str:
     if not d.coefficients:
         return "None of its own: what can be learned is lr."
     return _table(
-        "symbol | name | default | learned within | allowed | hyper_lr",
+        "symbol | name | meaning | default | learned within | allowed | hyper_lr",
         (
-            (f"${q.symbol}$", f"`{q.name}`", f"{q.default:g}", q.interval, q.domain, f"{q.hyper_lr:g}")
+            (f"${q.symbol}$", f"`{q.name}`", q.meaning, f"{q.default:g}", q.interval, q.domain, f"{q.hyper_lr:g}")
             for q in d.coefficients
         ),
     )

@@ -218,8 +218,7 @@ class Bank:
         """What copies take along: not the function that made an optimizer, which pickle may not know."""
         state: dict[str, Any] = {**self.__dict__, "_made": {}}
         if isinstance(self.learner, HyperTorch):
-            fields = {x.name: getattr(self.learner, x.name) for x in dataclasses.fields(self.learner)}
-            state["learner"] = HyperTorch(*_listed(fields.pop("names")), **{**fields, "make": already_made})
+            state["learner"] = dataclasses.replace(self.learner, make=already_made)
         return state
 
 
@@ -230,10 +229,6 @@ def already_made(leaves: list[Tensor]) -> Optimizer:
         RuntimeError: Always: a copy has the optimizer that was made.
     """
     raise RuntimeError("a copied HyperTorch has no `make`: give the new optimizer a learner of its own")
-
-
-def _listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else names
 
 
 def _where(where: Tensor, new: Tensor, old: Tensor) -> Tensor:

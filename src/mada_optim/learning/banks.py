@@ -11,8 +11,9 @@ from mada_optim import checks
 from mada_optim.learning.bank import Bank
 from mada_optim.learning.hyper_sgd import HyperSGD
 from mada_optim.learning.hyper_step import hyper_step
-from mada_optim.learning.learner import Learner, bounds_given, whole_number
-from mada_optim.rule import DECAY, LR, Interval, Rule
+from mada_optim.learning.learner import Learner
+from mada_optim.learning.options import declared, require_steps
+from mada_optim.rule import LR, Interval, Rule
 
 #: What may be given as `learn`.
 Learn = str | Learner | Iterable[str | Learner]
@@ -57,7 +58,6 @@ class Banks:
             _require_declared(learner)
             names = checks.learned_names(rule, learner.names)
             _require_apart(names, self.intervals)
-            checks.scope_given(learner.scope)
             own = checks.intervals(rule, learner.bounds, names)
             self.intervals.update(own)
             if own:  # "all" is none of a rule without coefficients
@@ -177,10 +177,9 @@ def _require_declared(learner: Learner) -> None:
             f"names of {type(learner).__name__}={names!r}: expected names of coefficients, or "
             '"all"; give it a field such as names: tuple[str, ...] = ("beta1",)'
         )
-    whole_number("start", learner.start, "0 is no delay")
-    if learner.stop is not None:
-        whole_number("stop", learner.stop, "None is for no end")
-    bounds_given(learner.bounds)
+    for name, option in declared(Learner).items():
+        option.checked(name, getattr(learner, name))
+    require_steps(learner.start, learner.stop)
 
 
 def _numbered(given: Sequence[tuple[Learner, dict[str, Interval]]], rates: Mapping[str, float]) -> list[Bank]:
@@ -201,10 +200,10 @@ def _horizon(banks: Iterable[Bank]) -> float:
     """The decay of lr's trace; 0 where there is none."""
     for bank in banks:
         learner = bank.learner
-        remedy = "0 is the one-step hypergradient, .999 remembers some thousand steps"
-        horizon = checks.number("horizon", learner.horizon, DECAY, remedy)
-        if horizon and LR.name not in bank.names:
-            raise ValueError(f"horizon={horizon}: expected 'lr' among the names, whose trace it decays; leave it at 0")
         if LR.name in bank.names:
-            return horizon
+            return float(learner.horizon)
+        if learner.horizon:
+            raise ValueError(
+                f"horizon={learner.horizon}: expected 'lr' among the names, whose trace it decays; leave it at 0"
+            )
     return 0.0

@@ -7,24 +7,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mada_optim.checks import NON_NEGATIVE, scope_given
-from mada_optim.learning.learner import (
+from mada_optim.learning.learner import Learner, Memory, StepInfo, clipped
+from mada_optim.learning.options import (
     NONE,
+    AmountOfEach,
     Bounds,
-    Learner,
-    Memory,
-    PerCoefficient,
-    StepInfo,
-    bounds_given,
-    clip_given,
-    clipped,
-    limit_given,
+    DecayOfEach,
+    Limit,
+    Scope,
+    Start,
+    Stop,
     names_given,
-    number_of_each,
     only_of,
-    whole_number,
+    settle,
 )
-from mada_optim.rule import DECAY
 
 
 @dataclass(frozen=True, init=False)
@@ -40,7 +36,9 @@ class HyperSGD(Learner):
         MADA(params, learn=HyperSGD("beta1", "beta2", lr=1e-3))
 
     Args:
-        names: Coefficients of the rule, or "lr", whose logarithm is learned; "all" for all of the rule's.
+        coefficients: Names of coefficients of the rule, or "lr", whose logarithm is learned; "all" for all of the
+            rule's.
+        names: The same as one value, as `dataclasses.replace` passes them.
         lr: Hyper learning rate, >= 0: one for all, or a dict by name in the place of those that the rule declares
             (5e-4 for beta1 and beta2, 1e-1 for the other coefficients of the paper, 1e-2 for lr).
         momentum: Weight of the past in the velocity, in [0, 1): one for all, or a dict by name; 0 where it has none.
@@ -59,41 +57,32 @@ class HyperSGD(Learner):
     """
 
     names: str | tuple[str, ...]
-    lr: PerCoefficient
-    momentum: PerCoefficient
-    clip: float
-    start: int
-    stop: int | None
+    lr: AmountOfEach
+    momentum: DecayOfEach
+    clip: Limit
+    start: Start
+    stop: Stop
     bounds: Bounds
-    scope: str
-    rebound: float
+    scope: Scope
+    rebound: Limit
     may_give_nan: ClassVar[bool] = False
 
     def __init__(
         self,
-        *names: str,
-        lr: PerCoefficient = NONE,
-        momentum: PerCoefficient = 0.0,
-        clip: float = 10.0,
-        start: int = 50,
-        stop: int | None = None,
+        *coefficients: str,
+        names: str | tuple[str, ...] = (),
+        lr: AmountOfEach = NONE,
+        momentum: DecayOfEach = 0.0,
+        clip: Limit = 10.0,
+        start: Start = 50,
+        stop: Stop = None,
         bounds: Bounds = NONE,
-        scope: str = "global",
-        rebound: float = math.inf,
+        scope: Scope = "global",
+        rebound: Limit = math.inf,
     ) -> None:
-        fields = {
-            "names": names_given("HyperSGD", names),
-            "lr": number_of_each("lr", lr, NON_NEGATIVE),
-            "momentum": number_of_each("momentum", momentum, DECAY),
-            "clip": clip_given(clip),
-            "start": whole_number("start", start, "the paper's is 50"),
-            "stop": None if stop is None else whole_number("stop", stop, "None is for no end"),
-            "bounds": bounds_given(bounds),
-            "scope": scope_given(scope),
-            "rebound": limit_given("rebound", rebound, "2 is for a coefficient that doesn't wind up"),
-        }
-        for name, x in fields.items():
-            object.__setattr__(self, name, x)
+        object.__setattr__(self, "names", names_given("HyperSGD", coefficients, names))
+        given = {"lr": lr, "momentum": momentum, "clip": clip, "start": start, "stop": stop}
+        settle(self, {**given, "bounds": bounds, "scope": scope, "rebound": rebound})
 
     def init(self, q: Tensor, info: StepInfo) -> Memory:
         """The velocity."""

@@ -2,25 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from mada_optim.checks import scope_given
-from mada_optim.learning.learner import (
-    NONE,
-    Bounds,
-    CoefficientOptimizer,
-    Learner,
-    Memory,
-    StepInfo,
-    bounds_given,
-    clip_given,
-    clipped,
-    names_given,
-    whole_number,
-)
+from mada_optim.learning.learner import CoefficientOptimizer, Learner, Memory, StepInfo, clipped
+from mada_optim.learning.options import NONE, Bounds, Limit, Option, Scope, Start, Stop, names_given, settle
 
 Factory = Callable[[list[Tensor]], Optimizer]
 
@@ -28,6 +17,13 @@ Factory = Callable[[list[Tensor]], Optimizer]
 def adam(leaves: list[Tensor]) -> Optimizer:
     """Torch's Adam at its usual numbers, lr 1e-3."""
     return torch.optim.Adam(leaves, lr=1e-3)
+
+
+def factory_given(make: Factory) -> Factory:
+    """`make`, which can be called. Raises ValueError if it can't."""
+    if not callable(make):
+        raise ValueError(f"make={make!r}: expected a function from a list of tensors to a torch.optim.Optimizer")
+    return make
 
 
 @dataclass(frozen=True, init=False)
@@ -42,7 +38,9 @@ class HyperTorch(Learner):
     does with its step count unless it is made with `capturable=True`.
 
     Args:
-        names: Coefficients of the rule, or "lr", whose logarithm is learned; "all" for all of the rule's.
+        coefficients: Names of coefficients of the rule, or "lr", whose logarithm is learned; "all" for all of the
+            rule's.
+        names: The same as one value, as `dataclasses.replace` passes them.
         make: Makes the optimizer from a list of tensors, one for each coefficient, of shape (rows,).
         clip: Each hypergradient is clipped to [-clip, clip], >= 0; math.inf leaves them as they are.
         start: Number of applied steps before the first hyper-step.
@@ -55,36 +53,26 @@ class HyperTorch(Learner):
     """
 
     names: str | tuple[str, ...]
-    make: Factory
-    clip: float
-    start: int
-    stop: int | None
+    make: Annotated[Factory, Option(read=factory_given)]
+    clip: Limit
+    start: Start
+    stop: Stop
     bounds: Bounds
-    scope: str
+    scope: Scope
 
     def __init__(
         self,
-        *names: str,
+        *coefficients: str,
+        names: str | tuple[str, ...] = (),
         make: Factory = adam,
-        clip: float = 10.0,
-        start: int = 50,
-        stop: int | None = None,
+        clip: Limit = 10.0,
+        start: Start = 50,
+        stop: Stop = None,
         bounds: Bounds = NONE,
-        scope: str = "global",
+        scope: Scope = "global",
     ) -> None:
-        if not callable(make):
-            raise ValueError(f"make={make!r}: expected a function from a list of tensors to a torch.optim.Optimizer")
-        fields = {
-            "names": names_given("HyperTorch", names),
-            "make": make,
-            "clip": clip_given(clip),
-            "start": whole_number("start", start, "50 is the default"),
-            "stop": None if stop is None else whole_number("stop", stop, "None is for no end"),
-            "bounds": bounds_given(bounds),
-            "scope": scope_given(scope),
-        }
-        for name, x in fields.items():
-            object.__setattr__(self, name, x)
+        object.__setattr__(self, "names", names_given("HyperTorch", coefficients, names))
+        settle(self, {"make": make, "clip": clip, "start": start, "stop": stop, "bounds": bounds, "scope": scope})
 
     def init(self, q: Tensor, info: StepInfo) -> Memory:
         """The optimizer, with leaves of its own."""

@@ -1,25 +1,15 @@
 """LearnedLR: the learning rate, learned from the way that the weights have gone."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mada_optim.checks import NON_NEGATIVE, scope_given
-from mada_optim.learning.learner import (
-    NONE,
-    Bounds,
-    Learner,
-    Memory,
-    StepInfo,
-    bounds_given,
-    limit_given,
-    own_number,
-    whole_number,
-)
-from mada_optim.rule import DECAY, LR, UNIT
+from mada_optim.learning.learner import Learner, Memory, StepInfo
+from mada_optim.learning.options import NONE, Amount, Bounds, Decay, Limit, Scope, Share, Start, Stop, settle
+from mada_optim.rule import LR
 
 #: How many times the variance that noise gives to a mean has to be exceeded by the mean's square before it counts.
 NOISE = 2.0
@@ -66,40 +56,23 @@ class LearnedLR(Learner):
     may_give_nan: ClassVar[bool] = False
 
     names: tuple[str, ...] = field(default=(LR.name,), init=False, repr=False)
-    rate: float = 1.0
-    horizon: float = 0.9999
-    fall: float = 300.0
-    freeze: float = 0.4
-    scope: str = "global"
-    memory: float = field(default=0.999, kw_only=True)
-    averaging: float = field(default=0.9, kw_only=True)
-    reach: float = field(default=0.1, kw_only=True)
-    rise: float = field(default=0.65, kw_only=True)
-    clip: float = field(default=1.0, kw_only=True)
-    start: int = field(default=10, kw_only=True)
-    stop: int | None = field(default=None, kw_only=True)
-    bounds: Bounds = field(default=NONE, kw_only=True)
+    rate: Amount = 1.0
+    horizon: Decay = 0.9999
+    fall: Amount = 300.0
+    freeze: Share = 0.4
+    scope: Scope = "global"
+    _: KW_ONLY
+    memory: Decay = 0.999
+    averaging: Decay = 0.9
+    reach: Amount = 0.1
+    rise: Decay = 0.65
+    clip: Limit = 1.0
+    start: Start = 10
+    stop: Stop = None
+    bounds: Bounds = NONE
 
     def __post_init__(self) -> None:
-        checked = {
-            "rate": own_number("rate", self.rate, NON_NEGATIVE, "1 is the default"),
-            "horizon": own_number("horizon", self.horizon, DECAY, "0 looks one step back, .999 some thousand steps"),
-            "fall": own_number(
-                "fall", self.fall, NON_NEGATIVE, "0 lets lr fall at once, 300 halves its floor in 300 steps"
-            ),
-            "freeze": own_number("freeze", self.freeze, UNIT, "0 is for never, 0.4 for below two fifths of the peak"),
-            "scope": scope_given(self.scope),
-            "memory": own_number("memory", self.memory, DECAY, "0 doesn't divide, .999 is the default"),
-            "averaging": own_number("averaging", self.averaging, DECAY, "0 takes each hypergradient as it is"),
-            "reach": own_number("reach", self.reach, NON_NEGATIVE, "0 is for any distance"),
-            "rise": own_number("rise", self.rise, DECAY, "0 lets lr rise at once, 0.6 asks that most steps agree"),
-            "clip": limit_given("clip", self.clip, "1 is the default"),
-            "start": whole_number("start", self.start, "10 is the default"),
-            "stop": None if self.stop is None else whole_number("stop", self.stop, "None is for no end"),
-            "bounds": bounds_given(self.bounds),
-        }
-        for name, x in checked.items():
-            object.__setattr__(self, name, x)
+        settle(self, vars(self))
         self._can_be_weighed()
 
     def _can_be_weighed(self) -> None:

@@ -6,8 +6,7 @@ returned by it, as in optax: the coefficients, and its memory, which the optimiz
 
 import abc
 import functools
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,44 +14,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from mada_optim.checks import NON_NEGATIVE, member, number
-from mada_optim.rule import Interval
+from mada_optim.learning.options import NONE, Bounds, Decay, PerCoefficient, Scope, Start, Stop
 
 #: By name: a tensor whose first dimension is the rows, or a `CoefficientOptimizer`.
 Memory = dict[str, Any]
-PerCoefficient = float | Mapping[str, float]
-Bounds = Mapping[str, tuple[float, float]]
-
-
-class FrozenDict(Mapping[str, Any]):
-    """A dict that nobody can change, so that what has it can be frozen, compared, hashed and copied."""
-
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self._items = dict(given)
-
-    def __getitem__(self, key: str) -> Any:
-        """As of a dict."""
-        return self._items[key]
-
-    def __iter__(self) -> Iterator[str]:
-        """As of a dict."""
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        """As of a dict."""
-        return len(self._items)
-
-    def __hash__(self) -> int:
-        """By its items."""
-        return hash(frozenset(self._items.items()))
-
-    def __repr__(self) -> str:
-        """That of a dict."""
-        return repr(self._items)
-
-
-#: A dict without entries, as a default.
-NONE = FrozenDict({})
 
 
 class CoefficientOptimizer(NamedTuple):
@@ -119,11 +84,11 @@ class Learner(abc.ABC):
     """
 
     names: str | tuple[str, ...]
-    scope: str = "global"
-    start: int = 0
-    stop: int | None = None
+    scope: Scope = "global"
+    start: Start = 0
+    stop: Stop = None
     bounds: Bounds = NONE
-    horizon: float = 0.0
+    horizon: Decay = 0.0
     #: Whether what `step` returns may be NaN, where the old coefficients then stay.
     may_give_nan: ClassVar[bool] = True
 
@@ -151,84 +116,6 @@ class Learner(abc.ABC):
 def vector(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The numbers as a tensor that nobody changes; made once, as a copy to a device would wait for it."""
     return torch.tensor(numbers, dtype=dtype, device=device)
-
-
-def names_given(owner: str, names: Iterable[object]) -> str | tuple[str, ...]:
-    """The names that a learner was given, or "all".
-
-    Raises:
-        ValueError: There is none, or one is no text.
-    """
-    given = tuple(names)
-    if not given or not all(isinstance(name, str) for name in given):
-        raise ValueError(f'{owner}{given!r}: expected names of coefficients, or "all"; {owner}("beta1", "beta2"), say')
-    return "all" if given == ("all",) else tuple(str(name) for name in given)
-
-
-def number_of_each(what: str, given: object, allowed: Interval) -> PerCoefficient:
-    """A number for all coefficients, or a dict by name, which is copied.
-
-    Raises:
-        ValueError: A number is not `allowed`.
-    """
-    remedy = "pass one for all, or a dict by coefficient"
-    if not isinstance(given, Mapping):
-        return own_number(what, given, allowed, remedy)
-    return FrozenDict({name: own_number(f"{what} of {name}", x, allowed, remedy) for name, x in given.items()})
-
-
-def own_number(what: str, x: object, allowed: Interval, remedy: str) -> float:
-    """`x` as a float that is `allowed`. Raises ValueError if it is none; True and False are none."""
-    if isinstance(x, bool):
-        raise ValueError(f"{what}={x!r}: expected a number in {allowed}; {remedy}")
-    return number(what, x, allowed, remedy)
-
-
-def bounds_given(given: object) -> Bounds:
-    """The bounds by name, as a copy; the optimizer compares the ends with its rule.
-
-    Raises:
-        ValueError: It is no mapping.
-    """
-    if not isinstance(given, Mapping):
-        raise ValueError(f"bounds={given!r}: expected a dict by coefficient; bounds={{'beta1': (0.5, 0.99)}}, say")
-    return FrozenDict({name: tuple(ends) if isinstance(ends, list) else ends for name, ends in given.items()})
-
-
-def only_of(names: Iterable[str], what: str, given: object) -> None:
-    """Refuses a number by name for a coefficient that isn't learned by this learner.
-
-    Raises:
-        ValueError: There is one.
-    """
-    for name in given if isinstance(given, Mapping) else ():
-        member(f"{what} key", name, names, "only coefficients that this learner learns have one: name it there too")
-
-
-def whole_number(what: str, x: object, remedy: str) -> int:
-    """`x` as a number of steps.
-
-    Raises:
-        ValueError: It is none, or negative.
-    """
-    value = own_number(what, x, NON_NEGATIVE, remedy)
-    if value != int(value):
-        raise ValueError(f"{what}={x!r}: expected a whole number; {remedy}")
-    return int(value)
-
-
-def limit_given(what: str, x: object, remedy: str) -> float:
-    """A number >= 0, which may be infinite.
-
-    Raises:
-        ValueError: It is negative, or no number.
-    """
-    return math.inf if x == math.inf else own_number(what, x, NON_NEGATIVE, f"{remedy}, math.inf is no limit")
-
-
-def clip_given(x: object) -> float:
-    """The largest size of a hypergradient. Raises ValueError if it is negative, or no number."""
-    return limit_given("clip", x, "the paper's is 10")
 
 
 def clipped(h: Tensor, limit: float) -> Tensor:

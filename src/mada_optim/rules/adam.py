@@ -9,8 +9,10 @@ from torch import Tensor
 from mada_optim.rule import DECAY, Coefficient, Coefficients, Interval, Rule, Slot, Slots
 from mada_optim.rules.terms import ema, root
 
-BETA1 = Coefficient("beta1", r"\beta_1", Interval(0.0, 0.999), 0.9, DECAY, hyper_lr=5e-4)
-BETA2 = Coefficient("beta2", r"\beta_2", Interval(0.5, 0.9999), 0.999, DECAY, hyper_lr=5e-4)
+BETA1 = Coefficient("beta1", r"\beta_1", Interval(0.0, 0.999), 0.9, DECAY, 5e-4, "Decay of the average of gradients.")
+BETA2 = Coefficient(
+    "beta2", r"\beta_2", Interval(0.5, 0.9999), 0.999, DECAY, 5e-4, "Decay of the average of squared gradients."
+)
 
 MOMENTS = (
     Slot("m", "m"),

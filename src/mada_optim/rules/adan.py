@@ -14,7 +14,14 @@ from mada_optim.rule import DECAY, Coefficient, Coefficients, Interval, Rule, Sl
 from mada_optim.rules.adam import BETA1, BETA2, MOMENTS
 from mada_optim.rules.terms import difference, ema, root
 
-BETA3 = Coefficient("beta3", r"\beta_3", Interval(0.0, 0.999), 0.92, DECAY)
+BETA3 = Coefficient(
+    "beta3",
+    r"\beta_3",
+    Interval(0.0, 0.999),
+    0.92,
+    DECAY,
+    meaning="Decay of the average of gradient differences, and the weight of that average in the update.",
+)
 
 DIFFERENCES = (Slot("n", "n"), Slot("g_prev", r"g_{t-1}"), Slot("w3", r"w_3", scalar=True))
 

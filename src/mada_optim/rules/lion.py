@@ -20,4 +20,12 @@ def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dic
     return u, {"l": ema(c["beta2"], s["l"], g)}
 
 
-RULE = Rule("lion", update, (BETA1, replace(BETA2, default=0.99)), (MOMENTUM,))
+RULE = Rule(
+    "lion",
+    update,
+    (
+        replace(BETA1, meaning="Weight of the momentum, against the gradient, in the sum whose sign is the update."),
+        replace(BETA2, default=0.99, meaning="Decay of the momentum, an average of gradients."),
+    ),
+    (MOMENTUM,),
+)

@@ -19,9 +19,11 @@ from mada_optim.rules.avgrad import MEANS
 from mada_optim.rules.lion import MOMENTUM
 from mada_optim.rules.terms import difference, ema, root, running_mean, yogi_target
 
-RHO = Coefficient("rho", r"\rho", UNIT, 1.0)
-C = Coefficient("c", "c", UNIT, 1.0)
-GAMMA = Coefficient("gamma", r"\gamma", UNIT, 1.0)
+RHO = Coefficient(
+    "rho", r"\rho", UNIT, 1.0, meaning="Second moment: 1 is Adam's, 0 is AVGrad's mean over all steps so far."
+)
+C = Coefficient("c", "c", UNIT, 1.0, meaning="Target of the second moment: 1 is Adam's, 0 is Yogi's.")
+GAMMA = Coefficient("gamma", r"\gamma", UNIT, 1.0, meaning="Update: 1 is the adaptive step, 0 is Lion's sign.")
 
 LION = {"lion_beta1": 0.95, "lion_beta2": 0.98, "kappa": 1.0}
 

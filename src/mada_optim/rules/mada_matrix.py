@@ -15,7 +15,9 @@ from mada_optim.matrices.polar_factor import polar
 from mada_optim.rule import UNIT, Coefficient, Coefficients, Rule, Slots
 from mada_optim.rules import mada, muon
 
-OMEGA = Coefficient("omega", r"\omega", UNIT, 1.0)
+OMEGA = Coefficient(
+    "omega", r"\omega", UNIT, 1.0, meaning="Update of hidden matrices: 1 is Muon's, 0 is that of all other tensors."
+)
 
 
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -14,7 +14,9 @@ from mada_optim.rule import DECAY, Coefficient, Coefficients, Interval, Rule, Sl
 from mada_optim.rules.terms import Scalar, ema
 
 # The derivative in mu is 0 at mu = 0, from where no hyper-step would lead away.
-MU = Coefficient("mu", r"\mu", Interval(0.01, 0.999), 0.95, DECAY, hyper_lr=5e-4)
+MU = Coefficient(
+    "mu", r"\mu", Interval(0.01, 0.999), 0.95, DECAY, 5e-4, "Decay of the momentum, an average of gradients."
+)
 MATRIX_MOMENTUM = Slot("b", "b")
 
 

@@ -6,6 +6,8 @@ hyper-parameter `momentum_decay`. P is the product of all mu so far.
 Deviation: v is corrected by its average of ones, equal to 1 - beta_2^t while beta_2 does not change.
 """
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from mada_optim.rule import Coefficients, Rule, Slot, Slots
@@ -33,7 +35,7 @@ def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dic
 RULE = Rule(
     "nadam",
     update,
-    (BETA1, BETA2),
+    (replace(BETA1, meaning="Decay of the average of gradients, and what the look-ahead's momentum rises to."), BETA2),
     (Slot("m", "m"), Slot("v", "v"), Slot("w2", "w_2", scalar=True), Slot("P", "P", init=1.0, scalar=True)),
     {"eps": 1e-8, "momentum_decay": 4e-3},
 )

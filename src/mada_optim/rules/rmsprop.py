@@ -15,7 +15,9 @@ from mada_optim.rules.sgd import MOMENTUM
 from mada_optim.rules.terms import ema, root
 
 ALPHA = replace(BETA2, name="alpha", symbol=r"\beta", default=0.99)
-CENTERED = Coefficient("centered", r"\zeta", UNIT, 0.0)
+CENTERED = Coefficient(
+    "centered", r"\zeta", UNIT, 0.0, meaning="Divisor: 0 is the root mean square, 1 the standard deviation."
+)
 
 
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -29,7 +31,7 @@ def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dic
 RULE = Rule(
     "rmsprop",
     update,
-    (ALPHA, MOMENTUM, CENTERED),
+    (ALPHA, replace(MOMENTUM, meaning="Decay of the sum of updates."), CENTERED),
     (Slot("v", "v"), Slot("mean", r"\bar g"), Slot("b", "b")),
     {"eps": 1e-8},
 )

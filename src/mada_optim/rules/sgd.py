@@ -8,8 +8,12 @@ from torch import Tensor
 
 from mada_optim.rule import DECAY, UNIT, Coefficient, Coefficients, Interval, Rule, Slot, Slots
 
-MOMENTUM = Coefficient("momentum", r"\mu", Interval(0.0, 0.999), 0.0, DECAY, hyper_lr=5e-4)
-NESTEROV = Coefficient("nesterov", r"\nu", UNIT, 0.0)
+MOMENTUM = Coefficient(
+    "momentum", r"\mu", Interval(0.0, 0.999), 0.0, DECAY, 5e-4, "Decay of the momentum, a sum of gradients."
+)
+NESTEROV = Coefficient(
+    "nesterov", r"\nu", UNIT, 0.0, meaning="Momentum: 0 is the heavy ball, 1 is Nesterov's look-ahead."
+)
 
 
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -32,8 +32,8 @@ KEPT = {
     "long word": "x" * 200_000,
 }
 REFUSED = {
-    "empty": (b"", "expected 2 characters or more, got 0"),
-    "one character": (b"x", "expected 2 characters or more, got 1"),
+    "empty": (b"", "expected enough characters for training and validation text, got 0"),
+    "one character": (b"x", "expected enough characters for training and validation text, got 1"),
     "broken": (b"abc\xff", "expected UTF-8, got the byte 0xff at offset 3"),
     "cut in a character": (b"abc\xe2\x82", "expected UTF-8, got the byte 0xe2 at offset 3"),
     "overlong": (b"ab\xc0\xaf", "expected UTF-8, got the byte 0xc0 at offset 2"),

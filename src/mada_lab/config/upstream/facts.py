@@ -1,4 +1,4 @@
-"""What nanoGPT's and the authors' configurations say, in the keys and commands of this application: facts alone."""
+"""nanoGPT's and the authors' keys and defaults, in the keys and commands of this application: facts alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,15 +10,15 @@ NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Key:
-    """One of their keys that isn't ours.
+    """A key of theirs that isn't ours.
 
     Attributes:
         type: Of its values.
-        meaning: What stands for it here, in one clause.
-        keys: By value, our keys that say the same.
-        same: The value that says what happens here anyway.
-        refused: By value, what to do instead.
-        package: What `keys` need; where it isn't installed, what a file says is noted, and not done.
+        meaning: Its counterpart here, in one clause.
+        keys: By value, our keys with the same meaning.
+        same: The value that changes nothing here.
+        refused: By refused value, the remedy.
+        package: The package that `keys` need. Without it, the key of a file is noted and has no effect.
     """
 
     type: type
@@ -30,7 +30,6 @@ class Key:
 
 
 START = "hypergrad_init_iter"
-_COUNTED = "optimizer steps here and in nanoGPT; train_ddp.py counts micro-batches, and a file of its kind is converted"
 
 #: Their keys that aren't ours.
 THEIRS: dict[str, Key] = {
@@ -73,25 +72,7 @@ THEIRS: dict[str, Key] = {
     "backend": Key(str, "no counterpart: processes talk by nccl on GPUs, by gloo on CPUs"),
 }
 
-#: Ours and theirs under one name; what differs.
-SHARED: dict[str, str] = {
-    "max_iters": _COUNTED,
-    "warmup_iters": _COUNTED,
-    "lr_decay_iters": _COUNTED,
-    "eval_interval": _COUNTED,
-    "log_interval": _COUNTED,
-    "gradient_accumulation_steps": "forward passes of all processes together, as in nanoGPT; train_ddp.py has so many "
-    "in each of its 8 processes, and a file of its kind is converted",
-    "device": "as there; left out, it is auto here: a GPU if there is one. train_ddp.py doesn't use it",
-    "dtype": "as there; left out, it is float32, as in the authors' scripts",
-    "compile": "as there; left out, it is off, as in the authors' train.py (nanoGPT's default is on)",
-    "init_from": "as there: scratch, resume, or gpt2 to gpt2-xl; a folder of weights too",
-    "out_dir": "as there; train_ddp.py replaces it by out_mada/ or out_adam/ and the time",
-    "eps": "as there; the authors' scripts don't use theirs: train_ddp.py has 1e-6, train.py 1e-8",
-    "seed": "a key here; their scripts have one value: 5000 (train_ddp.py), 1 (train.py), 1337 (nanoGPT)",
-}
-
-#: The keys that count iterations, by what a count that isn't a whole number of steps comes to.
+#: The keys that count iterations. A count that isn't a whole number of steps is refused (SCHEDULE), or rounded up.
 SCHEDULE = ("warmup_iters", "lr_decay_iters", START)
 ROUNDED_UP = ("max_iters", "eval_interval", "log_interval")
 ACCUMULATION = "gradient_accumulation_steps"
@@ -102,9 +83,9 @@ class Script:
     """A training script that Python configurations are written for.
 
     Attributes:
-        name: What messages call it.
-        processes: Its accumulation steps are those of one of so many processes.
-        defaults: Its values of the keys that a file leaves out, where ours are others.
+        name: Its name in messages.
+        processes: Its number of processes, each of which has the accumulation steps of the file.
+        defaults: Its values for keys that a file leaves out, where ours differ.
     """
 
     name: str
@@ -113,57 +94,26 @@ class Script:
 
 
 _BOTH = {"dataset": "openwebtext", "block_size": 1024, "eval_interval": 2000, "eval_iters": 200, "log_interval": 1}
-NANOGPT = Script(
-    "nanoGPT's train.py",
-    1,
-    {
-        **_BOTH,
-        ACCUMULATION: 40,
-        "n_layer": 12,
-        "n_head": 12,
-        "n_embd": 768,
-        "learning_rate": 6e-4,
-        "min_lr": 6e-5,
-        "max_iters": 600_000,
-        "lr_decay_iters": 600_000,
-        "warmup_iters": 2000,
-    },
-)
-TRAIN_DDP = Script(
-    "the authors' train_ddp.py",
-    8,
-    {
-        **_BOTH,
-        ACCUMULATION: 5,
-        "n_layer": 10,
-        "n_head": 10,
-        "n_embd": 480,
-        "learning_rate": 1e-3,
-        "min_lr": 1e-4,
-        "max_iters": 10_000,
-        "lr_decay_iters": 10_000,
-        "warmup_iters": 0,
-        "seed": 5000,
-    },
-)
-#: The sizes that trained weights have themselves.
+NANOGPT = Script("nanoGPT's train.py", 1, {
+    **_BOTH, ACCUMULATION: 40, "n_layer": 12, "n_head": 12, "n_embd": 768, "learning_rate": 6e-4, "min_lr": 6e-5,
+    "max_iters": 600_000, "lr_decay_iters": 600_000, "warmup_iters": 2000,
+})  # fmt: skip
+TRAIN_DDP = Script("the authors' train_ddp.py", 8, {
+    **_BOTH, ACCUMULATION: 5, "n_layer": 10, "n_head": 10, "n_embd": 480, "learning_rate": 1e-3, "min_lr": 1e-4,
+    "max_iters": 10_000, "lr_decay_iters": 10_000, "warmup_iters": 0, "seed": 5000,
+})  # fmt: skip
+#: The sizes that come with trained weights.
 SIZES = ("n_layer", "n_head", "n_embd")
 
-#: The optimizer of train_ddp.py, where it differs from our default: its eps and its intervals. The same are the rates
-#: (5e-4 for beta1 and beta2, 1e-1 for the others), no momentum, clipping at 10, and a start after 50 steps.
+#: The optimizer of train_ddp.py, which differs from our default by its eps and its intervals. Equal are the rates (5e-4
+#: for beta1 and beta2, 1e-1 for the others), no momentum, clipping at 10, and a start after 50 steps.
 OPTIMIZER = "mada"
 EPS = 1e-6
 BOUNDS = {"beta1": "0.01:0.99", "beta2": "0.501:0.99", "beta3": "0:0.99"}
 
 
 def optimizer(learn: str) -> dict[str, Any]:
-    """Our keys for the authors' optimizer, of which the coefficients in `learn` are learned, as that key names them."""
+    """Our keys for the authors' optimizer; `learn` is the value of that key."""
     names = {"all": tuple(BOUNDS), "none": ()}.get(learn, tuple(name.strip() for name in learn.split(",")))
     bounds = ",".join(f"{name}={interval}" for name, interval in BOUNDS.items() if name in names)
     return {"optimizer": OPTIMIZER, "eps": EPS, **({"bounds": bounds} if bounds else {})}
-
-
-def table() -> str:
-    """Markdown: their keys, and what stands for each here."""
-    rows = [*((name, key.meaning) for name, key in THEIRS.items()), *SHARED.items()]
-    return "\n".join(["| their key | here |", "|---|---|", *(f"| `{name}` | {says} |" for name, says in rows)])

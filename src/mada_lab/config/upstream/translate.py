@@ -1,4 +1,4 @@
-"""Translates nanoGPT's and the authors' configurations, and flags of theirs, into our keys (`upstream_keys`).
+"""Translates nanoGPT's and the authors' configurations and flags into our keys (`facts`).
 
 Keys of ours on the command line keep our meaning, whatever the file.
 """
@@ -10,7 +10,7 @@ from typing import Any
 from mada_lab.config.python_files import Assignment
 from mada_lab.config.upstream import script
 from mada_lab.config.upstream.facts import START, THEIRS
-from mada_lab.config.upstream.translation import COMMAND_LINE, Said, Translation, keys_in
+from mada_lab.config.upstream.translation import COMMAND_LINE, Setting, Translation, keys_in
 from mada_lab.system.optional import installed
 
 WORDS = {"true": True, "false": False}
@@ -21,7 +21,7 @@ def translate_words(words: Sequence[str], ours: Collection[str]) -> Translation:
     """The command line alone, where there is no Python file.
 
     Raises:
-        ConfigError: A value of another type, values that contradict each other, or something that isn't done here.
+        ConfigError: A value of another type, contradicting values, or something that isn't done here.
     """
     flags, rest = _flags(words, ours)
     _require_script(flags, "it beside the Python file whose micro-batches it counts", "none")
@@ -37,24 +37,24 @@ def translate(
 
     Args:
         file: The assignments.
-        path: Where they stand.
+        path: The path of the file.
         words: The command line.
         ours: The keys of this application.
-        is_script: Whether the file is taken as one of a script that trains a GPT (`upstream_script`).
+        is_script: Whether the file belongs to a script that trains a GPT (`script`).
 
     Raises:
-        ConfigError: A value of another type, values that contradict each other, or something that isn't done here.
+        ConfigError: A value of another type, contradicting values, or something that isn't done here.
     """
     flags, rest = _flags(words, ours)
     translation = Translation(rest)
     helpers = _helpers(file, ours)
     theirs = {}
     for name, assignment in file.items():
-        said = Said(assignment.value, f"{path}, line {assignment.line}")
+        setting = Setting(assignment.value, f"{path}, line {assignment.line}")
         if name in THEIRS and name not in ours:
-            theirs[name] = said
+            theirs[name] = setting
         elif name not in helpers:
-            translation.add(name, said.value, said)
+            translation.add(name, setting.value, setting.where)
     if helpers:
         translation.notes.append(f"{path}: {', '.join(sorted(helpers))}: no keys, but parts of other values")
     theirs |= flags
@@ -66,71 +66,71 @@ def translate(
     return translation
 
 
-def _flags(words: Sequence[str], ours: Collection[str]) -> tuple[dict[str, Said], list[str]]:
+def _flags(words: Sequence[str], ours: Collection[str]) -> tuple[dict[str, Setting], list[str]]:
     """Their keys on the command line, and the other words. A flag without a value is True."""
-    found, rest, waiting = {}, [], list(words)
+    flags, rest, waiting = {}, [], list(words)
     while waiting:
         word = waiting.pop(0)
-        name, there, text = word.removeprefix("--").partition("=")
+        name, equals, text = word.removeprefix("--").partition("=")
         name = name.replace("-", "_")
         if not word.startswith("--") or name not in THEIRS or name in ours:
             rest.append(word)
             continue
-        if not there:
+        if not equals:
             text = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
-        found[name] = Said(_parsed(name, text), COMMAND_LINE)
-    return found, rest
+        flags[name] = Setting(_parsed(name, text), COMMAND_LINE)
+    return flags, rest
 
 
 def _parsed(name: str, text: str) -> Any:
-    """`text` as a value of their key, or `text` itself, which is refused with the others of a wrong type."""
+    """`text` as a value of their key, or `text` itself, which `_answer` refuses as of a wrong type."""
     if THEIRS[name].type is bool:
         return WORDS.get(text.lower(), text)
     return int(text) if THEIRS[name].type is int and text.isdecimal() else text
 
 
 def _helpers(file: Mapping[str, Assignment], ours: Collection[str]) -> set[str]:
-    """The names in a file that are no keys, and that other values are computed from."""
+    """The names in a file that aren't keys but parts of other values."""
     used = {name for target, x in file.items() for name in x.names - {target}}
     return {name for name in used if name not in THEIRS and name not in ours}
 
 
-def _require_script(theirs: Mapping[str, Said], expected: str, got: str) -> None:
-    """Raises ConfigError for the key that says nothing without a script's file."""
+def _require_script(theirs: Mapping[str, Setting], expected: str, got: str) -> None:
+    """Raises ConfigError for the key that has no meaning without a script's file."""
     if START in theirs:
         raise theirs[START].refused(START, expected, got, "use --hyper_start, in optimizer steps")
 
 
-def _answer(theirs: Mapping[str, Said], translation: Translation) -> None:
-    """Takes over what their keys say, START apart. Each is noted, or refused."""
+def _answer(theirs: Mapping[str, Setting], translation: Translation) -> None:
+    """Translates their keys, but for START. Each is noted, or refused."""
     taken: dict[str, tuple[Any, str]] = {}
     anyway = []
-    for name, said in theirs.items():
+    for name, setting in theirs.items():
         key = THEIRS[name]
-        if type(said.value) is not key.type:
-            raise said.refused(name, EXPECTED[key.type], repr(said.value), "correct the value")
-        if said.value in key.refused:
-            raise said.refused(name, str(key.same), str(said.value), key.refused[said.value])
-        keys = key.keys.get(said.value, {})
-        if keys and key.package and said.where != COMMAND_LINE and not installed(key.package):
+        if type(setting.value) is not key.type:
+            raise setting.refused(name, EXPECTED[key.type], repr(setting.value), "correct the value")
+        if setting.value in key.refused:
+            raise setting.refused(name, str(key.same), str(setting.value), key.refused[setting.value])
+        keys = key.keys.get(setting.value, {})
+        if keys and key.package and setting.where != COMMAND_LINE and not installed(key.package):
             lacking = f"the package {key.package} isn't installed, so this is not done"
-            translation.notes.append(f"{said.where}: {name}={said.value!r}: {key.meaning}; {lacking}")
+            translation.notes.append(f"{setting.where}: {name}={setting.value!r}: {key.meaning}; {lacking}")
             continue
         for ours, value in keys.items():
             if taken.setdefault(ours, (value, name))[0] != value:
-                raise said.refused(name, f"one value of {ours}", f"another by {taken[ours][1]}")
-            _require_free(ours, value, name, said, translation)
-            translation.add(ours, value, said)
-        if key.same is not None and said.value == key.same:
-            anyway.append(f"{name}={said.value}")
+                raise setting.refused(name, f"one value of {ours}", f"another by {taken[ours][1]}")
+            _require_free(ours, value, name, setting, translation)
+            translation.add(ours, value, setting.where)
+        if key.same is not None and setting.value == key.same:
+            anyway.append(f"{name}={setting.value}")
         elif name != START:
-            translation.notes.append(f"{said.where}: {name}={said.value!r}: {key.meaning}")
+            translation.notes.append(f"{setting.where}: {name}={setting.value!r}: {key.meaning}")
     if anyway:
         translation.notes.append(f"{', '.join(anyway)}: as here in any case")
 
 
-def _require_free(ours: str, value: Any, name: str, said: Said, translation: Translation) -> None:
+def _require_free(ours: str, value: Any, name: str, setting: Setting, translation: Translation) -> None:
     """Raises ConfigError if `ours` stands beside their key with another value."""
-    beside = keys_in(translation.words) if said.where == COMMAND_LINE else translation.values
+    beside = keys_in(translation.words) if setting.where == COMMAND_LINE else translation.values
     if str(beside.get(ours, value)) != str(value):
-        raise said.refused(name, f"{ours}={value}, which it stands for", f"{ours}={beside[ours]} beside it")
+        raise setting.refused(name, f"{ours}={value}, which it stands for", f"{ours}={beside[ours]} beside it")

@@ -1,4 +1,4 @@
-"""What nanoGPT's and the authors' keys become, as it is put together by `upstream`."""
+"""The result of a translation of nanoGPT's and the authors' keys, as it is put together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ COMMAND_LINE = "the command line"
 
 
 @dataclass(frozen=True)
-class Said:
-    """The value of a key, and where it stands."""
+class Setting:
+    """The value of a key, and its place."""
 
     value: Any
     where: str
@@ -23,14 +23,14 @@ class Said:
 
 @dataclass
 class Translation:
-    """What a file and a command line say, in our keys.
+    """A file and a command line, in our keys.
 
     Attributes:
         words: The command line.
         values: The keys of the file.
         where: By key of the file, its place, for messages.
         supplied: Values of keys that neither gives.
-        notes: What was translated, a sentence each.
+        notes: Sentences about what was translated.
     """
 
     words: list[str]
@@ -39,12 +39,12 @@ class Translation:
     supplied: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, key: str, value: Any, said: Said) -> None:
-        """Takes over `key`, where their key stands: on the command line or in the file."""
-        if said.where == COMMAND_LINE:
+    def add(self, key: str, value: Any, where: str) -> None:
+        """Sets `key` where their key stands: on the command line or in the file."""
+        if where == COMMAND_LINE:
             self.words.append(f"--{key}={value}")
         else:
-            self.values[key], self.where[key] = value, said.where
+            self.values[key], self.where[key] = value, where
 
     def given(self, key: str, default: Any = None) -> Any:
         """The value of `key` on the command line, as text, or else in the file."""
@@ -57,15 +57,15 @@ class Translation:
 
 def keys_in(words: Sequence[str]) -> dict[str, str]:
     """The keys in `--key=value` and `--key value`, and their values."""
-    found = {}
+    keys = {}
     for word, following in zip(words, [*words, ""][1:], strict=True):
         if word.startswith("--"):
-            key, there, value = word[2:].partition("=")
-            found[key.replace("-", "_")] = value if there else following
-    return found
+            key, equals, value = word[2:].partition("=")
+            keys[key.replace("-", "_")] = value if equals else following
+    return keys
 
 
 def listed(keys: Mapping[str, Any]) -> str:
-    """`key=value, ...`, without those that are None; a value with commas stands in quotation marks."""
+    """`key=value, ...`, without values None; a value with commas is in quotation marks."""
     texts = {key: f'"{value}"' if "," in str(value) else str(value) for key, value in keys.items() if value is not None}
     return ", ".join(f"{key}={text}" for key, text in texts.items())

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.records.listener import Listener
 from mada_lab.records.run_record import MANIFEST, SUMMARY, Run, read_run
 from mada_lab.tasks import Data
-from mada_lab.training import coefficients_from
-from mada_lab.training.loop import train
+from mada_lab.training import coefficients_from, lr_schedule
 from mada_lab.training.stacked import Member, train_together
+from mada_lab.training.trainer import train
 
 #: Keys that may differ from the recorded ones when a run goes on.
 MAY_DIFFER = ("out_dir", "data_dir", "device", "init_from", "coefficients_from", "pace_from")
@@ -26,7 +25,7 @@ def complete(config: RunConfig, data: Data, listen: Listener) -> Run:
     rest = unfinished(config)
     if rest is not None:
         train(rest, data, listen)
-    return read_run(Path(config.out_dir))
+    return read_run(config.folder)
 
 
 def complete_together(configs: Sequence[RunConfig], data: Data, listeners: Sequence[Listener]) -> list[Run | Exception]:
@@ -45,7 +44,7 @@ def complete_together(configs: Sequence[RunConfig], data: Data, listeners: Seque
             failed[i] = error
     train_together(list(members.values()))
     failed |= {i: x.error for i, x in members.items() if x.error is not None}
-    return [failed.get(i) or read_run(Path(config.out_dir)) for i, config in enumerate(configs)]
+    return [failed.get(i) or read_run(config.folder) for i, config in enumerate(configs)]
 
 
 def unfinished(config: RunConfig) -> RunConfig | None:
@@ -54,7 +53,7 @@ def unfinished(config: RunConfig) -> RunConfig | None:
     Raises:
         ConfigError: The folder holds a run of another configuration, or `coefficients_from` can't be followed.
     """
-    folder, config = Path(config.out_dir), coefficients_from.resolve(config)
+    folder, config = config.folder, lr_schedule.resolved(coefficients_from.resolve(config))
     begun = (folder / MANIFEST).exists()
     if begun:
         _require_same(read_run(folder), config)

@@ -17,6 +17,7 @@ from mada_lab.config.declarations import defaults, optimizer_keys, set_keys
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import catalog
+from mada_lab.tasks.choice import choose
 from mada_lab.tasks.open_data import open_data
 
 Values = dict[str, Any]
@@ -136,16 +137,19 @@ def require_possible(plans: Sequence[Plan]) -> None:
 
 
 def require_data(plans: Sequence[Plan]) -> None:
-    """Raises ConfigError, DataError unless the data sets of all points are there; small ones are prepared."""
-    for config in _distinct(plans, ("dataset",), optimizers=False):
-        open_data(config)
+    """Raises ConfigError, DataError unless the data sets of all points are there, and long enough to be evaluated on.
+
+    Small data sets are prepared.
+    """
+    for config in _distinct(plans, ("dataset", "block_size", "init_from"), optimizers=False):
+        choose(config, open_data(config)).validation()
 
 
 def _distinct(plans: Sequence[Plan], keys: tuple[str, ...], optimizers: bool = True) -> list[RunConfig]:
     """A configuration for each combination of the values of `keys`, and of the keys of optimizers."""
     configs = [plan.config(values) for plan in plans for values in plan.outlines()]
     keys = (*keys, *(optimizer_keys(type(plans[0].base)) if optimizers else ()))
-    return list({repr([getattr(config, key) for key in keys]): config for config in configs}.values())
+    return list({repr([getattr(config, key, None) for key in keys]): config for config in configs}.values())
 
 
 def require_used(plans: Sequence[Plan]) -> None:
