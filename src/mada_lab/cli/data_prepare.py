@@ -39,30 +39,36 @@ def run(words: list[str]) -> None:
     options = arguments()
     given = options.read(words)
     (name,) = given.places
+    own = name == OWN
+    for option, value in (("name", given.name), ("validation-share", given.validation_share)):
+        if value is not None and not own:
+            options.error(f"option --{option}: expected none beside {name}, got {value}")
+    if own and (given.from_file is None or given.name is None):
+        options.error("expected --from-file and --name beside text")
     from mada_lab.cli.bars import CountBar
-    from mada_lab.data import prepare
+    from mada_lab.data.corpus import Corpus
+    from mada_lab.data.prepare import prepare
 
     tokenizer = "char" if given.tokenizer == "characters" else given.tokenizer
-    shared = {"bpe_files": given.bpe_files, "workers": given.workers}
+    share = (given.validation_share or Fraction(1, 10)) if own else None
     with CountBar(given.name or name) as bar:
-        if name != OWN:
-            for option, value in (("name", given.name), ("validation-share", given.validation_share)):
-                if value is not None:
-                    options.error(f"option --{option}: expected none beside {name}, got {value}")
-            folder = prepare.prepare(name, given.data_dir, given.from_file, tokenizer=tokenizer, listen=bar, **shared)
-            print(f"data set {folder.name}: {folder}")
-            return
-        if given.from_file is None or given.name is None:
-            options.error("expected --from-file and --name beside text")
-        share = given.validation_share or Fraction(1, 10)
-        made = prepare.prepare_text(
-            given.name, given.data_dir, given.from_file, tokenizer or "char", share, listen=bar, **shared
+        folder = prepare(
+            given.name or name,
+            given.data_dir,
+            given.from_file,
+            tokenizer=tokenizer,
+            bpe_files=given.bpe_files,
+            workers=given.workers,
+            listen=bar,
+            own=share,
         )
-    print(f"data set {made.name}: {made.folder}")
-    print(
-        f"{len(made.train):,} training tokens, {len(made.val):,} validation tokens: "
-        f"the last {float(share):.3g} of each file's characters; {made.vocabulary_size:,} different tokens"
-    )
+    print(f"data set {folder.name}: {folder}")
+    if share is not None:
+        made = Corpus.open(folder)
+        print(
+            f"{len(made.train):,} training tokens, {len(made.val):,} validation tokens: the last {float(share):.3g} "
+            f"of each file's characters; {made.vocabulary_size:,} different tokens"
+        )
 
 
 def _share(given: str) -> Fraction:

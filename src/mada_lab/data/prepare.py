@@ -42,63 +42,36 @@ def prepare(
     bpe_files: Path | None = None,
     workers: int | None = None,
     listen: Listen = lambda count, unit: None,
+    own: Fraction | None = None,
 ) -> Path:
     """Makes the folder `data_dir / name`, unless it is there and valid.
 
     Args:
-        name: A name in `catalog.DATA_SETS`, or NAME_TOKENIZER.
-        data_dir: Where the data sets live; made if missing.
+        name: A name in `catalog.DATA_SETS`, or NAME_TOKENIZER; with `own`, a new name.
+        data_dir: Folder of the data sets; made if missing.
         from_file: A file or folder to read instead of the download.
-        tokenizer: One of the data set's, rather than the usual one; the folder is then `data_dir / NAME_TOKENIZER`.
+        tokenizer: One of the data set's, instead of the default; the folder is then `data_dir / NAME_TOKENIZER`.
         bpe_files: A folder with GPT-2's encoder.json and vocab.bpe, to read instead of a download.
         workers: Threads that encode; None is one for each CPU.
         listen: Follows the progress.
+        own: Makes a data set of the user's text in `from_file`, of which this share of each file validates.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: No data set has this name, or a file was given that it has no use for.
-        DataError: The source can't be had or is damaged, the folder can't be written, or it exists and is damaged. Then
-            nothing has changed on the disk, except that what was downloaded stays in NAME.download for the next time.
+        ConfigError: No data set has this name, the name of an own one is taken, or a file was given in vain.
+        DataError: The source is missing or damaged, the folder can't be written, or it exists and is damaged. Then
+            nothing on the disk has changed, but downloads stay in NAME.download for the next time.
     """
-    return _made(catalog.find(name, tokenizer), data_dir, _Options(from_file, bpe_files, workers, listen)).folder
-
-
-def prepare_text(
-    name: str,
-    data_dir: Path,
-    from_file: Path,
-    tokenizer: str = "char",
-    share: Fraction = Fraction(1, 10),
-    *,
-    bpe_files: Path | None = None,
-    workers: int | None = None,
-    listen: Listen = lambda count, unit: None,
-) -> Corpus:
-    """Makes the data set `data_dir / name` of the user's text: of a file in UTF-8, or of all files in a folder.
-
-    Args:
-        name: A new name.
-        data_dir: Where the data sets live; made if missing.
-        from_file: The file or the folder.
-        tokenizer: `char`, `gpt2` or `gpt2_small`.
-        share: The last `share` of each file's characters validates.
-        bpe_files: As in `prepare`.
-        workers: As in `prepare`.
-        listen: As in `prepare`.
-
-    Raises:
-        ConfigError: The name is taken or has other characters, there is no such tokenizer, or the path is missing.
-        DataError: A file is empty or isn't UTF-8, or the text is too short for both splits.
-    """
-    choice = catalog.of_own_text(name, tokenizer, share)
+    options = _Options(from_file, bpe_files, workers, listen)
+    if own is None:
+        return _made(catalog.find(name, tokenizer), data_dir, options).folder
+    choice = catalog.of_own_text(name, tokenizer or "char", own)
     if (data_dir / name).exists():
         what = f"expected a new name, got that of the folder {data_dir / name}"
         raise ConfigError(f"--name={name}: {what}; choose another, or delete the folder")
-    made = _made(choice, data_dir, _Options(from_file, bpe_files, workers, listen))
-    assert isinstance(made, Corpus)
-    return made
+    return _made(choice, data_dir, options).folder
 
 
 def open_or_prepare(name: str, data_dir: Path) -> Corpus:

@@ -20,9 +20,9 @@ PANEL = (3.3, 2.35)
 """Size of a panel, in inches."""
 LEVELS = 10
 SHOWN = (1, 95)
-"""Percentiles of the losses that the colors reach at most: a corner where training fails would take them all."""
+"""Percentiles of the losses at which the colors end, so that a corner where training fails doesn't take them all."""
 FAR = 4
-"""So many times as far above the median as the lowest is below it."""
+"""The colors end so many times as far above the median as the lowest loss is below it."""
 LOSSES = ("training", "validation")
 DOT: style.Look = {"marker": ".", "color": style.INK, "markersize": 1.6, "alpha": 0.6}
 CROSS: style.Look = {"marker": "x", "color": style.COLORS[1], "markersize": 5}
@@ -39,9 +39,9 @@ class Surface:
         name: The optimizer.
         beta1: Shape (m,), rising.
         beta2: Shape (n,), rising.
-        training: Shape (m, n, seeds), in nats; NaN where a run failed or there is none.
-        validation: Likewise.
-        ran: Shape (m, n, seeds), whether there is a run.
+        training: Training losses in nats, (m, n, seeds); NaN where a run failed or there is none.
+        validation: Validation losses in nats, (m, n, seeds).
+        ran: Whether there is a run, (m, n, seeds).
     """
 
     name: str
@@ -76,15 +76,15 @@ def contours(surfaces: Sequence[Surface]) -> Figure:
     figure = Figure(figsize=(width, height))
     inner = {"left": 0.65 / width, "right": 1 - 0.15 / width, "bottom": 1.45 / height, "top": 1 - 0.3 / height}
     places = figure.add_gridspec(rows, len(LOSSES), hspace=0.24, wspace=0.1, **inner)
+    panels = places.subplots(sharex=True, sharey=True, squeeze=False)
     for column, which in enumerate(LOSSES):
         levels, colors = levels_of([surface.mean(which) for surface in surfaces]), _colors()
         norm = BoundaryNorm(levels, colors.N, extend="both")
-        for row, surface in enumerate(surfaces):
-            axes = figure.add_subplot(places[row, column])
+        for axes, surface in zip(panels[:, column], surfaces, strict=True):
             _panel(axes, surface, which, levels, norm, colors)
-            axes.set(xlabel="initial β₁" if row == rows - 1 else "", ylabel="" if column else "initial β₂")
-            axes.tick_params(labelbottom=row == rows - 1, labelleft=column == 0)
-        place = axes.get_position()
+            axes.set(xlabel="initial β₁", ylabel="initial β₂")
+            axes.label_outer()
+        place = panels[-1, column].get_position()
         bar = figure.add_axes((place.x0, 0.8 / height, place.width, 0.11 / height))
         figure.colorbar(ScalarMappable(norm, colors), cax=bar, orientation="horizontal", ticks=levels[::2])
         bar.set_xlabel(f"final {which} loss (nats)")
@@ -96,7 +96,7 @@ def contours(surfaces: Sequence[Surface]) -> Figure:
 
 
 def levels_of(grids: Sequence[Floats]) -> Floats:
-    """Round levels over the losses of all `grids`, but for those at the ends and those far above the median."""
+    """Round levels over the losses of all `grids`, without the lowest, the highest, and those far above the median."""
     values = finite(np.concatenate([grid.ravel() for grid in grids]))
     if not len(values):
         return np.array([0.0, 1.0])
@@ -114,7 +114,7 @@ def _panel(axes: Axes, surface: Surface, which: str, levels: Floats, norm: Bound
         style_of = {"levels": levels, "norm": norm, "extend": "both"}
         axes.contourf(surface.beta1, surface.beta2, mean.T, cmap=colors, **style_of)
         axes.contour(surface.beta1, surface.beta2, mean.T, levels=levels, colors="white", linewidths=0.5)
-    else:  # contours would fill in what isn't known
+    else:  # contours would fill in cells without a mean
         axes.pcolormesh(*_edges(surface), mean.T, cmap=colors, norm=norm)
     _mark(axes, surface, mean)
     spread = f"{np.nanmin(mean):.3f} to {np.nanmax(mean):.3f}" if np.isfinite(mean).any() else "no finite loss"

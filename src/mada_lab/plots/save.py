@@ -72,7 +72,7 @@ def svg(figure: Figure, alt: str) -> str:
 
     Args:
         figure: A figure drawn under `style.drawing`.
-        alt: What the figure shows, for those who don't see it. Unique on a page: ids begin with a digest of it.
+        alt: A description for readers who don't see it. Unique on a page: ids begin with a digest of it.
     """
     prefix = "f" + hashlib.sha256(alt.encode(errors="replace")).hexdigest()[:8]
     root = ElementTree.fromstring(rendered(figure, "svg", prefix, {}))
@@ -89,7 +89,7 @@ def svg(figure: Figure, alt: str) -> str:
 
 
 def _make_inline(root: ElementTree.Element, prefix: str) -> None:
-    """Takes out what a page must not get from a figure: namespaces, the date, a style sheet for everything, fonts."""
+    """Removes what would change the page: namespaces, metadata, the figure's style sheet, fonts."""
     for parent in list(root.iter()):
         for child in list(parent):
             if _NAMESPACE.sub("", child.tag) in ("metadata", "style"):

@@ -16,7 +16,7 @@ from mada_lab.records.run_record import Run
 Look = dict[str, Any]
 """Keywords of a line in a plot."""
 
-# Okabe and Ito's palette, less the yellow and the black: it is told apart with any color vision, on white.
+# Okabe and Ito's palette without yellow and black: readable on white with any color vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A5A5A")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("solid", "dashed", "dotted", "dashdot")

@@ -1,4 +1,4 @@
-"""The sections of a report about coefficients: how the learned ones moved, and what the others are."""
+"""The sections of a report about coefficients and hypergradients."""
 
 from collections.abc import Collection, Sequence
 from itertools import islice
@@ -13,8 +13,7 @@ from mada_lab.reports.runs import labels
 
 Runs = Sequence[Run]
 
-_MOST = 24
-"""At most so many coefficients are shown: a run may learn a set of them per tensor."""
+_MOST = 24  # coefficients that are shown: a run may learn a set of them per tensor
 
 
 def trajectories(runs: Runs) -> Section:
@@ -41,10 +40,10 @@ def hypergradients(runs: Runs) -> Section:
     return Section("Hypergradients", _panels(runs, "Hypergradient of", panels, caption) if panels else nothing)
 
 
-def _panels(runs: Runs, what: str, panels: Panels, caption: str) -> list[Part]:
+def _panels(runs: Runs, quantity: str, panels: Panels, caption: str) -> list[Part]:
     legend = [(label, "") for label, run in zip(labels(runs), runs, strict=True) if run.learned]
     first = separate(dict(islice(panels.items(), _MOST)), SMALL)
-    drawn = {f"{what} {name} over optimizer steps": figure for name, figure in first.items()}
+    drawn = {f"{quantity} {name} over optimizer steps": figure for name, figure in first.items()}
     return [Listing(legend, "legend"), Figures(drawn, caption + _left_out(panels), "small")]
 
 

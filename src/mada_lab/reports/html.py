@@ -21,7 +21,7 @@ NONE, NOT_FINITE = "\N{EN DASH}", "not finite"
 
 @dataclass(frozen=True)
 class Label:
-    """A run's name beside a sample of its line, of this color and SVG `stroke-dasharray`; `note` is small text below."""
+    """A run's name beside a sample of its line (color, SVG `stroke-dasharray`); `note` is small text below it."""
 
     name: str
     color: str
@@ -78,9 +78,9 @@ class Figures:
     """Figures on white cards, with one caption.
 
     Attributes:
-        figures: By alt text, which says what a figure shows to those who don't see it; unique on a page.
+        figures: By alt text, the description for readers who don't see the figure; unique on a page.
         caption: Text below them.
-        size: The width of a card; "whole" is that of the figure itself.
+        size: The width of a card: "whole" is one in a row, "wide" two, "small" three.
     """
 
     form: ClassVar = "figures"

@@ -1,7 +1,6 @@
-"""The authors' log files as tables: CSV with a header, or text without one, told apart by their first line. No torch.
+"""The authors' log files as tables: CSV with a header, or text without one.
 
-A trajectory has a row per logged step of one run; a grid has a row per finished run, with the coefficients that the run
-started from. Text without a header becomes the same table as CSV has, so that nothing behind this file knows the form.
+A trajectory has a row per logged step of one run. A grid has a row per finished run, with its initial coefficients.
 """
 
 import csv
@@ -14,7 +13,7 @@ from pathlib import Path
 from mada_lab.errors import ConfigError
 
 LOSSES = ("train_loss", "val_loss")
-#: What a file must have to be one of the two; its other columns are coefficients.
+#: The columns that each kind of file must have; its other columns are coefficients.
 TRAJECTORY = ("step", *LOSSES)
 GRID = ("initial_beta1", "initial_beta2", *LOSSES)
 #: The columns of text without a header, as the authors' scripts write them.
@@ -28,7 +27,7 @@ PLACES = ("*", "*/*", "*/*/*")
 
 @dataclass(frozen=True)
 class LogTable:
-    """One file, each value a number.
+    """One file.
 
     Attributes:
         path: The file.
@@ -46,15 +45,13 @@ class LogTable:
 
 
 def read_tables(folder: Path) -> list[LogTable]:
-    """The trajectories and grids in `folder` and up to two folders below: all its .txt files, and the .csv files.
-
-    CSV files with other columns are passed over.
+    """The trajectories and grids in `folder` and up to two folders below; CSV files with other columns are ignored.
 
     Raises:
         ConfigError: A file is malformed.
     """
-    found = (path for place in PLACES for path in folder.glob(place))
-    paths = sorted(path for path in found if path.suffix in (".csv", ".txt") and path.is_file())
+    paths = (path for place in PLACES for path in folder.glob(place))
+    paths = sorted(path for path in paths if path.suffix in (".csv", ".txt") and path.is_file())
     return [table for path in paths if (table := _table(path)) is not None]
 
 

@@ -35,7 +35,7 @@ class Family:
     Attributes:
         optimizer: Its name in a configuration.
         usual: Its usual values: the first trial.
-        space: By key, what the other trials are drawn from.
+        space: By key, the range that the other trials are drawn from.
         fixed: Keys that all trials share.
     """
 
@@ -108,7 +108,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 PAPER_BOUNDS = "beta1=0.01:0.99,beta2=0.501:0.99,beta3=0:0.99"  # of the published code
-#: Rows without any tuning, by name, each at its optimizer's own learning rate.
+#: Rows without tuning, by name; each optimizer has its default learning rate.
 DEFAULTS: dict[str, Values] = {
     "adamw_default": {"optimizer": "adamw", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1},
     "automuon_default": {"optimizer": "automuon"},

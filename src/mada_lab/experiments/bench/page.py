@@ -37,7 +37,7 @@ def sections_of(tables: Sequence[Table], scope: Scope, memory: Memory) -> list[S
     tasks = [t.task for t in tables]
     means = ["", *tasks, "geometric mean"]
     cost = ["", *(f"{task}, ms per step" for task in tasks), "state, bytes per parameter"]
-    found: list[tuple[str, list[str], Rows]] = [
+    given: list[tuple[str, list[str], Rows]] = [
         ("Losses", ["", *tasks], [[title, *map(shown, tables, names)] for title, names in _groups(tables)]),
         ("Over the best AdamW", means, _per_group(tables, lambda t, name: t.mean(name) / target(t))),
         (
@@ -51,7 +51,7 @@ def sections_of(tables: Sequence[Table], scope: Scope, memory: Memory) -> list[S
         ("Cost", cost, _cost(tables, memory)),
         ("Required figures", ["figure", "asked", "measured", "holds"], _required(tables, scope)),
     ]
-    return [Section(title, [PageTable(head, rows)]) for title, head, rows in found if rows]
+    return [Section(title, [PageTable(head, rows)]) for title, head, rows in given if rows]
 
 
 def _groups(tables: Sequence[Table]) -> list[tuple[str, list[str]]]:
@@ -101,18 +101,18 @@ def _lr(tables: Sequence[Table], scope: Scope) -> Rows:
 
 
 def _betas(tables: Sequence[Table], scope: Scope) -> Rows:
-    found = {optimizer: [betas_ratio(t, optimizer, scope) for t in tables] for optimizer in OF_BETAS}
-    return [_row(optimizer, values) for optimizer, values in found.items() if not all(map(math.isnan, values))]
+    ratios = {optimizer: [betas_ratio(t, optimizer, scope) for t in tables] for optimizer in OF_BETAS}
+    return [_row(optimizer, values) for optimizer, values in ratios.items() if not all(map(math.isnan, values))]
 
 
 def _ablations(tables: Sequence[Table]) -> Rows:
     names = list(dict.fromkeys([*CONTENDERS.values(), *hyper_map(), *ablations(), FIXED, EQUAL]))
-    found = [
+    rows = [
         _row(f"{name}, over tuned AdamW", [t.mean(name) / target(t) for t in tables])
         for name in names
         if any(t.has(name) for t in tables)
     ]
-    return found if len(found) > 1 else []
+    return rows if len(rows) > 1 else []
 
 
 def _cost(tables: Sequence[Table], memory: Memory) -> Rows:
@@ -153,7 +153,7 @@ CAPTION = (
 def _lead(tables: Sequence[Table], scope: Scope) -> Text:
     seeds, map_seeds = (", ".join(map(str, x)) for x in (scope.seeds, scope.map_seeds))
     tuning = f"{scope.trials} trials of each family on seed 0, the best on seeds {seeds}"
-    return Text(f"{len(tables)} tasks; {tuning}; maps on seeds {map_seeds}.", "lead")
+    return Text(f"Tasks: {len(tables)}; {tuning}; maps on seeds {map_seeds}.", "lead")
 
 
 def _figures(t: Table, scope: Scope) -> dict[str, Figure]:

@@ -1,12 +1,11 @@
 """Which worker computes which point of a sweep: agreed on through their storage alone, on any number of machines.
 
-A worker claims a point by adding a running trial that carries it, and then reading all trials. A storage numbers trials
-in one order for all, and whoever has added one sees every trial before it: of several claims on a point, the one of
-lowest number stands, and the others see that. There is no queue to fill first, and nothing that a dead worker could
-leave half done.
+A worker claims a point by adding a running trial with the number of the point, and then reading all trials. A storage
+numbers trials in one order, and a worker that has added one sees every trial before it: of several claims on a point,
+the one with the lowest number stands, and the others see that.
 
-While it computes, a worker changes its trial every now and then. One that is quiet for `grace` seconds, by the clock of
-whoever watches, has failed; failing is final in a storage, and frees the point for a new claim. What a trial means:
+While it computes, a worker changes its trial every now and then. A trial that doesn't change for `grace` seconds is
+failed by another worker, which frees the point for a new claim. The states of a trial:
 
     running                         claimed
     complete, or failed with error  settled, the latter as a failure, until someone wants it tried again
@@ -42,7 +41,7 @@ class Standing:
     Attributes:
         settled: By point, the trial that has its result or its failure.
         held: By point, the trial of the worker that computes it.
-        deaths: By point, how many workers ended in it without a word.
+        deaths: By point, how many workers died in it.
         drawn: By point, name and keys that a worker has drawn for it, in a search.
     """
 
@@ -127,15 +126,15 @@ class Claims:
         return taken
 
     def _claim(self, point: int) -> Claim | None:
-        own = self.study.begin({"point": point, "worker": self._worker, "beat": 0})
+        claimed = self.study.begin({"point": point, "worker": self._worker, "beat": 0})
         trials = self.study.trials()
-        number = next(trial.number for trial in trials if trial.id == own)
+        number = next(trial.number for trial in trials if trial.id == claimed)
         rivals = [trial for trial in trials if trial.facts.get("point") == point and trial.number != number]
         retried = self._retried()
         first = all(trial.number > number for trial in rivals if trial.state == State.RUNNING)
         if first and not any(is_settled(trial) and trial.number not in retried for trial in rivals):
-            return Claim(point, own)
-        self.study.end(own, State.PRUNED)
+            return Claim(point, claimed)
+        self.study.end(claimed, State.PRUNED)
         return None
 
     def note(self, claim: Claim, **facts: Any) -> None:

@@ -12,7 +12,7 @@ from mada_lab.training import coefficients_from, lr_schedule
 from mada_lab.training.stacked import Member, train_together
 from mada_lab.training.trainer import train
 
-#: Keys in which a run that goes on may differ from what began it.
+#: Keys that may differ from the recorded ones when a run goes on.
 MAY_DIFFER = ("out_dir", "data_dir", "device", "init_from", "coefficients_from", "pace_from")
 
 

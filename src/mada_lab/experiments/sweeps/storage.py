@@ -66,8 +66,8 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """All trials in the order of their numbers."""
-        found = self._storage.get_all_trials(self._id, deepcopy=False)
-        read = [Trial(x._trial_id, x.number, x.state, x.user_attrs) for x in found]
+        frozen = self._storage.get_all_trials(self._id, deepcopy=False)
+        read = [Trial(x._trial_id, x.number, x.state, x.user_attrs) for x in frozen]
         return sorted(read, key=lambda trial: trial.number)
 
     def begin(self, facts: Mapping[str, Any]) -> int:
@@ -81,7 +81,7 @@ class Study:
             self._storage.set_trial_user_attr(trial, name, fact)
 
     def end(self, trial: int, state: State, value: float | None = None) -> bool:
-        """Ends a running trial, with the value that it came to; whether it was this worker that ended it.
+        """Ends a running trial with its result, and returns whether this worker ended it.
 
         Raises:
             TrialEnded: It has ended.

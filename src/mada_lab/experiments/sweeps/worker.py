@@ -80,11 +80,11 @@ class Worker:
     """Computes points of a plan.
 
     Args:
-        plan: What there is to compute.
-        claims: Who computes what.
+        plan: The points.
+        claims: Shares the points out among workers.
         out: Folder of the run folders.
-        listen: Follows it.
-        together: How many points it trains side by side, if more than one; all of them of one shape, on one data set.
+        listen: Follows the worker.
+        together: Number of points that it trains side by side; if more than one, all have one shape and one data set.
     """
 
     def __init__(self, plan: Plan, claims: Claims, out: Path, listen: SweepListener, together: int = 1) -> None:
@@ -142,7 +142,7 @@ class Worker:
         ]
 
     def _compute(self, claims: Sequence[Claim]) -> None:
-        """Computes points and settles them. Raises SweepStopped; what else a run raises is a result."""
+        """Computes points and settles them. Raises SweepStopped; other errors of a run are results."""
         with ExitStack() as stack:
             configs, heard = {}, {}
             for claim in claims:
