@@ -17,9 +17,9 @@ from mada_lab.experiments.comparison import compare
 from mada_lab.experiments.comparison.page import page
 from mada_lab.experiments.seeds import run_name
 from mada_lab.experiments.sweeps.complete import complete
-from mada_lab.plots.bars import Band, Bar, bands, bars
 from mada_lab.plots.contours import Surface, contours, levels_of
 from mada_lab.plots.save import save
+from mada_lab.plots.seeds import bands, bars
 from mada_lab.records.run_record import RunRecord, read_run
 from mada_lab.training import coefficients_from
 from tests.app.conftest import Silent, fitted
@@ -158,11 +158,9 @@ def test_contours_mark_what_failed_and_don_t_fill_it_in(tmp_path):
 
 
 def test_bars_start_at_zero_and_bands_span_the_seeds():
-    figure = bars(
-        [Bar("a", [1.0, 2.0]), Bar("b", [1.5, math.nan])], [Bar("a", [0.0, 0.0]), Bar("b", [0.5, math.nan])], "x"
-    )
+    figure = bars({"a": [1.0, 2.0], "b": [1.5, math.nan]}, {"a": [0.0, 0.0], "b": [0.5, math.nan]}, "x")
     [bar] = figure.axes[1].patches
     assert (bar.get_x(), bar.get_width()) == (0.0, 0.5)
-    axes = bands([Band("a", [0, 1], np.array([[3.0, 1.0], [5.0, math.nan]]))], "x").axes[0]
+    axes = bands({"a": ([0, 1], np.array([[3.0, 1.0], [5.0, math.nan]]))}, "x").axes[0]
     assert axes.lines[0].get_ydata().tolist() == [4.0, 1.0]
     assert {tuple(point) for point in axes.collections[0].get_paths()[0].vertices.tolist()} >= {(0, 3), (0, 5), (1, 1)}

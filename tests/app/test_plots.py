@@ -5,13 +5,21 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from mada_lab.plots import coefficients as drawn
 from mada_lab.plots import style
-from mada_lab.plots.coefficients import coefficient_grid, coefficient_panels, hypergradient_panels
 from mada_lab.plots.curves import coefficient_range, loss_range, round_up, smooth, symmetric_range, thin
 from mada_lab.plots.losses import training_loss, validation_loss
 from mada_lab.plots.save import svg
 from mada_lab.records.run_record import RunRecord, read_run
 from tests.app.synthetic_runs import make_run
+
+
+def coefficient_panels(runs):
+    return style.separate(drawn.coefficients(runs), style.SMALL)
+
+
+def hypergradient_panels(runs):
+    return style.separate(drawn.hypergradients(runs), style.SMALL)
 
 
 def test_figures_draw_the_numbers_of_the_record(tmp_path):
@@ -47,8 +55,8 @@ def test_panels_name_their_coefficient_and_the_height_they_show(tmp_path):
         bottom, top = axes.get_ylim()
         assert axes.get_title("left") == name
         assert axes.get_title("right") == f"full height {top - bottom:.3g}"
-    assert list(hypergradient_panels(runs, limit=2)) == ["beta1", "beta2"]
-    assert len(coefficient_grid(runs).axes) == 6
+    assert list(hypergradient_panels(runs))[:2] == ["beta1", "beta2"]
+    assert len(style.together(drawn.coefficients(runs), style.SMALL, {}).axes) == 6
 
 
 def test_what_is_neither_learned_nor_moves_has_no_panel(tmp_path):
@@ -59,7 +67,7 @@ def test_what_is_neither_learned_nor_moves_has_no_panel(tmp_path):
     runs = [read_run(tmp_path / "lr")]
     assert list(coefficient_panels(runs)) == ["gamma", "lr"]
     assert list(hypergradient_panels(runs)) == ["gamma"]
-    assert len(coefficient_grid(runs).axes) == 2
+    assert len(style.together(drawn.coefficients(runs), style.SMALL, {}).axes) == 2
 
 
 def test_a_panel_shows_the_runs_that_learn_its_coefficient(tmp_path):

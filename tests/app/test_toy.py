@@ -12,9 +12,9 @@ import torch
 
 from mada_lab.errors import ConfigError
 from mada_lab.experiments.toy.game import METHODS, PROBLEMS, SCHEDULES, Game, play, record, recorded
+from mada_lab.experiments.toy.page import figures
 from mada_lab.experiments.toy.scalar_optimizer import ScalarOptimizer
 from mada_lab.optimizers.controls import Negated
-from mada_lab.plots.toy import toy_figure
 from mada_lab.records.run_record import read_run
 from mada_optim import MADA, HyperSGD, HyperTorch
 from mada_optim.beta_guard import Guard
@@ -133,7 +133,7 @@ def test_a_record_has_all_that_the_figure_shows(tmp_path):
         record(Game(problem="reddi", method=name, steps=1000, points=50), tmp_path / name)
     runs = [read_run(tmp_path / name) for name in ("adam", "mada")]
     assert runs[1].coefficient("rho")[1][-1] == runs[1].final_coefficients()["rho"]
-    lines = [axes.get_lines()[:2] for axes in toy_figure(runs).axes]
+    lines = [axes.get_lines()[:2] for axes in figures(runs)["toy"].axes]
     last = [line.get_ydata()[-1] for line in (*lines[0], *lines[1], lines[2][1])]
     ends = [run.summary for run in runs]
     assert last[:4] == [end[key] for key in ("final_average_regret", "final_iterate") for end in ends]

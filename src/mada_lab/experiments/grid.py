@@ -38,7 +38,11 @@ def read_surfaces(folder: Path) -> list[Surface]:
     Raises:
         ConfigError: There are none, or a record or a table is malformed.
     """
-    cells = _runs(folder) or _published(folder)
+    return surfaces(_runs(folder) or _published(folder))
+
+
+def surfaces(cells: Sequence[Cell]) -> list[Surface]:
+    """The surface of each optimizer."""
     names = sorted({cell.optimizer for cell in cells}, key=lambda x: (FIRST.index(x) if x in FIRST else len(FIRST), x))
     return [_surface(name, [cell for cell in cells if cell.optimizer == name]) for name in names]
 
@@ -68,7 +72,7 @@ def _published(folder: Path) -> list[Cell]:
     cells: dict[tuple[str, float, float], Cell] = {}
     for table in grids:
         name = _optimizer(table)
-        for row, line in zip(table.rows, table.lines, strict=True):
+        for line, row in table.rows.items():
             cell = Cell(name, row["initial_beta1"], row["initial_beta2"], 0, row["train_loss"], row["val_loss"])
             start = (name, cell.beta1, cell.beta2)
             if start in cells:

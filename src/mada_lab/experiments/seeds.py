@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from mada_lab.plots.bars import Band
+from mada_lab.plots.seeds import Band
 from mada_lab.records.run_record import MANIFEST, Run, Series, read_run
 
 NOTHING = "-"
@@ -30,11 +30,11 @@ def final_loss(run: Run, which: str) -> float:
     return math.nan if loss is None else float(loss)
 
 
-def band(name: str, curves: Sequence[Series]) -> Band:
+def band(curves: Sequence[Series]) -> Band:
     """The curves of a group, at the steps that all of them have."""
     values = [dict(zip(*curve, strict=True)) for curve in curves]
     steps = sorted(set.intersection(*(set(x) for x in values))) if values else []
-    return Band(name, steps, np.array([[x[step] for step in steps] for x in values]))
+    return steps, np.array([[x[step] for step in steps] for x in values])
 
 
 def mean_sd(values: Sequence[float], sign: str = "") -> str:

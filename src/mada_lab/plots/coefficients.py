@@ -1,19 +1,14 @@
-"""How the learned coefficients moved, and the hypergradients that moved them: one small panel per coefficient.
+"""Learned coefficients and hypergradients over steps: a small panel per coefficient, of the runs that learn it."""
 
-A panel shows the runs that learn its coefficient; what isn't learned is no part of the figures.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mada_lab.plots import style
 from mada_lab.plots.curves import coefficient_range, finite, smooth, symmetric_range, thin
 from mada_lab.records.run_record import Run
-
-Panel = Callable[[Axes, Sequence[Run], str], None]
 
 _RING: style.Look = {
     "marker": "o",
@@ -25,61 +20,20 @@ _RING: style.Look = {
 }
 
 
-@style.drawing()
-def coefficient_panels(runs: Sequence[Run], limit: int | None = None) -> dict[str, Figure]:
-    """By name, the applied values over steps of each coefficient that any run learns (the first `limit`)."""
-    return _figures(runs, learned_names(runs)[:limit], _coefficient)
+def coefficients(runs: Sequence[Run]) -> style.Panels:
+    """The applied values over steps of each coefficient that any of the runs learns."""
+    return {name: partial(_coefficient, runs=runs, name=name) for name in learned_names(runs)}
 
 
-@style.drawing()
-def hypergradient_panels(runs: Sequence[Run], limit: int | None = None) -> dict[str, Figure]:
-    """Likewise for the hypergradients, in loss per unit of the coefficient."""
-    return _figures(runs, with_hypergradients(runs)[:limit], _hypergradient)
-
-
-@style.drawing()
-def coefficient_grid(runs: Sequence[Run], columns: int = 3) -> Figure:
-    """All of these coefficients in one figure, to save on its own, with the runs named below."""
-    return _grid(runs, learned_names(runs), _coefficient, columns)
-
-
-@style.drawing()
-def hypergradient_grid(runs: Sequence[Run], columns: int = 3) -> Figure:
-    """Likewise for the hypergradients."""
-    return _grid(runs, with_hypergradients(runs), _hypergradient, columns)
-
-
-def _grid(runs: Sequence[Run], names: Sequence[str], draw: Panel, columns: int) -> Figure:
-    columns = min(columns, len(names)) or 1
-    rows = -(-len(names) // columns) or 1
-    figure = Figure(figsize=(style.SMALL[0] * columns, style.SMALL[1] * rows), layout="constrained")
-    for i, name in enumerate(names):
-        draw(figure.add_subplot(rows, columns, i + 1), runs, name)
-    with_any = [(style.sample(i), run.name) for i, run in enumerate(runs) if {*names} & {*run.learned}]
-    style.legend_below(figure, [line for line, _ in with_any], [name for _, name in with_any], columns)
-    return figure
+def hypergradients(runs: Sequence[Run]) -> style.Panels:
+    """The hypergradients over steps of those coefficients for which they are not always 0."""
+    moved = {name for run in runs for name in run.learned if any(x != 0 for x in run.hypergradient(name)[1])}
+    return {name: partial(_hypergradient, runs=runs, name=name) for name in learned_names(runs) if name in moved}
 
 
 def learned_names(runs: Sequence[Run]) -> list[str]:
     """The coefficients that any of the runs learns, in the order of their first appearance."""
     return list(dict.fromkeys(name for run in runs for name in run.learned))
-
-
-def with_hypergradients(runs: Sequence[Run]) -> list[str]:
-    """Those of them whose hypergradient isn't 0 throughout."""
-    return [
-        name
-        for name in learned_names(runs)
-        if any(x != 0 for run in runs if name in run.learned for x in run.hypergradient(name)[1])
-    ]
-
-
-def _figures(runs: Sequence[Run], names: list[str], draw: Panel) -> dict[str, Figure]:
-    figures = {}
-    for name in names:
-        figures[name] = Figure(figsize=style.SMALL, layout="constrained")
-        draw(figures[name].add_subplot(), runs, name)
-    return figures
 
 
 def _coefficient(axes: Axes, runs: Sequence[Run], name: str) -> None:

@@ -20,9 +20,9 @@ PANEL = (3.3, 2.35)
 """Size of a panel, in inches."""
 LEVELS = 10
 SHOWN = (1, 95)
-"""Percentiles of the losses that the colors reach at most: a corner where training fails would take them all."""
+"""Percentiles of the losses at which the colors end, so that a corner where training fails doesn't take them all."""
 FAR = 4
-"""So many times as far above the median as the lowest is below it."""
+"""The colors end so many times as far above the median as the lowest loss is below it."""
 LOSSES = ("training", "validation")
 DOT: style.Look = {"marker": ".", "color": style.INK, "markersize": 1.6, "alpha": 0.6}
 CROSS: style.Look = {"marker": "x", "color": style.COLORS[1], "markersize": 5}
@@ -39,9 +39,9 @@ class Surface:
         name: The optimizer.
         beta1: Shape (m,), rising.
         beta2: Shape (n,), rising.
-        training: Shape (m, n, seeds), in nats; NaN where a run failed or there is none.
-        validation: Likewise.
-        ran: Shape (m, n, seeds), whether there is a run.
+        training: Training losses in nats, (m, n, seeds); NaN where a run failed or there is none.
+        validation: Validation losses in nats, (m, n, seeds).
+        ran: Whether there is a run, (m, n, seeds).
     """
 
     name: str
@@ -96,7 +96,7 @@ def contours(surfaces: Sequence[Surface]) -> Figure:
 
 
 def levels_of(grids: Sequence[Floats]) -> Floats:
-    """Round levels over the losses of all `grids`, but for those at the ends and those far above the median."""
+    """Round levels over the losses of all `grids`, without the lowest, the highest, and those far above the median."""
     values = finite(np.concatenate([grid.ravel() for grid in grids]))
     if not len(values):
         return np.array([0.0, 1.0])
@@ -114,7 +114,7 @@ def _panel(axes: Axes, surface: Surface, which: str, levels: Floats, norm: Bound
         style_of = {"levels": levels, "norm": norm, "extend": "both"}
         axes.contourf(surface.beta1, surface.beta2, mean.T, cmap=colors, **style_of)
         axes.contour(surface.beta1, surface.beta2, mean.T, levels=levels, colors="white", linewidths=0.5)
-    else:  # contours would fill in what isn't known
+    else:  # contours would fill in cells without a mean
         axes.pcolormesh(*_edges(surface), mean.T, cmap=colors, norm=norm)
     _mark(axes, surface, mean)
     spread = f"{np.nanmin(mean):.3f} to {np.nanmax(mean):.3f}" if np.isfinite(mean).any() else "no finite loss"

@@ -1,4 +1,4 @@
-"""What is drawn of a series: a smoothed line, fewer points, and vertical ranges with round spans. Numbers only."""
+"""Numbers for figures: smoothed series, fewer points, vertical ranges with round spans."""
 
 import math
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ SMOOTHING = 20
 def smooth(values: Sequence[float]) -> Floats:
     """Centered moving mean over 1/20 of the values. Values that are not finite stay out of it, and remain gaps.
 
-    At the start, where losses fall steeply, the window shrinks to stay centered; at the end, where noise outweighs the
-    slope, it keeps its left half, so that the last point is a mean too.
+    At the start, where losses fall steeply, the window shrinks to stay centered; at the end it keeps its left half, so
+    that the last point is a mean too.
     """
     y = floats(values)
     known = np.isfinite(y)
@@ -73,8 +73,8 @@ def round_up(x: float) -> float:
 def coefficient_range(low: float, high: float, least: float = 0.01) -> Range:
     """A vertical range for values in [low, high] whose span is a round number, `least` at the smallest.
 
-    The floor keeps a coefficient that hardly moves looking so. Values in [0, 1] get a range that stays there, but for
-    a margin which keeps a line on the bound visible; so do those that take up nearly all of it.
+    With the floor, a coefficient that hardly moves looks flat. The range of values in [0, 1] stays in [0, 1], with a
+    margin that keeps a line on the bound visible.
     """
     if low >= 0 and high <= 1 and high - low > 0.92:
         return -0.04, 1.04
@@ -87,17 +87,17 @@ def coefficient_range(low: float, high: float, least: float = 0.01) -> Range:
 
 
 def symmetric_range(values: Floats) -> Range:
-    """A range [-limit, limit] with a round limit that holds 99 % of the values."""
+    """A range [-limit, limit] with a round limit that holds 99% of the values."""
     size = float(np.percentile(np.abs(values), 99)) if len(values) else 0.0
     limit = round_up(size) if size > 0 else 1.0
     return -limit, limit
 
 
 def loss_range(curves: Sequence[tuple[Sequence[int], Floats]]) -> Range:
-    """A range for losses that shows what comes after the first 10 % of the steps.
+    """A range for the losses after the first 10% of the steps, which the fall from the initial loss would flatten.
 
-    The fall from the initial loss would flatten everything else; so would a run that diverged, which leaves through
-    the top at most a tenth above the highest initial loss. Without any finite loss, the range is (0, 1).
+    It ends at most a tenth above the highest initial loss, since a run that diverged would flatten the others too.
+    Without a finite loss, the range is (0, 1).
     """
     curves = [(steps, y) for steps, y in curves if len(finite(y))]
     if not curves:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from mada_lab.plots import style
@@ -50,7 +49,7 @@ def _figure(
     figure = Figure(figsize=style.WIDE, layout="constrained")
     axes = figure.add_subplot(title=title, ylabel=unit)
     style.step_axis(axes, runs)
-    lines: dict[int, Line2D] = {}
+    lines = []
     for i, run in enumerate(runs):
         steps, values = run.series(key)
         if not steps:
@@ -59,9 +58,7 @@ def _figure(
         if smoothed:
             axes.plot(*thin(steps, values), color=style.color(i), **style.RAW)
         curve = smooth(values) if smoothed else values
-        [lines[i]] = axes.plot(*thin(steps, curve), **style.line_style(i), **style.LINE, **look)
-    if lines:
-        style.legend(axes, list(lines.values()), [runs[i].name for i in lines], corner)
-    else:
-        style.say(axes, "no step logged yet" if smoothed else "no evaluation yet")
+        [line] = axes.plot(*thin(steps, curve), **style.line_style(i), **style.LINE, **look)
+        lines.append((run.name, line))
+    style.legend(axes, lines, "no step logged yet" if smoothed else "no evaluation yet", corner)
     return figure

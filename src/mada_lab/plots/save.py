@@ -43,12 +43,17 @@ def save(figure: Figure, path: Path) -> Path:
     if path.suffix not in FORMATS:
         what = f"expected a name that ends with {', '.join(FORMATS)}, got {path.name}; rename it"
         raise ConfigError(f"figure, {path}: {what}")
+    return write("figure", path, rendered(figure, path.suffix[1:], path.stem, FORMATS[path.suffix]))
+
+
+def write(kind: str, path: Path, content: str | bytes) -> Path:
+    """Writes `content` to `path`, and returns `path`. Raises ConfigError, about a `kind`, if that fails."""
     try:
         make_folder(path.parent)
-        write_atomic(path, rendered(figure, path.suffix[1:], path.stem, FORMATS[path.suffix]))
+        write_atomic(path, content)
     except OSError as error:
         what = f"expected a file that can be written, got {error.strerror}; choose another place"
-        raise ConfigError(f"figure, {path}: {what}") from error
+        raise ConfigError(f"{kind}, {path}: {what}") from error
     return path
 
 
@@ -67,7 +72,7 @@ def svg(figure: Figure, alt: str) -> str:
 
     Args:
         figure: A figure drawn under `style.drawing`.
-        alt: What the figure shows, for those who don't see it. Unique on a page: ids begin with a digest of it.
+        alt: A description for readers who don't see it. Unique on a page: ids begin with a digest of it.
     """
     prefix = "f" + hashlib.sha256(alt.encode(errors="replace")).hexdigest()[:8]
     root = ElementTree.fromstring(rendered(figure, "svg", prefix, {}))
@@ -84,7 +89,7 @@ def svg(figure: Figure, alt: str) -> str:
 
 
 def _make_inline(root: ElementTree.Element, prefix: str) -> None:
-    """Takes out what a page must not get from a figure: namespaces, the date, a style sheet for everything, fonts."""
+    """Removes what would change the page: namespaces, metadata, the figure's style sheet, fonts."""
     for parent in list(root.iter()):
         for child in list(parent):
             if _NAMESPACE.sub("", child.tag) in ("metadata", "style"):

@@ -1,6 +1,6 @@
 """The look of every figure: colors, sizes, text, legends."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from mada_lab.records.run_record import Run
 Look = dict[str, Any]
 """Keywords of a line in a plot."""
 
-# Okabe and Ito's palette, less the yellow and the black: it is told apart with any color vision, on white.
+# Okabe and Ito's palette without yellow and black: readable on white with any color vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A5A5A")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("solid", "dashed", "dotted", "dashdot")
@@ -77,7 +77,7 @@ def color(index: int) -> str:
 
 
 def line_style(index: int) -> Look:
-    """Colour and dash pattern of run number `index`."""
+    """Color and dash pattern of run number `index`."""
     return {"color": color(index), "linestyle": DASHES[index // len(COLORS) % len(DASHES)]}
 
 
@@ -95,38 +95,34 @@ def printable(text: object, limit: int | None = None) -> str:
     return line[: limit // 2] + "…" + line[len(line) - (limit - limit // 2 - 1) :]
 
 
-def legend(axes: Axes, handles: Sequence[Line2D], names: Sequence[str], corner: str = "upper right") -> None:
-    """A legend with `names` as they are, in the corner that the lines leave free, or below if it is long.
-
-    matplotlib on its own leaves out names that begin with an underscore.
-    """
-    if len(names) <= 4:
-        box = axes.legend(handles, _numbers(names), loc=corner)
-        _name(box, names)
-        return
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    legend_below(figure, handles, names)
+Lines = Sequence[tuple[str, Line2D]]
 
 
-def legend_below(figure: Figure, handles: Sequence[Line2D], names: Sequence[str], columns: int = 2) -> None:
-    """A legend under all that the figure has, which grows by it."""
-    _name(figure.legend(handles, _numbers(names), loc="outside lower left", ncols=columns), names)
-    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(names) // columns))
+def legend(axes: Axes, lines: Lines, nothing: str = "", corner: str = "upper right") -> None:
+    """A legend in a corner, or below the axes if it is long; `nothing` in the middle of axes without lines."""
+    if not lines:
+        say(axes, nothing)
+    elif len(lines) <= 4:
+        _name(axes.legend([line for _, line in lines], _numbers(lines), loc=corner), lines)
+    else:
+        legend_below(axes.get_figure(root=True), lines)
 
 
-def _numbers(names: Sequence[str]) -> list[str]:
-    return [str(i) for i in range(len(names))]
+def legend_below(figure: Figure, lines: Lines, columns: int = 2) -> None:
+    """A legend below all axes of the figure, whose height grows by that of the legend."""
+    handles = [line for _, line in lines]
+    _name(figure.legend(handles, _numbers(lines), loc="outside lower left", ncols=columns), lines)
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(lines) // columns))
 
 
-def _name(box: Legend, names: Sequence[str]) -> None:
-    for text, name in zip(box.get_texts(), names, strict=True):
+def _numbers(lines: Lines) -> list[str]:
+    """Names that matplotlib keeps; it leaves out those that begin with an underscore."""
+    return [str(i) for i in range(len(lines))]
+
+
+def _name(box: Legend, lines: Lines) -> None:
+    for text, (name, _) in zip(box.get_texts(), lines, strict=True):
         text.set_text(printable(name, 32))
-
-
-def sample(index: int) -> Line2D:
-    """The line that stands for run number `index` in a legend."""
-    return Line2D([], [], **line_style(index), **LINE)
 
 
 def say(axes: Axes, message: str) -> None:
@@ -146,3 +142,28 @@ def step_axis(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_xlim(0, 1.02 * last or 1)  # the margin is for the marker of the last step
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+Panels = Mapping[str, Callable[[Axes], None]]
+"""By name, a function that draws a panel."""
+
+
+@drawing()
+def separate(panels: Panels, size: tuple[float, float]) -> dict[str, Figure]:
+    """A figure for each panel, by its name."""
+    figures = {name: Figure(figsize=size, layout="constrained") for name in panels}
+    for name, draw in panels.items():
+        draw(figures[name].add_subplot())
+    return figures
+
+
+@drawing()
+def together(panels: Panels, size: tuple[float, float], names: Mapping[int, str]) -> Figure:
+    """All panels in one figure, three in a row, with a legend of the runs with these numbers below."""
+    columns = min(3, len(panels)) or 1
+    rows = -(-len(panels) // columns) or 1
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    for i, draw in enumerate(panels.values()):
+        draw(figure.add_subplot(rows, columns, i + 1))
+    legend_below(figure, [(name, Line2D([], [], **line_style(i), **LINE)) for i, name in names.items()], columns)
+    return figure

@@ -1,41 +1,22 @@
 """The online problems: average regret, iterate and rho over time, of several methods."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from mada_lab.plots import style
 from mada_lab.plots.curves import finite, thin
 from mada_lab.records.run_record import Run
 
-Panel = Callable[[Axes, Sequence[Run]], None]
-
 BEST, WORST = -1.0, 1.0
 
 
-@style.drawing()
-def toy_panels(runs: Sequence[Run]) -> dict[str, Figure]:
-    """One figure per quantity, by its name."""
-    figures = {}
-    for name, draw in PANELS.items():
-        figures[name] = Figure(figsize=style.WIDE, layout="constrained")
-        draw(figures[name].add_subplot(), runs)
-    return figures
-
-
-@style.drawing()
-def toy_figure(runs: Sequence[Run]) -> Figure:
-    """All of it in one figure, to save on its own."""
-    width, height = style.WIDE
-    figure = Figure(figsize=(width * len(PANELS), height), layout="constrained")
-    for i, draw in enumerate(PANELS.values()):
-        draw(figure.add_subplot(1, len(PANELS), i + 1), runs)
-    handles = [style.sample(i) for i in range(len(runs))]
-    style.legend_below(figure, handles, [run.name for run in runs], columns=len(runs))
-    return figure
+def panels(runs: Sequence[Run]) -> style.Panels:
+    """Average regret, iterate and rho of each run over time."""
+    return {name: partial(draw, runs=runs) for name, draw in DRAWN.items()}
 
 
 def _regret(axes: Axes, runs: Sequence[Run]) -> None:
@@ -71,7 +52,7 @@ def _rho(axes: Axes, runs: Sequence[Run]) -> None:
     _time_axis(axes, runs)
 
 
-PANELS: dict[str, Panel] = {"Average regret": _regret, "Iterate": _iterate, "rho": _rho}
+DRAWN = {"Average regret": _regret, "Iterate": _iterate, "rho": _rho}
 
 
 def _lines(axes: Axes, series: Sequence[tuple[list[int], list[float]]]) -> list[np.ndarray]:

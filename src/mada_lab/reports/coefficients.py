@@ -1,24 +1,19 @@
-"""The sections of a report about coefficients: how the learned ones moved, and what the others are."""
+"""The sections of a report about coefficients and hypergradients."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import islice
 
-from matplotlib.figure import Figure
-
-from mada_lab.plots.coefficients import (
-    coefficient_panels,
-    hypergradient_panels,
-    learned_names,
-    with_hypergradients,
-)
+from mada_lab.plots import coefficients as plots
+from mada_lab.plots.coefficients import learned_names
 from mada_lab.plots.curves import SMOOTHING, finite
+from mada_lab.plots.style import SMALL, Panels, separate
 from mada_lab.records.run_record import Json, Run, base
 from mada_lab.reports.html import NONE, Figures, Listing, Part, Section, Table, Text, number
 from mada_lab.reports.runs import labels
 
 Runs = Sequence[Run]
 
-_MOST = 24
-"""At most so many coefficients are shown: a run may learn a set of them per tensor."""
+_MOST = 24  # coefficients that are shown: a run may learn a set of them per tensor
 
 
 def trajectories(runs: Runs) -> Section:
@@ -27,29 +22,29 @@ def trajectories(runs: Runs) -> Section:
         "Each learned coefficient over optimizer steps, as applied: after guards, floors and learned factors. lr is "
         "the scheduled rate times the learned factor. A panel shows the runs that learn its coefficient. The ring and "
         "the dotted line mark the initial value. The height of a panel is printed above it. It is at least 0.01, "
-        f"except for lr, so that a coefficient that hardly moves looks flat.{_left_out(learned_names(runs))}"
+        "except for lr, so that a coefficient that hardly moves looks flat."
     )
-    panels = coefficient_panels(runs, _MOST)
+    panels = plots.coefficients(runs)
     return Section("Learned coefficients", _panels(runs, "Coefficient", panels, caption) if panels else [])
 
 
 def hypergradients(runs: Runs) -> Section:
     """The hypergradients of the learned coefficients over steps."""
-    panels = hypergradient_panels(runs, _MOST)
+    panels = plots.hypergradients(runs)
     caption = (
         "Derivative of the training loss in each learned coefficient, in nats per unit of the coefficient: negative "
         f"values drive it up. Light: each logged value; strong: its centered mean over 1/{SMOOTHING} of the log steps. "
-        "The range above each panel holds 99% of the values; how many lie beyond is printed beside "
-        f"it.{_left_out(with_hypergradients(runs))}"
+        "The range above each panel holds 99% of the values; how many lie beyond is printed beside it."
     )
     nothing = [Text("No run logged a hypergradient other than 0.")]
     return Section("Hypergradients", _panels(runs, "Hypergradient of", panels, caption) if panels else nothing)
 
 
-def _panels(runs: Runs, what: str, panels: dict[str, Figure], caption: str) -> list[Part]:
+def _panels(runs: Runs, quantity: str, panels: Panels, caption: str) -> list[Part]:
     legend = [(label, "") for label, run in zip(labels(runs), runs, strict=True) if run.learned]
-    drawn = {f"{what} {name} over optimizer steps": panel for name, panel in panels.items()}
-    return [Listing(legend, "legend"), Figures(drawn, caption, "small")]
+    first = separate(dict(islice(panels.items(), _MOST)), SMALL)
+    drawn = {f"{quantity} {name} over optimizer steps": figure for name, figure in first.items()}
+    return [Listing(legend, "legend"), Figures(drawn, caption + _left_out(panels), "small")]
 
 
 def coefficients(runs: Runs) -> Section:
@@ -100,6 +95,6 @@ def _fixed(run: Run) -> str:
     return ", ".join(ends) + _left_out(names)
 
 
-def _left_out(names: Sequence[str]) -> str:
+def _left_out(names: Collection[str]) -> str:
     more = len(names) - _MOST
     return f" {more} more are left out." if more > 0 else ""

@@ -13,24 +13,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from mada_lab.errors import ConfigError
-from mada_lab.plots.save import svg
+from mada_lab.plots.save import svg, write
 from mada_lab.plots.style import printable
-from mada_lab.system.files import make_folder, write_atomic
 
 NONE, NOT_FINITE = "\N{EN DASH}", "not finite"
 
 
 @dataclass(frozen=True)
 class Label:
-    """A run's name beside a sample of its line.
-
-    Attributes:
-        name: The name.
-        color: Of the line.
-        dashes: Its `stroke-dasharray`.
-        note: Small text below the name.
-    """
+    """A run's name beside a sample of its line (color, SVG `stroke-dasharray`); `note` is small text below it."""
 
     name: str
     color: str
@@ -87,9 +78,9 @@ class Figures:
     """Figures on white cards, with one caption.
 
     Attributes:
-        figures: By alt text, which says what a figure shows to those who don't see it; unique on a page.
+        figures: By alt text, the description for readers who don't see the figure; unique on a page.
         caption: Text below them.
-        size: The width of a card; "whole" is that of the figure itself.
+        size: The width of a card: "whole" is one in a row, "wide" two, "small" three.
     """
 
     form: ClassVar = "figures"
@@ -124,13 +115,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A page.
-
-    Attributes:
-        title: The heading.
-        sections: What it has to say.
-        intro: What stands between the heading and the first section.
-    """
+    """A page; `intro` stands between the title and the first section."""
 
     title: str
     sections: Sequence[Section]
@@ -142,19 +127,8 @@ class Page:
         return _TEMPLATE.render(title=self.title, intro=self.intro, sections=sections)
 
     def write(self, path: Path) -> Path:
-        """Writes the page to `path`, and returns `path`.
-
-        Raises:
-            ConfigError: The file can't be written.
-        """
-        content = self.html()
-        try:
-            make_folder(path.parent)
-            write_atomic(path, content)
-        except OSError as error:
-            what = f"expected a file that can be written, got {error.strerror}; choose another place"
-            raise ConfigError(f"report, {path}: {what}") from error
-        return path
+        """Writes the page to `path`, and returns `path`. Raises ConfigError if the file can't be written."""
+        return write("report", path, self.html())
 
 
 def number(value: float | None, spec: str) -> str:

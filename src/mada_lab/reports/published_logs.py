@@ -1,4 +1,4 @@
-"""Published logs of training runs, read as the records of runs: what draws one draws the other."""
+"""Published logs of training runs, read as records of runs, so that reports and figures show them like runs."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,8 @@ from mada_lab.reports.published_tables import GRID, LOSSES, TRAJECTORY, WIDTH, L
 def read_published(folder: Path) -> list[Run]:
     """The runs in `folder`, one per trajectory (`published_tables`).
 
-    The files repeat a loss on every line until the next evaluation: only the first of equal lines, where it was
-    measured, gets it here. Of a run whose coefficients never move, none are taken over, as of any run that learns
-    nothing.
+    The files repeat a loss on every line until the next evaluation; the record has it once, where it was measured.
+    A run whose coefficients never move learns nothing, and its record has no coefficients.
 
     Raises:
         ConfigError: There is no such file, or one is malformed.
@@ -33,7 +32,7 @@ def read_published(folder: Path) -> list[Run]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The files' names without the words that all begin with; of files of one name, their folder's name too."""
+    """The names of the files without their common first words, with the folder's name where names are equal."""
     words = [path.stem.split("_") for path in paths]
     shared = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))))
     names = ["_".join(each[shared:] if len(paths) > 1 else each) or "_".join(each) for each in words]
@@ -43,7 +42,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _run(name: str, table: LogTable) -> Run:
-    lines = table.rows
+    lines = list(table.rows.values())
     coefficients = [q for q in table.columns if q not in TRAJECTORY]
     moving = [q for q in coefficients if any(line[q] != lines[0][q] for line in lines)]
     rows, before = [], [math.nan, math.nan]

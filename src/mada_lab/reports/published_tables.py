@@ -1,7 +1,6 @@
-"""The authors' log files as tables: CSV with a header, or text without one, told apart by their first line. No torch.
+"""The authors' log files as tables: CSV with a header, or text without one.
 
-A trajectory has a row per logged step of one run; a grid has a row per finished run, with the coefficients that the run
-started from. Text without a header becomes the same table as CSV has, so that nothing behind this file knows the form.
+A trajectory has a row per logged step of one run. A grid has a row per finished run, with its initial coefficients.
 """
 
 import csv
@@ -14,7 +13,7 @@ from pathlib import Path
 from mada_lab.errors import ConfigError
 
 LOSSES = ("train_loss", "val_loss")
-#: What a file must have to be one of the two; its other columns are coefficients.
+#: The columns that each kind of file must have; its other columns are coefficients.
 TRAJECTORY = ("step", *LOSSES)
 GRID = ("initial_beta1", "initial_beta2", *LOSSES)
 #: The columns of text without a header, as the authors' scripts write them.
@@ -28,19 +27,17 @@ PLACES = ("*", "*/*", "*/*/*")
 
 @dataclass(frozen=True)
 class LogTable:
-    """One file, each value a number.
+    """One file.
 
     Attributes:
         path: The file.
         columns: Names of the columns.
-        rows: By column, the values of each row. An empty loss is NaN.
-        lines: The line of each row in the file.
+        rows: By line of the file, the values of the row by column. An empty loss is NaN.
     """
 
     path: Path
     columns: tuple[str, ...]
-    rows: list[dict[str, float]]
-    lines: list[int]
+    rows: dict[int, dict[str, float]]
 
     def has(self, columns: Iterable[str]) -> bool:
         """Whether all of `columns` are there."""
@@ -48,15 +45,13 @@ class LogTable:
 
 
 def read_tables(folder: Path) -> list[LogTable]:
-    """The trajectories and grids in `folder` and up to two folders below: all its .txt files, and the .csv files.
-
-    CSV files with other columns are passed over.
+    """The trajectories and grids in `folder` and up to two folders below; CSV files with other columns are ignored.
 
     Raises:
         ConfigError: A file is malformed.
     """
-    found = (path for place in PLACES for path in folder.glob(place))
-    paths = sorted(path for path in found if path.suffix in (".csv", ".txt") and path.is_file())
+    paths = (path for place in PLACES for path in folder.glob(place))
+    paths = sorted(path for path in paths if path.suffix in (".csv", ".txt") and path.is_file())
     return [table for path in paths if (table := _table(path)) is not None]
 
 
@@ -81,7 +76,7 @@ def _table(path: Path) -> LogTable | None:
         raise malformed(f"{path}, line {number}", "a header of distinct columns", ", ".join(head))
     if not lines:
         raise malformed(str(path), "rows", "none")
-    return LogTable(path, head, [_row(path, i, head, words) for i, words in lines], [i for i, _ in lines])
+    return LogTable(path, head, {i: _row(path, i, head, words) for i, words in lines})
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -100,7 +95,7 @@ def _without_header(path: Path, lines: list[tuple[int, list[str]]]) -> LogTable:
         rows = [{"step": float(STEPS_PER_ROW * i), **row} for i, row in enumerate(read)]
     else:
         rows = [{f"initial_{key}" if key in COEFFICIENTS else key: x for key, x in row.items()} for row in read]
-    return LogTable(path, tuple(rows[0]), rows, [i for i, _ in lines])
+    return LogTable(path, tuple(rows[0]), dict(zip((i for i, _ in lines), rows, strict=True)))
 
 
 def _holds_losses(rows: list[dict[str, float]]) -> bool:

@@ -6,8 +6,8 @@ from math import isfinite
 from matplotlib.figure import Figure
 
 from mada_lab.errors import ConfigError
-from mada_lab.plots.coefficients import coefficient_grid, hypergradient_grid, learned_names, with_hypergradients
-from mada_lab.plots.style import printable
+from mada_lab.plots import coefficients as plots
+from mada_lab.plots.style import SMALL, printable, together
 from mada_lab.records.outcome import distinct, outcome
 from mada_lab.records.run_record import Run
 from mada_lab.reports.coefficients import coefficients, hypergradients, trajectories
@@ -37,11 +37,9 @@ def gallery(runs: Sequence[Run]) -> Mapping[str, Figure]:
     """The figures of the report by name, to save as files."""
     runs = distinct(runs)
     figures = {name.lower().replace(" ", "_"): figure for name, figure in loss_figures(runs).items()}
-    if learned_names(runs):
-        figures["coefficients"] = coefficient_grid(runs)
-    if with_hypergradients(runs):
-        figures["hypergradients"] = hypergradient_grid(runs)
-    return figures
+    names = {i: run.name for i, run in enumerate(runs) if run.learned}
+    panels = {"coefficients": plots.coefficients(runs), "hypergradients": plots.hypergradients(runs)}
+    return figures | {name: together(x, SMALL, names) for name, x in panels.items() if x}
 
 
 def headline(runs: Sequence[Run]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The bench itself: the runs of each task in three parts, shared among workers, and the tables of what they came to."""
+"""The bench: workers share the runs of each task, which come in three parts, and read them as tables."""
 
 import math
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ class Bench:
     """A bench, as one of its workers sees it.
 
     Attributes:
-        tasks: What is trained.
-        scope: What is asked for.
+        tasks: The tasks.
+        scope: The part of the bench that is asked for.
         out: Folder of all runs.
-        storage: Where workers agree on who computes what.
+        storage: Where the workers share the runs out.
         listen: Follows it.
         grace: Seconds without a sign of life after which a worker counts as dead.
         together: Runs that are trained side by side.
@@ -43,27 +43,29 @@ class Bench:
     errors: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def work(self) -> list[Table]:
-        """Computes what is missing, beside any number of other workers, until all is there; then reads it.
+        """Computes the missing runs, beside any number of other workers, and returns the tables of all tasks.
 
         Raises:
             SweepStopped, CheckpointError: As `Worker.work`.
         """
-        tables = []
-        for task in self.tasks:
-            self._compute(task, "trials", sections.trials(self.scope, task))
-            chosen = self._best(task)
-            if "adamw" in chosen:
-                self._compute(task, "runs", sections.after_tuning(self.scope, task, chosen))
-                if "ablations" in self.scope.sections:
-                    self._compute(task, "followers", sections.followers(self.scope.seeds))
-            tables.append(self.table(task))
-        return tables
+        return [self._table(task) for task in self.tasks]
+
+    def _table(self, task: BenchTask) -> Table:
+        groups = self._compute(task, "trials", sections.trials(self.scope, task))
+        chosen = self._best(task)
+        if "adamw" in chosen:
+            groups |= self._compute(task, "runs", sections.after_tuning(self.scope, task, chosen))
+            if "ablations" in self.scope.sections:
+                groups |= self._compute(task, "followers", sections.followers(self.scope.seeds))
+        cells = self._cells(task, groups)
+        return Table(task.name, task.config.max_iters, cells, task.language, task.matrices)
 
     def folder(self, task: BenchTask) -> Path:
-        """That of the task's runs."""
+        """The folder of the task's runs."""
         return self.out / "runs" / task.name
 
-    def _compute(self, task: BenchTask, part: str, runs: Runs) -> None:
+    def _compute(self, task: BenchTask, part: str, runs: Runs) -> dict[str, tuple[int, ...]]:
+        """Computes a part of the runs of a task; returns the seeds of each group."""
         plan = Plan(task.config, runs)
         plan.check()
         # The digest is in the name: with other seeds or sections, it is another plan, of runs that partly are there.
@@ -73,29 +75,19 @@ class Bench:
         for result in results:
             if result.folder is not None and result.error is None:  # finished: its checkpoint is of no more use
                 files.discard(path_of(result.folder, 0).parent)
+        return _groups(runs)
 
     def _best(self, task: BenchTask) -> dict[str, int]:
-        """By family, the number of the trial with the lowest final loss; no family whose trials all failed."""
-        found = {}
+        """The number of the best trial of each family, without the families whose trials all failed."""
+        numbers = {}
         for family in self.scope.tuned(task):
             names = [sections.trial_name(family, i) for i in range(self.scope.trials)]
             seeds = dict.fromkeys(names, (sections.TRIAL_SEED,))
             table = Table(task.name, task.config.max_iters, self._cells(task, seeds))
             good = best(table, [x for x in names if table.has(x) and not table.cells[x].diverged])
             if good is not None and math.isfinite(table.mean(good)):
-                found[family] = names.index(good)
-        return found
-
-    def table(self, task: BenchTask) -> Table:
-        """All that was run on the task."""
-        chosen = self._best(task)
-        groups = _groups(sections.trials(self.scope, task))
-        if "adamw" in chosen:
-            groups |= _groups(sections.after_tuning(self.scope, task, chosen))
-            if "ablations" in self.scope.sections:
-                groups |= _groups(sections.followers(self.scope.seeds))
-        cells = self._cells(task, groups)
-        return Table(task.name, task.config.max_iters, cells, task.language, task.matrices)
+                numbers[family] = names.index(good)
+        return numbers
 
     def _cells(self, task: BenchTask, groups: dict[str, tuple[int, ...]]) -> dict[str, Cell]:
         return read_cells(self.folder(task), groups, self.errors.get(task.name, {}))
@@ -106,9 +98,9 @@ class Bench:
 
 
 def _groups(runs: Runs) -> dict[str, tuple[int, ...]]:
-    """By group, the seeds of its runs."""
-    found: dict[str, tuple[int, ...]] = {}
+    """The seeds of the runs of each group."""
+    groups: dict[str, tuple[int, ...]] = {}
     for name, values in runs.items():
         group = name.removesuffix(run_name("", values["seed"]))
-        found[group] = (*found.get(group, ()), values["seed"])
-    return found
+        groups[group] = (*groups.get(group, ()), values["seed"])
+    return groups

@@ -1,4 +1,4 @@
-"""What is compared: families of optimizers, each with what is tuned of it, all with as many trials."""
+"""Families of optimizers that are compared: the keys that are tuned, and equally many trials of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ MATRIX_LR = "matrix_lr"
 
 @dataclass(frozen=True)
 class Axis:
-    """The range of a key: drawn evenly in its logarithm, or, with `complement`, in that of 1 minus it."""
+    """The range of a key, drawn evenly in the logarithm of the key, or with `complement` of 1 minus the key."""
 
     low: float
     high: float
     scale: Literal["log", "complement"] = "log"
 
     def at(self, u: float) -> float:
-        """The value at `u` in [0, 1]; at 0 it is `low`. Rounded, so that a name or a page has all of it."""
+        """The value at `u` in [0, 1], `low` at 0; rounded, so that names and pages show all its digits."""
         if self.scale == "complement":
             return round(1 - Axis(1 - self.low, 1 - self.high).at(u), 6)
         return float(f"{self.low * (self.high / self.low) ** u:.4g}")
@@ -35,7 +35,7 @@ class Family:
     Attributes:
         optimizer: Its name in a configuration.
         usual: Its usual values: the first trial.
-        space: By key, what the other trials are drawn from.
+        space: By key, the range that the other trials are drawn from.
         fixed: Keys that all trials share.
     """
 
@@ -73,7 +73,7 @@ FAMILIES: dict[str, Family] = {
     "avgrad": Family("avgrad", USUAL, ADAM),
     "adan": Family(
         "adan",
-        {"learning_rate": 1e-3, "beta1": 0.98, "beta2": 0.99, "beta3": 0.92, "weight_decay": 0.1},
+        {**USUAL, "beta1": 0.98, "beta2": 0.99, "beta3": 0.92},
         {"learning_rate": WIDE_LR, **BETAS, "beta3": Axis(0.5, 0.99, "complement"), "weight_decay": DECAY},
     ),
     "lion": Family(
@@ -108,7 +108,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 PAPER_BOUNDS = "beta1=0.01:0.99,beta2=0.501:0.99,beta3=0:0.99"  # of the published code
-#: Rows without any tuning, by name, each at its optimizer's own learning rate.
+#: Rows without tuning, by name; each optimizer has its default learning rate.
 DEFAULTS: dict[str, Values] = {
     "adamw_default": {"optimizer": "adamw", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1},
     "automuon_default": {"optimizer": "automuon"},

@@ -1,11 +1,12 @@
 """The figures that the bench is run for: what is asked of each, and what was measured."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mada_lab.experiments.bench.measure import Table, geometric_mean, is_better, worst_over
 from mada_lab.experiments.bench.sections import CONTENDERS, HYPER, Scope, best_name, betas_name, hyper_name, lr_name
+from mada_lab.experiments.seeds import NOTHING
 
 HIGHEST = 1e-2  # the base learning rates up to it are those that a user may well choose
 
@@ -16,9 +17,9 @@ class Figure:
 
     Attributes:
         what: What is measured.
-        asked: What is asked of it, in words.
-        measured: In words.
-        holds: Whether it is so; None if it wasn't measured.
+        asked: The goal, in words.
+        measured: The result, in words; "-" if it wasn't measured.
+        holds: Whether the result meets the goal; None if it wasn't measured.
     """
 
     what: str
@@ -28,21 +29,11 @@ class Figure:
 
 
 def figures(tables: Sequence[Table], scope: Scope) -> list[Figure]:
-    """All of them; "-" where a section wasn't run.
-
-    Those of learned learning rates are given for each of this library's optimizers that the map of rates has.
-    """
+    """All figures; those of learned learning rates for each of this library's optimizers in the map of rates."""
     ours = [name for name in scope.mapped if name in CONTENDERS]
-    return [figure for name in ours for figure in _of(name, tables, scope)] + _initial_betas(tables, scope)
-
-
-def _of(name: str, tables: Sequence[Table], scope: Scope) -> list[Figure]:
-    return [
-        *_rates(name, tables, scope),
-        _hyper(name, tables),
-        *_defaults(name, tables),
-        *_against_tuned(name, tables, scope),
-    ]
+    makers = (_rates, _hyper, _defaults, _against_tuned)
+    of_rates = [figure for name in ours for make in makers for figure in make(name, tables, scope)]
+    return [*of_rates, *_initial_betas(tables, scope)]
 
 
 def tuned(table: Table, family: str) -> str | None:
@@ -75,97 +66,71 @@ def target(table: Table) -> float:
     return math.nan if name is None else table.mean(name)
 
 
-def _rates(optimizer: str, tables: Sequence[Table], scope: Scope) -> list[Figure]:
+def _rates(optimizer: str, tables: Sequence[Table], scope: Scope) -> Iterator[Figure]:
     usual = [x for x in scope.rates if x <= HIGHEST]
-    low = [lr_ratio(table, optimizer, usual, scope.rates) for table in tables]
-    high = [lr_ratio(table, optimizer, scope.rates, scope.rates) for table in tables]
-    name = f"worst {optimizer} / best AdamW"
-    return [
-        _mean(f"base lr {scope.rates[0]:g} to {HIGHEST:g}: {name}", low, 1.02),
-        _mean(f"base lr {scope.rates[0]:g} to {scope.rates[-1]:g}: {name}", high, 1.05),
-    ]
+    for rates, highest, most in ((usual, HIGHEST, 1.02), (scope.rates, scope.rates[-1], 1.05)):
+        what = f"base lr {scope.rates[0]:g} to {highest:g}: worst {optimizer} / best AdamW"
+        yield _mean(what, [lr_ratio(table, optimizer, rates, scope.rates) for table in tables], most)
 
 
-def _hyper(optimizer: str, tables: Sequence[Table]) -> Figure:
+def _hyper(optimizer: str, tables: Sequence[Table], scope: Scope) -> Iterator[Figure]:
     ratios = [hyper_ratio(table, optimizer) for table in tables]
-    return _mean(f"hyper lr over 2 decades: worst {optimizer} / best", ratios, 1.02)
+    yield _mean(f"hyper lr over 2 decades: worst {optimizer} / best", ratios, 1.02)
 
 
 def _initial_betas(tables: Sequence[Table], scope: Scope) -> list[Figure]:
-    betas = [betas_ratio(table, "mada", scope) for table in tables]
+    ratios = [betas_ratio(table, "mada", scope) for table in tables]
     grid = [betas_name("mada", a, b) for a in scope.betas[0] for b in scope.betas[1]]
     lost = sum(table.bad(name) for table in tables for name in grid if table.has(name))
+    measured = not all(map(math.isnan, ratios))
     return [
-        _mean("grid of betas: worst mada / best AdamW", betas, 1.03),
-        _counted("grid of betas: diverged runs of mada", betas, lost, "0", lost == 0),
+        _mean("grid of betas: worst mada / best AdamW", ratios, 1.03),
+        _counted("grid of betas: diverged runs of mada", "0", str(lost), lost == 0, measured),
     ]
 
 
-def _defaults(optimizer: str, tables: Sequence[Table]) -> list[Figure]:
+def _defaults(optimizer: str, tables: Sequence[Table], scope: Scope) -> Iterator[Figure]:
     row = CONTENDERS[optimizer]
     steps = [table.steps_to(row, target(table)) for table in tables if table.has(row)]
     both = [table for table in tables if table.has(row) and table.has("adamw_default")]
-    better = [table.task for table in both if is_better(table, row, "adamw_default")]
-    needed = math.ceil(7 / 8 * len(both))
-    text = f"{len(better)} of {len(both)}"
-    worst = max(steps, default=math.nan)
-    return [
-        _mean(f"{optimizer} at its defaults: steps to tuned AdamW's final loss, over all steps", steps, 0.95),
-        _bounded(f"{optimizer}: the same, worst task", worst, 1.05, steps),
-        Figure(
-            f"tasks where {optimizer}'s defaults are better than AdamW's, outside the spread",
-            "at least 7 of 8",
-            text if both else "-",
-            len(better) >= needed if both else None,
-        ),
-    ]
+    better = sum(is_better(table, row, "adamw_default") for table in both)
+    yield _mean(f"{optimizer} at its defaults: steps to tuned AdamW's final loss, over all steps", steps, 0.95)
+    yield _bounded(f"{optimizer}: the same, worst task", max(steps, default=math.nan), 1.05, steps)
+    what = f"tasks where {optimizer}'s defaults are better than AdamW's, outside the spread"
+    enough = better >= math.ceil(7 / 8 * len(both))
+    yield _counted(what, "at least 7 of 8", f"{better} of {len(both)}", enough, bool(both))
 
 
-def _against_tuned(optimizer: str, tables: Sequence[Table], scope: Scope) -> list[Figure]:
+def _against_tuned(optimizer: str, tables: Sequence[Table], scope: Scope) -> Iterator[Figure]:
     row = CONTENDERS[optimizer]
     language = [table for table in tables if table.language]
     pairs = [(t, name) for t in language for x in scope.rates if t.has(name := lr_name(optimizer, x))]
     below = sum(t.mean(name) < target(t) for t, name in pairs)
+    what = f"language tasks and base lrs where {optimizer} is below tuned AdamW"
+    yield _counted(what, "all", f"{below} of {len(pairs)}", below == len(pairs), bool(pairs))
     hidden = [(t, name) for t in tables if t.matrices and (name := tuned(t, "muon")) is not None]
+    ratios = [t.mean(row) / t.mean(name) for t, name in hidden if t.has(row)]
+    yield _mean(f"{optimizer} at its defaults / tuned Muon, tasks with hidden matrices", ratios, 1.01)
     rates = [lr_name(optimizer, x) for x in scope.rates if x <= HIGHEST]
+    ratios = [worst_over(t, rates, [name]) for t, name in hidden if t.has(rates[0])]
+    yield _mean(f"{optimizer} at its worst base lr up to {HIGHEST:g} / tuned Muon, the same tasks", ratios, 1.02)
     steps = [t.steps_to(row, target(t)) for t in language if t.has(row)]
-    return [
-        Figure(
-            f"language tasks and base lrs where {optimizer} is below tuned AdamW",
-            "all",
-            f"{below} of {len(pairs)}" if pairs else "-",
-            below == len(pairs) if pairs else None,
-        ),
-        _mean(
-            f"{optimizer} at its defaults / tuned Muon, tasks with hidden matrices",
-            [t.mean(row) / t.mean(name) for t, name in hidden if t.has(row)],
-            1.01,
-        ),
-        _mean(
-            f"{optimizer} at its worst base lr up to {HIGHEST:g} / tuned Muon, the same tasks",
-            [worst_over(t, rates, [name]) for t, name in hidden if t.has(rates[0])],
-            1.02,
-        ),
-        _mean(f"{optimizer}, language tasks: steps to tuned AdamW's final loss, over all steps", steps, 0.70),
-    ]
+    yield _mean(f"{optimizer}, language tasks: steps to tuned AdamW's final loss, over all steps", steps, 0.70)
 
 
 def _mean(what: str, ratios: Sequence[float], most: float) -> Figure:
-    """A geometric mean over the tasks that have the figure."""
+    """A geometric mean over the tasks for which there is a ratio."""
     known = [x for x in ratios if not math.isnan(x)]
-    found = _bounded(what, geometric_mean(known), most, known)
-    return Figure(f"{what} (geometric mean)", found.asked, found.measured, found.holds)
+    return _bounded(f"{what} (geometric mean)", geometric_mean(known), most, known)
 
 
 def _bounded(what: str, value: float, most: float, of: Sequence[float]) -> Figure:
-    if math.isnan(value):
-        return Figure(what, f"at most {most:g}", "-", None)
+    """A number of which at most `most` is asked; inf says that a loss was never reached on some of the tasks."""
     shown = "never" if math.isinf(value) else f"{value:.3f}"
     if math.isinf(value) and (reached := [x for x in of if math.isfinite(x)]):
         shown = f"never on {len(of) - len(reached)} of {len(of)}, {geometric_mean(reached):.3f} on the others"
-    return Figure(what, f"at most {most:g}", shown, value <= most)
+    return _counted(what, f"at most {most:g}", shown, value <= most, not math.isnan(value))
 
 
-def _counted(what: str, measured: Sequence[float], count: int, asked: str, holds: bool) -> Figure:
-    known = any(not math.isnan(x) for x in measured)
-    return Figure(what, asked, str(count) if known else "-", holds if known else None)
+def _counted(what: str, asked: str, shown: str, holds: bool, measured: bool) -> Figure:
+    return Figure(what, asked, shown, holds) if measured else Figure(what, asked, NOTHING, None)

@@ -1,4 +1,4 @@
-"""What the runs of a bench came to: numbers out of the records alone.
+"""The results of the runs of a bench, from their records alone.
 
 A diverged run, one without a finite final loss, counts with its task's ceiling: the highest finite final loss of any
 run there, or the loss of the untrained network if that is higher. A finite final loss above the untrained network's is
@@ -34,19 +34,6 @@ class Cell:
     step_seconds: list[float] = field(default_factory=list)
     missing: int = 0
     train_losses: list[float] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, name: str, runs: Sequence[Run | None], diverged: Sequence[bool]) -> "Cell":
-        """The cell of these runs, in which those that are None without having diverged are missing."""
-        there = [run for run, bad in zip(runs, diverged, strict=True) if run is not None and not bad]
-        losses, train = (
-            [final_loss(run, which) for run in there] + [math.nan] * sum(diverged)
-            for which in ("validation", "training")
-        )
-        curves = [run.series("val_loss") for run in there]
-        times = [t for run in there if (t := _step_seconds(run)) is not None]
-        missing = sum(run is None and not bad for run, bad in zip(runs, diverged, strict=True))
-        return cls(name, losses, curves, times, missing, train)
 
     @property
     def diverged(self) -> int:
@@ -85,7 +72,7 @@ class Table:
 
     @property
     def ceiling(self) -> float:
-        """What a diverged run counts for."""
+        """The loss that a diverged run counts with."""
         finite = [x for cell in self.cells.values() for x in cell.losses if math.isfinite(x)]
         return max((x for x in [*finite, self.untrained] if math.isfinite(x)), default=math.nan)
 
@@ -165,16 +152,21 @@ def read_cells(folder: Path, groups: Mapping[str, Sequence[int]], errors: Mappin
     """The cells of a task.
 
     Args:
-        folder: That of the task's runs.
-        groups: By name, the seeds.
-        errors: By run, why it failed; those that are no divergence leave the run missing.
+        folder: The folder of the task's runs.
+        groups: The seeds by name.
+        errors: By run, why it failed; a run with an error that is no divergence is missing.
     """
-    cells = {}
-    for name, seeds in groups.items():
-        names = [run_name(name, seed) for seed in seeds]
-        runs = [finished(folder / x) for x in names]
-        cells[name] = Cell.of(name, runs, [is_divergence(errors.get(x, "")) for x in names])
-    return cells
+    return {name: _cell(name, [folder / run_name(name, x) for x in seeds], errors) for name, seeds in groups.items()}
+
+
+def _cell(name: str, folders: Sequence[Path], errors: Mapping[str, str]) -> Cell:
+    diverged = [folder for folder in folders if is_divergence(errors.get(folder.name, ""))]
+    runs = [finished(folder) for folder in folders if folder not in diverged]
+    there = [run for run in runs if run is not None]
+    lost = [math.nan] * len(diverged)
+    losses, train = ([final_loss(run, which) for run in there] + lost for which in ("validation", "training"))
+    times = [t for run in there if (t := _step_seconds(run)) is not None]
+    return Cell(name, losses, [run.series("val_loss") for run in there], times, len(runs) - len(there), train)
 
 
 def is_divergence(error: str) -> bool:

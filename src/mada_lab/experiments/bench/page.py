@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES
@@ -21,10 +21,10 @@ from mada_lab.experiments.bench.sections import (
     hyper_map,
     lr_name,
 )
+from mada_lab.experiments.grid import Cell, surfaces
 from mada_lab.experiments.seeds import NOTHING, band, mean_sd
-from mada_lab.plots.bars import bands
-from mada_lab.plots.contours import LOSSES, Surface, contours
-from mada_lab.plots.lr_map import Line, lr_lines
+from mada_lab.plots.contours import contours
+from mada_lab.plots.seeds import bands, lr_lines
 from mada_lab.reports.html import Figures, Page, Section, Text
 from mada_lab.reports.html import Table as PageTable
 
@@ -37,52 +37,42 @@ def sections_of(tables: Sequence[Table], scope: Scope, memory: Memory) -> list[S
     tasks = [t.task for t in tables]
     means = ["", *tasks, "geometric mean"]
     cost = ["", *(f"{task}, ms per step" for task in tasks), "state, bytes per parameter"]
-    found: list[tuple[str, list[str], Rows]] = [
-        ("Losses", ["", *tasks], _losses(tables)),
+    given: list[tuple[str, list[str], Rows]] = [
+        ("Losses", ["", *tasks], [[title, *map(shown, tables, names)] for title, names in _groups(tables)]),
         ("Over the best AdamW", means, _per_group(tables, lambda t, name: t.mean(name) / target(t))),
-        ("Steps to tuned AdamW's final loss, over all steps", means, _per_group(tables, _steps)),
+        (
+            "Steps to tuned AdamW's final loss, over all steps",
+            means,
+            _per_group(tables, lambda t, name: t.steps_to(name, target(t))),
+        ),
         ("Learning rates: worst over AdamW's best", means, _lr(tables, scope)),
         ("Betas: worst over AdamW's best", means, _betas(tables, scope)),
         ("Hyper learning rates and ablations", means, _ablations(tables)),
         ("Cost", cost, _cost(tables, memory)),
         ("Required figures", ["figure", "asked", "measured", "holds"], _required(tables, scope)),
     ]
-    return [Section(title, [PageTable(head, rows)]) for title, head, rows in found if rows]
+    return [Section(title, [PageTable(head, rows)]) for title, head, rows in given if rows]
 
 
-def _groups(tables: Sequence[Table]) -> list[tuple[str, list[str | None]]]:
-    """The rows at defaults and tuned: their title, and the group's name on each task."""
-    rows: list[tuple[str, list[str | None]]] = [
-        (name, [name if t.has(name) else None for t in tables]) for name in DEFAULTS
-    ]
-    rows += [(f"{family}, tuned", [tuned(t, family) for t in tables]) for family in FAMILIES]
+def _groups(tables: Sequence[Table]) -> list[tuple[str, list[str]]]:
+    """The rows at defaults and tuned: a title, and the name of the group on each task, "" where there is none."""
+    rows = [(name, [name if t.has(name) else "" for t in tables]) for name in DEFAULTS]
+    rows += [(f"{family}, tuned", [tuned(t, family) or "" for t in tables]) for family in FAMILIES]
     return [row for row in rows if any(row[1])]
-
-
-def _losses(tables: Sequence[Table]) -> Rows:
-    return [
-        [title, *(NOTHING if name is None else shown(t, name) for t, name in zip(tables, names, strict=True))]
-        for title, names in _groups(tables)
-    ]
 
 
 def shown(t: Table, name: str) -> str:
     """Mean and standard deviation, and how many runs diverged."""
-    bad, missing = t.bad(name), t.cells[name].missing
-    notes = [f"{bad} diverged"] * bool(bad) + [f"{missing} missing"] * bool(missing)
-    return mean_sd(t.values(name)) + (f" ({', '.join(notes)})" if notes else "")
+    if not t.has(name):
+        return NOTHING
+    counts = {"diverged": t.bad(name), "missing": t.cells[name].missing}
+    notes = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return mean_sd(t.values(name)) + (f" ({notes})" if notes else "")
 
 
 def _per_group(tables: Sequence[Table], measure: Callable[[Table, str], float]) -> Rows:
     """`measure` of each row at defaults and tuned, on each task, and its geometric mean."""
-    return [
-        _row(title, [math.nan if n is None else measure(t, n) for t, n in zip(tables, names, strict=True)])
-        for title, names in _groups(tables)
-    ]
-
-
-def _steps(t: Table, name: str) -> float:
-    return t.steps_to(name, target(t))
+    return [_row(title, map(measure, tables, names)) for title, names in _groups(tables)]
 
 
 def _row(title: str, values: Iterable[float]) -> list[str]:
@@ -111,26 +101,25 @@ def _lr(tables: Sequence[Table], scope: Scope) -> Rows:
 
 
 def _betas(tables: Sequence[Table], scope: Scope) -> Rows:
-    found = {optimizer: [betas_ratio(t, optimizer, scope) for t in tables] for optimizer in OF_BETAS}
-    return [_row(optimizer, values) for optimizer, values in found.items() if not all(map(math.isnan, values))]
+    ratios = {optimizer: [betas_ratio(t, optimizer, scope) for t in tables] for optimizer in OF_BETAS}
+    return [_row(optimizer, values) for optimizer, values in ratios.items() if not all(map(math.isnan, values))]
 
 
 def _ablations(tables: Sequence[Table]) -> Rows:
     names = list(dict.fromkeys([*CONTENDERS.values(), *hyper_map(), *ablations(), FIXED, EQUAL]))
-    found = [
+    rows = [
         _row(f"{name}, over tuned AdamW", [t.mean(name) / target(t) for t in tables])
         for name in names
         if any(t.has(name) for t in tables)
     ]
-    return found if len(found) > 1 else []
+    return rows if len(rows) > 1 else []
 
 
 def _cost(tables: Sequence[Table], memory: Memory) -> Rows:
     rows = []
     for title, names in _groups(tables):
-        times = [t.cells[n].step_seconds if n else [] for t, n in zip(tables, names, strict=True)]
-        held = memory.get(title)
-        state = NOTHING if held is None else f"{held:.1f}"
+        times = [t.cells[name].step_seconds if name else [] for t, name in zip(tables, names, strict=True)]
+        state = f"{memory[title]:.1f}" if title in memory else NOTHING
         rows.append([title, *(f"{1000 * sorted(x)[len(x) // 2]:.2f}" if x else NOTHING for x in times), state])
     return rows
 
@@ -179,47 +168,33 @@ def _figures(t: Table, scope: Scope) -> dict[str, Figure]:
 
 def curves(t: Table) -> Figure | None:
     """Validation losses of AutoMuon and AdamW, at their defaults and tuned, and of tuned Muon."""
-    names = {
-        "AutoMuon": MAIN,
-        "AdamW": "adamw_default",
-        "AdamW, tuned": tuned(t, "adamw"),
-        "Muon, tuned": tuned(t, "muon"),
-    }
-    given = [
-        band(title, t.cells[name].curves)
-        for title, name in names.items()
-        if name and t.has(name) and t.cells[name].curves
-    ]
+    names = {"AutoMuon": MAIN, "AdamW": "adamw_default"}
+    names |= {title: tuned(t, family) or "" for title, family in (("AdamW, tuned", "adamw"), ("Muon, tuned", "muon"))}
+    given = {title: band(t.cells[name].curves) for title, name in names.items() if t.has(name) and t.cells[name].curves}
     return bands(given, f"{t.task}: validation loss") if given else None
 
 
 def rates(t: Table, scope: Scope) -> Figure | None:
     """Final losses over the base learning rate, as exponents of 10."""
-    lines = [
-        Line(name, list(scope.rates), [t.values(lr_name(name, x)) for x in scope.rates])
+    losses = {
+        name: [t.values(lr_name(name, x)) for x in scope.rates]
         for name in scope.mapped
         if all(t.has(lr_name(name, x)) for x in scope.rates)
-    ]
-    return lr_lines(lines, f"{t.task}: final validation loss") if lines else None
+    }
+    return lr_lines(scope.rates, losses, f"{t.task}: final validation loss") if losses else None
 
 
 def betas(t: Table, scope: Scope) -> Figure | None:
     """Final losses over initial betas."""
-    given = [_surface(t, name, scope) for name in OF_BETAS if t.has(betas_name(name, *_first(scope)))]
-    return contours(given) if given else None
+    cells = [cell for optimizer in OF_BETAS for cell in _cells(t, optimizer, scope)]
+    return contours(surfaces(cells)) if cells else None
 
 
-def _first(scope: Scope) -> tuple[float, float]:
-    return scope.betas[0][0], scope.betas[1][0]
-
-
-def _surface(t: Table, optimizer: str, scope: Scope) -> Surface:
-    cells = [[t.cells[betas_name(optimizer, a, b)] for b in scope.betas[1]] for a in scope.betas[0]]
-    training, validation = (np.full((*np.shape(cells), len(scope.map_seeds)), np.nan) for _ in LOSSES)
-    for place in np.ndindex(np.shape(cells)):
-        cell = cells[place[0]][place[1]]
-        training[place][: len(cell.train_losses)] = cell.train_losses
-        validation[place][: len(cell.losses)] = cell.losses
-    ran = np.indices(validation.shape)[-1] < np.array([[[len(x.losses)] for x in row] for row in cells])
-    first, second = (np.array(x) for x in scope.betas)
-    return Surface(optimizer, first, second, training, validation, ran)
+def _cells(t: Table, optimizer: str, scope: Scope) -> list[Cell]:
+    names = {(a, b): betas_name(optimizer, a, b) for a in scope.betas[0] for b in scope.betas[1]}
+    return [
+        Cell(optimizer, *pair, i, *losses)
+        for pair, name in names.items()
+        if t.has(name)
+        for i, losses in enumerate(zip_longest(t.cells[name].train_losses, t.cells[name].losses, fillvalue=math.nan))
+    ]

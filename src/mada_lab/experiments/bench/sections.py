@@ -1,4 +1,4 @@
-"""The runs of each section on a task: a name for each group of seeds, and its keys. A pure description."""
+"""The runs of each section on a task: names of groups of seeds, and their keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ Runs = dict[str, Values]
 
 @dataclass(frozen=True)
 class Scope:
-    """What is asked for.
+    """The part of the bench that is asked for.
 
     Attributes:
         sections: Some of SECTIONS.
         families: Names of the families that are tuned.
-        trials: Of each.
-        seeds: Of the defaults, the tuned ones and the ablations.
-        map_seeds: Of the maps.
+        trials: Number of trials of each family.
+        seeds: Seeds of the defaults, of the tuned trials and of the ablations.
+        map_seeds: Seeds of the maps.
         rates: Base learning rates of the map.
         betas: First and second betas of the map.
         mapped: Optimizers of the map of learning rates, or some of FROM_BASE.
@@ -54,7 +54,7 @@ class Scope:
     mapped: tuple[str, ...] = ("adamw", *LR_FREE, *FROM_BASE)
 
     def tuned(self, task: BenchTask) -> tuple[str, ...]:
-        """The families that are tuned on the task; AdamW in any case, as the others are measured by it."""
+        """The families that are tuned on the task; AdamW always, since the others are compared with it."""
         wanted = self.families if "tuned" in self.sections else ()
         return tuple(name for name in FAMILIES if name in ("adamw", *wanted) and families.suits(name, task.matrices))
 
@@ -74,12 +74,12 @@ def trial_name(family: str, number: int) -> str:
 
 
 def best_name(family: str) -> str:
-    """How the name of the group of a family's best trial begins; the number of the trial follows."""
+    """Prefix of the group of a family's best trial; the number of the trial follows."""
     return f"{family}.best"
 
 
 def tuned_groups(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:
-    """By group, the best trial of each family; it is run with other seeds than that it was chosen by."""
+    """The best trial of each family, by group. It is run with other seeds than the one that chose it."""
     return {
         f"{best_name(family)}{best[family]:02d}": FAMILIES[family].trials(scope.trials)[best[family]]
         for family in scope.tuned(task)
@@ -132,23 +132,27 @@ def hyper_name(optimizer: str, factor: float) -> str:
 
 
 def ablations() -> Runs:
-    """What is learned, and by what, changed in one thing at a time.
+    """AutoMuon, AutoAdam and MADA, each changed in one thing.
 
-    Of AutoMuon: its lr stays where it starts, and moves along the hypergradient. Of MADA: one of its six coefficients
-    learned alone, none, and hypergradients that aren't its own.
+    AutoMuon and AutoAdam: the learning rate stays where it starts; AutoMuon's moves along the hypergradient instead of
+    against it. MADA: one coefficient is learned alone, or none, or from altered hypergradients.
     """
-    own = {"automuon.start_only": {**DEFAULTS[MAIN], "hyper_lr_factor": 0.0}}
-    own["automuon.negated"] = {**DEFAULTS[MAIN], "hyper_optimizer": "negated"}
-    own["autoadam.start_only"] = {**DEFAULTS[CONTENDERS["autoadam"]], "hyper_lr_factor": 0.0}
-    alone = {f"mada.only_{q}": {**DEFAULTS[SIX], "learn": q} for q in RULES["mada"].coefficient_names()}
-    controls = {f"mada.{kind}": {**DEFAULTS[SIX], "hyper_optimizer": kind} for kind in ("negated", "shuffled")}
-    controls[TRACED] = {**DEFAULTS[SIX], "optimizer": "mada_traced"}
-    six = {SIX: DEFAULTS[SIX], **alone, "mada.none": {**DEFAULTS[SIX], "learn": "none"}, **controls}
-    return {**own, **hyper_map(FAR_HYPER), **six}
+    main, auto, six = DEFAULTS[MAIN], DEFAULTS[CONTENDERS["autoadam"]], DEFAULTS[SIX]
+    return {
+        "automuon.start_only": {**main, "hyper_lr_factor": 0.0},
+        "automuon.negated": {**main, "hyper_optimizer": "negated"},
+        "autoadam.start_only": {**auto, "hyper_lr_factor": 0.0},
+        **hyper_map(FAR_HYPER),
+        SIX: six,
+        **{f"mada.only_{q}": {**six, "learn": q} for q in RULES["mada"].coefficient_names()},
+        "mada.none": {**six, "learn": "none"},
+        **{f"mada.{kind}": {**six, "hyper_optimizer": kind} for kind in ("negated", "shuffled")},
+        TRACED: {**six, "optimizer": "mada_traced"},
+    }
 
 
 def followers(seeds: Sequence[int]) -> Runs:
-    """By run, what takes its final coefficients, or the size of its steps, from that of six learned with its seed."""
+    """Runs that take their final coefficients, or the sizes of their steps, from MADA's run of the same seed."""
     keys = {
         FIXED: (DEFAULTS[SIX], "coefficients_from", SIX),
         EQUAL: ({**DEFAULTS[SIX], "optimizer": "mada_paced"}, "pace_from", TRACED),
@@ -164,9 +168,8 @@ FIXED, EQUAL, TRACED = "mada.final_fixed", "mada.equal_rms", "mada.traced"
 
 
 def after_tuning(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:
-    """All runs that wait for nothing but the tuning, and that no run must precede."""
-    chosen, sections = tuned_groups(scope, task, best), scope.sections
-    groups = {**chosen}
+    """All runs that need the tuning, and no other run."""
+    groups, sections = tuned_groups(scope, task, best), scope.sections
     if {"defaults", "ablations"} & set(sections):
         groups |= DEFAULTS if "defaults" in sections else {MAIN: DEFAULTS[MAIN]}
     groups |= ablations() if "ablations" in sections else {}

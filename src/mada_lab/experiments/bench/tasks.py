@@ -45,7 +45,7 @@ def shared(steps: int, **keys: Any) -> dict[str, Any]:
 
 
 def digits(steps: int, **keys: Any) -> VisionConfig:
-    """A task on scikit-learn's digits, all of them."""
+    """A task on all of scikit-learn's digits."""
     return VisionConfig(**shared(steps, dataset="digits", **keys))
 
 

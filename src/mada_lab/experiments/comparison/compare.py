@@ -1,4 +1,4 @@
-"""Optimizers on one task, several seeds each, with the same budget: a plan of runs, and what the runs came to."""
+"""Optimizers on one task with several seeds and the same budget: the plan of the runs, and the table of results."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from mada_lab.reports.html import Table
 
 Cases = Mapping[str, Values]
 
-#: What is compared unless something else is asked for; the first is what the others are compared with.
+#: The optimizers that are compared by default; the others are compared with the first.
 BASELINES: dict[str, Values] = {
     "adamw": {},
     "amsgrad": {},
@@ -30,13 +30,13 @@ BASELINES: dict[str, Values] = {
     "mada_fs": {},
     "automuon": {},
 }
-#: Names for what is no optimizer by itself. A source `@CASE` is that case's run of the same seed.
+#: Names that stand for an optimizer with keys. A source `@CASE` is the run of that case with the same seed.
 ALIASES: dict[str, Values] = {"mada_fs": {"optimizer": "mada", "coefficients_from": "@mada"}}
 SOURCE = "coefficients_from"
 
 
 def plans(base: TrainConfig, cases: Cases, seeds: Sequence[int]) -> list[Plan]:
-    """The runs, in parts that come one after the other: those that need no other run, and those that do.
+    """The runs as one plan or two: those that need no other run, then those that take coefficients from another.
 
     Raises:
         ConfigError: A wrong key or value, or a source that isn't compared.

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from mada_lab.experiments.comparison.compare import Group, table
 from mada_lab.experiments.seeds import band
-from mada_lab.plots.bars import Bar, bands, bars
+from mada_lab.plots.seeds import bands, bars
 from mada_lab.reports.html import Figures, Page, Section, Text
 from mada_lab.reports.sections import configuration, origin
 
@@ -20,13 +20,13 @@ BARS = (
 def overlay(groups: Sequence[Group]) -> Figure:
     """Validation loss over steps."""
     curves = {group.name: [run.series("val_loss") for run in group.runs if run is not None] for group in groups}
-    return bands([band(name, x) for name, x in curves.items()], "Validation loss")
+    return bands({name: band(x) for name, x in curves.items()}, "Validation loss")
 
 
 def final(groups: Sequence[Group], which: str) -> Figure:
     """Final losses, and their paired differences from the first group's."""
-    ends = [Bar(group.name, group.losses(which)) for group in groups]
-    paired = [Bar(group.name, group.differences(groups[0], which)) for group in groups]
+    ends = {group.name: group.losses(which) for group in groups}
+    paired = {group.name: group.differences(groups[0], which) for group in groups}
     return bars(ends, paired, f"Final {which} loss")
 
 

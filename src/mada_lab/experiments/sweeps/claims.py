@@ -1,12 +1,11 @@
 """Which worker computes which point of a sweep: agreed on through their storage alone, on any number of machines.
 
-A worker claims a point by adding a running trial that carries it, and then reading all trials. A storage numbers trials
-in one order for all, and whoever has added one sees every trial before it: of several claims on a point, the one of
-lowest number stands, and the others see that. There is no queue to fill first, and nothing that a dead worker could
-leave half done.
+A worker claims a point by adding a running trial with the number of the point, and then reading all trials. A storage
+numbers trials in one order, and a worker that has added one sees every trial before it: of several claims on a point,
+the one with the lowest number stands, and the others see that.
 
-While it computes, a worker changes its trial every now and then. One that is quiet for `grace` seconds, by the clock of
-whoever watches, has failed; failing is final in a storage, and frees the point for a new claim. What a trial means:
+While it computes, a worker changes its trial every now and then. A trial that doesn't change for `grace` seconds is
+failed by another worker, which frees the point for a new claim. The states of a trial:
 
     running                         claimed
     complete, or failed with error  settled, the latter as a failure, until someone wants it tried again
@@ -42,7 +41,7 @@ class Standing:
     Attributes:
         settled: By point, the trial that has its result or its failure.
         held: By point, the trial of the worker that computes it.
-        deaths: By point, how many workers ended in it without a word.
+        deaths: By point, how many workers died in it.
         drawn: By point, name and keys that a worker has drawn for it, in a search.
     """
 
@@ -63,7 +62,7 @@ class Standing:
                 standing.settled.setdefault(point, trial)
             elif trial.state == State.RUNNING:
                 standing.held.setdefault(point, trial)
-            elif trial.state == State.FAILED and not trial.facts.get("released"):
+            elif trial.state == State.FAIL and not trial.facts.get("released"):
                 standing.deaths[point] += 1
             if "values" in trial.facts and "name" in trial.facts:
                 standing.drawn[point] = (trial.facts["name"], trial.facts["values"])
@@ -76,7 +75,7 @@ class Standing:
 
 def is_settled(trial: Trial) -> bool:
     """Whether the trial has come to a result, or to a failure that stands."""
-    return trial.state == State.COMPLETE or (trial.state == State.FAILED and "error" in trial.facts)
+    return trial.state == State.COMPLETE or (trial.state == State.FAIL and "error" in trial.facts)
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Claims:
 
     def retry_failed(self) -> int:
         """Frees the points that have failed so far, and returns their number."""
-        failed = [trial for trial in self.standing().settled.values() if trial.state == State.FAILED]
+        failed = [trial for trial in self.standing().settled.values() if trial.state == State.FAIL]
         for trial in failed:  # a key for each: what another worker writes at the same time isn't lost
             self.study.note(f"{RETRIED}{trial.number}", True)
         return len(failed)
@@ -127,15 +126,15 @@ class Claims:
         return taken
 
     def _claim(self, point: int) -> Claim | None:
-        own = self.study.begin({"point": point, "worker": self._worker, "beat": 0})
+        claimed = self.study.begin({"point": point, "worker": self._worker, "beat": 0})
         trials = self.study.trials()
-        number = next(trial.number for trial in trials if trial.id == own)
+        number = next(trial.number for trial in trials if trial.id == claimed)
         rivals = [trial for trial in trials if trial.facts.get("point") == point and trial.number != number]
         retried = self._retried()
         first = all(trial.number > number for trial in rivals if trial.state == State.RUNNING)
         if first and not any(is_settled(trial) and trial.number not in retried for trial in rivals):
-            return Claim(point, own)
-        self.study.end(own, State.PRUNED)
+            return Claim(point, claimed)
+        self.study.end(claimed, State.PRUNED)
         return None
 
     def note(self, claim: Claim, **facts: Any) -> None:
@@ -148,11 +147,11 @@ class Claims:
 
     def fail(self, claim: Claim, error: str) -> None:
         """The point has failed, and stands so. Raises ClaimLost."""
-        self._change(claim, State.FAILED, {"error": error})
+        self._change(claim, State.FAIL, {"error": error})
 
     def release(self, claim: Claim) -> None:
         """This worker is stopped; the point is free at once. Raises ClaimLost."""
-        self._change(claim, State.FAILED, {"released": True})
+        self._change(claim, State.FAIL, {"released": True})
 
     def _change(self, claim: Claim, state: State | None, facts: dict[str, Any], value: float | None = None) -> None:
         try:
@@ -179,7 +178,7 @@ class Claims:
     def bury(self, trial: Trial) -> bool:
         """Fails the trial of a worker that counts as dead; False if it has ended by itself, or by another worker."""
         try:
-            return self.study.end(trial.id, State.FAILED)
+            return self.study.end(trial.id, State.FAIL)
         except TrialEnded:
             return False
 

@@ -1,4 +1,4 @@
-"""Runs that are brought to their ends, from wherever they stand, one by one or side by side."""
+"""Runs are finished here: trained afresh, or resumed, one by one or side by side."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,7 +12,7 @@ from mada_lab.training import coefficients_from, lr_schedule
 from mada_lab.training.stacked import Member, train_together
 from mada_lab.training.trainer import train
 
-#: Keys in which a run that goes on may differ from what began it.
+#: Keys that may differ from the recorded ones when a run goes on.
 MAY_DIFFER = ("out_dir", "data_dir", "device", "init_from", "coefficients_from", "pace_from")
 
 
@@ -29,7 +29,7 @@ def complete(config: RunConfig, data: Data, listen: Listener) -> Run:
 
 
 def complete_together(configs: Sequence[RunConfig], data: Data, listeners: Sequence[Listener]) -> list[Run | Exception]:
-    """As `complete`, of runs of one shape, those that aren't finished trained side by side; or why one failed.
+    """The finished run of each configuration, or why it failed; runs of one shape, trained side by side.
 
     Raises:
         LabError: As `train_together`.
@@ -48,7 +48,7 @@ def complete_together(configs: Sequence[RunConfig], data: Data, listeners: Seque
 
 
 def unfinished(config: RunConfig) -> RunConfig | None:
-    """What is to be trained for the run of `config`, from its start or its checkpoint; None if it has ended.
+    """The configuration that trains the rest of the run of `config`; None if the run has finished.
 
     Raises:
         ConfigError: The folder holds a run of another configuration, or `coefficients_from` can't be followed.
@@ -63,9 +63,9 @@ def unfinished(config: RunConfig) -> RunConfig | None:
 
 
 def _require_same(run: Run, config: RunConfig) -> None:
-    theirs = {**asdict(type(config)()), **run.manifest.get("config", {})}  # an older run lacks the keys made since
-    other = [key for key, x in asdict(config).items() if key not in MAY_DIFFER and theirs[key] != x]
+    recorded = {**asdict(type(config)()), **run.manifest.get("config", {})}  # an older run lacks the keys made since
+    other = [key for key, x in asdict(config).items() if key not in MAY_DIFFER and recorded[key] != x]
     if other:
         key = other[0]
-        what = f"expected {key}={getattr(config, key)}, got {theirs[key]}"
+        what = f"expected {key}={getattr(config, key)}, got {recorded[key]}"
         raise ConfigError(f"run folder, in {run.folder}: {what}; choose another folder, or remove this run")

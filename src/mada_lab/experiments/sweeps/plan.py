@@ -1,4 +1,4 @@
-"""What a sweep consists of: a configuration, and the points that it is changed to. A pure description, as JSON too."""
+"""The plan of a sweep: a configuration, the points that change it, and checks that every point is possible."""
 
 import hashlib
 import itertools
@@ -22,7 +22,7 @@ from mada_lab.tasks.open_data import open_data
 
 Values = dict[str, Any]
 
-#: Where and on what a worker computes is its own affair.
+#: Keys that each worker has for itself.
 LOCAL = ("out_dir", "data_dir", "device", "init_from")
 RANGE = re.compile(r"(?P<low>[^.:]*(?:\.\d[^.:]*)?)\.\.(?P<high>[^:]*?)(?P<log>:log)?")
 LONGEST_NAME = 120
@@ -51,7 +51,7 @@ class Plan:
 
     Attributes:
         base: The keys that all runs share.
-        cases: By name, keys that change together; one case without a name where there is nothing to say.
+        cases: By name, keys that change together; by default one case without a name and without keys.
         grid: By key, the values of an axis. The last key changes fastest.
         search: By key, `low..high`, `low..high:log`, or a list of values.
         trials: Number of draws.
@@ -76,7 +76,7 @@ class Plan:
         return self.trials if self.search else len(self.points)
 
     def config(self, values: Values) -> RunConfig:
-        """The configuration of a point. Raises ConfigError for keys, types and values that don't go."""
+        """The configuration of a point. Raises ConfigError for keys, types and values that are not possible."""
         return fitted(self.base, values)
 
     @property
@@ -85,7 +85,7 @@ class Plan:
         return {key: _drawn_from(key, given) for key, given in self.search.items()}
 
     def check(self) -> None:
-        """Raises ConfigError unless every point can be configured: a sweep shouldn't fail when it is half done."""
+        """Raises ConfigError unless every point can be configured."""
         if bool(self.search) == bool(self.grid or any(self.cases.values())):
             raise ConfigError("sweep: expected a grid or a search, got both or none; give --grid, or --search, keys")
         if self.search and self.trials < 1:
@@ -105,7 +105,7 @@ class Plan:
         return _product({key: x.ends if isinstance(x, Range) else x for key, x in self.space.items()})
 
     def to_json(self) -> Values:
-        """All that decides the results."""
+        """All keys that the results depend on."""
         base = {key: value for key, value in asdict(self.base).items() if key not in LOCAL}
         return {"base": base, "cases": self.cases, "grid": self.grid, "search": self.search, "trials": self.trials}
 
@@ -122,7 +122,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """12 digits that any difference in the results' causes changes."""
+        """12 digits that differ if plans differ in anything but the keys of `LOCAL`."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
 

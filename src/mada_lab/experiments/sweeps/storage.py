@@ -6,7 +6,6 @@ A storage holds studies, one per plan; a study holds facts and trials. A trial h
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,8 @@ WAIT = 60  # seconds that a writer waits for the others' writes in an SQLite fil
 StorageError = StorageInternalError
 #: What a study raises if a trial that is to be changed has ended.
 TrialEnded = UpdateFinishedTrialError
-
-
-class State(Enum):
-    """How a trial stands."""
-
-    RUNNING = TrialState.RUNNING
-    COMPLETE = TrialState.COMPLETE
-    FAILED = TrialState.FAIL
-    PRUNED = TrialState.PRUNED
+#: RUNNING, or how a trial ended: COMPLETE, FAIL, PRUNED.
+State = TrialState
 
 
 @dataclass(frozen=True)
@@ -74,8 +66,8 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """All trials in the order of their numbers."""
-        found = self._storage.get_all_trials(self._id, deepcopy=False)
-        read = [Trial(x._trial_id, x.number, State(x.state), x.user_attrs) for x in found]
+        frozen = self._storage.get_all_trials(self._id, deepcopy=False)
+        read = [Trial(x._trial_id, x.number, x.state, x.user_attrs) for x in frozen]
         return sorted(read, key=lambda trial: trial.number)
 
     def begin(self, facts: Mapping[str, Any]) -> int:
@@ -89,12 +81,12 @@ class Study:
             self._storage.set_trial_user_attr(trial, name, fact)
 
     def end(self, trial: int, state: State, value: float | None = None) -> bool:
-        """Ends a running trial, with the value that it came to; whether it was this worker that ended it.
+        """Ends a running trial with its result, and returns whether this worker ended it.
 
         Raises:
             TrialEnded: It has ended.
         """
-        return self._storage.set_trial_state_values(trial, state.value, None if value is None else [value])
+        return self._storage.set_trial_state_values(trial, state, None if value is None else [value])
 
     def draw(self, trial: int, space: Mapping[str, Range | Choices], seed: int) -> dict[str, Any]:
         """A point of `space` for a running trial, drawn by optuna's TPE from the values of the trials before it."""

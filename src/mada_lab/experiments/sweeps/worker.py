@@ -32,18 +32,17 @@ class SweepStopped(Interrupted):
     """A signal asked this worker to stop."""
 
     def __init__(self, number: int) -> None:
-        LabError.__init__(
-            self, f"stopped by {signal.Signals(number).name}, and saved; the same command goes on from there"
-        )
+        name = signal.Signals(number).name
+        LabError.__init__(self, f"stopped by {name}, and saved; the same command goes on from there")
         self.exit_code = 128 + number
 
 
-class PointsFailed(LabError):  # noqa: N818 the points that didn't are there
-    """Some points of a sweep failed; the others are settled. The exit code is 1."""
+class PointsFailed(LabError):  # noqa: N818 the other points have results
+    """Some points of a sweep failed, and the others have results."""
 
 
 def require_all(results: "Sequence[Result]") -> None:
-    """Raises PointsFailed if a point failed."""
+    """Raises PointsFailed, with the exit code 1, if a point failed."""
     failed = [result for result in results if result.error is not None]
     if failed:
         what = f"expected {len(results)} finished points, got {len(failed)} that failed, the first: {failed[0].name}"
@@ -51,10 +50,10 @@ def require_all(results: "Sequence[Result]") -> None:
 
 
 class SweepListener(Protocol):
-    """What follows a worker from outside."""
+    """What follows a worker, such as a progress bar."""
 
     def standing(self, settled: int, failed: int, size: int) -> None:
-        """So many of the sweep's points are settled, by whichever worker; `failed` of them failed."""
+        """All workers together have settled `settled` of `size` points; `failed` of them failed."""
 
     def begins(self, name: str, config: RunConfig) -> None:
         """This worker begins the point called `name`."""
@@ -63,18 +62,12 @@ class SweepListener(Protocol):
         """`done` steps of the point are done."""
 
     def told(self, message: str) -> None:
-        """Something happened that a person wants to know."""
+        """A message for the user."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A settled point.
-
-    Attributes:
-        values: Its keys.
-        folder: Its run folder; None if it never came to that.
-        error: Why it failed; None if it didn't.
-    """
+    """A settled point: its run folder, None if it has none, and why it failed, None if it didn't."""
 
     point: int
     name: str
@@ -87,11 +80,11 @@ class Worker:
     """Computes points of a plan.
 
     Args:
-        plan: What there is to compute.
-        claims: Who computes what.
+        plan: The points.
+        claims: Shares the points out among workers.
         out: Folder of the run folders.
-        listen: Follows it.
-        together: How many points it trains side by side, if more than one; all of them of one shape, on one data set.
+        listen: Follows the worker.
+        together: Number of points that it trains side by side; if more than one, all have one shape and one data set.
     """
 
     def __init__(self, plan: Plan, claims: Claims, out: Path, listen: SweepListener, together: int = 1) -> None:
@@ -99,7 +92,7 @@ class Worker:
         self._data: Callable[[str], Data] = cache(lambda name: open_data(replace(plan.base, dataset=name)))
 
     def work(self) -> list[Result]:
-        """Computes points until all are settled, by this worker or another; the results in the order of the plan.
+        """Computes points until all are settled, by this worker or another; returns the results in the plan's order.
 
         Raises:
             SweepStopped: A signal asked to stop; the point in hand is saved, and free for another worker.
@@ -141,16 +134,15 @@ class Worker:
         return standing
 
     def results(self, standing: Standing) -> list[Result]:
-        """What the settled points came to."""
-        found = []
-        for point, trial in sorted(standing.settled.items()):
-            name, values = self._known(point, standing)
-            folder = self.out / name if name else None
-            found.append(Result(point, name, values, folder, trial.facts.get("error")))
-        return found
+        """The results of the settled points."""
+        settled = [(*self._known(point, standing), point, trial) for point, trial in sorted(standing.settled.items())]
+        return [
+            Result(point, name, values, self.out / name if name else None, trial.facts.get("error"))
+            for name, values, point, trial in settled
+        ]
 
     def _compute(self, claims: Sequence[Claim]) -> None:
-        """Computes points and settles them. Raises SweepStopped; what else a run raises is a result."""
+        """Computes points and settles them. Raises SweepStopped; other errors of a run are results."""
         with ExitStack() as stack:
             configs, heard = {}, {}
             for claim in claims:
@@ -172,7 +164,7 @@ class Worker:
                 self._conclude(claim, outcome)
 
     def _train(self, configs: Sequence[RunConfig], heard: Sequence[Listener]) -> list[Run | Exception]:
-        """Their runs. Of several side by side, what ends them all is raised, and says nothing of any one."""
+        """The run of each configuration, or why it failed. Raises what ends runs that are trained side by side."""
         if not configs:
             return []
         if self.together > 1:
@@ -187,20 +179,20 @@ class Worker:
     def _begin(self, claim: Claim) -> RunConfig:
         """The configuration of a claimed point. Raises RuntimeError if it has taken too many workers with it."""
         if self.claims.standing().deaths[claim.point] >= MOST_DEATHS:
-            raise RuntimeError(f"{MOST_DEATHS} workers ended in it without a word")
+            raise RuntimeError(f"{MOST_DEATHS} workers ended in it without a result")
         name, values = self._point(claim)
         config = self._config(name, values)
         self.listen.begins(name, config)
         return config
 
     def _conclude(self, claim: Claim, outcome: Run | Exception) -> None:
-        """Settles a claimed point by its run, or by why it has none."""
+        """Settles a claimed point with its run, or with the error that it failed with."""
         try:
             if isinstance(outcome, ClaimLost):
                 raise outcome
             if not isinstance(outcome, Exception):
-                self._settle(claim, outcome.summary or {})
-            elif isinstance(outcome, CheckpointError) and self._lives(claim.point):  # the folder's, not the point's
+                self._settle(claim, outcome)
+            elif isinstance(outcome, CheckpointError) and self._lives(claim.point):  # another process holds the folder
                 self.claims.release(claim)
                 time.sleep(POLL * self.claims.grace)
             else:
@@ -211,12 +203,12 @@ class Worker:
     def _config(self, name: str, values: Values) -> RunConfig:
         """The configuration of a point, in its folder; `coefficients_from=@POINT` is another point of this sweep."""
         config = replace(self.plan.config(values), out_dir=str(self.out / name))
-        named = {key: getattr(config, key) or "" for key in SOURCES}
-        found = {key: str(self.out / x.removeprefix(POINT)) for key, x in named.items() if x.startswith(POINT)}
-        return replace(config, **found)
+        sources = {key: getattr(config, key) or "" for key in SOURCES}
+        here = {key: str(self.out / x.removeprefix(POINT)) for key, x in sources.items() if x.startswith(POINT)}
+        return replace(config, **here)
 
-    def _settle(self, claim: Claim, summary: Values) -> None:
-        losses = {key: summary.get(key) for key in ("final_train_loss", "final_val_loss")}
+    def _settle(self, claim: Claim, run: Run) -> None:
+        losses = {key: (run.summary or {}).get(key) for key in ("final_train_loss", "final_val_loss")}
         value = losses["final_val_loss"]
         if value is None or not math.isfinite(value):
             self._failed(claim, "validation loss: expected a finite number, got another; lower the learning rate")
@@ -228,7 +220,7 @@ class Worker:
         self.listen.told(f"point {claim.point} failed: {error}")
 
     def _point(self, claim: Claim) -> tuple[str, Values]:
-        """Name and keys of a claimed point; a search draws them, once."""
+        """Name and keys of a claimed point; of a search, drawn if they haven't been."""
         name, values = self._known(claim.point, self.claims.standing())
         if not name:
             # Seeded by the point: one worker alone draws the same each time.
@@ -239,7 +231,7 @@ class Worker:
         return name, values
 
     def _known(self, point: int, standing: Standing) -> tuple[str, Values]:
-        """Name and keys of a point; none if it is yet to be drawn."""
+        """Name and keys of a point; empty if they haven't been drawn yet."""
         return standing.drawn.get(point, ("", {})) if self.plan.search else self.plan.points[point]
 
     def _lives(self, point: int) -> bool:

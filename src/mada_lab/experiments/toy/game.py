@@ -1,8 +1,8 @@
 """Online problems in one dimension on which Adam fails (Reddi, Kale and Kumar, ICLR 2018), played by any method.
 
-At time t a method plays x_t in [-1, 1] and pays f_t(x_t) = s_t x_t, and is told the slope s_t; then it moves, and what
-it moved is projected on [-1, 1] in place: the optimizer and the game hold one number. The slopes repeat, and each
-period's sum is positive: the best fixed play is -1. The average regret is what was paid above that, over t.
+At time t a method plays x_t in [-1, 1], pays f_t(x_t) = s_t x_t, and learns the slope s_t. Then it moves, and x is
+projected on [-1, 1] in place. The slopes repeat, and the sum over a period is positive, so the best fixed play is -1.
+Average regret: the loss paid until t, minus that of playing -1 always, over t.
 """
 
 import time
@@ -27,11 +27,11 @@ BEST, WORST = -1.0, 1.0
 
 @dataclass(frozen=True)
 class Problem:
-    """Slopes with a period: `first` at times 1, 1 + period, ..., `other` else.
+    """Slopes with a period: `first` at times 1, 1 + period, ..., and `other` at all other times.
 
     Attributes:
-        betas: The decays that Adam fails with.
-        lr: The learning rate by schedule.
+        betas: The betas with which Adam fails.
+        lr: The learning rate at t = 1, by schedule.
     """
 
     name: str
@@ -58,9 +58,9 @@ SCHEDULES: dict[str, Callable[[float, int], float]] = {
     "constant": lambda lr, t: lr,
 }
 
-#: What MADA's published toy learns, and how; betas stay, and there is no Lion.
+#: The coefficients that MADA's published toy learns, with its hyper learning rate; the betas stay fixed.
 PUBLISHED: Json = {"learn": HyperSGD("rho", "beta3", "c", lr=0.1, momentum=0.9)}
-#: Everything learned, with the library's numbers; beta2 may go as low as the betas of theorem 1.
+#: All six coefficients learned, with the library's defaults; beta2 may fall to the beta2 of theorem 1.
 EVERYTHING: Json = {"learn": HyperSGD("all", bounds={"beta2": (0.01, 0.9999)})}
 
 METHODS: dict[str, tuple[type[HyperOptimizer], Json]] = {
@@ -83,8 +83,8 @@ class Game:
         method: Name in METHODS.
         schedule: Name in SCHEDULES.
         learning_rate: None is the problem's.
-        steps: How often it plays.
-        points: About how many rows are recorded, half of them evenly in t, half in log t.
+        steps: Number of plays.
+        points: About the number of recorded rows, half of them even in t, half even in log t.
     """
 
     problem: str
@@ -121,7 +121,7 @@ class Game:
             raise ConfigError(f"toy, method {self.method}: {error}") from error
 
     def config(self) -> Json:
-        """All that decides the numbers."""
+        """All keys that the results depend on."""
         beta1, beta2 = PROBLEMS[self.problem].betas
         options = {key: x if isinstance(x, str) else repr(x) for key, x in METHODS[self.method][1].items()}
         return {**asdict(self), "learning_rate": self.lr, "beta1": beta1, "beta2": beta2, **options}
@@ -129,7 +129,7 @@ class Game:
 
 @dataclass(frozen=True)
 class Point:
-    """Where a game stands after `step` plays."""
+    """The state of a game after `step` plays."""
 
     step: int
     average_regret: float
@@ -139,7 +139,7 @@ class Point:
 
 
 def play(game: Game) -> Iterator[Point]:
-    """Plays, and stops at the recorded points."""
+    """Plays the game, and yields the recorded points."""
     problem, schedule, lr = PROBLEMS[game.problem], SCHEDULES[game.schedule], game.lr
     _, optimizer = game.optimizer()
     player, regret = ScalarOptimizer(optimizer, 0.0), 0.0
@@ -161,7 +161,7 @@ def recorded(steps: int, points: int) -> list[int]:
 
 
 def record(game: Game, folder: Path) -> Json:
-    """Plays into a run folder; returns the summary. Its seconds are processor time, of the one core that it takes.
+    """Plays the game into a run folder, and returns the summary. Seconds are processor time of one core.
 
     Raises:
         ConfigError: A value is refused, or the folder holds a run already.
@@ -187,7 +187,7 @@ def record(game: Game, folder: Path) -> Json:
 
 
 def manifest(game: Game, start: Mapping[str, float]) -> Json:
-    """What is played, for the record."""
+    """The manifest of a game."""
     return {
         "config": game.config(),
         "optimizer": game.method,

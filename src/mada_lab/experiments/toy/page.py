@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from mada_lab.plots.toy import toy_figure, toy_panels
+from mada_lab.plots.style import WIDE, separate, together
+from mada_lab.plots.toy import panels
 from mada_lab.records.outcome import distinct
 from mada_lab.records.run_record import Run
 from mada_lab.reports.html import Figures, Listing, Section, Table, number
@@ -30,12 +31,13 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         return []
     names, titles = labels(runs), labels(runs, state=True)
     legend = Listing([(names[i], "") for i in played], "legend")
-    panels = {f"{name} of each method over time": panel for name, panel in toy_panels(runs).items()}
+    drawn = {f"{name} of each method over time": figure for name, figure in separate(panels(runs), WIDE).items()}
     rows = [[titles[i], *(number(runs[i].rows[-1].get(key), spec) for key, spec in COLUMNS.items())] for i in played]
     table = Table(["run", "steps", "iterate x", "average regret", "time\n(s)"], rows)
-    return [Section("Regret", [legend, Figures(panels, CAPTION), table])]
+    return [Section("Regret", [legend, Figures(drawn, CAPTION), table])]
 
 
 def figures(runs: Sequence[Run]) -> Mapping[str, Figure]:
     """The figure of the online problem by name, to save as a file; none if no run is one."""
-    return {"toy": toy_figure(runs)} if any(map(has_regret, runs)) else {}
+    names = {i: run.name for i, run in enumerate(runs) if has_regret(run)}
+    return {"toy": together(panels(runs), WIDE, names)} if names else {}

@@ -54,9 +54,10 @@ class ScalarOptimizer:
         self.coefficients: Numbers = {q: float(group[q]) for q in rule.coefficient_names()}
         self._hyper = {name: float(group[name]) for name in rule.hyper_parameters}
         self._slots: Numbers = {SLOT + slot.name: slot.init for slot in form.slots}
-        self._last: tuple[float, Numbers] | None = None  # lr of the last update, and what its rule was given
+        self._last: tuple[float, Numbers] | None = None  # lr and inputs of the last update
         self._learned = learned
-        self._columns = [Column(q, learner, rule) for q, learner in learner_of_each(optimizer)]
+        learner_of = {q: x for x in optimizer.learners for q in learned_names(rule, x.names)}
+        self._columns = [Column(q, learner_of[q], rule) for q in learned]
 
     def step(self, g: float, lr: float) -> None:
         """One step with the gradient `g`: the hyper-step first, then slots and number with the new coefficients."""
@@ -89,12 +90,6 @@ def _require_scalar(optimizer: HyperOptimizer) -> None:
     if any(refused.values()):
         got = ", ".join(name for name, given in refused.items() if given)
         raise ValueError(f"scalar optimizer: expected none of {', '.join(refused)}, got {got}; leave it out")
-
-
-def learner_of_each(optimizer: HyperOptimizer) -> list[tuple[str, Any]]:
-    """The learned coefficients in the rule's order, each with its learner."""
-    found = {q: x for x in optimizer.learners for q in learned_names(optimizer.rule, x.names)}
-    return [(q, found[q]) for q in optimizer.learned]
 
 
 class Column:
