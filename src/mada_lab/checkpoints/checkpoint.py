@@ -206,11 +206,7 @@ def load_newest(run_folder: Path) -> Checkpoint | None:
 
 
 def load(folder: Path) -> Checkpoint:
-    """The checkpoint in `folder`, its tensors on the CPU. Nothing in it is executed.
-
-    Raises:
-        CheckpointError: It is damaged or has another format.
-    """
+    """The checkpoint in `folder`, its tensors on the CPU; as `open_saved`."""
     return _loaded(open_saved(folder))
 
 
