@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,8 +92,8 @@ class Trainer:
         with world.enter_on_first(lambda: run_lock.hold(state.folder)), saver_of(config, world) as self.saver:
             self.initial_coefficients = state.coefficients()
             self.record = resume.open_record(state)
-            forward = torch.compile(state.model) if config.compile else state.model
-            self.forward = distributed.wrapped(forward, config.parallel, world)
+            compiled: Any = torch.compile(state.model) if config.compile else state.model
+            self.forward = distributed.wrapped(compiled, config.parallel, world)
             self.began = time.monotonic() - state.seconds
             yield
 
