@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from mada_lab.errors import ConfigError
-from mada_lab.model.cnn import CNN
-from mada_lab.model.linear import MLP
+from mada_lab.model.images import CNN, MLP
 from mada_lab.optimizers import catalog
 from mada_lab.optimizers.baselines import evaluated, hidden_matrices
 from mada_lab.training.state import TrainState

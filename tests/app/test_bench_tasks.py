@@ -13,7 +13,7 @@ from mada_lab.config import parsing
 from mada_lab.config.keys import VisionConfig
 from mada_lab.data.image_batches import Images, with_label_noise
 from mada_lab.experiments.bench.tasks import TASKS, quick
-from mada_lab.model.linear import MLP
+from mada_lab.model.images import MLP
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))

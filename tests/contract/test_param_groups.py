@@ -11,9 +11,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from mada_lab.model.cnn import CNN
 from mada_lab.model.gpt import GPT, GPTConfig
-from mada_lab.model.linear import MLP
+from mada_lab.model.images import CNN, MLP
 from mada_lab.model.resnet import ResNet
 from mada_lab.optimizers import catalog
 from mada_optim import MADA, AutoMuon, HyperSGD

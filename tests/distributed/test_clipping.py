@@ -68,7 +68,7 @@ def on_a_rank(when):
     """What this process has after each update, by the application's own loop."""
     rank = dist.get_rank()
     config, model = configuration(when, RANKS), network()
-    world = World(rank, RANKS, rank, RANKS)
+    world = World(rank, RANKS, RANKS)
     forward = distributed.wrapped(model, config.parallel, world)
     parts = {"model": model, "optimizer": catalog.build(model, config), "batches": MicroBatches(rows(rank))}
     scaler = torch.amp.GradScaler("cpu", enabled=False)

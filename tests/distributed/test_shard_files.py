@@ -170,7 +170,7 @@ def test_a_process_that_dies_in_a_save_leaves_no_checkpoint(config, rank):
 
 def test_flipped_bits_of_pieces_are_found(written, config):
     folder = copied(written, config)
-    assert rot._not_refused(folder, folder) == "loaded"
+    assert rot.not_refused(folder, folder) == "loaded"
     assert rot.flips(folder, 60, random.Random(0)).failures == []
     assert rot.truncations(folder, 40, random.Random(0)).failures == []
 

@@ -145,7 +145,7 @@ def test_processes_with_different_configurations_are_refused(config):
         (
             (2, 2),
             {"gradient_accumulation_steps": 3},
-            "expected a multiple of the 2 processes .* got 3; set it to 2, say",
+            "expected a multiple of the 2 processes .* got 3; set it to 2, for example",
         ),
         ((2, 2), {"first_accumulation": 3}, "key first_accumulation: expected a multiple of the 2 processes"),
         ((2, 2), {"device": "cuda:1"}, "key device: expected auto, cpu or cuda"),

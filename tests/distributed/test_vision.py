@@ -50,7 +50,7 @@ def data_dir(tmp_path_factory):
 def train(config):
     """Trains, and leaves the digest of this process's own state, but for its generators, which passes seed anew."""
     session = trainer.train(config, ImageData.open(Path(config.data_dir) / "digits"), runs.Listener(lambda done: None))
-    state = {**session.state(), "random": None}
+    state = {**session.state_dict(), "random": None}
     Path(f"{config.out_dir}.{os.environ.get('RANK', '0')}").write_text(redistribution.digest(state))
 
 

@@ -30,7 +30,7 @@ def _flip(folder, path, bit):
     bad = bytearray(good)
     bad[bit // 8] ^= 1 << bit % 8
     path.write_bytes(bad)
-    problem = _not_refused(folder, path)
+    problem = not_refused(folder, path)
     path.write_bytes(good)
     return f"{path.name}, bit {bit}", problem
 
@@ -44,12 +44,12 @@ def truncations(folder, count, rng):
         good = path.read_bytes()
         ends = [0, 1, 7, 8, len(good) // 2, len(good) - 1, rng.randrange(len(good))]
         path.write_bytes(good[: ends[i // len(paths) % len(ends)]])
-        tally.case(f"{path.name}, {i}", _not_refused(folder, path))
+        tally.case(f"{path.name}, {i}", not_refused(folder, path))
         path.write_bytes(good)
     return tally
 
 
-def _not_refused(folder, path):
+def not_refused(folder, path):
     try:
         checkpoint.load(folder)
     except CheckpointError as error:

@@ -31,7 +31,7 @@ def test_flipped_bits(saved):
 
 def test_a_good_checkpoint_would_not_be_refused(saved):
     """What the tests above and below rest on."""
-    assert rot._not_refused(saved, saved) == "loaded"
+    assert rot.not_refused(saved, saved) == "loaded"
 
 
 def test_every_sixth_attack(tmp_path, data_dir):

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mada_lab.checkpoints import saver
 from mada_lab.checkpoints.checkpoint import Checkpoint
@@ -21,7 +22,6 @@ from mada_lab.system.signals import Signals
 from mada_lab.training.gradients import accumulate
 from mada_lab.training.state import TrainState
 from mada_lab.training.trainer import train
-from mada_optim import HyperOptimizer
 from tests.app.conftest import Silent, fitted, update
 from tests.problems import same_bits
 from tests.reliability import runs
@@ -158,23 +158,27 @@ def test_a_loss_scale_has_time_to_fall(tiny, corpus, monkeypatch):
     assert (session.step, session.skips.total) == (6, 4)
 
 
-def overflow_at(monkeypatch, *steps):
-    """Gradients that are finite, and so large at these steps that the optimizer leaves them out."""
-    taken, original = iter(range(1, 1000)), HyperOptimizer._step
+@pytest.fixture
+def overflow_at(request):
+    """Makes gradients finite, and so large at these steps that the optimizer skips them."""
 
-    def step(self):
-        if next(taken) in steps:
-            for group in self.param_groups:
-                for p in group["params"]:
-                    p.grad.fill_(1e30)
-        original(self)
+    def at(*steps):
+        taken = iter(range(1, 1000))
 
-    monkeypatch.setattr(HyperOptimizer, "_step", step)
+        def overflow(optimizer, *_):
+            if next(taken) in steps:
+                for group in optimizer.param_groups:
+                    for p in group["params"]:
+                        p.grad.fill_(1e30)
+
+        request.addfinalizer(register_optimizer_step_pre_hook(overflow).remove)
+
+    return at
 
 
-def test_steps_that_the_optimizer_skips_by_itself_are_counted(tiny, corpus, tmp_path, monkeypatch, caplog):
+def test_steps_that_the_optimizer_skips_by_itself_are_counted(tiny, corpus, tmp_path, overflow_at, caplog):
     """The loop found loss and gradient finite, and the optimizer didn't; the count is in the checkpoint too."""
-    overflow_at(monkeypatch, 2, 5)
+    overflow_at(2, 5)
     session = train(replace(tiny, max_iters=6, warmup_iters=1, eval_interval=3, log_interval=3), corpus, Silent())
     run = read_run(tmp_path / "run")
     assert [row["skipped_steps"] for row in run.rows] == [0, 1, 2]
@@ -185,8 +189,8 @@ def test_steps_that_the_optimizer_skips_by_itself_are_counted(tiny, corpus, tmp_
     ]
 
 
-def test_an_optimizer_that_skipped_every_step_ends_the_run(tiny, corpus, monkeypatch):
-    overflow_at(monkeypatch, 1, 2, 3)
+def test_an_optimizer_that_skipped_every_step_ends_the_run(tiny, corpus, overflow_at):
+    overflow_at(1, 2, 3)
     config = replace(tiny, max_iters=6, warmup_iters=1, eval_interval=3, log_interval=3)
     message = "at step 3: expected finite numbers, got others in all 3 steps so far"
     with pytest.warns(UserWarning, match="every step so far was skipped"), pytest.raises(NumericsError, match=message):

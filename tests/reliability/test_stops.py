@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from mada_lab.errors import CheckpointError, ConfigError
+from mada_lab.checkpoints.folder import available
+from mada_lab.errors import CheckpointError, ConfigError, Interrupted
 from mada_lab.system import run_lock, signals
+from mada_lab.training import resume
 from mada_lab.training.trainer import train
 from tests.app.conftest import Silent
 from tests.reliability import runs, stops
@@ -105,6 +107,22 @@ def test_the_command_stops_in_one_line(config, tmp_path):
     assert err.splitlines()[-1].startswith("stopped by SIGTERM at step ")
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_a_run_that_is_stopped_before_its_first_step_can_be_resumed(tiny, corpus, tmp_path, monkeypatch):
+    opens = resume.open_record
+    monkeypatch.setattr(resume, "open_record", lambda state: os.kill(os.getpid(), signal.SIGTERM) or opens(state))
+    with pytest.raises(Interrupted, match="at step 0, and saved; `--init_from=resume` goes on") as caught:
+        train(tiny, corpus, Silent())
+    monkeypatch.undo()
+    assert (caught.value.resumable, caught.value.exit_code, runs.last_steps(tmp_path / "run")) == (True, 143, (0, 0))
+    assert [path.name for path in available(tmp_path / "run")] == ["step_00000000"]
+    assert train(replace(tiny, init_from="resume"), corpus, Silent()).step == 30
+
+
+def test_an_interrupt_without_a_checkpoint_does_not_speak_of_resuming():
+    error = Interrupted(signal.SIGINT)
+    assert (str(error), error.resumable, error.exit_code) == ("stopped by SIGINT", False, 130)
 
 
 def test_a_second_process_is_refused(tiny, corpus, tmp_path):

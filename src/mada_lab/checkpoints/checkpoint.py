@@ -32,36 +32,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on as if it had never stopped.
+    """All that a run needs to go on as if it had never stopped."""
 
-    Attributes:
-        step: Optimizer steps done.
-        tree: Nested dicts, lists and tuples of tensors and plain values.
-    """
-
-    step: int
-    tree: dict[str, Any]
+    step: int  #: optimizer steps done
+    tree: dict[str, Any]  #: nested dicts, lists and tuples of tensors and plain values
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint ready to be written: its tensors are on the CPU.
+    """A checkpoint ready to be written: its tensors are on the CPU."""
 
-    Attributes:
-        step: Optimizer steps done.
-        skeleton: The tree, with a name in place of each tensor.
-        tensors: The tensors that each process has whole.
-        pieces: This process's pieces of the sharded tensors.
-        index: Shapes, types and number of pieces of the sharded tensors; None if there are none.
-        place: Which pieces are this process's; None if there are none.
-    """
-
-    step: int
-    skeleton: Any
-    tensors: Tensors
-    pieces: Tensors
-    index: Index | None
-    place: Place | None
+    step: int  #: optimizer steps done
+    skeleton: Any  #: the tree, with a name in place of each tensor
+    tensors: Tensors  #: the tensors that each process has whole
+    pieces: Tensors  #: this process's pieces of the sharded tensors
+    index: Index | None  #: shapes, types and number of pieces of the sharded tensors; None if there are none
+    #: The file of this process's pieces; None if there are none, or if another process writes the same
+    shard: str | None
 
     @property
     def bytes(self) -> int:
@@ -80,17 +67,17 @@ def snapshot(checkpoint: Checkpoint, *, copy: bool = False) -> Snapshot:
     skeleton = pack(checkpoint.tree, tensors)
     shared = {name: x for name, x in tensors.items() if dtensors.is_sharded(x)}
     here = {name: dtensors.local(x).to("cpu", copy=copy).contiguous() for name, x in tensors.items()}
-    places = {place(x) for x in shared.values()} or {None}
+    places: set[Place | None] = {place(x) for x in shared.values()} or {None}
     if len(places) > 1:
         raise ValueError(f"expected tensors that are shared by the same processes, got {len(places)} kinds")
-    (own,) = places
+    (piece,) = places
     return Snapshot(
         checkpoint.step,
         skeleton,
         {name: x for name, x in here.items() if name not in shared},
         {name: here[name] for name in shared},
-        None if own is None else Index.of(shared, own.count),
-        own,
+        None if piece is None else Index.of(shared, piece.count),
+        shard_name(piece.number) if piece is not None and piece.is_first else None,
     )
 
 
@@ -108,7 +95,7 @@ def write(run_folder: Path, taken: Snapshot, keep: int, world: World = ALONE) ->
         CheckpointError: One of the processes can't write; on all of them. What was there before is untouched.
     """
     folder = checkpoint_folder.path_of(run_folder, taken.step)
-    if world.told(folder.exists()):
+    if world.broadcast(folder.exists()):
         return folder
     part = folder.with_name(folder.name + files.PART)
     translates = translated(OSError, partial(_not_written, folder, taken.bytes))
@@ -121,7 +108,8 @@ def write(run_folder: Path, taken: Snapshot, keep: int, world: World = ALONE) ->
                 opened.enter_context(files.new_folder(folder))
 
         def write_own() -> dict[str, Facts]:
-            return _write_files(part, {**(_contents(taken) if world.is_first else {}), **_own_pieces(taken)})
+            shard = {taken.shard: safetensors_file(taken.pieces)} if taken.shard else {}
+            return _write_files(part, {**(_contents(taken) if world.is_first else {}), **shard})
 
         def finish() -> None:
             if world.is_first:
@@ -131,7 +119,7 @@ def write(run_folder: Path, taken: Snapshot, keep: int, world: World = ALONE) ->
 
         world.together(translates(begin), CheckpointError)
         facts = world.together(translates(write_own), CheckpointError)
-        listed = world.all_told({name: [x.bytes, x.sha256] for name, x in facts.items()})
+        listed = world.all_gather({name: [x.bytes, x.sha256] for name, x in facts.items()})
         world.together(translates(finish), CheckpointError)
     return folder
 
@@ -161,18 +149,12 @@ def _tidy(run_folder: Path, keep: int) -> None:
 
 
 def _contents(taken: Snapshot) -> dict[str, Iterator[Piece]]:
-    """The files of a snapshot but for pieces, by name."""
+    """The files of a snapshot, without those of pieces, by name."""
     values = {"step": taken.step, "tree": taken.skeleton}
     if taken.index is not None:
         values["shared"] = taken.index.packed()
     text = json.dumps(values, allow_nan=False).encode()
     return {TENSORS: safetensors_file(taken.tensors), VALUES: iter([text])}
-
-
-def _own_pieces(taken: Snapshot) -> dict[str, Iterator[Piece]]:
-    """The file of this process's pieces, if no process before it writes the same."""
-    own = taken.place
-    return {shard_name(own.number): safetensors_file(taken.pieces)} if own is not None and own.is_first else {}
 
 
 def _write_files(part: Path, contents: dict[str, Iterator[Piece]]) -> dict[str, Facts]:
@@ -185,8 +167,7 @@ def _write_files(part: Path, contents: dict[str, Iterator[Piece]]) -> dict[str, 
 
 
 def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    if shutil.disk_usage(folder).free < needed:
         raise OSError(0, "too little space on the disk")
 
 
@@ -225,11 +206,7 @@ def load_newest(run_folder: Path) -> Checkpoint | None:
 
 
 def load(folder: Path) -> Checkpoint:
-    """The checkpoint in `folder`, its tensors on the CPU. Nothing in it is executed.
-
-    Raises:
-        CheckpointError: It is damaged or has another format.
-    """
+    """The checkpoint in `folder`, its tensors on the CPU; as `open_saved`."""
     return _loaded(open_saved(folder))
 
 

@@ -34,9 +34,9 @@ def fingerprint(tensors: Tensors, world: World) -> str:
     for name, x in tensors.items():
         counts, start = world.is_first, 0
         if dtensors.is_sharded(x):
-            own = row_shards.place(x)
-            first, _ = row_shards.rows(x.shape[0], own.number, own.count)
-            counts, start = own.is_first, first * (x.numel() // max(1, x.shape[0]))
+            piece = row_shards.place(x)
+            first, _ = row_shards.rows(x.shape[0], piece.number, piece.count)
+            counts, start = piece.is_first, first * (x.numel() // max(1, x.shape[0]))
         salt = _salt(name, x)
         if counts:
             total += _sum(dtensors.local(x).detach(), start, salt).to(world.device)

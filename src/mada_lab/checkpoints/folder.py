@@ -119,8 +119,8 @@ def _manifest(step: int, facts: dict[str, Facts]) -> bytes:
     """The only text of a manifest with this content; it contains its own digest."""
     content: dict[str, Any] = {"format_version": FORMAT_VERSION, "step": step}
     content["files"] = {name: asdict(x) for name, x in sorted(facts.items())}
-    own = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return (json.dumps({**content, "sha256": own}, indent=1) + "\n").encode()
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return (json.dumps({**content, "sha256": digest}, indent=1) + "\n").encode()
 
 
 def verify(folder: Path) -> dict[str, Facts]:
@@ -129,14 +129,13 @@ def verify(folder: Path) -> dict[str, Facts]:
     Raises:
         CheckpointError: A byte, a name or a length differs from the manifest; the message names the file.
     """
-
-    def unreadable(error: OSError) -> CheckpointError:
-        return CheckpointError(damage(error.filename or folder, "a readable file", error.strerror or str(error)))
-
-    with translated(OSError, unreadable):
+    with translated(OSError, lambda x: damaged(x.filename or folder, "a readable file", x.strerror or str(x))):
         facts = _facts(folder)
         for name, expected in facts.items():
-            _verify_file(folder / name, expected)
+            with open(folder / name, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != expected.sha256:
+                raise damaged(folder / name, f"sha256 {expected.sha256}", digest)
     return facts
 
 
@@ -145,7 +144,7 @@ def _facts(folder: Path) -> dict[str, Facts]:
     present = _plain_files(folder)
     path = folder / MANIFEST
     if present.pop(MANIFEST, MANIFEST_BYTES + 1) > MANIFEST_BYTES:
-        raise CheckpointError(damage(path, f"a file of at most {MANIFEST_BYTES} bytes", "none, or a longer one"))
+        raise damaged(path, f"a file of at most {MANIFEST_BYTES} bytes", "none, or a longer one")
     content = path.read_bytes()
     try:
         parsed = json.loads(content)
@@ -156,13 +155,13 @@ def _facts(folder: Path) -> dict[str, Facts]:
             raise ValueError("another text")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         got = " ".join(str(error).split())[:80]
-        raise CheckpointError(damage(path, "the manifest that this version writes", got)) from error
+        raise damaged(path, "the manifest that this version writes", got) from error
     if parsed["step"] != step_of(folder):
-        raise CheckpointError(damage(path, f"the manifest of {folder.name}", f"that of step {parsed['step']}"))
+        raise damaged(path, f"the manifest of {folder.name}", f"that of step {parsed['step']}")
     for name in sorted({*facts, *present}):
         listed, length = facts[name].bytes if name in facts else None, present.get(name)
         if listed != length:
-            raise CheckpointError(damage(folder / name, _bytes(listed), _bytes(length)))
+            raise damaged(folder / name, *("no such file" if x is None else f"{x} bytes" for x in (listed, length)))
     return facts
 
 
@@ -172,22 +171,12 @@ def _plain_files(folder: Path) -> dict[str, int]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.is_file(follow_symlinks=False):
-                raise CheckpointError(damage(entry.path, "a plain file", "something else"))
+                raise damaged(entry.path, "a plain file", "something else")
             lengths[entry.name] = entry.stat(follow_symlinks=False).st_size
     return lengths
 
 
-def _verify_file(path: Path, expected: Facts) -> None:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != expected.sha256:
-        raise CheckpointError(damage(path, f"sha256 {expected.sha256}", digest))
-
-
-def _bytes(length: int | None) -> str:
-    return "no such file" if length is None else f"{length} bytes"
-
-
-def damage(path: Path | str, expected: str, got: str) -> str:
-    """The message about a damaged checkpoint."""
-    return f"checkpoint, in {path}: expected {expected}, got {got}; restore it from a copy, or remove it"
+def damaged(path: Path | str, expected: str, got: str) -> CheckpointError:
+    """The error about a damaged checkpoint."""
+    what = f"expected {expected}, got {got}; restore it from a copy, or remove it"
+    return CheckpointError(f"checkpoint, in {path}: {what}")

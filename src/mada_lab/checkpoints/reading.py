@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from mada_lab.checkpoints import folder as checkpoint_folder
 from mada_lab.checkpoints import row_shards
 from mada_lab.checkpoints.folder import MANIFEST, Facts
 from mada_lab.checkpoints.tree import DTYPES, Tensors, unpack
-from mada_lab.errors import CheckpointError, one_line, translated
+from mada_lab.errors import one_line, translated
 from mada_lab.system import strict_json
 
 TENSORS = "tensors.safetensors"
@@ -35,15 +34,10 @@ def shard_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """Type and shape of a tensor.
+    """Type and shape of a tensor."""
 
-    Attributes:
-        dtype: By its name in safetensors.
-        shape: Of the whole tensor.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
+    dtype: str  #: by its name in safetensors
+    shape: tuple[int, ...]  #: of the whole tensor
 
     @property
     def outline(self) -> Tensor:
@@ -57,15 +51,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """The tensors that are stored in pieces, cut as `mada_lab.checkpoints.row_shards` says.
+    """The tensors that are stored in pieces, cut as `mada_lab.checkpoints.row_shards` says."""
 
-    Attributes:
-        count: Pieces of each tensor, which is the number of files.
-        entries: By name.
-    """
-
-    count: int
-    entries: Mapping[str, Entry]
+    count: int  #: pieces of each tensor, which is the number of files
+    entries: Mapping[str, Entry]  #: by name
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], count: int) -> "Index":
@@ -116,10 +105,8 @@ class Saved:
             _require(expected == got, "the pieces of the index", f"others in {shard_name(number)}")
         _require(not whole.keys() & index.entries.keys(), "each tensor once", "some twice")
         self.entries: dict[str, Entry] = {**whole, **index.entries}
-        small = {name: x.outline.numel() <= SMALL for name, x in self.entries.items()}
-        self.outline = self.tree(
-            {name: self.whole(name) if small[name] else x.outline for name, x in self.entries.items()}
-        )
+        known = {name: x.outline for name, x in self.entries.items()}
+        self.outline = self.tree({name: self.whole(name) if x.numel() <= SMALL else x for name, x in known.items()})
 
     def _piece(self, name: str, number: int) -> Entry:
         dtype, (length, *rest) = self._index.entries[name].dtype, self._index.entries[name].shape
@@ -156,7 +143,7 @@ class Saved:
         return out
 
     def _reading(self) -> AbstractContextManager[None]:
-        return translated((OSError, SafetensorError, RuntimeError), partial(_damage, self.folder, "a readable file"))
+        return _translated((OSError, SafetensorError, RuntimeError), self.folder, "a readable file")
 
     def _parts(self, name: str, start: int, stop: int) -> list[tuple[str, int, int]]:
         """The files that hold the rows, each with the first and the end of its own rows."""
@@ -195,14 +182,15 @@ def open_saved(folder: Path) -> Saved:
     facts = checkpoint_folder.verify(folder)
     if VALUES in facts and facts[VALUES].bytes > VALUES_BYTES:
         expected, got = f"at most {VALUES_BYTES} bytes", f"{facts[VALUES].bytes} bytes"
-        raise CheckpointError(checkpoint_folder.damage(folder / VALUES, expected, got))
+        raise checkpoint_folder.damaged(folder / VALUES, expected, got)
     kinds = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
-    with translated(kinds, partial(_damage, folder, "one that this version wrote")):
+    with _translated(kinds, folder, "one that this version wrote"):
         return _opened(folder, facts)
 
 
-def _damage(folder: Path, expected: str, error: Exception) -> CheckpointError:
-    return CheckpointError(checkpoint_folder.damage(folder, expected, one_line(error, 120)))
+def _translated(kinds: tuple[type[Exception], ...], folder: Path, expected: str) -> AbstractContextManager[None]:
+    """Turns errors of these `kinds` into that of a damaged checkpoint."""
+    return translated(kinds, lambda error: checkpoint_folder.damaged(folder, expected, one_line(error, 120)))
 
 
 def _opened(folder: Path, facts: Mapping[str, Facts]) -> Saved:

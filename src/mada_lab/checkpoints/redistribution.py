@@ -60,7 +60,7 @@ def digest(tree: Any, world: World = ALONE, of_shards: bool = False) -> str:
     return total.hexdigest()[:16] if world.is_first else ""
 
 
-def handed_out(
+def load_on_all(
     saved: Saved | None, run_folder: Path, model: nn.Module, optimizer: Optimizer, world: World
 ) -> Checkpoint | None:
     """The checkpoint that the first process has found, on all: whole tensors on the CPU, and shards of sharded ones.
@@ -70,18 +70,18 @@ def handed_out(
     Raises:
         CheckpointError: It can't be read any more; on all.
     """
-    facts = world.told(None if saved is None else saved.facts())
+    facts = world.broadcast(None if saved is None else saved.facts())
     if facts is None:
         return None
     seen = saved or same_here(folder.path_of(run_folder, facts["step"]), facts)
-    owners, all_see = _owners(model, optimizer), all(world.all_told(seen is not None))
+    owners, all_see = _owners(model, optimizer), all(world.all_gather(seen is not None))
     if seen is not None and all_see:
         tensors = world.together(lambda: {x: _read(seen, x, _owner(x, owners)) for x in seen.entries}, CheckpointError)
     else:
         tensors = {}
         for name, (dtype, shape) in facts["entries"].items():
             mine = saved.whole(name) if saved is not None else None
-            whole = world.told_tensor(mine, shape, NAMES[dtype]).cpu()
+            whole = world.broadcast_tensor(mine, shape, NAMES[dtype]).cpu()
             tensors[name] = _share(whole, _owner(name, owners))
     return Checkpoint(facts["step"], unpack(facts["tree"], tensors))
 
@@ -94,15 +94,15 @@ def _read(saved: Saved, name: str, p: Tensor | None) -> Tensor:
 
 
 def _share(whole: Tensor, p: Tensor | None) -> Tensor:
-    """As `_read`, of a tensor that is here."""
+    """As `_read`, from a whole tensor."""
     if p is None or p.shape != whole.shape:
         return whole
     return dtensors.like(p, whole[slice(*_own_rows(p))].clone().to(p.device))
 
 
 def _own_rows(p: Tensor) -> tuple[int, int]:
-    own = row_shards.place(p)
-    return row_shards.rows(p.shape[0], own.number, own.count)
+    piece = row_shards.place(p)
+    return row_shards.rows(p.shape[0], piece.number, piece.count)
 
 
 def _owner(name: str, owners: Mapping[str, Tensor]) -> Tensor | None:

@@ -13,17 +13,11 @@ from mada_optim.sharding import dtensors
 
 @dataclass(frozen=True)
 class Place:
-    """Which piece of each shared tensor a process has.
+    """Which piece of each shared tensor a process has."""
 
-    Attributes:
-        number: Number of the piece, from 0.
-        count: Pieces of a tensor.
-        is_first: Whether no process before this one has the same piece.
-    """
-
-    number: int
-    count: int
-    is_first: bool
+    number: int  #: number of the piece, from 0
+    count: int  #: pieces of a tensor
+    is_first: bool  #: whether no process before this one has the same piece
 
 
 def rows(length: int, number: int, count: int) -> tuple[int, int]:
@@ -43,18 +37,14 @@ def overlaps(length: int, count: int, start: int, stop: int) -> list[tuple[int, 
 
 
 def place(x: Tensor) -> Place:
-    """This process's place among those that share the DTensor `x`.
-
-    Raises:
-        ValueError: `x` is cut in another way.
-    """
-    placements, mesh, held = x.placements, x.device_mesh, dtensors.local(x).shape[0]  # type: ignore[attr-defined]
+    """This process's place among those that share the DTensor `x`. Raises ValueError if `x` is cut in another way."""
+    placements, mesh, length = x.placements, x.device_mesh, dtensors.local(x).shape[0]  # type: ignore[attr-defined]
     cut = [i for i, placement in enumerate(placements) if not placement.is_replicate()]
     if len(cut) != 1 or not placements[cut[0]].is_shard(0):
         raise ValueError(f"expected a tensor cut along its first dimension, got {placements}")
-    own = mesh.get_coordinate()
-    this = Place(own[cut[0]], mesh.size(cut[0]), all(at == 0 for i, at in enumerate(own) if i != cut[0]))
+    here = mesh.get_coordinate()
+    this = Place(here[cut[0]], mesh.size(cut[0]), all(at == 0 for i, at in enumerate(here) if i != cut[0]))
     first, end = rows(x.shape[0], this.number, this.count)
-    if held != end - first:
-        raise ValueError(f"expected {end - first} rows of {x.shape[0]} on this process, got {held}")
+    if length != end - first:
+        raise ValueError(f"expected {end - first} rows of {x.shape[0]} on this process, got {length}")
     return this

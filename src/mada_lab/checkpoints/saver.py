@@ -23,16 +23,14 @@ class Saver:
     Args:
         config: The run.
         world: The processes that write each checkpoint together; all of them have such a saver.
-
-    Attributes:
-        failed: The error of the last checkpoint, if it could not be written and training went on.
     """
 
     def __init__(self, config: RunConfig, world: World = ALONE) -> None:
-        self.failed: CheckpointError | None = None
+        self.failed: CheckpointError | None = None  #: the error of the last checkpoint, if training went on after it
+        self.in_background, self.is_shared = config.background_save, world.size > 1
         self._folder, self._keep, self._world = config.folder, config.keep_checkpoints, world
         self._abort = config.on_save_error == "abort"
-        self._pool = ThreadPoolExecutor(1, "checkpoint") if config.background_save else None
+        self._pool = ThreadPoolExecutor(1, "checkpoint") if self.in_background else None
         self._in_flight: Future[Path] | None = None
 
     def __enter__(self) -> Self:
@@ -44,16 +42,6 @@ class Saver:
             self._pool.shutdown(wait=True)
         if self._in_flight is not None and (error := self._in_flight.exception()) is not None:
             logger.warning("%s", error)
-
-    @property
-    def in_background(self) -> bool:
-        """Whether checkpoints are written beside the loop."""
-        return self._pool is not None
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether several processes write each checkpoint together."""
-        return self._world.size > 1
 
     def has(self, step: int) -> bool:
         """Whether the checkpoint of `step` exists; waits for one in flight."""
@@ -69,8 +57,8 @@ class Saver:
         """
         self.settle()
         taken = checkpoint.snapshot(state, copy=self.in_background)
-        own = {**taken.tensors, **taken.pieces}
-        self._world.together(lambda: finite.require_finite(own, taken.step), NumericsError)
+        tensors = {**taken.tensors, **taken.pieces}
+        self._world.together(lambda: finite.require_finite(tensors, taken.step), NumericsError)
         write = partial(checkpoint.write, self._folder, taken, self._keep, self._world)
         if self._pool is not None:
             self._in_flight = self._pool.submit(write)

@@ -13,18 +13,10 @@ from mada_lab.system.files import Piece
 from mada_optim.sharding import dtensors
 
 PIECE_BYTES = 1 << 24
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+#: The names of dtypes in safetensors.
+DTYPES = {torch.bfloat16: "BF16", torch.uint8: "U8", torch.bool: "BOOL"}
+DTYPES |= {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16"}
+DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
 
 Tensors = dict[str, Tensor]
 

@@ -1,1 +1,1 @@
-"""Where arithmetic happens: device, processes, random numbers."""
+"""Device, processes, random numbers, finite checks."""

@@ -1,4 +1,4 @@
-"""Where the model runs, and in which precision."""
+"""The device of the model, and the precision of its forward pass."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mada_lab.errors import ConfigError
 
 @dataclass(frozen=True)
 class Precision:
-    """A device, and the dtype of the forward pass on it."""
+    """A device, and the dtype of the forward pass."""
 
     device: torch.device
     dtype: torch.dtype
@@ -24,7 +24,7 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype if lower else None, enabled=lower)
 
     def send(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """A batch on the device. To a CUDA device it goes from pinned memory, beside what runs there."""
+        """The batch on the device. Copies to a CUDA device start from pinned memory, and don't wait for its kernels."""
         if self.device.type != "cuda":
             return batch[0].to(self.device), batch[1].to(self.device)
         ids, targets = (x.pin_memory().to(self.device, non_blocking=True) for x in batch)
@@ -32,11 +32,7 @@ class Precision:
 
 
 def choose(config: RunConfig) -> Precision:
-    """The device and dtype that `config` asks for.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
+    """The device and dtype of `config`. Raises ConfigError if this machine has no such device."""
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,7 +43,6 @@ def choose(config: RunConfig) -> Precision:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device, in key device: expected one that is here, got {name} ({reason}); use auto"
-        ) from error
+        what = f"expected one that is here, got {name} ({reason}); use auto"
+        raise ConfigError(f"device, in key device: {what}") from error
     return Precision(device, getattr(torch, config.dtype))

@@ -16,15 +16,10 @@ from mada_optim.sharding import dtensors
 
 @dataclass
 class Skips:
-    """Counts the steps that were skipped because loss or gradient was not finite.
+    """Counts the steps that were skipped because loss or gradient was not finite."""
 
-    Attributes:
-        total: Since the start of the run.
-        in_a_row: Since the last step that was taken.
-    """
-
-    total: int = 0
-    in_a_row: int = 0
+    total: int = 0  #: since the start of the run
+    in_a_row: int = 0  #: since the last step that was taken
 
     def count(self, skipped: bool) -> None:
         """Counts a step."""
@@ -33,17 +28,11 @@ class Skips:
 
 
 class Decision(NamedTuple):
-    """Whether a step is applied.
+    """Whether a step is applied."""
 
-    Attributes:
-        loss: The mean loss of all processes.
-        is_finite: Whether loss and gradient are finite on all processes.
-        signal: The signal that asks one of the processes to stop; None if none does.
-    """
-
-    loss: float
-    is_finite: bool
-    signal: int | None
+    loss: float  #: the mean loss of all processes
+    is_finite: bool  #: whether loss and gradient are finite on all processes
+    signal: int | None  #: the signal that asks one of the processes to stop; None if none does
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
@@ -63,10 +52,10 @@ def decide(loss: Tensor, norm: Tensor, signal: int | None = None, world: World =
         signal: The signal that this process has received.
         world: The processes.
     """
-    own = torch.stack([loss.float(), norm.float().to(loss.device)])
-    not_finite = (~own.isfinite()).any().float().reshape(1)
+    values = torch.stack([loss.float(), norm.float().to(loss.device)])
+    not_finite = (~values.isfinite()).any().float().reshape(1)
     signals = torch.tensor([float(signal == number) for number in SIGNALS], device=loss.device)
-    mean, bad, *counts = world.sum(torch.cat([own[:1] / world.size, not_finite, signals])).tolist()
+    mean, bad, *counts = world.sum(torch.cat([values[:1] / world.size, not_finite, signals])).tolist()
     heard = next((int(number) for number, count in zip(SIGNALS, counts, strict=True) if count), None)
     return Decision(mean, not bad, heard)
 
@@ -87,28 +76,28 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def require_finite(tensors: Mapping[str, Tensor], step: int) -> None:
-    """Raises NumericsError, which names the first such tensor, if an element is not finite."""
+    """Raises NumericsError, which names the first tensor with an element that is not finite."""
     name = first_not_finite(tensors)
     if name is not None:
-        raise NumericsError(
-            f"state, at step {step}, in {name}: expected finite numbers, got others, which are not saved; "
-            "lower learning_rate, and go on from the last checkpoint with --init_from=resume"
-        )
+        remedy = "lower learning_rate, and go on from the last checkpoint with --init_from=resume"
+        raise _not_finite(f"state, at step {step}, in {name}", ", which are not saved", remedy)
 
 
 def require_progress(step: int, skips: Skips, most: int) -> None:
     """Raises NumericsError if `most` steps in a row were skipped: the next ones would be skipped too."""
     if skips.in_a_row >= most:
-        raise NumericsError(
-            f"loss or gradient, at step {step}: expected finite numbers, got others {skips.in_a_row} times in a row; "
-            "lower learning_rate, and start afresh or from the last checkpoint with --init_from=resume"
-        )
+        remedy = "lower learning_rate, and start afresh or from the last checkpoint with --init_from=resume"
+        raise _not_finite(f"loss or gradient, at step {step}", f" {skips.in_a_row} times in a row", remedy)
 
 
 def require_any(step: int, skipped: int) -> None:
     """Raises NumericsError if all steps up to `step` were skipped: the weights are still the initial ones."""
     if skipped >= step > 0:
-        raise NumericsError(
-            f"loss or gradient, at step {step}: expected finite numbers, got others in all {step} steps so far, which "
-            "moved nothing; lower learning_rate, check the data, and start afresh"
+        which = f" in all {step} steps so far, which moved nothing"
+        raise _not_finite(
+            f"loss or gradient, at step {step}", which, "lower learning_rate, check the data, and start afresh"
         )
+
+
+def _not_finite(where: str, which: str, remedy: str) -> NumericsError:
+    return NumericsError(f"{where}: expected finite numbers, got others{which}; {remedy}")

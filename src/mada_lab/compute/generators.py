@@ -1,4 +1,4 @@
-"""The generators that dropout draws from: torch's global one, and the device's."""
+"""The random generators that dropout uses: torch's global one, and the device's."""
 
 import hashlib
 
@@ -7,27 +7,26 @@ from torch import Tensor
 
 
 def seed_pass(seed: int, step: int, number: int) -> None:
-    """Starts the generators for one forward pass of a step.
+    """Seeds the generators for one forward pass, by its number in the step.
 
-    What a pass draws depends on its number in the step, not on the process that computes it: any number of processes
-    train with the same dropout.
+    Dropout doesn't depend on the process that computes the pass: it is the same with any number of processes.
     """
-    digest = hashlib.blake2b(f"{seed} {step} {number}".encode(), digest_size=4).digest()  # what mt19937 takes
+    digest = hashlib.blake2b(f"{seed} {step} {number}".encode(), digest_size=4).digest()  # the size of mt19937's seed
     torch.manual_seed(int.from_bytes(digest, "little"))
 
 
 def state(device: torch.device) -> dict[str, Tensor]:
-    """Where the generators stand; each a tensor of bytes on the CPU."""
-    found = {"cpu": torch.get_rng_state()}
+    """The states of the generators, tensors of bytes on the CPU."""
+    states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        found["cuda"] = torch.cuda.get_rng_state(device)
+        states["cuda"] = torch.cuda.get_rng_state(device)
     if device.type == "mps":
-        found["mps"] = torch.mps.get_rng_state()
-    return found
+        states["mps"] = torch.mps.get_rng_state()
+    return states
 
 
 def restore(saved: dict[str, Tensor], device: torch.device) -> None:
-    """Takes up the generators where `state` found them; that of another kind of device is passed over."""
+    """Restores what `state` returned; the state of a device of another kind is ignored."""
     torch.set_rng_state(saved["cpu"])
     if device.type == "cuda" and "cuda" in saved:
         torch.cuda.set_rng_state(saved["cuda"], device)

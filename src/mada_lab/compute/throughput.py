@@ -10,17 +10,11 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A
 
 @dataclass
 class Pace:
-    """Measures the time per optimizer step since the last row; evaluations and checkpoints between steps don't count.
+    """Measures the time per optimizer step since the last row, without evaluations and checkpoints between steps."""
 
-    Attributes:
-        flops: Operations of one step, over all processes; None if not counted.
-        peak_flops: Peak operations per second of one device; None if unknown.
-        processes: Number of devices.
-    """
-
-    flops: float | None = None
-    peak_flops: float | None = None
-    processes: int = 1
+    flops: float | None = None  #: operations of one step, over all processes; None if not counted
+    peak_flops: float | None = None  #: peak operations per second of one device; None if unknown
+    processes: int = 1  #: number of devices
     steps: int = 0
     seconds: float = 0.0
 

@@ -27,21 +27,12 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, as one of them sees them; by default a single process.
+    """The processes of a run, as one of them sees them; by default a single process."""
 
-    Attributes:
-        rank: Number of this process; 0 is the first.
-        size: Number of processes.
-        local_rank: Number of this process on its machine.
-        local_size: Number of processes on this machine.
-        device: The device of the tensors that are sent.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0  #: number of this process; 0 is the first
+    size: int = 1  #: number of processes
+    local_size: int = 1  #: number of processes on this machine
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  #: of the tensors that are sent
 
     @property
     def is_first(self) -> bool:
@@ -61,7 +52,7 @@ class World:
                 result = work()
             except Exception as caught:
                 error = caught
-        code = self.told(getattr(error, "exit_code", 1) if error is not None else 0)
+        code = self.broadcast(getattr(error, "exit_code", 1) if error is not None else 0)
         if error is not None:
             raise error
         if code:
@@ -69,13 +60,13 @@ class World:
         return result
 
     @contextmanager
-    def held_by_first(self, hold: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    def enter_on_first(self, hold: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
         """Enters `hold()` on the first process."""
         with ExitStack() as stack:
             self.on_first(lambda: stack.enter_context(hold()))
             yield
 
-    def told(self, tree: Any) -> Any:
+    def broadcast(self, tree: Any) -> Any:
         """The first process's `tree`, of JSON types; that of the other processes is ignored."""
         if self.size == 1:
             return tree
@@ -84,7 +75,7 @@ class World:
         text = bytearray(content.ljust(length))
         return json.loads(bytes(self._sent(torch.frombuffer(text, dtype=torch.uint8).to(self.device)).cpu().numpy()))
 
-    def all_told(self, tree: Any) -> list[Any]:
+    def all_gather(self, tree: Any) -> list[Any]:
         """Every process's `tree`, of JSON types, by rank."""
         if self.size == 1:
             return [tree]
@@ -112,12 +103,12 @@ class World:
             result = work()
         except kind as error:
             failure = str(error)
-        message = next((x for x in self.all_told(failure) if x is not None), None)
+        message = next((x for x in self.all_gather(failure) if x is not None), None)
         if message is not None:
             raise shared(kind(message))
         return cast(T, result)
 
-    def told_tensor(self, x: Tensor | None, shape: list[int], dtype: torch.dtype) -> Tensor:
+    def broadcast_tensor(self, x: Tensor | None, shape: list[int], dtype: torch.dtype) -> Tensor:
         """The first process's tensor, on `device`."""
         return self._sent((torch.empty(shape, dtype=dtype) if x is None else x).to(self.device))
 
@@ -134,7 +125,7 @@ class World:
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
         """Raises DistributedError, which names the first difference, unless all processes have the same `facts`."""
-        first, *others = self.all_told({name: _digest(x) for name, x in facts.items()})
+        first, *others = self.all_gather({name: _digest(x) for name, x in facts.items()})
         for rank, theirs in enumerate(others, 1):
             for name in facts:
                 if theirs[name] != first[name]:
@@ -181,8 +172,7 @@ def current(device: torch.device) -> World:
     """The processes of this process's group, or this process alone."""
     if local_rank() is None:
         return World(device=device)
-    local = {"local_rank": int(os.environ["LOCAL_RANK"]), "local_size": int(os.environ["LOCAL_WORLD_SIZE"])}
-    return World(dist.get_rank(), dist.get_world_size(), **local, device=device)
+    return World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]), device)
 
 
 @contextmanager
@@ -227,10 +217,8 @@ def _leave() -> None:
 def _require_environment() -> None:
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
-        raise DistributedError(
-            f"environment, {', '.join(missing)}: expected what torchrun sets, got nothing; "
-            "start with `torchrun --nproc_per_node=N -m mada_lab train ...`"
-        )
+        remedy = "start with `torchrun --nproc_per_node=N -m mada_lab train ...`"
+        raise DistributedError(f"environment, {', '.join(missing)}: expected what torchrun sets, got nothing; {remedy}")
 
 
 def require_shares(config: RunConfig, size: int, local_size: int) -> None:
@@ -238,20 +226,15 @@ def require_shares(config: RunConfig, size: int, local_size: int) -> None:
     for key in ("gradient_accumulation_steps", "first_accumulation"):
         passes = getattr(config, key)
         if passes is not None and passes % size:
-            raise ConfigError(
-                f"configuration, key {key}: expected a multiple of the {size} processes that share these forward "
-                f"passes, got {passes}; set it to {max(size, passes // size * size)}, say"
-            )
+            what = f"expected a multiple of the {size} processes that share these forward passes, got {passes}"
+            nearest = max(size, passes // size * size)
+            raise ConfigError(f"configuration, key {key}: {what}; set it to {nearest}, for example")
     if config.device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(
-            f"configuration, key device: expected auto, cpu or cuda for several processes, got {config.device}; use "
-            "auto, which gives each process of a machine its own"
-        )
+        what = f"expected auto, cpu or cuda for several processes, got {config.device}"
+        raise ConfigError(f"configuration, key device: {what}; use auto, which gives each process of a machine its own")
     if config.parallel == "hybrid" and size % local_size:
-        raise ConfigError(
-            f"configuration, key parallel: expected as many processes on each machine with hybrid, got {size} in all "
-            f"and {local_size} here; use fsdp"
-        )
+        what = f"expected as many processes on each machine with hybrid, got {size} in all and {local_size} here"
+        raise ConfigError(f"configuration, key parallel: {what}; use fsdp")
 
 
 def _of_group(error: Exception) -> DistributedError | None:

@@ -1,7 +1,7 @@
 """GPT-2: a decoder-only transformer with the norm before each sublayer (Radford et al. 2019).
 
-Shapes: B rows, T positions, C = n_embd channels, H = n_head heads, V = vocab_size. Parameters carry the names of the
-published weights, so that those load by name; ours are in `nn.Linear`, the transpose of the published layout.
+Shapes: B rows, T positions, C = n_embd channels, H = n_head heads, V = vocab_size. Parameters have the names of the
+published weights, so that those load by name; `nn.Linear` holds the transposes of the published matrices.
 """
 
 import math
@@ -18,42 +18,30 @@ INIT_STD = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """The sizes of the network; the defaults are GPT-2 small.
+    """The sizes of the network; the defaults are GPT-2 small."""
 
-    Attributes:
-        block_size: Longest sequence.
-        vocab_size: Number of token ids.
-        n_layer: Number of blocks.
-        n_head: Attention heads per block; divides n_embd.
-        n_embd: Channels.
-        dropout: Probability that an activation is dropped in training, in [0, 1).
-        bias: Whether linear layers and norms have one.
-    """
-
-    block_size: int = 1024
-    vocab_size: int = 50257
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    dropout: float = 0.0
-    bias: bool = True
+    block_size: int = 1024  #: longest sequence
+    vocab_size: int = 50257  #: number of token ids
+    n_layer: int = 12  #: number of blocks
+    n_head: int = 12  #: attention heads per block; divides n_embd
+    n_embd: int = 768  #: channels
+    dropout: float = 0.0  #: probability that an activation is dropped in training, in [0, 1)
+    bias: bool = True  #: whether linear layers and norms have a bias
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for sizes that no network has."""
+        """Raises ConfigError for impossible sizes."""
         for key in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"model, in key {key}: expected at least 1, got {getattr(self, key)}; raise it")
         if self.n_embd % self.n_head:
-            raise ConfigError(
-                f"model, in key n_embd: expected a multiple of n_head ({self.n_head}), got {self.n_embd}; "
-                "change one of the two"
-            )
+            what = f"expected a multiple of n_head ({self.n_head}), got {self.n_embd}; change one of the two"
+            raise ConfigError(f"model, in key n_embd: {what}")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model, in key dropout: expected a number in [0, 1), got {self.dropout}; change it")
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the channels, whose bias may be left out."""
+    """Layer norm over the channels, with or without a bias."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -66,7 +54,7 @@ class LayerNorm(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention in which a position sees itself and those before it."""
+    """Multi-head attention of each position to itself and to those before it."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -85,7 +73,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers, four times as wide between them, with GELU in GPT-2's tanh approximation."""
+    """Two linear layers, four times as wide between them, with GPT-2's tanh approximation of GELU."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -112,12 +100,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attn(self.ln_1(x))
-        x = x + self.mlp(self.ln_2(x))
-        return x
+        return x + self.mlp(self.ln_2(x))
 
 
 class GPT(nn.Module):
-    """The language model; its initial weights follow from torch's global seed alone."""
+    """The language model; its initial weights depend on torch's global seed alone."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -126,11 +113,11 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = LayerNorm(config)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
-        """GPT-2's initialisation; norms and their biases are right from their construction."""
-        # Each block adds to the stream twice: these keep its variance independent of the depth.
+    def _initialize(self) -> None:
+        """GPT-2's initialization; norms keep that of their construction."""
+        # each block adds to the stream twice: this keeps its variance independent of the depth
         residual_std = INIT_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
@@ -163,5 +150,5 @@ class GPT(nn.Module):
         return logits, loss
 
     def parameter_count(self) -> int:
-        """Number of scalars in the parameters, position embeddings included, the tied one counted once."""
+        """Number of parameters, position embeddings included; the tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())

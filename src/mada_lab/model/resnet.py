@@ -1,17 +1,15 @@
-"""The residual network for CIFAR-10 (He, Zhang, Ren and Sun, Deep residual learning for image recognition, 2016, 4.2).
-
-Shapes: B images, C channels, H x W pixels, K classes.
-"""
+"""The residual network for CIFAR-10 (He, Zhang, Ren, Sun, Deep residual learning for image recognition, 2016, 4.2)."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 the field's name for it
 
 from mada_lab.errors import ConfigError
+from mada_lab.model.images import Classifier
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, each with batch normalisation, and the shortcut around them (the paper's option A)."""
+    """Two 3x3 convolutions, each with batch normalization, and the shortcut around them (the paper's option A)."""
 
     def __init__(self, before: int, after: int) -> None:
         """A block from `before` to `after` channels; where these differ, it halves height and width."""
@@ -29,24 +27,18 @@ class Block(nn.Module):
         return torch.relu(shortcut + self.norm2(self.conv2(inner)))
 
 
-class ResNet(nn.Module):
+class ResNet(Classifier):
     """A convolution, three stages of n blocks with w, 2w and 4w channels, the mean over all places, a linear layer.
 
-    The paper's ResNet-20 has n = 3 and w = 16. Convolutions start as He et al. (2015) have it, with normal numbers of
-    variance 2 / (9 * outputs).
+    The paper's ResNet-20 has n = 3 and w = 16. Convolutions start as He et al. (2015) say: normal, with variance
+    2 / (9 * outputs).
     """
 
     def __init__(self, channels: int, classes: int, depth: int, width: int) -> None:
-        """Fresh weights, from torch's global generator.
-
-        Args:
-            channels: C.
-            classes: K.
-            depth: Layers with weights: 6n + 2, n >= 1.
-            width: w.
+        """Fresh weights, from torch's global generator, for C `channels`, K `classes`, a `width` w.
 
         Raises:
-            ConfigError: There is no such depth.
+            ConfigError: The `depth` isn't 6n + 2 layers with weights, n >= 1.
         """
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
@@ -61,13 +53,7 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of shape (B, K), and the mean cross-entropy, 0-d.
-
-        Args:
-            images: float32 of shape (B, C, H, W).
-            labels: int64 of shape (B,).
-        """
+    def logits(self, images: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.conv(images)))
-        logits = self.head(self.blocks(x).mean((2, 3)))
-        return logits, F.cross_entropy(logits, labels)
+        logits: Tensor = self.head(self.blocks(x).mean((2, 3)))
+        return logits

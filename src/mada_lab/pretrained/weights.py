@@ -122,7 +122,7 @@ def _of_checkpoint(path: Path, run: Path) -> Weights:
         require_alike("model", hf_gpt2.skeleton(sizes, sizes.bias), tensors)
     except (LabError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         got = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise CheckpointError(checkpoint_folder.damage(path, "the network of its configuration", got)) from error
+        raise checkpoint_folder.damaged(path, "the network of its configuration", got) from error
     return Weights(str(path), sizes, tensors, vocabulary, run, saved.step, config.dataset, Path(config.data_dir))
 
 

@@ -1,1 +1,1 @@
-"""What a run writes about itself."""
+"""The record of a run: written, read, mirrored, summed up."""

@@ -1,13 +1,13 @@
-"""What follows a run: a progress bar, mirrors, a sweep."""
+"""The protocol of what follows a run: a progress bar, mirrors, a sweep."""
 
 from typing import Any, Protocol
 
 
 class Listener(Protocol):
-    """What follows a run from outside of the loop."""
+    """Follows a run."""
 
     def step(self, done: int) -> None:
-        """`done` optimizer steps are done."""
+        """Called after each optimizer step; `done` steps are done."""
 
     def row(self, row: dict[str, Any]) -> None:
-        """A line was added to the record."""
+        """Called after a row was added to the record."""

@@ -1,7 +1,6 @@
-"""Mirrors: each row of the record goes to TensorBoard or Weights & Biases too, where the configuration says so.
+"""Mirrors: each row of the record also goes to TensorBoard or Weights & Biases, if the configuration says so.
 
-The record is what counts. A mirror holds copies, in the run folder; one that fails is dropped with a warning, and
-training goes on.
+A mirror is a copy, in the run folder. One that fails is dropped with a warning, and training goes on.
 """
 
 import logging
@@ -9,8 +8,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
@@ -21,50 +21,38 @@ from mada_lab.system.strict_json import flatten
 logger = logging.getLogger(__name__)
 
 
-class Mirror(Protocol):
-    """What takes the numbers of a row."""
-
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Takes what a row says of `step`."""
-
-    def close(self) -> None:
-        """Brings all of it to where it goes."""
-
-
 class TensorBoard:
     """Event files in `tensorboard/` of the run folder; `tensorboard --logdir RUN` shows them.
 
-    A resumed run shadows, from its first row on, what the run before it had written.
+    The rows of a resumed run hide those of the same steps before.
     """
 
     def __init__(self, config: RunConfig, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = config.folder / "tensorboard"
-        self._writer = SummaryWriter(str(folder), purge_step=first_step, flush_secs=10)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), purge_step=first_step, flush_secs=10)
+        self.close = self._writer.close
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, x in numbers.items():
-            self._writer.add_scalar(name, x, step)  # type: ignore[no-untyped-call]
-
-    def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, x, step)
 
 
 class WeightsAndBiases:
     """A run in `wandb/` of the run folder, without an account or a network; `wandb sync` uploads it.
 
-    The environment variable WANDB_MODE, if set, says otherwise. A resumed run is another one, in the same group.
+    The environment variable WANDB_MODE overrides that. A resumed run is another run of the same group.
     """
 
     def __init__(self, config: RunConfig, first_step: int) -> None:
         import wandb
 
-        folder = config.folder
+        name = config.folder.resolve().name
         self._run: Any = wandb.init(
             project="mada-lab",
-            name=folder.resolve().name,
-            group=folder.resolve().name,
+            name=name,
+            group=name,
             dir=config.out_dir,
             config=asdict(config),
             mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
@@ -78,22 +66,17 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-MIRRORS: dict[str, Callable[[RunConfig, int], Mirror]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+#: By name: what opens a mirror of a run at its first step, with methods `write` and `close`.
+MIRRORS: dict[str, Callable[[RunConfig, int], Any]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 def requested(words: str) -> list[str]:
-    """The mirrors that the key `mirror` names.
-
-    Raises:
-        ConfigError: There is no such mirror, or the package that it needs is missing.
-    """
+    """The mirrors that the key `mirror` names. Raises ConfigError if a mirror is unknown, or its package is missing."""
     names = [name for word in words.split(",") if (name := word.strip()) not in ("", "none")]
     for name in names:
         if name not in MIRRORS:
-            known = ", ".join(("none", *MIRRORS))
-            raise ConfigError(
-                f"mirror, in key mirror: expected {known}, or several with commas, got {name}; correct it"
-            )
+            what = f"expected {', '.join(('none', *MIRRORS))}, or several with commas, got {name}; correct it"
+            raise ConfigError(f"mirror, in key mirror: {what}")
         if not installed(name):
             what = f"expected the package {name} for it, got none; `pip install {name}`, or set it to none"
             raise ConfigError(f"mirror, in key mirror: {what}")
@@ -102,11 +85,7 @@ def requested(words: str) -> list[str]:
 
 @contextmanager
 def mirrored(config: RunConfig, listen: Listener) -> Iterator[Listener]:
-    """`listen`, and what writes the mirrors that `config` names.
-
-    Raises:
-        ConfigError: A mirror can't be had.
-    """
+    """Yields a listener that passes on to `listen`, and writes the mirrors of `config`. Raises as `requested`."""
     mirrors = Mirrors(config, requested(config.mirror), listen)
     try:
         yield mirrors
@@ -115,28 +94,28 @@ def mirrored(config: RunConfig, listen: Listener) -> Iterator[Listener]:
 
 
 class Mirrors:
-    """Listens to a run, and hands each row on. Mirrors are opened at the first: by then the folder is the run's."""
+    """Passes a run's rows on to its mirrors. They are opened at the first row: only then the folder is the run's."""
 
     def __init__(self, config: RunConfig, names: list[str], listen: Listener) -> None:
         self._config, self._waiting, self._listen = config, names, listen
-        self._open: dict[str, Mirror] = {}
-
-    def step(self, done: int) -> None:
-        self._listen.step(done)
+        self._open: dict[str, Any] = {}
+        self.step = listen.step
 
     def row(self, row: dict[str, Any]) -> None:
         self._listen.row(row)
-        step = row["step"]
         for name in self._waiting:
-            self._guarded(name, lambda name=name: self._open.update({name: MIRRORS[name](self._config, step)}))
+            self._guarded(name, partial(self._begin, name, row["step"]))
         self._waiting = []
         for name, mirror in list(self._open.items()):
-            self._guarded(name, lambda mirror=mirror: mirror.write(step, numbers(row)))
+            self._guarded(name, partial(mirror.write, row["step"], numbers(row)))
 
     def close(self) -> None:
         for name, mirror in list(self._open.items()):
             self._guarded(name, mirror.close)
         self._open = {}
+
+    def _begin(self, name: str, step: int) -> None:
+        self._open[name] = MIRRORS[name](self._config, step)
 
     def _guarded(self, name: str, action: Callable[[], None]) -> None:
         try:
@@ -147,9 +126,6 @@ class Mirrors:
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row, those of a group as `coefficients/beta1`; what is no number is left out."""
-    found: dict[str, float] = {}
-    for key, value in row.items():
-        named = {f"{key}/{name}": x for name, x in flatten(value).items()} if isinstance(value, dict) else {key: value}
-        found |= {name: float(x) for name, x in named.items() if isinstance(x, Real) and name != "step"}
-    return found
+    """The numbers of a row; those of a group get names like `coefficients/beta1`."""
+    flat = {key.replace(".", "/", 1): x for key, x in flatten(dict(row)).items()}
+    return {name: float(x) for name, x in flat.items() if isinstance(x, Real) and name != "step"}

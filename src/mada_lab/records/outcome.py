@@ -1,4 +1,4 @@
-"""What runs have come to, in numbers: the summary of each, or its latest rows while it has none."""
+"""The results of runs: from the summary of each, or from its rows while it has none."""
 
 import math
 from collections.abc import Sequence
@@ -9,38 +9,25 @@ from mada_lab.records.run_record import Run
 
 @dataclass(frozen=True)
 class Outcome:
-    """The headline numbers of one run.
+    """The results of one run. A loss is None if it was not measured, and NaN if it was not finite."""
 
-    A loss is None where nothing was measured, and NaN where the measurement was not finite.
-
-    Attributes:
-        optimizer: Its name.
-        steps: Optimizer steps done.
-        train_loss: The final training loss.
-        val_loss: The final validation loss.
-        best_val_loss: The lowest validation loss.
-        val_accuracy: The final accuracy on the validation set, in [0, 1]; None where the task has none.
-        seconds: Time since the start of training, evaluations included.
-        peak_memory: The most memory ever allocated, in bytes.
-    """
-
-    optimizer: str
-    steps: int
-    train_loss: float | None
-    val_loss: float | None
-    best_val_loss: float | None
-    seconds: float | None
-    peak_memory: float | None
-    val_accuracy: float | None = None
+    optimizer: str  #: its name
+    steps: int  #: optimizer steps done
+    train_loss: float | None  #: the final training loss
+    val_loss: float | None  #: the final validation loss
+    best_val_loss: float | None  #: the lowest validation loss
+    seconds: float | None  #: time since the start of training, evaluations included
+    peak_memory: float | None  #: the peak memory, in bytes
+    val_accuracy: float | None = None  #: the final validation accuracy, in [0, 1]; None if the task has none
 
     @property
     def milliseconds_per_step(self) -> float | None:
-        """Time over steps; None before the first step."""
+        """None before the first step."""
         return 1000 * self.seconds / self.steps if self.seconds is not None and self.steps else None
 
 
 def outcome(run: Run) -> Outcome:
-    """The outcome of a run that has ended, or what it is so far."""
+    """The results of a run, so far if it has not ended."""
     summary, manifest = run.summary or {}, run.manifest
     last = run.rows[-1] if run.rows else {"step": 0}
     optimizer = summary.get("optimizer") or manifest.get("optimizer") or manifest.get("config", {}).get("optimizer")
@@ -61,7 +48,7 @@ def _final(run: Run, key: str) -> float | None:
     if run.summary is None:
         return values[-1] if values else None
     value: float | None = run.summary.get(f"final_{key}")
-    # Null in a summary may mean either; whether the loss was ever measured tells one from the other.
+    # null in a summary means not measured, or not finite: then there are measurements
     return math.nan if value is None and values else value
 
 
@@ -72,10 +59,7 @@ def _best(run: Run) -> float | None:
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
-    """The runs under names that tell them apart: where folders have one name, their parents' come in front."""
+    """The runs with distinct names: folders of one name get the names of their parents in front."""
     names = [run.name for run in runs]
-    return [run if names.count(run.name) == 1 else replace(run, name=_long_name(run)) for run in runs]
-
-
-def _long_name(run: Run) -> str:
-    return f"{run.folder.resolve().parent.name}/{run.name}"
+    long = [f"{run.folder.resolve().parent.name}/{run.name}" for run in runs]
+    return [x if names.count(x.name) == 1 else replace(x, name=name) for x, name in zip(runs, long, strict=True)]

@@ -111,11 +111,8 @@ class RunRecord:
         try:
             self._write_waiting()
         except OSError as error:
-            logger.warning(
-                "run record, in %s: expected to add a row, got %s. Training goes on; the row waits in memory",
-                self.folder / METRICS,
-                error.strerror,
-            )
+            text = "run record, in %s: expected to add a row, got %s. Training goes on; the row waits in memory"
+            logger.warning(text, self.folder / METRICS, error.strerror)
 
     def sync(self) -> None:
         """Flushes all rows to the disk, before a checkpoint, which must not be ahead of them; warns of a failure."""
@@ -175,23 +172,15 @@ def _flat(record: Json) -> Json:
 
 @dataclass(frozen=True)
 class Run:
-    """The record of one run, as it stands on the disk.
+    """The record of one run, as it stands on the disk."""
 
-    Attributes:
-        name: The name in figures and tables: the folder's.
-        folder: The run folder.
-        manifest: Content of `manifest.json`.
-        rows: Rows of `metrics.jsonl`, in the order written.
-        summary: Content of `summary.json`; None while the run goes on, or when it was stopped.
-        resumes: Rows of `resumes.jsonl`: `step`, `changed` (`{key: {"from": ..., "to": ...}}`), `exact`, `versions`,
-            `commit`.
-    """
-
-    name: str
-    folder: Path
-    manifest: Json
-    rows: list[Json]
-    summary: Json | None
+    name: str  #: the name in figures and tables: the folder's
+    folder: Path  #: the run folder
+    manifest: Json  #: content of `manifest.json`
+    rows: list[Json]  #: rows of `metrics.jsonl`, in the order written
+    summary: Json | None  #: content of `summary.json`; None while the run goes on, or when it was stopped
+    #: Rows of `resumes.jsonl`: `step`, `changed` (`{key: {"from": ..., "to": ...}}`), `exact`, `versions`,
+    #: `commit`
     resumes: list[Json] = field(default_factory=list)
 
     def series(self, key: str) -> Series:
@@ -250,11 +239,7 @@ def base(name: str) -> str:
 
 
 def read_run(folder: Path) -> Run:
-    """Reads the record of a run, which may still be going on: no summary yet, or a last line half written.
-
-    Raises:
-        ConfigError: A file is missing or malformed.
-    """
+    """Reads the record of a run, finished or not. Raises ConfigError if a file is missing or malformed."""
     manifest, summary, rows = read_manifest(folder), read_summary(folder), read_rows(folder / METRICS)
     return Run(folder.resolve().name, folder, manifest, rows, summary, read_resumes(folder))
 

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, the commit, the memory it took."""
+"""The environment of a run: versions, commit, peak memory."""
 
 import hashlib
 import platform
@@ -15,7 +15,7 @@ import mada_optim
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what decides the numbers."""
+    """Versions of Python and of the packages that affect results."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this code runs from, marked where files differ; None outside of a checkout."""
+    """The commit of this code's checkout, marked if files differ from it; None outside of a checkout."""
     here = Path(mada_lab.__file__).parent
     try:
         revision = _git(here, "rev-parse", "HEAD")
@@ -35,7 +35,7 @@ def commit() -> str | None:
 
 
 def source_digest() -> str:
-    """SHA-256 of the files of this code, by which two installations of it can be compared."""
+    """SHA-256 of this code's files, to compare two installations."""
     total = hashlib.sha256()
     for package in (Path(mada_lab.__file__).parent, Path(mada_optim.__file__).parent):
         for path in sorted(package.rglob("*.py")):
@@ -49,7 +49,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory so far: allocated on a CUDA device, or resident in this process."""
+    """The peak memory so far: allocated on a CUDA device, else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,10 +1,10 @@
-"""The one seam to the disk: a file or folder appears under its name whole, or not at all.
+"""Writes files and folders so that each appears under its name whole, or not at all.
 
 Everything is written under a temporary name beside its target, flushed to the disk, and renamed into place. A process
-killed at any moment leaves the old content, or the new one; so does a machine that loses power.
+killed at any moment leaves the old content or the new one; so does a machine that loses power.
 
-Whatever the application changes on a disk, it changes through these functions, and they through `os` as this module
-names it: a test that puts another `os` in its place can fail, or die, at any operation it likes.
+The application changes the disk only through these functions, and they only through the name `os` of this module: tests
+replace it by an `os` that fails, or dies, at a chosen operation.
 """
 
 import fcntl
@@ -17,13 +17,13 @@ from typing import Self
 PART = ".part"
 NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
-GATHERED_BYTES = 1 << 20  # shorter pieces are put together, up to so many bytes, before they are written
+GATHERED_BYTES = 1 << 20  # shorter pieces are gathered up to so many bytes before they are written
 
 Piece = bytes | bytearray | memoryview
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes `content` (text as UTF-8) to `path`, replacing what was there in one rename."""
+    """Writes `content` (text as UTF-8) to `path`; one rename replaces the old content."""
     part = path.with_name(path.name + PART)
     try:
         write_new(part, [content.encode() if isinstance(content, str) else content])
@@ -35,14 +35,14 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_new(path: Path, pieces: Iterable[Piece]) -> None:
-    """Writes `pieces` one after another to `path`, and flushes them; an error leaves a torn file."""
+    """Writes `pieces` to `path`, and flushes them; an error leaves a torn file."""
     with NewFile(path) as file:
         for piece in pieces:
             file.write(piece)
 
 
 class NewFile:
-    """A file that is written piece by piece, in few writes; flushed at the end of `with`, torn after an exception."""
+    """Writes a file piece by piece, in few writes; it is flushed at the end of `with`, and torn after an exception."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, NEW, 0o666)
@@ -52,7 +52,6 @@ class NewFile:
         return self
 
     def write(self, piece: Piece) -> None:
-        """Appends `piece`."""
         if len(self._waiting) + len(piece) > GATHERED_BYTES:
             self._write_waiting()
         if len(piece) > GATHERED_BYTES:
@@ -65,7 +64,7 @@ class NewFile:
         _write(self._descriptor, waiting)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Brings all of it to the disk, unless something has failed already."""
+        """Flushes the file, unless something has failed already."""
         try:
             if kind is None:
                 self._write_waiting()
@@ -75,7 +74,7 @@ class NewFile:
 
 
 def write_at(path: Path, position: int, content: bytes) -> None:
-    """Makes `content` what follows the first `position` bytes of `path`, in one write where the system lets it."""
+    """Writes `content` after the first `position` bytes of `path`, in one write if the system allows it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
         if os.fstat(descriptor).st_size != position:  # an earlier write was torn
@@ -93,7 +92,7 @@ def _write(descriptor: int, piece: Piece) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder to fill; at the end it is flushed and appears as `path`, which must not exist yet."""
+    """Yields an empty folder; at the end it is flushed and renamed to `path`, which must not exist yet."""
     part = path.with_name(path.name + PART)
     remove(part)
     make_folder(part)
@@ -110,7 +109,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder, and those above it, where they are missing; each survives a loss of power."""
+    """Makes a folder and its missing parents; each survives a loss of power."""
     if path.is_dir():
         return
     make_folder(path.parent)
@@ -119,13 +118,13 @@ def make_folder(path: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Gives a file or folder another name beside the old one, which nothing has yet."""
+    """Renames a file or folder within its parent; the new name must be free."""
     os.rename(old, new)
     sync(new.parent)
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder that others look for: its name goes first, so that nobody finds half of it."""
+    """Removes a folder that others may read: it is renamed first, so that nobody finds half of it."""
     part = path.with_name(path.name + PART)
     remove(part)
     rename(path, part)
@@ -133,7 +132,7 @@ def remove_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link, or a folder with all that is in it; does nothing where there is none."""
+    """Removes a file, a link, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         for name in sorted(os.listdir(path)):
             remove(path / name)
@@ -144,18 +143,18 @@ def remove(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes what a failure left, as far as that goes: what stays has a name that nobody looks for."""
+    """Removes a file or folder after a failure, if possible: nobody reads files of this name."""
     with suppress(OSError):
         remove(path)
 
 
 def open_to_lock(path: Path) -> int:
-    """A descriptor of an empty file, made if need be, for a lock."""
+    """A descriptor of a lock file, which is made if necessary."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
 def sync(path: Path) -> None:
-    """Flushes a file's content, or a folder's entries (so that a rename survives), from the cache to the disk."""
+    """Flushes a file's content, or a folder's entries (so that a rename survives), to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -165,9 +164,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def only_process(path: Path) -> Iterator[None]:
-    """Waits until no other process is in here with the same `path`.
+    """Waits until no other process has entered this with the same `path`.
 
-    The folder that `path` is to lie in is made for the time being, and stays if something is put into it.
+    The missing parents of `path` are made, and removed afterwards if they are empty.
     """
     made = [parent for parent in path.parents if not parent.exists()]
     make_folder(path.parent)
@@ -180,18 +179,18 @@ def only_process(path: Path) -> Iterator[None]:
             remove(lock)
             os.close(descriptor)
     finally:
-        with suppress(OSError):  # not empty
+        with suppress(OSError):  # one isn't empty
             for parent in made:
                 os.rmdir(parent)
 
 
 def _locked(lock: Path) -> int:
-    """Opens a lock file and waits for its lock; the descriptor is to be closed after the file was removed."""
+    """Opens a lock file and waits for its lock; returns the descriptor, to be closed once the file is removed."""
     while True:
         descriptor = open_to_lock(lock)
-        with suppress(OSError):  # some network file systems have no locks; then nobody waits
+        with suppress(OSError):  # some network file systems have no locks: then nobody waits
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
                 return descriptor
-        os.close(descriptor)  # whoever had the lock has removed the file
+        os.close(descriptor)  # the process that had the lock has removed the file

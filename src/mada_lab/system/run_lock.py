@@ -1,4 +1,4 @@
-"""A run folder belongs to one process at a time."""
+"""Locks a run folder: it belongs to one process at a time."""
 
 import errno
 import fcntl
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mada_lab.errors import CheckpointError, ConfigError
+from mada_lab.errors import CheckpointError, ConfigError, translated
 from mada_lab.system import files
 
 LOCK = "lock"
@@ -19,21 +19,22 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing into `folder`, which is made if need be.
+    """Keeps other processes from writing into `folder`, which is made if necessary.
 
-    The system holds the lock, on the file `lock`, and lets it go when this process ends, however it ends. The file
-    stays: it means nothing by itself.
+    The lock is on the file `lock`. The system releases it when this process ends, even by a kill. The file stays.
 
     Raises:
         ConfigError: The folder can't be made or written.
-        CheckpointError: Another process has it.
+        CheckpointError: Another process holds the lock.
     """
-    try:
+
+    def no_folder(error: OSError) -> ConfigError:
+        what = f"expected a folder that can be made and written, got {error.strerror}; choose another out_dir"
+        return ConfigError(f"run folder, out_dir {folder}: {what}")
+
+    with translated(OSError, no_folder):
         files.make_folder(folder)
         descriptor = files.open_to_lock(folder / LOCK)
-    except OSError as error:
-        what = f"expected a folder that can be made and written, got {error.strerror}; choose another out_dir"
-        raise ConfigError(f"run folder, out_dir {folder}: {what}") from error
     try:
         _lock(descriptor, folder)
         yield
@@ -45,18 +46,17 @@ def _lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise CheckpointError(
-            f"run folder, out_dir {folder}: expected to be its only process, got another that trains in it; "
-            "wait for that one to end, or choose another out_dir"
-        ) from error
+        what = "expected to be its only process, got another that trains in it"
+        remedy = "wait for that one to end, or choose another out_dir"
+        raise CheckpointError(f"run folder, out_dir {folder}: {what}; {remedy}") from error
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        logger.warning("%s can't be locked here: take care that no other process trains in it", folder)
+        logger.warning("%s can't be locked here: make sure that no other process trains in it", folder)
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process has `folder`, as far as the file system tells."""
+    """Whether a process holds the lock of `folder`, as far as the file system says."""
     try:
         with hold(folder):
             return False

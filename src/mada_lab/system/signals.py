@@ -1,11 +1,11 @@
-"""Asked to stop: SIGTERM, SIGINT and SIGUSR1 end a run between two steps, in time and with everything saved.
+"""Stop signals: SIGTERM, SIGINT and SIGUSR1 end a run between two steps, in time and with everything saved.
 
-The first signal lets the step in hand be finished, which is then saved. If that takes longer than `PATIENCE` (a step of
-many forward passes, an evaluation, a compilation), the work in hand is given up. A second signal ends the process at
-once; files are safe from that as they are from a kill.
+After the first signal the current step is finished and saved. If that takes longer than `PATIENCE` (a step of many
+forward passes, an evaluation, a compilation), the current work is abandoned. A second signal ends the process at once;
+files survive that as they survive a kill.
 
-Of several processes each tells the others at the end of a step whether it was asked, and all stop together. They always
-finish the step: one that gave it up would leave the others waiting for its share.
+Each of several processes tells the others at the end of a step whether it has received a signal, and all stop together.
+They never abandon a step: the others would wait for the missing share.
 """
 
 import os
@@ -26,7 +26,7 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Stop(BaseException):
-    """Ends the loop. Not an Exception, so that nothing on its way takes it for an error of its own.
+    """Ends the loop. It is no Exception, so that no handler of errors catches it.
 
     Attributes:
         number: The signal.
@@ -38,15 +38,15 @@ class Stop(BaseException):
 
 
 class Signals:
-    """Listens for the signals while it is entered; in a thread other than the main one it hears nothing.
+    """Listens for the signals while it is entered, in the main thread only.
 
     Args:
-        alone: Whether this process stops when it is asked; of several, it stops when all have agreed to.
+        alone: Whether this process stops when it receives a signal; one of several stops when all have agreed.
     """
 
     def __init__(self, alone: bool = True) -> None:
         self._alone = alone
-        self._received: int | None = None
+        self.received: int | None = None  #: the signal
         self._agreed: int | None = None
         self._at = 0.0
         self._late = False
@@ -56,39 +56,34 @@ class Signals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job, wants it so
+                if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or for a shell's background job
                     self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Puts back what was there before. A request that came too late to end anything goes on to outer Signals."""
-        if self._received is not None:
+        """Restores the handlers. A signal that came too late to stop this work is passed on to outer Signals."""
+        if self.received is not None:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._received is not None and kind is None:
-            before = self._before.get(self._received)
+        if self.received is not None and kind is None:
+            before = self._before.get(self.received)
             if callable(before) and isinstance(getattr(before, "__self__", None), Signals):
-                before(self._received, None)
-
-    @property
-    def received(self) -> int | None:
-        """The signal that has come."""
-        return self._received
+                before(self.received, None)
 
     def agree(self, number: int | None) -> None:
-        """Takes up the signal that one of several processes has told all of them of."""
+        """Notes the signal that one of several processes has received, and told all of them."""
         self._agreed = self._agreed or number
 
     def check(self) -> None:
-        """Raises Stop if a signal has come: called between two steps."""
-        number = self._received if self._alone else self._agreed
+        """Raises Stop if a signal was received; called between two steps."""
+        number = self.received if self._alone else self._agreed
         if number is not None:
             raise Stop(number)
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:
-        """Work that may be given up at any point, when patience is at an end. Raises Stop then."""
+        """A context for work that may be abandoned at any point, by a Stop, `PATIENCE` seconds after a signal."""
         self._in_abandonable = True
         try:
             if self._late:
@@ -99,8 +94,8 @@ class Signals:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if self._received is None:
-            self._received, self._at = number, now
+        if self.received is None:
+            self.received, self._at = number, now
             name = signal.Signals(number).name
             self._tell(f"{name}: finishing the step, then saving; again to leave at once")
             self._before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._lose_patience))
@@ -119,5 +114,5 @@ class Signals:
 
 
 def leave(number: int) -> NoReturn:
-    """Ends the process as it stands, with the code that a shell shows for a death by this signal."""
+    """Ends the process at once, with the exit code of a process killed by this signal."""
     os._exit(128 + number)

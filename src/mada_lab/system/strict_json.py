@@ -1,4 +1,4 @@
-"""JSON as the standard has it: numbers are finite. What is not is written as null, and refused when read."""
+"""JSON of the standard: other numbers than finite ones are written as null, and refused when read."""
 
 import json
 import math
@@ -8,9 +8,7 @@ from typing import Any, NoReturn
 
 
 def dumps(value: object, indent: int | None = None) -> str:
-    """`value` as JSON text.
-
-    Dictionaries, sequences, strings, paths and numbers of any kind are allowed; NaN and infinities become null.
+    """`value` as JSON text: dictionaries, sequences, strings, paths and numbers; NaN and infinities become null.
 
     Raises:
         TypeError: `value` contains something else, such as a tensor.
@@ -19,11 +17,7 @@ def dumps(value: object, indent: int | None = None) -> str:
 
 
 def loads(text: bytes) -> object:
-    """The value that `text` (UTF-8) stands for.
-
-    Raises:
-        ValueError: It is not strict JSON.
-    """
+    """The value that `text` (UTF-8) stands for. Raises ValueError if it isn't strict JSON."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except RecursionError as error:

@@ -1,4 +1,4 @@
-"""What is trained on what: all that the loop leaves open."""
+"""Tasks: a network and the data that it is trained on. The trainer knows their protocols only."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +16,10 @@ class Data(Protocol):
     """A data set, opened."""
 
     @property
-    def name(self) -> str:
-        """What it is called."""
+    def name(self) -> str: ...
 
     @property
-    def folder(self) -> Path:
-        """Where it lies."""
+    def folder(self) -> Path: ...
 
     @property
     def sha256(self) -> dict[str, str]:
@@ -32,13 +30,13 @@ class Batches(Protocol):
     """An endless sequence of training batches."""
 
     def next(self) -> Batch:
-        """The next batch: what the model takes, and its targets, on the CPU."""
+        """The next batch: the model's inputs and their targets, on the CPU."""
 
     def state(self) -> Tensor:
-        """Where the sequence stands, on the CPU."""
+        """The position in the sequence, on the CPU."""
 
     def restore(self, state: Tensor) -> None:
-        """Goes on from where `state` was taken."""
+        """Goes back to the position `state`."""
 
 
 class Task(Protocol):
@@ -49,11 +47,10 @@ class Task(Protocol):
 
     @property
     def config(self) -> RunConfig:
-        """The configuration, with the sizes of the weights that training starts from."""
+        """The configuration; if training starts from given weights, with their sizes."""
 
     @property
-    def data(self) -> Data:
-        """The data set."""
+    def data(self) -> Data: ...
 
     def model(self) -> nn.Module:
         """The network at the start: with fresh weights, drawn from torch's global generator, or with given ones."""
@@ -62,22 +59,22 @@ class Task(Protocol):
         """The parts of `model` that sharding gathers one at a time."""
 
     def batches(self, world: World) -> Batches:
-        """What it is trained on, from the beginning: this process's share."""
+        """This process's training batches, from the beginning."""
 
     def validation(self) -> Sequence[Batch]:
-        """What it is evaluated on: always the same."""
+        """The fixed batches of the validation loss."""
 
     def training(self) -> Sequence[Batch]:
-        """The fixed part of the training data that its final training loss is taken on."""
+        """The fixed batches of the final training loss."""
 
     def measure(self, model: nn.Module, batches: Sequence[Batch], precision: Precision, world: World) -> Measured:
-        """How good `model` is on `batches`, which processes share, without dropout. Draws no random number."""
+        """Loss and accuracy of `model` on `batches`, which processes share, without dropout and random numbers."""
 
     def seen(self, passes: int) -> dict[str, int]:
-        """How much of the training data so many forward passes take, by its unit."""
+        """How much training data so many forward passes use, by its unit."""
 
     def flops(self, model: nn.Module) -> float | None:
-        """Operations of one step, forward and backward; None where they aren't counted."""
+        """Operations of one step, forward and backward; None if not counted."""
 
     def sizes(self) -> dict[str, Any]:
-        """What the size of the network depends on beside the configuration, for a checkpoint."""
+        """What determines the network's sizes beside the configuration; stored in checkpoints."""

@@ -13,34 +13,37 @@ from mada_lab.tasks import Data, Task, language, vision
 
 
 def choose(config: RunConfig, data: Data) -> Task:
-    """The task that `config` describes, on `data`.
+    """The task of `config` on `data`.
 
     Raises:
-        TypeError: They are of two kinds.
-        ConfigError: `init_from` names weights that can't be taken.
-        CheckpointError: It names damaged ones.
+        TypeError: One is of texts, the other of images.
+        ConfigError: `init_from` names weights that don't fit, or a key has no effect on images.
+        CheckpointError: `init_from` names damaged weights.
     """
     match config, data:
         case TrainConfig(), Corpus():
             return language.Language.of(config, data)
         case VisionConfig(), ImageData():
-            if config.init_from not in init_from.WORDS:
-                raise ConfigError(
-                    f"configuration, key init_from: expected {' or '.join(init_from.WORDS)}, got {config.init_from}; "
-                    "only texts start from trained weights"
-                )
-            if config.parallel != "ddp":
-                raise shared(
-                    ConfigError(
-                        f"configuration, key parallel: expected ddp, got {config.parallel}; networks for images are "
-                        "small, and each process has the whole of them"
-                    )
-                )
-            if config.peak_flops is not None:
-                what = f"expected none, as operations are counted of texts alone, got {config.peak_flops}"
-                raise shared(ConfigError(f"configuration, key peak_flops: {what}; leave it out"))
+            _require_for_images(config)
             return vision.Vision(config, data)
     raise TypeError(f"{type(config).__name__} and {type(data).__name__} don't go together")
+
+
+def _require_for_images(config: VisionConfig) -> None:
+    words = " or ".join(init_from.WORDS)
+    for key, fits, expected, remedy in (
+        ("init_from", config.init_from in init_from.WORDS, words, "only texts start from trained weights"),
+        (
+            "parallel",
+            config.parallel == "ddp",
+            "ddp",
+            "image networks are small, and each process has a whole one",
+        ),
+        ("peak_flops", config.peak_flops is None, "none", "leave it out: operations are counted for texts alone"),
+    ):
+        if not fits:
+            what = f"expected {expected}, got {getattr(config, key)}; {remedy}"
+            raise shared(ConfigError(f"configuration, key {key}: {what}"))
 
 
 def kind(tree: dict[str, Any]) -> type[RunConfig]:
@@ -49,10 +52,14 @@ def kind(tree: dict[str, Any]) -> type[RunConfig]:
 
 
 def rebuild(config: RunConfig, tree: dict[str, Any]) -> nn.Module:
-    """The network of a checkpoint, with fresh weights, once its sizes are borne out by the saved ones.
+    """The network of a checkpoint, with fresh weights.
+
+    Args:
+        config: Its configuration. Before a network is made, sizes that exceed the saved weights are refused.
+        tree: The tree of the checkpoint.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: They aren't, or it is no checkpoint of this configuration.
+        ConfigError, ValueError, KeyError, TypeError, AttributeError: The tree doesn't fit the configuration.
     """
     tensors: dict[str, Tensor] = tree["state"]["model"]
     match config:

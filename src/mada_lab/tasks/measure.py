@@ -1,6 +1,6 @@
-"""The loss, or loss and accuracy, on a fixed set of batches."""
+"""Loss and accuracy on a fixed set of batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +14,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Measured:
-    """How good a model is.
-
-    Attributes:
-        loss: Mean cross-entropy, in nats.
-        accuracy: Share of right answers, in [0, 1]; None where nobody asks for it.
-    """
+    """Mean cross-entropy, in nats, and the share of correct answers; None if the task has no accuracy."""
 
     loss: float
     accuracy: float | None = None
@@ -27,7 +22,7 @@ class Measured:
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, batches: Sequence[Batch], precision: Precision, world: World = ALONE) -> float:
-    """Mean cross-entropy in nats per token over `batches` of one length. Draws no random number, drops nothing."""
+    """Mean cross-entropy in nats per token over `batches` of one length, without dropout and random numbers."""
     losses = torch.zeros(len(batches), device=precision.device)
     for i, _, _, loss in _shared(model, batches, precision, world):
         losses[i] = loss
@@ -36,29 +31,36 @@ def mean_loss(model: nn.Module, batches: Sequence[Batch], precision: Precision, 
 
 @torch.no_grad()
 def classification(model: nn.Module, batches: Sequence[Batch], precision: Precision, world: World = ALONE) -> Measured:
-    """Mean loss and accuracy per image over `batches` of any lengths. Draws no random number, drops nothing."""
-    found = torch.zeros(3, len(batches), device=precision.device)  # sum of losses, right answers, images
+    """Mean loss and accuracy per image over `batches` of any lengths, without dropout and random numbers."""
+    sums = torch.zeros(3, len(batches), device=precision.device)  # of losses, correct answers, images
     for i, labels, logits, loss in _shared(model, batches, precision, world):
-        right = (logits.argmax(1) == labels).sum()
-        found[0, i], found[1, i], found[2, i] = loss * len(labels), right, len(labels)
-    total, right, count = (sum(row) for row in world.sum(found).tolist())
-    return Measured(total / count, right / count)
+        correct = (logits.argmax(1) == labels).sum()
+        sums[0, i], sums[1, i], sums[2, i] = loss * len(labels), correct, len(labels)
+    total, correct, count = (sum(row) for row in world.sum(sums).tolist())
+    return Measured(total / count, correct / count)
 
 
 def _shared(
     model: nn.Module, batches: Sequence[Batch], precision: Precision, world: World
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """This process's share of `batches`, in evaluation mode: place, targets, outputs and loss of each.
+    """This process's share of `batches`, in evaluation mode: index, targets, outputs and loss of each.
 
-    Each process is given as many passes, as a model that processes share needs all of them for each.
+    Each process does as many passes: a sharded model needs all processes in each pass.
     """
     was_training = model.training
     model.eval()
     for first in range(0, len(batches), world.size):
-        place = min(first + world.rank, len(batches) - 1)
-        inputs, targets = precision.send(batches[place])
+        index = min(first + world.rank, len(batches) - 1)
+        inputs, targets = precision.send(batches[index])
         with precision.autocast():
             outputs, loss = model(inputs, targets)
-        if place == first + world.rank:
-            yield place, targets, outputs, loss
+        if index == first + world.rank:
+            yield index, targets, outputs, loss
     model.train(was_training)
+
+
+def require_size(least: int, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless `least`, a network's number of parameters, is positive and at most that of `tensors`."""
+    saved = sum(x.numel() for x in tensors.values())
+    if not 0 < least <= saved:
+        raise ValueError(f"configuration: expected sizes of at most {saved:,} parameters, got {least:,}")

@@ -1,4 +1,4 @@
-"""A network for images, and labelled images."""
+"""The task of training a network on labeled images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,11 @@ from mada_lab.compute.world import World
 from mada_lab.config.keys import VisionConfig
 from mada_lab.data.image_batches import ImageBatches, Images, InOrder, Scale, load, with_label_noise
 from mada_lab.data.images import ImageData
-from mada_lab.model.cnn import CNN
-from mada_lab.model.linear import MLP
+from mada_lab.model.images import CNN, MLP
 from mada_lab.model.resnet import ResNet
-from mada_lab.tasks.measure import Batch, Measured, classification
+from mada_lab.tasks.measure import Batch, Measured, classification, require_size
 
-#: Of the networks without convolutions.
+#: By network without convolutions.
 HIDDEN_LAYERS = {"mlp": 2, "logistic": 0}
 
 
@@ -31,26 +30,14 @@ def build_model(config: VisionConfig, shape: tuple[int, int, int], classes: int)
 
 
 def rebuild_model(config: VisionConfig, sizes: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
-    """The network of a checkpoint.
-
-    Args:
-        config: Its configuration.
-        sizes: What `Vision.sizes` gave.
-        tensors: The saved weights. Sizes that they don't bear out are refused before a network of these sizes is made.
-
-    Raises:
-        ConfigError, ValueError, KeyError, TypeError, AttributeError: Such are they.
-    """
+    """The network of a checkpoint, with fresh weights; arguments and errors as of `choice.rebuild`."""
     height, width, channels = sizes["shape"]
-    told = least_parameters(config, (height, width, channels), sizes["classes"])
-    held = sum(x.numel() for x in tensors.values())
-    if not 0 < told <= held:
-        raise ValueError(f"configuration: expected sizes of at most {held:,} parameters, got {told:,}")
+    require_size(least_parameters(config, (height, width, channels), sizes["classes"]), tensors)
     return build_model(config, (height, width, channels), sizes["classes"])
 
 
 def least_parameters(config: VisionConfig, shape: tuple[int, int, int], classes: int) -> int:
-    """A number of parameters that the network has at least: in its head, and in its first and its hidden layers."""
+    """A lower bound of the number of parameters: those of the head, the first layer and the hidden layers."""
     height, width, channels = shape
     if config.model == "logistic":
         return height * width * channels * classes
@@ -64,7 +51,7 @@ def least_parameters(config: VisionConfig, shape: tuple[int, int, int], classes:
 
 @dataclass(frozen=True)
 class Vision:
-    """The task of `mada-lab vision`: the class of an image."""
+    """The task of `mada-lab vision`: classify images."""
 
     config: VisionConfig
     data: ImageData
@@ -77,19 +64,16 @@ class Vision:
 
     @cached_property
     def scale(self) -> Scale:
-        """That of the training images."""
         return Scale.of(self.images)
 
     def model(self) -> nn.Module:
-        """As the protocol."""
         return build_model(self.config, self.data.meta.shape, len(self.data.meta.classes))
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
-        """None: these networks are small."""
+        """None: the networks are small."""
         return []
 
     def batches(self, world: World) -> ImageBatches:
-        """As the protocol."""
         config, images, share = self.config, (self.images, self.scale), (world.rank, world.size)
         return ImageBatches(*images, config.batch_size, config.seed, config.crop_padding, config.flip, *share)
 
@@ -98,21 +82,18 @@ class Vision:
         return InOrder(load(self.data.test, self.config.test_images), self.scale, self.config.batch_size)
 
     def training(self) -> InOrder:
-        """Training images as they are, drawn from those in use, and no more than there are test images."""
+        """Training images without augmentation, at most as many as there are test images."""
         count = min(len(self.images), self.config.test_images or len(self.data.test))
         return InOrder(load(self.data.train, count), self.scale, self.config.batch_size)
 
     def measure(self, model: nn.Module, batches: Sequence[Batch], precision: Precision, world: World) -> Measured:
-        """As the protocol."""
         return classification(model, batches, precision, world)
 
     def seen(self, passes: int) -> dict[str, int]:
-        """As the protocol."""
         return {"images": passes * self.config.batch_size}
 
     def flops(self, model: nn.Module) -> None:
         """Not counted."""
 
     def sizes(self) -> dict[str, Any]:
-        """As the protocol."""
         return {"shape": list(self.data.meta.shape), "classes": len(self.data.meta.classes)}

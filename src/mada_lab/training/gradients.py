@@ -25,7 +25,11 @@ def all_or_nothing(states: Sequence[TrainState], signals: Signals) -> Iterator[N
             yield
     except BaseException:
         for state, position in zip(states, positions, strict=True):
-            state.rewind(position)
+            random, batches = position
+            state.optimizer.zero_grad()
+            generators.restore(random, state.precision.device)
+            state.batches.restore(batches)
+            state.restore_buffers()
         raise
 
 
@@ -111,7 +115,7 @@ def clip_own(parameters: Sequence[Tensor], largest: float, scale: Tensor, world:
     norm = finite.gradient_norm(parameters) / scale
     norm = torch.where(norm.isfinite(), norm, torch.nan)  # clipping by an infinite norm would give 0, which is finite
     nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-    own = [p.grad for p in parameters if p.grad is not None]
-    mean = world.sum(torch.cat([x.flatten() for x in own])).div_(world.size)
-    for x, part in zip(own, mean.split([x.numel() for x in own]), strict=True):
+    grads = [p.grad for p in parameters if p.grad is not None]
+    mean = world.sum(torch.cat([x.flatten() for x in grads])).div_(world.size)
+    for x, part in zip(grads, mean.split([x.numel() for x in grads]), strict=True):
         x.copy_(part.view_as(x))

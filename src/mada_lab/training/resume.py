@@ -1,7 +1,8 @@
 """The beginning of a run, or its continuation: state and record are brought to one and the same step."""
 
 import logging
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from mada_lab.checkpoints.compatibility import require_alike, require_finite, re
 from mada_lab.checkpoints.reading import Saved
 from mada_lab.checkpoints.saver import WritesNothing
 from mada_lab.errors import CheckpointError, one_line, translated
-from mada_lab.records.run_record import MANIFEST, RunRecord, read_run, require_absent
+from mada_lab.records.reading import MANIFEST
+from mada_lab.records.run_record import RunRecord, read_run, require_absent
 from mada_lab.system import environment
 from mada_lab.training import changes
 from mada_lab.training.state import TrainState
@@ -35,13 +37,13 @@ def open_record(state: TrainState) -> RunRecord | WritesNothing:
     world = state.world
     if state.config.init_from != "resume":
         return world.on_first(lambda: RunRecord.create(state.folder, state.manifest())) or WritesNothing()
-    found = world.on_first(lambda: _fitting(state))
-    saved = redistribution.handed_out(found, state.folder, state.model, state.optimizer, world)
+    newest = world.on_first(lambda: _fitting(state))
+    saved = redistribution.load_on_all(newest, state.folder, state.model, state.optimizer, world)
     if saved is None:
         return world.on_first(lambda: RunRecord.resume(state.folder, -1)) or WritesNothing()
-    world.together(lambda: _require_finite(state, saved), CheckpointError)
-    with _of_this_run(state, saved.step):
-        state.restore(saved)
+    explained = _of_this_run(state, saved.step)
+    world.together(lambda: explained(require_finite)(saved.tree["state"]), CheckpointError)
+    explained(state.restore)(saved)
     digest = state.digest(fingerprint.is_one(saved.tree["digest"]))
     return world.on_first(lambda: _reopened(state, saved, digest)) or WritesNothing()
 
@@ -57,15 +59,10 @@ def require_place(state: TrainState, remedy: str = GO_ON) -> None:
         ConfigError: The folder of a fresh run holds a run.
         CheckpointError: The folder of a resumed run holds none.
     """
-    if state.config.init_from == "resume":
-        require_run(state.folder)
-    else:
-        require_absent(state.folder, remedy)
-
-
-def require_run(folder: Path) -> None:
-    """Raises CheckpointError unless `folder` holds a run, or checkpoints of one."""
-    if not (folder / MANIFEST).exists() and not checkpoint_folder.available(folder):
+    folder = state.folder
+    if state.config.init_from != "resume":
+        require_absent(folder, remedy)
+    elif not (folder / MANIFEST).exists() and not checkpoint_folder.available(folder):
         raise _nothing(folder)
 
 
@@ -88,11 +85,6 @@ def _require_hardly_begun(state: TrainState) -> None:
         raise _nothing(state.folder)
 
 
-def _require_finite(state: TrainState, saved: Checkpoint) -> None:
-    with _of_this_run(state, saved.step):
-        require_finite(saved.tree["state"])
-
-
 def _fitting(state: TrainState) -> Saved | None:
     """The newest checkpoint, once all of it fits `state`; None for a run that begins again."""
     saved = checkpoint.open_newest(state.folder)
@@ -111,14 +103,16 @@ def _fitting(state: TrainState) -> Saved | None:
     return saved
 
 
-def _of_this_run(state: TrainState, step: int) -> AbstractContextManager[None]:
+@contextmanager
+def _of_this_run(state: TrainState, step: int) -> Iterator[None]:
     """Turns the errors of a checkpoint that doesn't fit into ours."""
 
-    def error_of(error: Exception) -> CheckpointError:
+    def misfit(error: Exception) -> CheckpointError:
         what = f"expected the state of this run, got {one_line(error)}; resume with the configuration that wrote it"
         return CheckpointError(f"checkpoint, in {state.folder}, of step {step}: {what}")
 
-    return translated((KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError), error_of)
+    with translated((KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError), misfit):
+        yield
 
 
 def _reopened(state: TrainState, saved: Checkpoint, digest: str) -> RunRecord:

@@ -28,48 +28,29 @@ from mada_optim import HyperOptimizer
 
 @dataclass
 class TrainState:
-    """The state of a run between two optimizer steps.
-
-    Attributes:
-        precision: The device, and the dtype of the forward pass.
-        scaler: Scales the loss where the forward pass is in float16.
-        step: Optimizer steps done, skipped ones included.
-        reported: Whether the evaluation and the row that are due at this step are done.
-        seconds: Time since the start, evaluations included; pauses between two processes are left out.
-        skips: Counts the steps that were skipped because loss or gradient was not finite.
-        skips_warned: Whether the user was warned of skipped steps.
-        train_loss: The loss of the last step, in nats per token or image; None before the first step.
-        peak: The peak of the learning-rate schedule: the rate in the optimizer's groups when it was made.
-        lr: The learning rate of the last step; 0 before the first.
-        val_loss: The last validation loss, in nats per token or image; None before the first evaluation.
-        best_val_loss: The lowest validation loss.
-        val_accuracy: The last validation accuracy; None where the task has none.
-        buffers_before: The buffers of `model` before the forward passes of this step.
-        world: The processes that share the work.
-        pace: Measures the time per step since the last row.
-    """
+    """The state of a run between two optimizer steps."""
 
     config: RunConfig
     task: Task
-    precision: Precision
+    precision: Precision  #: the device, and the dtype of the forward pass
     model: nn.Module
     optimizer: Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: torch.amp.GradScaler  #: scales the loss where the forward pass is in float16
     batches: Batches
-    step: int = 0
-    reported: bool = False
-    seconds: float = 0.0
-    skips: Skips = field(default_factory=Skips)
-    skips_warned: bool = False
-    train_loss: float | None = None
-    peak: float = 0.0
-    lr: float = 0.0
-    val_loss: float | None = None
-    best_val_loss: float | None = None
-    val_accuracy: float | None = None
-    buffers_before: list[Tensor] = field(default_factory=list)
-    world: World = ALONE
-    pace: Pace = field(default_factory=Pace)
+    step: int = 0  #: optimizer steps done, skipped ones included
+    reported: bool = False  #: whether the evaluation and the row that are due at this step are done
+    seconds: float = 0.0  #: time since the start, evaluations included; pauses between two processes are left out
+    skips: Skips = field(default_factory=Skips)  #: counts steps whose loss or gradient was not finite
+    skips_warned: bool = False  #: whether the user was warned of skipped steps
+    train_loss: float | None = None  #: of the last step, in nats per token or image; None before the first
+    peak: float = 0.0  #: the peak of the learning-rate schedule: the rate in the optimizer's groups when it was made
+    lr: float = 0.0  #: the learning rate of the last step; 0 before the first
+    val_loss: float | None = None  #: of the last evaluation, in nats per token or image; None before the first
+    best_val_loss: float | None = None  #: the lowest validation loss
+    val_accuracy: float | None = None  #: the last validation accuracy; None where the task has none
+    buffers_before: list[Tensor] = field(default_factory=list)  #: the model's, before this step's forward passes
+    world: World = ALONE  #: the processes that share the work
+    pace: Pace = field(default_factory=Pace)  #: measures the time per step since the last row
 
     @classmethod
     def start(cls, config: RunConfig, data: Data) -> "TrainState":
@@ -175,8 +156,8 @@ class TrainState:
 
         Optimizers of other libraries skip no step.
         """
-        own = self.optimizer.skipped_steps if isinstance(self.optimizer, HyperOptimizer) else 0
-        return self.skips.total + own
+        by_optimizer = self.optimizer.skipped_steps if isinstance(self.optimizer, HyperOptimizer) else 0
+        return self.skips.total + by_optimizer
 
     def digest(self, of_shards: bool | None = None) -> str:
         """A digest of all tensors in the state dict; on other processes than the first it may be "".
@@ -232,10 +213,3 @@ class TrainState:
         """Puts the copies of the buffers back."""
         for x, before in zip(self.model.buffers(), self.buffers_before, strict=True):
             x.copy_(before)
-
-    def rewind(self, position: tuple[dict[str, Tensor], Tensor]) -> None:
-        """Undoes a step that began at `position` and has not updated the weights."""
-        self.optimizer.zero_grad()
-        generators.restore(position[0], self.precision.device)
-        self.batches.restore(position[1])
-        self.restore_buffers()
