@@ -1,7 +1,7 @@
-"""What can go wrong in the application, one class per documented exit code.
+"""The errors of the application, one class for each exit code.
 
-The message of every error has one form, `what, in which file or key: expected, got; what to do`, and the
-command line prints it as one line after `error: `.
+Every message has the form `what, in which file or key: expected, got; what to do`. The command line prints it on one
+line after `error: `.
 """
 
 import signal
@@ -14,12 +14,12 @@ E = TypeVar("E", bound="LabError")
 
 
 def visible(text: str) -> str:
-    """`text` on one line, with an escape sequence, a newline or whatever else can't be seen written out."""
+    """`text` on one line, with newlines, escape sequences and other invisible characters written out."""
     return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)
 
 
 def of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on the host or on a device: torch has no class of its own for the former."""
+    """Whether memory ran out, on the host or on a device. torch has no class for the former."""
     said = ("can't allocate memory", "not enough memory", "out of memory", "calculation overflowed")
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
@@ -28,11 +28,11 @@ class LabError(Exception):
     """An expected failure: reported in one line, without a traceback unless `--debug` asks for one."""
 
     exit_code = 1
-    #: Whether all processes of a run meet it at once, so that one of them may tell it for all.
+    #: Whether all processes of a run raise it at once, so that one of them reports it.
     is_shared = False
 
     def __str__(self) -> str:
-        """The message, in which a name or a value that would move a terminal's cursor is written out."""
+        """The message, with invisible characters written out."""
         return visible(super().__str__())
 
 
@@ -56,7 +56,7 @@ def one_line(error: Exception, most: int | None = None) -> str:
 
 
 def shared(error: E) -> E:
-    """`error`, which all processes of a run meet at once."""
+    """`error`, marked as one that all processes of a run raise at once."""
     error.is_shared = True
     return error
 
@@ -93,7 +93,7 @@ class DistributedError(LabError):
 
 
 class Followed(LabError):  # noqa: N818 it is another's
-    """The first process of the group failed, which it tells; the others end with it, and with its code."""
+    """The first process of the group failed and reports it. The others end with its exit code."""
 
     is_shared = True
 

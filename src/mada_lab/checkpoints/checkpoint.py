@@ -17,7 +17,7 @@ from typing import Any
 from mada_lab.checkpoints import folder as checkpoint_folder
 from mada_lab.checkpoints.folder import Facts, Measured
 from mada_lab.checkpoints.reading import TENSORS, VALUES, Index, Saved, open_saved, shard_name
-from mada_lab.checkpoints.row_shards import place
+from mada_lab.checkpoints.row_shards import Place, place
 from mada_lab.checkpoints.tree import Tensors, pack, safetensors_file
 from mada_lab.compute.world import ALONE, World
 from mada_lab.errors import CheckpointError, translated
@@ -67,7 +67,7 @@ def snapshot(checkpoint: Checkpoint, *, copy: bool = False) -> Snapshot:
     skeleton = pack(checkpoint.tree, tensors)
     shared = {name: x for name, x in tensors.items() if dtensors.is_sharded(x)}
     here = {name: dtensors.local(x).to("cpu", copy=copy).contiguous() for name, x in tensors.items()}
-    places = {place(x) for x in shared.values()} or {None}
+    places: set[Place | None] = {place(x) for x in shared.values()} or {None}
     if len(places) > 1:
         raise ValueError(f"expected tensors that are shared by the same processes, got {len(places)} kinds")
     (piece,) = places
@@ -206,11 +206,7 @@ def load_newest(run_folder: Path) -> Checkpoint | None:
 
 
 def load(folder: Path) -> Checkpoint:
-    """The checkpoint in `folder`, its tensors on the CPU. Nothing in it is executed.
-
-    Raises:
-        CheckpointError: It is damaged or has another format.
-    """
+    """The checkpoint in `folder`, its tensors on the CPU; as `open_saved`."""
     return _loaded(open_saved(folder))
 
 

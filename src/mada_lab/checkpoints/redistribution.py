@@ -94,7 +94,7 @@ def _read(saved: Saved, name: str, p: Tensor | None) -> Tensor:
 
 
 def _share(whole: Tensor, p: Tensor | None) -> Tensor:
-    """As `_read`, of a tensor that is here."""
+    """As `_read`, from a whole tensor."""
     if p is None or p.shape != whole.shape:
         return whole
     return dtensors.like(p, whole[slice(*_own_rows(p))].clone().to(p.device))

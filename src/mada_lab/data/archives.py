@@ -1,4 +1,4 @@
-"""Single members of archives, read in a stream. Nothing is ever extracted: an archive can't choose where bytes go."""
+"""Reads single members of archives. Nothing is extracted to the disk, so an archive can't write anywhere."""
 
 import gzip
 import io
@@ -20,10 +20,9 @@ from mada_lab.errors import DataError
 
 REMEDY = "fetch the file again"
 MOST_MEMBERS = 1000
-OVERHEAD_BYTES = 1 << 20  # of the headers and the small members that come with the wanted ones
-# A directory of this length has room for hundreds of members, and is read at once.
-ZIP_DIRECTORY_BYTES = 1 << 16
-#: What the standard library and numpy raise for bytes that make no sense to them.
+OVERHEAD_BYTES = 1 << 20  # headers and small members beside the wanted ones
+ZIP_DIRECTORY_BYTES = 1 << 16  # room for hundreds of members
+#: Errors of the standard library and numpy for damaged bytes.
 DAMAGED = (
     ArithmeticError,
     EOFError,
@@ -41,7 +40,7 @@ ZIP_TAIL = struct.Struct("<4s4H2LH")
 
 
 class _Capped(io.RawIOBase):
-    """A stream that ends in an error after so many bytes, for archives that unpack to much more than they should."""
+    """A stream that raises DataError after `limit` bytes: an archive may unpack to much more than it should."""
 
     def __init__(self, source: gzip.GzipFile, limit: int, where: str) -> None:
         self._source, self._left, self._where = source, limit, where
@@ -58,15 +57,14 @@ class _Capped(io.RawIOBase):
 
 
 def tar_members(path: Path, expected: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
-    """The wanted members of a tar.gz, in the order in which they come.
+    """Yields name and content of the wanted members of a tar.gz, in the archive's order.
 
     Args:
         path: The archive.
         expected: Names of the members, and their lengths.
 
     Raises:
-        DataError: A member is missing, is there twice, isn't a file or hasn't its length, or the archive is damaged or
-            holds much besides.
+        DataError: A member is missing, double, not a file or of another length; or the archive is damaged or too large.
     """
     missing = dict(expected)
     limit = sum(expected.values()) + OVERHEAD_BYTES
@@ -89,7 +87,7 @@ def tar_members(path: Path, expected: Mapping[str, int]) -> Iterator[tuple[str, 
 
 
 def npz_arrays(path: Path, expected: Mapping[str, str], max_bytes: int) -> dict[str, NDArray[Any]]:
-    """Arrays out of a numpy `.npz`, without unpickling anything.
+    """Reads arrays from a numpy `.npz`; nothing is unpickled.
 
     Args:
         path: The archive.

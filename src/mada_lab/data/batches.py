@@ -1,4 +1,4 @@
-"""Batches of consecutive tokens, drawn at random offsets by a generator that nothing else draws from."""
+"""Batches of consecutive tokens at random offsets, from a random generator of their own."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from mada_lab.data.disk_array import DiskArray
 from mada_lab.errors import DataError
 
-# Exclusive or with this turns a seed into the one of the evaluation sets, so that a run that passes the same seed for
-# both doesn't evaluate on the very batches it starts training with.
+# XOR with this makes the seed of evaluation sets: with the same seed for both, a run would evaluate on the batches that
+# it trains with first.
 EVALUATION_STREAM = 0x5EED_E7A1
 
 
 class Batches:
-    """An endless sequence of training batches: a function of the tokens, the sizes and the seed alone.
+    """An endless sequence of training batches, determined by the tokens, the sizes and the seed.
 
-    Of `world` processes, each is given every `world`-th batch of the one sequence, and all of them keep its place.
+    With several processes, each takes every `world`-th batch of the same sequence.
     """
 
     def __init__(
@@ -30,14 +30,14 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """Starts the sequence of `seed`.
+        """Starts the sequence.
 
         Args:
             tokens: Token ids: shape (n,), any integer type.
             block_size: Tokens in a row of a batch.
             batch_size: Rows in a batch.
-            seed: Starts the generator of the offsets.
-            rank: Which of each `world` batches `next` gives.
+            seed: Seed of the offsets.
+            rank: Number of this process.
             world: Number of processes.
 
         Raises:
@@ -64,18 +64,18 @@ class Batches:
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
     def state(self) -> Tensor:
-        """Where the sequence stands, for a checkpoint: uint8, on the CPU."""
+        """The position in the sequence, for a checkpoint: uint8, on the CPU."""
         return self._generator.get_state()
 
     def restore(self, state: Tensor) -> None:
-        """Goes on from where `state` was taken, given the same tokens and sizes."""
+        """Continues from a position of a sequence with the same tokens and sizes."""
         self._generator.set_state(state.cpu())
 
 
 def fixed_batches(
     tokens: NDArray[Any] | DiskArray, block_size: int, batch_size: int, count: int, seed: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """The evaluation set: `count` batches like those of `Batches`, always the same for the same arguments.
+    """The evaluation set: `count` batches as of `Batches`, the same for the same arguments.
 
     Raises:
         DataError: There are fewer than block_size + 1 tokens.

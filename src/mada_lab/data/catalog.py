@@ -1,4 +1,4 @@
-"""All data sets known by name. A further one is one more entry here; `docs/lab/data.md` says more about each."""
+"""All data sets by name. Each is one entry here and a section of docs/lab/data.md."""
 
 import re
 from collections.abc import Iterable
@@ -12,8 +12,7 @@ from mada_lab.data.sources import Hub, OwnText, PythonTopics, TextFile, TextSour
 from mada_lab.errors import ConfigError
 from mada_optim.checks import did_you_mean
 
-# What `train` fetches by itself if it's missing. Larger sets wait for `data prepare`.
-UNASKED_BYTES = 10 << 20
+UNASKED_BYTES = 10 << 20  # `train` downloads up to this by itself; larger sets need `data prepare`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +20,11 @@ class TextSet:
     """A data set of text.
 
     Attributes:
-        source: Where the text comes from.
-        tokenizers: What may encode it, the usual one first. The folder with another is called NAME_TOKENIZER.
-        cut: How training and validation text come about.
-        end_of_text: Whether each document is followed by the tokenizer's end-of-text token, where it has one.
-        download_bytes: How much has to be fetched, roughly.
+        source: Source of the text.
+        tokenizers: Its tokenizers, the default first. The folder with another is called NAME_TOKENIZER.
+        cut: Splits the text into training and validation text.
+        end_of_text: Whether the end-of-text token follows each document, if the tokenizer has one.
+        download_bytes: Approximate size of the download.
     """
 
     source: TextSource
@@ -40,8 +39,8 @@ class ImageSet:
     """A data set of images.
 
     Attributes:
-        source: Where the images come from.
-        download_bytes: How much has to be fetched, roughly.
+        source: Source of the images.
+        download_bytes: Approximate size of the download.
     """
 
     source: ImageSource
@@ -122,12 +121,12 @@ NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 @dataclass(frozen=True)
 class Choice:
-    """A data set, and how it's prepared.
+    """A data set with one of its tokenizers.
 
     Attributes:
-        name: Name of its folder, and in its sidecar.
-        data_set: Its entry.
-        tokenizer: The tokenizer of a text.
+        name: Name of the folder, and in the sidecar.
+        data_set: The entry of the catalog.
+        tokenizer: The tokenizer of a text; None of images.
     """
 
     name: str
@@ -136,7 +135,7 @@ class Choice:
 
 
 def choices() -> dict[str, Choice]:
-    """Everything that can be prepared, by the name of its folder."""
+    """All data sets with each of their tokenizers, by the name of the folder."""
     found: dict[str, Choice] = {}
     for name, data_set in DATA_SETS.items():
         if isinstance(data_set, ImageSet):

@@ -1,4 +1,4 @@
-"""A prepared text data set, opened: token arrays that stay on the disk, after a look at all that could be wrong."""
+"""A prepared text data set. Its files are checked when it is opened; tokens stay on the disk."""
 
 import hashlib
 import threading
@@ -18,9 +18,8 @@ from mada_lab.data.sidecar import Sidecar
 from mada_lab.data.tokenizer import CharTokenizer, Tokenizer
 from mada_lab.errors import DataError
 
-# A file up to here is read through whenever it is opened, which takes less than a second and finds every changed byte.
-# A longer one would delay each start: it is read through beside whatever goes on, and the first read after the
-# damage was found is refused.
+# Up to this length, the whole file is checked when it is opened, in less than a second. A longer file is checked in the
+# background; once damage is found, the next read raises.
 VERIFIED_AT_OPEN_BYTES = 256 << 20
 
 
@@ -29,9 +28,9 @@ class Corpus:
     """A prepared text data set.
 
     Attributes:
-        folder: Where it lies.
-        meta: What its sidecar says.
-        splits: By name, the token ids: shape (tokens,), an unsigned integer type, on the disk.
+        folder: Its folder.
+        meta: Its sidecar.
+        splits: Token ids by split: shape (tokens,), an unsigned integer type, on the disk.
     """
 
     folder: Path
@@ -40,11 +39,11 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: Path) -> "Corpus":
-        """Opens what `prepare` made.
+        """Opens a folder that `prepare` made.
 
         Raises:
-            DataError: The sidecar is missing or wrong, a file is missing or not of the length in the sidecar, or (up
-                to VERIFIED_AT_OPEN_BYTES) its content isn't what was written.
+            DataError: The sidecar is missing or wrong; a file is missing, of another length, or (up to
+                VERIFIED_AT_OPEN_BYTES) of other content.
         """
         meta = sidecar.read(folder)
         size, dtype = meta.vocabulary.size, meta.token_dtype
@@ -97,7 +96,7 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """What made the tokens.
+        """The tokenizer of the tokens.
 
         Raises:
             DataError: Its file is missing or damaged, or its package isn't installed.
@@ -117,20 +116,12 @@ class Corpus:
         return self.tokenizer.decode(ids)
 
     def verify(self, split: str) -> None:
-        """Reads every token of a split.
-
-        Raises:
-            DataError: A token id is out of the vocabulary, or the content isn't what was written.
-        """
+        """Reads every token of a split. Raises DataError for an id out of the vocabulary, or for changed content."""
         verify(self.split(split), self.sha256[split])
 
 
 def verify(array: DiskArray, sha256: str) -> None:
-    """Reads the whole file of `array`.
-
-    Raises:
-        DataError: A number is out of its range, or the content hasn't the digest `sha256`.
-    """
+    """Reads the whole file. Raises DataError for a number out of range, or for content with another digest."""
     digest = hashlib.sha256()
     for chunk in array.chunks():
         digest.update(chunk.data)
@@ -139,7 +130,7 @@ def verify(array: DiskArray, sha256: str) -> None:
 
 
 def verify_or_watch(array: DiskArray, sha256: str) -> threading.Thread | None:
-    """`verify`: now, or for a long file in a thread, which leaves what it finds in `array.fault`."""
+    """Verifies a file: at once, or a long one in a thread, which sets `array.fault`; then returns the thread."""
     if array.nbytes <= VERIFIED_AT_OPEN_BYTES:
         verify(array, sha256)
         return None

@@ -1,4 +1,4 @@
-"""Training and validation text where the source has only one of them."""
+"""Splits of text into training and validation text, for sources that have only one of them."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,7 +15,7 @@ def as_given(texts: Texts) -> Stream:
 
 
 def last(share: Fraction) -> Cut:
-    """The last `share` of each text's characters validates, unless the source has both splits.
+    """Makes the last `share` of each text's characters validate, unless the source has both splits.
 
     Each text is taken into memory, to know its length.
     """
@@ -40,7 +40,7 @@ last_tenth = last(Fraction(1, 10))
 
 
 def every(n: int) -> Cut:
-    """Every `n`th document validates, unless the source has a validation split."""
+    """Makes every `n`th document validate, unless the source has a validation split."""
 
     def cut(texts: Texts) -> Stream:
         for number, (split, document) in enumerate(texts.read(), 1):

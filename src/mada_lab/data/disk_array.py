@@ -1,7 +1,7 @@
 """Arrays that stay on the disk.
 
-They are read, never mapped into memory: a file that another process shortens under a map kills this one by a signal,
-without a word. A read that comes back short is an error like any other.
+Files are read, never memory-mapped: if another process shortens a mapped file, this process dies by a signal; a short
+read is an ordinary error.
 """
 
 import math
@@ -20,13 +20,13 @@ CHUNK_BYTES = 4 << 20
 
 
 class DiskArray:
-    """The rows of a file, little-endian, one after another; indexed like a numpy array along its first dimension.
+    """An array in a little-endian file, indexed like a numpy array along its first dimension.
 
     Attributes:
         path: The file.
         dtype: Type of an element.
-        shape: Rows, then the shape of a row.
-        fault: What a check in the background found; the next read raises it.
+        shape: Number of rows, then the shape of a row.
+        fault: Error of a check in the background; the next read raises it.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], limit: int, remedy: str) -> None:
@@ -35,12 +35,12 @@ class DiskArray:
         Args:
             path: The file.
             dtype: Unsigned integer type of an element.
-            shape: As the attribute.
-            limit: Every element is below; checked whenever some are read.
-            remedy: What to do if the file is damaged.
+            shape: Number of rows, then the shape of a row.
+            limit: Upper bound (exclusive) of the elements, checked at each read.
+            remedy: End of the message for a damaged file.
 
         Raises:
-            DataError: The file can't be read, or hasn't the length of `shape`.
+            DataError: The file can't be read, or has another length.
         """
         self.path, self.dtype, self.shape = path, dtype, shape
         self.fault: DataError | None = None
@@ -77,7 +77,7 @@ class DiskArray:
             A row, or an array of rows: a copy.
 
         Raises:
-            DataError: The file has been shortened, holds an element that is out of its range, or was found damaged.
+            DataError: The file was shortened or is damaged, or an element is out of range.
         """
         if self.fault is not None:
             raise self.fault
@@ -96,7 +96,7 @@ class DiskArray:
         return found
 
     def chunks(self) -> Iterator[NDArray[Any]]:
-        """All rows in order, some at a time. Raises DataError as indexing does."""
+        """Yields all rows in order, some at a time. Raises DataError as indexing does."""
         rows = max(CHUNK_BYTES // self._row_bytes, 1)
         for start in range(0, len(self), rows):
             yield self[start : start + rows]

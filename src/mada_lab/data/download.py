@@ -1,4 +1,4 @@
-"""Files from the network or from the user, handed out only after their checksum was found right."""
+"""Files from the network or from the user, whose checksums are verified before use."""
 
 import hashlib
 import http.client
@@ -6,19 +6,20 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from mada_lab.errors import DataError
+from mada_lab.errors import DataError, translated
 from mada_lab.system import files
 
 TRIES = 4
 TIMEOUT_SECONDS = 30.0  # for each wait on the network
-# A server that sends one byte at a time never meets that timeout: the whole transfer, all tries together, has a minute
-# and the time that its length takes at a slow rate.
+# A server that sends one byte at a time never meets that timeout. So all tries together have a minute, and the time
+# that the length takes at a slow rate.
 GRACE_SECONDS = 60.0
 SLOWEST_BYTES_PER_SECOND = 20_000
 CHUNK_BYTES = 1 << 16
@@ -33,7 +34,7 @@ class PinnedFile:
         url: An https address.
         sha256: Hexadecimal digest of the content.
         bytes: Its length.
-        remedy: What to do if it can't be had.
+        remedy: End of the message for a file that is missing or wrong.
     """
 
     url: str
@@ -48,20 +49,16 @@ class PinnedFile:
 
 
 class _CutError(Exception):
-    """A failure of the network that another try may not meet."""
+    """A failure of the network that another try may avoid."""
 
 
 class HttpsOnlyRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects as long as they stay on https: the standard handler would go down to http or ftp."""
+    """Follows redirects to https only; the standard handler would follow them to http or ftp."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
     ) -> urllib.request.Request | None:
-        """Checks the scheme of `newurl`, then does what the standard handler does.
-
-        Raises:
-            DataError: The new address isn't https.
-        """
+        """Follows a redirect. Raises DataError if the new address isn't https."""
         require_https(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
@@ -75,22 +72,21 @@ def fetch(
 ) -> Path:
     """Downloads `file` into `folder`, unless it is there.
 
-    The content grows in `NAME.part`, where a later try or a later process goes on, and gets its name when its checksum
-    was found right.
+    The content grows in `NAME.part`, which later tries and processes continue. It gets its name once its checksum is
+    verified.
 
     Args:
         file: What to download.
         folder: Where to; made when the first bytes arrive.
-        *handlers: Further urllib handlers: another proxy, or a network made of paper for a test.
+        *handlers: Further urllib handlers: a proxy, or a simulated network in tests.
         sleep: Waits some seconds between two tries.
-        clock: Seconds that go by.
+        clock: The time in seconds.
 
     Returns:
         The path of the file.
 
     Raises:
-        DataError: The address isn't https, the network failed in every try, or the content is too long, too slow or
-            another one.
+        DataError: The address isn't https, every try failed, or the content is too long, too slow or wrong.
     """
     require_https(file.url)
     path, part = folder / file.name, folder / f"{file.name}.part"
@@ -117,18 +113,13 @@ def fetch(
         files.remove(part)
         if not resumed:  # what was resumed may have been begun by another server
             break
-    raise DataError(f"content, in {file.url}: expected sha256 {file.sha256}, got {actual}; {file.remedy}")
+    raise _other(file, file.url, actual)
 
 
 def _transfer(
     opener: urllib.request.OpenerDirector, file: PinnedFile, part: Path, too_late: Callable[[], bool]
 ) -> None:
-    """Appends to `part` what it lacks; returns when it has the length of `file`.
-
-    Raises:
-        _CutError: The network failed; what has arrived is in `part`.
-        DataError: Another try would be in vain.
-    """
+    """Appends the missing bytes to `part`. Raises _CutError if the network failed, DataError if it is hopeless."""
     done = part.stat().st_size if part.exists() else 0
     if done == file.bytes:
         return
@@ -154,7 +145,7 @@ def _open(opener: urllib.request.OpenerDirector, file: PinnedFile, part: Path, d
 
 
 def _receive(response: Any) -> bytes:
-    """What has arrived, without waiting for more; nothing at the end."""
+    """The bytes that have arrived; empty at the end."""
     try:
         chunk: bytes = response.read1(CHUNK_BYTES)
     except (OSError, http.client.HTTPException) as error:
@@ -163,7 +154,7 @@ def _receive(response: Any) -> bytes:
 
 
 def _goes_on_at(response: Any, offset: int) -> bool:
-    """Whether the server sends what comes at `offset`; many know no ranges, and send the whole."""
+    """Whether the response starts at `offset`; servers without ranges send the whole."""
     return str(response.headers.get("Content-Range", "")).startswith(f"bytes {offset}-")
 
 
@@ -187,7 +178,7 @@ def _append(response: Any, file: PinnedFile, part: Path, done: int, too_late: Ca
 
 
 def _unlike(file: PinnedFile, part: Path, got: str) -> DataError:
-    """The error for content that can't be the expected one, which isn't kept."""
+    """The error for wrong content, which is deleted."""
     files.remove(part)
     return DataError(f"content, in {file.url}: expected {file.bytes} bytes, got {got}; {file.remedy}")
 
@@ -197,39 +188,26 @@ def _refused(file: PinnedFile, error: Exception) -> DataError:
 
 
 def read_pinned(path: Path, file: PinnedFile) -> bytes:
-    """The content of a file on the disk, if it is `file`.
-
-    Raises:
-        DataError: The file can't be read, is too long, or isn't the expected one.
-    """
-    try:
-        with open(path, "rb") as source:
-            content = source.read(file.bytes + 1)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    """The content of the file at `path`. Raises DataError if it can't be read, or isn't `file`."""
+    with readable(path, "file"), open(path, "rb") as source:
+        content = source.read(file.bytes + 1)
     if len(content) > file.bytes:
         raise DataError(f"content, in {path}: expected {file.bytes} bytes, got more; {file.remedy}")
     actual = hashlib.sha256(content).hexdigest()
     if actual != file.sha256:
-        raise DataError(f"content, in {path}: expected sha256 {file.sha256}, got {actual}; {file.remedy}")
+        raise _other(file, path, actual)
     return content
 
 
 def require_pinned(path: Path, file: PinnedFile) -> Path:
-    """Returns `path` if the file there is `file`: `read_pinned` for one that is too large for the memory.
-
-    Raises:
-        DataError: The file can't be read, or isn't the expected one.
-    """
-    try:
+    """Returns `path` if it holds `file`, which may be larger than memory. Raises DataError as `read_pinned`."""
+    with readable(path, "file"):
         length = path.stat().st_size
         if length != file.bytes:
             raise DataError(f"content, in {path}: expected {file.bytes} bytes, got {length}; {file.remedy}")
         actual = _digest(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
     if actual != file.sha256:
-        raise DataError(f"content, in {path}: expected sha256 {file.sha256}, got {actual}; {file.remedy}")
+        raise _other(file, path, actual)
     return path
 
 
@@ -240,12 +218,20 @@ def require_https(url: str) -> None:
 
 
 def describe(error: Exception) -> str:
-    """An exception in one line, by its text where it has one."""
+    """The text of an exception on one line, or else its class."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"file, in {path}: expected a readable file, got {describe(error)}; check the path")
+def readable(path: Path, what: str) -> AbstractContextManager[None]:
+    """Raises DataError in place of an OSError inside: `what` at `path` can't be read."""
+    return translated(
+        OSError,
+        lambda error: DataError(f"{what}, in {path}: expected a readable file, got {describe(error)}; check the path"),
+    )
+
+
+def _other(file: PinnedFile, where: str | Path, actual: str) -> DataError:
+    return DataError(f"content, in {where}: expected sha256 {file.sha256}, got {actual}; {file.remedy}")
 
 
 def _is_right(path: Path, file: PinnedFile) -> bool:

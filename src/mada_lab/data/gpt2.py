@@ -1,7 +1,7 @@
-"""GPT-2's byte-pair encoding, by tiktoken, from the vocabulary that OpenAI published with the model.
+"""GPT-2's byte-pair encoding, by tiktoken, with OpenAI's vocabulary.
 
-tiktoken would fetch its files itself, without a time limit, and only into a cache that each machine fills anew. Here
-they come from where the user says, from tiktoken's cache, or through `download`, and a data set keeps its copy.
+tiktoken itself would download the vocabulary without a time limit. Here it comes from the user, from tiktoken's cache,
+or through `download`; each data set keeps a copy.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ ENCODER = PinnedFile(
     bytes=1_042_301,
     remedy=REMEDY,
 )
-#: The merges in their order. The ids in `ENCODER` are that order, so this file is only checked.
+#: The merges in order. The ids in `ENCODER` have the same order, so this file is only checked.
 MERGES = PinnedFile(
     "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe",
     sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
@@ -43,7 +43,7 @@ SIZES: dict[str, int | None] = {"gpt2": None, "gpt2_small": SMALL_VOCABULARY}
 
 
 class Gpt2Tokenizer:
-    """Bytes of UTF-8, merged into 50,257 tokens; any text can be encoded, and no text becomes a control token."""
+    """GPT-2's 50,257 tokens, merged from bytes of UTF-8. Any text can be encoded; none becomes a control token."""
 
     name = "gpt2"
 
@@ -52,8 +52,7 @@ class Gpt2Tokenizer:
 
         Args:
             encoder_json: Content of the file `ENCODER`, also an attribute.
-            size: Number of ids, if it is to be fewer: the bytes, as many merges as there is room for, in GPT-2's order,
-                and the end of text.
+            size: A smaller number of ids: the bytes, the first merges of GPT-2, and the end of text.
 
         Raises:
             DataError: tiktoken isn't installed.
@@ -106,7 +105,7 @@ def find_encoder(bpe_files: Path | None, downloads: Path) -> bytes:
         downloads: Where to download to.
 
     Raises:
-        DataError: It can't be had, or isn't what the digest pins.
+        DataError: It is missing, can't be downloaded, or has another digest.
     """
     if bpe_files is not None:
         content, _ = (read_pinned(bpe_files / file.name, file) for file in (ENCODER, MERGES))
@@ -120,7 +119,7 @@ def find_encoder(bpe_files: Path | None, downloads: Path) -> bytes:
 
 
 def _cached() -> Iterator[Path]:
-    """Where tiktoken would keep the file, most wanted first."""
+    """Paths of the file in tiktoken's caches, in its order."""
     for folder in (os.environ.get("TIKTOKEN_CACHE_DIR"), os.environ.get("DATA_GYM_CACHE_DIR")):
         if folder:
             yield Path(folder, _cache_key())
@@ -132,7 +131,7 @@ def _cache_key() -> str:
 
 
 def _printable() -> str:
-    """The character that stands for each byte in `ENCODER`: itself where it is visible, else from U+0100 on."""
+    """The character for each byte in `ENCODER`: the byte's own if visible, else one from U+0100 on."""
     visible = [chr(byte).isprintable() and chr(byte) != " " for byte in range(256)]
     others = iter(range(256, 512))
     return "".join(chr(byte) if visible[byte] else chr(next(others)) for byte in range(256))

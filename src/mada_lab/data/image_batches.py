@@ -1,4 +1,4 @@
-"""Batches of images: in random order, cropped and mirrored at random, or all of them in their own order."""
+"""Batches of images: training batches in random order with random crops and flips, or all images in file order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from mada_lab.data.images import LabelledImages
 from mada_lab.errors import DataError
 
 ORDER, AUGMENTATION = range(2)  # streams of random numbers under one seed
-SUBSET_SEED = 0  # whatever a run's seed is, its images are the same
-NOISE_SEED = 1  # and so are its wrong labels
+SUBSET_SEED = 0  # images and wrong labels don't depend on the seed of a run
+NOISE_SEED = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +61,12 @@ class Scale:
 
 
 def load(split: LabelledImages, count: int | None = None) -> Images:
-    """Images of a split: all of them, or `count` drawn at random, always the same.
+    """Loads a split: all images, or `count` drawn at random, the same in each run.
 
-    Drawn, as files may be sorted by class. What is drawn for a smaller count is part of what is for a larger one.
+    Images are drawn because files may be sorted by class. A larger count contains the images of a smaller one.
 
     Raises:
-        DataError: It has fewer, or its file is damaged.
+        DataError: The split has fewer, or its file is damaged.
     """
     count = len(split) if count is None else count
     if count > len(split):
@@ -82,7 +82,7 @@ def load(split: LabelledImages, count: int | None = None) -> Images:
 
 @dataclass(frozen=True, eq=False)
 class InOrder(Sequence[tuple[Tensor, Tensor]]):
-    """Batches of all images, scaled when asked for, and their labels; the last one may be shorter."""
+    """Batches of all images, scaled when they are read, with their labels; the last batch may be shorter."""
 
     images: Images
     scale: Scale
@@ -99,7 +99,7 @@ class InOrder(Sequence[tuple[Tensor, Tensor]]):
 
 
 def with_label_noise(images: Images, share: float, classes: int) -> Images:
-    """`images`, a `share` of whose labels are drawn anew, uniformly from all classes, always the same."""
+    """`images` with a `share` of the labels drawn anew, uniformly from all classes, the same in each run."""
     if share == 0:
         return images
     generator = torch.Generator().manual_seed(NOISE_SEED)
@@ -109,11 +109,10 @@ def with_label_noise(images: Images, share: float, classes: int) -> Images:
 
 
 class ImageBatches:
-    """An endless sequence of training batches, epoch after epoch, each in an order of its own.
+    """An endless sequence of training batches; each epoch has an order of its own, and drops an incomplete batch.
 
-    Batch number k is a function of the images, the settings, the seed and k alone. What an epoch's last full batch
-    leaves over is left out of that epoch. Of `world` processes, each is given every `world`-th batch of the one
-    sequence, and all of them keep its place.
+    Images, settings, seed and k determine batch k. With several processes, each takes every `world`-th batch of the
+    same sequence.
     """
 
     def __init__(
@@ -127,16 +126,16 @@ class ImageBatches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """Starts the sequence of `seed`.
+        """Starts the sequence.
 
         Args:
-            images: What is drawn from.
+            images: The training images.
             scale: Applied to each batch.
             batch_size: Images in a batch.
-            seed: Decides orders, crops and flips.
-            crop_padding: As in `crop`.
-            flip: Whether to mirror every second image or so.
-            rank: Which of each `world` batches `next` gives.
+            seed: Seed of orders, crops and flips.
+            crop_padding: Pixels of padding before a random crop.
+            flip: Whether to mirror images with probability 1/2.
+            rank: Number of this process.
             world: Number of processes.
 
         Raises:
@@ -181,10 +180,10 @@ class ImageBatches:
         return torch.tensor([self._number])
 
     def restore(self, state: Tensor) -> None:
-        """Goes on from where `state` was taken, given the same images, settings and seed.
+        """Continues from a position of a sequence with the same images, settings and seed.
 
         Raises:
-            ValueError: No sequence stands there.
+            ValueError: The number is negative.
         """
         if int(state) < 0:
             raise ValueError(f"data position: expected the number of a batch, got {int(state)}")
@@ -192,13 +191,13 @@ class ImageBatches:
 
 
 def augment(x: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """A random crop of each image, and, with `flip`, every second one mirrored, both as He et al. (2016) do.
+    """Randomly crops each image, and, with `flip`, mirrors it with probability 1/2, as He et al. (2016) do.
 
     Args:
         x: Images, (n, channels, height, width), of mean 0.
         padding: Zeros that are added on each side before a crop of the old size.
         flip: Whether to mirror.
-        generator: Where crops and flips are drawn from.
+        generator: Random generator of crops and flips.
 
     Returns:
         Images of the same shape.

@@ -1,4 +1,4 @@
-"""Where images come from, and how they are decoded: always uint8, (height, width, channels), with a label each."""
+"""Sources of labeled images, decoded to uint8 of shape (height, width, channels)."""
 
 import io
 import itertools
@@ -15,17 +15,17 @@ from mada_lab.data.download import PinnedFile, describe, fetch, require_pinned
 from mada_lab.errors import ConfigError, DataError
 from mada_lab.system import optional
 
-BLOCK = 1000  # images that are decoded at a time
+BLOCK = 1000  # images decoded at a time
 RECORDS = 10_000  # in a file of the binary version
 Labelled = tuple[str, NDArray[Any], NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images that are at hand.
+    """Images of a source.
 
     Attributes:
-        origin: Where they came from, in words.
+        origin: Their source, in words.
         shape: Height, width and channels of each.
         brightest: The largest value of a pixel.
         classes: Names by label.
@@ -40,27 +40,27 @@ class Pictures:
 
 
 class ImageSource(Protocol):
-    """Where images come from."""
+    """A source of images."""
 
     def open(self, given: Path | None, downloads: Path) -> Pictures:
         """Gets the images.
 
         Args:
-            given: What the user brought instead of a download.
-            downloads: A folder for what is downloaded; made when needed.
+            given: A file of the user instead of a download.
+            downloads: Folder for downloads; made when needed.
 
         Raises:
-            ConfigError: A file was given, which this source has no use for.
-            DataError: The images can't be had.
+            ConfigError: A file was given to a source that takes none.
+            DataError: The images are missing or damaged.
         """
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The 8 x 8 digits that scikit-learn ships: needs no network."""
+    """The 8 x 8 digits of scikit-learn; no network is needed."""
 
     def open(self, given: Path | None, downloads: Path) -> Pictures:
-        """All of them in scikit-learn's order; the last fifth tests."""
+        """All digits in scikit-learn's order; the last fifth is for testing."""
         if given is not None:
             raise ConfigError(f"--from-file: expected none for the digits of scikit-learn, got {given}; leave it out")
         digits = optional.load("sklearn.datasets", "scikit-learn").load_digits()
@@ -77,19 +77,19 @@ class Digits:
 class Cifar10:
     """The 32 x 32 photographs of CIFAR-10.
 
-    From the binary version, as the authors publish it (their Python version is a pickle, which is never opened), or
-    from an `.npz` of JPEG files: `train_jpeg` has their bytes, one after another, `train_offsets` where each begins and
-    the last ends, `train_labels` the labels, the same for `test`, and `classes` the names.
+    They come from the authors' binary version (their Python version is a pickle, which is never opened), or from an
+    `.npz` of JPEG files: `train_jpeg` has the bytes of all files, `train_offsets` their limits, `train_labels` the
+    labels, the same for `test`, and `classes` the names.
 
     Attributes:
-        archive: The binary version, downloaded or brought by the user.
+        archive: The binary version.
     """
 
     archive: PinnedFile
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
     def open(self, given: Path | None, downloads: Path) -> Pictures:
-        """The images from the kind of file that is given, or from the download."""
+        """The images of the given file, or of the download."""
         if given is not None and given.suffix == ".npz":
             return self._pictures(f"JPEG copy of CIFAR-10: {given.name}", self._jpegs(given))
         path = require_pinned(given, self.archive) if given else fetch(self.archive, downloads)
@@ -99,7 +99,7 @@ class Cifar10:
         return Pictures(origin, (32, 32, 3), 255, self.classes, batches)
 
     def _records(self, path: Path) -> Iterator[Labelled]:
-        """A record of the binary version is the label, then the red plane, the green and the blue, by rows."""
+        """Reads the binary version: a record is the label, then the red, green and blue planes, by rows."""
         files = {f"cifar-10-batches-bin/data_batch_{number}.bin": "train" for number in range(1, 6)}
         files["cifar-10-batches-bin/test_batch.bin"] = "test"
         found = dict(tar_members(path, dict.fromkeys(files, RECORDS * 3073)))
@@ -123,7 +123,7 @@ class Cifar10:
 def _decode(
     content: NDArray[Any], offsets: NDArray[Any], labels: NDArray[Any], where: str
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Blocks of images and labels out of JPEG files of 32 x 32 pixels, of which `offsets` tells the ends."""
+    """Yields blocks of images and labels from JPEG files of 32 x 32 pixels, which `offsets` delimits."""
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(content) or (np.diff(offsets) <= 0).any():
         raise DataError(f"offsets, in {where}: expected them to rise from 0 to {len(content)}, got others; mend them")
     if len(labels) != len(offsets) - 1:
@@ -138,7 +138,7 @@ def _decode(
 
 
 def _jpeg(content: bytes, where: str) -> NDArray[Any]:
-    """The pixels of a JPEG file, which isn't decoded unless it says that it has 32 x 32 of them in colour."""
+    """The pixels of a JPEG file. Its header must say 32 x 32 in RGB before it is decoded."""
     image = optional.load("PIL.Image", "mada-optim[lab]")
     try:
         with image.open(io.BytesIO(content), formats=("JPEG",)) as jpeg:

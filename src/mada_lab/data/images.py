@@ -1,4 +1,4 @@
-"""A prepared data set of images: its sidecar, and its arrays, which stay on the disk."""
+"""A prepared data set of images: its sidecar, and its arrays on the disk."""
 
 import json
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ BYTE = np.dtype(np.uint8)
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Two files of a split, `SPLIT_images.bin` and `SPLIT_labels.bin`.
+    """The files of a split, `SPLIT_images.bin` and `SPLIT_labels.bin`.
 
     Attributes:
-        images: How many images there are, and labels.
+        images: Number of images.
         images_sha256: Hexadecimal digest of the pixels.
-        labels_sha256: The same of the labels.
+        labels_sha256: Hexadecimal digest of the labels.
     """
 
     images: int
@@ -35,11 +35,11 @@ class ImageSplit:
 
 @dataclass(frozen=True)
 class ImageSidecar:
-    """What a folder of images holds.
+    """The description of a folder of images.
 
     Attributes:
         name: Name of the data set.
-        source: Where the images came from.
+        source: Source of the images.
         shape: Height, width and channels.
         brightest: The largest value of a pixel.
         classes: Names by label.
@@ -59,11 +59,7 @@ class ImageSidecar:
 
 
 def read(folder: Path) -> ImageSidecar:
-    """The sidecar in `folder`, every field of it checked.
-
-    Raises:
-        DataError: It is missing, isn't JSON, or says something that no preparation writes.
-    """
+    """The checked sidecar in `folder`. Raises DataError if it is missing, isn't JSON, or has a wrong field."""
     fields, path = sidecar.read_json(folder), folder / sidecar.FILE_NAME
     sidecar.require_fixed(fields, path)
     for key, value in (("kind", "images"), ("dtype", "uint8")):
@@ -110,8 +106,8 @@ class ImageData:
     """A prepared data set of images.
 
     Attributes:
-        folder: Where it lies.
-        meta: What its sidecar says.
+        folder: Its folder.
+        meta: Its sidecar.
         train: The training split.
         test: The test split.
     """
@@ -123,11 +119,11 @@ class ImageData:
 
     @classmethod
     def open(cls, folder: Path) -> "ImageData":
-        """Opens what `prepare` made.
+        """Opens a folder that `prepare` made.
 
         Raises:
-            DataError: The sidecar is missing or wrong, a file is missing or not of its length, or its content isn't
-                what was written (long files: `corpus.verify_or_watch`).
+            DataError: The sidecar is missing or wrong; a file is missing, of another length or (`verify_or_watch`) of
+                other content.
         """
         meta = read(folder)
         train, test = (_open_split(folder, meta, split) for split in SPLITS)

@@ -1,7 +1,7 @@
-"""From documents to token ids: cut into pieces, encoded by a pool of threads, handed back in order.
+"""From documents to token ids: cuts documents into pieces, encodes them in a pool of threads, and keeps their order.
 
-tiktoken lets other threads run while it encodes, so threads share what processes would have to copy. At any time a few
-batches of pieces are in the pool and none beside it: a reader that is faster than the encoding waits.
+tiktoken releases the interpreter lock, so threads are enough. Only a few batches are held at a time: a reader that is
+faster than the encoding waits.
 """
 
 import os
@@ -19,19 +19,18 @@ from mada_lab.data.sources import Stream
 from mada_lab.data.tokenizer import Tokenizer, id_dtype
 
 PIECE_CHARACTERS = 1 << 16
-# Between a character that is no white space and a space or a line feed, GPT-2's encoding always ends a token, and looks
-# no further: cut there, a text gives the ids that it gives in one piece.
+# GPT-2's encoding always ends a token between a word and the next space or line feed, so cuts there keep the ids.
 BOUNDARY = re.compile(r"(?<=\S)[ \n]")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a document.
+    """A part of a document.
 
     Attributes:
-        split: Name of the split that the document belongs to.
-        text: At least a character.
-        ends: Whether it's the last of its document.
+        split: Name of the split.
+        text: At least one character.
+        ends: Whether it is the last part of the document.
     """
 
     split: str
@@ -49,7 +48,7 @@ class Encoded:
 
 
 def pieces(stream: Stream, size: int = PIECE_CHARACTERS) -> Iterator[Piece]:
-    """Cuts documents at the first place after each `size` characters. Empty documents leave nothing."""
+    """Cuts documents at the first boundary after each `size` characters. Empty documents give no piece."""
     for split, parts in stream:
         held, searched = "", 0
         for part in parts:
@@ -65,7 +64,7 @@ def pieces(stream: Stream, size: int = PIECE_CHARACTERS) -> Iterator[Piece]:
 
 
 def batches(found: Iterable[Piece], size: int = PIECE_CHARACTERS) -> Iterator[list[Piece]]:
-    """Gathers pieces of one split until they have `size` characters, so that short documents don't cost a task each."""
+    """Groups pieces of one split to `size` characters, so that short documents share a task."""
     held: list[Piece] = []
     length = 0
     for piece in found:
@@ -84,9 +83,9 @@ def encode(
     """Encodes pieces, in their order.
 
     Args:
-        found: The pieces; taken only as fast as they are encoded.
+        found: The pieces, read only as fast as they are encoded.
         tokenizer: Encodes them.
-        end_of_text: Whether each document is followed by the tokenizer's end-of-text token.
+        end_of_text: Whether the tokenizer's end-of-text token follows each document.
         workers: Threads; None is one for each CPU that this process may use.
 
     Raises:

@@ -1,7 +1,7 @@
-"""From a data set known by name to its folder: token files or images, and the sidecar `meta.json`.
+"""Prepares a data set: a folder with token files or images, and the sidecar `meta.json`.
 
-The result depends on the source alone, not on the number of workers or on what was interrupted before. The folder
-appears whole or not at all; what was downloaded is kept until then, so that after a kill only the rest is fetched.
+The result depends on the source alone, not on the number of workers or on earlier interruptions. The folder appears
+whole or not at all. Downloads are kept until then, so that after a kill only the rest is downloaded.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from mada_lab.system import files
 from mada_lab.system.files import new_folder, only_process, write_atomic
 
 Listen = Callable[[int, str], object]
-"""Called with a number of characters or images that are done, and the word for them."""
+"""Called with the number of characters or images that are done, and their unit."""
 
 
 def prepare(
@@ -185,10 +185,10 @@ def write_text(
     """Encodes a text into the files of a data set.
 
     Args:
-        part: An empty folder, to become the data set's.
+        part: An empty folder, which becomes that of the data set.
         choice: The data set.
         texts: Its text.
-        tokenizer: None for one that has the characters of the text.
+        tokenizer: None makes one of the characters of the text.
         workers: Threads that encode; None is one for each CPU.
         listen: Follows the progress.
 
@@ -223,7 +223,7 @@ def _vocabulary(tokenizer: Gpt2Tokenizer | CharTokenizer) -> Vocabulary:
 
 
 def _digested(found: Iterable[Piece], digest: "hashlib._Hash", origin: str) -> Iterator[Piece]:
-    """Hands the pieces on, and their UTF-8 to `digest`. Raises DataError for a text that has none."""
+    """Yields the pieces, and adds their UTF-8 to `digest`. Raises DataError for text that has no UTF-8."""
     for number, piece in enumerate(found, 1):
         try:
             digest.update(piece.text.encode())

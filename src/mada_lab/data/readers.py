@@ -1,4 +1,4 @@
-"""Documents out of files: text, JSON lines, Parquet. A document comes in parts, as it may be larger than the memory."""
+"""Reads documents from text, JSON lines and Parquet. A document comes in parts, as it may be larger than memory."""
 
 import codecs
 import itertools
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mada_lab.data.download import describe
+from mada_lab.data.download import describe, readable
 from mada_lab.data.sidecar import SPLITS
-from mada_lab.errors import DataError
+from mada_lab.errors import DataError, require_exists
 from mada_lab.system import optional
 
 Document = Iterable[str]
@@ -31,22 +31,20 @@ def documents(path: Path) -> Iterator[Document]:
     Raises:
         DataError: The file can't be read, or holds something else.
     """
-    try:
-        rows = {".jsonl": _json_lines, ".parquet": _parquet_rows}.get(path.suffix)
+    rows = {".jsonl": _json_lines, ".parquet": _parquet_rows}.get(path.suffix)
+    with readable(path, "text"):
         yield from [text_parts(path)] if rows is None else ([text] for text in rows(path))
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def text_parts(path: Path) -> Iterator[str]:
-    """A text file in parts, none empty, as it stands: carriage returns and byte order marks are like other characters.
+    """Yields a text file in parts, none empty. Carriage returns and byte order marks are kept.
 
     Raises:
         DataError: It can't be read, or isn't UTF-8.
     """
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
     try:
-        with open(path, "rb") as file:
+        with readable(path, "text"), open(path, "rb") as file:
             while block := file.read(BLOCK_BYTES):
                 offset += len(block)
                 if text := decoder.decode(block):
@@ -54,12 +52,10 @@ def text_parts(path: Path) -> Iterator[str]:
             decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise not_utf8(error, str(path), offset - len(error.object)) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def not_utf8(error: UnicodeDecodeError, where: str, offset: int = 0) -> DataError:
-    """The error for bytes that aren't UTF-8, of which `offset` others came before."""
+    """The error for bytes at `offset` that aren't UTF-8."""
     return DataError(
         f"text, in {where}: expected UTF-8, got the byte {error.object[error.start]:#04x} "
         f"at offset {offset + error.start}; convert the file to UTF-8"
@@ -70,14 +66,14 @@ def by_split(given: Path, expected: Iterable[str]) -> dict[str, list[Path]]:
     """Sorts files of the user into splits, by the words train, valid and test in their names.
 
     Args:
-        given: A file, a folder that holds files, or several of them, joined as in the variable PATH.
-        expected: Names of the splits there may be; with a single one, the files' names don't matter.
+        given: A file, a folder, or several paths, joined as in the variable PATH.
+        expected: Names of the allowed splits; with a single one, the files' names don't matter.
 
     Returns:
         Files by split, in the order of their names.
 
     Raises:
-        DataError: There is no such file, or it can't be told what to do with one.
+        DataError: A file is missing, or its split is unknown.
     """
     expected = tuple(expected)
     found: dict[str, list[Path]] = {}
@@ -98,7 +94,8 @@ def paths_in(given: Path) -> list[Path]:
 
 
 def _files(path: Path) -> list[Path]:
-    """`path`, or what a folder holds."""
+    """`path`, or the files in a folder."""
+    require_exists(path, "--from-file", DataError)
     files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
     if not files or files[0].suffix not in SUFFIXES:
         raise DataError(f"--from-file, in {path}: expected files {', '.join(SUFFIXES)}, got none; choose another path")
@@ -128,9 +125,9 @@ def _text(row: Any, where: str) -> str:
 
 
 def _parquet_rows(path: Path) -> Iterator[str]:
-    """The rows of a Parquet file through `datasets`, which reads them in groups, without a copy on the disk."""
+    """Yields the rows of a Parquet file, which `datasets` reads in groups, without a copy on the disk."""
     datasets = optional.load("datasets", "mada-optim[hf]")
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it would write its own lines beside our error
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it would log beside our error
     with tempfile.TemporaryDirectory() as cache:
         try:
             rows = datasets.load_dataset(
@@ -144,7 +141,3 @@ def _parquet_rows(path: Path) -> Iterator[str]:
             raise DataError(
                 f"text, in {path}: expected Parquet with a column text, got {describe(error)}; mend the file"
             ) from error
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"text, in {path}: expected a readable file, got {describe(error)}; check the path")

@@ -1,4 +1,4 @@
-"""The sidecar `meta.json` of a text: what the token files hold, in words that need no guess and run no code."""
+"""The sidecar `meta.json` of a text data set, which describes its token files."""
 
 import json
 import reprlib
@@ -24,13 +24,13 @@ FIXED = {"format_version": FORMAT_VERSION, "byteorder": "little"}
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the token ids mean.
+    """The meaning of the token ids.
 
     Attributes:
         tokenizer: `char` or `gpt2`.
         size: Number of ids.
         characters: With `char`, the characters by id, in the order of their code points.
-        sha256: With `gpt2`, the hexadecimal digest of its file, a copy of which lies beside the sidecar.
+        sha256: With `gpt2`, the hexadecimal digest of its file, a copy of which is beside the sidecar.
     """
 
     tokenizer: str
@@ -44,7 +44,7 @@ class Split:
     """A token file.
 
     Attributes:
-        tokens: How many it holds, at least 1.
+        tokens: Number of tokens, at least 1.
         bytes: Its length.
         sha256: Hexadecimal digest of its content.
     """
@@ -56,14 +56,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What a folder of token files holds.
+    """The description of a folder of token files.
 
     Attributes:
         name: Name of the data set.
-        source: Where the text came from.
-        source_sha256: Hexadecimal digest of the text, all of it, as UTF-8.
-        vocabulary: What the ids mean.
-        splits: By name, some of `SPLITS`.
+        source: Source of the text.
+        source_sha256: Hexadecimal digest of the whole text as UTF-8.
+        vocabulary: The meaning of the ids.
+        splits: Token files, by the names in `SPLITS`.
     """
 
     name: str
@@ -96,11 +96,7 @@ class Sidecar:
 
 
 def read(folder: Path) -> Sidecar:
-    """The sidecar in `folder`, every field of it checked.
-
-    Raises:
-        DataError: It is missing, isn't JSON, or says something that no preparation writes.
-    """
+    """The checked sidecar in `folder`. Raises DataError if it is missing, isn't JSON, or has a wrong field."""
     fields, path = read_json(folder), folder / FILE_NAME
     if isinstance(fields, dict) and fields.get("kind") == "images":
         raise DataError(f"sidecar, in {path}: expected a data set of text, got one of images; choose another data set")
@@ -115,11 +111,7 @@ def read(folder: Path) -> Sidecar:
 
 
 def read_json(folder: Path) -> Json:
-    """What `meta.json` in `folder` says, not yet believed.
-
-    Raises:
-        DataError: It is missing, or isn't JSON.
-    """
+    """The unchecked content of `meta.json` in `folder`. Raises DataError if it is missing, or isn't JSON."""
     path = folder / FILE_NAME
     try:
         return json.loads(path.read_bytes())
@@ -130,7 +122,7 @@ def read_json(folder: Path) -> Json:
 
 
 def require_fixed(fields: Json, path: Path) -> None:
-    """Raises DataError unless `fields` is an object with what every sidecar says."""
+    """Raises DataError unless `fields` is an object with the fields of every sidecar."""
     require(isinstance(fields, dict), path, "(all)", "an object", fields)
     for key, value in FIXED.items():
         got = fields.get(key)
@@ -138,7 +130,7 @@ def require_fixed(fields: Json, path: Path) -> None:
 
 
 def require(condition: bool, path: Path, key: str, expected: str, got: object) -> None:
-    """Raises DataError unless `condition`; the value is shortened, so that the message stays one line."""
+    """Raises DataError unless `condition`; the message shortens the value to stay on one line."""
     if not condition:
         raise DataError(f"sidecar, in {path}, key {key}: expected {expected}, got {reprlib.repr(got)}; {REMEDY}")
 
@@ -149,7 +141,7 @@ def require_count(value: Json, path: Path, key: str) -> None:
 
 
 def _unreadable(folder: Path, error: OSError) -> str:
-    """The rest of the message if there is no sidecar to read, with the reason where it is known."""
+    """The end of the message about a missing sidecar, with the reason if it is known."""
     if not folder.is_dir():
         return "no such folder; run `mada-lab data prepare NAME` first"
     if (folder / "meta.pkl").exists():

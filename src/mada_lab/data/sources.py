@@ -1,4 +1,4 @@
-"""Where the text of a data set comes from: this Python, a pinned file, or a repository of the Hugging Face Hub."""
+"""Sources of text: this Python, a pinned file, a repository of the Hugging Face Hub, or files of the user."""
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,12 +16,12 @@ Stream = Iterator[tuple[str, Document]]
 
 @dataclass(frozen=True)
 class Texts:
-    """Text that is at hand.
+    """Text of a source.
 
     Attributes:
-        origin: Where it came from, in words.
-        splits: The splits there are.
-        read: Starts a pass over the documents, each with the name of its split.
+        origin: Its source, in words.
+        splits: Names of its splits.
+        read: Iterates over the documents, each with the name of its split.
     """
 
     origin: str
@@ -30,34 +30,34 @@ class Texts:
 
 
 class TextSource(Protocol):
-    """Where text comes from."""
+    """A source of text."""
 
     def open(self, given: Path | None, downloads: Path) -> Texts:
         """Gets the text.
 
         Args:
-            given: What the user brought instead of a download.
-            downloads: A folder for what is downloaded; made when needed.
+            given: A file or folder of the user instead of a download.
+            downloads: Folder for downloads; made when needed.
 
         Raises:
-            ConfigError: A file was given, which this source has no use for.
-            DataError: The text can't be had.
+            ConfigError: A file was given to a source that takes none.
+            DataError: The text is missing or damaged.
         """
 
 
 @dataclass(frozen=True)
 class PythonTopics:
-    """The English prose about the language that every CPython ships for its `help()`: needs no network.
+    """The English text of `help()` in every CPython; no network is needed.
 
-    The text differs between versions of Python, hence the version in the origin and the digest in the sidecar.
+    It differs between versions of Python, so the origin names the version and the sidecar has the digest.
     """
 
     def open(self, given: Path | None, downloads: Path) -> Texts:
-        """All topics in the order of their names, a blank line between two: one document."""
+        """One document: all topics in the order of their names, with blank lines between."""
         if given is not None:
             raise ConfigError(f"--from-file: expected none for a text of Python itself, got {given}; leave it out")
         try:
-            from pydoc_data.topics import topics  # some megabytes, and wanted here alone
+            from pydoc_data.topics import topics  # some megabytes
         except ImportError as error:
             raise DataError(
                 "text, in this Python: expected the module pydoc_data.topics, got none; "
@@ -70,16 +70,16 @@ class PythonTopics:
 
 @dataclass(frozen=True)
 class TextFile:
-    """One text file on the network, small enough for the memory: one document.
+    """One text file on the network, which fits in memory: one document.
 
     Attributes:
-        file: What is expected, downloaded or brought by the user.
+        file: The expected file.
     """
 
     file: PinnedFile
 
     def open(self, given: Path | None, downloads: Path) -> Texts:
-        """The file's text; the origin is its address also if the user brought it, as the digest is the same."""
+        """The file's text. Its origin is the address, even if the user passed the file: the digest is the same."""
         content = read_pinned(given or fetch(self.file, downloads), self.file)
         try:
             text = content.decode()
@@ -106,14 +106,14 @@ class OwnText:
 
 @dataclass(frozen=True)
 class Hub:
-    """Files of one revision of a data set on the Hugging Face Hub, none of which is a script.
+    """Data files of one revision of a data set on the Hugging Face Hub; scripts are not used.
 
     Attributes:
         repository: Owner and name.
-        revision: The commit: the content is fixed.
+        revision: The commit, which fixes the content.
         files: Paths by split.
-        lines: A row is a line of one long text, rather than a document.
-        pinned: The files whose digest is known here too, by path.
+        lines: Whether a row is a line of one long text instead of a document.
+        pinned: Files whose digest is known here too, by path.
     """
 
     repository: str
@@ -123,7 +123,7 @@ class Hub:
     pinned: Mapping[str, PinnedFile] = field(default_factory=dict)
 
     def open(self, given: Path | None, downloads: Path) -> Texts:
-        """The files, from the Hub's own cache, the network, or the user."""
+        """The files from the Hub's cache, the network, or the user."""
         if given is not None:
             found = by_split(given, self.files)
             names = ", ".join(f"{path.name} as {split}" for split, paths in found.items() for path in paths)
@@ -143,7 +143,7 @@ class Hub:
                 yield from ((split, document) for document in found)
 
     def _download(self, path: str) -> Path:
-        """A file in the cache of the Hub's client, which resumes and retries; nothing is asked for if it is there."""
+        """A file in the cache of the Hub's client, which downloads it if it is missing."""
         hub = optional.load("huggingface_hub", "mada-optim[hf]")
         try:
             found = hub.hf_hub_download(self.repository, path, repo_type="dataset", revision=self.revision)
@@ -158,7 +158,7 @@ class Hub:
 
 
 def _lines(found: Iterable[Document]) -> Iterator[str]:
-    """Rows as the lines they were: in the Hub's copy of WikiText, a blank line has lost its space and line feed."""
+    """Yields rows as lines: the blank lines of WikiText, which are empty in the Hub's copy, are restored."""
     for document in found:
         for part in document:
             yield part or " \n"

@@ -1,4 +1,4 @@
-"""Text to token ids and back. Here, one token per character; `gpt2.py` has GPT-2's byte pairs."""
+"""Text to token ids and back, with one token per character; `gpt2.py` has GPT-2's byte pairs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mada_lab.errors import DataError
 
 
 class Tokenizer(Protocol):
-    """What the preparation and the sampling of text need. Every id is in [0, vocabulary_size)."""
+    """Encodes and decodes text. Every id is in [0, vocabulary_size)."""
 
     @property
     def name(self) -> str:
@@ -23,12 +23,12 @@ class Tokenizer(Protocol):
 
     @property
     def end_of_text(self) -> int | None:
-        """The id that ends a document, which no text is encoded to; None if there is none."""
+        """The id after each document, which no text is encoded to; None if there is none."""
 
     def encode(self, text: str) -> NDArray[Any]:
         """The ids of `text`: one dimension, of type `id_dtype(vocabulary_size)`.
 
-        Cut before a space or a line feed that follows something else, a text gives the same ids as in one piece.
+        A text that is cut before the first space or line feed after a word has the same ids as in one piece.
         """
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:

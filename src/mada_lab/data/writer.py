@@ -1,4 +1,4 @@
-"""A file that is written bit by bit, its digest taken on the way."""
+"""A file that is written piece by piece, with its digest."""
 
 import hashlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from mada_lab.system.files import NewFile
 
 
 class HashedFile:
-    """Goes into a folder that is not in its place yet: see `files.new_folder`.
+    """A new file in a folder that `files.new_folder` makes.
 
     Attributes:
         rows: Rows written so far.
@@ -27,7 +27,7 @@ class HashedFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Closes the file; what was gathered is written and flushed, or fails, here."""
+        """Closes the file. What is buffered is written and flushed here, or fails here."""
         self._file.__exit__(kind, error, _)
 
     @property

@@ -1,4 +1,4 @@
-"""LAMBADA's own measure: is the last word of a passage the most likely continuation of the others?"""
+"""LAMBADA's measure: whether the last word of a passage is its most likely continuation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class LastWords:
-    """What came of it.
+    """The result.
 
     Attributes:
         documents: Number of passages.
-        accuracy: Share of them whose last word's tokens are each the most likely.
+        accuracy: Share of passages in which each token of the last word is the most likely one.
         perplexity: e to the mean loss of a last word, summed over its tokens.
     """
 
@@ -34,11 +34,11 @@ class LastWords:
 @dataclass(frozen=True)
 class _Passage:
     ids: list[int]
-    word: int  # so many tokens at the end are the last word's
+    word: int  # tokens of the last word, at the end
 
 
 def last_words(model: GPT, documents: Sequence[str], tokenizer: Tokenizer, precision: Precision) -> LastWords:
-    """Looks at the last word of each document, with the space before it; the model is to be in evaluation mode.
+    """Measures the last word of each document, with the space before it. The model must be in evaluation mode.
 
     Raises:
         DataError: A document has no second word, or its last word is longer than the model's context.
@@ -62,7 +62,7 @@ def _passage(text: str, tokenizer: Tokenizer, context: int, number: int) -> _Pas
 
 @torch.no_grad()
 def _look(model: GPT, passages: Sequence[_Passage], precision: Precision) -> Iterator[tuple[bool, float]]:
-    """Whether each last word was hit, and its loss. What fills a row up lies behind its end, where nothing sees it."""
+    """Yields whether each last word was predicted, and its loss. Padding is after the end, where no token sees it."""
     longest = max(len(x.ids) for x in passages)
     rows = torch.from_numpy(np.array([x.ids + [0] * (longest - len(x.ids)) for x in passages], dtype=np.int64))
     with precision.autocast():

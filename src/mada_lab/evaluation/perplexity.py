@@ -1,6 +1,6 @@
-"""The loss of a network on a text: which windows it is cut into, and which tokens of each are scored.
+"""The loss of a network on a text, in windows of which some tokens are scored.
 
-A window of T inputs has T targets, each the token after an input. The first token of a text is nobody's target.
+A window of T inputs has T targets, each the token after an input. The first token of a text is no target.
 """
 
 import itertools
@@ -19,18 +19,18 @@ from mada_lab.compute.device import Precision
 from mada_lab.errors import DataError
 from mada_lab.model.gpt import GPT
 
-LOGITS = 1 << 25  # at most in one forward pass, which are 128 MB in float32; one row has its own in any case
+LOGITS = 1 << 25  # at most in one forward pass (128 MB in float32), but at least one row
 PAPER_CHUNKS = 200
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a text.
+    """A window of a text.
 
     Attributes:
-        start: Its first input.
+        start: Position of its first input.
         length: Number of inputs.
-        scored: How many of its targets count: the last ones.
+        scored: Number of scored targets, the last ones.
     """
 
     start: int
@@ -40,11 +40,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Score:
-    """What came of it.
+    """The result.
 
     Attributes:
         nats: Sum of the losses.
-        tokens: Number of targets that were scored, those scored twice counted twice.
+        tokens: Number of scored targets; those scored twice count twice.
         windows: Number of windows.
     """
 
@@ -59,9 +59,9 @@ class Score:
 
 
 def strided(tokens: int, context: int, stride: int) -> Iterator[Window]:
-    """Windows of `context` inputs, each `stride` further than the one before, that score every target once.
+    """Yields windows of `context` inputs, `stride` apart, that score every target once.
 
-    A target is scored in the first window that has it, where most tokens lie before it: at least context - stride.
+    A target is scored in the first window that has it, with at least context - stride tokens before it.
     """
     scored_to = 1  # targets from here on are not scored yet
     for start in range(0, tokens - 1, stride):
@@ -73,9 +73,9 @@ def strided(tokens: int, context: int, stride: int) -> Iterator[Window]:
 
 
 def paper(tokens: int, context: int) -> Iterator[Window]:
-    """The windows of the MADA paper's code: 200 chunks, each in windows side by side of which the last goes beyond it.
+    """Yields the windows of the MADA paper's code: 200 chunks in adjacent windows, the last of which exceeds its chunk.
 
-    So some tokens are scored twice, or, in a text of less than 200 contexts, many times; all count.
+    So some tokens count twice, or many times in a text of less than 200 contexts.
 
     Raises:
         DataError: The text is too short for 200 chunks.
@@ -90,7 +90,7 @@ def paper(tokens: int, context: int) -> Iterator[Window]:
 
 
 def score(model: GPT, tokens: NDArray[Any], windows: Iterable[Window], precision: Precision) -> Score:
-    """The losses of the scored targets, summed in float64. The model is to be in evaluation mode.
+    """Sums the losses of the scored targets in float64. The model must be in evaluation mode.
 
     Args:
         model: The network, on the device of `precision`.
@@ -125,7 +125,7 @@ def token_losses(model: GPT, rows: Tensor, precision: Precision) -> Tensor:
 
 
 def _batches(windows: Iterable[Window], vocabulary_size: int) -> Iterator[list[Window]]:
-    """Runs of windows of one length, as many as fit."""
+    """Yields groups of windows of one length, as many as fit in a forward pass."""
     for length, group in itertools.groupby(windows, key=lambda window: window.length):
         size = max(LOGITS // (length * vocabulary_size), 1)
         while batch := list(itertools.islice(group, size)):

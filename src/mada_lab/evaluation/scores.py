@@ -1,4 +1,4 @@
-"""A trained network on a text: losses and perplexities, in words, as a table and as JSON in the run's folder."""
+"""Losses and perplexities of a trained network on a text, as a table and as JSON in the run folder."""
 
 import math
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ WITH_LAST_WORDS = ("lambada",)
 
 @dataclass(frozen=True)
 class Windowing:
-    """How a text is cut.
+    """The windows of a text.
 
     Attributes:
-        mode: `stride`, or `paper` for what the MADA paper's code does.
+        mode: `stride`, or `paper` for the windows of the MADA paper's code.
         context: Inputs of a window.
-        stride: Tokens from a window to the next; with `stride` alone.
+        stride: Tokens from one window to the next; None with `paper`.
     """
 
     mode: str
@@ -44,10 +44,10 @@ class Windowing:
 def evaluate(
     weights: Weights, text: Text, windowing: Windowing, precision: Precision, bpe_files: Path | None = None
 ) -> dict[str, Any]:
-    """All the numbers, by name.
+    """Evaluates a network on a text; returns the numbers by name.
 
     Raises:
-        DataError: The network's tokenizer can't encode the text, or isn't at hand; or the text is too short.
+        DataError: The network's tokenizer is missing or can't encode the text; or the text is too short.
     """
     tokenizer, model = weights.tokenizer(bpe_files), weights.model().to(precision.device)
     if windowing.stride is None:
@@ -108,7 +108,7 @@ def _rows(result: dict[str, Any], windowing: Windowing) -> Iterator[tuple[str, s
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:
-    """Writes a result into `folder`, in place of an earlier one of the same text and windowing; returns the file.
+    """Writes a result into `folder` and returns the file. It replaces a result of the same text and windows.
 
     Raises:
         CheckpointError: The disk fails.

@@ -1,4 +1,4 @@
-"""Text to evaluate a network on: documents of a prepared data set, or of a file."""
+"""Text for evaluation: the documents of a prepared data set, or of a file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Text:
 
     Attributes:
         name: Name of the data set, or of the file.
-        split: val or test; None of a file without a data set.
-        source: Where it came from.
-        documents: In their order.
-        ended: Whether a document is followed by the end-of-text token, where the tokenizer has one.
+        split: val or test; None for a file without a data set.
+        source: Its source, in words.
+        documents: The documents in order.
+        ended: Whether the end-of-text token follows each document, if the tokenizer has one.
         lines: Whether the source's rows are lines of one document.
     """
 
@@ -51,7 +51,7 @@ class Text:
         return sum(len(x.split()) for x in self.documents)
 
     def tokens(self, tokenizer: Tokenizer) -> NDArray[np.int64]:
-        """The ids of all documents in one row, as in a prepared data set.
+        """The ids of all documents in one dimension, as in a prepared data set.
 
         Raises:
             DataError: The tokenizer can't encode a character.
@@ -59,7 +59,7 @@ class Text:
         return _joined(self.documents, tokenizer, self.ended)
 
     def paper_tokens(self, tokenizer: Tokenizer) -> NDArray[np.int64]:
-        """The same as the paper's code made them, which ends each row: with WikiText, each line."""
+        """The ids as in the paper's code, which ends each row with a token: with WikiText, each line."""
         if not self.lines:
             return self.tokens(tokenizer)
         rows = (line for x in self.documents for line in x.splitlines(keepends=True))
@@ -103,7 +103,7 @@ def of_file(path: Path, name: str | None, split: str | None) -> Text:
 
     Args:
         path: The file.
-        name: The data set that it is, which says how its documents are told apart, and split; None of none.
+        name: Its data set, which separates and splits the documents; None for another text.
         split: None is test, or else val.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A trained network as a folder in Hugging Face's format for GPT-2, for whatever reads that."""
+"""Exports a trained network to a folder in Hugging Face's format for GPT-2."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ def export(weights: Weights, out: Path, bpe_files: Path | None = None) -> Path:
     """Writes the folder `out`, which appears whole or not at all, and returns it.
 
     Raises:
-        ConfigError: There is something at `out`.
-        DataError: The tokenizer isn't at hand.
+        ConfigError: `out` exists.
+        DataError: The tokenizer is missing.
         CheckpointError: The disk fails.
     """
     if out.exists():

@@ -1,4 +1,4 @@
-"""Text that a trained network makes up, token by token."""
+"""Generates text with a trained network, token by token."""
 
 from collections.abc import Iterator
 
@@ -23,8 +23,8 @@ def sample(
         prompt: At least one token id; the network sees the last block_size of prompt and sample.
         count: Number of tokens.
         temperature: Divides the logits; 0 takes the most likely token each time.
-        top_k: Draws among so many of the most likely tokens; None is all.
-        seed: Of the draws, which are made on the CPU.
+        top_k: Number of most likely tokens to draw from; None is all.
+        seed: Seed of the draws, which are made on the CPU.
         precision: Device and dtype.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -46,10 +46,10 @@ def _draw(logits: Tensor, temperature: float, top_k: int | None, generator: torc
 
 
 def prompt_ids(prompt: str, tokenizer: Tokenizer) -> list[int]:
-    """The ids of `prompt`; of what begins a text, if it is empty: the end of the one before, or a line feed.
+    """The ids of `prompt`. If it is empty: the end-of-text token, or a line feed.
 
     Raises:
-        DataError: The prompt has a character out of the vocabulary; or it is empty, and nothing begins a text.
+        DataError: The prompt has an unknown character; or it is empty and a line feed is unknown.
     """
     if prompt:
         ids: list[int] = np.asarray(tokenizer.encode(prompt)).tolist()

@@ -1,4 +1,4 @@
-"""Weights that training starts from, with a fresh optimizer: those of another run, or published ones."""
+"""Initial weights of a run: those of another run, or published ones. The optimizer starts fresh."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ def find(init_from: str, vocabulary: Vocabulary) -> Weights | None:
     """The weights that `init_from` names, for text of `vocabulary`; None for scratch and resume.
 
     Raises:
-        ConfigError: There are none, or they are for another vocabulary.
+        ConfigError: The weights are missing, or have another vocabulary.
         CheckpointError: They are damaged, or of another kind of network.
     """
     if init_from in WORDS:
@@ -48,10 +48,10 @@ def _described(vocabulary: Vocabulary, other: Vocabulary) -> str:
 
 
 def adopt(config: TrainConfig, trained: GPTConfig) -> TrainConfig:
-    """`config` with the sizes of trained weights; its block_size may be shorter than theirs.
+    """`config` with the sizes of trained weights; its block_size may be smaller.
 
     Raises:
-        ConfigError: It is longer, or another size is set to a value that isn't theirs.
+        ConfigError: block_size is larger, or another size is set to another value.
     """
     for key in sorted(set_keys(config) & set(ADOPTED)):
         if getattr(config, key) != getattr(trained, key):
@@ -67,6 +67,6 @@ def adopt(config: TrainConfig, trained: GPTConfig) -> TrainConfig:
 
 
 def put(found: Weights, model: GPT) -> None:
-    """Puts the weights into `model`, which has their sizes, or a shorter context."""
+    """Copies the weights into `model`, which has the same sizes, or a shorter context."""
     positions = found.tensors["wpe.weight"][: model.config.block_size]
     model.load_state_dict({**found.tensors, "wpe.weight": positions})

@@ -1,4 +1,4 @@
-"""A trained network, wherever it lies: in a run, in a checkpoint, in a folder of Hugging Face's format, on the Hub."""
+"""Finds a trained network: in a run, a checkpoint, a folder of Hugging Face's format, or on the Hub."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ class Weights:
     """A trained network.
 
     Attributes:
-        origin: Where it was found.
+        origin: The place where it was found.
         config: Its sizes.
         tensors: Its parameters by name, in float32 on the CPU.
-        vocabulary: What its token ids mean.
-        folder: The run, or the folder, that it belongs to; None on the Hub.
-        step: Optimizer steps that made it; None if unknown.
-        dataset: The data set that it was trained on; None if unknown.
-        data_dir: Where that lay.
+        vocabulary: The meaning of its token ids.
+        folder: Its run folder or export; None on the Hub.
+        step: Number of its optimizer steps; None if unknown.
+        dataset: Name of its training data; None if unknown.
+        data_dir: Folder of that data set.
     """
 
     origin: str
@@ -57,10 +57,10 @@ class Weights:
         return model.eval()
 
     def tokenizer(self, bpe_files: Path | None = None) -> Gpt2Tokenizer | CharTokenizer:
-        """Its tokenizer. GPT-2's file is looked for in `bpe_files`, beside the network, and where the data lay.
+        """Its tokenizer. GPT-2's file is taken from `bpe_files`, or from beside the network or its data.
 
         Raises:
-            DataError: GPT-2's file isn't there, nor in tiktoken's cache, and can't be downloaded.
+            DataError: GPT-2's file is missing there and in tiktoken's cache, and can't be downloaded.
         """
         if self.vocabulary.characters is not None:
             return CharTokenizer(self.vocabulary.characters)
@@ -79,11 +79,11 @@ def read(place: str) -> Weights:
     """The network at `place`.
 
     Args:
-        place: The folder of a run, whose newest whole checkpoint is taken, of a checkpoint, or of a network in Hugging
-            Face's format; or a name in `HUB`.
+        place: The folder of a run (its newest whole checkpoint), of a checkpoint, or of a network in Hugging Face's
+            format; or a name in `HUB`.
 
     Raises:
-        ConfigError: There is nothing of the kind.
+        ConfigError: There is no network.
         CheckpointError: It is damaged, or of another kind of network.
     """
     path = Path(place)
@@ -127,7 +127,7 @@ def _of_checkpoint(path: Path, run: Path) -> Weights:
 
 
 def _vocabulary(tree: Mapping[str, Any]) -> Vocabulary:
-    """Earlier versions saved the size alone, which tells GPT-2's."""
+    """The vocabulary of a checkpoint. Earlier versions saved its size alone, which identifies GPT-2's."""
     if "tokenizer" in tree:
         vocabulary = Vocabulary(**tree["tokenizer"])
         sizes = (gpt2.VOCABULARY_SIZE, gpt2.SMALL_VOCABULARY)

@@ -85,11 +85,7 @@ def requested(words: str) -> list[str]:
 
 @contextmanager
 def mirrored(config: RunConfig, listen: Listener) -> Iterator[Listener]:
-    """Yields a listener that passes on to `listen`, and writes the mirrors of `config`.
-
-    Raises:
-        ConfigError: As `requested`.
-    """
+    """Yields a listener that passes on to `listen`, and writes the mirrors of `config`. Raises as `requested`."""
     mirrors = Mirrors(config, requested(config.mirror), listen)
     try:
         yield mirrors

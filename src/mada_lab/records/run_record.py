@@ -239,11 +239,7 @@ def base(name: str) -> str:
 
 
 def read_run(folder: Path) -> Run:
-    """Reads the record of a run, which may still be going on: no summary yet, or a last line half written.
-
-    Raises:
-        ConfigError: A file is missing or malformed.
-    """
+    """Reads the record of a run, finished or not. Raises ConfigError if a file is missing or malformed."""
     manifest, summary, rows = read_manifest(folder), read_summary(folder), read_rows(folder / METRICS)
     return Run(folder.resolve().name, folder, manifest, rows, summary, read_resumes(folder))
 

@@ -41,12 +41,7 @@ class Language:
 
     @classmethod
     def of(cls, config: TrainConfig, data: Corpus) -> "Language":
-        """The task, with the weights that `init_from` names.
-
-        Raises:
-            ConfigError: The weights don't exist, or don't fit the data or the configuration.
-            CheckpointError: They are damaged, or belong to another kind of network.
-        """
+        """The task, with the weights that `init_from` names. Raises as `init_from.find` and `adopt`."""
         trained = init_from.find(config.init_from, data.meta.vocabulary)
         return cls(config if trained is None else init_from.adopt(config, trained.config), data, trained)
 

@@ -29,22 +29,15 @@ from mada_lab.training.trainer import Trainer
 
 @dataclass
 class Member:
-    """One of the runs.
-
-    Attributes:
-        config, data, listen, remedy: The arguments of `train`.
-        error: Why the run ended early; the other runs go on.
-        is_running: Whether the run has begun and has not ended.
-        open: Closed when the run ends: the lock of its folder and its saver.
-    """
+    """One of the runs; the first fields are the arguments of `train`."""
 
     config: RunConfig
     data: Data
     listen: Listener
     remedy: str = resume.GO_ON
-    error: Exception | None = None
-    is_running: bool = False
-    open: ExitStack = field(default_factory=ExitStack)
+    error: Exception | None = None  #: why the run ended early; the other runs go on
+    is_running: bool = False  #: whether the run has begun and has not ended
+    open: ExitStack = field(default_factory=ExitStack)  #: the lock of its folder and its saver, closed at its end
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Does some work of the run; an error ends the run."""

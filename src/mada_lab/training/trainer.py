@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,26 +87,20 @@ class Trainer:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Locks the run folder, opens record and checkpoints, and restores the state of a resumed run.
-
-        Raises:
-            ConfigError, CheckpointError: As `resume.open_record`.
-        """
+        """Locks the run folder, opens its record and saver, and restores a resumed run. Raises as `open_record`."""
         state, config, world = self.state, self.state.config, self.state.world
         with world.enter_on_first(lambda: run_lock.hold(state.folder)), saver_of(config, world) as self.saver:
             self.initial_coefficients = state.coefficients()
             self.record = resume.open_record(state)
-            forward = torch.compile(state.model) if config.compile else state.model
-            self.forward = distributed.wrapped(forward, config.parallel, world)
+            compiled: Any = torch.compile(state.model) if config.compile else state.model
+            self.forward = distributed.wrapped(compiled, config.parallel, world)
             self.began = time.monotonic() - state.seconds
             yield
 
     def between_steps(self) -> bool:
         """Evaluates, logs and saves where due; returns whether there is another step to take.
 
-        Raises:
-            Stop: A signal asks the run to stop.
-            NumericsError, CheckpointError: As `train`.
+        Raises as `train`, and Stop if a signal asks the run to stop.
         """
         state, config = self.state, self.state.config
         self.signals.check()

@@ -149,7 +149,7 @@ def test_from_file_must_be_the_pinned_file(tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(DataError, match=r"input\.txt: expected (sha256 86c4e6aa|1115394 bytes).*, got "):
             prepare("shakespeare_char", tmp_path / "data", from_file=file)
-    with pytest.raises(DataError, match="expected a readable file"):
+    with pytest.raises(DataError, match="got a missing path"):
         prepare("shakespeare_char", tmp_path / "data", from_file=tmp_path / "missing.txt")
     with pytest.raises(ConfigError, match="leave it out"):
         prepare("pydoc", tmp_path / "data", from_file=file)

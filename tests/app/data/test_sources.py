@@ -138,7 +138,7 @@ def test_file_that_does_not_tell_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "empty", Path(__file__)):
         with pytest.raises(DataError, match=r"expected files \.txt, \.raw, .* got none"):
             by_split(path, ("train", "val"))
-    with pytest.raises(DataError, match="expected a readable file, got none; check the path"):
+    with pytest.raises(DataError, match="got a missing path; check it"):
         by_split(tmp_path / "missing", ("train", "val"))
 
 
