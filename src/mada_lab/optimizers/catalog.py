@@ -48,9 +48,13 @@ class Ours:
         parameter = inspect.signature(self.make.__init__).parameters.get(keyword)
         return self.options.get(keyword, None if parameter is None else parameter.default)
 
-    def keywords(self) -> dict[str, Any]:
-        """The keywords that the name stands for, with the rule if the class takes it."""
-        return {**({"rule": self.rule} if self.default("rule") else {}), **self.options}
+    def made(self, groups: list[dict[str, Any]], keywords: Mapping[str, Any]) -> HyperOptimizer:
+        """The optimizer. A coefficient that its class has no argument for yet is one of HyperOptimizer's options."""
+        names = inspect.signature(self.make.__init__).parameters
+        if keywords.keys() <= names.keys():
+            return self.make(groups, **{**({"rule": self.rule} if "rule" in names else {}), **self.options, **keywords})
+        defaults = {name: x.default for name, x in names.items() if x.default is not x.empty}
+        return HyperOptimizer(groups, **{**defaults, "rule": self.rule, **self.options, **keywords})
 
 
 CLASSES = {name.lower(): getattr(optimizers, name) for name in optimizers.__all__}
@@ -101,7 +105,7 @@ def build(model: nn.Module, config: RunConfig) -> Optimizer:
             return BASELINES[config.optimizer].make(_baseline_groups(model, config), numbers)
         ours = OURS[config.optimizer]
         groups = decay_groups(model, weight_decay(config))
-        optimizer = ours.make(groups, **{**ours.keywords(), **_keywords(config)})
+        optimizer = ours.made(groups, _keywords(config))
         _require_matrices(optimizer, config)
         if isinstance(optimizer, controls.Paced) and config.pace_from is not None:
             optimizer.follow(Path(config.pace_from))
