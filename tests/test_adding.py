@@ -93,7 +93,7 @@ def test_a_coefficient(copy):
     source = source.replace("    return u, {", '    return c["kappa"] * u, {')
     source = source.replace("NESTEROV), (", "NESTEROV, KAPPA), (")
     (copy.folder / path).write_text(source)
-    assert copy.train("--optimizer=sgd", "--kappa=0.25")["kappa"] == 0.25
+    assert copy.train("--optimizer=sgd", "--kappa=0.25", "--learn=kappa", "--hyper_start=50")["kappa"] == 0.25
     assert "Scale of the update" in copy.run("-m", "mada_lab", "train", "--help")
     assert "kappa" in copy.run("-m", "mada_optim.describe", "sgd")
     assert copy.touched == listed("a coefficient", "sgd")
