@@ -181,6 +181,19 @@ def matrix_said(group: Mapping[str, Any]) -> None:
         )
 
 
+def process_group(group: object) -> None:
+    """Refuses what is no process group.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not torch.distributed.is_available() or not isinstance(group, torch.distributed.ProcessGroup):
+        raise ValueError(
+            f"group={group!r}: expected a torch.distributed process group, or None; pass the one that the model's "
+            "gradients are averaged over"
+        )
+
+
 def slots_present(form: Rule, state: Mapping[str, Tensor]) -> None:
     """Refuses a state that was begun where a coefficient was fixed at a corner, which it no longer is.
 

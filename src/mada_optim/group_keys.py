@@ -1,22 +1,24 @@
-"""The keys of parameter groups: each takes effect, is a note of the user's or of a scheduler's, or is refused."""
+"""Checks the keys of parameter groups: a key takes effect, is a note of the user or of a scheduler, or is refused."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from mada_optim import checks
+from mada_optim.beta_guard import Guard
 from mada_optim.learning.bank import is_memory
+from mada_optim.learning.banks import Banks
 from mada_optim.matrices.hidden_matrices import FLAGS
 from mada_optim.rule import LR, Rule, option_key
 from mada_optim.rules import RULES
 
 Group = dict[str, Any]
 
-#: Keys that every group may have beside the options of the optimizer.
+#: Keys that every group may have, beside the options of the optimizer.
 OF_ANY = ("params", "param_names", "matrix", FLAGS)
-#: What others call a key of ours.
+#: Our keys, by the names that other libraries use.
 ALIASES = {
     "learning_rate": "lr",
     "wd": "weight_decay",
@@ -26,9 +28,9 @@ ALIASES = {
     "is_matrix": "matrix",
     "matrix_lr": "matrix_lr_ratio",
 }
-#: Options of a learner, which no group has of its own.
+#: Options of a learner, which a group can't set.
 OF_LEARNERS = ("scope", "bounds")
-#: Options of torch's optimizers that change a step, with the value at which they don't.
+#: Options of torch's optimizers, with the value at which they change nothing.
 NEUTRAL = {
     "amsgrad": False,
     "centered": False,
@@ -38,7 +40,7 @@ NEUTRAL = {
     "momentum": 0,
     "nesterov": False,
 }
-#: Similarity of two names, of 1, from which one is taken for a misspelling of the other.
+#: Least similarity, of at most 1, for a name to count as a misspelling of another.
 ALIKE = 0.8
 
 
@@ -48,19 +50,17 @@ class GroupKeys:
     Args:
         owner: The class of the optimizer.
         rule: Its rule.
-        learned: The learned coefficients.
+        banks: Its learned coefficients.
         options: The options of each group.
-        given: Keywords that the optimizer was constructed with. A group may repeat one, with the very same value, as
-            `torch.distributed.optim.ZeroRedundancyOptimizer` does.
+        given: Keywords that the optimizer was constructed with. A group may repeat one with the same object as its
+            value, as `torch.distributed.optim.ZeroRedundancyOptimizer` does.
     """
 
-    def __init__(
-        self, owner: type, rule: Rule, learned: Sequence[str], options: Iterable[str], given: Mapping[str, Any]
-    ) -> None:
-        self._owner, self._rule = owner.__name__, rule
+    def __init__(self, owner: type, rule: Rule, banks: Banks, options: Iterable[str], given: Mapping[str, Any]) -> None:
+        self._owner, self._rule, self._banks = owner.__name__, rule, banks
         self._options = (*options, "betas", *OF_ANY)
-        self._learns = bool(learned)
-        self._ours = frozenset((*self._options, *map(option_key, learned)))
+        self._learns = bool(banks.names)
+        self._ours = frozenset((*self._options, *map(option_key, banks.names)))
         self._arguments = frozenset(keywords(owner)) - self._ours
         of_rules = {name for x in RULES.values() for name in (*x.coefficient_names(), *x.hyper_parameters)}
         self._of_others = frozenset((*of_rules, *NEUTRAL, option_key(LR.name))) - self._ours
@@ -70,13 +70,43 @@ class GroupKeys:
         self._betas: list[Any] = []
         self._matrix: list[Any] = []
 
-    def constructed(self) -> bool:
-        """Forgets the values of keywords, which need not be what can be copied; whether groups have repeated any."""
+    def end_construction(self) -> bool:
+        """Forgets the keywords, which may be impossible to copy; returns whether groups have repeated any."""
         self._given = {}
         return bool(self._repeated)
 
+    def complete(self, group: Mapping[str, Any], defaults: Mapping[str, Any], guard: Guard | None) -> Group:
+        """A new group with `betas` as beta1 and beta2, checked.
+
+        Raises:
+            ValueError: A key has no effect, or a value is not allowed.
+        """
+        self.check(group)
+        given = {key: group[key] for key in ("betas", "beta1", "beta2") if key in group}
+        own = {key: x for key, x in group.items() if key != "betas"} | checks.rule_keywords(self._rule, given)
+        if isinstance(own["params"], Iterator):  # can be read once
+            own["params"] = list(own["params"])
+        options = {**defaults, **own}
+        checks.group(self._rule, options, self._banks.intervals)
+        checks.has_effect(self._rule, options, self._banks.horizon > 0)
+        if guard is not None:
+            guard.require_used(options["beta2"])
+        return own
+
+    def check_later(self, group: Group, first: Group) -> None:
+        """Refuses a later group that can't share what is learned; `first` is the first group.
+
+        Raises:
+            ValueError: It has its own value of a coefficient that all groups share, or needs a new row of coefficients
+                whose optimizer has been made.
+        """
+        for bank in self._banks.banks:
+            if bank.scope == "global":
+                checks.ties({q: x for q, x in group.items() if q in bank.names}, first)
+            checks.room(bool(bank.optimizers), bank.scope)
+
     def check(self, group: Mapping[str, Any]) -> None:
-        """Refuses a key that has no effect and looks as if it were meant to have one.
+        """Refuses a key that looks like an option and has no effect.
 
         Raises:
             ValueError: Names the key, and the nearest one.
@@ -108,7 +138,7 @@ class GroupKeys:
             raise ValueError(f"{where}: {self._owner} has no such option, which would have no effect; use {near!r}")
 
     def _nearest(self, key: str) -> str | None:
-        """The option that `key` is a misspelling of, or another name for; None for a note, such as `lr_scale`."""
+        """The option that `key` misspells or is another name for; None for a note, such as `lr_scale`."""
         if key in ALIASES:
             return ALIASES[key]
         plain = key.lower()
@@ -117,19 +147,19 @@ class GroupKeys:
         return checks.nearest(plain, self._options, ALIKE)
 
     def added(self, group: Group, betas: object) -> None:
-        """Takes notice of a group that the optimizer has just added, and of the `betas` that were translated for it."""
+        """Remembers a group that was added, and the `betas` that were translated for it."""
         self._counts.append(len(group))
         self._betas.append(betas)
         self._matrix.append(group.get("matrix"))
 
     def loaded(self, groups: list[Group]) -> None:
-        """Takes notice of groups in the place of those that there were."""
+        """Remembers groups that replace all others."""
         self._counts, self._betas = [0] * len(groups), [None] * len(groups)
         self._matrix = [group.get("matrix") for group in groups]
         self.settle(groups)
 
     def settle(self, groups: list[Group]) -> None:
-        """Checks the groups that have other keys than before, and translates their `betas` into beta1 and beta2.
+        """Checks groups that have got other keys, and translates their `betas` into beta1 and beta2.
 
         Raises:
             ValueError: A key is refused, or a value; nothing is changed.

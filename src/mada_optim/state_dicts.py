@@ -1,15 +1,22 @@
-"""State dicts: what may be loaded, and in which dtype it arrives."""
+"""State dicts: what an optimizer saves, and what it can load."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
+from mada_optim import load_by_name
 from mada_optim.engines import eager
+from mada_optim.engines.program import Program
 from mada_optim.layouts import Layout, settled
 from mada_optim.learning.bank import LEARNED, is_memory
+from mada_optim.learning.banks import Banks
+from mada_optim.learning.tower_state import fitting
 from mada_optim.matrices import hidden_matrices
 from mada_optim.rule import Rule, option_key
 from mada_optim.sharding import dtensors
@@ -17,9 +24,96 @@ from mada_optim.sharding import dtensors
 Group = dict[str, Any]
 
 
-def cloned(group: Mapping[str, Any]) -> Group:
-    """A group whose tensors are copies."""
-    return {key: x.clone() if isinstance(x, Tensor) else x for key, x in group.items()}
+class StateDicts:
+    """What an optimizer's state dicts have beside those of torch.optim.
+
+    Args:
+        program: The optimizer's program, with nothing fixed.
+        banks: Where the learned coefficients live.
+    """
+
+    def __init__(self, program: Program, banks: Banks) -> None:
+        self._program, self._banks = program, banks
+        self._incoming: dict[str, Any] = {}
+
+    @contextmanager
+    def saving(self, optimizer: Optimizer) -> Iterator[None]:
+        """While `optimizer` makes its state dict: completes it, before the user's hooks see it."""
+        hook = optimizer.register_state_dict_post_hook(
+            lambda _, state_dict: self._completed(optimizer.param_groups, state_dict), prepend=True
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def loading(self, optimizer: Optimizer, check_group: Callable[[Group], None]) -> Iterator[None]:
+        """While `optimizer` loads a state dict: checks and arranges it, after the user's hooks.
+
+        Raises:
+            ValueError: It is the state of another optimizer, or `check_group` refuses a group.
+        """
+
+        def receive(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            self._incoming = self._arranged_and_checked(optimizer.param_groups, state_dict)
+            for group in self._incoming["param_groups"]:
+                check_group(group)
+            return self._incoming
+
+        hook = optimizer.register_load_state_dict_pre_hook(receive)
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._incoming = {}
+
+    def restore(self, groups: list[Group], states: MutableMapping[Tensor, Any]) -> None:
+        """Replaces states that torch has loaded, and maybe rounded, and loads the towers."""
+        states.update(restored(groups, self._incoming, self._program))
+        for key, optimizer in self._towers():
+            optimizer.load_state_dict(self._incoming[key])
+
+    def _completed(self, groups: list[Group], state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Copies the tensors in groups, makes DTensors of local shards, and adds the names and towers of learners."""
+        names = self._banks.names_by_key()
+        state_dict["param_groups"] = [
+            {**{key: x.clone() if isinstance(x, Tensor) else x for key, x in group.items()}, **names}
+            for group in state_dict["param_groups"]
+        ]
+        state_dict["state"] = whole(groups, state_dict, self._program.rule)
+        return state_dict | {key: optimizer.state_dict() for key, optimizer in self._towers()}
+
+    def _arranged_and_checked(self, groups: list[Group], state_dict: dict[str, Any]) -> dict[str, Any]:
+        """A state dict in the order of the parameters in `groups`."""
+        order, towers = load_by_name.order(groups, state_dict), self._towers()
+        if order is not None:
+            state_dict = self._arranged(groups, state_dict, order)
+        if towers:
+            state_dict = without_idle_velocity(groups, state_dict)
+        state_dict = unlabelled(self._banks.names_by_key(), state_dict)
+        check(self._program, groups, state_dict, len(towers))
+        return state_dict | {key: fitting(key, optimizer, state_dict[key]) for key, optimizer in towers}
+
+    def _towers(self) -> list[tuple[str, Optimizer]]:
+        """The optimizers of learners, with the keys of their states."""
+        optimizers = [x for bank in self._banks.by_number for x in bank.optimizers]
+        return list(zip(tower_keys(len(optimizers)), optimizers, strict=True))
+
+    def _arranged(
+        self, groups: list[Group], state_dict: Mapping[str, Any], order: load_by_name.Order
+    ) -> dict[str, Any]:
+        """A state in the order of our parameters, as are the states of towers that have a row for each scope."""
+        of_each = (hidden_matrices.FLAGS, *self._banks.per_parameter())
+        arranged = load_by_name.arranged(groups, state_dict, order, of_each)
+        scopes = [bank.scope for bank in self._banks.by_number for _ in bank.optimizers]
+        for scope, (key, above) in zip(scopes, self._towers(), strict=True):
+            rows = {"tensor": order.rows, "group": order.groups}.get(scope)
+            if rows and key in arranged:
+                rule = getattr(above, "rule", None)
+                per_row = eager.per_element(rule) if isinstance(rule, Rule) else None
+                arranged[key] = load_by_name.rearranged_rows(arranged[key], rows, per_row)
+        return arranged
 
 
 def whole(groups: list[Group], state_dict: Mapping[str, Any], rule: Rule) -> dict[Any, Any]:
@@ -67,22 +161,21 @@ def without_idle_velocity(groups: list[Group], state_dict: Mapping[str, Any]) ->
     return {**state_dict, "param_groups": theirs}
 
 
-def check(
-    rule: Rule,
-    learned: tuple[str, ...],
-    memory: eager.Memory,
-    groups: list[Group],
-    state_dict: Mapping[str, Any],
-    towers: int,
-) -> None:
-    """Refuses the state of another rule, `learn` or `scope`, one with a trace or without, or of other shapes.
+def check(program: Program, groups: list[Group], state_dict: Mapping[str, Any], towers: int) -> None:
+    """Refuses the state of another rule, `learn` or `scope`, or with other shapes.
 
-    `towers` says how many optimizers learn coefficients, whose states must then be there. Slots that the rule has
-    and this optimizer has no use for may be there: version 0.1.0 wrote them.
+    Slots of the rule that this program has switched off may be there: version 0.1.0 wrote them.
+
+    Args:
+        program: The program of the optimizer that loads the state, with nothing fixed.
+        groups: Its parameter groups.
+        state_dict: The state.
+        towers: How many optimizers learn coefficients; their states must be there.
 
     Raises:
-        ValueError: Names the first difference, and what to do.
+        ValueError: Names the first difference, and the remedy.
     """
+    rule = program.rule
     for key in tower_keys(towers):
         if key not in state_dict:
             raise ValueError(
@@ -91,7 +184,7 @@ def check(
             )
     _known(state_dict)
     coefficients = set(map(option_key, (*rule.coefficient_names(), "lr")))
-    forms = []
+    programs = []
     for ours, theirs in zip(groups, state_dict["param_groups"], strict=False):
         keys = [key for key in {**ours, **theirs} if key in coefficients or is_memory(key)]
         _same("parameter group", _shapes(ours, keys), _shapes(theirs, keys))
@@ -99,13 +192,13 @@ def check(
         common = min(len(ours["params"]), len(theirs["params"]))  # torch refuses other numbers, with its own message
         flags = hidden_matrices.flags(rule, group)[:common]
         _layouts(ours["params"], flags)
-        forms += [_form(rule, learned, group, layout) for layout in flags]
-    for (p, state), form in zip(_pairs(groups, state_dict), forms, strict=False):
+        programs += [_of_saved_group(program, group, layout) for layout in flags]
+    for (p, state), own in zip(_pairs(groups, state_dict), programs, strict=False):
         if state:
             _tensors(state)
             canvas = eager.canvas(dtensors.outline(p))
-            expected = eager.new_state(form, canvas, eager.compute_dtype(canvas), memory)
-            idle = set(rule.slot_names()) - set(form.slot_names())
+            expected = eager.new_state(own, canvas)
+            idle = set(rule.slot_names()) - set(own.form.slot_names())
             _same("state of a parameter", _shapes(expected, expected), _shapes(state, state.keys() - idle))
 
 
@@ -120,10 +213,10 @@ def _known(state_dict: Mapping[str, Any]) -> None:
             )
 
 
-def _form(rule: Rule, learned: tuple[str, ...], group: Group, layout: Layout) -> Rule:
-    """What the rule comes to for parameters of a saved group, where a corner may be a tensor."""
-    fixed = {q: float(group[q]) for q in rule.coefficient_names() if q not in learned}
-    return hidden_matrices.form(rule, {**rule.hyper_parameters, **group, **fixed}, learned, layout)
+def _of_saved_group(program: Program, group: Group, layout: Layout) -> Program:
+    """The program of parameters of a saved group, whose constants may be tensors."""
+    fixed = {q: float(group[q]) for q in program.coefficients if q not in program.learned}
+    return replace(program, fixed=program.fixed_in({**program.rule.hyper_parameters, **group, **fixed}, layout))
 
 
 def _layouts(params: Iterable[Tensor], saved: Iterable[Layout]) -> None:
@@ -135,17 +228,16 @@ def _layouts(params: Iterable[Tensor], saved: Iterable[Layout]) -> None:
             )
 
 
-def restored(
-    groups: list[Group], state_dict: Mapping[str, Any], form: Callable[[Group, int], Rule], rule: Rule
-) -> dict[Tensor, dict[str, Tensor]]:
+def restored(groups: list[Group], state_dict: Mapping[str, Any], program: Program) -> dict[Tensor, dict[str, Tensor]]:
     """The saved state of each parameter, copied to the parameter's device in the dtype that it was saved in.
 
     `torch.optim.Optimizer.load_state_dict` rounds floating-point state to its parameter's dtype: with bf16 parameters
-    a coefficient of .9995 would come back as 1. Slots of `rule` that `form(group, parameter)` has no use for are
-    left behind. Slots in fp16, which holds no squares of gradients, arrive in fp32.
+    a coefficient of .9995 would come back as 1. Slots that are switched off are left out. Slots in fp16, which can't
+    hold squares of gradients, arrive in fp32.
     """
+    rule = program.rule
     places = [(group, j) for group in groups for j in range(len(group["params"]))]
-    idle = [set(rule.slot_names()) - set(form(*place).slot_names()) for place in places]
+    idle = [set(rule.slot_names()) - set(program.of_parameter(*place).form.slot_names()) for place in places]
     per_element = eager.per_element(rule)
 
     def own(p: Tensor, name: str, x: Tensor) -> Tensor:

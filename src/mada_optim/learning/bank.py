@@ -47,6 +47,7 @@ class Bank:
         self, learner: Learner, intervals: Mapping[str, Interval], rates: Mapping[str, float], number: int
     ) -> None:
         self.learner, self.scope, self.names = learner, learner.scope, tuple(intervals)
+        self._keys = tuple(map(option_key, intervals))
         self.number = number
         self._rates = tuple(rates[name] for name in intervals)
         self._low = tuple(x.low for x in intervals.values())
@@ -88,12 +89,12 @@ class Bank:
         return LEARNED + self._suffix
 
     def _vector(self, numbers: tuple[float, ...]) -> Tensor:
-        like = self.columns[option_key(self.names[0])]
+        like = self.columns[self._keys[0]]
         return vector(numbers, like.dtype, like.device)
 
     def coefficients(self) -> Tensor:
         """The coefficients, (rows, names)."""
-        return torch.stack([self.columns[option_key(q)] for q in self.names], dim=-1)
+        return torch.stack([self.columns[key] for key in self._keys], dim=-1)
 
     def own(self, key: str) -> Tensor:
         """What every bank keeps under `key`."""
@@ -115,7 +116,7 @@ class Bank:
 
     def store(self, q: Tensor, memory: Memory, h: Tensor, info: StepInfo, counts: Tensor) -> None:
         """Overwrites coefficients and memory by those after a step, in place, in the rows that it counts for."""
-        targets = [self.columns[option_key(name)] for name in self.names]
+        targets = [self.columns[key] for key in self._keys]
         new = list(q.unbind(-1))
         for name, x in memory.items():
             old = self.columns.get(self._key(name))

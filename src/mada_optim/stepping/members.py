@@ -1,4 +1,4 @@
-"""Parameters that a user takes out of groups, replaces or reorders by hand, as torch's optimizers allow it.
+"""Follows parameters that a user removes from groups, replaces or reorders by hand, as torch's optimizers allow.
 
 What a group holds for each of its parameters, by place, must follow them.
 """
@@ -15,10 +15,10 @@ Group = dict[str, Any]
 
 
 class Members:
-    """The groups of an optimizer, and their parameters, as they were when it last looked.
+    """The groups of an optimizer and their parameters, as they were when it last looked.
 
     Args:
-        scope: Over what a learned coefficient is one; None where nothing is learned.
+        scope: The finest scope of learned coefficients; None if nothing is learned.
     """
 
     def __init__(self, scope: str | None) -> None:
@@ -37,9 +37,13 @@ class Members:
         )
 
     def follow(self, groups: list[Group], decide: Callable[[list[Group]], list[list[Any]]]) -> None:
-        """Puts what groups hold by place into the new order; `decide` says of all groups which matrices are hidden.
+        """Puts what groups hold by place into the new order.
 
-        A parameter in the place of one that is gone takes over what was held for that.
+        A parameter in the place of one that is gone takes over what was held for that one.
+
+        Args:
+            groups: The changed groups.
+            decide: Decides for all groups which parameters are hidden matrices.
 
         Raises:
             RuntimeError: A learned coefficient has no place for the change; nothing is changed.

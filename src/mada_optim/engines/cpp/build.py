@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("loops.cpp")
+THREADS = SOURCE.with_name("threads.h")  # which it includes
 # No contraction: a product and a sum round the same way in every loop, so that learning with a hyper_lr of 0 and
 # learning nothing give the same bits.
 FLAGS = (
@@ -160,7 +161,7 @@ def flags_for(version: str) -> tuple[str, ...]:
 
 def digest(source: Path, header: str, version: str, command: Sequence[str]) -> str:
     """Hexadecimal name of the build."""
-    parts = (source.read_text(), header, " ".join(command), version, processor())
+    parts = (source.read_text(), THREADS.read_text(), header, " ".join(command), version, processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

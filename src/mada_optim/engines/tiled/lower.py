@@ -56,7 +56,7 @@ class Instruction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Program:
+class Lowered:
     """Instructions on registers: elements first, then scalars (0-d), numbers, buffers.
 
     Attributes:
@@ -94,7 +94,7 @@ class Operation:
     reads: tuple[Any, ...]
 
 
-def lower(graph: fx.Graph, kinds: Builder, ends: Sequence[Any], slots: Mapping[str, Any]) -> Program:
+def lower(graph: fx.Graph, kinds: Builder, ends: Sequence[Any], slots: Mapping[str, Any]) -> Lowered:
     """The part of `graph` that gives `ends`, one value or the totals, and the next `slots` by name.
 
     Raises:
@@ -199,7 +199,7 @@ def _allocate(
     ends: Sequence[Any],
     slots: Mapping[str, Any],
     kinds: Builder,
-) -> Program:
+) -> Lowered:
     """Gives each value a register."""
     same: dict[Any, Any] = {}
     for x in steps:
@@ -226,7 +226,7 @@ def _allocate(
     code, buffers = _code([(x, chosen[x].function, reads[x]) for x in steps], registers, last, home)
     code += [Instruction(_copy, (registers[x],), home[x]) for x in slots.values() if registers[x] != home[x]]
     result = registers[ends[0]] if len(ends) == 1 and ends[0] in registers else None
-    return Program(code, tuple(names), tuple(scalars), tuple(numbers), buffers - first, result)
+    return Lowered(code, tuple(names), tuple(scalars), tuple(numbers), buffers - first, result)
 
 
 def _code(

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from torch import fx
 
 from mada_optim.engines.code_writer import Writer, indented, name_of
+from mada_optim.engines.program import Program
 from mada_optim.engines.triton.language import HEAD, PER_SCOPE, SHAPE, TRITON, counted, kernel, load, loaded, one
 from mada_optim.graph.builder import total
 from mada_optim.graph.specialize import SLOT
-from mada_optim.rule import LR, Rule
+from mada_optim.rule import LR
 
 MASK = 0xFFFFFFFF
 BESIDE = ("step", "gradient", "applied", "anchor")
@@ -69,50 +70,28 @@ class Code:
     step_values: int
 
 
-def emit(
-    whole: Rule,
-    form: Rule,
-    forward: fx.Graph,
-    backward: fx.Graph,
-    learned: tuple[str, ...],
-    traced: bool,
-    state: str,
-    limit: float,
-) -> Code:
-    """The kernels.
+def emit(program: Program, forward: fx.Graph, backward: fx.Graph, limit: float) -> Code:
+    """The kernels of a program.
 
     Args:
-        whole: The rule.
-        form: What is left of it, with the slots that it needs.
-        forward: The graph of `form`.
+        program: The program.
+        forward: The graph of its update.
         backward: The graph of its derivatives.
-        learned: The learned coefficients, lr last.
-        traced: Whether lr is learned from its trace.
-        state: The dtype of slots, "float32" or "bfloat16".
-        limit: The largest gradient that a step takes.
+        limit: The largest gradient element that a step accepts.
 
     Raises:
-        NoCodeError: The rule has an operation that isn't known here.
+        NoCodeError: The rule has an operation that can't be written.
     """
-    slots = tuple(slot.name for slot in form.slots if not slot.scalar)
-    scalar_slots = tuple(slot.name for slot in form.slots if slot.scalar)
-    layout = Layout(whole.coefficient_names(), tuple(whole.hyper_parameters), slots, scalar_slots)
-    return _Emitter(layout, forward, backward, learned, traced, state, limit).code()
+    return _Emitter(program, forward, backward, limit).code()
 
 
 class _Emitter:
-    def __init__(
-        self,
-        layout: Layout,
-        forward: fx.Graph,
-        backward: fx.Graph,
-        learned: tuple[str, ...],
-        traced: bool,
-        state: str,
-        limit: float,
-    ) -> None:
-        self.layout, self.learned, self.traced, self.state, self.limit = layout, learned, traced, state, limit
-        self.settles = len(learned) > traced  # the state keeps the last update
+    def __init__(self, program: Program, forward: fx.Graph, backward: fx.Graph, limit: float) -> None:
+        hyper_parameters = tuple(program.rule.hyper_parameters)
+        layout = Layout(program.coefficients, hyper_parameters, program.slots, program.scalar_slots)
+        self.layout, self.learned, self.traced, self.limit = layout, program.learned, program.traced, limit
+        self.state = str(program.state_dtype or "float32").removeprefix("torch.")
+        self.settles, self.along_p = program.keeps_last_update, program.slopes_lr
         scalars = {q: f"q_{q}" for q in layout.coefficients} | {q: f"hyper_{q}" for q in layout.hyper_parameters}
         scalars |= {SLOT + name: f"w_{name}" for name in layout.scalar_slots} | {"t": "t"}
         elements = {"g": "g", **{SLOT + name: f"s_{name}" for name in layout.slots}}
@@ -126,9 +105,8 @@ class _Emitter:
         self.of_slope = [
             x for x in self.slope.shared if x in ends or any(self.slope.is_element(y) or y in ends for y in x.users)
         ]
-        self.along_p = self.settles and not traced and LR.name in learned
         sums = [f"sum_{j}" for j in range(len(self.slope.totals))] if self.settles else []
-        self.sums = [*sums, *["along_p"] * self.along_p, *["along_trace"] * traced]
+        self.sums = [*sums, *["along_p"] * self.along_p, *["along_trace"] * self.traced]
         self.then = 3  # in a row of step_values: lr, keep, share come first
         self.now = self.then + len(self.of_step) * self.settles
 

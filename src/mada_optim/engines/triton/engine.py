@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mada_optim.engines.eager import Cell, scalar
-from mada_optim.engines.row_cache import States
+from mada_optim.engines.numbers import LOG_LR, scalar, scheduled_lr
+from mada_optim.engines.prepared_states import PreparedStates
+from mada_optim.engines.program import Program
+from mada_optim.engines.protocol import JoinedBatches, StepInput, TensorBatch
 from mada_optim.engines.triton.emit import BESIDE, Code
 from mada_optim.placement import intact
-from mada_optim.rule import LR, Rule, option_key
 
 CHUNK = 2048  # elements of one program; its sums are made in fp32, and added up in double
 BLOCK = 512  # elements that a program has in registers at once
@@ -30,8 +31,8 @@ LANES = 128  # tensors, or chunks, of one program
 ALIGNMENT = 16  # bytes; with it, and sizes that are multiples of 4, four elements are read at once
 WARPS = 4
 
-Row = tuple[int, ...]
-Kind = tuple[torch.dtype, torch.dtype]  # of a parameter, and of the gradient that its state keeps
+Addresses = tuple[int, ...]
+Dtypes = tuple[torch.dtype, torch.dtype]  # of a parameter, and of the gradient that its state keeps
 PARAMETERS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -87,108 +88,95 @@ def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 class Triton:
-    """The kernels for one form of a rule, and the choice of the tensors that they may have.
+    """The kernels of one program, and the choice of the tensors that they can move.
 
     Args:
-        rule: The whole rule.
-        learned: The learned coefficients, lr last.
-        traced: Whether lr is learned from its trace.
+        program: The program.
         code: What `emit` wrote.
-        device: Where they run.
-        state_dtype: The dtype of slots.
     """
 
     name = "triton"
 
-    def __init__(
-        self,
-        rule: Rule,
-        learned: tuple[str, ...],
-        traced: bool,
-        code: Code,
-        device: torch.device,
-        state_dtype: torch.dtype,
-    ) -> None:
-        self.rule, self.learned, self.code, self.device = rule, learned, code, device
-        self.settles, self.layout = len(learned) > traced, code.layout
-        self._state_dtype = state_dtype
-        beside = ["step", *["gradient", "applied"] * self.settles, *["anchor"] * traced]
-        self._of_elements = {*code.layout.slots, *(name for name in beside if name in ("gradient", "anchor"))}
-        self._names = {*beside, *code.layout.slots, *code.layout.scalar_slots}
-        self._states: States[Row] = States(self._new_row)
-        self._tables: dict[Kind, Tables] = {}
+    def __init__(self, program: Program, code: Code) -> None:
+        self.program, self.code, self.layout, self.device = program, code, code.layout, program.device
+        self._states: PreparedStates[Addresses] = PreparedStates(self._addresses_of)
+        self._tables: dict[Dtypes, DeviceTables] = {}
         self.kernels = module(code.source)
 
-    def row(self, cell: Cell) -> Row | None:
-        """The part of a row that the state decides; None for a tensor that the kernels can't move.
+    def prepare(self, entry: StepInput) -> Addresses | None:
+        """The addresses in the state; None for a tensor that the kernels can't move.
 
-        They move plain, dense tensors on one device, in fp32, bf16 or fp16, whose gradient, in fp32, and state are such
-        too.
+        They move dense tensors on one device, in fp32, bf16 or fp16; the gradient is in fp32.
         """
-        if cell.p.dtype not in PARAMETERS or cell.g.dtype is not torch.float32:
+        if entry.p.dtype not in PARAMETERS or entry.g.dtype is not torch.float32:
             return None
-        if not all(self._plain(x) for x in (cell.p, cell.g)):
+        if not all(self._plain(x) for x in (entry.p, entry.g)):
             return None
-        return self._states.row(cell.state, cell.p.shape)
+        return self._states.get(entry.state, entry.p.shape)
 
-    def keep(self, cells: list[Cell], _: list[Row]) -> None:
-        """Forgets the states of others, if there are many."""
-        self._states.keep((cell.state for cell in cells), len(cells))
+    def forget_others(self, entries: list[StepInput], _: list[Addresses]) -> None:
+        """Drops the addresses in other states, if there are many."""
+        self._states.forget_others((entry.state for entry in entries), len(entries))
 
-    def table(self, cells: list[Cell], prepared: list[Row]) -> "Launches | Several":
-        """`cells` as one job of one step; `prepared` is what `row` gave for each."""
-        kinds = [(cell.p.dtype, cell.state["gradient"].dtype if self.settles else cell.p.dtype) for cell in cells]
-        jobs = []
-        for kind in dict.fromkeys(kinds):
-            tensors = [(cell, row) for cell, row, own in zip(cells, prepared, kinds, strict=True) if own == kind]
-            jobs.append(self._job(kind, *map(list, zip(*tensors, strict=True))))
-        return jobs[0] if len(jobs) == 1 else Several(jobs)
+    def batch(self, entries: list[StepInput], prepared: list[Addresses]) -> TensorBatch:
+        """The tensors as one batch, which has a part for each combination of dtypes."""
+        keeps = self.program.keeps_last_update
+        all_dtypes = [(x.p.dtype, x.state["gradient"].dtype if keeps else x.p.dtype) for x in entries]
+        parts: list[TensorBatch] = []
+        for dtypes in dict.fromkeys(all_dtypes):
+            some = [(x, row) for x, row, own in zip(entries, prepared, all_dtypes, strict=True) if own == dtypes]
+            parts.append(self._part(dtypes, *map(list, zip(*some, strict=True))))
+        return parts[0] if len(parts) == 1 else JoinedBatches(parts)
 
-    def _job(self, kind: Kind, cells: list[Cell], prepared: list[Row]) -> "Launches":
+    def _part(self, dtypes: Dtypes, entries: list[StepInput], prepared: list[Addresses]) -> "TritonBatch":
         held: list[Tensor] = []
-        options: dict[int, tuple[Row, tuple[float, ...]]] = {}
-        rows, numbers, chunks = list[Row](), list[tuple[float, ...]](), 0
-        for cell, of_state in zip(cells, prepared, strict=True):
-            if id(cell.options) not in options:
-                options[id(cell.options)] = self._of_options(cell.options, held)
-            addresses, plain = options[id(cell.options)]
-            last = chunks + -(-cell.p.numel() // CHUNK)
-            rows.append((chunks, last, cell.p.numel(), *of_state, cell.p.data_ptr(), cell.g.data_ptr(), *addresses))
+        options: dict[int, tuple[Addresses, tuple[float, ...]]] = {}
+        rows, numbers, chunks = list[Addresses](), list[tuple[float, ...]](), 0
+        for entry, of_state in zip(entries, prepared, strict=True):
+            if id(entry.options) not in options:
+                options[id(entry.options)] = self._of_options(entry.options, held)
+            addresses, plain = options[id(entry.options)]
+            last = chunks + -(-entry.p.numel() // CHUNK)
+            rows.append((chunks, last, entry.p.numel(), *of_state, entry.p.data_ptr(), entry.g.data_ptr(), *addresses))
             numbers.append(plain)
             chunks = last
-        tables = self._tables.setdefault(kind, Tables(self.device))
-        return Launches(self, kind, self.kernels, tables, cells, rows, numbers, held)
+        tables = self._tables.setdefault(dtypes, DeviceTables(self.device))
+        return TritonBatch(self, dtypes, tables, entries, rows, numbers, held)
 
     def _plain(self, x: Tensor) -> bool:
         own = type(x) is Tensor or type(x) is torch.nn.Parameter
         dense = own and x.device == self.device and x.is_contiguous() and not x.is_neg()
         return dense and (x.data_ptr() != 0 or not x.numel())
 
-    def _new_row(self, state: dict[str, Tensor], shape: torch.Size) -> Row | None:
-        if state.keys() != self._names or not all(self._fits(name, x, shape) for name, x in state.items()):
+    def _addresses_of(self, state: dict[str, Tensor], shape: torch.Size) -> Addresses | None:
+        if state.keys() != {*self.program.state_names} or not all(
+            self._fits(name, x, shape) for name, x in state.items()
+        ):
             return None
         slots = (*self.layout.slots, *self.layout.scalar_slots)
         return tuple(state[name].data_ptr() if name in state else 0 for name in (*BESIDE, *slots))
 
     def _fits(self, name: str, x: Tensor, of_parameter: torch.Size) -> bool:
-        dtype, shape = (self._state_dtype, of_parameter) if name in self._of_elements else (torch.float64, ())
+        of_elements = name in ("gradient", "anchor", *self.layout.slots)
+        dtype, shape = (self.program.state_dtype or torch.float32, of_parameter) if of_elements else (torch.float64, ())
         dtype = torch.float32 if name == "anchor" else dtype
         if name == "applied":
-            shape = torch.Size([1 + len(self.rule.coefficients)])
+            shape = torch.Size([1 + len(self.program.coefficients)])
         right = x.dtype in PARAMETERS if name == "gradient" else x.dtype is dtype
         return right and self._plain(x) and x.shape == shape and not x.is_neg() and intact(x)
 
-    def _of_options(self, options: Mapping[str, Any], held: list[Tensor]) -> tuple[Row, tuple[float, ...]]:
-        """The addresses of what a group has as tensors, and the numbers of what it has as such."""
-        keys = ("lr", option_key(LR.name), *self.layout.coefficients)
-        tensors = {key: scalar(x, self.device) for key in keys if isinstance(x := options.get(key), Tensor)}
-        held += tensors.values()  # an lr in another dtype is here alone
-        numbers = (0.0 if name in tensors else float(options[name]) for name in self.layout.numbers)
+    def _of_options(self, options: Mapping[str, Any], held: list[Tensor]) -> tuple[Addresses, tuple[float, ...]]:
+        """The addresses of a group's tensors, and its plain numbers."""
+        keys = ("lr", LOG_LR, *self.layout.coefficients)
+        values = {**{key: options.get(key) for key in (*keys, *self.layout.numbers)}, "lr": scheduled_lr(options)}
+        tensors = {key: scalar(x, self.device) for key in keys if isinstance(x := values[key], Tensor)}
+        held += tensors.values()  # an lr in another dtype is kept alive here alone
+        numbers = (0.0 if name in tensors else float(values[name]) for name in self.layout.numbers)
         return tuple(tensors[key].data_ptr() if key in tensors else 0 for key in keys), tuple(numbers)
 
 
-class Tables:
-    """What the kernels are told of the tensors, on the device; made anew where it has changed.
+class DeviceTables:
+    """The tables that the kernels read, on the device; made anew if they have changed.
 
     Args:
         device: The device.
@@ -219,39 +207,37 @@ class Tables:
         return table
 
 
-class Launches:
-    """Tensors of one step, handed to the kernels.
+class TritonBatch(TensorBatch):
+    """Tensors of one step with the same dtypes, handed to the kernels.
 
     Args:
-        kernel: Whose they are.
-        kind: What they are.
-        kernels: The kernels by name.
-        tables: Where their tables are kept.
-        cells: The tensors.
+        kernel: Runs them.
+        dtypes: Of the parameters, and of the gradients in their states.
+        tables: Where the kernel's tables are kept.
+        entries: The tensors.
         rows: Of `Layout.columns`, one per tensor.
-        numbers: Of `Layout.numbers`, likewise.
-        held: What the rows point to and nobody else may hold.
+        numbers: Of `Layout.numbers`, one row per tensor.
+        held: Tensors that the rows point to and that only the batch keeps alive.
     """
 
     def __init__(
         self,
         kernel: Triton,
-        kind: Kind,
-        kernels: Mapping[str, Any],
-        tables: Tables,
-        cells: list[Cell],
-        rows: list[Row],
+        dtypes: Dtypes,
+        tables: DeviceTables,
+        entries: list[StepInput],
+        rows: list[Addresses],
         numbers: list[tuple[float, ...]],
         held: list[Tensor],
     ) -> None:
-        self._kernel, self._kernels, self._tables, self._cells, self._held = kernel, kernels, tables, cells, held
+        self._kernel, self._tables, self._entries, self._held = kernel, tables, entries, held
         self._rows = tables.get("rows", rows, torch.int64)
         self._numbers = tables.get("numbers", numbers, torch.float64)
         chunks = [(j, start) for j, row in enumerate(rows) for start in range(0, row[2], CHUNK)]
         self._chunk_count = len(chunks)
         self._chunks = tables.get("chunks", chunks or [(0, 0)], torch.int64)
         aligned = all(row[2] % 4 == 0 and not any(x % ALIGNMENT for x in row[3:]) for row in rows)
-        p, gradient = (getattr(kernels["tl"], str(dtype).removeprefix("torch.")) for dtype in kind)
+        p, gradient = (getattr(kernel.kernels["tl"], str(dtype).removeprefix("torch.")) for dtype in dtypes)
         self._shape = {"P": p, "GRADIENT": gradient, "ALIGNED": aligned, "CHUNK": CHUNK, "BLOCK": BLOCK}
 
     def usable(self) -> Tensor:
@@ -263,37 +249,37 @@ class Launches:
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
         kernel, count = self._kernel, self._chunk_count
-        if not kernel.learned:
+        if not kernel.program.learned:
             return self.usable(), self._empty(scopes, 0)
         bad = self._empty(count, dtype=torch.int32)
-        values = self._empty(len(self._cells), kernel.code.slope_values)
+        values = self._empty(len(self._entries), kernel.code.slope_values)
         partials = self._empty(kernel.code.sums, max(count, 1))
-        if kernel.settles:
+        if kernel.program.keeps_last_update:
             self._per_tensor("slope_values", values)
         self._launch("sums", count, self._rows, self._chunks, count, values, partials, bad, **self._shape)
-        h, out = (self._empty(x, len(kernel.learned)) for x in (len(self._cells), scopes))
+        h, out = (self._empty(x, len(kernel.program.learned)) for x in (len(self._entries), scopes))
         what = (self._rows, self._numbers, count, values, partials, h)
-        self._launch("combine", len(self._cells), *what, LANES=LANES)
-        ranges = self._tables.get("ranges", ranges_of([cell.scope for cell in self._cells], scopes), torch.int64)
+        self._launch("combine", len(self._entries), *what, LANES=LANES)
+        ranges = self._tables.get("ranges", ranges_of([entry.scope for entry in self._entries], scopes), torch.int64)
         self._launch("per_scope", scopes, ranges, h, out, LANES=LANES)
         return ~bad.any(), out
 
     def advance(self, where: Tensor) -> None:
         """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
         usable = where.to(self._kernel.device, torch.int8)
-        values = self._empty(len(self._cells), self._kernel.code.step_values)
-        steps = self._empty(len(self._cells), dtype=torch.int64)
+        values = self._empty(len(self._entries), self._kernel.code.step_values)
+        steps = self._empty(len(self._entries), dtype=torch.int64)
         self._per_tensor("step_values", usable, values, steps)
         what = (self._rows, self._chunks, values, steps, usable)
         self._launch("move", self._chunk_count, *what, **self._shape)
         # as every in-place operation of torch does
-        torch.autograd.graph.increment_version([cell.p for cell in self._cells])
+        torch.autograd.graph.increment_version([entry.p for entry in self._entries])
 
     def _empty(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self._kernel.device)
 
     def _per_tensor(self, name: str, *out: Tensor) -> None:
-        count = len(self._cells)
+        count = len(self._entries)
         self._launch(name, -(-count // LANES), self._rows, self._numbers, count, *out, LANES=LANES)
 
     def _launch(self, name: str, programs: int, *arguments: Any, **constants: Any) -> None:
@@ -301,28 +287,7 @@ class Launches:
         if not programs:
             return
         with on(self._kernel.device):
-            self._kernels[name][(programs,)](*arguments, **constants, num_warps=WARPS, enable_fp_fusion=False)
-
-
-class Several:
-    """Jobs of one step, of tensors of several dtypes, as one."""
-
-    def __init__(self, jobs: list[Launches]) -> None:
-        self._jobs = jobs
-
-    def usable(self) -> Tensor:
-        """As `Launches.usable`, over all."""
-        return torch.stack([job.usable() for job in self._jobs]).all()
-
-    def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
-        """As `Launches.hypergradients`, over all."""
-        finite, h = zip(*(job.hypergradients(scopes) for job in self._jobs), strict=True)
-        return torch.stack(finite).all(), torch.stack(h).sum(0)
-
-    def advance(self, where: Tensor) -> None:
-        """As `Launches.advance`."""
-        for job in self._jobs:
-            job.advance(where)
+            self._kernel.kernels[name][(programs,)](*arguments, **constants, num_warps=WARPS, enable_fp_fusion=False)
 
 
 def ranges_of(scopes: list[int], rows: int) -> list[tuple[int, int]]:
