@@ -45,15 +45,15 @@ ALIKE = 0.8
 
 
 class GroupKeys:
-    """Refuses keys without effect, and translates `betas`, also where they are put into a group later.
+    """Refuses keys without effect, and translates `betas`, also in groups that are changed later.
 
     Args:
         owner: The class of the optimizer.
         rule: Its rule.
         banks: Its learned coefficients.
         options: The options of each group.
-        given: Keywords that the optimizer was constructed with. A group may repeat one with the same object as its
-            value, as `torch.distributed.optim.ZeroRedundancyOptimizer` does.
+        given: Keywords of the constructor. A group may repeat one with the same object as its value, as
+            `torch.distributed.optim.ZeroRedundancyOptimizer` does.
     """
 
     def __init__(self, owner: type, rule: Rule, banks: Banks, options: Iterable[str], given: Mapping[str, Any]) -> None:
@@ -66,7 +66,6 @@ class GroupKeys:
         self._of_others = frozenset((*of_rules, *NEUTRAL, option_key(LR.name))) - self._ours
         self._given: Mapping[str, Any] = given
         self._repeated: frozenset[str] = frozenset()
-        self._counts: list[int] = []
         self._betas: list[Any] = []
         self._matrix: list[Any] = []
 
@@ -76,11 +75,7 @@ class GroupKeys:
         return bool(self._repeated)
 
     def complete(self, group: Mapping[str, Any], defaults: Mapping[str, Any], guard: Guard | None) -> Group:
-        """A new group with `betas` as beta1 and beta2, checked.
-
-        Raises:
-            ValueError: A key has no effect, or a value is not allowed.
-        """
+        """A new group with `betas` as beta1 and beta2. Raises ValueError for a key without effect, or a bad value."""
         self.check(group)
         given = {key: group[key] for key in ("betas", "beta1", "beta2") if key in group}
         own = {key: x for key, x in group.items() if key != "betas"} | checks.rule_keywords(self._rule, given)
@@ -94,23 +89,14 @@ class GroupKeys:
         return own
 
     def check_later(self, group: Group, first: Group) -> None:
-        """Refuses a later group that can't share what is learned; `first` is the first group.
-
-        Raises:
-            ValueError: It has its own value of a coefficient that all groups share, or needs a new row of coefficients
-                whose optimizer has been made.
-        """
+        """Refuses a later group (ValueError) that can't share what is learned; `first` is the first group."""
         for bank in self._banks.banks:
             if bank.scope == "global":
                 checks.ties({q: x for q, x in group.items() if q in bank.names}, first)
             checks.room(bool(bank.optimizers), bank.scope)
 
     def check(self, group: Mapping[str, Any]) -> None:
-        """Refuses a key that looks like an option and has no effect.
-
-        Raises:
-            ValueError: Names the key, and the nearest one.
-        """
+        """Refuses a key (ValueError) that looks like an option and has no effect; names the nearest option."""
         for key, x in group.items():
             if key in self._ours or key in self._repeated or not isinstance(key, str):
                 continue
@@ -148,46 +134,32 @@ class GroupKeys:
 
     def added(self, group: Group, betas: object) -> None:
         """Remembers a group that was added, and the `betas` that were translated for it."""
-        self._counts.append(len(group))
         self._betas.append(betas)
         self._matrix.append(group.get("matrix"))
 
     def loaded(self, groups: list[Group]) -> None:
         """Remembers groups that replace all others."""
-        self._counts, self._betas = [0] * len(groups), [None] * len(groups)
+        self._betas = [None] * len(groups)
         self._matrix = [group.get("matrix") for group in groups]
         self.settle(groups)
 
     def settle(self, groups: list[Group]) -> None:
-        """Checks groups that have got other keys, and translates their `betas` into beta1 and beta2.
-
-        Raises:
-            ValueError: A key is refused, or a value; nothing is changed.
-        """
-        for i, (group, count) in enumerate(zip(groups, self._counts, strict=False)):
+        """Checks groups after a change, and translates their `betas`. Raises ValueError; nothing is changed."""
+        for i, group in enumerate(groups[: len(self._betas)]):
             if len(groups) == len(self._matrix) and group.get("matrix") != self._matrix[i]:
                 raise ValueError(
                     f"matrix={group.get('matrix')!r} in parameter group {i}: expected {self._matrix[i]!r}, with which "
                     "its state was laid out; put it back, or make the optimizer anew"
                 )
-            if len(group) != count:
-                self._settle(i, group)
-                self._counts[i] = len(group)
-
-    def _settle(self, i: int, group: Group) -> None:
-        self.check(group)
-        betas = group.get("betas")
-        if betas is not None and betas is not self._betas[i]:  # a wrapper may put back those that it was given
-            group.update(self.translated(betas))
-            self._betas[i] = betas
-        group.pop("betas", None)
+            self.check(group)
+            betas = group.get("betas")
+            if betas is not None and betas is not self._betas[i]:  # a wrapper may put back those that it was given
+                group.update(self.translated(betas))
+                self._betas[i] = betas
+            group.pop("betas", None)
 
     def translated(self, betas: Any) -> dict[str, float]:
-        """`betas` as beta1 and beta2.
-
-        Raises:
-            ValueError: It is no pair, the rule has none, or a value is outside.
-        """
+        """`betas` as beta1 and beta2. Raises ValueError if it is no pair, the rule has none, or a value is outside."""
         named = checks.named_betas(self._rule, betas)
         for q in self._rule.coefficients:
             if q.name in named:
@@ -196,7 +168,7 @@ class GroupKeys:
 
 
 def keywords(owner: type) -> set[str]:
-    """The keywords of a class's constructor, and of those of its bases."""
+    """The keywords of a class's constructor, and of the constructors of its bases."""
     inits = [cls.__dict__["__init__"] for cls in owner.__mro__ if "__init__" in cls.__dict__ and cls is not object]
     parameters = [x for init in inits for x in inspect.signature(init).parameters.values()]
     return {x.name for x in parameters if x.kind in (x.POSITIONAL_OR_KEYWORD, x.KEYWORD_ONLY)} - {"self"}

@@ -1,5 +1,6 @@
 """HyperOptimizer: any rule as a `torch.optim.Optimizer` that learns the rule's coefficients while it trains."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, overload
 
@@ -33,30 +34,26 @@ KEPT = (
 class HyperOptimizer(Optimizer):
     """Steps by a rule, and learns the coefficients named in `learn` by hypergradient descent.
 
-    A step with the gradients g does this in order: it decides whether all gradients are finite, computes the
-    hypergradients of all tensors, moves the learned coefficients, and moves slots and weights with the new
-    coefficients. If an element of a gradient is not finite, or so large that its square is not, the step is skipped:
-    weights, state and coefficients stay bit-identical. If only a hypergradient is not finite, the coefficients of its
-    scope stay and the weights move.
+    A step checks that all gradients are finite, computes the hypergradients of all tensors, moves the learned
+    coefficients, and then moves slots and weights with the new coefficients. A gradient that is not finite, or whose
+    square is not, skips the step: weights, state and coefficients stay bit-identical. If only a hypergradient is not
+    finite, the coefficients of its scope stay and the weights move.
 
-    A coefficient that is fixed at 0 or 1 costs no work and no slots for the terms that it switches off: MADA with
-    Adam's values keeps two slots (`memory` shows it). Such a coefficient can't be set to another value later, because
-    the slots of its terms are missing. Any other value that you put into a group, as
-    `opt.param_groups[0]["beta1"] = 0.8`, holds from the next step on. For a learned coefficient, learning goes on from
+    Terms that a coefficient fixed at 0 or 1 switches off cost no work and no slots: MADA with Adam's values keeps two
+    slots (`memory` shows it). Such a coefficient can't be set to another value later, because slots are missing. Any
+    other value in a group, as `opt.param_groups[0]["beta1"] = 0.8`, holds from the next step on; learning goes on from
     there.
 
-    While something is learned, the state holds the slots *before* the last update, and that update's gradient,
-    learning rate and coefficients: the next hypergradient is the derivative of that update. `slots` returns the slots
-    after it.
+    While coefficients are learned, the state holds the slots *before* the last update and what that update was made
+    with: the next hypergradient is its derivative. `slots` returns the slots after it.
 
     Args:
         params: Parameters, named parameters, or group dicts. A group can set its own lr, eps, weight_decay, maximize,
-            hyper-parameters, and coefficients that are not learned for all groups together. Its `matrix` tells rules
-            that orthogonalize about its parameters of two or more dimensions. True: each is one matrix, the first
-            dimension by all others. "batched": the last two dimensions are a matrix, repeated over the others, as for
-            experts. A number n: n blocks of rows are a matrix each, as 3 for a fused projection to queries, keys and
-            values. Each matrix is orthogonalized separately. False: none is a matrix. Without the key, names and
-            shapes decide (`mada_optim.matrices.hidden_matrices`).
+            hyper-parameters, and coefficients that are not learned for all groups together. Its `matrix` says, for
+            rules that orthogonalize, what its parameters of two or more dimensions are. True: each is one matrix, the
+            first dimension by all others. "batched": the last two dimensions are a matrix, as for experts. A number n:
+            n blocks of rows are a matrix each, as 3 for a fused projection to queries, keys and values. False: none is
+            a matrix. Without the key, names and shapes decide (`mada_optim.matrices.hidden_matrices`).
         lr: Learning rate, >= 0; a float or a 0-d tensor, set by schedulers as in torch.optim. "auto": computed from
             the matrix shapes (`mada_optim.matrices.start_lr`) for groups without an lr of their own; 1e-3 without
             matrices. A learned lr is a factor on it.
@@ -135,11 +132,13 @@ class HyperOptimizer(Optimizer):
         super().__init__(params, defaults)
         if self._keys.end_construction() and self.learned and reduce_group is None:
             dtensors.require_one_process(type(self).__name__)
+        groups = [] if reduce_group is None else [reduce_group]
+        total = functools.partial(dtensors.summed, groups=groups, device_type=self._home.type)
         if lr == "auto":
             chosen = [isinstance(x, dict) and "lr" in x for x in params]
-            start_lr.set_start(self.rule, self.param_groups, chosen, self.defaults, self._over_processes)
-        learns_lr = LR.name in self.learned
-        self._banks.begin(start_lr.log_floor(self.rule, self.param_groups, self._over_processes) if learns_lr else None)
+            start_lr.set_start(self.rule, self.param_groups, chosen, self.defaults, total)
+        floor = start_lr.log_floor(self.rule, self.param_groups, total) if LR.name in self.learned else None
+        self._banks.begin(floor)
         self._banks.attach(self.param_groups)
 
     def _build(self) -> None:
@@ -182,10 +181,6 @@ class HyperOptimizer(Optimizer):
         """The device of the learned coefficients, or else of the first parameter."""
         return self._stepper.home(self.param_groups)
 
-    def _over_processes(self, x: Tensor) -> Tensor:
-        """The sum over the processes that have other parameters, if there are any."""
-        return x if self.reduce_group is None else dtensors.summed(x, [self.reduce_group], self._home.type)
-
     @overload
     def step(self, closure: None = None) -> None: ...
 
@@ -213,34 +208,29 @@ class HyperOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with modes.neutral():
-            self._step()
+            finite = self._stepper.step(self.param_groups, self.state, self._observed)
+            self._observed = None
+            if finite is not None:
+                self._step_count.add(finite)
         return loss
-
-    def _step(self) -> None:
-        finite = self._stepper.step(self.param_groups, self.state, self._observed)
-        self._observed = None
-        if finite is not None:
-            self._step_count.add(finite)
 
     @modes.opaque
     def observe(self, grad_scale: float | Tensor = 1.0, group: Any = None) -> None:
         """Computes the hypergradients from the present gradients; the next `step` uses them instead of its own.
 
-        Nothing moves and no gradient is kept, so you can clip, add to or replace the gradients afterwards. Use it to
-        learn from other gradients than those that move the weights: unclipped ones, one micro-batch, or held-out data.
+        Use it to learn from other gradients than those that move the weights: unclipped ones, one micro-batch, or
+        held-out data. No gradient is kept.
 
             loss.backward()
             opt.observe()
             clip_grad_norm_(model.parameters(), 1.0)
             opt.step()
 
-        The next step uses the last observation, once, even if that step is skipped. A step is skipped only for its own
-        gradients. A scope stays in that step if its observed hypergradient is not finite, or if none of its parameters
-        has a gradient here. Before the first update all hypergradients are 0.
-
-        `load_state_dict` and `add_param_group` drop the observation. Copies by pickle or `copy.deepcopy` keep it, but
-        `state_dict` doesn't contain it: save between steps, not between `observe` and `step`. With DTensors (FSDP2's
-        `fully_shard`) and with `reduce_group`, all processes must call it.
+        The next step uses the last observation, once, even if that step is skipped for its own gradients. A scope whose
+        observed hypergradient is not finite, or whose parameters have no gradient here, stays in that step. Before the
+        first update all hypergradients are 0. `load_state_dict` and `add_param_group` drop the observation, and
+        `state_dict` doesn't contain it: save between steps. With DTensors (FSDP2's `fully_shard`) and with
+        `reduce_group`, all processes must call this.
 
         Args:
             grad_scale: The factor on the loss, a number or a 0-d tensor, such as `scaler.get_scale()` before

@@ -30,8 +30,8 @@ class Readings:
 
     Args:
         program: The optimizer's program, with nothing fixed.
-        banks: Where the learned coefficients live.
-        guard: What the betas pass through, if anything.
+        banks: The learned coefficients.
+        guard: Limits the betas, if given.
     """
 
     def __init__(self, program: Program, banks: Banks, guard: Guard | None) -> None:

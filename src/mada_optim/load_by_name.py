@@ -1,7 +1,7 @@
-"""A saved state in the order of an optimizer's parameters, where both sides know the names of theirs.
+"""Puts a saved state into the order of an optimizer's parameters, if both sides know the names of theirs.
 
-torch.optim loads by position: parameters that were given in another order, or in other groups, would get the state of
-others of the same shape.
+torch.optim loads by position: parameters in another order, or in other groups, would get the state of other parameters
+with the same shape.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ Names = list[list[str]]
 
 
 class Order(NamedTuple):
-    """Where the state of an optimizer's parameters is in a state dict.
+    """Where the state of each parameter is in a state dict.
 
     Attributes:
         groups: For each group, its place among the saved ones.
@@ -31,13 +31,11 @@ class Order(NamedTuple):
 
 
 def order(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) -> Order | None:
-    """Matches parameters by name; None where one side doesn't know all names, or one of them twice.
+    """Matches parameters by name; None if a side doesn't know all names, or knows one twice.
 
-    What wraps a module, as DDP and `torch.compile` do, changes no name. None too for the states that
-    `torch.distributed.checkpoint` has put into order, if their names are others.
-
-    Raises:
-        ValueError: A parameter is missing on one side, or is in another group with others than before.
+    Prefixes of wrappers, as of DDP and `torch.compile`, don't count. None too for states that
+    `torch.distributed.checkpoint` has ordered under other names. Raises ValueError if a parameter is missing on one
+    side, or its group has others than before.
     """
     saved = state_dict["param_groups"]
     ours, theirs = _names(groups), _names(saved)
@@ -53,7 +51,7 @@ def order(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) ->
 def arranged(
     groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any], found: Order, per_parameter: Iterable[str]
 ) -> dict[str, Any]:
-    """The state dict in that order, with what groups hold of each parameter under the keys `per_parameter`."""
+    """The state dict in that order, as are the values that groups hold of each parameter, under `per_parameter`."""
     saved, new = state_dict["param_groups"], []
     for group, source, within in zip(groups, found.groups, found.within, strict=True):
         own = dict(saved[source])
@@ -67,7 +65,7 @@ def arranged(
 def rearranged_rows(
     state_dict: Mapping[str, Any], rows: Sequence[int], per_row: Iterable[str] | None
 ) -> dict[str, Any]:
-    """The state of an optimizer of coefficients, whose tensors have a row for each scope; `per_row` None is any."""
+    """The state of an optimizer of coefficients, with reordered rows in the tensors `per_row`; None: in all of them."""
     keys = None if per_row is None else set(per_row)
 
     def taken(name: str, x: Any) -> Any:
@@ -79,7 +77,7 @@ def rearranged_rows(
 
 
 def _names(groups: Sequence[Mapping[str, Any]]) -> Names | None:
-    """Those of each group; None unless all parameters have one of their own."""
+    """The names in each group; None unless every parameter has one of its own."""
     names = [list(group.get("param_names", [])) for group in groups]
     if any(len(own) != len(group["params"]) for own, group in zip(names, groups, strict=True)):
         return None
@@ -92,7 +90,7 @@ def _unique(names: Names) -> bool:
 
 
 def _unwrapped(ours: Names, theirs: Names) -> tuple[Names, Names]:
-    """Both without the names of wrappers, where they differ and stay unique so."""
+    """Both without the names of wrappers, if the names differ and stay unique."""
     if set(chain(*ours)) == set(chain(*theirs)):
         return ours, theirs
     plain = [[[_plain(name) for name in own] for own in side] for side in (ours, theirs)]
@@ -105,7 +103,7 @@ def _plain(name: str) -> str:
 
 
 def _ordered_before(saved: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether parameters are known by full names, as `set_optimizer_state_dict` has put them into our order."""
+    """Whether parameters have full names, as after `set_optimizer_state_dict`, which has put them into our order."""
     keys = [key for group in saved for key in group["params"]]
     return bool(keys) and all(isinstance(key, str) for key in keys)
 

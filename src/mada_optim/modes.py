@@ -21,8 +21,8 @@ R = TypeVar("R")
 def neutral() -> Iterator[None]:
     """Turns off gradients, inference mode, autocast and anomaly detection, as a context or a decorator.
 
-    Inference mode would make tensors that no later step may write to. Anomaly detection would raise an error where a
-    hypergradient is not finite, and the coefficients are to stay.
+    Inference mode would make tensors that no later step can write to. Anomaly detection would raise an error for a
+    hypergradient that is not finite, which must only keep its coefficients.
     """
     with ExitStack() as modes:
         _leave_autocast(modes)
@@ -36,7 +36,7 @@ def neutral() -> Iterator[None]:
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Products in the dtypes of their factors."""
+    """Computes products in the dtypes of their factors."""
     with ExitStack() as modes:
         _leave_autocast(modes)
         yield
@@ -49,10 +49,9 @@ def _leave_autocast(modes: ExitStack) -> None:
 
 
 def products_are_exact(x: Tensor) -> bool:
-    """Whether products of matrices like `x` are made in its dtype, in fp32 or fp64.
+    """Whether products of matrices like `x` are computed in its dtype, fp32 or fp64.
 
-    `torch.set_float32_matmul_precision`, and the options of `torch.backends` behind it, let torch round the factors of
-    products in fp32 to fewer digits.
+    `torch.set_float32_matmul_precision`, and the options of `torch.backends`, let torch round factors in fp32.
     """
     if x.dtype is not torch.float32:
         return x.dtype is torch.float64
@@ -62,9 +61,9 @@ def products_are_exact(x: Tensor) -> bool:
 
 
 def opaque(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` as torch.compile must leave it: called as it is, at a break of the graph.
+    """`function`, called by torch.compile without tracing it.
 
-    torch.compile imports much, so what it is told is put off to the first call.
+    Importing torch.compile is slow, so it is told at the first call.
     """
     hidden: list[Callable[P, R]] = []
 

@@ -25,11 +25,11 @@ Group = dict[str, Any]
 
 
 class StateDicts:
-    """What an optimizer's state dicts have beside those of torch.optim.
+    """What an optimizer's state dicts have beside torch.optim's: DTensors, names, and the states of towers.
 
     Args:
         program: The optimizer's program, with nothing fixed.
-        banks: Where the learned coefficients live.
+        banks: The learned coefficients.
     """
 
     def __init__(self, program: Program, banks: Banks) -> None:
@@ -49,11 +49,7 @@ class StateDicts:
 
     @contextmanager
     def loading(self, optimizer: Optimizer, check_group: Callable[[Group], None]) -> Iterator[None]:
-        """While `optimizer` loads a state dict: checks and arranges it, after the user's hooks.
-
-        Raises:
-            ValueError: It is the state of another optimizer, or `check_group` refuses a group.
-        """
+        """While `optimizer` loads a state dict: checks and reorders it, after the user's hooks. Raises ValueError."""
 
         def receive(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
             self._incoming = self._arranged_and_checked(optimizer.param_groups, state_dict)
@@ -69,7 +65,7 @@ class StateDicts:
             self._incoming = {}
 
     def restore(self, groups: list[Group], states: MutableMapping[Tensor, Any]) -> None:
-        """Replaces states that torch has loaded, and maybe rounded, and loads the towers."""
+        """Replaces states that torch has loaded, and perhaps rounded, and loads the towers."""
         states.update(restored(groups, self._incoming, self._program))
         for key, optimizer in self._towers():
             optimizer.load_state_dict(self._incoming[key])
@@ -103,7 +99,7 @@ class StateDicts:
     def _arranged(
         self, groups: list[Group], state_dict: Mapping[str, Any], order: load_by_name.Order
     ) -> dict[str, Any]:
-        """A state in the order of our parameters, as are the states of towers that have a row for each scope."""
+        """A state in the order of our parameters; so are the states of towers with a row for each scope."""
         of_each = (hidden_matrices.FLAGS, *self._banks.per_parameter())
         arranged = load_by_name.arranged(groups, state_dict, order, of_each)
         scopes = [bank.scope for bank in self._banks.by_number for _ in bank.optimizers]
@@ -117,7 +113,7 @@ class StateDicts:
 
 
 def whole(groups: list[Group], state_dict: Mapping[str, Any], rule: Rule) -> dict[Any, Any]:
-    """The state in `state_dict`, with DTensors for what the parameters have shards of."""
+    """The state in `state_dict`, with DTensors in place of the shards of sharded parameters."""
     per_element, states = eager.per_element(rule), dict(state_dict["state"])
     for p, key in _keys(groups, state_dict):
         if key in states and dtensors.is_sharded(p):
@@ -127,17 +123,14 @@ def whole(groups: list[Group], state_dict: Mapping[str, Any], rule: Rule) -> dic
 
 
 def tower_keys(towers: int) -> list[str]:
-    """Where a state dict has the states of optimizers that learn coefficients."""
+    """The keys in a state dict of the states of optimizers that learn coefficients."""
     return ["hyper_optimizer", *(f"hyper_optimizer.{i}" for i in range(1, towers))][:towers]
 
 
 def unlabelled(names: Mapping[str, list[str]], state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict without the names of each learner's coefficients, which `names` must agree with.
+    """The state dict without the names of each learner's coefficients, which 0.1.0 didn't write.
 
-    Version 0.1.0 didn't write any.
-
-    Raises:
-        ValueError: A learner has learned others.
+    Raises ValueError if they differ from `names`.
     """
     groups = []
     for group in state_dict["param_groups"]:
@@ -153,7 +146,7 @@ def unlabelled(names: Mapping[str, list[str]], state_dict: Mapping[str, Any]) ->
 
 
 def without_idle_velocity(groups: list[Group], state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict without what version 0.1.0 wrote in vain where an optimizer learned coefficients: a velocity."""
+    """The state dict without the velocity that version 0.1.0 wrote needlessly beside an optimizer of coefficients."""
     key = "hyper_velocity"
     theirs = state_dict["param_groups"]
     if not any(LEARNED in group for group in theirs) and not any(key in group for group in groups):
@@ -162,18 +155,10 @@ def without_idle_velocity(groups: list[Group], state_dict: Mapping[str, Any]) ->
 
 
 def check(program: Program, groups: list[Group], state_dict: Mapping[str, Any], towers: int) -> None:
-    """Refuses the state of another rule, `learn` or `scope`, or with other shapes.
+    """Refuses the state (ValueError) of another rule, `learn` or `scope`, or with other shapes.
 
-    Slots of the rule that this program has switched off may be there: version 0.1.0 wrote them.
-
-    Args:
-        program: The program of the optimizer that loads the state, with nothing fixed.
-        groups: Its parameter groups.
-        state_dict: The state.
-        towers: How many optimizers learn coefficients; their states must be there.
-
-    Raises:
-        ValueError: Names the first difference, and the remedy.
+    Slots of the rule that this program has switched off may be there: version 0.1.0 wrote them. `towers` says how many
+    optimizers learn coefficients; their states must be there.
     """
     rule = program.rule
     for key in tower_keys(towers):
@@ -203,7 +188,7 @@ def check(program: Program, groups: list[Group], state_dict: Mapping[str, Any], 
 
 
 def _known(state_dict: Mapping[str, Any]) -> None:
-    """Refuses numbers of parameters that have become text, as JSON and its kin make them: they would match none."""
+    """Refuses numbers of parameters that JSON has turned into text, which would match no parameter."""
     params = {key for group in state_dict["param_groups"] for key in group["params"]}
     for key in state_dict["state"]:
         if isinstance(key, str) and key not in params and key.isdecimal():
@@ -231,9 +216,9 @@ def _layouts(params: Iterable[Tensor], saved: Iterable[Layout]) -> None:
 def restored(groups: list[Group], state_dict: Mapping[str, Any], program: Program) -> dict[Tensor, dict[str, Tensor]]:
     """The saved state of each parameter, copied to the parameter's device in the dtype that it was saved in.
 
-    `torch.optim.Optimizer.load_state_dict` rounds floating-point state to its parameter's dtype: with bf16 parameters
-    a coefficient of .9995 would come back as 1. Slots that are switched off are left out. Slots in fp16, which can't
-    hold squares of gradients, arrive in fp32.
+    `torch.optim.Optimizer.load_state_dict` rounds state to its parameter's dtype: with bf16 parameters a coefficient of
+    .9995 would come back as 1. Slots that are switched off are left out. Slots in fp16, which can't hold squares of
+    gradients, arrive in fp32.
     """
     rule = program.rule
     places = [(group, j) for group in groups for j in range(len(group["params"]))]

@@ -40,12 +40,9 @@ class NoKernelError(Exception):
 
 
 def choose(engine: str, program: Program) -> Kernel:
-    """The kernel that runs `program`.
+    """The kernel that runs `program`. Raises NoKernelError if the engine can't run it here.
 
     "auto" is Triton on CUDA; on the CPU it is the C++ loops, or the tiled engine if they can't be compiled.
-
-    Raises:
-        NoKernelError: The engine can't run the program here.
     """
     if program.state_dtype not in SLOT_DTYPES:
         raise NoKernelError(f"there are no loops for state_dtype={program.state_dtype}")
@@ -67,11 +64,10 @@ def choose(engine: str, program: Program) -> Kernel:
 
 
 def in_stages(engine: str, program: Program) -> Staged:
-    """The kernels of a rule that is pointwise but for one operation on matrices.
+    """The kernels of a rule that is pointwise but for one operation on matrices. Raises NoKernelError for other rules.
 
-    Raises:
-        NoKernelError: More than one operation isn't pointwise, the last update must be differentiated, or slots are
-            not in fp32: stochastic rounding depends on an element's place in the whole slot.
+    The last update can't be differentiated, and slots must be in fp32: stochastic rounding depends on an element's
+    place in the whole slot.
     """
     name, stages = program.form.name, cut(program.form)
     if stages is None:
@@ -93,11 +89,7 @@ def loops(program: Program) -> Loops:
 
 @functools.lru_cache(maxsize=256)
 def source(program: Program) -> str:
-    """The C++ code of a program: `rule.h`.
-
-    Raises:
-        NoKernelError: The rule isn't pointwise, or has an operation that can't be written.
-    """
+    """The C++ code of a program, `rule.h`. Raises NoKernelError if an operation can't be written."""
     try:
         return emit(program, *graphs(program))
     except NoCodeError as error:
@@ -105,11 +97,7 @@ def source(program: Program) -> str:
 
 
 def tiled(program: Program) -> Tiled:
-    """The program as torch operations on tiles.
-
-    Raises:
-        NoKernelError: The rule has an operation that isn't lowered, or the slots are not in fp32.
-    """
+    """The program on tiles. Raises NoKernelError if an operation isn't lowered, or slots aren't in fp32."""
     if program.state_dtype not in (None, torch.float32):
         raise NoKernelError(f"there are no programs on tiles for state_dtype={program.state_dtype}")
     try:
@@ -119,11 +107,7 @@ def tiled(program: Program) -> Tiled:
 
 
 def triton(program: Program) -> gpu.Triton:
-    """The Triton kernels, on a CUDA device, or on the CPU under Triton's interpreter.
-
-    Raises:
-        NoKernelError: The rule has an operation that can't be written, or Triton can't be used on the device.
-    """
+    """The Triton kernels, on CUDA or under Triton's interpreter. Raises NoKernelError if Triton can't be used."""
     if reason := gpu.fault(program.device):
         if program.device.type == "cuda":
             build.warn(reason)
@@ -133,11 +117,7 @@ def triton(program: Program) -> gpu.Triton:
 
 @functools.lru_cache(maxsize=256)
 def triton_source(program: Program) -> triton_emit.Code:
-    """The code of the Triton kernels.
-
-    Raises:
-        NoKernelError: The rule isn't pointwise, or has an operation that can't be written.
-    """
+    """The code of the Triton kernels. Raises NoKernelError if an operation can't be written."""
     limit = min(largest_gradient(dtype or torch.float32) for dtype in (torch.float32, program.state_dtype))
     try:
         return triton_emit.emit(program, *graphs(program), limit)
@@ -147,11 +127,7 @@ def triton_source(program: Program) -> triton_emit.Code:
 
 @functools.lru_cache(maxsize=256)
 def graphs(program: Program) -> tuple[fx.Graph, fx.Graph]:
-    """The graph of the program's update, and the graph of its derivatives in the learned coefficients.
-
-    Raises:
-        NoKernelError: The rule isn't pointwise, can't be traced, or can't be differentiated.
-    """
+    """The graphs of the update and its derivatives. Raises NoKernelError if they can't be made."""
     name, scalars = program.rule.name, program.scalar_inputs
     if not program.form.pointwise:
         raise NoKernelError(f"the rule {name!r} is not pointwise")

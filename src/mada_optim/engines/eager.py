@@ -28,15 +28,12 @@ MASK = 0xFFFFFFFF
 
 
 def compute_dtype(p: Tensor) -> torch.dtype:
-    """The dtype that updates of `p` are computed in: at least fp32, fp64 for fp64."""
+    """The dtype of updates of `p`: at least fp32, fp64 for fp64."""
     return torch.promote_types(p.dtype, torch.float32)
 
 
 def canvas(x: Tensor) -> Tensor:
-    """A view of `x` for the rules: real, as in torch.optim, and at least 1-d.
-
-    A 0-d tensor would be promoted to the coefficients' fp64.
-    """
+    """A view of `x` for the rules: real, and at least 1-d, since a 0-d tensor would become fp64."""
     if x.is_complex():
         x = torch.view_as_real(x)
     return x if x.ndim else x.reshape(1)
@@ -45,8 +42,7 @@ def canvas(x: Tensor) -> Tensor:
 def largest_gradient(dtype: torch.dtype) -> float:
     """The largest gradient element that a step accepts: 4.5e15 in fp32. A larger one, or NaN, skips the step.
 
-    A sum of 2^24 squares of it is still finite in `dtype`. Beyond that, v would stay infinite, and every later update
-    would be 0 or NaN.
+    A sum of 2^24 squares of it is finite in `dtype`. Beyond that, v would stay infinite, and updates would be 0 or NaN.
     """
     return math.ldexp(math.sqrt(torch.finfo(dtype).max), -12)
 
@@ -107,7 +103,7 @@ def slots_after_last_update(entry: StepInput) -> dict[str, Tensor]:
 
 
 def widen(s: Slots, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Slots as the rule computes with them: one per element in `dtype`, scalars as they are."""
+    """Slots in the rule's dtype: those with one number per element in `dtype`, scalars as they are."""
     return {name: x if x.ndim == 0 else x.to(dtype) for name, x in s.items()}
 
 
@@ -146,8 +142,8 @@ def store(target: Tensor, new: Tensor, where: Tensor) -> None:
 def random_bits(like: Tensor, t: Tensor, slot: int) -> Tensor:
     """32 random bits for each element of `like`, in int64: a multiplicative hash with murmur3's finalizer.
 
-    They are a function of element, step and slot: a run that is repeated or resumed gets the same ones, and so do the
-    C++ loops and the Triton kernels.
+    They are a function of element, step and slot. The C++ loops and the Triton kernels have the same, and so has a
+    resumed run.
     """
     seed = (t.to(torch.int64) * 0x2545F491 + (slot + 1) * 0x9E3779B1) & MASK
     x = torch.arange(like.numel(), device=like.device).reshape(like.shape)
@@ -160,8 +156,8 @@ def random_bits(like: Tensor, t: Tensor, slot: int) -> Tensor:
 def narrowed(x: Tensor, dtype: torch.dtype, t: Tensor, slot: int) -> Tensor:
     """`x` in a slot's dtype: rounded stochastically from fp32 to bf16, and to nearest otherwise.
 
-    Stochastic rounding keeps the mean exact. Rounded to nearest, an average whose new share is below half of its last
-    digit would never move: for beta = .999, every share below a quarter of the average.
+    Rounded to nearest, an average whose new share is below half of its last digit would never move: for beta = .999,
+    every share below a quarter of the average.
     """
     if (x.dtype, dtype) != (torch.float32, torch.bfloat16):
         return x.to(dtype)
@@ -171,21 +167,15 @@ def narrowed(x: Tensor, dtype: torch.dtype, t: Tensor, slot: int) -> Tensor:
 
 
 class EagerBatch(TensorBatch):
-    """Tensors of one step, moved one by one.
-
-    Args:
-        entries: The tensors, each with the rule as it sees its matrices.
-    """
+    """Tensors of one step, moved one by one."""
 
     def __init__(self, entries: list[StepInput]) -> None:
         self._entries = entries
 
     def usable(self) -> Tensor:
-        """Whether every gradient is usable, 0-d."""
         return all_usable(self._entries, self._entries[0].p.device)
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
-        """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned)."""
         device, learned = self._entries[0].p.device, self._entries[0].program.learned
         total = torch.zeros(scopes, len(learned), dtype=scalar_dtype(device), device=device)
         for entry in self._entries if learned else ():
@@ -194,7 +184,6 @@ class EagerBatch(TensorBatch):
         return self.usable(), total
 
     def advance(self, where: Tensor) -> None:
-        """Moves weights and state by one step, where `where` (0-d boolean) holds."""
         for entry in self._entries:
             advance(entry, where.to(entry.p.device))
 
@@ -205,11 +194,7 @@ class Eager:
     name = "eager"
 
     def prepare(self, entry: StepInput) -> StepInput:
-        """The tensor, with a rule that views it as matrices and gathers those that are cut.
-
-        Raises:
-            RuntimeError: The state doesn't fit the parameter.
-        """
+        """The tensor, with a rule that views or gathers its matrices. Raises RuntimeError if the state doesn't fit."""
         require_fitting_state(entry)
         if entry.rule.pointwise:
             return entry
@@ -220,15 +205,14 @@ class Eager:
         return entry._replace(rule=dtensors.gathering(entry.rule, entry.whole, entry.layout, differentiated))
 
     def forget_others(self, entries: list[StepInput], prepared: list[StepInput]) -> None:
-        """Does nothing, as nothing is kept."""
+        pass
 
     def batch(self, _: list[StepInput], prepared: list[StepInput]) -> EagerBatch:
-        """The tensors as one batch."""
         return EagerBatch(prepared)
 
 
 def hypergradients_of(entry: StepInput) -> Tensor:
-    """The hypergradients of one tensor, 1-d; that of lr is measured along its trace if the state has an anchor."""
+    """The hypergradients of one tensor, 1-d; that of lr is measured along its trace if it is traced."""
     theta, program = entry.p.to(entry.g.dtype), entry.program
     h = []
     if program.one_step:
@@ -243,11 +227,7 @@ def hypergradients_of(entry: StepInput) -> Tensor:
 
 
 def require_fitting_state(entry: StepInput) -> None:
-    """Refuses a state that doesn't fit its parameter; torch would broadcast it, or read beyond its memory.
-
-    Raises:
-        RuntimeError: Names the parameter, the entry of its state, the expected form, and the remedy.
-    """
+    """Refuses a state (RuntimeError) that doesn't fit its parameter. Torch would broadcast it, or read beyond it."""
     shared, slots = per_element(entry.program.rule), entry.program.slot_names
     for name in entry.program.state_names:
         shape = entry.p.shape if name in shared else (1 + len(entry.program.coefficients),) * (name == "applied")

@@ -62,12 +62,8 @@ def settle(group: dict[str, Any], program: Program, device: torch.device) -> Non
 class GroupNumbers:
     """Learning rate, coefficients, weight decay, horizon and hyper-parameters: a row of doubles for each group.
 
-    A tensor with coefficients of its own has a row of its own. Torch operations are avoided: each would take longer
-    than all of this.
-
-    Args:
-        program: Its rule gives the order of the columns.
-        options: The options of each tensor; tensors with the same object share a row.
+    Tensors that share an `options` object share a row. Torch operations are avoided: each takes longer than all of
+    this.
     """
 
     def __init__(self, program: Program, options: Sequence[Mapping[str, Any]]) -> None:

@@ -16,12 +16,9 @@ UNKNOWN: tuple[list[str], list[Tensor], None, None] = ([], [], None, None)
 
 
 class PreparedStates(Generic[Prepared]):
-    """What a kernel has prepared, by state.
+    """What a kernel has prepared, by state. Holds the tensors, so that no later one can be mistaken for them.
 
-    Holds the tensors of each state, so that no later tensor can be mistaken for one of them.
-
-    Args:
-        make: Prepares a state for a parameter of some shape; None if the kernel can't move it.
+    `make` prepares a state for a parameter of some shape, or returns None.
     """
 
     def __init__(self, make: Callable[[dict[str, Tensor], torch.Size], Prepared | None]) -> None:

@@ -52,7 +52,7 @@ class Program:
 
     @cached_property
     def keeps_last_update(self) -> bool:
-        """Whether the state holds the slots before the last update, and what the update was made with."""
+        """Whether the state holds the last update: the slots before it, its gradient and its coefficients."""
         return bool(self.one_step)
 
     @cached_property
@@ -62,12 +62,10 @@ class Program:
 
     @cached_property
     def coefficients(self) -> tuple[str, ...]:
-        """Names of the rule's coefficients."""
         return self.rule.coefficient_names()
 
     @cached_property
     def slot_names(self) -> tuple[str, ...]:
-        """Names of the form's slots."""
         return self.form.slot_names()
 
     @cached_property
@@ -93,7 +91,6 @@ class Program:
 
     @cached_property
     def state_keys(self) -> frozenset[str]:
-        """As `state_names`, for comparisons."""
         return frozenset(self.state_names)
 
     @cached_property

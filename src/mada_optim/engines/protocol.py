@@ -21,7 +21,7 @@ class StepInput(NamedTuple):
         p: The parameter, real and at least 1-d; of a DTensor, the local shard.
         g: The gradient to descend, in the shape of `p` and the dtype of computation.
         state: The parameter's state, empty before its first step.
-        options: The parameter's group as it sees it: lr, weight_decay, hyper-parameters and coefficients.
+        options: The parameter's group as the parameter sees it.
         scope: The row of its learned coefficients.
         whole: The DTensor that `p` is a shard of, if the rule needs matrices that are cut; else None.
         layout: Where the matrices are in the whole parameter.
@@ -87,15 +87,12 @@ class JoinedBatches(TensorBatch):
         self._parts = parts
 
     def usable(self) -> Tensor:
-        """Whether every gradient is usable, 0-d."""
         return functools.reduce(torch.logical_and, [part.usable() for part in self._parts])
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
-        """Whether every gradient is usable, 0-d, and the sums of the hypergradients, (scopes, learned)."""
         usable, h = zip(*(part.hypergradients(scopes) for part in self._parts), strict=True)
         return functools.reduce(torch.logical_and, usable), functools.reduce(torch.add, h)
 
     def advance(self, where: Tensor) -> None:
-        """Moves weights and state of all by one step."""
         for part in self._parts:
             part.advance(where)

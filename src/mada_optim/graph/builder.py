@@ -1,8 +1,7 @@
 """Writes operations into the graph of a rule.
 
-Values are of two kinds. An *element* value has one number per element of the parameter: what depends on the gradient or
-on a slot. A *scalar* has one per tensor: coefficients, t, averages of ones. `total` sums an element value over the
-tensor.
+An *element* value has one number per element of the parameter: it depends on the gradient or on a slot. A *scalar* has
+one per tensor: coefficients, t, averages of ones. `total` sums an element value over the tensor.
 """
 
 import operator

@@ -1,4 +1,4 @@
-"""The partial derivatives of the operations that rules are made of."""
+"""The partial derivatives of the operations in rules."""
 
 import operator
 from collections.abc import Callable, Iterable
@@ -11,11 +11,11 @@ from mada_optim.graph.builder import Builder, Value
 
 
 class NoDerivativeError(Exception):
-    """The rule has an operation whose derivative is not known here."""
+    """The rule has an operation without a known derivative."""
 
 
 class Factor:
-    """A partial derivative: a scalar times what is done to an element value."""
+    """A partial derivative: a scalar times an operation on an element value."""
 
     def __init__(self, scalar: Value = 1.0, element: Callable[[Builder, Value], Value] | None = None) -> None:
         self.scalar, self._element = scalar, element
@@ -45,11 +45,7 @@ def where(condition: Any, holds: bool) -> Factor:
 
 
 def partials(build: Builder, node: fx.Node) -> Iterable[tuple[Any, Factor]]:
-    """Each argument of an operation, with the derivative of the operation in it.
-
-    Raises:
-        NoDerivativeError: It is none of these.
-    """
+    """Each argument of an operation, with the derivative in it. Raises NoDerivativeError if it isn't known."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     rule = PARTIALS.get(name)
     if rule is None:

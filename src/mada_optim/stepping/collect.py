@@ -1,6 +1,6 @@
 """Collects, for each parameter, its specialized rule, kernel, state and options for one step."""
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ Ready = tuple[Tensor, Tensor, int]  # a parameter, its gradient, and its place i
 
 
 class SpecializedGroup(NamedTuple):
-    """The parameters of a group that share a layout, for which the rule has one form.
+    """The parameters of a group that share a layout, so that the rule has one form for them.
 
     Attributes:
         program: The program that moves them.
@@ -49,7 +49,7 @@ class StepCollector:
     Args:
         owner: Name of the optimizer, for messages.
         program: Its program, with nothing fixed.
-        banks: Where the learned coefficients live.
+        banks: The learned coefficients.
         dispatcher: Has the kernels.
         check_keys: Checks and translates the keys of groups that have changed.
     """
@@ -67,6 +67,7 @@ class StepCollector:
         self._plain = PlainSteps()
         self._members = Members(banks.scope if program.learned else None)
         self._layouts: list[list[Layout]] = []
+        self._rows: list[Sequence[int]] = []
         self._specialized: list[dict[Layout, SpecializedGroup]] = []
         options = (*program.coefficients, *program.rule.hyper_parameters)
         self._learned_keys = list(map(option_key, program.learned))
@@ -86,9 +87,8 @@ class StepCollector:
     def follow(self, groups: list[Group]) -> None:
         """Takes over what a user has changed in the groups: keys, parameters, learned coefficients.
 
-        Raises:
-            ValueError: A key or a value is refused; nothing is changed.
-            RuntimeError: A tensor in a group has lost its memory, or learned coefficients can't follow the change.
+        Raises ValueError for a key or a value, and RuntimeError if a tensor in a group has lost its memory, or learned
+        coefficients can't follow.
         """
         self._check_keys(groups)
         if not self.has_members(groups):
@@ -101,26 +101,21 @@ class StepCollector:
                 )
         self._banks.adopt(groups)
         self._layouts = [hidden_matrices.flags(self._program.rule, group) for group in groups]
+        self._rows = [self._banks.rows_of(i, len(group["params"])) for i, group in enumerate(groups)]
         self._specialized = [{} for _ in groups]
 
     def prepare_kernels(self, group: Group, device: torch.device) -> None:
-        """Chooses, and compiles if necessary, the kernels of a new group.
-
-        Raises:
-            ValueError: The requested engine can't run the rule.
-        """
+        """Chooses and compiles the kernels of a new group. Raises ValueError if the engine can't run the rule."""
         for layout in set(hidden_matrices.flags(self._program.rule, group)):
             self._dispatcher.prepare(self._program.fixed_in(group, layout), device)
 
     def batches(
         self, groups: list[Group], states: MutableMapping[Tensor, State], begin: bool
     ) -> list[tuple[TensorBatch, list[StepInput]]]:
-        """The parameters that have a gradient: a batch for each kernel, the eager engine's last, with its inputs.
+        """The parameters with a gradient: a batch for each kernel, the eager engine's last, with its inputs.
 
-        `begin` gives a state to parameters without one; else they are left out.
-
-        Raises:
-            RuntimeError: A gradient is sparse, or a gradient or a state doesn't fit its parameter; nothing is changed.
+        `begin` gives a state to parameters without one; else they are left out. Raises RuntimeError if a gradient is
+        sparse, or a gradient or a state doesn't fit; nothing is changed.
         """
         by_kernel: dict[Kernel, tuple[list[StepInput], list[Any]]] = {}
         for kernel, entry in self._inputs(groups, states, begin):
@@ -149,9 +144,8 @@ class StepCollector:
 
     def scopes_of_gradients(self, groups: list[Group]) -> set[int]:
         """Rows of the learned coefficients of the parameters that have a gradient."""
-        rows = [self._banks.rows_of(i, len(group["params"])) for i, group in enumerate(groups)]
-        pairs = [zip(own, group["params"], strict=True) for own, group in zip(rows, groups, strict=True)]
-        return {row for of_group in pairs for row, p in of_group if p.grad is not None}
+        pairs = (zip(rows, group["params"], strict=True) for rows, group in zip(self._rows, groups, strict=True))
+        return {row for row, p in chain.from_iterable(pairs) if p.grad is not None}
 
     def _specialize(self, i: int, group: Group, layout: Layout, device: torch.device) -> SpecializedGroup:
         """The rule as it is for a layout in a group: decided once, until the group changes."""
@@ -165,8 +159,7 @@ class StepCollector:
     def _of_group(
         self, i: int, group: Group, ready: list[Ready], states: MutableMapping[Tensor, State], plain: bool
     ) -> list[tuple[Kernel, StepInput]]:
-        layouts = self._layouts[i]
-        rows = self._banks.rows_of(i, len(layouts))
+        layouts, rows = self._layouts[i], self._rows[i]
         devices = {layouts[j]: p.device for p, _, j in ready}
         parts = {layout: self._specialize(i, group, layout, device) for layout, device in devices.items()}
         options = {layout: self._options_of_each(part.options) for layout, part in parts.items()}

@@ -14,12 +14,7 @@ EAGER = Eager()
 
 
 class Dispatcher:
-    """The kernels of one optimizer.
-
-    Args:
-        requested: The engine that the user asked for.
-        program: The optimizer's program, with nothing fixed.
-    """
+    """The kernels of one optimizer, for the engine that the user requested."""
 
     def __init__(self, requested: str, program: Program) -> None:
         self._requested, self._program = requested, program
@@ -30,11 +25,7 @@ class Dispatcher:
         self.reasons: list[str] = []
 
     def prepare(self, fixed: Corners, device: torch.device) -> tuple[Program, Kernel]:
-        """The program with these coefficients fixed, and its kernel, which is compiled if necessary.
-
-        Raises:
-            ValueError: The requested engine can't run it.
-        """
+        """The program with these coefficients fixed, and its kernel. Raises ValueError if the engine can't run it."""
         if fixed not in self._prepared:
             program = replace(self._program, fixed=fixed, device=device)
             kernel = self._chosen(program)

@@ -17,8 +17,7 @@ Group = dict[str, Any]
 class Members:
     """The groups of an optimizer and their parameters, as they were when it last looked.
 
-    Args:
-        scope: The finest scope of learned coefficients; None if nothing is learned.
+    `scope` is the finest scope of learned coefficients, or None.
     """
 
     def __init__(self, scope: str | None) -> None:
@@ -37,16 +36,10 @@ class Members:
         )
 
     def follow(self, groups: list[Group], decide: Callable[[list[Group]], list[list[Any]]]) -> None:
-        """Puts what groups hold by place into the new order.
+        """Puts what groups hold by place into the new order; `decide` tells which parameters are hidden matrices.
 
-        A parameter in the place of one that is gone takes over what was held for that one.
-
-        Args:
-            groups: The changed groups.
-            decide: Decides for all groups which parameters are hidden matrices.
-
-        Raises:
-            RuntimeError: A learned coefficient has no place for the change; nothing is changed.
+        A parameter in the place of one that is gone takes over what was held for that one. Raises RuntimeError if
+        learned coefficients have no place for the change.
         """
         self._require_possible(groups)
         for i, group in enumerate(groups):

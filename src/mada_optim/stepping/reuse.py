@@ -30,7 +30,7 @@ class StepWork(NamedTuple):
     Attributes:
         batch: All of them; None if no parameter has a gradient.
         scopes: The rows of their learned coefficients.
-        gradients: Their gradients. The batch has only addresses of them.
+        gradients: Kept alive here: the batch has only their addresses.
     """
 
     batch: TensorBatch | None
@@ -49,18 +49,12 @@ class StepWork(NamedTuple):
         return usable.to(home), h.to(home)
 
     def advance(self, where: Tensor) -> None:
-        """Moves weights and state by one step, where `where` (0-d boolean) holds."""
         if self.batch is not None:
             self.batch.advance(where)
 
 
 class GroupSnapshot:
-    """Parameter groups at one moment.
-
-    Args:
-        groups: The groups.
-        deciding: Keys of the values that decide how parameters are collected.
-    """
+    """Parameter groups at one moment. `deciding` are the keys of values that decide how parameters are collected."""
 
     def __init__(self, groups: list[Group], deciding: tuple[str, ...]) -> None:
         self._deciding = deciding
@@ -93,7 +87,7 @@ class ReusableStep(NamedTuple):
     Attributes:
         batch: All tensors as one batch.
         parts: The batches that it consists of, with their parameters.
-        scopes: The rows of the learned coefficients of all of these.
+        scopes: The rows of their learned coefficients.
         idle: The parameters without a gradient.
         owners: Ids of the parameters that have a state, in order.
         names: The keys of all states, in order.
@@ -108,12 +102,7 @@ class ReusableStep(NamedTuple):
 
 
 class StepReuse:
-    """Finds the tensors of each step.
-
-    Args:
-        collector: Collects the parameters.
-        dispatcher: Divides them among the kernels.
-    """
+    """Finds the tensors of each step. `dispatcher` has the kernels that `collector` uses."""
 
     def __init__(self, collector: StepCollector, dispatcher: Dispatcher) -> None:
         self._collector, self._dispatcher = collector, dispatcher
@@ -123,21 +112,12 @@ class StepReuse:
 
     @property
     def reduction(self) -> tuple[list[Any], str]:
-        """The process groups over which the parameters are sharded, and the device type to send from.
-
-        Raises:
-            RuntimeError: Parameters are sharded over different processes, or only some of them.
-        """
+        """The process groups over which the parameters are sharded, and the device type to send from."""
         assert self._groups is not None
         return self._groups.reduction
 
     def follow(self, groups: list[Group]) -> GroupSnapshot:
-        """Takes over what a user has changed in the groups since the last call.
-
-        Raises:
-            ValueError: A key or a value is refused; nothing is changed.
-            RuntimeError: A tensor in a group has lost its memory, or learned coefficients can't follow the change.
-        """
+        """Takes over what a user has changed in the groups since the last call. Raises as `StepCollector.follow`."""
         if self._groups is None or not self._groups.holds(groups):
             self._groups = self._reusable = None
             self._collector.follow(groups)
@@ -145,16 +125,10 @@ class StepReuse:
         return self._groups
 
     def work(self, groups: list[Group], states: MutableMapping[Tensor, State], begin: bool = True) -> StepWork:
-        """The tensors of a step.
+        """The tensors of a step; `begin` gives a state to parameters without one, else they are left out.
 
-        Args:
-            groups: The parameter groups.
-            states: The state of each parameter.
-            begin: Whether parameters without a state get one; else they are left out.
-
-        Raises:
-            ValueError: A key or a value in a group is refused; nothing is changed.
-            RuntimeError: A gradient is sparse, or a tensor can't be used as it is now; nothing is changed.
+        Raises ValueError for a key or a value in a group, and RuntimeError for a tensor that can't be used; nothing is
+        changed.
         """
         snapshot = self.follow(groups)
         before = tensors_of(states)

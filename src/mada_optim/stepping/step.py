@@ -51,6 +51,7 @@ class Stepper:
         self._check_keys, self._reduce_group = check_keys, reduce_group
         self.dispatcher = Dispatcher(engine, program)
         self._collector = StepCollector(owner, program, banks, self.dispatcher, check_keys)
+        self._rows = banks.rows
         self._tensors = StepReuse(self._collector, self.dispatcher)
 
     def home(self, groups: list[Group]) -> torch.device:
@@ -59,16 +60,13 @@ class Stepper:
         return next((x.device for x in chain(self._banks.columns().values(), params)), CPU)
 
     def take(self, groups: list[Group]) -> None:
-        """Remembers the groups, which were loaded or copied."""
+        """Remembers groups that were loaded or copied."""
+        self._rows = self._banks.rows
         self._collector.take(groups)
 
     def add(self, groups: list[Group]) -> None:
-        """Remembers the groups, of which the last one is new, and chooses the kernels for it.
-
-        Raises:
-            ValueError: The requested engine can't run the rule.
-        """
-        self._collector.take(groups)
+        """Remembers a new group, the last one, and chooses its kernels. Raises ValueError if there is none."""
+        self.take(groups)
         self._collector.prepare_kernels(groups[-1], self.home(groups))
 
     def follow(self, groups: list[Group]) -> None:
@@ -79,22 +77,16 @@ class Stepper:
             self._check_keys(groups)
 
     def step(self, groups: list[Group], states: States, observed: Observation | None) -> Tensor | None:
-        """Makes one step.
+        """Makes one step; returns whether it was applied, 0-d, or None if no parameter has a gradient.
 
-        Args:
-            groups: The parameter groups.
-            states: The state of each parameter.
-            observed: Hypergradients to use instead of those of the present gradients.
-
-        Returns:
-            Whether the step was applied, 0-d; None if no parameter has a gradient.
+        `observed` has hypergradients to use instead of those of the present gradients.
         """
         work = self._tensors.work(groups, states)
         if not work.scopes and self._reduce_group is None:
             return None
         home = self.home(groups)
         if observed is None:
-            finite, h = self._summed(*work.hypergradients(self._banks.rows, len(self._learned), home))
+            finite, h = self._summed(*work.hypergradients(self._rows, len(self._learned), home))
         else:
             finite, _ = self._summed(work.usable(home), observed.h[:0])  # the observed ones have been summed
             h = observed.h
@@ -123,7 +115,7 @@ class Stepper:
                 f"{self._owner}.observe: expected gradients, got None for every parameter; call it between "
                 "backward() and zero_grad(), and with fully_shard while gradients are synchronized"
             )
-        _, h = self._summed(*work.hypergradients(self._banks.rows, len(self._learned), home))
+        _, h = self._summed(*work.hypergradients(self._rows, len(self._learned), home))
         observed = Observation(h, self._active(scopes, home)).unscaled(grad_scale)
         return observed if process_group is None else observed.averaged(process_group)
 
@@ -140,7 +132,7 @@ class Stepper:
 
     def _active(self, scopes: set[int], home: torch.device) -> Tensor:
         """Which scopes have a gradient in this step, (rows,). The others don't move."""
-        rows, count = scopes if self._reduce_group is None else set(range(self._banks.rows)), self._banks.rows
+        rows, count = scopes if self._reduce_group is None else set(range(self._rows)), self._rows
         active = torch.full((count,), len(rows) == count, device=home)
         for row in rows if len(rows) < count else ():
             active[row] = True

@@ -40,12 +40,7 @@ class StatePointers(ctypes.Structure):
 
 
 class Loops:
-    """The compiled loops of one program, and the choice of the tensors that they can move.
-
-    Args:
-        program: The program.
-        library: What `build.load` returned for it.
-    """
+    """The compiled loops of one program, and the choice of the tensors that they can move. `library` is the build."""
 
     name = "cpu"
 
@@ -64,11 +59,9 @@ class Loops:
         return self._states.get(entry.state, entry.p.shape) if known else None
 
     def forget_others(self, entries: list[StepInput], _: list[StatePointers]) -> None:
-        """Drops the pointers into other states, if there are many."""
         self._states.forget_others((entry.state for entry in entries), len(entries))
 
     def batch(self, entries: list[StepInput], prepared: list[StatePointers]) -> "LoopBatch":
-        """The tensors as one batch; `prepared` has the pointers into each state."""
         return LoopBatch(self, entries, prepared)
 
     def _fits(self, name: str, x: Tensor, shape: torch.Size) -> bool:
@@ -91,14 +84,9 @@ class Loops:
 
 
 class LoopBatch(TensorBatch):
-    """Tensors of one step, or of several with other gradients, moved by the loops.
+    """Tensors moved by the loops, in one step or in several with other gradients.
 
     Keeps all that the loops point to alive, but for gradients and the tensors of states.
-
-    Args:
-        loops: Moves them.
-        entries: The tensors.
-        states: Pointers into the state of each.
     """
 
     can_follow = True
@@ -129,7 +117,6 @@ class LoopBatch(TensorBatch):
         self._call = (ctypes.c_void_p(self._first), ctypes.c_int64(self._count), torch.get_num_threads())
 
     def follow(self, gradients: list[Any]) -> bool:
-        """Takes the gradients of another step; False if the loops can't take them, or the parameters as they are."""
         if self._sizes is None:
             self._sizes = array("q", chain.from_iterable(state.sizes for state in self._states))
         ps, read = list(self._ps), reader()
@@ -145,13 +132,11 @@ class LoopBatch(TensorBatch):
         return True
 
     def usable(self) -> Tensor:
-        """Whether every gradient is usable, 0-d."""
         usable = torch.empty((), dtype=torch.bool, device=CPU)
         self._loops.library.check(*self._call, LIMIT, ctypes.c_void_p(usable.data_ptr()))
         return usable
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
-        """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
         program = self._loops.program
         columns = len(program.learned)
         h = torch.empty(scopes, columns, dtype=torch.float64, device=CPU)
@@ -163,7 +148,6 @@ class LoopBatch(TensorBatch):
         return usable, h
 
     def advance(self, where: Tensor) -> None:
-        """Moves weights and state by one step with the current coefficients, where `where` (0-d) holds."""
         self._numbers.read_all()
         self._loops.library.advance(*self._call, ctypes.c_void_p(where.data_ptr()))
         torch.autograd.graph.increment_version(self._ps)  # as every in-place operation of torch does

@@ -54,9 +54,9 @@ class Staged:
 
     Args:
         middle: The operation on whole matrices.
-        head_program: What comes before it.
+        head_program: The program before it.
         head: The head's kernel.
-        tail_program: What comes after it.
+        tail_program: The program after it.
         tail: The tail's kernel.
     """
 
@@ -75,7 +75,6 @@ class Staged:
 
     @property
     def name(self) -> str:
-        """The engine's name."""
         return self.tail.name
 
     def prepare(self, entry: StepInput) -> StagedMatrix | None:
@@ -95,13 +94,11 @@ class Staged:
         return StagedMatrix(before, after, head, tail, view_shape(entry.p.shape, entry.layout))
 
     def forget_others(self, entries: list[StepInput], prepared: list[StagedMatrix]) -> None:
-        """Drops what was prepared for other states, if that is much."""
         self._states.forget_others((entry.state for entry in entries), len(entries))
         self.head.forget_others([x.before for x in prepared], [x.head for x in prepared])
         self.tail.forget_others([x.after for x in prepared], [x.tail for x in prepared])
 
     def batch(self, entries: list[StepInput], prepared: list[StagedMatrix]) -> "StagedBatch":
-        """The matrices as one batch."""
         options = {id(entry.options): _for_head(entry.options) for entry in entries}
         before = [x.before._replace(options=options[id(x.before.options)]) for x in prepared]
         return StagedBatch(self, [x._replace(before=entry) for x, entry in zip(prepared, before, strict=True)])
@@ -145,7 +142,6 @@ class StagedBatch(TensorBatch):
         )
 
     def follow(self, gradients: list[Any]) -> bool:
-        """Takes the gradients of another step, if the tail's kernel takes them."""
         if not self._whole_tail.follow(gradients):
             return False
         self._matrices = [
@@ -155,15 +151,12 @@ class StagedBatch(TensorBatch):
         return True
 
     def usable(self) -> Tensor:
-        """Whether every gradient is usable, 0-d."""
         return self._whole_tail.usable()
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
-        """Whether every gradient is usable, 0-d, and the hypergradient of lr along its trace."""
         return self._whole_tail.hypergradients(scopes)
 
     def advance(self, where: Tensor) -> None:
-        """Moves weights and state by one step with the current coefficients, where `where` (0-d) holds."""
         for part in self._parts():
             buffers = self._buffers(part)
             before = [x.before._replace(p=buffer) for x, buffer in zip(part, buffers, strict=True)]

@@ -1,7 +1,7 @@
-"""The tiled engine: a rule as torch operations, on one piece after another that the caches hold. It needs no compiler.
+"""The tiled engine: a rule as torch operations on pieces that fit into the caches. It needs no compiler.
 
-What depends on scalars alone is computed for all tensors at once, in vectors with one number per tensor. State is laid
-out as engine/eager.py says.
+Values that depend on scalars alone are computed for all tensors at once, in vectors with one number per tensor. The
+state is as in engines/eager.py.
 """
 
 import ctypes
@@ -29,16 +29,7 @@ Values = dict[fx.Node, Tensor]  # (tensors,) by node
 
 
 class Tiled:
-    """A program on tiles, and the choice of the tensors that it can move.
-
-    Args:
-        program: The program.
-        forward: The graph of its update.
-        backward: The graph of its derivatives.
-
-    Raises:
-        NoLoweringError: The rule has an operation that isn't lowered.
-    """
+    """A program on tiles, and the choice of the tensors that it can move. Raises NoLoweringError."""
 
     name = "tiled"
 
@@ -57,7 +48,7 @@ class Tiled:
         self.buffers = torch.empty(most, TILE, dtype=torch.float32, device=CPU)
 
     def prepare(self, entry: StepInput) -> StepInput | None:
-        """The tensor itself, if it, its gradient and its state are dense, in CPU memory, in fp32; else None."""
+        """The tensor itself if it, its gradient and its state are dense fp32 in CPU memory; else None."""
         program = self.program
         if not entry.state.keys() >= {*program.state_names}:
             return None
@@ -67,10 +58,9 @@ class Tiled:
         return entry if fits and all(usable_scalar(name, entry.state[name], program) for name in scalars) else None
 
     def forget_others(self, entries: list[StepInput], prepared: list[StepInput]) -> None:
-        """Does nothing, as nothing is kept."""
+        pass
 
     def batch(self, entries: list[StepInput], _: list[StepInput]) -> "TileBatch":
-        """The tensors as one batch."""
         return TileBatch(self, entries)
 
 
@@ -83,13 +73,11 @@ class TileBatch(TensorBatch):
         self._groups = torch.tensor(self._numbers.rows, device=CPU)
 
     def usable(self) -> Tensor:
-        """Whether every gradient is usable, 0-d."""
         largest = [torch.stack(torch.aminmax(g)).abs().amax() for entry in self._entries for g in _pieces(entry.g)]
         most = torch.stack([torch.zeros((), dtype=torch.float32, device=CPU), *largest]).amax()
         return most <= largest_gradient(torch.float32)
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
-        """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
         learned = self._kernel.program.learned
         out = torch.zeros(scopes, len(learned), dtype=torch.float64, device=CPU)
         if learned:
@@ -133,7 +121,6 @@ class TileBatch(TensorBatch):
         return -lr.unsqueeze(-1) * torch.stack(columns, dim=-1)
 
     def advance(self, where: Tensor) -> None:
-        """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
         if not ctypes.c_bool.from_address(where.data_ptr()).value:
             return
         kernel, learning = self._kernel, self._kernel.program.keeps_last_update
@@ -185,7 +172,7 @@ class TileBatch(TensorBatch):
             yield [*piece, *scalars, *lowered.numbers, *buffers]
 
     def _now(self) -> Tensor:
-        """What `Numbers` has, (tensors, all of it)."""
+        """The numbers of the groups, (tensors, numbers)."""
         self._numbers.read_all()
         return self._numbers.matrix()[self._groups]
 
@@ -218,7 +205,7 @@ class TileBatch(TensorBatch):
 
 
 def evaluate(graph: fx.Graph, inputs: Vectors, known: Values) -> Values:
-    """What of a graph follows from its scalar inputs, and from the totals where those are known."""
+    """The values of a graph that follow from its scalar inputs, and from the totals in `known`."""
     values = dict(known)
     for x in graph.nodes:
         if x in values or x.op == "output":
@@ -234,7 +221,7 @@ def evaluate(graph: fx.Graph, inputs: Vectors, known: Values) -> Values:
 
 
 def rows_of(lowered: Lowered, values: Values) -> list[list[Tensor]]:
-    """By tensor: the scalars of a program, 0-d, in fp32."""
+    """The scalars of lowered code for each tensor, 0-d, in fp32."""
     if not lowered.scalars:
         return [[]] * len(next(iter(values.values())))
     matrix = torch.stack([values[x] for x in lowered.scalars], dim=-1).float()

@@ -1,9 +1,9 @@
-"""Triton kernels for one form of a rule, written from the rule's own graph, with the arithmetic of loops.cpp.
+"""Writes the Triton kernels of a program from the rule's graph, with the arithmetic of loops.cpp.
 
-Three kinds of kernels. Per tensor, one lane each: `slope_values` and `step_values` compute scalars in double and leave
-them in a table; `step_values` moves the scalars of the state too. Per chunk of a tensor: `check`, `sums` and `move`
-read that table and run over the elements in fp32. Per tensor or scope, one program each: `combine` and `per_scope` add
-up, in a fixed order. Tensors are known by their addresses, in rows of an int64 table that `Layout` describes.
+Per tensor, one lane each: `slope_values` and `step_values` compute scalars in double and store them in a table;
+`step_values` also moves the scalars of the state. Per chunk of a tensor: `check`, `sums` and `move` read that table and
+run over the elements in fp32. Per tensor or scope, one program each: `combine` and `per_scope` add up, in a fixed
+order. `Layout` describes the int64 table with the tensors' addresses.
 """
 
 import operator
@@ -25,14 +25,7 @@ BESIDE = ("step", "gradient", "applied", "anchor")
 
 @dataclass(frozen=True)
 class Layout:
-    """What the kernels are told of each tensor.
-
-    Attributes:
-        coefficients: Of the rule.
-        hyper_parameters: Of the rule.
-        slots: Those of the form with one number per element.
-        scalar_slots: Those with one number per tensor.
-    """
+    """The columns of the tables that describe each tensor to the kernels, by the names of the program."""
 
     coefficients: tuple[str, ...]
     hyper_parameters: tuple[str, ...]
@@ -41,13 +34,13 @@ class Layout:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the int64 table: where the tensor's chunks begin and end, its size, addresses; 0 where there is none."""
+        """The int64 table: the tensor's first and last chunk, its size, and addresses; 0 for a missing one."""
         of_state = (*BESIDE, *(SLOT + name for name in (*self.slots, *self.scalar_slots)))
         return ("first", "last", "size", *of_state, "p", "g", "lr", "log_lr", *self.coefficients)
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """Of the fp64 table: what is a plain number in the tensor's group; 0 where an address is given instead."""
+        """The fp64 table: plain numbers of the tensor's group; 0 if there is an address instead."""
         return ("lr", "weight_decay", "horizon", *self.coefficients, *self.hyper_parameters)
 
 
@@ -56,11 +49,11 @@ class Code:
     """What `emit` wrote.
 
     Attributes:
-        source: Of the kernels.
-        layout: Of the tables that they read.
-        sums: How many sums a chunk has.
-        slope_values: Scalars per tensor that hypergradients are made with.
-        step_values: Those that the step is made with.
+        source: The source of the kernels.
+        layout: The tables that they read.
+        sums: Number of sums of a chunk.
+        slope_values: Number of scalars per tensor for the hypergradients.
+        step_values: Number of scalars per tensor for the step.
     """
 
     source: str
@@ -71,17 +64,7 @@ class Code:
 
 
 def emit(program: Program, forward: fx.Graph, backward: fx.Graph, limit: float) -> Code:
-    """The kernels of a program.
-
-    Args:
-        program: The program.
-        forward: The graph of its update.
-        backward: The graph of its derivatives.
-        limit: The largest gradient element that a step accepts.
-
-    Raises:
-        NoCodeError: The rule has an operation that can't be written.
-    """
+    """The kernels of a program, from its graphs; `limit` is the largest accepted gradient. Raises NoCodeError."""
     return _Emitter(program, forward, backward, limit).code()
 
 
@@ -137,7 +120,7 @@ class _Emitter:
         return f"tl.load(row + {self._column(name)}, mask=here, other=0)"
 
     def _lanes(self) -> list[str]:
-        """Which tensors, and what of each is the same for the last update and for this one."""
+        """The tensor of each lane, and the values that the last update and this one share."""
         return [
             "j = tl.program_id(0) * LANES + tl.arange(0, LANES).to(tl.int64)",
             "here = j < count",
@@ -206,7 +189,7 @@ class _Emitter:
     # One chunk of a tensor.
 
     def _chunk(self, tensors: Sequence[str]) -> list[str]:
-        """Which elements, and the addresses of what has some, as pointers."""
+        """The elements of a chunk, and pointers into the tensors that have elements."""
         lines = [
             "c = tl.program_id(0).to(tl.int64)",
             "tensor = tl.load(chunks + 2 * c)",
@@ -284,7 +267,7 @@ class _Emitter:
         return kernel("move", f"table, chunks, values, steps, usable, {SHAPE}", [*body, *self._loop(inner)])
 
     def _moved(self, prefix: str, chosen: str) -> list[str]:
-        """The update `u`, and the slots one step on; `chosen` says from the new and the old."""
+        """The update `u`, and the slots one step on; `chosen` selects between new and old ones."""
         u, after = self.step.output
         lines = self.step.declarations(self.step.elements, prefix)
         lines += [f"u = {self.step.operand(u, True, prefix)}"]

@@ -1,8 +1,8 @@
 """The Triton engine: a rule's kernels over all tensors of a step, one launch each, on a CUDA device.
 
-Nothing is read on the host, and what changes from step to step is read from device memory: nothing is compiled anew.
-Triton is no dependency: it comes with torch where there is CUDA. Under TRITON_INTERPRET=1 its interpreter runs the same
-kernels on the CPU.
+Nothing is read on the host. Numbers that change from step to step are read from device memory, so nothing is compiled
+again. Triton is no dependency; it comes with torch for CUDA. Under TRITON_INTERPRET=1 its interpreter runs the kernels
+on the CPU.
 """
 
 import contextlib
@@ -42,13 +42,13 @@ def installed() -> bool:
 
 
 def interpreted() -> bool:
-    """Whether its interpreter stands in for a device."""
+    """Whether Triton's interpreter runs the kernels."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 @functools.lru_cache(maxsize=256)
 def module(source: str) -> Mapping[str, Any]:
-    """The kernels by name. Triton reads their source back, from where Python keeps it for tracebacks."""
+    """The kernels by name. Triton reads their source from `linecache`, where Python keeps it for tracebacks."""
     name = f"<mada_optim kernels {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     kernels: dict[str, Any] = {"__name__": "mada_optim.engines.triton.engine.written"}
@@ -68,7 +68,7 @@ def trial(x):
 
 @functools.cache
 def fault(device: torch.device) -> str | None:
-    """Why Triton can't be used on `device`, tried out once, with a kernel; None where it can."""
+    """Why Triton can't be used on `device`, tried once with a kernel; None if it can."""
     if not installed():
         return "Triton is not installed, which a torch built for CUDA brings along (pip install triton)"
     if device.type != ("cpu" if interpreted() else "cuda"):
@@ -83,17 +83,12 @@ def fault(device: torch.device) -> str | None:
 
 
 def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Where `device` is the current one, as Triton's launches want it."""
+    """Makes `device` the current one, as Triton's launches need it."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 class Triton:
-    """The kernels of one program, and the choice of the tensors that they can move.
-
-    Args:
-        program: The program.
-        code: What `emit` wrote.
-    """
+    """The kernels of one program, and the choice of the tensors that they can move. `code` is what `emit` wrote."""
 
     name = "triton"
 
@@ -115,11 +110,10 @@ class Triton:
         return self._states.get(entry.state, entry.p.shape)
 
     def forget_others(self, entries: list[StepInput], _: list[Addresses]) -> None:
-        """Drops the addresses in other states, if there are many."""
         self._states.forget_others((entry.state for entry in entries), len(entries))
 
     def batch(self, entries: list[StepInput], prepared: list[Addresses]) -> TensorBatch:
-        """The tensors as one batch, which has a part for each combination of dtypes."""
+        """A batch for each combination of dtypes, as one."""
         keeps = self.program.keeps_last_update
         all_dtypes = [(x.p.dtype, x.state["gradient"].dtype if keeps else x.p.dtype) for x in entries]
         parts: list[TensorBatch] = []
@@ -176,11 +170,7 @@ class Triton:
 
 
 class DeviceTables:
-    """The tables that the kernels read, on the device; made anew if they have changed.
-
-    Args:
-        device: The device.
-    """
+    """The tables that the kernels read, on the device; made anew if they have changed."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -196,7 +186,7 @@ class DeviceTables:
         return table
 
     def _upload(self, rows: list[Any], dtype: torch.dtype) -> Tensor:
-        """Without waiting for the device, as a copy from pinned memory can be."""
+        """Copies from pinned memory, so that the host doesn't wait."""
         host = torch.tensor(rows, dtype=dtype, device="cpu")
         if self._device.type == "cpu":
             return host
@@ -241,13 +231,11 @@ class TritonBatch(TensorBatch):
         self._shape = {"P": p, "GRADIENT": gradient, "ALIGNED": aligned, "CHUNK": CHUNK, "BLOCK": BLOCK}
 
     def usable(self) -> Tensor:
-        """Whether every gradient is usable, 0-d."""
         bad = self._empty(self._chunk_count, dtype=torch.int32)
         self._launch("check", self._chunk_count, self._rows, self._chunks, bad, **self._shape)
         return ~bad.any()
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
-        """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
         kernel, count = self._kernel, self._chunk_count
         if not kernel.program.learned:
             return self.usable(), self._empty(scopes, 0)
@@ -265,7 +253,6 @@ class TritonBatch(TensorBatch):
         return ~bad.any(), out
 
     def advance(self, where: Tensor) -> None:
-        """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
         usable = where.to(self._kernel.device, torch.int8)
         values = self._empty(len(self._entries), self._kernel.code.step_values)
         steps = self._empty(len(self._entries), dtype=torch.int64)
@@ -283,7 +270,7 @@ class TritonBatch(TensorBatch):
         self._launch(name, -(-count // LANES), self._rows, self._numbers, count, *out, LANES=LANES)
 
     def _launch(self, name: str, programs: int, *arguments: Any, **constants: Any) -> None:
-        """No product and sum in one rounding: learning with a hyper_lr of 0 and learning nothing give the same bits."""
+        """Launches without fused products and sums, so that a hyper_lr of 0 gives the bits of learning nothing."""
         if not programs:
             return
         with on(self._kernel.device):
@@ -291,7 +278,7 @@ class TritonBatch(TensorBatch):
 
 
 def ranges_of(scopes: list[int], rows: int) -> list[tuple[int, int]]:
-    """By scope: the first of its tensors and the one after its last; the scopes of tensors in order don't fall."""
+    """For each scope, the first of its tensors and the one after its last; scopes of tensors in order don't fall."""
     ranges = [(0, 0)] * rows
     for j, scope in enumerate(scopes):
         first, last = ranges[scope]

@@ -1,4 +1,4 @@
-"""What every Triton kernel is made of: how an operation is written, and the functions that all kernels share."""
+"""Writes operations in Triton's language; and the functions that all kernels share."""
 
 from mada_optim.engines.code_writer import COMPARISONS, INFIX, Language, NoCodeError, indented
 
@@ -55,7 +55,7 @@ def loaded(variable: str, name: str) -> str:
 
 
 def counted(variable: str, limit: float) -> str:
-    """What is beyond the limit; NaN compares as nothing."""
+    """Counts elements beyond the limit; NaN compares as nothing."""
     return f"bad += tl.where(tl.abs({variable}) <= {limit!r}, 0, 1)"
 
 
