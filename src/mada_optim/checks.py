@@ -39,13 +39,13 @@ def did_you_mean(name: object, allowed: Iterable[str], otherwise: str, cutoff: f
     return otherwise if near is None else f"did you mean {near!r}?"
 
 
-def member(what: str, name: object, allowed: Iterable[str], remedy: str) -> str:
+def member(argument: str, name: object, allowed: Iterable[str], remedy: str) -> str:
     """`name`, one of `allowed`. Raises ValueError if it is none of them; the message names the nearest."""
     names = list(allowed)
     if name in names:
         return str(name)
     expected = ", ".join(map(repr, names))
-    raise ValueError(f"{what}={name!r}: expected one of {expected}; {did_you_mean(name, names, remedy)}")
+    raise ValueError(f"{argument}={name!r}: expected one of {expected}; {did_you_mean(name, names, remedy)}")
 
 
 def learned_names(rule: Rule, names: str | Iterable[str]) -> tuple[str, ...]:
@@ -237,9 +237,9 @@ def _coefficient(q: Coefficient, x: object, learned: Interval | None) -> None:
         )
 
 
-def ties(own: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
+def ties(group: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
     """Refuses a group's own value of a coefficient that all groups share (ValueError); `shared` is the first group."""
-    for name, x in own.items():
+    for name, x in group.items():
         if name != LR.name and float(x) != float(shared[name]):
             raise ValueError(
                 f"{name}={float(x)} in a parameter group: expected {float(shared[name])}, which all groups share as it "

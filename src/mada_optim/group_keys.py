@@ -78,15 +78,15 @@ class GroupKeys:
         """A new group with `betas` as beta1 and beta2. Raises ValueError for a key without effect, or a bad value."""
         self.check(group)
         given = {key: group[key] for key in ("betas", "beta1", "beta2") if key in group}
-        own = {key: x for key, x in group.items() if key != "betas"} | checks.rule_keywords(self._rule, given)
-        if isinstance(own["params"], Iterator):  # can be read once
-            own["params"] = list(own["params"])
-        options = {**defaults, **own}
+        completed = {key: x for key, x in group.items() if key != "betas"} | checks.rule_keywords(self._rule, given)
+        if isinstance(completed["params"], Iterator):  # can be read once
+            completed["params"] = list(completed["params"])
+        options = {**defaults, **completed}
         checks.group(self._rule, options, self._banks.intervals)
         checks.has_effect(self._rule, options, self._banks.horizon > 0)
         if guard is not None:
             guard.require_used(options["beta2"])
-        return own
+        return completed
 
     def check_later(self, group: Group, first: Group) -> None:
         """Refuses a later group (ValueError) that can't share what is learned; `first` is the first group."""

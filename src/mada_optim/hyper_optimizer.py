@@ -25,9 +25,8 @@ from mada_optim.state_dicts import StateDicts
 from mada_optim.stepping.step import StepCount, Stepper
 
 #: Attributes that copies and pickles take along, beside those of torch.optim; all others are made from these.
-KEPT = (
-    *("rule", "learned", "state_dtype", "reduce_group"),
-    *("_guard", "_keys", "_step_count", "_observed", "_banks", "_requested_engine"),
+KEPT = tuple(
+    "rule learned state_dtype reduce_group _guard _keys _step_count _observed _banks _requested_engine".split()
 )
 
 
@@ -40,9 +39,8 @@ class HyperOptimizer(Optimizer):
     finite, the coefficients of its scope stay and the weights move.
 
     Terms that a coefficient fixed at 0 or 1 switches off cost no work and no slots: MADA with Adam's values keeps two
-    slots (`memory` shows it). Such a coefficient can't be set to another value later, because slots are missing. Any
-    other value in a group, as `opt.param_groups[0]["beta1"] = 0.8`, holds from the next step on; learning goes on from
-    there.
+    slots (`memory` shows it). Such a coefficient can't be set to another value later, because slots are missing. Other
+    values in a group, as `opt.param_groups[0]["beta1"] = 0.8`, hold from the next step on.
 
     While coefficients are learned, the state holds the slots *before* the last update and what that update was made
     with: the next hypergradient is its derivative. `slots` returns the slots after it.
@@ -55,8 +53,7 @@ class HyperOptimizer(Optimizer):
             n blocks of rows are a matrix each, as 3 for a fused projection to queries, keys and values. False: none is
             a matrix. Without the key, names and shapes decide (`mada_optim.matrices.hidden_matrices`).
         lr: Learning rate, >= 0; a float or a 0-d tensor, set by schedulers as in torch.optim. "auto": computed from
-            the matrix shapes (`mada_optim.matrices.start_lr`) for groups without an lr of their own; 1e-3 without
-            matrices. A learned lr is a factor on it.
+            the matrix shapes (`mada_optim.matrices.start_lr`) for groups without their own lr; 1e-3 without matrices.
         rule: Name in `mada_optim.rules.RULES`, or a `Rule`.
         learn: What is learned. Names of coefficients, "all" for every one of the rule's, or () for none, are learned
             by the paper's `HyperSGD`. Or a `Learner`, or a list of learners and names for different coefficients. "lr"
@@ -75,8 +72,7 @@ class HyperOptimizer(Optimizer):
             anchor of lr's trace is never narrower than that.
         reduce_group: Process group over which parameters are sharded or divided by hand. Hypergradients, and the sums
             for `lr="auto"`, are summed over it, and a gradient that is not finite skips the step on all its processes.
-            Every group must then have `matrix`. None: for whole parameters on each process (DDP), and for DTensors
-            (FSDP2's `fully_shard`), whose layout says what to sum over.
+            Every group must then have `matrix`. None: for DDP, and for DTensors (FSDP2's `fully_shard`).
         options: Starting values of the rule's coefficients, and its hyper-parameters, by name; `betas` is the pair
             (beta1, beta2).
 
@@ -132,23 +128,24 @@ class HyperOptimizer(Optimizer):
         super().__init__(params, defaults)
         if self._keys.end_construction() and self.learned and reduce_group is None:
             dtensors.require_one_process(type(self).__name__)
-        groups = [] if reduce_group is None else [reduce_group]
-        total = functools.partial(dtensors.summed, groups=groups, device_type=self._home.type)
+        processes = [] if reduce_group is None else [reduce_group]
+        device_type = self._stepper.home(self.param_groups).type
+        total = functools.partial(dtensors.summed, groups=processes, device_type=device_type)
         if lr == "auto":
             chosen = [isinstance(x, dict) and "lr" in x for x in params]
             start_lr.set_start(self.rule, self.param_groups, chosen, self.defaults, total)
-        floor = start_lr.log_floor(self.rule, self.param_groups, total) if LR.name in self.learned else None
-        self._banks.begin(floor)
+        learns_lr = LR.name in self.learned
+        self._banks.begin(start_lr.log_floor(self.rule, self.param_groups, total) if learns_lr else None)
         self._banks.attach(self.param_groups)
 
     def _build(self) -> None:
         """Makes all that follows from the attributes in `KEPT`."""
-        traced, name = self._banks.horizon > 0, type(self).__name__
-        program = Program(self.rule, learned=self.learned, traced=traced, state_dtype=self.state_dtype)
-        self._program, self._readings = program, Readings(program, self._banks, self._guard)
-        self._state_dicts = StateDicts(program, self._banks)
-        engine, check_keys = self._requested_engine, self._keys.settle
-        self._stepper = Stepper(name, program, engine, self._banks, check_keys, self.reduce_group)
+        banks, name = self._banks, type(self).__name__
+        program = Program(self.rule, learned=banks.names, traced=banks.horizon > 0, state_dtype=self.state_dtype)
+        self._program, self._readings = program, Readings(program, banks, self._guard)
+        self._state_dicts = StateDicts(program, banks)
+        engine, settle_keys = self._requested_engine, self._keys.settle
+        self._stepper = Stepper(name, program, engine, banks, settle_keys, self.reduce_group)
 
     @modes.neutral()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -169,17 +166,13 @@ class HyperOptimizer(Optimizer):
         super().add_param_group(param_group)
         self._observed = None  # it has no row for a new scope
         hidden_matrices.update_flags(self.rule, self.param_groups, self.state)
-        settle(param_group, self._program, self._home)
-        start = {q: scalar(param_group[q] if q != LR.name else LR.default, self._home) for q in self.learned}
+        home = self._stepper.home(self.param_groups)
+        settle(param_group, self._program, home)
+        start = {q: scalar(param_group[q] if q != LR.name else LR.default, home) for q in self.learned}
         self._banks.add_group(start, len(param_group["params"]))
         self._banks.attach(self.param_groups)
         self._keys.added(param_group, betas)
         self._stepper.add(self.param_groups)
-
-    @property
-    def _home(self) -> torch.device:
-        """The device of the learned coefficients, or else of the first parameter."""
-        return self._stepper.home(self.param_groups)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -191,8 +184,7 @@ class HyperOptimizer(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Makes one step with the gradients as they are, and doesn't change them.
 
-        The result doesn't depend on autocast, inference mode or whether gradients are enabled. torch.compile calls it
-        without tracing it.
+        The result doesn't depend on autocast or inference mode. torch.compile doesn't trace it.
 
         Args:
             closure: Computes the loss and the gradients again; called once, with gradients enabled.
@@ -227,10 +219,9 @@ class HyperOptimizer(Optimizer):
             opt.step()
 
         The next step uses the last observation, once, even if that step is skipped for its own gradients. A scope whose
-        observed hypergradient is not finite, or whose parameters have no gradient here, stays in that step. Before the
-        first update all hypergradients are 0. `load_state_dict` and `add_param_group` drop the observation, and
-        `state_dict` doesn't contain it: save between steps. With DTensors (FSDP2's `fully_shard`) and with
-        `reduce_group`, all processes must call this.
+        observed hypergradient is not finite, or whose parameters have no gradient here, stays in that step.
+        `load_state_dict` and `add_param_group` drop the observation, and `state_dict` doesn't contain it: save between
+        steps. With DTensors (FSDP2's `fully_shard`) and with `reduce_group`, all processes must call this.
 
         Args:
             grad_scale: The factor on the loss, a number or a 0-d tensor, such as `scaler.get_scale()` before
@@ -288,13 +279,10 @@ class HyperOptimizer(Optimizer):
         with modes.neutral():
             self._stepper.follow(self.param_groups)
         self._step_count.read()
-        return self._readings.coefficients(self.param_groups, self.state, self._home)
+        return self._readings.coefficients(self.param_groups, self.state, self._stepper.home(self.param_groups))
 
     def hypergradients(self) -> Reading:
-        """The hypergradients that the last step used, before clipping; 0.0 for coefficients that are not learned.
-
-        They have the form of `coefficients`.
-        """
+        """The hypergradients that the last step used, before clipping, in the form of `coefficients`."""
         return self._readings.hypergradients(self.param_groups, self.state)
 
     def memory(self) -> MemoryBill:
@@ -307,10 +295,7 @@ class HyperOptimizer(Optimizer):
         return self._readings.slots(p, self.param_groups, self.state)
 
     def state_dict(self) -> dict[str, Any]:
-        """As in torch.optim, with copies of the coefficients, and DTensors for the state of DTensors.
-
-        The result of `observe` is not in it.
-        """
+        """As in torch.optim, with copies of the coefficients. The result of `observe` is not in it."""
         self._step_count.read()
         with modes.neutral(), self._state_dicts.saving(self):
             self._stepper.follow(self.param_groups)
@@ -337,7 +322,7 @@ class HyperOptimizer(Optimizer):
         self._keys.loaded(self.param_groups)
         for group in self.param_groups:
             group.update({name: x for name, x in self.defaults.items() if name not in group})
-            settle(group, self._program, self._home)
+            settle(group, self._program, self._stepper.home(self.param_groups))
         self._banks.adopt(self.param_groups)
         self._stepper.take(self.param_groups)
         self._state_dicts.restore(self.param_groups, self.state)

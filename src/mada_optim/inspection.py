@@ -50,11 +50,11 @@ class Readings:
         if not states.get(p):
             return {}
         group, j = next((group, j) for group in groups for j, x in enumerate(group["params"]) if x is p)
-        seen = eager.canvas(dtensors.local(p))
+        canvas = eager.canvas(dtensors.local(p))
         program, layout = self._program.of_parameter(group, j), flags(self._program.rule, group)[j]
         options = self._options(view(self._program.rule, group, layout), j)
-        g = seen.to(eager.compute_dtype(seen))
-        slots = eager.slots_after_last_update(StepInput(program, program.form, seen, g, states[p], options))
+        g = canvas.to(eager.compute_dtype(canvas))
+        slots = eager.slots_after_last_update(StepInput(program, program.form, canvas, g, states[p], options))
         return {name: dtensors.like(p, x.clone()) if name in program.slots else x.clone() for name, x in slots.items()}
 
     def memory(self, groups: Groups) -> "MemoryBill":
@@ -70,15 +70,17 @@ class Readings:
 
     def _options(self, group: MutableMapping[str, Any], parameter: int) -> dict[str, Any]:
         """A group as one of its parameters sees it: with one number for each learned coefficient."""
-        own = {key: group[key][parameter] for key in self._banks.per_parameter() if isinstance(group[key], Tensor)}
-        return {**group, **own}
+        of_parameter = {
+            key: group[key][parameter] for key in self._banks.per_parameter() if isinstance(group[key], Tensor)
+        }
+        return {**group, **of_parameter}
 
     def _coefficients_of(self, group: Group, parameter: int, states: States, home: torch.device) -> dict[str, float]:
         options = self._options(group, parameter)
         values: dict[str, Tensor | float] = {name: options[name] for name in self._program.coefficients}
         if self._guard is not None:
-            own = group["params"][parameter : parameter + 1]  # an empty group has none
-            t = next((scalar(states[p]["step"], home) for p in own if states.get(p)), scalar(0.0, home))
+            params = group["params"][parameter : parameter + 1]  # an empty group has none
+            t = next((scalar(states[p]["step"], home) for p in params if states.get(p)), scalar(0.0, home))
             values["beta1"], values["beta2"] = betas(options["beta1"], options["beta2"], t + 1, self._guard)
         if LR.name in self._program.learned:
             values[LR.name] = learning_rate({**options, LR_RATIO: 1.0}, home)
@@ -129,8 +131,10 @@ def described(name: str, rule: Rule, learned_by: Iterable[tuple[tuple[str, ...],
     lines += learned or ["learned: nothing"]
     for i, group in enumerate(groups):
         options = {key: x for key, x in group.items() if key not in ("params", "param_names") and not is_memory(key)}
-        own = [f"    {key}: {x.tolist() if isinstance(x, Tensor) else x}" for key, x in sorted(options.items())]
-        lines += ["", f"Parameter Group {i}", *own]
+        lines_of_group = [
+            f"    {key}: {x.tolist() if isinstance(x, Tensor) else x}" for key, x in sorted(options.items())
+        ]
+        lines += ["", f"Parameter Group {i}", *lines_of_group]
     return "\n".join([*lines, ")"])
 
 

@@ -80,10 +80,10 @@ def viewing(rule: Rule, layout: Layout) -> Rule:
     """`rule` for tensors in the parameter's shape; it sees their matrices."""
 
     def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        seen = view_shape(g.shape, layout)
-        if seen == g.shape:
+        shape = view_shape(g.shape, layout)
+        if shape == g.shape:
             return rule.update(c, g, s, t)
-        u, after = rule.update(c, g.reshape(seen), _reshaped(s, seen), t)
+        u, after = rule.update(c, g.reshape(shape), _reshaped(s, shape), t)
         return u.reshape(g.shape), _reshaped(after, g.shape)
 
     return replace(rule, update=update)
@@ -91,8 +91,8 @@ def viewing(rule: Rule, layout: Layout) -> Rule:
 
 def of_each(function: Callable[[Tensor], Tensor], x: Tensor, layout: Layout) -> Tensor:
     """`function` of the matrices in `x`, in the shape of `x`, which is the parameter's."""
-    seen = view_shape(x.shape, layout)
-    return function(x) if seen == x.shape else function(x.reshape(seen)).reshape(x.shape)
+    shape = view_shape(x.shape, layout)
+    return function(x) if shape == x.shape else function(x.reshape(shape)).reshape(x.shape)
 
 
 def _reshaped(slots: Slots, shape: torch.Size) -> dict[str, Tensor]:

@@ -49,16 +49,18 @@ def order(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) ->
 
 
 def arranged(
-    groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any], found: Order, per_parameter: Iterable[str]
+    groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any], places: Order, per_parameter: Iterable[str]
 ) -> dict[str, Any]:
     """The state dict in that order, as are the values that groups hold of each parameter, under `per_parameter`."""
     saved, new = state_dict["param_groups"], []
-    for group, source, within in zip(groups, found.groups, found.within, strict=True):
-        own = dict(saved[source])
-        if not _ordered_before([own]):
-            own["params"] = _taken(own["params"], within)
-        own.update({key: _taken(own[key], within) for key in per_parameter if key in own})
-        new.append({**own, "param_names": list(group["param_names"])} if "param_names" in own else own)
+    for group, source, within in zip(groups, places.groups, places.within, strict=True):
+        group_dict = dict(saved[source])
+        if not _ordered_before([group_dict]):
+            group_dict["params"] = _taken(group_dict["params"], within)
+        group_dict.update({key: _taken(group_dict[key], within) for key in per_parameter if key in group_dict})
+        new.append(
+            {**group_dict, "param_names": list(group["param_names"])} if "param_names" in group_dict else group_dict
+        )
     return {**state_dict, "param_groups": new}
 
 
@@ -72,14 +74,14 @@ def rearranged_rows(
         is_ours = isinstance(x, Tensor) and x.shape[:1] == (len(rows),) and (keys is None or name in keys)
         return _taken(x, rows) if is_ours else x
 
-    states = {key: {name: taken(name, x) for name, x in own.items()} for key, own in state_dict["state"].items()}
+    states = {key: {name: taken(name, x) for name, x in state.items()} for key, state in state_dict["state"].items()}
     return {**state_dict, "state": states}
 
 
 def _names(groups: Sequence[Mapping[str, Any]]) -> Names | None:
     """The names in each group; None unless every parameter has one of its own."""
     names = [list(group.get("param_names", [])) for group in groups]
-    if any(len(own) != len(group["params"]) for own, group in zip(names, groups, strict=True)):
+    if any(len(of_group) != len(group["params"]) for of_group, group in zip(names, groups, strict=True)):
         return None
     return names if _unique(names) else None
 
@@ -93,7 +95,7 @@ def _unwrapped(ours: Names, theirs: Names) -> tuple[Names, Names]:
     """Both without the names of wrappers, if the names differ and stay unique."""
     if set(chain(*ours)) == set(chain(*theirs)):
         return ours, theirs
-    plain = [[[_plain(name) for name in own] for own in side] for side in (ours, theirs)]
+    plain = [[[_plain(name) for name in of_group] for of_group in side] for side in (ours, theirs)]
     return (plain[0], plain[1]) if all(map(_unique, plain)) else (ours, theirs)
 
 
@@ -125,19 +127,19 @@ def _without(names: Names, others: Names) -> Iterator[str]:
 
 
 def _order(ours: Names, theirs: Names) -> Order:
-    places = {name: (j, k) for j, own in enumerate(theirs) for k, name in enumerate(own)}
-    empty = (j for j, own in enumerate(theirs) if not own)
-    groups = [places[own[0]][0] if own else next(empty, -1) for own in ours]
-    for i, (own, source) in enumerate(zip(ours, groups, strict=True)):
-        strange = [name for name in own if places[name][0] != source]
-        strange += [name for name in theirs[source] if name not in set(own)]
+    places = {name: (j, k) for j, of_group in enumerate(theirs) for k, name in enumerate(of_group)}
+    empty = (j for j, of_group in enumerate(theirs) if not of_group)
+    groups = [places[of_group[0]][0] if of_group else next(empty, -1) for of_group in ours]
+    for i, (of_group, source) in enumerate(zip(ours, groups, strict=True)):
+        strange = [name for name in of_group if places[name][0] != source]
+        strange += [name for name in theirs[source] if name not in set(of_group)]
         if source < 0 or strange:
             raise ValueError(
                 f"state dict, parameter group {i}: expected the parameters of one saved group, got {strange[:1]} in "
                 "another group than before; make the groups as they were, as each has its own options"
             )
     starts = [sum(map(len, theirs[:j])) for j in range(len(theirs))]
-    within = [[places[name][1] for name in own] for own in ours]
+    within = [[places[name][1] for name in of_group] for of_group in ours]
     rows = [starts[j] + k for j, of_group in zip(groups, within, strict=True) for k in of_group]
     return Order(groups, within, rows)
 

@@ -56,8 +56,8 @@ def products_are_exact(x: Tensor) -> bool:
     if x.dtype is not torch.float32:
         return x.dtype is torch.float64
     backend = torch.backends.cuda if x.is_cuda else torch.backends.mkldnn
-    own = getattr(getattr(backend, "matmul", None), "fp32_precision", None)  # since torch 2.9
-    return torch.get_float32_matmul_precision() == "highest" if own is None else own in EXACT
+    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)  # since torch 2.9
+    return torch.get_float32_matmul_precision() == "highest" if precision is None else precision in EXACT
 
 
 def opaque(function: Callable[P, R]) -> Callable[P, R]:

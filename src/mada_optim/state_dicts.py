@@ -117,8 +117,8 @@ def whole(groups: list[Group], state_dict: Mapping[str, Any], rule: Rule) -> dic
     per_element, states = eager.per_element(rule), dict(state_dict["state"])
     for p, key in _keys(groups, state_dict):
         if key in states and dtensors.is_sharded(p):
-            own = states[key].items()
-            states[key] = {name: dtensors.like(p, x) if name in per_element else x for name, x in own}
+            state = states[key].items()
+            states[key] = {name: dtensors.like(p, x) if name in per_element else x for name, x in state}
     return states
 
 
@@ -148,10 +148,10 @@ def unlabelled(names: Mapping[str, list[str]], state_dict: Mapping[str, Any]) ->
 def without_idle_velocity(groups: list[Group], state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The state dict without the velocity that version 0.1.0 wrote needlessly beside an optimizer of coefficients."""
     key = "hyper_velocity"
-    theirs = state_dict["param_groups"]
-    if not any(LEARNED in group for group in theirs) and not any(key in group for group in groups):
-        theirs = [{name: x for name, x in group.items() if name != key} for group in theirs]
-    return {**state_dict, "param_groups": theirs}
+    saved_groups = state_dict["param_groups"]
+    if not any(LEARNED in group for group in saved_groups) and not any(key in group for group in groups):
+        saved_groups = [{name: x for name, x in group.items() if name != key} for group in saved_groups]
+    return {**state_dict, "param_groups": saved_groups}
 
 
 def check(program: Program, groups: list[Group], state_dict: Mapping[str, Any], towers: int) -> None:
@@ -178,12 +178,12 @@ def check(program: Program, groups: list[Group], state_dict: Mapping[str, Any], 
         flags = hidden_matrices.flags(rule, group)[:common]
         _layouts(ours["params"], flags)
         programs += [_of_saved_group(program, group, layout) for layout in flags]
-    for (p, state), own in zip(_pairs(groups, state_dict), programs, strict=False):
+    for (p, state), specialized in zip(_pairs(groups, state_dict), programs, strict=False):
         if state:
             _tensors(state)
             canvas = eager.canvas(dtensors.outline(p))
-            expected = eager.new_state(own, canvas)
-            idle = set(rule.slot_names()) - set(own.form.slot_names())
+            expected = eager.new_state(specialized, canvas)
+            idle = set(rule.slot_names()) - set(specialized.form.slot_names())
             _same("state of a parameter", _shapes(expected, expected), _shapes(state, state.keys() - idle))
 
 
@@ -225,13 +225,13 @@ def restored(groups: list[Group], state_dict: Mapping[str, Any], program: Progra
     idle = [set(rule.slot_names()) - set(program.of_parameter(*place).form.slot_names()) for place in places]
     per_element = eager.per_element(rule)
 
-    def own(p: Tensor, name: str, x: Tensor) -> Tensor:
-        mine = dtensors.taken_from(x, p) if name in per_element else x
-        narrow = mine.dtype is torch.float16 and name in rule.slot_names()
-        return mine.detach().clone().to(p.device, torch.float32 if narrow else mine.dtype)
+    def copied(p: Tensor, name: str, x: Tensor) -> Tensor:
+        shard = dtensors.taken_from(x, p) if name in per_element else x
+        narrow = shard.dtype is torch.float16 and name in rule.slot_names()
+        return shard.detach().clone().to(p.device, torch.float32 if narrow else shard.dtype)
 
     return {
-        p: {name: own(p, name, x) for name, x in state.items() if name not in unused}
+        p: {name: copied(p, name, x) for name, x in state.items() if name not in unused}
         for (p, state), unused in zip(_pairs(groups, state_dict), idle, strict=False)
         if state
     }

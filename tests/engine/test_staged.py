@@ -96,7 +96,7 @@ def assert_equal_steps(engine, make):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_middle_takes_what_the_head_gives(engine, monkeypatch):
-    """To its scale, which an orthogonalisation wouldn't notice: no learned lr is in it."""
+    """To its scale, which an orthogonalization wouldn't notice: no learned lr is in it."""
     taken = []
     cut_in_three = choice.cut
 

@@ -109,7 +109,7 @@ class TestInterpreted:
         assert_equal_runs(*run, rule="mada", rtol=one_digit, engine="triton", steps=8)
 
     @pytest.mark.parametrize("make", MAKERS)
-    def test_rules_that_orthogonalise(self, make):
+    def test_rules_that_orthogonalize(self, make):
         assert_equal_steps("triton", make)
 
     def test_the_noise_of_bf16_slots_is_the_eager_engines_bit_for_bit(self):

@@ -244,5 +244,5 @@ def _name_of(entry: StepInput) -> str:
     """The parameter's name, or its shape if it has none."""
     params = entry.options["params"]
     names = entry.options.get("param_names", [f"parameter {j} of its group" for j in range(len(params))])
-    own = (name for x, name in zip(params, names, strict=True) if x is entry.p or x is entry.whole)
-    return next(own, f"the parameter of shape {tuple(entry.p.shape)}")
+    matches = (name for x, name in zip(params, names, strict=True) if x is entry.p or x is entry.whole)
+    return next(matches, f"the parameter of shape {tuple(entry.p.shape)}")

@@ -50,8 +50,8 @@ def partials(build: Builder, node: fx.Node) -> Iterable[tuple[Any, Factor]]:
     rule = PARTIALS.get(name)
     if rule is None:
         raise NoDerivativeError(name)
-    found = [(x, f) for x, f in rule(build, node, *node.args, **node.kwargs) if isinstance(x, fx.Node)]
-    return found
+    factors = [(x, f) for x, f in rule(build, node, *node.args, **node.kwargs) if isinstance(x, fx.Node)]
+    return factors
 
 
 def _truediv(build: Builder, out: fx.Node, x: Any, y: Any) -> list[tuple[Any, Factor]]:

@@ -114,19 +114,19 @@ def backward(
 
 def share(build: Builder, adjoints: dict[fx.Node, Adjoint], out: fx.Node, x: fx.Node, factor: Factor) -> None:
     """Adds the part of the adjoint of `out` to the adjoint of `x`."""
-    mine = adjoints.setdefault(x, {})
+    adjoint = adjoints.setdefault(x, {})
     if build.is_element(out) and not build.is_element(x):  # a scalar spread over the elements: sum what comes back
         for e, k in build.sum_of(adjoints[out]).items():
             gathered = gather(build, factor.element(build, e))
-            add_term(build, mine, 1.0, build.mul(build.mul(k, factor.scalar), gathered))
+            add_term(build, adjoint, 1.0, build.mul(build.mul(k, factor.scalar), gathered))
         return
     if not build.is_element(x):
         k = build.mul(adjoints[out][1.0], factor.scalar)
-        add_term(build, mine, 1.0, build.mul(k, factor.element(build, 1.0)))
+        add_term(build, adjoint, 1.0, build.mul(k, factor.element(build, 1.0)))
         return
     whole = adjoints[out] if factor.is_scalar else build.sum_of(adjoints[out])
     for e, k in whole.items():
-        add_term(build, mine, factor.element(build, e), build.mul(k, factor.scalar))
+        add_term(build, adjoint, factor.element(build, e), build.mul(k, factor.scalar))
 
 
 def gather(build: Builder, x: Value) -> Value:

@@ -171,8 +171,8 @@ def _drop_idle_slots(graph: fx.Graph) -> None:
     """Keeps the slots that reach the update, in any number of steps."""
     u, after = outputs(graph)
     needed: set[str] = set()
-    while found := _slots_behind([u, *(after[name] for name in needed)]) - needed:
-        needed |= found
+    while more := _slots_behind([u, *(after[name] for name in needed)]) - needed:
+        needed |= more
     graph.output_node().args = ((u, {name: x for name, x in after.items() if name in needed}),)
     graph.eliminate_dead_code()
 

@@ -40,16 +40,16 @@ def hidden(groups: Iterable[Mapping[str, Any]]) -> list[list[Layout]]:
 
 
 def _hidden(group: Mapping[str, Any], name: str, p: Tensor, guessed: bool) -> Layout:
-    said, layout = group.get("matrix"), layout_of(group, p, name)
-    if said is False or not is_matrix(p, layout):
+    matrix, layout = group.get("matrix"), layout_of(group, p, name)
+    if matrix is False or not is_matrix(p, layout):
         return False
-    return layout if said is not None or guessed else False
+    return layout if matrix is not None or guessed else False
 
 
 def layout_of(group: Mapping[str, Any], p: Tensor, name: str = "") -> Layout:
     """The layout that a parameter would have as a hidden matrix: the group's `matrix`, or by name and shape."""
-    said: Layout | None = group.get("matrix")
-    return settled(p, said or (True if names.is_convolution(names.path(name)) else layout_by_shape(p)))
+    matrix: Layout | None = group.get("matrix")
+    return settled(p, matrix or (True if names.is_convolution(names.path(name)) else layout_by_shape(p)))
 
 
 def _named(group: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:
@@ -64,8 +64,8 @@ def flags(rule: Rule, group: Mapping[str, Any]) -> list[Layout]:
     """
     if rule.matrix_weight is None and (rule.pointwise or FLAGS not in group):
         return [True] * len(group["params"])
-    own: list[Layout] = group[FLAGS]
-    return own
+    layouts: list[Layout] = group[FLAGS]
+    return layouts
 
 
 def view(rule: Rule, group: Group, layout: Layout) -> MutableMapping[str, Any]:

@@ -88,15 +88,15 @@ def _replace(function: Function, where: Layout, pieces: list[Piece]) -> None:
     taken = takers([_products(piece) for piece in pieces], where.world)
     by_taker = sorted(zip(taken, pieces, strict=True), key=itemgetter(0))
     shards = [piece.shard for _, piece in by_taker]
-    mine = [piece for taker, piece in by_taker if taker == me]
+    taken_here = [piece for taker, piece in by_taker if taker == me]
     going = [sum(piece.shard.numel() for taker, piece in by_taker if taker == rank) for rank in ranks]
-    coming = [[share(piece.whole.shape, rank, where.world) for piece in mine] for rank in ranks]
+    coming = [[share(piece.whole.shape, rank, where.world) for piece in taken_here] for rank in ranks]
 
     group, sums = where.mesh.get_group(where.dimension), list(map(sum, coming))
     here = torch.cat([shard.flatten() for shard in shards])
     there = here.new_empty(sum(sums))
     torch.distributed.all_to_all_single(there, here, sums, going, group=group)
-    _apply(function, mine, _pieces(there, coming))
+    _apply(function, taken_here, _pieces(there, coming))
     torch.distributed.all_to_all_single(here, there, going, sums, group=group)
     for shard, new in zip(shards, torch.split(here, [x.numel() for x in shards]), strict=True):
         shard.copy_(new.view_as(shard))

@@ -190,21 +190,21 @@ class StepCollector:
         plain: bool,
     ) -> StepInput:
         program, layout = part.program, part.layout
-        seen, g = (p, gradient) if plain else dtensors.both(p, gradient)
-        if not plain and type(seen) in dtensors.WHOLE and type(g) in dtensors.WHOLE and not usable(seen, g):
+        canvas, g = (p, gradient) if plain else dtensors.both(p, gradient)
+        if not plain and type(canvas) in dtensors.WHOLE and type(g) in dtensors.WHOLE and not usable(canvas, g):
             if not g._is_zerotensor():
-                raise RuntimeError(unusable(seen, g, options, j))
-            g = torch.zeros_like(seen)  # torch may leave zeros without memory
-        if not g.dtype is seen.dtype is torch.float32 or not p.ndim:  # most tensors need none of this
-            seen, g = eager.canvas(seen), eager.canvas(g.resolve_conj())  # torch may conjugate lazily
-            g = g.to(eager.compute_dtype(seen))
+                raise RuntimeError(unusable(canvas, g, options, j))
+            g = torch.zeros_like(canvas)  # torch may leave zeros without memory
+        if not g.dtype is canvas.dtype is torch.float32 or not p.ndim:  # most tensors need none of this
+            canvas, g = eager.canvas(canvas), eager.canvas(g.resolve_conj())  # torch may conjugate lazily
+            g = g.to(eager.compute_dtype(canvas))
         if not state:
-            state.update(eager.new_state(program, seen))
+            state.update(eager.new_state(program, canvas))
         elif state.keys() != program.state_keys:
             self._drop_idle_slots(state, program)
         whole = p if not program.form.pointwise and dtensors.cut_matrices(p, layout) else None
         g = -g if options["maximize"] else g
-        return StepInput(program, program.form, seen, g, state, options, row, whole, layout, plain)
+        return StepInput(program, program.form, canvas, g, state, options, row, whole, layout, plain)
 
     def _drop_idle_slots(self, state: State, program: Program) -> None:
         """Drops slots that were switched off since: they no longer move, so they must not be used again."""

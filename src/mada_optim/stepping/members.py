@@ -32,7 +32,7 @@ class Members:
     def are_as_they_were(self, groups: list[Group]) -> bool:
         """Whether each group has the same parameters, in the same order."""
         return len(groups) == len(self._groups) and all(
-            same(group["params"], own) for group, own in zip(groups, self._params, strict=True)
+            same(group["params"], params) for group, params in zip(groups, self._params, strict=True)
         )
 
     def follow(self, groups: list[Group], decide: Callable[[list[Group]], list[list[Any]]]) -> None:
@@ -53,7 +53,7 @@ class Members:
 
     def _known(self, group: Group) -> list[Tensor]:
         """The parameters that a group had."""
-        return next((own for old, own in zip(self._groups, self._params, strict=True) if old is group), [])
+        return next((params for old, params in zip(self._groups, self._params, strict=True) if old is group), [])
 
     def _require_possible(self, groups: list[Group]) -> None:
         moved = len(groups) != len(self._groups) or not all(map(is_, groups, self._groups))

@@ -30,10 +30,7 @@ FLAGS = (
 )
 # A loop over eight streams asks for what it reads next: a processor by itself looks ahead in few of them. The numbers
 # say how far, and that it pays where a prefetch comes with eight instructions or more (docs/performance.md).
-GCC_FLAGS = (
-    "-fprefetch-loop-arrays",
-    *"--param=prefetch-latency=600 --param=min-insn-to-prefetch-ratio=8".split(),
-)
+GCC_FLAGS = ("-fprefetch-loop-arrays", *"--param=prefetch-latency=600 --param=min-insn-to-prefetch-ratio=8".split())
 COMPILERS = ("c++", "g++", "clang++")
 PACKAGE = "ziglang"
 #: How loops get their threads, the best first: flags of the compilation, and of the linking.
@@ -77,8 +74,8 @@ def attempt(header: str, defines: tuple[str, ...], source: Path) -> ctypes.CDLL 
     """The loops, or the error."""
     command = find()
     if command is None:
-        what = f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX); `pip install {PACKAGE}` brings one"
-        return BuildError(what)
+        reason = f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX); `pip install {PACKAGE}` brings one"
+        return BuildError(reason)
     try:
         return load_best(command, source, header, defines)
     except BuildError as error:

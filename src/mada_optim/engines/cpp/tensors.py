@@ -49,8 +49,8 @@ class Reader:
         like = self.take([zeros(1)])
         for x in xs:
             look = self.take([x])
-            seen = (id(x), id(type(x)), x._cdata, x.data_ptr(), x.untyped_storage().nbytes(), x.storage_offset())
-            if like is None or look is None or (*look[:3], *look[4:7]) != seen:
+            expected = (id(x), id(type(x)), x._cdata, x.data_ptr(), x.untyped_storage().nbytes(), x.storage_offset())
+            if like is None or look is None or (*look[:3], *look[4:7]) != expected:
                 raise ValueError("tensors are not where they are expected in Python's objects")
             if list(look[7:]) != [x.ndim, *x.shape, *x.stride()] or (look[3] == like[3]) == x.is_neg():
                 raise ValueError("tensors are read otherwise than by Python")
@@ -79,8 +79,14 @@ class Reader:
             to: Where the first address is written.
             step: How many words further the next one is written.
         """
-        what = (pointer(self._types), pointer(self._like), pointer(sizes), ctypes.c_void_p(to), ctypes.c_int64(step))
-        return bool(self._plain(self._pointer, ctypes.py_object(tensors), ctypes.c_int64(len(tensors)), *what))
+        arguments = (
+            pointer(self._types),
+            pointer(self._like),
+            pointer(sizes),
+            ctypes.c_void_p(to),
+            ctypes.c_int64(step),
+        )
+        return bool(self._plain(self._pointer, ctypes.py_object(tensors), ctypes.c_int64(len(tensors)), *arguments))
 
 
 class Placement:
@@ -119,8 +125,8 @@ class PlainSteps:
 
 def placement_of(tensors: list[Tensor]) -> "Placement | placement.Placement":
     """The addresses, shapes and dtypes of tensors."""
-    found = reader()
-    return placement.Placement(tensors) if found is None else Placement(found, tensors)
+    read = reader()
+    return placement.Placement(tensors) if read is None else Placement(read, tensors)
 
 
 def plain(x: object) -> bool:

@@ -51,8 +51,8 @@ def cut(form: Rule) -> Stages | None:
 
 def _middle(graph: fx.Graph) -> fx.Node | None:
     """The only operation that isn't pointwise; None if there are several, or none."""
-    found = [x for x in graph.nodes if x.target in OF_MATRICES]
-    return found[0] if len(found) == 1 else None
+    middles = [x for x in graph.nodes if x.target in OF_MATRICES]
+    return middles[0] if len(middles) == 1 else None
 
 
 def _goes_on_from_middle(graph: fx.Graph) -> bool:

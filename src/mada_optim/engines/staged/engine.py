@@ -169,8 +169,8 @@ class StagedBatch(TensorBatch):
         middle, shards = self._kernel.middle, []
         for x, buffer in zip(part, buffers, strict=True):
             if x.after.whole is None:
-                seen = buffer.view(x.view)
-                seen.copy_(middle(seen))
+                matrices = buffer.view(x.view)
+                matrices.copy_(middle(matrices))
             else:
                 shards.append(exchange.Piece(buffer, x.after.whole, x.after.layout))
         if shards:

@@ -88,7 +88,7 @@ class Lowered:
 
 @dataclass(frozen=True)
 class Operation:
-    """The torch function that makes a value, and the values that it reads; without a function, the value that it reads."""
+    """The torch function that makes a value, and the values that it reads."""
 
     function: Callable[..., Tensor] | None  # None: it is the value that it reads
     reads: tuple[Any, ...]

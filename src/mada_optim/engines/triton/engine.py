@@ -118,7 +118,11 @@ class Triton:
         all_dtypes = [(x.p.dtype, x.state["gradient"].dtype if keeps else x.p.dtype) for x in entries]
         parts: list[TensorBatch] = []
         for dtypes in dict.fromkeys(all_dtypes):
-            some = [(x, row) for x, row, own in zip(entries, prepared, all_dtypes, strict=True) if own == dtypes]
+            some = [
+                (x, row)
+                for x, row, dtypes_here in zip(entries, prepared, all_dtypes, strict=True)
+                if dtypes_here == dtypes
+            ]
             parts.append(self._part(dtypes, *map(list, zip(*some, strict=True))))
         return parts[0] if len(parts) == 1 else JoinedBatches(parts)
 
@@ -138,8 +142,8 @@ class Triton:
         return TritonBatch(self, dtypes, tables, entries, rows, numbers, held)
 
     def _plain(self, x: Tensor) -> bool:
-        own = type(x) is Tensor or type(x) is torch.nn.Parameter
-        dense = own and x.device == self.device and x.is_contiguous() and not x.is_neg()
+        known = type(x) is Tensor or type(x) is torch.nn.Parameter
+        dense = known and x.device == self.device and x.is_contiguous() and not x.is_neg()
         return dense and (x.data_ptr() != 0 or not x.numel())
 
     def _addresses_of(self, state: dict[str, Tensor], shape: torch.Size) -> Addresses | None:
@@ -246,8 +250,8 @@ class TritonBatch(TensorBatch):
             self._per_tensor("slope_values", values)
         self._launch("sums", count, self._rows, self._chunks, count, values, partials, bad, **self._shape)
         h, out = (self._empty(x, len(kernel.program.learned)) for x in (len(self._entries), scopes))
-        what = (self._rows, self._numbers, count, values, partials, h)
-        self._launch("combine", len(self._entries), *what, LANES=LANES)
+        arguments = (self._rows, self._numbers, count, values, partials, h)
+        self._launch("combine", len(self._entries), *arguments, LANES=LANES)
         ranges = self._tables.get("ranges", ranges_of([entry.scope for entry in self._entries], scopes), torch.int64)
         self._launch("per_scope", scopes, ranges, h, out, LANES=LANES)
         return ~bad.any(), out
@@ -257,8 +261,8 @@ class TritonBatch(TensorBatch):
         values = self._empty(len(self._entries), self._kernel.code.step_values)
         steps = self._empty(len(self._entries), dtype=torch.int64)
         self._per_tensor("step_values", usable, values, steps)
-        what = (self._rows, self._chunks, values, steps, usable)
-        self._launch("move", self._chunk_count, *what, **self._shape)
+        arguments = (self._rows, self._chunks, values, steps, usable)
+        self._launch("move", self._chunk_count, *arguments, **self._shape)
         # as every in-place operation of torch does
         torch.autograd.graph.increment_version([entry.p for entry in self._entries])
 
