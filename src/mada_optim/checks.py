@@ -143,12 +143,12 @@ def matrix_said(group: Mapping[str, Any]) -> None:
         )
 
 
-def process_group(group: object) -> None:
-    """Refuses what is no process group, with ValueError."""
+def process_group(name: str, group: object) -> None:
+    """Refuses (ValueError) what is no process group with this process."""
     if not torch.distributed.is_available() or not isinstance(group, torch.distributed.ProcessGroup):
         raise ValueError(
-            f"group={group!r}: expected a torch.distributed process group, or None; pass the one that the model's "
-            "gradients are averaged over"
+            f"{name}={group!r}: expected a process group that this process is a member of; "
+            "pass the one that the model's gradients are averaged over, or None"
         )
 
 

@@ -77,6 +77,8 @@ class GroupKeys:
     def complete(self, group: Mapping[str, Any], defaults: Mapping[str, Any], guard: Guard | None) -> Group:
         """A new group with `betas` as beta1 and beta2. Raises ValueError for a key without effect, or a bad value."""
         self.check(group)
+        if "params" not in group:
+            raise ValueError("a parameter group: expected the key 'params', got none; name the parameters there")
         given = {key: group[key] for key in ("betas", "beta1", "beta2") if key in group}
         completed = {key: x for key, x in group.items() if key != "betas"} | checks.rule_keywords(self._rule, given)
         if isinstance(completed["params"], Iterator):  # can be read once
@@ -138,7 +140,6 @@ class GroupKeys:
         self._matrix.append(group.get("matrix"))
 
     def loaded(self, groups: list[Group]) -> None:
-        """Remembers groups that replace all others."""
         self._betas = [None] * len(groups)
         self._matrix = [group.get("matrix") for group in groups]
         self.settle(groups)

@@ -26,13 +26,7 @@ States = Mapping[Tensor, dict[str, Tensor]]
 
 
 class Readings:
-    """Reads values off an optimizer's groups and states; changes nothing.
-
-    Args:
-        program: The optimizer's program, with nothing fixed.
-        banks: The learned coefficients.
-        guard: Limits the betas, if given.
-    """
+    """Reads values off an optimizer's groups and states; changes nothing. `program` has nothing fixed."""
 
     def __init__(self, program: Program, banks: Banks, guard: Guard | None) -> None:
         self._program, self._banks, self._guard = program, banks, guard
@@ -47,9 +41,14 @@ class Readings:
 
     def slots(self, p: Tensor, groups: Groups, states: States) -> dict[str, Tensor]:
         """Copies of the slots of the parameter `p` after its last update, by name; empty before its first."""
+        places = [(group, j) for group in groups for j, x in enumerate(group["params"]) if x is p]
+        if not places:
+            raise ValueError(
+                "slots: expected a parameter of this optimizer, got another object; pass one of its groups"
+            )
         if not states.get(p):
             return {}
-        group, j = next((group, j) for group in groups for j, x in enumerate(group["params"]) if x is p)
+        ((group, j),) = places
         canvas = eager.canvas(dtensors.local(p))
         program, layout = self._program.of_parameter(group, j), flags(self._program.rule, group)[j]
         options = self._options(view(self._program.rule, group, layout), j)
@@ -162,7 +161,6 @@ class MemoryBill:
 
     @property
     def total(self) -> int:
-        """Bytes of the whole state."""
         return sum(self.bytes.values())
 
     def __str__(self) -> str:

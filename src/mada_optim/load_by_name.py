@@ -145,7 +145,6 @@ def _order(ours: Names, theirs: Names) -> Order:
 
 
 def _taken(x: Any, places: Sequence[int]) -> Any:
-    """The entries of a list or tensor at these places."""
     if isinstance(x, Tensor):
         return x[list(places)] if x.ndim else x
     return [x[k] for k in places]

@@ -25,12 +25,7 @@ Group = dict[str, Any]
 
 
 class StateDicts:
-    """What an optimizer's state dicts have beside torch.optim's: DTensors, names, and the states of towers.
-
-    Args:
-        program: The optimizer's program, with nothing fixed.
-        banks: The learned coefficients.
-    """
+    """What an optimizer's state dicts have beside torch.optim's: DTensors, names, and the states of towers."""
 
     def __init__(self, program: Program, banks: Banks) -> None:
         self._program, self._banks = program, banks
@@ -81,7 +76,9 @@ class StateDicts:
         return state_dict | {key: optimizer.state_dict() for key, optimizer in self._towers()}
 
     def _arranged_and_checked(self, groups: list[Group], state_dict: dict[str, Any]) -> dict[str, Any]:
-        """A state dict in the order of the parameters in `groups`."""
+        for key in ("state", "param_groups"):
+            if key not in state_dict:
+                raise ValueError(f"state dict: expected the key {key!r}, got none; pass what opt.state_dict() returned")
         order, towers = load_by_name.order(groups, state_dict), self._towers()
         if order is not None:
             state_dict = self._arranged(groups, state_dict, order)
@@ -238,7 +235,6 @@ def restored(groups: list[Group], state_dict: Mapping[str, Any], program: Progra
 
 
 def _pairs(groups: list[Group], state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Each parameter with its saved state, or {}."""
     for p, key in _keys(groups, state_dict):
         yield p, state_dict["state"].get(key) or {}
 

@@ -64,10 +64,9 @@ def choose(engine: str, program: Program) -> Kernel:
 
 
 def in_stages(engine: str, program: Program) -> Staged:
-    """The kernels of a rule that is pointwise but for one operation on matrices. Raises NoKernelError for other rules.
+    """The kernels of a rule with one operation on matrices. Raises NoKernelError if it has others, or isn't in fp32.
 
-    The last update can't be differentiated, and slots must be in fp32: stochastic rounding depends on an element's
-    place in the whole slot.
+    Stochastic rounding depends on an element's place in the whole slot. The last update can't be differentiated.
     """
     name, stages = program.form.name, cut(program.form)
     if stages is None:
@@ -82,7 +81,6 @@ def in_stages(engine: str, program: Program) -> Staged:
 
 
 def loops(program: Program) -> Loops:
-    """The compiled C++ loops."""
     defines = ("STATE_BF16",) * (program.state_dtype is torch.bfloat16) + ("TRACED",) * program.traced
     return Loops(program, build.load(source(program), defines))
 

@@ -42,14 +42,7 @@ class Language:
 
 
 class Writer:
-    """Writes the operations of one graph.
-
-    Args:
-        language: The language.
-        graph: A rule's graph, or the graph of its derivatives.
-        scalars: The graph's scalar inputs, with the code that reads each.
-        elements: The inputs with one number per element, with the code that reads each.
-    """
+    """Writes the operations of one graph; `scalars` and `elements` are its inputs, with the code that reads each."""
 
     def __init__(self, language: Language, graph: fx.Graph, scalars: dict[str, str], elements: dict[str, str]) -> None:
         self.language, self.graph, self.inputs = language, graph, {**scalars, **elements}
@@ -97,7 +90,6 @@ class Writer:
         return self.language.calls[name](element, *arguments)
 
     def declarations(self, values: Iterable[fx.Node], shared: str) -> list[str]:
-        """A line for each value."""
         lines = []
         for x in values:
             element = self.is_element(x)
@@ -107,7 +99,6 @@ class Writer:
 
 
 def name_of(x: fx.Node) -> str:
-    """The name of a value in the code."""
     return f"n_{x.name}"
 
 
@@ -117,5 +108,4 @@ def is_comparison(x: fx.Node, element: bool) -> bool:
 
 
 def indented(lines: Iterable[str], spaces: int = 4) -> str:
-    """Lines as an indented block."""
     return textwrap.indent("\n".join(lines), " " * spaces)

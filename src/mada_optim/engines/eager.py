@@ -48,7 +48,6 @@ def largest_gradient(dtype: torch.dtype) -> float:
 
 
 def stored_slots(entry: StepInput) -> dict[str, Tensor]:
-    """The slots as the state holds them."""
     return {slot.name: entry.state[slot.name] for slot in entry.program.form.slots}
 
 
@@ -78,7 +77,6 @@ def per_element(rule: Rule) -> tuple[str, ...]:
 
 
 def new_state(program: Program, p: Tensor) -> dict[str, Tensor]:
-    """The state of the canvas `p` at t = 0."""
     state, slot_dtype = {"step": scalar(0.0, p.device)}, program.state_dtype or compute_dtype(p)
     for slot in program.form.slots:
         whole = torch.full_like(p, slot.init, dtype=slot_dtype)

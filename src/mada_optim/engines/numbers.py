@@ -79,7 +79,6 @@ class GroupNumbers:
         self._values = (ctypes.c_double * (len(self._groups) * self._width))()
 
     def addresses(self) -> list[int]:
-        """The address of the row of each tensor."""
         first, width = ctypes.addressof(self._values), ctypes.sizeof(ctypes.c_double) * self._width
         return [first + row * width for row in self.rows]
 

@@ -68,7 +68,7 @@ class Kernel(Protocol):
 
     @property
     def name(self) -> str:
-        """The engine's name."""
+        pass
 
     def prepare(self, entry: StepInput) -> Any:
         """What the kernel needs to know of a tensor's state; None if it can't move the tensor."""

@@ -17,7 +17,6 @@ Adjoint = dict[Value, Value]  # a sum of element values e_j by e_j, with their s
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum over the elements of one tensor."""
     return x.sum()
 
 
@@ -53,7 +52,6 @@ class Builder:
         return x.target is not total and any(map(self.is_element, x.all_input_nodes))
 
     def mul(self, x: Value, y: Value) -> Any:
-        """The product of two values, simplified."""
         return self(operator.mul, x, y)
 
     def sum_of(self, adjoint: Adjoint) -> Adjoint:

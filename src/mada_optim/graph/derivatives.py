@@ -22,12 +22,10 @@ class Factor:
         self.is_scalar = element is None
 
     def element(self, build: Builder, e: Value) -> Value:
-        """`e` times the element part."""
         return e if self._element is None else self._element(build, e)
 
 
 def times(build: Builder, x: Any) -> Factor:
-    """The factor x."""
     return Factor(element=lambda build, e: build.mul(e, x)) if build.is_element(x) else Factor(x)
 
 

@@ -159,7 +159,6 @@ def linear(build: Builder, x: Value) -> Adjoint:
 
 
 def _scaled(build: Builder, x: fx.Node) -> Adjoint:
-    """`x`, a product or quotient of an element value and a scalar."""
     y, k = x.args if build.is_element(x.args[0]) else (x.args[1], x.args[0])
     if x.target is operator.truediv:
         if y is not x.args[0]:
@@ -169,5 +168,4 @@ def _scaled(build: Builder, x: fx.Node) -> Adjoint:
 
 
 def add_term(build: Builder, adjoint: Adjoint, e: Value, k: Value) -> None:
-    """Adds the term k e to an adjoint."""
     adjoint[e] = build(operator.add, adjoint[e], k) if e in adjoint else k

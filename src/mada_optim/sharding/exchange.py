@@ -103,7 +103,6 @@ def _replace(function: Function, where: Layout, pieces: list[Piece]) -> None:
 
 
 def _pieces(message: Tensor, sizes: list[list[int]]) -> list[list[Tensor]]:
-    """A message as shards, by the process that they belong to."""
     shards = iter(torch.split(message, [size for of_rank in sizes for size in of_rank]))
     return [[next(shards) for _ in of_rank] for of_rank in sizes]
 

@@ -44,15 +44,7 @@ class SpecializedGroup(NamedTuple):
 
 
 class StepCollector:
-    """Collects an optimizer's parameters for its steps.
-
-    Args:
-        owner: Name of the optimizer, for messages.
-        program: Its program, with nothing fixed.
-        banks: The learned coefficients.
-        dispatcher: Has the kernels.
-        check_keys: Checks and translates the keys of groups that have changed.
-    """
+    """Collects an optimizer's parameters for its steps; the arguments are as of `Stepper`."""
 
     def __init__(
         self,
@@ -60,10 +52,10 @@ class StepCollector:
         program: Program,
         banks: Banks,
         dispatcher: Dispatcher,
-        check_keys: Callable[[list[Group]], None],
+        settle_keys: Callable[[list[Group]], None],
     ) -> None:
         self._owner, self._program, self._banks, self._dispatcher = owner, program, banks, dispatcher
-        self._check_keys = check_keys
+        self._settle_keys = settle_keys
         self._plain = PlainSteps()
         self._members = Members(banks.scope if program.learned else None)
         self._layouts: list[list[Layout]] = []
@@ -77,7 +69,6 @@ class StepCollector:
         self.deciding = ("maximize", "matrix", hidden_matrices.FLAGS, *(q for q in options if q not in program.learned))
 
     def take(self, groups: list[Group]) -> None:
-        """Takes notice of groups that were added, loaded or copied."""
         self._members.take(groups)
 
     def has_members(self, groups: list[Group]) -> bool:
@@ -90,7 +81,7 @@ class StepCollector:
         Raises ValueError for a key or a value, and RuntimeError if a tensor in a group has lost its memory, or learned
         coefficients can't follow.
         """
-        self._check_keys(groups)
+        self._settle_keys(groups)
         if not self.has_members(groups):
             self._members.follow(groups, lambda changed: hidden_matrices.decided(self._program.rule, changed))
         for key, x in chain.from_iterable(group.items() for group in groups):

@@ -46,7 +46,6 @@ class Dispatcher:
 
     @property
     def kernels(self) -> list[Kernel]:
-        """The kernels that were chosen so far."""
         return [kernel for _, kernel in self._prepared.values()]
 
     @property

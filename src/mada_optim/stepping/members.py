@@ -26,14 +26,12 @@ class Members:
         self._params: list[list[Tensor]] = []
 
     def take(self, groups: list[Group]) -> None:
-        """Remembers the groups as they are."""
         self._groups, self._params = list(groups), [list(group["params"]) for group in groups]
 
     def are_as_they_were(self, groups: list[Group]) -> bool:
         """Whether each group has the same parameters, in the same order."""
-        return len(groups) == len(self._groups) and all(
-            same(group["params"], params) for group, params in zip(groups, self._params, strict=True)
-        )
+        ids = [list(map(id, group["params"])) for group in groups]
+        return ids == [list(map(id, params)) for params in self._params]
 
     def follow(self, groups: list[Group], decide: Callable[[list[Group]], list[list[Any]]]) -> None:
         """Puts what groups hold by place into the new order; `decide` tells which parameters are hidden matrices.
@@ -63,11 +61,6 @@ class Members:
                 f"their parameters in their order, got {len(groups)} or others, which have no learned coefficients of "
                 "their own; use add_param_group, or make the optimizer anew"
             )
-
-
-def same(xs: list[Any], ys: list[Any]) -> bool:
-    """Whether they are the same objects."""
-    return len(xs) == len(ys) and all(map(is_, xs, ys))
 
 
 def _followed(group: Mapping[str, Any], key: str, known: list[Tensor], fresh: list[Any]) -> list[Any]:

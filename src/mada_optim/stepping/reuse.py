@@ -188,7 +188,6 @@ class StepReuse:
 
 
 def same(xs: list[Any], ys: list[Any]) -> bool:
-    """Whether both lists have the same objects."""
     return len(xs) == len(ys) and all(map(is_, xs, ys))
 
 
@@ -198,10 +197,8 @@ def tensors_in(groups: list[Group]) -> list[Tensor]:
 
 
 def params_of(groups: list[Group]) -> list[Tensor]:
-    """The parameters of all groups."""
     return list(chain.from_iterable(group["params"] for group in groups))
 
 
 def tensors_of(states: Mapping[Tensor, State]) -> list[Tensor]:
-    """The tensors of all states."""
     return list(chain.from_iterable(map(VALUES, states.values())))

@@ -34,7 +34,7 @@ class Stepper:
         program: Its program, with nothing fixed.
         engine: The engine that the user asked for.
         banks: The learned coefficients.
-        check_keys: Checks and translates the keys of groups that have changed.
+        settle_keys: Checks and translates the keys of groups that have changed.
         reduce_group: Process group over which parameters are sharded by hand.
     """
 
@@ -44,13 +44,13 @@ class Stepper:
         program: Program,
         engine: str,
         banks: Banks,
-        check_keys: Callable[[list[Group]], None],
+        settle_keys: Callable[[list[Group]], None],
         reduce_group: Any,
     ) -> None:
         self._owner, self._learned, self._banks = owner, program.learned, banks
-        self._check_keys, self._reduce_group = check_keys, reduce_group
+        self._settle_keys, self._reduce_group = settle_keys, reduce_group
         self.dispatcher = Dispatcher(engine, program)
-        self._collector = StepCollector(owner, program, banks, self.dispatcher, check_keys)
+        self._collector = StepCollector(owner, program, banks, self.dispatcher, settle_keys)
         self._rows = banks.rows
         self._tensors = StepReuse(self._collector, self.dispatcher)
 
@@ -74,7 +74,7 @@ class Stepper:
         if self._collector.has_members(groups):
             self._tensors.follow(groups)
         else:
-            self._check_keys(groups)
+            self._settle_keys(groups)
 
     def step(self, groups: list[Group], states: States, observed: Observation | None) -> Tensor | None:
         """Makes one step; returns whether it was applied, 0-d, or None if no parameter has a gradient.
@@ -107,7 +107,7 @@ class Stepper:
                 "leave the call out where opt.learned is empty"
             )
         if process_group is not None:
-            checks.process_group(process_group)
+            checks.process_group("group", process_group)
         work, home = self._tensors.work(groups, states, begin=False), self.home(groups)
         scopes = self._collector.scopes_of_gradients(groups)
         if not scopes and self._reduce_group is None:

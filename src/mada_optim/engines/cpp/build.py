@@ -71,7 +71,6 @@ def load(header: str, defines: tuple[str, ...] = (), source: Path = SOURCE) -> c
 
 @functools.cache
 def attempt(header: str, defines: tuple[str, ...], source: Path) -> ctypes.CDLL | BuildError:
-    """The loops, or the error."""
     command = find()
     if command is None:
         reason = f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX); `pip install {PACKAGE}` brings one"
@@ -135,7 +134,6 @@ def cache_folder() -> Path:
 
 
 def version_of(command: Sequence[str]) -> str:
-    """The compiler's name and version."""
     return subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
 
 
@@ -145,7 +143,6 @@ def flags_for(version: str) -> tuple[str, ...]:
 
 
 def digest(source: Path, header: str, version: str, command: Sequence[str]) -> str:
-    """The hexadecimal name of a build."""
     parts = (source.read_text(), THREADS.read_text(), header, " ".join(command), version, processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

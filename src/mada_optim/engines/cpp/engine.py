@@ -113,7 +113,6 @@ class LoopBatch(TensorBatch):
         self._set_call()
 
     def _set_call(self) -> None:
-        """What each call into the library is given."""
         self._call = (ctypes.c_void_p(self._first), ctypes.c_int64(self._count), torch.get_num_threads())
 
     def follow(self, gradients: list[Any]) -> bool:

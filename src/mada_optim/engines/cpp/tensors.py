@@ -124,7 +124,6 @@ class PlainSteps:
 
 
 def placement_of(tensors: list[Tensor]) -> "Placement | placement.Placement":
-    """The addresses, shapes and dtypes of tensors."""
     read = reader()
     return placement.Placement(tensors) if read is None else Placement(read, tensors)
 
@@ -170,12 +169,10 @@ def place_of(numbers: Sequence[int], objects: Sequence[object]) -> int:
 
 
 def address(function: Any) -> int:
-    """The address of a library's function."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def pointer(numbers: "array[int]") -> ctypes.c_void_p:
-    """A pointer to the first number."""
     return ctypes.c_void_p(numbers.buffer_info()[0])
 
 

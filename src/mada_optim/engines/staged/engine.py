@@ -50,15 +50,7 @@ class StagedMatrix(NamedTuple):
 
 
 class Staged:
-    """The kernels of one program that orthogonalizes.
-
-    Args:
-        middle: The operation on whole matrices.
-        head_program: The program before it.
-        head: The head's kernel.
-        tail_program: The program after it.
-        tail: The tail's kernel.
-    """
+    """The kernels of one program that orthogonalizes: `head` and `tail`, with the `middle` on whole matrices."""
 
     def __init__(
         self,
@@ -127,7 +119,7 @@ def _for_head(options: MutableMapping[str, Any]) -> ChainMap[str, Any]:
 
 
 class StagedBatch(TensorBatch):
-    """Matrices of one step."""
+    """Matrices of one step, or of several with other gradients."""
 
     def __init__(self, kernel: Staged, matrices: list[StagedMatrix]) -> None:
         self._kernel, self._matrices = kernel, matrices

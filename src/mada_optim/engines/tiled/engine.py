@@ -65,7 +65,7 @@ class Tiled:
 
 
 class TileBatch(TensorBatch):
-    """Tensors of one step."""
+    """Tensors of one step, moved tile by tile."""
 
     def __init__(self, kernel: Tiled, entries: list[StepInput]) -> None:
         self._kernel, self._entries = kernel, entries
@@ -172,7 +172,6 @@ class TileBatch(TensorBatch):
             yield [*piece, *scalars, *lowered.numbers, *buffers]
 
     def _now(self) -> Tensor:
-        """The numbers of the groups, (tensors, numbers)."""
         self._numbers.read_all()
         return self._numbers.matrix()[self._groups]
 

@@ -146,7 +146,6 @@ def _average(
 
 
 def _is_rest(b: Any, a: Any) -> bool:
-    """Whether b = 1 - a."""
     return isinstance(b, fx.Node) and b.target is operator.sub and tuple(b.args) == (1.0, a)
 
 
@@ -196,7 +195,6 @@ def _allocate(
     slots: Mapping[str, Any],
     kinds: Builder,
 ) -> Lowered:
-    """Gives each value a register."""
     same: dict[Any, Any] = {}
     for x in steps:
         if chosen[x].function is None:
@@ -233,11 +231,9 @@ def _code(
 ) -> tuple[list[Instruction], int]:
     """The instructions, and the number of registers with buffers; adds each value's register to `registers`.
 
-    Args:
-        steps: Values, with the function that makes each and the values that it reads.
-        registers: The registers of the inputs.
-        last: The last step that reads a value.
-        home: The slot's register, by the slot's next value, which goes there after the slot's last use.
+    `steps` are values, with the function that makes each and the values that it reads. `last` is the last step that
+    reads a value. `home` is the register of the slot whose next value a value is; it goes there after the slot's last
+    use.
     """
     code, free, first = list[Instruction](), list[int](), len(registers)
     inputs, count = {register: x for x, register in registers.items()}, first

@@ -37,7 +37,6 @@ PARAMETERS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def installed() -> bool:
-    """Whether Triton can be imported."""
     return importlib.util.find_spec("triton") is not None
 
 
@@ -182,7 +181,6 @@ class DeviceTables:
         self._captured: list[Tensor] = []
 
     def get(self, name: str, rows: list[Any], dtype: torch.dtype) -> Tensor:
-        """`rows` as a tensor."""
         last, table = self._last.get(name, (None, None))
         if table is None or last != rows:
             table = self._upload(rows, dtype)
