@@ -13,7 +13,7 @@ from mada_optim.rule import DECAY, LR, Coefficient, Interval, Rule
 
 NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
 POSITIVE = Interval(math.ulp(0.0), math.inf, open_high=True)
-FACTOR = Interval(1e-30, 1e30)  # of the learned factor of lr
+FACTOR = Interval(1e-30, 1e30)  # limits of the learned factor of lr
 
 
 def number(name: str, x: object, allowed: Interval, remedy: str) -> float:

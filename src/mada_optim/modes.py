@@ -10,7 +10,7 @@ from torch import Tensor
 
 #: The types of devices that autocast may be on for.
 AUTOCAST = tuple(x for x in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(x))
-#: How torch says that it doesn't round the factors of products in fp32.
+#: The settings with which torch doesn't round the factors of products in fp32.
 EXACT = ("none", "ieee")
 
 P = ParamSpec("P")
@@ -30,7 +30,7 @@ def neutral() -> Iterator[None]:
             modes.enter_context(torch.inference_mode(False))
         if torch.is_anomaly_enabled():
             modes.enter_context(torch.autograd.set_detect_anomaly(False))
-        modes.enter_context(torch.no_grad())  # last, as the end of inference mode turns gradients on
+        modes.enter_context(torch.no_grad())  # last: the end of inference mode enables gradients
         yield
 
 

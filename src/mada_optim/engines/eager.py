@@ -85,7 +85,7 @@ def new_state(program: Program, p: Tensor) -> dict[str, Tensor]:
         state["gradient"] = torch.zeros_like(p, dtype=min(p.dtype, slot_dtype, key=lambda dtype: dtype.itemsize))
         state["applied"] = torch.zeros(1 + len(program.coefficients), dtype=scalar_dtype(p.device), device=p.device)
     if program.traced:
-        # never narrower: the trace is the small difference between it and the weights
+        # not narrower: the trace is the small difference between it and the weights
         state["anchor"] = torch.zeros_like(p, dtype=compute_dtype(p))
     return state
 

@@ -23,8 +23,7 @@ from mada_optim.rule import Coefficients, Rule, Slots, Update
 CORNERS = (0.0, 1.0)
 SLOT = "slot_"  # prefix of a slot's node: a slot may be called like a coefficient
 
-#: What a function raises that can't be evaluated on symbols: it branches on a value (a TraceError, which is a
-#: ValueError), or asks for a number or a length.
+#: Errors of a function that can't be traced: it branches on a value (a TraceError is a ValueError), or needs a number.
 UNTRACEABLE = (ValueError, TypeError, RuntimeError)
 
 Corners = tuple[tuple[str, float], ...]
@@ -109,7 +108,7 @@ def fold(graph: fx.Graph, known: Mapping[str, Known]) -> None:
         result = ALGEBRA[node.target](*args) if node.target in ALGEBRA else None
         if result is not None:
             values[node] = result
-        else:  # what is no algebra, the output too, takes tensors
+        else:  # other operations, and the output, take tensors
             node.args = args if node.target in ALGEBRA else map_arg(node.args, lambda x: _tensor(x, values))
 
 

@@ -19,7 +19,7 @@ from mada_optim.layouts import BATCHED, Layout, view_shape, viewing
 from mada_optim.rule import Coefficients, Rule, Slots
 
 MODULE = "torch.distributed.tensor"
-WHOLE = frozenset({Tensor, torch.nn.Parameter})  # types that most tensors have, and no shard: for speed
+WHOLE = frozenset({Tensor, torch.nn.Parameter})  # the usual types, which are no shards
 
 
 def is_sharded(x: Any) -> bool:

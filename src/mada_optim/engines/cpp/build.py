@@ -21,19 +21,19 @@ from contextlib import suppress
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("loops.cpp")
-THREADS = SOURCE.with_name("threads.h")  # which it includes
+THREADS = SOURCE.with_name("threads.h")  # included by loops.cpp
 # No contraction: a product and a sum round the same way in every loop, so that learning with a hyper_lr of 0 and
 # learning nothing give the same bits.
 FLAGS = (
     *"-std=c++17 -O3 -march=native -fPIC -fno-exceptions".split(),
     *"-ffp-contract=off -fno-math-errno -fno-trapping-math".split(),
 )
-# A loop over eight streams asks for what it reads next: a processor by itself looks ahead in few of them. The numbers
-# say how far, and that it pays where a prefetch comes with eight instructions or more (docs/performance.md).
+# Prefetches: processors look ahead in few of a loop's eight streams. The numbers are the distance, and the least number
+# of instructions per prefetch (docs/performance.md).
 GCC_FLAGS = ("-fprefetch-loop-arrays", *"--param=prefetch-latency=600 --param=min-insn-to-prefetch-ratio=8".split())
 COMPILERS = ("c++", "g++", "clang++")
 PACKAGE = "ziglang"
-#: How loops get their threads, the best first: flags of the compilation, and of the linking.
+#: Ways to get threads, the best first: flags for compiling, and for linking.
 Way = tuple[tuple[str, ...], tuple[str, ...]]
 WAYS: tuple[Way, ...] = (
     (("-fopenmp",), ()),
@@ -41,7 +41,7 @@ WAYS: tuple[Way, ...] = (
     (("-fopenmp",), ("-fopenmp",)),
     (("-fopenmp-simd",), ("-pthread",)),
 )
-#: The package's compiler has no OpenMP, and would build a library of C++ first. What loops call, Python has loaded.
+#: The package's compiler lacks OpenMP, and would first build a C++ library; Python has loaded all that the loops call.
 PACKAGE_WAYS: tuple[Way, ...] = (
     (("-fopenmp-simd", "-DTORCH_THREADS"), ("-nostdlib",)),
     (("-fopenmp-simd",), ("-nostdlib",)),

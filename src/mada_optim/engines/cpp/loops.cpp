@@ -1,11 +1,11 @@
-// A step of a pointwise rule as one loop per phase over all tensors, around the code that emit.py writes for the rule.
+// The step of a pointwise rule: one loop per phase over all tensors, with the code that emit.py writes for the rule.
 //
 // rule.h defines: FOR_EACH_SLOT, SLOTS, SCALARS, SUMS, COEFFICIENTS, LEARNED; Element, an element's slots in registers;
 // Step, the scalars of an update, made from coefficients, hyper-parameters, t and scalar slots, and StepFloats, the same
 // in fp32; update(); next_scalars(); Slope, add_sums() and combine() for the hypergradient.
 //
-// State is laid out as engine/eager.py says. Scalars are computed in double; sums are made in a fixed order, whatever
-// the number of threads.
+// The state is as in engines/eager.py. Scalars are computed in double. The order of sums doesn't depend on the number of
+// threads.
 
 #include <algorithm>
 #include <cmath>
@@ -15,7 +15,7 @@
 
 #include "threads.h"
 
-// Inlined always: a call, or a struct that is not in registers, would keep a loop from being vectorized.
+// Always inlined: a call, or a struct outside of registers, would keep a loop from being vectorized.
 #define INLINE inline __attribute__((always_inline))
 
 namespace {
@@ -23,9 +23,9 @@ namespace {
 template <typename T>
 INLINE T sign_of(T x) { return T(x > 0) - T(x < 0); }
 
-// a b + c; in one operation where the processor has it, and only in sums, whose rounding is no part of the update.
+// a b + c, in one operation if the processor has it; only in sums, whose rounding doesn't change the update.
 INLINE float fused(float a, float b, float c) {
-#ifdef __clang__  // which vectorizes no sum whose operation is spelt out
+#ifdef __clang__  // which doesn't vectorize sums with the builtin
 #pragma clang fp contract(on)
     return a * b + c;
 #elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -43,7 +43,7 @@ INLINE float load(State x) {
     std::memcpy(&y, &bits, 4);
     return y;
 }
-// Rounded up or down at random, so that the mean is exact: what an average takes in may be far below its last digit.
+// Stochastic rounding, which keeps the mean exact: the new share of an average may be far below its last digit.
 INLINE State store(float x, uint32_t random) {
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
@@ -55,7 +55,7 @@ INLINE float load(State x) { return x; }
 INLINE State store(float x, uint32_t) { return x; }
 #endif
 
-// The same number for the same element, slot and step, on every machine: engine/rounding.py has it too.
+// A function of element, slot and step, the same on every machine and in engines/eager.py.
 INLINE uint32_t random_bits(uint32_t element, uint32_t seed) {
     uint32_t x = element * 0x9E3779B9u + seed;
     x = (x ^ (x >> 16)) * 0x85EBCA6Bu;
@@ -73,8 +73,8 @@ struct StatePointers {
     double *scalars[MAX_SCALARS]; // slots with one number per tensor
     double *t;
     State *gradient;              // of the last update
-    double *applied;              // its learning rate and coefficients; null where nothing is learned
-    float *anchor;                // that the trace is measured from, from which lr is learned; null where it isn't
+    double *applied;              // its learning rate and coefficients; null if nothing is learned
+    float *anchor;                // of the trace along which lr is learned; null without one
 };
 
 // A parameter tensor in one step. Python fills it in at each step.
@@ -98,7 +98,7 @@ constexpr int HYPERGRADIENTS = LEARNED + 1;
 double weight_decay_of(const Tensor &x) { return x.now[1 + COEFFICIENTS]; }
 double horizon_of(const Tensor &x) { return x.now[1 + COEFFICIENTS + 1]; }
 
-// Values of `Which` (Step or Slope) where the update was made with `values`, its learning rate and coefficients.
+// `Which` (Step or Slope) of the update that was made with `values`: its learning rate and coefficients.
 template <typename Which>
 Which at(const Tensor &x, const double *values, double t, const double *scalars) {
     return Which(values + 1, x.now + 1 + COEFFICIENTS + 2, t, scalars);
@@ -117,7 +117,7 @@ struct Scalars {
     }
 };
 
-// The last update, t, and this one, t + 1; with nothing learned the stored slots are those between the two.
+// The last update, t, and this one, t + 1. If nothing is learned, the stored slots are those between the two.
 struct Steps {
     Scalars between;
     Step last, now;
@@ -147,7 +147,7 @@ float along_trace(const Tensor &x, int64_t begin, int64_t end) {
 }
 #endif
 
-// Moves weights and slots. Learning, the slots are first settled: moved over the last update, and stored so.
+// Moves weights and slots. While learning, SETTLE first moves the slots over the last update and stores them.
 template <bool LEARNING, bool SETTLE>
 void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64_t begin, int64_t end) {
 #ifdef TRACED
@@ -204,7 +204,7 @@ bool is_usable(const float *g, float limit, int64_t begin, int64_t end) {
     return !bad;
 }
 
-// All tensors cut into chunks, so that many small ones and few large ones are shared out alike.
+// All tensors cut into chunks, so that threads get equal shares of many small ones and of few large ones.
 struct Chunk {
     int64_t tensor, begin, end;
 };
@@ -233,7 +233,7 @@ struct Sums {
     double of_rule[SUMS + 1] = {}, along_p = 0, along_trace = 0;
 };
 
-// Makes them, `slope` null where there was no update, and says whether the gradient is usable.
+// Computes them (`slope` is null before the first update); returns whether the gradient is usable.
 bool sum_chunk(const Tensor &x, const Chunk &c, const Slope *slope, bool along_p, float limit, Sums &to) {
     bool usable = true;
     for (int64_t b = c.begin; b < c.end; b += BLOCK) {
@@ -243,12 +243,12 @@ bool sum_chunk(const Tensor &x, const Chunk &c, const Slope *slope, bool along_p
 #ifdef TRACED
         to.along_trace += along_trace(x, b, end);
 #endif
-        usable &= is_usable(x.g, limit, b, end);  // last: the sums have brought it near
+        usable &= is_usable(x.g, limit, b, end);  // last: the sums have loaded it
     }
     return usable;
 }
 
-// -lr < g, d theta / dq >; hyper/gradient.py has the formula of the last, ln lr.
+// -lr < g, d theta / dq >; learning/hypergradient.py has the formula of the last, ln lr.
 void derivatives(const Tensor &x, const Slope &slope, const Sums &sums, double *h) {
     combine(slope, sums.of_rule, h);
     const double lr = x.applied[0], decay = weight_decay_of(x), kept = 1 - lr * decay;
@@ -277,7 +277,7 @@ bool chunk_hypergradients(const Tensor &x, const Chunk &c, bool of_lr, float lim
 
 extern "C" {
 
-// Layout check: a mistake here would write anywhere.
+// For a check of the layout: a mistake would write anywhere.
 int64_t state_bytes() { return sizeof(StatePointers); }
 int64_t step_bytes() { return sizeof(StepPointers); }
 
@@ -308,14 +308,14 @@ void hypergradients(const StepPointers *steps, int64_t count, int threads, doubl
     });
     std::fill(out, out + scopes * columns, 0.0);
     *all_usable = true;
-    for (int64_t j = 0; j < chunks.size; j++) {  // in this order, whoever made them
+    for (int64_t j = 0; j < chunks.size; j++) {  // in this order, whichever thread computed them
         for (int q = 0; q < columns; q++)
             out[all.xs[chunks[j].tensor].scope * columns + q] += h[j * HYPERGRADIENTS + q];
         *all_usable = *all_usable && usable[j];
     }
 }
 
-// Weights, slots and memory of the update one step on; nothing at all unless *usable.
+// Moves weights, slots and the last update by one step, if *usable.
 void advance(const StepPointers *steps, int64_t count, int threads, const bool *usable) {
     if (!*usable) return;
     const ChunkedTensors all(steps, count);

@@ -20,8 +20,8 @@ from mada_optim.engines.cpp import build
 
 SOURCE = Path(__file__).with_name("tensors.cpp")
 TYPES = (Tensor, torch.nn.Parameter)
-FIXED = 8  # tensors.cpp has it too, and the order of numbers in `Look`
-OBJECT_WORDS = 8  # of a Python object, among which its type and its tensor are looked for
+FIXED = 8  # as in tensors.cpp, like the order of numbers in `Look`
+OBJECT_WORDS = 8  # of a Python object, which are searched for its type and its tensor
 WORD = array("q").itemsize
 GETTERS = (
     *"layout dtype device_type dim storage_size storage_offset sizes strides data_ptr".split(),
@@ -34,7 +34,7 @@ class Reader:
     """Reads tensors through tensors.cpp. Raises one of `Refused` if it can't be built, or torch isn't as expected."""
 
     def __init__(self) -> None:
-        code = ctypes.PyDLL(build.load("", (), SOURCE)._name)  # the lock of Python is held: objects are read
+        code = ctypes.PyDLL(build.load("", (), SOURCE)._name)  # holds Python's lock, since it reads objects
         self._take, self._holds, self._plain = code.take, code.holds, code.plain
         code.max_numbers.restype = self._take.restype = ctypes.c_int64
         self._width = code.max_numbers()
@@ -133,7 +133,7 @@ def plain(x: object) -> bool:
     if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
         return False
     dense = x.dtype is torch.float32 and x.is_cpu and x.is_contiguous() and not x.is_neg()
-    return dense and (x.data_ptr() != 0 or not x.numel())  # there are zeros that have no memory
+    return dense and (x.data_ptr() != 0 or not x.numel())  # torch may leave zeros without memory
 
 
 @functools.cache

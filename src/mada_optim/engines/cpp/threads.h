@@ -18,7 +18,7 @@ int omp_get_num_threads();
 
 namespace {
 
-// Zeros, as long as a call lasts: without the library of C++, which a compiler may lack.
+// Zeros for the time of a call, without the library of C++, which a compiler may lack.
 template <typename T>
 struct Array {
     const int64_t size;
@@ -31,7 +31,7 @@ struct Array {
     T &operator[](int64_t i) const { return items[i]; }
 };
 
-// body(j) for each j below `total`: to each thread an equal share, of neighbors.
+// body(j) for each j below `total`; each thread gets an equal share of neighbors.
 #ifdef _OPENMP
 template <typename Body>
 void share_out(int64_t total, int threads, const Body &body) {
@@ -48,7 +48,7 @@ struct Shared {
     }
 };
 
-#ifdef TORCH_THREADS  // what a compiler with OpenMP calls, in the runtime that torch has loaded: libgomp's ABI
+#ifdef TORCH_THREADS  // libgomp's ABI, in the runtime that torch has loaded
 template <typename Body>
 void share_out(int64_t total, int threads, const Body &body) {
     Shared<Body> work{body, total};

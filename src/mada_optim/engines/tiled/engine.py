@@ -23,7 +23,7 @@ from mada_optim.graph.builder import Builder, total
 from mada_optim.graph.specialize import SLOT, outputs
 from mada_optim.placement import intact
 
-TILE = 1 << 18  # elements, 1 MiB of each operand: less is no work for two threads, more leaves the cache
+TILE = 1 << 18  # elements, 1 MiB of each operand: smaller tiles can't occupy two threads, larger ones leave the cache
 Vectors = dict[str, Tensor]  # (tensors,) by the name of a graph's input
 Values = dict[fx.Node, Tensor]  # (tensors,) by node
 
@@ -115,7 +115,7 @@ class TileBatch(TensorBatch):
         values = evaluate(kernel.backward, inputs, values)
         derivatives, product = outputs(kernel.backward)
         columns = [self._vector(values.get(x, x)) for x in derivatives]
-        if of_lr:  # hyper/gradient.py has the formula
+        if of_lr:  # the formula is in learning/hypergradient.py
             kept, whole = 1 - lr * decay, self._vector(values.get(product, product))
             columns.append(torch.where(kept == 0, whole, (whole + decay * along) / kept))
         return -lr.unsqueeze(-1) * torch.stack(columns, dim=-1)
@@ -134,7 +134,7 @@ class TileBatch(TensorBatch):
         decay = now[:, 0] * now[:, 1 + len(kernel.program.coefficients)]
         keep, lr = (1 - decay).float(), now[:, 0].float()
         horizon = now[:, 2 + len(kernel.program.coefficients)]
-        share = torch.where(t > 0, 1 - horizon * (1 - decay), 1.0).float()  # of the anchor's way to the weights
+        share = torch.where(t > 0, 1 - horizon * (1 - decay), 1.0).float()  # how far the anchor moves to the weights
         settles = rows_of(kernel.settle, then) if learning else [[]] * len(self._entries)
         moves = rows_of(kernel.move, values)
         for i, entry in enumerate(self._entries):
@@ -228,6 +228,6 @@ def rows_of(lowered: Lowered, values: Values) -> list[list[Tensor]]:
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
-    if 0 < x.numel() <= TILE:  # as most are: for speed
+    if 0 < x.numel() <= TILE:  # the usual case, for speed
         return (x.view(-1),)
     return torch.split(x.view(-1), TILE) if x.numel() else ()

@@ -109,7 +109,7 @@ def lower(graph: fx.Graph, kinds: Builder, ends: Sequence[Any], slots: Mapping[s
 
 def _operation(x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]) -> Operation:
     args: tuple[Any, ...] = (*x.args, *x.kwargs.values())
-    if x.target is total:  # of a buffer: `torch.dot` of two tensors gives other bits when they lie elsewhere
+    if x.target is total:  # not `torch.dot`, whose bits depend on the addresses
         return Operation(torch.sum, args)
     if x.target is operator.truediv and args[0] == 1.0:
         return Operation(torch.reciprocal, args[1:])

@@ -169,7 +169,7 @@ class _Emitter:
                 "lr = tl.where(weight_decay == 0, alpha, tl.minimum(alpha, most))",
             ]
         body += ["keep = 1.0 - lr * weight_decay"]
-        share = f"tl.where(before >= 1.0, 1.0 - {self._number('horizon')} * keep, 1.0)"  # of the anchor's way to p
+        share = f"tl.where(before >= 1.0, 1.0 - {self._number('horizon')} * keep, 1.0)"  # how far the anchor moves to p
         first = ("lr", "keep", share)
         body += [f"tl.store(values + j * {width} + {i}, {x}, mask=here)" for i, x in enumerate(first)]
         body += [
@@ -208,7 +208,7 @@ class _Emitter:
         hint = [
             "if ALIGNED:",
             "    size = tl.multiple_of(size, 4)",
-        ]  # not in a function of its own: it is of a value, by name
+        ]  # not in a function: the hint belongs to a named value
         return [*hint, "for start in range(begin, tl.minimum(begin + CHUNK, size), BLOCK):", indented([*head, *body])]
 
     def _check(self) -> str:
@@ -298,7 +298,7 @@ class _Emitter:
             body += [f"k_{name_of(x)} = tl.load(k + {i})" for i, x in enumerate(self.of_slope)]
             body += [f"lr = {one(self._column('applied'))}", *self.slope.declarations(self.slope.combined, "k_")]
             h = [f"-lr * ({self.slope.operand(x, False, 'k_')})" for x in derivatives] + h
-        if self.along_p:  # hyper/gradient.py has the formula
+        if self.along_p:  # the formula is in learning/hypergradient.py
             body += [
                 f"decay = tl.load({self._place('weight_decay')})",
                 f"product = {self.slope.operand(product, False, 'k_')} + zero",

@@ -104,7 +104,7 @@ def nearest(x, dtype: tl.constexpr):
 
 @triton.jit
 def narrowed(x, i, seed, dtype: tl.constexpr):
-    """`x` as it is stored: in bf16 rounded as engine/rounding.py says, to nearest in fp16."""
+    """`x` as it is stored: in bf16 rounded as engines/eager.py says, to nearest in fp16."""
     if dtype == tl.bfloat16:
         r = i.to(tl.uint32) * 0x9E3779B9 + seed
         r = (r ^ (r >> 16)) * 0x85EBCA6B
