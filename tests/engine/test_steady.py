@@ -11,7 +11,7 @@ import weakref
 import pytest
 import torch
 
-from mada_optim import MADA, Adam, AutoAdam, HyperAdam, LearnedLR
+from mada_optim import MADA, Adam, AutoAdam, AutoMuon, HyperAdam, LearnedLR
 from mada_optim.stepping.collect import StepCollector
 from mada_optim.stepping.reuse import GroupSnapshot
 from tests.problems import along_trace, everything, fast, give_gradients, learning, same_bits, spied
@@ -202,8 +202,9 @@ def test_a_0_d_parameter_is_never_taken_over():
     assert finds_out(opt, 1)
 
 
-def test_gradients_are_not_kept_alive():
-    steady, _ = pair()
+@pytest.mark.parametrize("make", [Adam, AutoMuon])
+def test_gradients_are_not_kept_alive(make):
+    steady, _ = pair(make)
     for seed in range(2):  # found out, and taken over
         step(steady, seed)
         gradient = weakref.ref(params_of(steady)[0].grad)

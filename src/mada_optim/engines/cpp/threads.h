@@ -1,5 +1,5 @@
-// share_out(total, threads, body): calls body(j) for each j below `total`, in parallel, with OpenMP, with the runtime of
-// GCC's OpenMP that torch has loaded (TORCH_THREADS), or with threads that are started for the call.
+// share_out(total, threads, body): calls body(j) for each j below `total`, in parallel, with OpenMP, with GCC's OpenMP
+// runtime that torch has loaded (TORCH_THREADS), or with threads that are started for the call.
 
 #pragma once
 

@@ -7,6 +7,7 @@ device. Of a sharded matrix the parts have the shard; for the middle, one proces
 """
 
 import math
+import weakref
 from collections import ChainMap
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, NamedTuple
@@ -122,10 +123,18 @@ class StagedBatch(TensorBatch):
     """Matrices of one step, or of several with other gradients."""
 
     def __init__(self, kernel: Staged, matrices: list[StagedMatrix]) -> None:
-        self._kernel, self._matrices = kernel, matrices
+        self._kernel = kernel
         self._whole_tail = self._tail(matrices, [x.after for x in matrices])
         self.can_follow = self._whole_tail.can_follow
+        self._hold([x.before.g for x in matrices])
+        self._matrices = [
+            x._replace(before=x.before._replace(g=x.before.p), after=x.after._replace(g=x.after.p)) for x in matrices
+        ]
         self._start()
+
+    def _hold(self, gradients: list[Tensor]) -> None:
+        """Keeps the gradients for `advance`, but not alive after the step."""
+        self._gradients = list(map(weakref.ref, gradients))
 
     def _start(self) -> None:
         """Sets the head's t to the matrix's, which another engine may have moved meanwhile."""
@@ -136,9 +145,7 @@ class StagedBatch(TensorBatch):
     def follow(self, gradients: list[Any]) -> bool:
         if not self._whole_tail.follow(gradients):
             return False
-        self._matrices = [
-            x._replace(before=x.before._replace(g=g)) for x, g in zip(self._matrices, gradients, strict=True)
-        ]
+        self._hold(gradients)
         self._start()
         return True
 
@@ -149,7 +156,10 @@ class StagedBatch(TensorBatch):
         return self._whole_tail.hypergradients(scopes)
 
     def advance(self, where: Tensor) -> None:
-        for part in self._parts():
+        gradients: list[tuple[StagedMatrix, Any]] = [
+            (x, reference()) for x, reference in zip(self._matrices, self._gradients, strict=True)
+        ]
+        for part in self._parts([x._replace(before=x.before._replace(g=g)) for x, g in gradients]):
             buffers = self._buffers(part)
             before = [x.before._replace(p=buffer) for x, buffer in zip(part, buffers, strict=True)]
             self._kernel.head.batch(before, [x.head for x in part]).advance(where)
@@ -177,11 +187,12 @@ class StagedBatch(TensorBatch):
         pieces = torch.split(zeros, list(map(math.prod, shapes)))
         return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
-    def _parts(self) -> Iterator[list[StagedMatrix]]:
+    @staticmethod
+    def _parts(matrices: list[StagedMatrix]) -> Iterator[list[StagedMatrix]]:
         """Matrices that have buffers at the same time; sharded ones first, of which all processes make equal parts."""
         part: list[StagedMatrix] = []
         size = 0
-        for x in sorted(self._matrices, key=lambda x: x.after.whole is None):
+        for x in sorted(matrices, key=lambda x: x.after.whole is None):
             if part and size + x.buffer_size > BUFFER:
                 yield part
                 part, size = [], 0
