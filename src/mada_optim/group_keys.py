@@ -139,7 +139,11 @@ class GroupKeys:
         self._betas.append(betas)
         self._matrix.append(group.get("matrix"))
 
-    def loaded(self, groups: list[Group]) -> None:
+    def loaded(self, groups: list[Group], defaults: Mapping[str, Any]) -> None:
+        """Takes over groups that replace all others, and adds options that an older version didn't have."""
+        for group in groups:
+            missing = [name for name in self._options if name in defaults and name not in group]
+            group.update({name: defaults[name] for name in missing})
         self._betas = [None] * len(groups)
         self._matrix = [group.get("matrix") for group in groups]
         self.settle(groups)

@@ -319,9 +319,8 @@ class HyperOptimizer(Optimizer):
     def _restore(self) -> None:
         """Corrects what torch has loaded: dtypes, views, and options that an older version didn't have."""
         self._step_count, self._observed = StepCount(type(self).__name__), None
-        self._keys.loaded(self.param_groups)
+        self._keys.loaded(self.param_groups, self.defaults)
         for group in self.param_groups:
-            group.update({name: x for name, x in self.defaults.items() if name not in group})
             settle(group, self._program, self._stepper.home(self.param_groups))
         self._banks.adopt(self.param_groups)
         self._stepper.take(self.param_groups)

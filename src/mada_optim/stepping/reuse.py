@@ -44,7 +44,8 @@ class StepWork(NamedTuple):
     def hypergradients(self, scopes: int, learned: int, home: torch.device) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned), on `home`."""
         if self.batch is None:
-            return self.usable(home), torch.zeros(scopes, learned, dtype=scalar_dtype(home), device=home)
+            zeros = torch.zeros(scopes, learned, dtype=scalar_dtype(home), device=home)
+            return torch.ones((), dtype=torch.bool, device=home), zeros
         usable, h = self.batch.hypergradients(scopes)
         return usable.to(home), h.to(home)
 
