@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mada_optim import AutoMuon, LearnedLR
-from mada_optim.engines.eager import learning_rate
+from mada_optim.engines.numbers import learning_rate
 from mada_optim.matrices import hidden_matrices
 
 KEPT = 0.1  # share of the weights that a mask keeps
@@ -161,7 +161,7 @@ class TraceByHand:
                 self.opt.state[p]["anchor"].copy_(x - trace)
         self.opt.step()
         for (group, j, p), x, trace in zip(self.places, before, self.traces, strict=True):
-            seen = hidden_matrices.seen(self.opt.rule, group, hidden_matrices.is_hidden(self.opt.rule, group, j))
+            seen = hidden_matrices.view(self.opt.rule, group, hidden_matrices.flags(self.opt.rule, group)[j])
             kept = 1 - learning_rate(seen, CPU) * group["weight_decay"]
             trace.mul_(group["horizon"] * kept).add_(p.detach().double() - x)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mada_optim.engines import choice
+from mada_optim.engines.program import Program
 from mada_optim.rules import RULES
 
 REPOSITORY = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ def reference() -> Path:
 def pytest_collection_modifyitems(items):
     """Tests of the C++ loops need a compiler, which a fresh machine may lack; all others must pass without."""
     try:
-        choice.choose("cpu", RULES["adam"], (), (), False, torch.device("cpu"), None)
+        choice.choose("cpu", Program(RULES["adam"]))
     except choice.NoKernelError as error:
         for item in items:
             if item.get_closest_marker("kernel"):

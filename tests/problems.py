@@ -1,5 +1,7 @@
 """Parameters and gradients that tests share."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -85,3 +87,17 @@ def assert_mixed_tensors_agree(engine):
         assert mixed.hypergradients() == pytest.approx(slow.hypergradients(), rel=1e-3, abs=1e-6)
     for p, q in zip(params, twins, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+@contextmanager
+def spied(owner, name):
+    """Collects the arguments of each call of `owner.name`."""
+    calls, original = [], getattr(owner, name)
+
+    def call(*arguments):
+        calls.append(arguments)
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, call)
+        yield calls

@@ -18,11 +18,11 @@ WIDTH = 100  # columns of the picture
 FLOORS = {
     "mada_optim": (
         "load_by_name modes placement rule",
-        "beta_guard graph layouts step_count",
+        "beta_guard graph layouts",
         "checks sharding",
         "learning matrices",
-        "engines grouping inspection rules",
-        "group_keys state_dicts stepping",
+        "engines grouping rules",
+        "group_keys inspection state_dicts stepping",
         "hyper_optimizer",
         "integrations optimizers",
         "__init__ describe",

@@ -1,4 +1,4 @@
-"""What users may pass, checked once, in one style of message: the value, the allowed set, the remedy."""
+"""Checks of users' arguments. Every message names the value, the allowed values and the remedy."""
 
 import difflib
 import math
@@ -13,15 +13,11 @@ from mada_optim.rule import DECAY, LR, Coefficient, Interval, Rule
 
 NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
 POSITIVE = Interval(math.ulp(0.0), math.inf, open_high=True)
-FACTOR = Interval(1e-30, 1e30)  # of the learned factor of lr
+FACTOR = Interval(1e-30, 1e30)  # limits of the learned factor of lr
 
 
 def number(name: str, x: object, allowed: Interval, remedy: str) -> float:
-    """`x` as a float inside `allowed`.
-
-    Raises:
-        ValueError: It is no number, not finite, or outside.
-    """
+    """`x` as a float inside `allowed`. Raises ValueError if it is no finite number, or outside."""
     try:
         value = float(x)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -32,7 +28,7 @@ def number(name: str, x: object, allowed: Interval, remedy: str) -> float:
 
 
 def nearest(name: object, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The name among `allowed` that is most alike, at least as much as `cutoff` in [0, 1]; None if there is none."""
+    """The most similar name among `allowed`, with a similarity of at least `cutoff` in [0, 1]; None without one."""
     near = difflib.get_close_matches(str(name), sorted(set(allowed)), n=1, cutoff=cutoff)
     return near[0] if near else None
 
@@ -43,25 +39,17 @@ def did_you_mean(name: object, allowed: Iterable[str], otherwise: str, cutoff: f
     return otherwise if near is None else f"did you mean {near!r}?"
 
 
-def member(what: str, name: object, allowed: Iterable[str], remedy: str) -> str:
-    """`name`, one of `allowed`.
-
-    Raises:
-        ValueError: It is none of them; the message names the nearest.
-    """
+def member(argument: str, name: object, allowed: Iterable[str], remedy: str) -> str:
+    """`name`, one of `allowed`. Raises ValueError if it is none of them; the message names the nearest."""
     names = list(allowed)
     if name in names:
         return str(name)
     expected = ", ".join(map(repr, names))
-    raise ValueError(f"{what}={name!r}: expected one of {expected}; {did_you_mean(name, names, remedy)}")
+    raise ValueError(f"{argument}={name!r}: expected one of {expected}; {did_you_mean(name, names, remedy)}")
 
 
 def learned_names(rule: Rule, names: str | Iterable[str]) -> tuple[str, ...]:
-    """The coefficients to learn, in the rule's order, lr last. `names` is one name, or several; "all" is one too.
-
-    Raises:
-        ValueError: A name is none of the rule's coefficients.
-    """
+    """The coefficients to learn, in the rule's order, lr last, from a name, several, or "all". Raises ValueError."""
     allowed = (*rule.coefficient_names(), LR.name)
     given = (names,) if isinstance(names, str) else tuple(names)
     remedy = f'coefficients of the rule {rule.name!r} are meant; "all" is every one but lr, () is none'
@@ -73,8 +61,7 @@ def learned_names(rule: Rule, names: str | Iterable[str]) -> tuple[str, ...]:
 def intervals(rule: Rule, bounds: Mapping[str, tuple[float, float]], learned: tuple[str, ...]) -> dict[str, Interval]:
     """The interval of each learned coefficient: its own in `bounds`, or the rule's.
 
-    Raises:
-        ValueError: A key is no learned coefficient, the ends are in the wrong order, or outside the rule's domain.
+    Raises ValueError if a key is no learned coefficient, or ends are in the wrong order or outside the rule's domain.
     """
     for name in bounds:
         member("bounds key", name, learned, "only learned coefficients are bounded: name it in `learn` too")
@@ -94,11 +81,7 @@ def _interval(q: Coefficient, ends: tuple[float, float] | None) -> Interval:
 
 
 def state_dtype(dtype: object) -> torch.dtype | None:
-    """`dtype` as the dtype of slots: one with the range of fp32 at least, or None.
-
-    Raises:
-        ValueError: It is none.
-    """
+    """The dtype of slots, with at least the range of fp32, or None. Raises ValueError for any other."""
     if dtype in (None, torch.float32, torch.bfloat16, torch.float64):
         return dtype
     raise ValueError(
@@ -108,28 +91,19 @@ def state_dtype(dtype: object) -> torch.dtype | None:
 
 
 def engine(name: str) -> str:
-    """The name of an engine, or "auto".
-
-    Raises:
-        ValueError: There is none of this name.
-    """
+    """The name of an engine, or "auto". Raises ValueError if there is no such engine."""
     return member("engine", name, ("auto", "eager", "tiled", "cpu", "triton"), "leave it at 'auto'")
 
 
 def scope_given(name: str) -> str:
-    """Over what a learned coefficient is one.
-
-    Raises:
-        ValueError: There is no such scope.
-    """
+    """The scope of a learned coefficient. Raises ValueError if there is no such scope."""
     return member("scope", name, ("global", "group", "tensor"), "the paper's is 'global'")
 
 
 def rule_keywords(rule: Rule, given: Mapping[str, Any]) -> dict[str, float]:
-    """Starting values by coefficient, `betas` being the pair of beta1 and beta2, and hyper-parameters by name.
+    """Coefficients and hyper-parameters by name, with `betas` split into beta1 and beta2.
 
-    Raises:
-        ValueError: A keyword is none of the rule's, or beta1 or beta2 is given in both ways.
+    Raises ValueError if a keyword is not one of the rule's, or a beta is given twice.
     """
     named = named_betas(rule, given["betas"]) if "betas" in given else {}
     others = {name: x for name, x in given.items() if name != "betas"}
@@ -142,11 +116,7 @@ def rule_keywords(rule: Rule, given: Mapping[str, Any]) -> dict[str, float]:
 
 
 def named_betas(rule: Rule, betas: object) -> dict[str, float]:
-    """`(beta1, beta2)` by name.
-
-    Raises:
-        ValueError: It is no pair, or the rule has no such coefficients.
-    """
+    """`(beta1, beta2)` by name. Raises ValueError if it is no pair, or the rule has no such coefficients."""
     if not isinstance(betas, Sequence) or len(betas) != 2:
         raise ValueError(f"betas={betas!r}: expected a pair (beta1, beta2), each in [0, 1); (0.9, 0.95), say")
     if "beta1" not in rule.coefficient_names():
@@ -156,11 +126,7 @@ def named_betas(rule: Rule, betas: object) -> dict[str, float]:
 
 
 def room(external: bool, scope: str) -> None:
-    """Refuses new rows of coefficients where an optimizer has been made for the ones before.
-
-    Raises:
-        ValueError: That is so.
-    """
+    """Refuses new rows of coefficients (ValueError) if an optimizer was made for the ones before."""
     if external and scope != "global":
         raise ValueError(
             f"add_param_group with HyperTorch and scope={scope!r}: expected all groups at construction, where its "
@@ -169,11 +135,7 @@ def room(external: bool, scope: str) -> None:
 
 
 def matrix_said(group: Mapping[str, Any]) -> None:
-    """Refuses to guess which matrices are hidden, where each process sees a part of the parameters.
-
-    Raises:
-        ValueError: The group doesn't say it.
-    """
+    """Requires `matrix` in a group (ValueError): a process that sees a part of the parameters can't guess it."""
     if "matrix" not in group:
         raise ValueError(
             "reduce_group, a parameter group: expected the key 'matrix', True or False, got none: which matrices are "
@@ -181,12 +143,17 @@ def matrix_said(group: Mapping[str, Any]) -> None:
         )
 
 
-def slots_present(form: Rule, state: Mapping[str, Tensor]) -> None:
-    """Refuses a state that was begun where a coefficient was fixed at a corner, which it no longer is.
+def process_group(name: str, group: object) -> None:
+    """Refuses (ValueError) what is no process group with this process."""
+    if not torch.distributed.is_available() or not isinstance(group, torch.distributed.ProcessGroup):
+        raise ValueError(
+            f"{name}={group!r}: expected a process group that this process is a member of; "
+            "pass the one that the model's gradients are averaged over, or None"
+        )
 
-    Raises:
-        RuntimeError: Slots that the rule needs now are missing.
-    """
+
+def slots_present(form: Rule, state: Mapping[str, Tensor]) -> None:
+    """Refuses a state (RuntimeError) that lacks slots: a coefficient was fixed at 0 or 1 when it was begun."""
     missing = [name for name in form.slot_names() if name not in state]
     if missing:
         raise RuntimeError(
@@ -196,11 +163,7 @@ def slots_present(form: Rule, state: Mapping[str, Tensor]) -> None:
 
 
 def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval]) -> None:
-    """Checks a parameter group with its defaults filled in; `learned` has the interval of each learned coefficient.
-
-    Raises:
-        ValueError: A value is not allowed, or a parameter is named twice.
-    """
+    """Checks a group with its defaults (ValueError); `learned` has the interval of each learned coefficient."""
     remedies = {"lr": 'choose a finite one, or lr="auto" for the optimizer, which computes it'}
     for name in ("lr", "eps", "weight_decay", "matrix_lr_ratio", *rule.hyper_parameters):
         number(name, options[name], NON_NEGATIVE, remedies.get(name, "choose a finite one"))
@@ -221,11 +184,7 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
 
 
 def has_effect(rule: Rule, options: Mapping[str, Any], traced: bool) -> None:
-    """Refuses options of a group that its optimizer has no use for.
-
-    Raises:
-        ValueError: There is one.
-    """
+    """Refuses options of a group that would have no effect, with ValueError."""
     if rule.matrix_weight is None and options["matrix_lr_ratio"] != 1.0:
         raise ValueError(
             f"matrix_lr_ratio={options['matrix_lr_ratio']!r}: expected a rule that tells hidden matrices apart, got "
@@ -239,12 +198,12 @@ def has_effect(rule: Rule, options: Mapping[str, Any], traced: bool) -> None:
 
 
 def _listed(params: Any) -> list[Any]:
-    """The parameters of a group, which torch takes as one tensor too."""
+    """The parameters of a group, which torch accepts as one tensor too."""
     return [params] if isinstance(params, Tensor) else list(params)
 
 
 def _matrix(rule: Rule, layout: object, named: Sequence[tuple[str, Tensor]]) -> None:
-    """Checks what a group says of its matrices."""
+    """Checks a group's `matrix`."""
     if not (isinstance(layout, bool) or layout == BATCHED or (isinstance(layout, int) and layout >= 1)):
         raise ValueError(
             f"matrix={layout!r} in a parameter group: expected True or False, {BATCHED!r}, or a number of blocks >= 1; "
@@ -278,13 +237,9 @@ def _coefficient(q: Coefficient, x: object, learned: Interval | None) -> None:
         )
 
 
-def ties(own: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
-    """Refuses a later group's own value of a coefficient that is learned for all groups; `shared` is their first.
-
-    Raises:
-        ValueError: The value differs from the shared one.
-    """
-    for name, x in own.items():
+def ties(group: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
+    """Refuses a group's own value of a coefficient that all groups share (ValueError); `shared` is the first group."""
+    for name, x in group.items():
         if name != LR.name and float(x) != float(shared[name]):
             raise ValueError(
                 f"{name}={float(x)} in a parameter group: expected {float(shared[name])}, which all groups share as it "

@@ -1,22 +1,24 @@
-"""The keys of parameter groups: each takes effect, is a note of the user's or of a scheduler's, or is refused."""
+"""Checks the keys of parameter groups: a key takes effect, is a note of the user or of a scheduler, or is refused."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from mada_optim import checks
+from mada_optim.beta_guard import Guard
 from mada_optim.learning.bank import is_memory
+from mada_optim.learning.banks import Banks
 from mada_optim.matrices.hidden_matrices import FLAGS
 from mada_optim.rule import LR, Rule, option_key
 from mada_optim.rules import RULES
 
 Group = dict[str, Any]
 
-#: Keys that every group may have beside the options of the optimizer.
+#: Keys that every group may have, beside the options of the optimizer.
 OF_ANY = ("params", "param_names", "matrix", FLAGS)
-#: What others call a key of ours.
+#: Our keys, by the names that other libraries use.
 ALIASES = {
     "learning_rate": "lr",
     "wd": "weight_decay",
@@ -26,9 +28,9 @@ ALIASES = {
     "is_matrix": "matrix",
     "matrix_lr": "matrix_lr_ratio",
 }
-#: Options of a learner, which no group has of its own.
+#: Options of a learner, which a group can't set.
 OF_LEARNERS = ("scope", "bounds")
-#: Options of torch's optimizers that change a step, with the value at which they don't.
+#: Options of torch's optimizers, with the value at which they change nothing.
 NEUTRAL = {
     "amsgrad": False,
     "centered": False,
@@ -38,49 +40,65 @@ NEUTRAL = {
     "momentum": 0,
     "nesterov": False,
 }
-#: Similarity of two names, of 1, from which one is taken for a misspelling of the other.
+#: Least similarity, of at most 1, for a name to count as a misspelling of another.
 ALIKE = 0.8
 
 
 class GroupKeys:
-    """Refuses keys without effect, and translates `betas`, also where they are put into a group later.
+    """Refuses keys without effect, and translates `betas`, also in groups that are changed later.
 
     Args:
         owner: The class of the optimizer.
         rule: Its rule.
-        learned: The learned coefficients.
+        banks: Its learned coefficients.
         options: The options of each group.
-        given: Keywords that the optimizer was constructed with. A group may repeat one, with the very same value, as
+        given: Keywords of the constructor. A group may repeat one with the same object as its value, as
             `torch.distributed.optim.ZeroRedundancyOptimizer` does.
     """
 
-    def __init__(
-        self, owner: type, rule: Rule, learned: Sequence[str], options: Iterable[str], given: Mapping[str, Any]
-    ) -> None:
-        self._owner, self._rule = owner.__name__, rule
+    def __init__(self, owner: type, rule: Rule, banks: Banks, options: Iterable[str], given: Mapping[str, Any]) -> None:
+        self._owner, self._rule, self._banks = owner.__name__, rule, banks
         self._options = (*options, "betas", *OF_ANY)
-        self._learns = bool(learned)
-        self._ours = frozenset((*self._options, *map(option_key, learned)))
+        self._learns = bool(banks.names)
+        self._ours = frozenset((*self._options, *map(option_key, banks.names)))
         self._arguments = frozenset(keywords(owner)) - self._ours
         of_rules = {name for x in RULES.values() for name in (*x.coefficient_names(), *x.hyper_parameters)}
         self._of_others = frozenset((*of_rules, *NEUTRAL, option_key(LR.name))) - self._ours
         self._given: Mapping[str, Any] = given
         self._repeated: frozenset[str] = frozenset()
-        self._counts: list[int] = []
         self._betas: list[Any] = []
         self._matrix: list[Any] = []
 
-    def constructed(self) -> bool:
-        """Forgets the values of keywords, which need not be what can be copied; whether groups have repeated any."""
+    def end_construction(self) -> bool:
+        """Forgets the keywords, which may be impossible to copy; returns whether groups have repeated any."""
         self._given = {}
         return bool(self._repeated)
 
-    def check(self, group: Mapping[str, Any]) -> None:
-        """Refuses a key that has no effect and looks as if it were meant to have one.
+    def complete(self, group: Mapping[str, Any], defaults: Mapping[str, Any], guard: Guard | None) -> Group:
+        """A new group with `betas` as beta1 and beta2. Raises ValueError for a key without effect, or a bad value."""
+        self.check(group)
+        if "params" not in group:
+            raise ValueError("a parameter group: expected the key 'params', got none; name the parameters there")
+        given = {key: group[key] for key in ("betas", "beta1", "beta2") if key in group}
+        completed = {key: x for key, x in group.items() if key != "betas"} | checks.rule_keywords(self._rule, given)
+        if isinstance(completed["params"], Iterator):  # can be read once
+            completed["params"] = list(completed["params"])
+        options = {**defaults, **completed}
+        checks.group(self._rule, options, self._banks.intervals)
+        checks.has_effect(self._rule, options, self._banks.horizon > 0)
+        if guard is not None:
+            guard.require_used(options["beta2"])
+        return completed
 
-        Raises:
-            ValueError: Names the key, and the nearest one.
-        """
+    def check_later(self, group: Group, first: Group) -> None:
+        """Refuses a later group (ValueError) that can't share what is learned; `first` is the first group."""
+        for bank in self._banks.banks:
+            if bank.scope == "global":
+                checks.ties({q: x for q, x in group.items() if q in bank.names}, first)
+            checks.room(bool(bank.optimizers), bank.scope)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuses a key (ValueError) that looks like an option and has no effect; names the nearest option."""
         for key, x in group.items():
             if key in self._ours or key in self._repeated or not isinstance(key, str):
                 continue
@@ -108,7 +126,7 @@ class GroupKeys:
             raise ValueError(f"{where}: {self._owner} has no such option, which would have no effect; use {near!r}")
 
     def _nearest(self, key: str) -> str | None:
-        """The option that `key` is a misspelling of, or another name for; None for a note, such as `lr_scale`."""
+        """The option that `key` misspells or is another name for; None for a note, such as `lr_scale`."""
         if key in ALIASES:
             return ALIASES[key]
         plain = key.lower()
@@ -117,47 +135,36 @@ class GroupKeys:
         return checks.nearest(plain, self._options, ALIKE)
 
     def added(self, group: Group, betas: object) -> None:
-        """Takes notice of a group that the optimizer has just added, and of the `betas` that were translated for it."""
-        self._counts.append(len(group))
+        """Remembers a group that was added, and the `betas` that were translated for it."""
         self._betas.append(betas)
         self._matrix.append(group.get("matrix"))
 
-    def loaded(self, groups: list[Group]) -> None:
-        """Takes notice of groups in the place of those that there were."""
-        self._counts, self._betas = [0] * len(groups), [None] * len(groups)
+    def loaded(self, groups: list[Group], defaults: Mapping[str, Any]) -> None:
+        """Takes over groups that replace all others, and adds options that an older version didn't have."""
+        for group in groups:
+            missing = [name for name in self._options if name in defaults and name not in group]
+            group.update({name: defaults[name] for name in missing})
+        self._betas = [None] * len(groups)
         self._matrix = [group.get("matrix") for group in groups]
         self.settle(groups)
 
     def settle(self, groups: list[Group]) -> None:
-        """Checks the groups that have other keys than before, and translates their `betas` into beta1 and beta2.
-
-        Raises:
-            ValueError: A key is refused, or a value; nothing is changed.
-        """
-        for i, (group, count) in enumerate(zip(groups, self._counts, strict=False)):
+        """Checks groups after a change, and translates their `betas`. Raises ValueError; nothing is changed."""
+        for i, group in enumerate(groups[: len(self._betas)]):
             if len(groups) == len(self._matrix) and group.get("matrix") != self._matrix[i]:
                 raise ValueError(
                     f"matrix={group.get('matrix')!r} in parameter group {i}: expected {self._matrix[i]!r}, with which "
                     "its state was laid out; put it back, or make the optimizer anew"
                 )
-            if len(group) != count:
-                self._settle(i, group)
-                self._counts[i] = len(group)
-
-    def _settle(self, i: int, group: Group) -> None:
-        self.check(group)
-        betas = group.get("betas")
-        if betas is not None and betas is not self._betas[i]:  # a wrapper may put back those that it was given
-            group.update(self.translated(betas))
-            self._betas[i] = betas
-        group.pop("betas", None)
+            self.check(group)
+            betas = group.get("betas")
+            if betas is not None and betas is not self._betas[i]:  # a wrapper may put back those that it was given
+                group.update(self.translated(betas))
+                self._betas[i] = betas
+            group.pop("betas", None)
 
     def translated(self, betas: Any) -> dict[str, float]:
-        """`betas` as beta1 and beta2.
-
-        Raises:
-            ValueError: It is no pair, the rule has none, or a value is outside.
-        """
+        """`betas` as beta1 and beta2. Raises ValueError if it is no pair, the rule has none, or a value is outside."""
         named = checks.named_betas(self._rule, betas)
         for q in self._rule.coefficients:
             if q.name in named:
@@ -166,7 +173,7 @@ class GroupKeys:
 
 
 def keywords(owner: type) -> set[str]:
-    """The keywords of a class's constructor, and of those of its bases."""
+    """The keywords of a class's constructor, and of the constructors of its bases."""
     inits = [cls.__dict__["__init__"] for cls in owner.__mro__ if "__init__" in cls.__dict__ and cls is not object]
     parameters = [x for init in inits for x in inspect.signature(init).parameters.values()]
     return {x.name for x in parameters if x.kind in (x.POSITIONAL_OR_KEYWORD, x.KEYWORD_ONLY)} - {"self"}

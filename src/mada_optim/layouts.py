@@ -1,6 +1,6 @@
 """Where the matrices of a parameter are: the parameter itself, a batch of matrices, or blocks of its rows.
 
-A rule for matrices orthogonalises each of them by itself. Slots keep the parameter's shape; the rule sees a view.
+A rule for matrices orthogonalizes each separately. Slots keep the parameter's shape; the rule sees a view.
 """
 
 import math
@@ -22,13 +22,7 @@ KERNEL = 16  # longest side of a convolution's kernel, where nothing but a shape
 
 
 class Matrices(NamedTuple):
-    """Equal matrices that a parameter is made of.
-
-    Attributes:
-        number: How many.
-        rows: Rows of each.
-        columns: Columns of each.
-    """
+    """The equal matrices in a parameter: how many, and the rows and columns of each."""
 
     number: int
     rows: int
@@ -36,12 +30,11 @@ class Matrices(NamedTuple):
 
     @property
     def longer_side(self) -> int:
-        """The larger one of rows and columns."""
         return max(self.rows, self.columns)
 
 
 def as_matrices(shape: Sequence[int], layout: Layout) -> Matrices:
-    """The matrices of a parameter of this shape, by a layout that is `settled`; a vector is a column."""
+    """The matrices of a parameter of this shape, by a `settled` layout; a vector is a column."""
     if isinstance(layout, str):
         return Matrices(math.prod(shape[:-2]), *shape[-2:])
     blocks = int(layout)
@@ -49,17 +42,17 @@ def as_matrices(shape: Sequence[int], layout: Layout) -> Matrices:
 
 
 def layout_by_shape(p: Tensor) -> Layout:
-    """The layout of a parameter of which nothing but its shape is known: "batched" for experts, True for all else.
+    """The layout of a parameter by its shape alone: "batched" for experts, True for all else.
 
     Of three dimensions, the last is the length of a convolution's kernel or a side of each expert; of more, the last
-    two are. What has a leading dimension of 1 is an embedding of positions, which broadcasts over the examples.
+    two are. A leading dimension of 1 is that of a position embedding, which broadcasts over the examples.
     """
     sides = p.shape[-1:] if p.ndim == 3 else p.shape[-2:]
     return BATCHED if p.ndim > 2 and p.shape[0] > 1 and min(sides) > KERNEL else True
 
 
 def settled(p: Tensor, layout: Layout) -> Layout:
-    """The layout of `p` in its simplest form: True where that is one matrix, as of a vector or a complex parameter."""
+    """The layout of `p` in its simplest form: True for one matrix, as of a vector or a complex parameter."""
     if layout is False or p.ndim < 2 or p.is_complex():
         return layout is not False
     if isinstance(layout, str):
@@ -68,7 +61,7 @@ def settled(p: Tensor, layout: Layout) -> Layout:
 
 
 def is_matrix(p: Tensor, layout: Layout = True) -> bool:
-    """Whether a parameter, or each of the matrices that it is made of, is more than a row or a column."""
+    """Whether a parameter, or each matrix in it, is more than a row or a column."""
     if p.ndim < 2 or p.numel() == 0 or p.is_complex():
         return False
     _, rows, columns = as_matrices(p.shape, layout)
@@ -84,22 +77,22 @@ def view_shape(shape: torch.Size, layout: Layout) -> torch.Size:
 
 
 def viewing(rule: Rule, layout: Layout) -> Rule:
-    """`rule` for tensors in the shape of a parameter, of which it sees the matrices."""
+    """`rule` for tensors in the parameter's shape; it sees their matrices."""
 
     def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        seen = view_shape(g.shape, layout)
-        if seen == g.shape:
+        shape = view_shape(g.shape, layout)
+        if shape == g.shape:
             return rule.update(c, g, s, t)
-        u, after = rule.update(c, g.reshape(seen), _reshaped(s, seen), t)
+        u, after = rule.update(c, g.reshape(shape), _reshaped(s, shape), t)
         return u.reshape(g.shape), _reshaped(after, g.shape)
 
     return replace(rule, update=update)
 
 
 def of_each(function: Callable[[Tensor], Tensor], x: Tensor, layout: Layout) -> Tensor:
-    """`function` of the matrices in `x`, which has a parameter's shape; so has what is returned."""
-    seen = view_shape(x.shape, layout)
-    return function(x) if seen == x.shape else function(x.reshape(seen)).reshape(x.shape)
+    """`function` of the matrices in `x`, in the shape of `x`, which is the parameter's."""
+    shape = view_shape(x.shape, layout)
+    return function(x) if shape == x.shape else function(x.reshape(shape)).reshape(x.shape)
 
 
 def _reshaped(slots: Slots, shape: torch.Size) -> dict[str, Tensor]:

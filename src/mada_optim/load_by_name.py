@@ -1,7 +1,7 @@
-"""A saved state in the order of an optimizer's parameters, where both sides know the names of theirs.
+"""Puts a saved state into the order of an optimizer's parameters, if both sides know the names of theirs.
 
-torch.optim loads by position: parameters that were given in another order, or in other groups, would get the state of
-others of the same shape.
+torch.optim loads by position: parameters in another order, or in other groups, would get the state of other parameters
+with the same shape.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ Names = list[list[str]]
 
 
 class Order(NamedTuple):
-    """Where the state of an optimizer's parameters is in a state dict.
+    """Where the state of each parameter is in a state dict.
 
     Attributes:
         groups: For each group, its place among the saved ones.
@@ -31,13 +31,11 @@ class Order(NamedTuple):
 
 
 def order(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) -> Order | None:
-    """Matches parameters by name; None where one side doesn't know all names, or one of them twice.
+    """Matches parameters by name; None if a side doesn't know all names, or knows one twice.
 
-    What wraps a module, as DDP and `torch.compile` do, changes no name. None too for the states that
-    `torch.distributed.checkpoint` has put into order, if their names are others.
-
-    Raises:
-        ValueError: A parameter is missing on one side, or is in another group with others than before.
+    Prefixes of wrappers, as of DDP and `torch.compile`, don't count. None too for states that
+    `torch.distributed.checkpoint` has ordered under other names. Raises ValueError if a parameter is missing on one
+    side, or its group has others than before.
     """
     saved = state_dict["param_groups"]
     ours, theirs = _names(groups), _names(saved)
@@ -51,37 +49,39 @@ def order(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) ->
 
 
 def arranged(
-    groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any], found: Order, per_parameter: Iterable[str]
+    groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any], places: Order, per_parameter: Iterable[str]
 ) -> dict[str, Any]:
-    """The state dict in that order, with what groups hold of each parameter under the keys `per_parameter`."""
+    """The state dict in that order, as are the values that groups hold of each parameter, under `per_parameter`."""
     saved, new = state_dict["param_groups"], []
-    for group, source, within in zip(groups, found.groups, found.within, strict=True):
-        own = dict(saved[source])
-        if not _ordered_before([own]):
-            own["params"] = _taken(own["params"], within)
-        own.update({key: _taken(own[key], within) for key in per_parameter if key in own})
-        new.append({**own, "param_names": list(group["param_names"])} if "param_names" in own else own)
+    for group, source, within in zip(groups, places.groups, places.within, strict=True):
+        group_dict = dict(saved[source])
+        if not _ordered_before([group_dict]):
+            group_dict["params"] = _taken(group_dict["params"], within)
+        group_dict.update({key: _taken(group_dict[key], within) for key in per_parameter if key in group_dict})
+        new.append(
+            {**group_dict, "param_names": list(group["param_names"])} if "param_names" in group_dict else group_dict
+        )
     return {**state_dict, "param_groups": new}
 
 
 def rearranged_rows(
     state_dict: Mapping[str, Any], rows: Sequence[int], per_row: Iterable[str] | None
 ) -> dict[str, Any]:
-    """The state of an optimizer of coefficients, whose tensors have a row for each scope; `per_row` None is any."""
+    """The state of an optimizer of coefficients, with reordered rows in the tensors `per_row`; None: in all of them."""
     keys = None if per_row is None else set(per_row)
 
     def taken(name: str, x: Any) -> Any:
         is_ours = isinstance(x, Tensor) and x.shape[:1] == (len(rows),) and (keys is None or name in keys)
         return _taken(x, rows) if is_ours else x
 
-    states = {key: {name: taken(name, x) for name, x in own.items()} for key, own in state_dict["state"].items()}
+    states = {key: {name: taken(name, x) for name, x in state.items()} for key, state in state_dict["state"].items()}
     return {**state_dict, "state": states}
 
 
 def _names(groups: Sequence[Mapping[str, Any]]) -> Names | None:
-    """Those of each group; None unless all parameters have one of their own."""
+    """The names in each group; None unless every parameter has one of its own."""
     names = [list(group.get("param_names", [])) for group in groups]
-    if any(len(own) != len(group["params"]) for own, group in zip(names, groups, strict=True)):
+    if any(len(of_group) != len(group["params"]) for of_group, group in zip(names, groups, strict=True)):
         return None
     return names if _unique(names) else None
 
@@ -92,10 +92,10 @@ def _unique(names: Names) -> bool:
 
 
 def _unwrapped(ours: Names, theirs: Names) -> tuple[Names, Names]:
-    """Both without the names of wrappers, where they differ and stay unique so."""
+    """Both without the names of wrappers, if the names differ and stay unique."""
     if set(chain(*ours)) == set(chain(*theirs)):
         return ours, theirs
-    plain = [[[_plain(name) for name in own] for own in side] for side in (ours, theirs)]
+    plain = [[[_plain(name) for name in of_group] for of_group in side] for side in (ours, theirs)]
     return (plain[0], plain[1]) if all(map(_unique, plain)) else (ours, theirs)
 
 
@@ -105,7 +105,7 @@ def _plain(name: str) -> str:
 
 
 def _ordered_before(saved: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether parameters are known by full names, as `set_optimizer_state_dict` has put them into our order."""
+    """Whether parameters have full names, as after `set_optimizer_state_dict`, which has put them into our order."""
     keys = [key for group in saved for key in group["params"]]
     return bool(keys) and all(isinstance(key, str) for key in keys)
 
@@ -127,25 +127,24 @@ def _without(names: Names, others: Names) -> Iterator[str]:
 
 
 def _order(ours: Names, theirs: Names) -> Order:
-    places = {name: (j, k) for j, own in enumerate(theirs) for k, name in enumerate(own)}
-    empty = (j for j, own in enumerate(theirs) if not own)
-    groups = [places[own[0]][0] if own else next(empty, -1) for own in ours]
-    for i, (own, source) in enumerate(zip(ours, groups, strict=True)):
-        strange = [name for name in own if places[name][0] != source]
-        strange += [name for name in theirs[source] if name not in set(own)]
+    places = {name: (j, k) for j, of_group in enumerate(theirs) for k, name in enumerate(of_group)}
+    empty = (j for j, of_group in enumerate(theirs) if not of_group)
+    groups = [places[of_group[0]][0] if of_group else next(empty, -1) for of_group in ours]
+    for i, (of_group, source) in enumerate(zip(ours, groups, strict=True)):
+        strange = [name for name in of_group if places[name][0] != source]
+        strange += [name for name in theirs[source] if name not in set(of_group)]
         if source < 0 or strange:
             raise ValueError(
                 f"state dict, parameter group {i}: expected the parameters of one saved group, got {strange[:1]} in "
                 "another group than before; make the groups as they were, as each has its own options"
             )
     starts = [sum(map(len, theirs[:j])) for j in range(len(theirs))]
-    within = [[places[name][1] for name in own] for own in ours]
+    within = [[places[name][1] for name in of_group] for of_group in ours]
     rows = [starts[j] + k for j, of_group in zip(groups, within, strict=True) for k in of_group]
     return Order(groups, within, rows)
 
 
 def _taken(x: Any, places: Sequence[int]) -> Any:
-    """The entries of a list or tensor at these places."""
     if isinstance(x, Tensor):
         return x[list(places)] if x.ndim else x
     return [x[k] for k in places]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 #: The types of devices that autocast may be on for.
 AUTOCAST = tuple(x for x in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(x))
-#: How torch says that it doesn't round the factors of products in fp32.
+#: The settings with which torch doesn't round the factors of products in fp32.
 EXACT = ("none", "ieee")
 
 P = ParamSpec("P")
@@ -21,8 +21,8 @@ R = TypeVar("R")
 def neutral() -> Iterator[None]:
     """Turns off gradients, inference mode, autocast and anomaly detection, as a context or a decorator.
 
-    Inference mode would make tensors that no later step may write to. Anomaly detection would raise an error where a
-    hypergradient is not finite, and the coefficients are to stay.
+    Inference mode would make tensors that no later step can write to. Anomaly detection would raise an error for a
+    hypergradient that is not finite, which must only keep its coefficients.
     """
     with ExitStack() as modes:
         _leave_autocast(modes)
@@ -30,13 +30,13 @@ def neutral() -> Iterator[None]:
             modes.enter_context(torch.inference_mode(False))
         if torch.is_anomaly_enabled():
             modes.enter_context(torch.autograd.set_detect_anomaly(False))
-        modes.enter_context(torch.no_grad())  # last, as the end of inference mode turns gradients on
+        modes.enter_context(torch.no_grad())  # last: the end of inference mode enables gradients
         yield
 
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Products in the dtypes of their factors."""
+    """Computes products in the dtypes of their factors."""
     with ExitStack() as modes:
         _leave_autocast(modes)
         yield
@@ -49,22 +49,21 @@ def _leave_autocast(modes: ExitStack) -> None:
 
 
 def products_are_exact(x: Tensor) -> bool:
-    """Whether products of matrices like `x` are made in its dtype, in fp32 or fp64.
+    """Whether products of matrices like `x` are computed in its dtype, fp32 or fp64.
 
-    `torch.set_float32_matmul_precision`, and the options of `torch.backends` behind it, let torch round the factors of
-    products in fp32 to fewer digits.
+    `torch.set_float32_matmul_precision`, and the options of `torch.backends`, let torch round factors in fp32.
     """
     if x.dtype is not torch.float32:
         return x.dtype is torch.float64
     backend = torch.backends.cuda if x.is_cuda else torch.backends.mkldnn
-    own = getattr(getattr(backend, "matmul", None), "fp32_precision", None)  # since torch 2.9
-    return torch.get_float32_matmul_precision() == "highest" if own is None else own in EXACT
+    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)  # since torch 2.9
+    return torch.get_float32_matmul_precision() == "highest" if precision is None else precision in EXACT
 
 
 def opaque(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` as torch.compile must leave it: called as it is, at a break of the graph.
+    """`function`, called by torch.compile without tracing it.
 
-    torch.compile imports much, so what it is told is put off to the first call.
+    Importing torch.compile is slow, so it is told at the first call.
     """
     hidden: list[Callable[P, R]] = []
 

@@ -1,8 +1,7 @@
-"""Where tensors lie in memory, and how.
+"""Addresses, shapes and strides of tensors, which code that works on addresses compares at every step.
 
 A tensor stays the same object while its memory moves or is freed (`share_memory_()`, `x.data = y`, a queue between
-processes, `torch.utils.swap_tensors`, a resized storage), and while its shape, strides or dtype change in place. Code
-that works on addresses compares both at every step.
+processes, `torch.utils.swap_tensors`, a resized storage), and while its shape, strides or dtype change in place.
 """
 
 from collections.abc import Sequence
@@ -10,32 +9,34 @@ from itertools import compress
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 Looks = tuple[Any, ...]
+PLAIN = (Tensor, Parameter)
 
 
 class Placement:
-    """Addresses and kinds of tensors, as they are now; of 0-d tensors little beside addresses, since they are many.
+    """Addresses, shapes and dtypes of tensors at one moment; of 0-d tensors only the address and the sign.
 
-    For many tensors `mada_optim.engines.cpp.tensors` has a faster one.
+    `mada_optim.engines.cpp.tensors` has a faster one.
 
     Args:
-        tensors: Any tensors; what has no address is never where it was. They are not kept alive.
+        tensors: Any tensors; they are not kept alive.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._addresses = addresses(tensors)
-        self._dims, self._looks = seen(tensors) if self._addresses else ([], [])
+        self._dims, self._looks = forms(tensors) if self._addresses else ([], [])
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether `tensors` lie where those lay, and are of the same kinds, one by one. Their numbers may differ."""
+        """Whether `tensors` have the same addresses, shapes and dtypes; False if one has no address."""
         if self._addresses is None or addresses(tensors) != self._addresses:
             return False
-        return not tensors or seen(tensors) == (self._dims, self._looks)
+        return not tensors or forms(tensors) == (self._dims, self._looks)
 
 
-def seen(tensors: Sequence[Tensor]) -> tuple[list[int], list[Looks]]:
-    """How many dimensions each has, -1 for a number that is lazily negated, and the looks of those that have some."""
+def forms(tensors: Sequence[Tensor]) -> tuple[list[int], list[Looks]]:
+    """The dimension of each, -1 if it is 0-d and lazily negated, and the looks of those that are not 0-d."""
     dims = [
         -1 if not n and negated else n
         for n, negated in zip(map(Tensor.dim, tensors), map(Tensor.is_neg, tensors), strict=True)
@@ -44,7 +45,7 @@ def seen(tensors: Sequence[Tensor]) -> tuple[list[int], list[Looks]]:
 
 
 def addresses(tensors: Sequence[Tensor]) -> list[int] | None:
-    """Where the first element of each is; None if one of them has no memory of its own, or is no tensor."""
+    """The address of each first element; None if one has no memory of its own, or is no tensor."""
     try:
         return list(map(Tensor.data_ptr, tensors))
     except (RuntimeError, TypeError):  # wrappers around other tensors; numbers
@@ -52,7 +53,7 @@ def addresses(tensors: Sequence[Tensor]) -> list[int] | None:
 
 
 def look(x: Tensor) -> Looks:
-    """What is compared of a tensor beside its address."""
+    """All that is compared but the address."""
     return type(x), x.dtype, x.device, x.shape, x.stride(), x.is_neg(), x.untyped_storage().nbytes()
 
 
@@ -69,3 +70,20 @@ def stacked(x: Tensor) -> bool:
     if x.is_contiguous():
         return False
     return any(n > 1 and not stride for n, stride in zip(x.shape, x.stride(), strict=True))
+
+
+def fault_of(x: object, shape: tuple[int, ...], p: Tensor) -> str | None:
+    """What is wrong with `x`, which belongs to the parameter `p` and should have this shape; None if nothing is."""
+    if not isinstance(x, Tensor):
+        return f"expected a tensor, got {'nothing' if x is None else type(x).__name__}"
+    if x.shape != shape:
+        return f"expected the size {shape}, got {tuple(x.shape)}"
+    if x.device != p.device:
+        return f"expected the device {p.device} of the parameter, got {x.device}"
+    if type(x) not in PLAIN:
+        return None  # subclasses may keep their numbers elsewhere
+    if not intact(x):
+        return f"expected memory for {x.numel()} elements, got a storage of {x.untyped_storage().nbytes()} bytes"
+    if stacked(x):
+        return f"expected memory of its own for each element, got the strides {x.stride()}"
+    return None

@@ -1,15 +1,22 @@
-"""State dicts: what may be loaded, and in which dtype it arrives."""
+"""State dicts: what an optimizer saves, and what it can load."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
+from mada_optim import load_by_name
 from mada_optim.engines import eager
+from mada_optim.engines.program import Program
 from mada_optim.layouts import Layout, settled
 from mada_optim.learning.bank import LEARNED, is_memory
+from mada_optim.learning.banks import Banks
+from mada_optim.learning.tower_state import fitting
 from mada_optim.matrices import hidden_matrices
 from mada_optim.rule import Rule, option_key
 from mada_optim.sharding import dtensors
@@ -17,33 +24,110 @@ from mada_optim.sharding import dtensors
 Group = dict[str, Any]
 
 
-def cloned(group: Mapping[str, Any]) -> Group:
-    """A group whose tensors are copies."""
-    return {key: x.clone() if isinstance(x, Tensor) else x for key, x in group.items()}
+class StateDicts:
+    """What an optimizer's state dicts have beside torch.optim's: DTensors, names, and the states of towers."""
+
+    def __init__(self, program: Program, banks: Banks) -> None:
+        self._program, self._banks = program, banks
+        self._incoming: dict[str, Any] = {}
+
+    @contextmanager
+    def saving(self, optimizer: Optimizer) -> Iterator[None]:
+        """While `optimizer` makes its state dict: completes it, before the user's hooks see it."""
+        hook = optimizer.register_state_dict_post_hook(
+            lambda _, state_dict: self._completed(optimizer.param_groups, state_dict), prepend=True
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def loading(self, optimizer: Optimizer, check_group: Callable[[Group], None]) -> Iterator[None]:
+        """While `optimizer` loads a state dict: checks and reorders it, after the user's hooks. Raises ValueError."""
+
+        def receive(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            self._incoming = self._arranged_and_checked(optimizer.param_groups, state_dict)
+            for group in self._incoming["param_groups"]:
+                check_group(group)
+            return self._incoming
+
+        hook = optimizer.register_load_state_dict_pre_hook(receive)
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._incoming = {}
+
+    def restore(self, groups: list[Group], states: MutableMapping[Tensor, Any]) -> None:
+        """Replaces states that torch has loaded, and perhaps rounded, and loads the towers."""
+        states.update(restored(groups, self._incoming, self._program))
+        for key, optimizer in self._towers():
+            optimizer.load_state_dict(self._incoming[key])
+
+    def _completed(self, groups: list[Group], state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Copies the tensors in groups, makes DTensors of local shards, and adds the names and towers of learners."""
+        names = self._banks.names_by_key()
+        state_dict["param_groups"] = [
+            {**{key: x.clone() if isinstance(x, Tensor) else x for key, x in group.items()}, **names}
+            for group in state_dict["param_groups"]
+        ]
+        state_dict["state"] = whole(groups, state_dict, self._program.rule)
+        return state_dict | {key: optimizer.state_dict() for key, optimizer in self._towers()}
+
+    def _arranged_and_checked(self, groups: list[Group], state_dict: dict[str, Any]) -> dict[str, Any]:
+        for key in ("state", "param_groups"):
+            if key not in state_dict:
+                raise ValueError(f"state dict: expected the key {key!r}, got none; pass what opt.state_dict() returned")
+        order, towers = load_by_name.order(groups, state_dict), self._towers()
+        if order is not None:
+            state_dict = self._arranged(groups, state_dict, order)
+        if towers:
+            state_dict = without_idle_velocity(groups, state_dict)
+        state_dict = unlabelled(self._banks.names_by_key(), state_dict)
+        check(self._program, groups, state_dict, len(towers))
+        return state_dict | {key: fitting(key, optimizer, state_dict[key]) for key, optimizer in towers}
+
+    def _towers(self) -> list[tuple[str, Optimizer]]:
+        """The optimizers of learners, with the keys of their states."""
+        optimizers = [x for bank in self._banks.by_number for x in bank.optimizers]
+        return list(zip(tower_keys(len(optimizers)), optimizers, strict=True))
+
+    def _arranged(
+        self, groups: list[Group], state_dict: Mapping[str, Any], order: load_by_name.Order
+    ) -> dict[str, Any]:
+        """A state in the order of our parameters; so are the states of towers with a row for each scope."""
+        of_each = (hidden_matrices.FLAGS, *self._banks.per_parameter())
+        arranged = load_by_name.arranged(groups, state_dict, order, of_each)
+        scopes = [bank.scope for bank in self._banks.by_number for _ in bank.optimizers]
+        for scope, (key, above) in zip(scopes, self._towers(), strict=True):
+            rows = {"tensor": order.rows, "group": order.groups}.get(scope)
+            if rows and key in arranged:
+                rule = getattr(above, "rule", None)
+                per_row = eager.per_element(rule) if isinstance(rule, Rule) else None
+                arranged[key] = load_by_name.rearranged_rows(arranged[key], rows, per_row)
+        return arranged
 
 
 def whole(groups: list[Group], state_dict: Mapping[str, Any], rule: Rule) -> dict[Any, Any]:
-    """The state in `state_dict`, with DTensors for what the parameters have shards of."""
+    """The state in `state_dict`, with DTensors in place of the shards of sharded parameters."""
     per_element, states = eager.per_element(rule), dict(state_dict["state"])
     for p, key in _keys(groups, state_dict):
         if key in states and dtensors.is_sharded(p):
-            own = states[key].items()
-            states[key] = {name: dtensors.like(p, x) if name in per_element else x for name, x in own}
+            state = states[key].items()
+            states[key] = {name: dtensors.like(p, x) if name in per_element else x for name, x in state}
     return states
 
 
 def tower_keys(towers: int) -> list[str]:
-    """Where a state dict has the states of optimizers that learn coefficients."""
+    """The keys in a state dict of the states of optimizers that learn coefficients."""
     return ["hyper_optimizer", *(f"hyper_optimizer.{i}" for i in range(1, towers))][:towers]
 
 
 def unlabelled(names: Mapping[str, list[str]], state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict without the names of each learner's coefficients, which `names` must agree with.
+    """The state dict without the names of each learner's coefficients, which 0.1.0 didn't write.
 
-    Version 0.1.0 didn't write any.
-
-    Raises:
-        ValueError: A learner has learned others.
+    Raises ValueError if they differ from `names`.
     """
     groups = []
     for group in state_dict["param_groups"]:
@@ -59,30 +143,21 @@ def unlabelled(names: Mapping[str, list[str]], state_dict: Mapping[str, Any]) ->
 
 
 def without_idle_velocity(groups: list[Group], state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict without what version 0.1.0 wrote in vain where an optimizer learned coefficients: a velocity."""
+    """The state dict without the velocity that version 0.1.0 wrote needlessly beside an optimizer of coefficients."""
     key = "hyper_velocity"
-    theirs = state_dict["param_groups"]
-    if not any(LEARNED in group for group in theirs) and not any(key in group for group in groups):
-        theirs = [{name: x for name, x in group.items() if name != key} for group in theirs]
-    return {**state_dict, "param_groups": theirs}
+    saved_groups = state_dict["param_groups"]
+    if not any(LEARNED in group for group in saved_groups) and not any(key in group for group in groups):
+        saved_groups = [{name: x for name, x in group.items() if name != key} for group in saved_groups]
+    return {**state_dict, "param_groups": saved_groups}
 
 
-def check(
-    rule: Rule,
-    learned: tuple[str, ...],
-    memory: eager.Memory,
-    groups: list[Group],
-    state_dict: Mapping[str, Any],
-    towers: int,
-) -> None:
-    """Refuses the state of another rule, `learn` or `scope`, one with a trace or without, or of other shapes.
+def check(program: Program, groups: list[Group], state_dict: Mapping[str, Any], towers: int) -> None:
+    """Refuses the state (ValueError) of another rule, `learn` or `scope`, or with other shapes.
 
-    `towers` says how many optimizers learn coefficients, whose states must then be there. Slots that the rule has
-    and this optimizer has no use for may be there: version 0.1.0 wrote them.
-
-    Raises:
-        ValueError: Names the first difference, and what to do.
+    Slots of the rule that this program has switched off may be there: version 0.1.0 wrote them. `towers` says how many
+    optimizers learn coefficients; their states must be there.
     """
+    rule = program.rule
     for key in tower_keys(towers):
         if key not in state_dict:
             raise ValueError(
@@ -91,7 +166,7 @@ def check(
             )
     _known(state_dict)
     coefficients = set(map(option_key, (*rule.coefficient_names(), "lr")))
-    forms = []
+    programs = []
     for ours, theirs in zip(groups, state_dict["param_groups"], strict=False):
         keys = [key for key in {**ours, **theirs} if key in coefficients or is_memory(key)]
         _same("parameter group", _shapes(ours, keys), _shapes(theirs, keys))
@@ -99,18 +174,18 @@ def check(
         common = min(len(ours["params"]), len(theirs["params"]))  # torch refuses other numbers, with its own message
         flags = hidden_matrices.flags(rule, group)[:common]
         _layouts(ours["params"], flags)
-        forms += [_form(rule, learned, group, layout) for layout in flags]
-    for (p, state), form in zip(_pairs(groups, state_dict), forms, strict=False):
+        programs += [_of_saved_group(program, group, layout) for layout in flags]
+    for (p, state), specialized in zip(_pairs(groups, state_dict), programs, strict=False):
         if state:
             _tensors(state)
             canvas = eager.canvas(dtensors.outline(p))
-            expected = eager.new_state(form, canvas, eager.compute_dtype(canvas), memory)
-            idle = set(rule.slot_names()) - set(form.slot_names())
+            expected = eager.new_state(specialized, canvas)
+            idle = set(rule.slot_names()) - set(specialized.form.slot_names())
             _same("state of a parameter", _shapes(expected, expected), _shapes(state, state.keys() - idle))
 
 
 def _known(state_dict: Mapping[str, Any]) -> None:
-    """Refuses numbers of parameters that have become text, as JSON and its kin make them: they would match none."""
+    """Refuses numbers of parameters that JSON has turned into text, which would match no parameter."""
     params = {key for group in state_dict["param_groups"] for key in group["params"]}
     for key in state_dict["state"]:
         if isinstance(key, str) and key not in params and key.isdecimal():
@@ -120,10 +195,10 @@ def _known(state_dict: Mapping[str, Any]) -> None:
             )
 
 
-def _form(rule: Rule, learned: tuple[str, ...], group: Group, layout: Layout) -> Rule:
-    """What the rule comes to for parameters of a saved group, where a corner may be a tensor."""
-    fixed = {q: float(group[q]) for q in rule.coefficient_names() if q not in learned}
-    return hidden_matrices.form(rule, {**rule.hyper_parameters, **group, **fixed}, learned, layout)
+def _of_saved_group(program: Program, group: Group, layout: Layout) -> Program:
+    """The program of parameters of a saved group, whose constants may be tensors."""
+    fixed = {q: float(group[q]) for q in program.coefficients if q not in program.learned}
+    return replace(program, fixed=program.fixed_in({**program.rule.hyper_parameters, **group, **fixed}, layout))
 
 
 def _layouts(params: Iterable[Tensor], saved: Iterable[Layout]) -> None:
@@ -135,33 +210,31 @@ def _layouts(params: Iterable[Tensor], saved: Iterable[Layout]) -> None:
             )
 
 
-def restored(
-    groups: list[Group], state_dict: Mapping[str, Any], form: Callable[[Group, int], Rule], rule: Rule
-) -> dict[Tensor, dict[str, Tensor]]:
+def restored(groups: list[Group], state_dict: Mapping[str, Any], program: Program) -> dict[Tensor, dict[str, Tensor]]:
     """The saved state of each parameter, copied to the parameter's device in the dtype that it was saved in.
 
-    `torch.optim.Optimizer.load_state_dict` rounds floating-point state to its parameter's dtype: with bf16 parameters
-    a coefficient of .9995 would come back as 1. Slots of `rule` that `form(group, parameter)` has no use for are
-    left behind. Slots in fp16, which holds no squares of gradients, arrive in fp32.
+    `torch.optim.Optimizer.load_state_dict` rounds state to its parameter's dtype: with bf16 parameters a coefficient of
+    .9995 would come back as 1. Slots that are switched off are left out. Slots in fp16, which can't hold squares of
+    gradients, arrive in fp32.
     """
+    rule = program.rule
     places = [(group, j) for group in groups for j in range(len(group["params"]))]
-    idle = [set(rule.slot_names()) - set(form(*place).slot_names()) for place in places]
+    idle = [set(rule.slot_names()) - set(program.of_parameter(*place).form.slot_names()) for place in places]
     per_element = eager.per_element(rule)
 
-    def own(p: Tensor, name: str, x: Tensor) -> Tensor:
-        mine = dtensors.taken_from(x, p) if name in per_element else x
-        narrow = mine.dtype is torch.float16 and name in rule.slot_names()
-        return mine.detach().clone().to(p.device, torch.float32 if narrow else mine.dtype)
+    def copied(p: Tensor, name: str, x: Tensor) -> Tensor:
+        shard = dtensors.taken_from(x, p) if name in per_element else x
+        narrow = shard.dtype is torch.float16 and name in rule.slot_names()
+        return shard.detach().clone().to(p.device, torch.float32 if narrow else shard.dtype)
 
     return {
-        p: {name: own(p, name, x) for name, x in state.items() if name not in unused}
+        p: {name: copied(p, name, x) for name, x in state.items() if name not in unused}
         for (p, state), unused in zip(_pairs(groups, state_dict), idle, strict=False)
         if state
     }
 
 
 def _pairs(groups: list[Group], state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Each parameter with its saved state, or {}."""
     for p, key in _keys(groups, state_dict):
         yield p, state_dict["state"].get(key) or {}
 

@@ -153,3 +153,16 @@ def test_a_beta2_that_the_guard_would_not_use_is_refused(cls):
 def test_an_option_without_effect_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make([torch.nn.Parameter(torch.ones(2, 2))])
+
+
+UNUSABLE = {
+    "slots": (lambda opt: opt.slots(torch.ones(1)), r"slots: expected a parameter of this optimizer"),
+    "group": (lambda opt: opt.add_param_group({"lr": 0.1}), r"a parameter group: expected the key 'params', got none"),
+    "state dict": (lambda opt: opt.load_state_dict({}), r"state dict: expected the key 'state', got none; pass"),
+}
+
+
+@pytest.mark.parametrize(("use", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_what_a_method_cannot_use_is_refused(use, message):
+    with pytest.raises(ValueError, match=message):
+        use(Adam([parameter()]))

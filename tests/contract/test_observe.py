@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mada_optim import MADA, AutoAdam, AutoMuon, HyperAdam, HyperSGD, HyperTorch, LearnedLR
-from mada_optim.stepping import dispatch
+from mada_optim.stepping import reuse
 from tests import problems
 from tests.problems import everything, fast, give_gradients, parameters, same_bits
 
@@ -559,7 +559,7 @@ def test_within_a_closure():
 
 def test_hypergradients_are_computed_once(monkeypatch):
     calls = []
-    computed, usable = dispatch.Work.hypergradients, dispatch.Work.usable
+    computed, usable = reuse.StepWork.hypergradients, reuse.StepWork.usable
 
     def counted(name, function):
         def call(*arguments):
@@ -568,8 +568,8 @@ def test_hypergradients_are_computed_once(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(dispatch.Work, "hypergradients", counted("hypergradients", computed))
-    monkeypatch.setattr(dispatch.Work, "usable", counted("usable", usable))
+    monkeypatch.setattr(reuse.StepWork, "hypergradients", counted("hypergradients", computed))
+    monkeypatch.setattr(reuse.StepWork, "usable", counted("usable", usable))
     (opt, params), _ = pair(MAKERS["global"])
     for seed in range(3):
         give_gradients(params, seed)
@@ -594,6 +594,9 @@ def test_errors():
             opt.observe(wrong)
     with pytest.raises(ValueError, match=r"grad_scale: expected a number or a 0-d tensor, got .* \(2,\); pass"):
         opt.observe(torch.ones(2))
+    for wrong in ("x", 1, object()):
+        with pytest.raises(ValueError, match=r"group=.*: expected a process group .*; pass the one that"):
+            opt.observe(group=wrong)
     opt.zero_grad()
     with pytest.raises(RuntimeError, match=r"MADA.observe: expected gradients, got None for every parameter; call it"):
         opt.observe()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mada_optim import Adam, AutoMuon, HyperAdam
-from mada_optim.step_count import PENDING
+from mada_optim.stepping.step import PENDING
 from tests.problems import give_gradients, learning, parameters, same_bits, train
 
 MAKERS = {

@@ -15,12 +15,13 @@ import torch
 from mada_optim import MADA, AutoMuon, HyperSGD
 from mada_optim.engines.choice import source
 from mada_optim.engines.cpp import build
+from mada_optim.engines.program import Program
 from mada_optim.rules import RULES
 from tests.problems import parameters, same_bits, train
 
 pytestmark = pytest.mark.kernel
 
-HEADER = source(RULES["adam"], (), ())
+HEADER = source(Program(RULES["adam"]))
 
 
 @pytest.fixture(autouse=True)

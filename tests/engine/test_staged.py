@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import step_memory
 from mada_optim import AutoMuon, HyperOptimizer, LearnedLR
+from mada_optim.engines import choice
 from mada_optim.engines.staged import engine as staged
 from mada_optim.engines.staged.cut import cut
 from mada_optim.graph.specialize import specialize
@@ -94,13 +95,18 @@ def assert_equal_steps(engine, make):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_middle_takes_what_the_head_gives(engine):
-    """To its scale, which an orthogonalisation wouldn't notice: no learned lr is in it."""
+def test_the_middle_takes_what_the_head_gives(engine, monkeypatch):
+    """To its scale, which an orthogonalization wouldn't notice: no learned lr is in it."""
+    taken = []
+    cut_in_three = choice.cut
+
+    def spied(form):
+        stages = cut_in_three(form)
+        return stages and replace(stages, middle=lambda x: (taken.append(x.clone()), polar(x))[1])
+
+    monkeypatch.setattr(choice, "cut", spied)
     params, fast, *_ = pair(engine, per_tensor)
     fast.param_groups[0]["log_lr"] += 0.5
-    taken = []
-    (kernel,) = (x for x in fast._dispatcher._kernels.values() if isinstance(x, staged.Staged))
-    kernel.stages = replace(kernel.stages, middle=lambda x: (taken.append(x.clone()), polar(x))[1])
     b = torch.zeros(SHAPES["a"])
     for step in range(4):
         gradients(params, step)
@@ -145,23 +151,22 @@ def test_what_kernels_prepare_lasts_from_step_to_step(monkeypatch):
     """But for t, which the eager engine may have moved meanwhile."""
     params = [p for _, p in named()]
     fast, taken = muon(params, "auto"), []
-    (kernel,) = (x for x in fast._dispatcher._kernels.values() if isinstance(x, staged.Staged))
-    table = kernel.table
+    batch = staged.StagedBatch
 
-    def spied(cells, prepared):
-        job = table(cells, prepared)
-        taken.append([(x.head, x.tail) for x in job._matrices])
-        assert all(x.before.state["step"] == cell.state["step"] for x, cell in zip(job._matrices, cells, strict=True))
-        return job
+    def spied(kernel, matrices):
+        made = batch(kernel, matrices)
+        taken.append([(x.head, x.tail) for x in matrices])
+        assert all(x.before.state["step"] == x.after.state["step"] for x in matrices)
+        return made
 
-    monkeypatch.setattr(kernel, "table", spied)
+    monkeypatch.setattr(staged, "StagedBatch", spied)
     for step in range(4):
         gradients(params, step)
         if step == 2:
             params[0].grad = params[0].grad.mT.contiguous().mT  # not dense
         fast.step()
-    assert [len(rows) for rows in taken] == [7, 7, 6, 7]
-    assert all(x is y for one, other in zip(taken[0], taken[3], strict=True) for x, y in zip(one, other, strict=True))
+    assert [len(rows) for rows in taken] == [7, 6, 7]  # the second step reuses the first one's batch
+    assert all(x is y for one, other in zip(taken[0], taken[2], strict=True) for x, y in zip(one, other, strict=True))
 
 
 @pytest.mark.kernel

@@ -10,6 +10,7 @@ import torch
 from hypothesis import strategies as st
 
 from mada_optim import HyperOptimizer, HyperSGD
+from mada_optim.checks import intervals
 from mada_optim.engines.eager import compute_dtype, largest_gradient
 from mada_optim.rule import option_key
 from mada_optim.rules import RULES
@@ -111,7 +112,7 @@ class Referee:
         self.opt, self.group, self.tally = opt, opt.param_groups[0], Tally(sequences=1)
         (learner,) = opt.learners
         self.lr, self.momentum, self.clip, self.rebound = learner.lr, learner.momentum, learner.clip, learner.rebound
-        self.intervals = opt._banks.intervals
+        self.intervals = intervals(opt.rule, learner.bounds, opt.learned)
         self.held = {}  # by coefficient that momentum has held on its bound against a hypergradient: the size of that
 
     def step(self, g):

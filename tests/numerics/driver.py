@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mada_optim import HyperOptimizer, HyperSGD
+from mada_optim.checks import intervals
 from mada_optim.rule import option_key
 from mada_optim.rules import RULES
 from tests.problems import everything
@@ -32,7 +33,7 @@ class Driver:
             self.p = torch.nn.Parameter(self.p.detach().reshape(2, 3))
         group = {"params": [self.p], "matrix": True}
         self.opt = HyperOptimizer([group], lr=1.0, rule=rule, learn=learner, engine=engine, **start)
-        self.name, self.interval = name, self.opt._banks.intervals[name]
+        self.name, self.interval = name, intervals(self.opt.rule, learner.bounds, (name,))[name]
         for _ in range(3):  # after the first step betas have no say, for all of bias correction
             self.p.grad = torch.randn_like(self.p)
             self.opt.step()

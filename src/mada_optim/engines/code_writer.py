@@ -1,7 +1,7 @@
-"""A walk over a rule's graph that writes each of its operations as an expression of some language.
+"""Writes each operation of a rule's graph as an expression of some language.
 
-Element values are fp32 expressions inside of a loop; scalar values are computed once per tensor in double, and rounded
-once where an element meets them.
+Element values are fp32 expressions inside a loop. Scalars are computed once per tensor in double, and rounded once for
+arithmetic with elements.
 """
 
 import textwrap
@@ -19,18 +19,18 @@ INFIX = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", **COMPARISONS}
 
 
 class NoCodeError(Exception):
-    """The rule has an operation that isn't written here."""
+    """The rule has an operation that can't be written."""
 
 
 @dataclass(frozen=True)
 class Language:
-    """How a language writes what rules are made of.
+    """How a language writes the operations of rules.
 
     Attributes:
-        calls: By the name of an operation: from its arguments to an expression; of elements (True) or scalars.
-        infix: An operation of INFIX by name, of elements or scalars, with its two operands.
-        number: A constant, among elements or scalars.
-        declaration: A value by kind (bool, float, double), name and expression.
+        calls: Expressions by name of an operation, from whether it is of elements, and its arguments.
+        infix: Writes an operation of INFIX: by name, whether it is of elements, and two operands.
+        number: Writes a constant, among elements or scalars.
+        declaration: Declares a value by kind (bool, float, double), name and expression.
         total: The sum with this index.
     """
 
@@ -42,14 +42,7 @@ class Language:
 
 
 class Writer:
-    """Writes the operations of one graph.
-
-    Args:
-        language: In what.
-        graph: A rule's graph, or that of its derivatives.
-        scalars: The graph's inputs that are scalars, with the code that reads each.
-        elements: Those that have one number per element, likewise.
-    """
+    """Writes the operations of one graph; `scalars` and `elements` are its inputs, with the code that reads each."""
 
     def __init__(self, language: Language, graph: fx.Graph, scalars: dict[str, str], elements: dict[str, str]) -> None:
         self.language, self.graph, self.inputs = language, graph, {**scalars, **elements}
@@ -70,7 +63,7 @@ class Writer:
         return self._kind.is_element(x)
 
     def operand(self, x: Any, element: bool, shared: str) -> str:
-        """An argument where an element (or a scalar) value is computed; `shared` is before the names of scalars."""
+        """An argument of an element value or of a scalar; `shared` is the prefix of scalars' names."""
         if not isinstance(x, fx.Node):
             return self.language.number(float(x), element)
         if self.is_element(x) or x not in self.shared:
@@ -78,11 +71,7 @@ class Writer:
         return shared + name_of(x)
 
     def statement(self, x: fx.Node, shared: str = "") -> str:
-        """The expression of one value.
-
-        Raises:
-            NoCodeError: It isn't known here.
-        """
+        """The expression of one value. Raises NoCodeError if it can't be written."""
         if x.op == "placeholder":
             return self.inputs[str(x.target)]
         element = self.is_element(x)
@@ -101,7 +90,6 @@ class Writer:
         return self.language.calls[name](element, *arguments)
 
     def declarations(self, values: Iterable[fx.Node], shared: str) -> list[str]:
-        """A line for each value."""
         lines = []
         for x in values:
             element = self.is_element(x)
@@ -111,15 +99,13 @@ class Writer:
 
 
 def name_of(x: fx.Node) -> str:
-    """The name of a value in the code."""
     return f"n_{x.name}"
 
 
 def is_comparison(x: fx.Node, element: bool) -> bool:
-    """Whether `x` is a truth value; of a scalar, 1 or 0 in a double serves."""
+    """Whether `x` is a truth value of elements; for a scalar, 1 or 0 in a double serves."""
     return element and getattr(x.target, "__name__", "") in COMPARISONS
 
 
 def indented(lines: Iterable[str], spaces: int = 4) -> str:
-    """Lines as the body of something."""
     return textwrap.indent("\n".join(lines), " " * spaces)

@@ -1,207 +1,246 @@
 """The reference engine: a loop over tensors, in any dtype.
 
-It is slow and plain on purpose: every faster engine is held equal to it. Nothing here reads a value on the host: what
-depends on values is selected on the device, so that a step which must change nothing changes no bit.
+It is slow and plain on purpose: every faster engine must match it. Nothing here reads a value on the host: values are
+selected on the device, so that a step that must change nothing changes no bit.
 
-What a parameter's state holds. Where nothing is learned: `step` (t) and the rule's slots after step t. While something
-is learned: the slots *before* step t, and with them the `gradient` of step t and `applied`, the learning rate and the
-coefficients that it was applied with. The slots after step t follow from those; keeping the ones before makes the
-hypergradient a derivative of the very update that was applied, at the price of one copy of the gradient. An lr that is
-learned from its trace needs the `anchor`, from which the trace is measured (hyper/gradient.py), and nothing else of
-that.
+The state of a parameter. If nothing is learned: `step` (t) and the rule's slots after step t. While coefficients are
+learned from the last update: the slots *before* step t, the `gradient` of step t, and `applied`: the learning rate and
+the coefficients of that step. The slots after step t follow from those. So the hypergradient is the derivative of the
+very update that was applied, at the price of one copy of the gradient. An lr that is learned along its trace needs only
+the `anchor`, from which the trace is measured (learning/hypergradient.py).
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mada_optim.engines.rounding import narrowed
-from mada_optim.layouts import Layout
-from mada_optim.rule import Rule, Slots, option_key
+from mada_optim.engines.numbers import learning_rate, scalar, scalar_dtype
+from mada_optim.engines.program import Program
+from mada_optim.engines.protocol import StepInput, TensorBatch
+from mada_optim.layouts import view_shape, viewing
+from mada_optim.learning.hypergradient import LastUpdate, along_trace, hypergradient
+from mada_optim.placement import fault_of
+from mada_optim.rule import Rule, Slots
+from mada_optim.sharding import dtensors
 
-
-def scalar_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of coefficients and of scalars per tensor: fp64, and fp32 on MPS, which has no fp64."""
-    return torch.float32 if device.type == "mps" else torch.float64
+MASK = 0xFFFFFFFF
 
 
 def compute_dtype(p: Tensor) -> torch.dtype:
-    """The dtype that updates of `p` are computed in: at least fp32, fp64 for fp64."""
+    """The dtype of updates of `p`: at least fp32, fp64 for fp64."""
     return torch.promote_types(p.dtype, torch.float32)
 
 
 def canvas(x: Tensor) -> Tensor:
-    """A view of `x` as the rules see it: real, and at least 1-d.
-
-    A complex tensor is two real ones (as in torch.optim); a 0-d tensor would be promoted to the coefficients' fp64.
-    """
+    """A view of `x` for the rules: real, and at least 1-d, since a 0-d tensor would become fp64."""
     if x.is_complex():
         x = torch.view_as_real(x)
     return x if x.ndim else x.reshape(1)
 
 
 def largest_gradient(dtype: torch.dtype) -> float:
-    """The largest element of a gradient that a step takes; beyond it, as with NaN, the step doesn't count.
+    """The largest gradient element that a step accepts: 4.5e15 in fp32. A larger one, or NaN, skips the step.
 
-    Its square, and a sum of 2^24 such squares, are numbers of `dtype`: 4.5e15 in fp32. Past that, v would be infinite
-    for good, and with it every later update 0 or NaN.
+    A sum of 2^24 squares of it is finite in `dtype`. Beyond that, v would stay infinite, and updates would be 0 or NaN.
     """
     return math.ldexp(math.sqrt(torch.finfo(dtype).max), -12)
 
 
-def scalar(x: float | Tensor, device: torch.device) -> Tensor:
-    """`x` as a 0-d tensor on `device`, in the dtype of coefficients."""
-    if isinstance(x, Tensor):
-        if x.ndim == 0 and x.dtype is torch.float64 and x.device == device:  # as most are: for speed
-            return x
-        return x.to(device, scalar_dtype(device)).reshape(())
-    return torch.full((), x, dtype=scalar_dtype(device), device=device)
+def stored_slots(entry: StepInput) -> dict[str, Tensor]:
+    return {slot.name: entry.state[slot.name] for slot in entry.program.form.slots}
 
 
-def learning_rate(options: Mapping[str, Any], device: torch.device) -> Tensor:
-    """The lr of a group as a 0-d tensor on `device`, times the learned factor where there is one.
-
-    What is learned doesn't take lr to where weight decay is more than all of a weight, and turns into growth.
-    """
-    lr, learned = scalar(options["lr"], device), options.get(option_key("lr"))
-    if learned is None:
-        return lr
-    alpha, decay = lr * scalar(learned, device).exp(), options["weight_decay"]
-    return torch.minimum(alpha, lr.clamp(min=1 / decay)) if decay else alpha
+def coefficients_of(entry: StepInput) -> dict[str, Tensor | float]:
+    """The current coefficients, 0-d tensors, and hyper-parameters."""
+    fixed = {name: entry.options[name] for name in entry.program.rule.hyper_parameters}
+    return {**fixed, **{q: scalar(entry.options[q], entry.p.device) for q in entry.program.coefficients}}
 
 
-class Cell(NamedTuple):
-    """One parameter tensor in one step.
-
-    Attributes:
-        rule: The rule that moves it, without what its group's fixed coefficients switch off.
-        p: The parameter, a canvas.
-        g: The gradient to descend, a canvas in the dtype of computation.
-        state: The parameter's state, empty before its first step.
-        options: The parameter's group: lr, weight_decay, hyper-parameters, and its coefficients, 0-d or plain numbers.
-        scope: The row of its learned coefficients, among all that are learned.
-        whole: The DTensor that `p` is a shard of, where the rule needs matrices of which `p` has parts; None for what
-            has whole ones.
-        layout: Where the matrices are, in the whole.
-        plain: Whether parameter and gradient are known to be dense fp32 tensors in CPU memory, as compiled loops take.
-    """
-
-    rule: Rule
-    p: Tensor
-    g: Tensor
-    state: dict[str, Tensor]
-    options: Mapping[str, Any]
-    scope: int = 0
-    whole: Tensor | None = None
-    layout: Layout = True
-    plain: bool = False
-
-    def slots(self) -> dict[str, Tensor]:
-        """The slots as they are stored."""
-        return {slot.name: self.state[slot.name] for slot in self.rule.slots}
-
-    def coefficients(self) -> dict[str, Tensor | float]:
-        """Coefficients and hyper-parameters as they are now."""
-        fixed = {name: self.options[name] for name in self.rule.hyper_parameters}
-        return {**fixed, **{q: scalar(self.options[q], self.p.device) for q in self.rule.coefficient_names()}}
-
-    def last_update(self) -> tuple[Tensor, dict[str, Tensor | float], Tensor]:
-        """Learning rate, coefficients and gradient of the last update, where the state keeps them."""
-        lr, *coefficients = self.state["applied"].unbind()
-        then = dict(zip(self.rule.coefficient_names(), coefficients, strict=True))
-        return lr, {**self.coefficients(), **then}, self.state["gradient"].to(self.g.dtype)
+def last_update(entry: StepInput) -> tuple[Tensor, dict[str, Tensor | float], Tensor]:
+    """Learning rate, coefficients and gradient of the last update, which the state holds."""
+    lr, *coefficients = entry.state["applied"].unbind()
+    then = dict(zip(entry.program.coefficients, coefficients, strict=True))
+    return lr, {**coefficients_of(entry), **then}, entry.state["gradient"].to(entry.g.dtype)
 
 
-def all_usable(cells: list[Cell], device: torch.device) -> Tensor:
-    """A 0-d boolean on `device`: is every element of every gradient a number that the cell's dtypes can take?"""
-    limits = [min(largest_gradient(x.dtype) for x in (cell.g, *cell.slots().values())) for cell in cells]
-    verdicts = [(cell.g.abs() <= limit).all().to(device) for cell, limit in zip(cells, limits, strict=True)]
+def all_usable(entries: list[StepInput], device: torch.device) -> Tensor:
+    """Whether the state's dtypes can hold the square of every element of every gradient, 0-d on `device`."""
+    limits = [min(largest_gradient(x.dtype) for x in (entry.g, *stored_slots(entry).values())) for entry in entries]
+    verdicts = [(entry.g.abs() <= limit).all().to(device) for entry, limit in zip(entries, limits, strict=True)]
     return torch.stack([torch.ones((), dtype=torch.bool, device=device), *verdicts]).all()
 
 
-class Memory(NamedTuple):
-    """What is kept beside the slots.
-
-    Attributes:
-        last_update: The last update, for hypergradients of one step: `gradient` and `applied`.
-        trace: The anchor, from which the trace is measured that lr is learned from.
-    """
-
-    last_update: bool
-    trace: bool = False
-
-
-def state_names(rule: Rule, memory: Memory) -> list[str]:
-    """The keys of a parameter's state."""
-    last_update = ["gradient", "applied"] * memory.last_update
-    return ["step", *rule.slot_names(), *last_update, *["anchor"] * memory.trace]
-
-
 def per_element(rule: Rule) -> tuple[str, ...]:
-    """Names of what a state has for each element of its parameter; the rest is scalars and short vectors."""
+    """Names of what a state holds for each element of its parameter; all else is a scalar or a short vector."""
     return (*(slot.name for slot in rule.slots if not slot.scalar), "gradient", "anchor")
 
 
-def new_state(rule: Rule, p: Tensor, slot_dtype: torch.dtype, memory: Memory) -> dict[str, Tensor]:
-    """The state of the canvas `p` at t = 0."""
-    state = {"step": scalar(0.0, p.device)}
-    for slot in rule.slots:
+def new_state(program: Program, p: Tensor) -> dict[str, Tensor]:
+    state, slot_dtype = {"step": scalar(0.0, p.device)}, program.state_dtype or compute_dtype(p)
+    for slot in program.form.slots:
         whole = torch.full_like(p, slot.init, dtype=slot_dtype)
         state[slot.name] = scalar(slot.init, p.device) if slot.scalar else whole
-    if memory.last_update:
+    if program.keeps_last_update:
         state["gradient"] = torch.zeros_like(p, dtype=min(p.dtype, slot_dtype, key=lambda dtype: dtype.itemsize))
-        state["applied"] = torch.zeros(1 + len(rule.coefficients), dtype=scalar_dtype(p.device), device=p.device)
-    if memory.trace:
-        # never narrower: the trace is the small difference between it and the weights
+        state["applied"] = torch.zeros(1 + len(program.coefficients), dtype=scalar_dtype(p.device), device=p.device)
+    if program.traced:
+        # not narrower: the trace is the small difference between it and the weights
         state["anchor"] = torch.zeros_like(p, dtype=compute_dtype(p))
     return state
 
 
-def slots_after_last_update(cell: Cell) -> dict[str, Tensor]:
-    """The slots at step t in the dtype of computation, whether the state holds those or the ones before."""
-    stored, t = widen(cell.slots(), cell.g.dtype), cell.state["step"]
-    if "applied" not in cell.state:
+def slots_after_last_update(entry: StepInput) -> dict[str, Tensor]:
+    """The slots after the last update, in the dtype of computation."""
+    stored, t = widen(stored_slots(entry), entry.g.dtype), entry.state["step"]
+    if "applied" not in entry.state:
         return stored
-    _, c, g = cell.last_update()
-    _, after = cell.rule.update(c, g, stored, t.clamp(min=1))
+    _, c, g = last_update(entry)
+    _, after = entry.rule.update(c, g, stored, t.clamp(min=1))
     return {name: torch.where(t > 0, after[name], x) for name, x in stored.items()}
 
 
 def widen(s: Slots, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Slots as the rule computes with them: one per element in `dtype`, scalars as they are."""
+    """Slots in the rule's dtype: those with one number per element in `dtype`, scalars as they are."""
     return {name: x if x.ndim == 0 else x.to(dtype) for name, x in s.items()}
 
 
-def advance(cell: Cell, where: Tensor) -> None:
-    """Moves slots and weights by one step, with the coefficients as they are now, where `where` (0-d boolean) holds."""
-    c, t = cell.coefficients(), cell.state["step"]
-    lr = learning_rate(cell.options, cell.p.device)
-    now = slots_after_last_update(cell)
-    u, after = cell.rule.update(c, cell.g, now, t + 1)
+def advance(entry: StepInput, where: Tensor) -> None:
+    """Moves slots and weights by one step with the current coefficients, where `where` (0-d boolean) holds."""
+    c, t = coefficients_of(entry), entry.state["step"]
+    lr = learning_rate(entry.options, entry.p.device)
+    now = slots_after_last_update(entry)
+    u, after = entry.rule.update(c, entry.g, now, t + 1)
 
-    learning, weight_decay, p = "applied" in cell.state, cell.options["weight_decay"], cell.p.to(u.dtype)
+    learning, weight_decay, p = "applied" in entry.state, entry.options["weight_decay"], entry.p.to(u.dtype)
     keep = 1 - lr * weight_decay
-    if "anchor" in cell.state:
-        anchor, share = cell.state["anchor"].to(u.dtype), torch.where(t > 0, 1 - cell.options["horizon"] * keep, 1.0)
-        store(cell.state["anchor"], anchor + share * (p - anchor), where)
-    kept = {**(now if learning else after), "gradient": cell.g}
-    whole = [slot.name for slot in cell.rule.slots if not slot.scalar] + ["gradient"] * learning
-    for slot in cell.rule.slots:
+    if "anchor" in entry.state:
+        anchor, share = entry.state["anchor"].to(u.dtype), torch.where(t > 0, 1 - entry.options["horizon"] * keep, 1.0)
+        store(entry.state["anchor"], anchor + share * (p - anchor), where)
+    kept = {**(now if learning else after), "gradient": entry.g}
+    whole = [slot.name for slot in entry.program.form.slots if not slot.scalar] + ["gradient"] * learning
+    for slot in entry.program.form.slots:
         if slot.scalar:
-            store(cell.state[slot.name], kept[slot.name], where)
+            store(entry.state[slot.name], kept[slot.name], where)
     for i, name in enumerate(whole):
-        x = cell.state[name]
+        x = entry.state[name]
         store(x, narrowed(kept[name], x.dtype, t, i), where)
-    store(cell.p, keep * p - lr * u, where)  # after its gradient was kept, which may share its memory
+    store(entry.p, keep * p - lr * u, where)  # after its gradient was kept, which may share its memory
     if learning:
-        applied = torch.stack([lr, *(scalar(c[q], cell.p.device) for q in cell.rule.coefficient_names())])
-        store(cell.state["applied"], applied, where)
+        applied = torch.stack([lr, *(scalar(c[q], entry.p.device) for q in entry.program.coefficients)])
+        store(entry.state["applied"], applied, where)
     store(t, t + 1, where)
 
 
 def store(target: Tensor, new: Tensor, where: Tensor) -> None:
     """Overwrites `target` by `new` in place, where the 0-d boolean `where` holds."""
     target.copy_(torch.where(where, new.to(target.dtype), target))
+
+
+def random_bits(like: Tensor, t: Tensor, slot: int) -> Tensor:
+    """32 random bits for each element of `like`, in int64: a multiplicative hash with murmur3's finalizer.
+
+    They are a function of element, step and slot. The C++ loops and the Triton kernels have the same, and so has a
+    resumed run.
+    """
+    seed = (t.to(torch.int64) * 0x2545F491 + (slot + 1) * 0x9E3779B1) & MASK
+    x = torch.arange(like.numel(), device=like.device).reshape(like.shape)
+    x = (x * 0x9E3779B9 + seed) & MASK
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & MASK
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & MASK
+    return x ^ (x >> 16)
+
+
+def narrowed(x: Tensor, dtype: torch.dtype, t: Tensor, slot: int) -> Tensor:
+    """`x` in a slot's dtype: rounded stochastically from fp32 to bf16, and to nearest otherwise.
+
+    Rounded to nearest, an average whose new share is below half of its last digit would never move: for beta = .999,
+    every share below a quarter of the average.
+    """
+    if (x.dtype, dtype) != (torch.float32, torch.bfloat16):
+        return x.to(dtype)
+    bits = x.contiguous().view(torch.int32).to(torch.int64) & MASK
+    rounded = (bits + (random_bits(x, t, slot) & 0xFFFF)) >> 16
+    return rounded.to(torch.int32).to(torch.int16).view(torch.bfloat16)
+
+
+class EagerBatch(TensorBatch):
+    """Tensors of one step, moved one by one."""
+
+    def __init__(self, entries: list[StepInput]) -> None:
+        self._entries = entries
+
+    def usable(self) -> Tensor:
+        return all_usable(self._entries, self._entries[0].p.device)
+
+    def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
+        device, learned = self._entries[0].p.device, self._entries[0].program.learned
+        total = torch.zeros(scopes, len(learned), dtype=scalar_dtype(device), device=device)
+        for entry in self._entries if learned else ():
+            h = torch.where(entry.state["step"] > 0, hypergradients_of(entry), 0.0)
+            total[entry.scope] += h.to(device)
+        return self.usable(), total
+
+    def advance(self, where: Tensor) -> None:
+        for entry in self._entries:
+            advance(entry, where.to(entry.p.device))
+
+
+class Eager:
+    """The kernel of the eager engine, for all programs."""
+
+    name = "eager"
+
+    def prepare(self, entry: StepInput) -> StepInput:
+        """The tensor, with a rule that views or gathers its matrices. Raises RuntimeError if the state doesn't fit."""
+        require_fitting_state(entry)
+        if entry.rule.pointwise:
+            return entry
+        if entry.whole is None:
+            is_matrix = view_shape(entry.p.shape, entry.layout) == entry.p.shape
+            return entry if is_matrix else entry._replace(rule=viewing(entry.rule, entry.layout))
+        differentiated = entry.program.keeps_last_update
+        return entry._replace(rule=dtensors.gathering(entry.rule, entry.whole, entry.layout, differentiated))
+
+    def forget_others(self, entries: list[StepInput], prepared: list[StepInput]) -> None:
+        pass
+
+    def batch(self, _: list[StepInput], prepared: list[StepInput]) -> EagerBatch:
+        return EagerBatch(prepared)
+
+
+def hypergradients_of(entry: StepInput) -> Tensor:
+    """The hypergradients of one tensor, 1-d; that of lr is measured along its trace if it is traced."""
+    theta, program = entry.p.to(entry.g.dtype), entry.program
+    h = []
+    if program.one_step:
+        lr, c, g = last_update(entry)
+        slots, t = widen(stored_slots(entry), g.dtype), entry.state["step"].clamp(min=1)
+        last = LastUpdate(entry.rule, c, g, slots, t, lr, entry.options["weight_decay"])
+        h.append(hypergradient(program.one_step, last, theta, entry.g))
+    if program.traced:
+        of_lr = along_trace(entry.g, theta, entry.state["anchor"].to(entry.g.dtype))
+        h.append(of_lr.reshape(1).to(entry.state["step"].dtype))
+    return torch.cat(h)
+
+
+def require_fitting_state(entry: StepInput) -> None:
+    """Refuses a state (RuntimeError) that doesn't fit its parameter. Torch would broadcast it, or read beyond it."""
+    shared, slots = per_element(entry.program.rule), entry.program.slot_names
+    for name in entry.program.state_names:
+        shape = entry.p.shape if name in shared else (1 + len(entry.program.coefficients),) * (name == "applied")
+        x = entry.state.get(name)
+        fault = fault_of(x, tuple(shape), entry.p)
+        if fault is None and name in slots and isinstance(x, Tensor) and x.dtype is torch.float16:
+            fault = "expected float32, bfloat16 or float64, which hold squares of gradients, got float16"
+        if fault is not None:
+            remedy = "restore it, load a state dict, or begin the state anew: opt.state.pop(parameter)"
+            raise RuntimeError(f"state of {_name_of(entry)}, {name!r}: {fault}; {remedy}")
+
+
+def _name_of(entry: StepInput) -> str:
+    """The parameter's name, or its shape if it has none."""
+    params = entry.options["params"]
+    names = entry.options.get("param_names", [f"parameter {j} of its group" for j in range(len(params))])
+    matches = (name for x, name in zip(params, names, strict=True) if x is entry.p or x is entry.whole)
+    return next(matches, f"the parameter of shape {tuple(entry.p.shape)}")

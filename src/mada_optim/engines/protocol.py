@@ -1,37 +1,98 @@
-"""What a kernel is to the dispatcher."""
+"""What a step gives to an engine, and what an engine offers: a kernel per program, and batches of tensors to move."""
 
-from typing import Any, Protocol
+import functools
+from collections.abc import MutableMapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from mada_optim.engines.eager import Cell
+from mada_optim.engines.program import Program
+from mada_optim.layouts import Layout
+from mada_optim.rule import Rule
 
 
-class Job(Protocol):
-    """Tensors of one step, given to a kernel. Whoever uses it holds the gradients."""
+class StepInput(NamedTuple):
+    """One parameter tensor in one step.
+
+    Attributes:
+        program: The program that moves it.
+        rule: The program's form; the eager engine replaces it by one that views or gathers matrices.
+        p: The parameter, real and at least 1-d; of a DTensor, the local shard.
+        g: The gradient to descend, in the shape of `p` and the dtype of computation.
+        state: The parameter's state, empty before its first step.
+        options: The parameter's group as the parameter sees it.
+        scope: The row of its learned coefficients.
+        whole: The DTensor that `p` is a shard of, if the rule needs matrices that are cut; else None.
+        layout: Where the matrices are in the whole parameter.
+        plain: Whether `p` and `g` are known to be dense fp32 tensors in CPU memory, as the C++ loops need.
+    """
+
+    program: Program
+    rule: Rule
+    p: Tensor
+    g: Tensor
+    state: dict[str, Tensor]
+    options: MutableMapping[str, Any]
+    scope: int = 0
+    whole: Tensor | None = None
+    layout: Layout = True
+    plain: bool = False
+
+
+class TensorBatch(Protocol):
+    """Tensors of one step, given to one kernel. The caller keeps the gradients alive.
+
+    Attributes:
+        can_follow: Whether the batch can be used for later steps (`follow`).
+    """
+
+    can_follow: bool = False
 
     def usable(self) -> Tensor:
-        """Whether every gradient is usable, 0-d."""
+        """Whether every gradient is finite and within range, 0-d."""
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned) in fp64."""
 
     def advance(self, where: Tensor) -> None:
-        """Moves weights and state one step on, with the coefficients as they are now, where `where` (0-d) holds."""
+        """Moves weights and state by one step with the current coefficients, where `where` (0-d boolean) holds."""
+
+    def follow(self, gradients: list[Any]) -> bool:
+        """Takes the gradients of another step for the same tensors; False if the kernel can't take them."""
+        return False
 
 
 class Kernel(Protocol):
-    """One form of a rule, ready to run."""
+    """One program, ready to run."""
 
     @property
     def name(self) -> str:
-        """The engine's name."""
+        pass
 
-    def row(self, cell: Cell) -> Any:
-        """What it prepares for a tensor; None for one that it can't move."""
+    def prepare(self, entry: StepInput) -> Any:
+        """What the kernel needs to know of a tensor's state; None if it can't move the tensor."""
 
-    def keep(self, cells: list[Cell], prepared: list[Any]) -> None:
-        """Forgets what is prepared for others, if there is much of it: these are all tensors of a step."""
+    def forget_others(self, entries: list[StepInput], prepared: list[Any]) -> None:
+        """Drops what was prepared for other tensors, if that is much: `entries` are all tensors of a step."""
 
-    def table(self, cells: list[Cell], prepared: list[Any]) -> Job:
-        """Tensors, with what `row` gave for each, as one job."""
+    def batch(self, entries: list[StepInput], prepared: list[Any]) -> TensorBatch:
+        """The tensors as one batch; `prepared` has the result of `prepare` for each."""
+
+
+class JoinedBatches(TensorBatch):
+    """Several batches as one."""
+
+    def __init__(self, parts: Sequence[TensorBatch]) -> None:
+        self._parts = parts
+
+    def usable(self) -> Tensor:
+        return functools.reduce(torch.logical_and, [part.usable() for part in self._parts])
+
+    def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
+        usable, h = zip(*(part.hypergradients(scopes) for part in self._parts), strict=True)
+        return functools.reduce(torch.logical_and, usable), functools.reduce(torch.add, h)
+
+    def advance(self, where: Tensor) -> None:
+        for part in self._parts:
+            part.advance(where)

@@ -1,8 +1,7 @@
 """Writes operations into the graph of a rule.
 
-Values are of two kinds. An *element* value has one number per element of the parameter: what depends on the gradient or
-on a slot. A *scalar* has one per tensor: coefficients, t, averages of ones. `total` sums an element value over the
-tensor.
+An *element* value has one number per element of the parameter: it depends on the gradient or on a slot. A *scalar* has
+one per tensor: coefficients, t, averages of ones. `total` sums an element value over the tensor.
 """
 
 import operator
@@ -18,7 +17,6 @@ Adjoint = dict[Value, Value]  # a sum of element values e_j by e_j, with their s
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum over the elements of one tensor."""
     return x.sum()
 
 
@@ -54,7 +52,6 @@ class Builder:
         return x.target is not total and any(map(self.is_element, x.all_input_nodes))
 
     def mul(self, x: Value, y: Value) -> Any:
-        """The product of two values, simplified."""
         return self(operator.mul, x, y)
 
     def sum_of(self, adjoint: Adjoint) -> Adjoint:

@@ -1,4 +1,4 @@
-"""The partial derivatives of the operations that rules are made of."""
+"""The partial derivatives of the operations in rules."""
 
 import operator
 from collections.abc import Callable, Iterable
@@ -11,23 +11,21 @@ from mada_optim.graph.builder import Builder, Value
 
 
 class NoDerivativeError(Exception):
-    """The rule has an operation whose derivative is not known here."""
+    """The rule has an operation without a known derivative."""
 
 
 class Factor:
-    """A partial derivative: a scalar times what is done to an element value."""
+    """A partial derivative: a scalar times an operation on an element value."""
 
     def __init__(self, scalar: Value = 1.0, element: Callable[[Builder, Value], Value] | None = None) -> None:
         self.scalar, self._element = scalar, element
         self.is_scalar = element is None
 
     def element(self, build: Builder, e: Value) -> Value:
-        """`e` times the element part."""
         return e if self._element is None else self._element(build, e)
 
 
 def times(build: Builder, x: Any) -> Factor:
-    """The factor x."""
     return Factor(element=lambda build, e: build.mul(e, x)) if build.is_element(x) else Factor(x)
 
 
@@ -45,17 +43,13 @@ def where(condition: Any, holds: bool) -> Factor:
 
 
 def partials(build: Builder, node: fx.Node) -> Iterable[tuple[Any, Factor]]:
-    """Each argument of an operation, with the derivative of the operation in it.
-
-    Raises:
-        NoDerivativeError: It is none of these.
-    """
+    """Each argument of an operation, with the derivative in it. Raises NoDerivativeError if it isn't known."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     rule = PARTIALS.get(name)
     if rule is None:
         raise NoDerivativeError(name)
-    found = [(x, f) for x, f in rule(build, node, *node.args, **node.kwargs) if isinstance(x, fx.Node)]
-    return found
+    factors = [(x, f) for x, f in rule(build, node, *node.args, **node.kwargs) if isinstance(x, fx.Node)]
+    return factors
 
 
 def _truediv(build: Builder, out: fx.Node, x: Any, y: Any) -> list[tuple[Any, Factor]]:

@@ -1,10 +1,10 @@
-"""The hypergradient of a rule in closed form: reverse-mode differentiation of the rule's own graph.
+"""The hypergradient of a rule in closed form: reverse-mode differentiation of the rule's graph.
 
-Of < cotangent, u > only the derivatives in scalars are wanted, so the adjoints of element values are kept as sums
+Only derivatives of < cotangent, u > in scalars are needed. So the adjoints of element values are kept as sums
 
     sum_j k_j e_j,   k_j scalar, e_j element,
 
-whose scalar factors stay outside of the totals: what is made of one e is summed once, whoever shares it.
+whose scalar factors stay outside of the totals: the total of one e is computed once for all its uses.
 """
 
 import operator
@@ -24,16 +24,16 @@ def differentiate(
     """The graph of the derivatives of `< cotangent, u >`, and of the product itself.
 
     Args:
-        graph: A rule's graph as `specialize.trace` gives it, folded or not; it is left as it is.
+        graph: A rule's graph from `specialize.trace`, folded or not; it isn't changed.
         learned: The coefficients to differentiate in.
-        scalars: Names of the graph's inputs that are scalars.
-        with_product: Whether the product is wanted; it is 0 otherwise.
+        scalars: Names of the graph's scalar inputs.
+        with_product: Whether the product is needed; else it is 0.
 
     Returns:
-        A graph with one input more, `cotangent`, and the output `(derivatives, product)`.
+        A graph with the additional input `cotangent`, and the output `(derivatives, product)`.
 
     Raises:
-        NoDerivativeError: The rule has an operation that is not known here.
+        NoDerivativeError: The rule has an operation without a known derivative.
     """
     result = fx.Graph()
     copy: Any = result.graph_copy(graph, {})
@@ -52,7 +52,7 @@ def differentiate(
 
 
 def share_inverses(build: Builder, graph: fx.Graph) -> None:
-    """Division, the dearest operation, by scalars once per tensor, and by an element value once for all its uses."""
+    """Divides by a scalar once per tensor, and by an element value once: division is the slowest operation."""
     for node in [x for x in graph.nodes if x.target is operator.truediv and build.is_element(x)]:
         x, y = node.args
         if build.is_element(y) and (operator.truediv, 1.0, y) not in build.made:
@@ -65,7 +65,7 @@ def share_inverses(build: Builder, graph: fx.Graph) -> None:
 
 
 def join_factors(build: Builder, graph: fx.Graph) -> None:
-    """`(x a) b`, with scalars a and b, becomes `x (a b)`: one product per element for two."""
+    """Makes `(x a) b`, with scalars a and b, into `x (a b)`: one product per element instead of two."""
     for node in [x for x in graph.nodes if x.target is operator.mul and build.is_element(x)]:
         x, b = _element_first(build, node)
         if build.is_element(b) or getattr(x, "target", None) is not operator.mul:
@@ -83,7 +83,7 @@ def _element_first(build: Builder, product: fx.Node) -> tuple[Any, Any]:
 
 
 def plain_roots(graph: fx.Graph) -> None:
-    """Where nothing is differentiated, `terms.root` is the square root, which is 0 at 0 by itself."""
+    """Replaces `terms.root` by the square root, which is 0 at 0, where nothing is differentiated."""
     for node in [x for x in graph.nodes if x.target is torch.where]:
         zero, low, root = node.args
         if low == 0.0 and getattr(root, "target", None) == "sqrt":
@@ -97,7 +97,7 @@ def plain_roots(graph: fx.Graph) -> None:
 def backward(
     build: Builder, graph: fx.Graph, u: Any, cotangent: fx.Node, leaves: set[fx.Node]
 ) -> Mapping[fx.Node, Adjoint]:
-    """The adjoints of all that `u` is made of and `leaves` have a part in."""
+    """The adjoints of all values between `leaves` and `u`."""
     active = set(leaves)
     forward = list(graph.nodes)
     for node in forward:
@@ -113,27 +113,27 @@ def backward(
 
 
 def share(build: Builder, adjoints: dict[fx.Node, Adjoint], out: fx.Node, x: fx.Node, factor: Factor) -> None:
-    """Adds to the adjoint of `x` what it has of the adjoint of `out`."""
-    mine = adjoints.setdefault(x, {})
+    """Adds the part of the adjoint of `out` to the adjoint of `x`."""
+    adjoint = adjoints.setdefault(x, {})
     if build.is_element(out) and not build.is_element(x):  # a scalar spread over the elements: sum what comes back
         for e, k in build.sum_of(adjoints[out]).items():
             gathered = gather(build, factor.element(build, e))
-            add_term(build, mine, 1.0, build.mul(build.mul(k, factor.scalar), gathered))
+            add_term(build, adjoint, 1.0, build.mul(build.mul(k, factor.scalar), gathered))
         return
     if not build.is_element(x):
         k = build.mul(adjoints[out][1.0], factor.scalar)
-        add_term(build, mine, 1.0, build.mul(k, factor.element(build, 1.0)))
+        add_term(build, adjoint, 1.0, build.mul(k, factor.element(build, 1.0)))
         return
     whole = adjoints[out] if factor.is_scalar else build.sum_of(adjoints[out])
     for e, k in whole.items():
-        add_term(build, mine, factor.element(build, e), build.mul(k, factor.scalar))
+        add_term(build, adjoint, factor.element(build, e), build.mul(k, factor.scalar))
 
 
 def gather(build: Builder, x: Value) -> Value:
-    """The total of x = e y, from the totals of e times what y is a linear combination of, with scalar factors.
+    """The total of x = e y, from the totals of e times the terms of y, a linear combination with scalar factors.
 
-    With m = beta m_prev + (1 - beta) g, whoever wants the total of e m takes it from those of e m_prev and e g, which
-    the derivative in beta needs anyhow.
+    With m = beta m_prev + (1 - beta) g, the total of e m comes from those of e m_prev and e g, which the derivative in
+    beta needs anyway.
     """
     if not build.is_element(x) or x.target is not operator.mul:
         return build(total, x)
@@ -159,7 +159,6 @@ def linear(build: Builder, x: Value) -> Adjoint:
 
 
 def _scaled(build: Builder, x: fx.Node) -> Adjoint:
-    """`x`, a product or quotient of an element value and a scalar."""
     y, k = x.args if build.is_element(x.args[0]) else (x.args[1], x.args[0])
     if x.target is operator.truediv:
         if y is not x.args[0]:
@@ -169,5 +168,4 @@ def _scaled(build: Builder, x: fx.Node) -> Adjoint:
 
 
 def add_term(build: Builder, adjoint: Adjoint, e: Value, k: Value) -> None:
-    """Adds the term k e to an adjoint."""
     adjoint[e] = build(operator.add, adjoint[e], k) if e in adjoint else k

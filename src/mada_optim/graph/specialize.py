@@ -1,11 +1,11 @@
-"""A rule without what its fixed coefficients switch off: its one definition, evaluated as far as it can be beforehand.
+"""Evaluates a rule as far as its fixed coefficients allow: terms and slots that they switch off fall away.
 
-The rule's function is traced once into a graph of operations. Where a coefficient is fixed at 0 or 1, terms that are
-multiplied by 0 fall away, factors and divisors of 1 too; with them goes every slot that no longer has a path to the
-update. MADA at Adam's corner (beta3 = 0, rho = c = gamma = 1) becomes Adam's own function, with Adam's two slots.
+The rule's function is traced once into a graph of operations. A coefficient that is fixed at 0 or 1 removes terms times
+0, and factors and divisors of 1; then every slot without a path to the update is removed. MADA with Adam's values
+(beta3 = 0, rho = c = gamma = 1) becomes Adam's function, with Adam's two slots.
 
-The values are those of the whole rule bit for bit, up to the sign of a zero; only 0 times infinity, which is NaN in the
-whole rule, is 0 here. A rule that can't be traced, since it branches in Python on what it is given, is left whole.
+The values are bit-identical to those of the whole rule, up to the sign of a zero; but 0 times infinity, NaN in the
+whole rule, is 0 here. A rule that can't be traced, because it branches in Python on its arguments, stays whole.
 """
 
 import functools
@@ -23,8 +23,7 @@ from mada_optim.rule import Coefficients, Rule, Slots, Update
 CORNERS = (0.0, 1.0)
 SLOT = "slot_"  # prefix of a slot's node: a slot may be called like a coefficient
 
-#: What a function raises that can't be evaluated on symbols: it branches on a value (a TraceError, which is a
-#: ValueError), or asks for a number or a length.
+#: Errors of a function that can't be traced: it branches on a value (a TraceError is a ValueError), or needs a number.
 UNTRACEABLE = (ValueError, TypeError, RuntimeError)
 
 Corners = tuple[tuple[str, float], ...]
@@ -36,7 +35,7 @@ Folded = Any  # a number, a node of the graph, or None where the operation stays
 def corners(rule: Rule, options: Mapping[str, Any], learned: tuple[str, ...]) -> Corners:
     """The coefficients and hyper-parameters that `options` (a parameter group) fix at 0 or 1.
 
-    Only Python numbers count: a tensor may change without notice.
+    Only Python numbers count: a tensor may change unnoticed.
     """
     names = (*rule.coefficient_names(), *rule.hyper_parameters)
     return tuple((q, float(options[q])) for q in names if q not in learned and is_corner(options[q]))
@@ -49,7 +48,7 @@ def is_corner(x: Any) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def specialize(rule: Rule, fixed: Corners) -> Rule:
-    """What `rule` comes to where coefficients are fixed as `corners` found them."""
+    """The form of `rule` with these coefficients fixed."""
     if not fixed:
         return rule
     try:
@@ -62,11 +61,7 @@ def specialize(rule: Rule, fixed: Corners) -> Rule:
 
 
 def reduced(rule: Rule, fixed: Corners) -> fx.Graph:
-    """The graph of what `rule` comes to.
-
-    Raises:
-        One of UNTRACEABLE: The rule branches on what it is given, or hands it to something that wants numbers.
-    """
+    """The graph of the rule's form. Raises one of UNTRACEABLE if the rule branches on its arguments."""
     graph = trace(rule)
     if fixed:
         fold(graph, dict(fixed))
@@ -97,7 +92,7 @@ def trace(rule: Rule) -> fx.Graph:
 
 
 def outputs(graph: fx.Graph) -> tuple[Any, Any]:
-    """The update and the next slots by name, as nodes; of a graph of derivatives, those and the product."""
+    """The update and the next slots by name, as nodes; for a graph of derivatives, the derivatives and the product."""
     pair: Any = graph.output_node().args[0]
     return pair[0], pair[1]
 
@@ -113,12 +108,12 @@ def fold(graph: fx.Graph, known: Mapping[str, Known]) -> None:
         result = ALGEBRA[node.target](*args) if node.target in ALGEBRA else None
         if result is not None:
             values[node] = result
-        else:  # what is no algebra, the output too, takes tensors
+        else:  # other operations, and the output, take tensors
             node.args = args if node.target in ALGEBRA else map_arg(node.args, lambda x: _tensor(x, values))
 
 
 def _tensor(node: fx.Node, values: Mapping[fx.Node, Any]) -> fx.Node:
-    """What `node` comes to, as long as that is no number."""
+    """The value of `node`, unless it is a number."""
     value = values.get(node, node)
     return value if isinstance(value, fx.Node) else node
 
@@ -160,7 +155,7 @@ ALGEBRA: dict[Any, Callable[[Any, Any], Folded]] = {
 
 
 def nodes_behind(ends: Iterable[Any], inputs: Inputs = lambda node: node.all_input_nodes) -> set[fx.Node]:
-    """All that the nodes among `ends` are computed from, and they themselves; `inputs` gives a node's operands."""
+    """The nodes among `ends`, and all nodes that they are computed from; `inputs` gives a node's operands."""
     reached: set[fx.Node] = set()
     ahead = [x for x in ends if isinstance(x, fx.Node)]
     while ahead:
@@ -172,11 +167,11 @@ def nodes_behind(ends: Iterable[Any], inputs: Inputs = lambda node: node.all_inp
 
 
 def _drop_idle_slots(graph: fx.Graph) -> None:
-    """Leaves the slots that reach the update, through whatever number of steps."""
+    """Keeps the slots that reach the update, in any number of steps."""
     u, after = outputs(graph)
     needed: set[str] = set()
-    while found := _slots_behind([u, *(after[name] for name in needed)]) - needed:
-        needed |= found
+    while more := _slots_behind([u, *(after[name] for name in needed)]) - needed:
+        needed |= more
     graph.output_node().args = ((u, {name: x for name, x in after.items() if name in needed}),)
     graph.eliminate_dead_code()
 

@@ -52,6 +52,7 @@ class Bank:
         self, learner: Learner, intervals: Mapping[str, Interval], rates: Mapping[str, float], number: int
     ) -> None:
         self.learner, self.scope, self.names = learner, learner.scope, tuple(intervals)
+        self._keys = tuple(map(option_key, intervals))
         self.number = number
         self._rates = tuple(rates[name] for name in intervals)
         self._low = tuple(x.low for x in intervals.values())
@@ -80,7 +81,7 @@ class Bank:
 
     def coefficients(self) -> Tensor:
         """The coefficients, (rows, names)."""
-        return torch.stack([self.columns[option_key(q)] for q in self.names], dim=-1)
+        return torch.stack([self.columns[key] for key in self._keys], dim=-1)
 
     def _intervals(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper ends, (names,), in the dtype and on the device of `like`."""
@@ -102,7 +103,7 @@ class Bank:
 
     def store(self, q: Tensor, memory: Memory, h: Tensor, info: StepInfo, counts: Tensor) -> None:
         """Writes the coefficients, memory and hypergradients of a step, in place, in the rows that it counts for."""
-        targets = [self.columns[option_key(name)] for name in self.names]
+        targets = [self.columns[key] for key in self._keys]
         new = list(q.unbind(-1))
         for name, x in memory.items():
             old = self.columns.get(self._key(name))

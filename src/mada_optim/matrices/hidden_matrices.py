@@ -1,37 +1,38 @@
-"""Which parameters are hidden weight matrices, where the user doesn't say.
+"""Decides which parameters are hidden weight matrices, and how these and the others see their group.
 
-Orthogonalised momentum is for the weights between hidden layers. Embeddings and the last layer, whose rows belong to
-tokens or classes, and vectors do better with a step per element (Jordan et al. 2024, Muon). An optimizer sees tensors
-and, where it is given `model.named_parameters()`, their names.
+Orthogonalized momentum is for the weights between hidden layers. Embeddings, the last layer and vectors do better with
+a step per element (Jordan et al. 2024, Muon). An optimizer sees tensors and, if it is given `model.named_parameters()`,
+their names.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor
 
-from mada_optim.graph.specialize import corners, specialize
+from mada_optim.graph.specialize import Corners, corners
 from mada_optim.layouts import Layout, is_matrix, layout_by_shape, settled
 from mada_optim.matrices import guess, names
 from mada_optim.rule import Rule
 
-FLAGS = "hidden_matrices"  # the key in a group of what was decided; `matrix` is the user's
-LR_RATIO = "matrix_lr_ratio"  # the key of their learning rate, over the group's lr
+Group = MutableMapping[str, Any]
+FLAGS = "hidden_matrices"  # key in a group of the decisions; the user's own key is `matrix`
+LR_RATIO = "matrix_lr_ratio"  # key in a group of the factor on `lr` for its hidden matrices
 
 
 def decided(rule: Rule, groups: Iterable[Mapping[str, Any]]) -> list[list[Layout]]:
-    """What each group keeps under `FLAGS`; where a rule treats all parameters alike, the layout of each."""
+    """What each group keeps under `FLAGS`; for a rule that treats all parameters alike, the layout of each."""
     if rule.matrix_weight is not None:
         return hidden(groups)
     return [[layout_of(group, p) for p in group["params"]] for group in groups]
 
 
 def hidden(groups: Iterable[Mapping[str, Any]]) -> list[list[Layout]]:
-    """For each parameter of each group, the layout of its hidden weight matrices, False where it has none.
+    """For each parameter of each group, the layout of its hidden weight matrices; False if it has none.
 
-    A group's `matrix`, as `mada_optim.grouping.param_groups` gives it, says that its matrices are hidden, and where
-    they are in a parameter (`Layout`), or False: that none is. For the others, `mada_optim.matrices.guess` has names
-    and shapes alone.
+    A group's `matrix` decides for all its matrices. In groups without that key, `mada_optim.matrices.guess` decides by
+    names and shapes.
     """
     groups = list(groups)
     guessed = iter(guess.hidden([pair for group in groups for pair in _named(group)]))
@@ -39,16 +40,16 @@ def hidden(groups: Iterable[Mapping[str, Any]]) -> list[list[Layout]]:
 
 
 def _hidden(group: Mapping[str, Any], name: str, p: Tensor, guessed: bool) -> Layout:
-    said, layout = group.get("matrix"), layout_of(group, p, name)
-    if said is False or not is_matrix(p, layout):
+    matrix, layout = group.get("matrix"), layout_of(group, p, name)
+    if matrix is False or not is_matrix(p, layout):
         return False
-    return layout if said is not None or guessed else False
+    return layout if matrix is not None or guessed else False
 
 
 def layout_of(group: Mapping[str, Any], p: Tensor, name: str = "") -> Layout:
-    """The layout of a parameter, were it hidden: what its group says, or what its name and its shape do."""
-    said: Layout | None = group.get("matrix")
-    return settled(p, said or (True if names.is_convolution(names.path(name)) else layout_by_shape(p)))
+    """The layout that a parameter would have as a hidden matrix: the group's `matrix`, or by name and shape."""
+    matrix: Layout | None = group.get("matrix")
+    return settled(p, matrix or (True if names.is_convolution(names.path(name)) else layout_by_shape(p)))
 
 
 def _named(group: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:
@@ -57,31 +58,36 @@ def _named(group: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:
 
 
 def flags(rule: Rule, group: Mapping[str, Any]) -> list[Layout]:
-    """The layout of each parameter that has the member for matrices, False for the others.
+    """The layout of each parameter of a group to which the rule's term for matrices applies; False for the others.
 
-    Every parameter has one where the rule treats all alike: one matrix, unless the group says otherwise.
+    A rule that treats all parameters alike sees each as one matrix, unless the group says otherwise.
     """
     if rule.matrix_weight is None and (rule.pointwise or FLAGS not in group):
         return [True] * len(group["params"])
-    own: list[Layout] = group[FLAGS]
-    return own
+    layouts: list[Layout] = group[FLAGS]
+    return layouts
 
 
-def is_hidden(rule: Rule, group: Mapping[str, Any], parameter: int) -> Layout:
-    """Of one parameter, what `flags` says of each."""
-    return flags(rule, group)[parameter]
+def view(rule: Rule, group: Group, layout: Layout) -> MutableMapping[str, Any]:
+    """A group as its parameters with this layout see it; reads the group at each access.
 
-
-def seen(rule: Rule, group: Mapping[str, Any], layout: Layout) -> Mapping[str, Any]:
-    """A group as its hidden weight matrices see it, with their own lr, or as its other tensors do: omega fixed at 0."""
-    if rule.matrix_weight is None:
+    Hidden matrices see the group itself, and their learning rate is `matrix_lr_ratio` times `lr`. Other tensors see a
+    ratio of 1, and 0 in place of the coefficient that weighs the term for matrices.
+    """
+    if rule.matrix_weight is None or layout:
         return group
-    if not layout:
-        return {**group, rule.matrix_weight: 0.0}
-    return group if group[LR_RATIO] == 1.0 else {**group, "lr": group[LR_RATIO] * group["lr"]}
+    return ChainMap({rule.matrix_weight: 0.0, LR_RATIO: 1.0}, group)
 
 
-def form(rule: Rule, group: Mapping[str, Any], learned: tuple[str, ...], layout: Layout) -> Rule:
-    """What the rule comes to on them."""
+def fixed(rule: Rule, group: Group, learned: Iterable[str], layout: Layout) -> Corners:
+    """The coefficients and hyper-parameters that are constants 0 or 1 for parameters with this layout."""
     moving = tuple(q for q in learned if layout or q != rule.matrix_weight)
-    return specialize(rule, corners(rule, seen(rule, group, layout), moving))
+    return corners(rule, view(rule, group, layout), moving)
+
+
+def update_flags(rule: Rule, groups: list[dict[str, Any]], states: Mapping[Tensor, Any]) -> None:
+    """Writes the decisions into each group in which no parameter has a state yet."""
+    if not rule.pointwise:
+        for group, flags in zip(groups, decided(rule, groups), strict=True):
+            if not any(states.get(p) for p in group["params"]):
+                group[FLAGS] = flags

@@ -17,7 +17,10 @@ from torch import Tensor
 
 from mada_optim.layouts import Layout, as_matrices, is_matrix
 from mada_optim.matrices import hidden_matrices
-from mada_optim.rule import Rule
+from mada_optim.rule import LR, Rule
+
+Group = dict[str, Any]
+Total = Callable[[Tensor], Tensor]
 
 SPECTRAL_STEP = 0.02
 POINTWISE_STEP = 0.4
@@ -25,9 +28,7 @@ POINTWISE_STEP = 0.4
 WITHOUT_MATRICES = 1e-3
 
 
-def of_shapes(
-    rule: Rule, groups: Iterable[Mapping[str, Any]], total: Callable[[Tensor], Tensor] = lambda x: x
-) -> float | None:
+def of_shapes(rule: Rule, groups: Iterable[Mapping[str, Any]], total: Total = lambda x: x) -> float | None:
     """The initial lr of all groups together; None if no trained parameter has two dimensions.
 
     The width is the geometric mean, over the elements of the hidden matrices, of their matrix's longer side; if none is
@@ -50,15 +51,24 @@ def of_shapes(
     return POINTWISE_STEP / width
 
 
-def largest(groups: Iterable[Mapping[str, Any]]) -> float:
-    """The largest lr of all groups; 0 without groups."""
-    return max((float(group["lr"]) for group in groups), default=0.0)
+def set_start(rule: Rule, groups: Sequence[Group], chosen: Sequence[bool], defaults: Group, total: Total) -> None:
+    """Writes the computed lr into the groups whose lr was not `chosen` by the user, and into the defaults."""
+    start = of_shapes(rule, groups, total)
+    if start is not None:
+        for group in (defaults, *(x for i, x in enumerate(groups) if not any(chosen[i : i + 1]))):
+            group["lr"] *= start / WITHOUT_MATRICES
 
 
-def rescale(groups: Sequence[dict[str, Any]], factor: float) -> None:
-    """Multiplies the lr of each group."""
-    for group in groups:
-        group["lr"] *= factor
+def log_floor(rule: Rule, groups: Sequence[Group], total: Total) -> float | None:
+    """Where the learned factor of lr falls slowly from: ln(computed lr / largest lr of a group), at most 0.
+
+    None if there is no matrix, or every lr is 0.
+    """
+    largest = max((float(group["lr"]) for group in groups), default=0.0)
+    if not largest > 0:
+        return None
+    start = of_shapes(rule, groups, total)
+    return None if start is None else min(LR.default, math.log(start / largest))
 
 
 def _scale(rule: Rule, options: Mapping[str, Any]) -> float:

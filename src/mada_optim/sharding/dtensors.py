@@ -1,11 +1,10 @@
-"""Parameters that are sharded over processes, as FSDP2's `fully_shard` leaves them: DTensors, each with a local shard.
+"""Parameters that are sharded over processes, as by FSDP2's `fully_shard`: DTensors, each with a local shard.
 
-A process steps its own shards, as if they were plain parameters. What a step decides over all elements, the
-hypergradients and whether the gradient is finite, is summed over the mesh dimensions that parameters are sharded on; on
-the others, where processes hold the same numbers, nothing is sent.
+A process steps its own shards like plain parameters. Hypergradients, and whether gradients are finite, are summed over
+the mesh dimensions on which parameters are sharded; nothing is sent over dimensions with replicas.
 
-A rule that needs a whole matrix sees DTensors (`gathering`): what is pointwise in it stays on the shards, and what
-isn't (`mada_optim.matrices.polar_factor`) gathers its argument, and is computed on each process.
+A rule that needs a whole matrix sees DTensors (`gathering`): pointwise operations stay on the shards, and others
+(`mada_optim.matrices.polar_factor`) gather their argument on each process.
 """
 
 import sys
@@ -20,11 +19,11 @@ from mada_optim.layouts import BATCHED, Layout, view_shape, viewing
 from mada_optim.rule import Coefficients, Rule, Slots
 
 MODULE = "torch.distributed.tensor"
-WHOLE = frozenset({Tensor, torch.nn.Parameter})  # types that most tensors have, and no shard: for speed
+WHOLE = frozenset({Tensor, torch.nn.Parameter})  # the usual types, which are no shards
 
 
 def is_sharded(x: Any) -> bool:
-    """Whether `x` is a DTensor. Imports nothing: where their module was never imported, there is none."""
+    """Whether `x` is a DTensor. Imports nothing: if the module of DTensors was never imported, there is none."""
     if type(x) in WHOLE:
         return False
     module = sys.modules.get(MODULE)
@@ -32,17 +31,13 @@ def is_sharded(x: Any) -> bool:
 
 
 def local(x: Tensor) -> Tensor:
-    """What this process holds of `x`: its shard, maybe empty, of a DTensor; a plain tensor itself."""
+    """This process's part of `x`: the shard of a DTensor, perhaps empty; a plain tensor itself."""
     shard: Tensor = x.to_local() if is_sharded(x) else x  # type: ignore[attr-defined]
     return shard
 
 
 def both(p: Any, g: Any) -> tuple[Tensor, Tensor]:
-    """What this process holds of `p` and, element for element, of its gradient `g`.
-
-    Raises:
-        RuntimeError: The gradient is laid out otherwise than the parameter.
-    """
+    """This process's part of `p`, and of its gradient. Raises RuntimeError if they are laid out differently."""
     if type(p) in WHOLE and type(g) in WHOLE:
         return p, g
     if is_sharded(p) and (not is_sharded(g) or g.placements != p.placements or g.device_mesh != p.device_mesh):
@@ -52,13 +47,10 @@ def both(p: Any, g: Any) -> tuple[Tensor, Tensor]:
 
 
 def reduction(params: Iterable[Tensor]) -> tuple[list[Any], str]:
-    """The process groups to sum over, one after the other, and the type of device that they send from.
+    """The process groups to sum over, one after the other, and the device type to send from; none for whole parameters.
 
-    No group: each process has whole parameters.
-
-    Raises:
-        RuntimeError: Parameters are sharded over different processes, or some are and some aren't, so that one sum
-            would count some of them twice.
+    Raises RuntimeError if parameters are sharded over different processes, or only some are: a sum would count some
+    twice.
     """
     if MODULE not in sys.modules or WHOLE.issuperset(map(type, params := list(params))):
         return [], "cpu"
@@ -76,11 +68,7 @@ def reduction(params: Iterable[Tensor]) -> tuple[list[Any], str]:
 
 
 def require_one_process(owner: str) -> None:
-    """Refuses a wrapper that shows each process a part of the parameters, where there are several.
-
-    Raises:
-        ValueError: There are.
-    """
+    """Refuses a wrapper (ValueError) that shows each of several processes a part of the parameters."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         world = torch.distributed.get_world_size()
         if world > 1:
@@ -107,7 +95,7 @@ def _sharded_dimensions(layout: Any) -> tuple[Any, tuple[int, ...]]:
 
 
 def summed(message: Tensor, groups: list[Any], device_type: str) -> Tensor:
-    """The sum of `message` over all groups: the same bits on every process of them."""
+    """The sum of `message` over all groups, bit-identical on all their processes."""
     sent = message.to(device_type)
     for group in groups:
         torch.distributed.all_reduce(sent, group=group)
@@ -115,7 +103,7 @@ def summed(message: Tensor, groups: list[Any], device_type: str) -> Tensor:
 
 
 def like(p: Tensor, shard: Tensor) -> Tensor:
-    """A shard, of what belongs to `p` element by element, as the DTensor that it is a part of; shares its memory."""
+    """A shard of state, with one number per element of `p`, as a DTensor like `p`; shares its memory."""
     if not is_sharded(p):
         return shard
     from torch.distributed.tensor import DTensor
@@ -126,7 +114,7 @@ def like(p: Tensor, shard: Tensor) -> Tensor:
 
 
 def taken_from(whole: Tensor, p: Tensor) -> Tensor:
-    """What this process holds of `whole`, which belongs to `p` element by element: a DTensor, or all of it."""
+    """This process's part of `whole`, which has one number per element of `p`: a DTensor, or all of it."""
     if not is_sharded(p):
         return all_of(whole)
     from torch.distributed.tensor import DTensor, Replicate
@@ -140,10 +128,7 @@ def taken_from(whole: Tensor, p: Tensor) -> Tensor:
 
 
 def cut_matrices(p: Any, layout: Layout) -> bool:
-    """Whether shards of `p` have parts of matrices. Those of a batch of matrices have whole ones, but of another cut.
-
-    So has a DTensor without shards.
-    """
+    """Whether shards of `p` have parts of matrices, and not whole matrices of a batch."""
     if not is_sharded(p):
         return False
     batch_dimensions = p.ndim - 2 if layout == BATCHED else 0
@@ -151,12 +136,10 @@ def cut_matrices(p: Any, layout: Layout) -> bool:
 
 
 def gathering(rule: Rule, p: Tensor, layout: Layout, differentiated: bool) -> Rule:
-    """`rule` for the shards of `p`, where it needs to see the whole.
+    """`rule` for the shards of `p`, if it needs whole matrices.
 
-    What is pointwise in it stays on the shards, unless the matrices are a view of the whole that shards have none of.
-
-    Raises:
-        RuntimeError: It is to be `differentiated`, and a vector-Jacobian product gives no sum over shards.
+    Pointwise operations stay on the shards, unless the matrices are a view of the whole that no shard has. Raises
+    RuntimeError if it is to be `differentiated`: a vector-Jacobian product gives no sum over shards.
     """
     if differentiated:
         raise RuntimeError(
@@ -183,5 +166,5 @@ def all_of(x: Tensor) -> Tensor:
 
 
 def outline(p: Tensor) -> Tensor:
-    """The whole of `p` without its numbers, on the device "meta"."""
+    """The whole of `p` without numbers, on the device "meta"."""
     return torch.empty(p.shape, dtype=p.dtype, device="meta")

@@ -1,1 +1,1 @@
-"""A step, in order: the parameters collected, what the last step found reused, the work given to engines."""
+"""A step: collects the tensors, reuses what the last step found, and gives the tensors to engines."""

@@ -1,4 +1,4 @@
-"""Parameters that a user takes out of groups, replaces or reorders by hand, as torch's optimizers allow it.
+"""Follows parameters that a user removes from groups, replaces or reorders by hand, as torch's optimizers allow.
 
 What a group holds for each of its parameters, by place, must follow them.
 """
@@ -15,10 +15,9 @@ Group = dict[str, Any]
 
 
 class Members:
-    """The groups of an optimizer, and their parameters, as they were when it last looked.
+    """The groups of an optimizer and their parameters, as they were when it last looked.
 
-    Args:
-        scope: Over what a learned coefficient is one; None where nothing is learned.
+    `scope` is the finest scope of learned coefficients, or None.
     """
 
     def __init__(self, scope: str | None) -> None:
@@ -27,22 +26,18 @@ class Members:
         self._params: list[list[Tensor]] = []
 
     def take(self, groups: list[Group]) -> None:
-        """Remembers the groups as they are."""
         self._groups, self._params = list(groups), [list(group["params"]) for group in groups]
 
     def are_as_they_were(self, groups: list[Group]) -> bool:
         """Whether each group has the same parameters, in the same order."""
-        return len(groups) == len(self._groups) and all(
-            same(group["params"], own) for group, own in zip(groups, self._params, strict=True)
-        )
+        ids = [list(map(id, group["params"])) for group in groups]
+        return ids == [list(map(id, params)) for params in self._params]
 
     def follow(self, groups: list[Group], decide: Callable[[list[Group]], list[list[Any]]]) -> None:
-        """Puts what groups hold by place into the new order; `decide` says of all groups which matrices are hidden.
+        """Puts what groups hold by place into the new order; `decide` tells which parameters are hidden matrices.
 
-        A parameter in the place of one that is gone takes over what was held for that.
-
-        Raises:
-            RuntimeError: A learned coefficient has no place for the change; nothing is changed.
+        A parameter in the place of one that is gone takes over what was held for that one. Raises RuntimeError if
+        learned coefficients have no place for the change.
         """
         self._require_possible(groups)
         for i, group in enumerate(groups):
@@ -56,7 +51,7 @@ class Members:
 
     def _known(self, group: Group) -> list[Tensor]:
         """The parameters that a group had."""
-        return next((own for old, own in zip(self._groups, self._params, strict=True) if old is group), [])
+        return next((params for old, params in zip(self._groups, self._params, strict=True) if old is group), [])
 
     def _require_possible(self, groups: list[Group]) -> None:
         moved = len(groups) != len(self._groups) or not all(map(is_, groups, self._groups))
@@ -66,11 +61,6 @@ class Members:
                 f"their parameters in their order, got {len(groups)} or others, which have no learned coefficients of "
                 "their own; use add_param_group, or make the optimizer anew"
             )
-
-
-def same(xs: list[Any], ys: list[Any]) -> bool:
-    """Whether they are the same objects."""
-    return len(xs) == len(ys) and all(map(is_, xs, ys))
 
 
 def _followed(group: Mapping[str, Any], key: str, known: list[Tensor], fresh: list[Any]) -> list[Any]:

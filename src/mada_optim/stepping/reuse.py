@@ -1,138 +1,206 @@
-"""The tensors of a step. Most are those of the step before, but for gradients: what was found out then, holds.
+"""Finds the tensors of a step, and reuses those of the last step if only gradients and numbers have changed.
 
-To see that it does takes half of the time that it takes to find it out, which shows where tensors are small or many
+The comparison takes half of the time of a new search, which matters for small or many tensors
 (docs/results/performance.md).
 """
 
-from array import array
 from collections.abc import Mapping, MutableMapping
+from functools import cached_property
 from itertools import chain
-from operator import methodcaller
+from operator import is_, methodcaller
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from mada_optim import placement
 from mada_optim.engines.cpp import tensors
-from mada_optim.engines.cpp.table import Table
-from mada_optim.engines.cpp.tensors import placement_of, sizes_of
-from mada_optim.engines.eager import Cell
-from mada_optim.placement import Placement
-from mada_optim.stepping.collect import Cells, State
-from mada_optim.stepping.dispatch import Dispatcher, Work
-from mada_optim.stepping.members import same
+from mada_optim.engines.cpp.tensors import placement_of
+from mada_optim.engines.numbers import scalar_dtype
+from mada_optim.engines.protocol import JoinedBatches, StepInput, TensorBatch
+from mada_optim.sharding import dtensors
+from mada_optim.stepping.collect import Group, State, StepCollector
+from mada_optim.stepping.dispatch import Dispatcher
 
-Group = dict[str, Any]
 VALUES = methodcaller("values")
 
 
-class Last(NamedTuple):
-    """What was found out in a step whose tensors all went through the same loops, as they are.
+class StepWork(NamedTuple):
+    """The tensors of one step.
 
     Attributes:
-        table: Those that had a gradient.
-        sizes: Of these.
-        scopes: Rows of their learned coefficients.
-        idle: The parameters that had none.
-        params: All parameters, in the order of their groups.
-        groups: The groups.
-        fixed: The numbers in them that decide what the rule comes to.
-        owners: Ids of the parameters that have a state, in its order.
-        names: What states hold, in their order.
+        batch: All of them; None if no parameter has a gradient.
+        scopes: The rows of their learned coefficients.
+        gradients: Kept alive here: the batch has only their addresses.
     """
 
-    table: Table
-    sizes: "array[int]"
+    batch: TensorBatch | None
+    scopes: set[int]
+    gradients: list[Any]
+
+    def usable(self, home: torch.device) -> Tensor:
+        """Whether every gradient is usable, 0-d on `home`."""
+        return torch.ones((), dtype=torch.bool, device=home) if self.batch is None else self.batch.usable().to(home)
+
+    def hypergradients(self, scopes: int, learned: int, home: torch.device) -> tuple[Tensor, Tensor]:
+        """Whether every gradient is usable, 0-d, and the hypergradients, (scopes, learned), on `home`."""
+        if self.batch is None:
+            zeros = torch.zeros(scopes, learned, dtype=scalar_dtype(home), device=home)
+            return torch.ones((), dtype=torch.bool, device=home), zeros
+        usable, h = self.batch.hypergradients(scopes)
+        return usable.to(home), h.to(home)
+
+    def advance(self, where: Tensor) -> None:
+        if self.batch is not None:
+            self.batch.advance(where)
+
+
+class GroupSnapshot:
+    """Parameter groups at one moment. `deciding` are the keys of values that decide how parameters are collected."""
+
+    def __init__(self, groups: list[Group], deciding: tuple[str, ...]) -> None:
+        self._deciding = deciding
+        self._groups, self._lengths = list(groups), list(map(len, groups))
+        self.params, self._values = params_of(groups), self._read(groups)
+        self._tensors = placement_of(tensors_in(groups))
+
+    def holds(self, groups: list[Group]) -> bool:
+        """Whether nothing has changed but numbers that a step reads anyway."""
+        return (
+            same(groups, self._groups)
+            and list(map(len, groups)) == self._lengths
+            and same(params_of(groups), self.params)
+            and same(self._read(groups), self._values)
+            and self._tensors.holds(tensors_in(groups))
+        )
+
+    @cached_property
+    def reduction(self) -> tuple[list[Any], str]:
+        """The process groups over which the parameters are sharded, and the device type to send from."""
+        return dtensors.reduction(self.params)
+
+    def _read(self, groups: list[Group]) -> list[Any]:
+        return [group.get(key) for group in groups for key in self._deciding]
+
+
+class ReusableStep(NamedTuple):
+    """What the next step can reuse.
+
+    Attributes:
+        batch: All tensors as one batch.
+        parts: The batches that it consists of, with their parameters.
+        scopes: The rows of their learned coefficients.
+        idle: The parameters without a gradient.
+        owners: Ids of the parameters that have a state, in order.
+        names: The keys of all states, in order.
+    """
+
+    batch: TensorBatch
+    parts: list[tuple[TensorBatch, list[Tensor]]]
     scopes: set[int]
     idle: list[Tensor]
-    params: list[Tensor]
-    groups: list[Group]
-    fixed: list[Any]
     owners: list[int]
     names: list[str]
 
 
-class Steady:
-    """Finds out what a step has to move, and by what, or sees that it is what the last one had.
+class StepReuse:
+    """Finds the tensors of each step. `dispatcher` has the kernels that `collector` uses."""
 
-    Args:
-        cells: Of the optimizer's parameters.
-        dispatcher: Of these to engines.
-    """
+    def __init__(self, collector: StepCollector, dispatcher: Dispatcher) -> None:
+        self._collector, self._dispatcher = collector, dispatcher
+        self._groups: GroupSnapshot | None = None
+        self._reusable: ReusableStep | None = None
+        self._states: placement.Placement | tensors.Placement | None = None
 
-    def __init__(self, cells: Cells, dispatcher: Dispatcher) -> None:
-        self._cells, self._dispatcher = cells, dispatcher
-        self._last: Last | None = None
-        self._placement: Placement | tensors.Placement | None = None
+    @property
+    def reduction(self) -> tuple[list[Any], str]:
+        """The process groups over which the parameters are sharded, and the device type to send from."""
+        assert self._groups is not None
+        return self._groups.reduction
 
-    def work(self, groups: list[Group], states: MutableMapping[Tensor, State], begin: bool = True) -> Work:
-        """The tensors of a step.
+    def follow(self, groups: list[Group]) -> GroupSnapshot:
+        """Takes over what a user has changed in the groups since the last call. Raises as `StepCollector.follow`."""
+        if self._groups is None or not self._groups.holds(groups):
+            self._groups = self._reusable = None
+            self._collector.follow(groups)
+            self._groups = GroupSnapshot(groups, self._collector.deciding)
+        return self._groups
 
-        Args:
-            groups: The parameters.
-            states: What is kept for each.
-            begin: Whether parameters that have no state yet get one, and are among them.
+    def work(self, groups: list[Group], states: MutableMapping[Tensor, State], begin: bool = True) -> StepWork:
+        """The tensors of a step; `begin` gives a state to parameters without one, else they are left out.
 
-        Raises:
-            RuntimeError: A gradient is sparse, or a tensor can't be used as it is now; nothing is changed.
+        Raises ValueError for a key or a value in a group, and RuntimeError for a tensor that can't be used; nothing is
+        changed.
         """
-        self._cells.adopt(groups)
+        snapshot = self.follow(groups)
         before = tensors_of(states)
-        unmoved = self._placement is not None and self._placement.holds(before)
+        unmoved = self._states is not None and self._states.holds(before)
         if not unmoved:
-            self._last = self._placement = None
-            self._dispatcher.forget()
-        if self._last is not None and self._is_as_it_was(self._last, groups, states):
-            table = self._last.table
-            gradients = [p.grad for p in table.columns.ps]
-            if table.follow(gradients, self._last.sizes):
-                return Work([table], [], self._last.scopes, gradients)
-        cells = self._cells.of_step(groups, states, begin)
-        work = self._dispatcher.share_out(cells)
-        self._last = None if work.table is None else self._found_out(groups, states, cells, work.table)
-        if self._dispatcher.keeps_addresses and not (unmoved and sum(map(len, states.values())) == len(before)):
-            self._placement = placement_of(tensors_of(states))
-        return work
-
-    def _is_as_it_was(self, last: Last, groups: list[Group], states: Mapping[Tensor, State]) -> bool:
-        """Whether nothing has changed but gradients, and learned and other numbers that are read at each step."""
-        return (
-            same(groups, last.groups)
-            and same(params_of(groups), last.params)
-            and list(map(id, states)) == last.owners
-            and list(chain.from_iterable(states.values())) == last.names
-            and same(self._cells.fixed(groups), last.fixed)
-            and not any(group["maximize"] for group in groups)
-            and all(p.grad is None for p in last.idle)
+            self._reusable = self._states = None
+            if self._dispatcher.keeps_addresses:
+                self._dispatcher.forget()
+        if self._reusable is not None and (reused := self._reused(self._reusable, states)):
+            return reused
+        batches = self._collector.batches(groups, states, begin)
+        batch = (
+            batches[0][0] if len(batches) == 1 else JoinedBatches([part for part, _ in batches]) if batches else None
         )
+        self._reusable = None if batch is None else self._found(batch, snapshot, states, batches)
+        if self._dispatcher.keeps_addresses and not (unmoved and sum(map(len, states.values())) == len(before)):
+            self._states = placement_of(tensors_of(states))
+        entries = [entry for _, of_batch in batches for entry in of_batch]
+        scopes, gradients = {entry.scope for entry in entries}, [entry.g for entry in entries]
+        return StepWork(batch, scopes, gradients)
 
-    def _found_out(
-        self, groups: list[Group], states: Mapping[Tensor, State], cells: list[Cell], table: Table
-    ) -> Last | None:
-        """What there is to remember; None where a tensor isn't a parameter, or has no state yet, or sees no group."""
-        owned = [(p, group) for group in groups for p in group["params"]]
-        moved = [(p, group) for p, group in owned if p.grad is not None]
-        if len(cells) != len(moved):
+    def _reused(self, last: ReusableStep, states: Mapping[Tensor, State]) -> StepWork | None:
+        """The last step's tensors with the present gradients; None if anything else has changed."""
+        if list(map(id, states)) != last.owners or list(chain.from_iterable(states.values())) != last.names:
             return None
-        if not all(cell.p is p and cell.options is group for cell, (p, group) in zip(cells, moved, strict=True)):
+        if any(p.grad is not None for p in last.idle):
             return None
-        return Last(
-            table=table,
-            sizes=sizes_of(table.columns.ps),
-            scopes=set(table.columns.scopes),
-            idle=[p for p, _ in owned if p.grad is None],
-            params=[p for p, _ in owned],
-            groups=list(groups),
-            fixed=self._cells.fixed(groups),
+        gradients = [[p.grad for p in ps] for _, ps in last.parts]
+        if not all(batch.follow(of_batch) for (batch, _), of_batch in zip(last.parts, gradients, strict=True)):
+            return None
+        return StepWork(last.batch, last.scopes, gradients)
+
+    def _found(
+        self,
+        batch: TensorBatch,
+        snapshot: GroupSnapshot,
+        states: Mapping[Tensor, State],
+        parts: list[tuple[TensorBatch, list[StepInput]]],
+    ) -> ReusableStep | None:
+        """What can be reused; None if a kernel can't, or an input isn't a parameter with its gradient as it is."""
+        entries = [entry for _, of_part in parts for entry in of_part]
+        if not self._collector.options_are_live:
+            return None
+        gradients = {id(p): p.grad for p in snapshot.params if p.grad is not None}
+        if len(entries) != len(gradients) or not all(entry.g is gradients.get(id(entry.p)) for entry in entries):
+            return None
+        if not all(part.can_follow for part, _ in parts):
+            return None
+        return ReusableStep(
+            batch=batch,
+            parts=[(part, [entry.p for entry in of_part]) for part, of_part in parts],
+            scopes={entry.scope for entry in entries},
+            idle=[p for p in snapshot.params if p.grad is None],
             owners=list(map(id, states)),
             names=list(chain.from_iterable(states.values())),
         )
 
 
+def same(xs: list[Any], ys: list[Any]) -> bool:
+    return len(xs) == len(ys) and all(map(is_, xs, ys))
+
+
+def tensors_in(groups: list[Group]) -> list[Tensor]:
+    """The tensors in groups: learning rates, coefficients, and what learners remember."""
+    return [x for group in groups for x in group.values() if isinstance(x, Tensor)]
+
+
 def params_of(groups: list[Group]) -> list[Tensor]:
-    """The parameters of all groups."""
     return list(chain.from_iterable(group["params"] for group in groups))
 
 
 def tensors_of(states: Mapping[Tensor, State]) -> list[Tensor]:
-    """What all states hold."""
     return list(chain.from_iterable(map(VALUES, states.values())))

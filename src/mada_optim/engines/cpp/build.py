@@ -1,9 +1,8 @@
-"""Compiles the C++ kernels once per machine, with the compiler that is there, into the user's cache.
+"""Compiles the C++ code once per machine, with the installed compiler, into the user's cache.
 
-The file is named by the digest of all that decides its content: source, flags, compiler, processor. Its threads are
-torch's where torch has loaded an OpenMP runtime of GCC's kind, also from a compiler that has none or one of another
-kind; else those of the compiler's own runtime, else started for each loop, at a millisecond or more
-(docs/results/performance.md). Where no compiler is installed, the package ziglang is one.
+A file is named by the digest of its source, flags, compiler and processor. Threads are those of torch's OpenMP runtime
+if it is of GCC's kind, else those of the compiler's runtime, else started for each loop, which takes a millisecond or
+more (docs/results/performance.md). Without an installed compiler, the package ziglang is used.
 """
 
 import ctypes
@@ -22,21 +21,19 @@ from contextlib import suppress
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("loops.cpp")
+THREADS = SOURCE.with_name("threads.h")  # included by loops.cpp
 # No contraction: a product and a sum round the same way in every loop, so that learning with a hyper_lr of 0 and
 # learning nothing give the same bits.
 FLAGS = (
     *"-std=c++17 -O3 -march=native -fPIC -fno-exceptions".split(),
     *"-ffp-contract=off -fno-math-errno -fno-trapping-math".split(),
 )
-# A loop over eight streams asks for what it reads next: a processor by itself looks ahead in few of them. The numbers
-# say how far, and that it pays where a prefetch comes with eight instructions or more (docs/results/performance.md).
-GCC_FLAGS = (
-    "-fprefetch-loop-arrays",
-    *"--param=prefetch-latency=600 --param=min-insn-to-prefetch-ratio=8".split(),
-)
+# Prefetches: processors look ahead in few of a loop's eight streams. The numbers are the distance, and the least number
+# of instructions per prefetch (docs/results/performance.md).
+GCC_FLAGS = ("-fprefetch-loop-arrays", *"--param=prefetch-latency=600 --param=min-insn-to-prefetch-ratio=8".split())
 COMPILERS = ("c++", "g++", "clang++")
 PACKAGE = "ziglang"
-#: How loops get their threads, the best first: flags of the compilation, and of the linking.
+#: Ways to get threads, the best first: flags for compiling, and for linking.
 Way = tuple[tuple[str, ...], tuple[str, ...]]
 WAYS: tuple[Way, ...] = (
     (("-fopenmp",), ()),
@@ -44,7 +41,7 @@ WAYS: tuple[Way, ...] = (
     (("-fopenmp",), ("-fopenmp",)),
     (("-fopenmp-simd",), ("-pthread",)),
 )
-#: The package's compiler has no OpenMP, and would build a library of C++ first. What loops call, Python has loaded.
+#: The package's compiler lacks OpenMP, and would first build a C++ library; Python has loaded all that the loops call.
 PACKAGE_WAYS: tuple[Way, ...] = (
     (("-fopenmp-simd", "-DTORCH_THREADS"), ("-nostdlib",)),
     (("-fopenmp-simd",), ("-nostdlib",)),
@@ -57,17 +54,14 @@ class BuildError(Exception):
 
 @functools.cache
 def warn(reason: str) -> None:
-    """Says once why a slow engine runs."""
+    """Warns once that a slow engine runs, and why."""
     warnings.warn(f"mada_optim runs without its compiled loops, several times slower: {reason}", stacklevel=4)
 
 
 def load(header: str, defines: tuple[str, ...] = (), source: Path = SOURCE) -> ctypes.CDLL:
-    """The compiled loops around `header`, what `emit` wrote for a rule, with macros defined; built if need be.
+    """The compiled loops around `header`, the code of a rule. Raises BuildError; tried once per process.
 
-    Or another source file, which may include the header.
-
-    Raises:
-        BuildError: They can't be built or loaded; tried once per process.
+    `source` may be another file, which may include the header.
     """
     result = attempt(header, defines, source)
     if isinstance(result, BuildError):
@@ -77,11 +71,10 @@ def load(header: str, defines: tuple[str, ...] = (), source: Path = SOURCE) -> c
 
 @functools.cache
 def attempt(header: str, defines: tuple[str, ...], source: Path) -> ctypes.CDLL | BuildError:
-    """The loops, or why there are none."""
     command = find()
     if command is None:
-        what = f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX); `pip install {PACKAGE}` brings one"
-        return BuildError(what)
+        reason = f"no C++ compiler found ({', '.join(COMPILERS)}, or $CXX); `pip install {PACKAGE}` brings one"
+        return BuildError(reason)
     try:
         return load_best(command, source, header, defines)
     except BuildError as error:
@@ -91,7 +84,7 @@ def attempt(header: str, defines: tuple[str, ...], source: Path) -> ctypes.CDLL 
 
 
 def find() -> tuple[str, ...] | None:
-    """The command of $CXX, of a compiler that is installed, or of the package; None if there is none."""
+    """The command of $CXX, of an installed compiler, or of the package ziglang; None if there is none."""
     program = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), *COMPILERS))), None)
     if program is not None:
         return (program,)
@@ -100,11 +93,7 @@ def find() -> tuple[str, ...] | None:
 
 
 def load_best(command: Sequence[str], source: Path, header: str, defines: Sequence[str]) -> ctypes.CDLL:
-    """The loops, threaded in the first way that works.
-
-    Raises:
-        OSError, subprocess.SubprocessError: The last one doesn't either; it is the error of that one.
-    """
+    """The loops, with threads in the first way that works."""
     version = version_of(command)
     *others, last = PACKAGE_WAYS if PACKAGE in command else WAYS
     for way in others:
@@ -116,7 +105,7 @@ def load_best(command: Sequence[str], source: Path, header: str, defines: Sequen
 def load_built(
     command: Sequence[str], version: str, source: Path, header: str, defines: Sequence[str], way: Way
 ) -> ctypes.CDLL:
-    """The loops that get their threads in this way, from the cache or compiled into it."""
+    """The loops with threads in this way, from the cache or compiled into it."""
     threads, links = way
     flags = (*flags_for(version), *threads, *(f"-D{name}" for name in defines))
     path = cache_folder() / f"{source.stem}-{digest(source, header, version, (*command, *flags, *links))}.so"
@@ -126,17 +115,13 @@ def load_built(
 
 
 def describe(command: Sequence[str], error: Exception) -> str:
-    """The error in one line; of a failed compilation, the compiler's own last one."""
+    """The error in one line; of a failed compilation, the compiler's last line."""
     lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
     return f"{' '.join(command)}: {lines[-1] if lines else type(error).__name__}"
 
 
 def cache_folder() -> Path:
-    """A folder of this user alone, since what lies there is loaded as code.
-
-    Raises:
-        BuildError: It belongs to somebody else, or the system can't tell.
-    """
+    """A folder that only this user can write, since its files are loaded as code. Raises BuildError without one."""
     if not hasattr(os, "getuid"):
         raise BuildError("only POSIX systems tell whose a folder is")
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -149,23 +134,21 @@ def cache_folder() -> Path:
 
 
 def version_of(command: Sequence[str]) -> str:
-    """What it says of itself."""
     return subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def flags_for(version: str) -> tuple[str, ...]:
-    """The flags of a compiler that says this of itself; GCC names the Free Software Foundation."""
+    """The flags for a compiler with this version text; GCC names the Free Software Foundation."""
     return (*FLAGS, *GCC_FLAGS) if "Free Software Foundation" in version else FLAGS
 
 
 def digest(source: Path, header: str, version: str, command: Sequence[str]) -> str:
-    """Hexadecimal name of the build."""
-    parts = (source.read_text(), header, " ".join(command), version, processor())
+    parts = (source.read_text(), THREADS.read_text(), header, " ".join(command), version, processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def processor() -> str:
-    """What -march=native depends on: a home folder may be shared by machines of several kinds."""
+    """The processor that -march=native compiles for: machines of several kinds may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -176,7 +159,7 @@ def processor() -> str:
 def compile_to(
     path: Path, source: Path, header: str, command: Sequence[str], flags: Sequence[str], link_flags: Sequence[str]
 ) -> None:
-    """Builds beside `path` and renames into place, so that processes that start together don't see a torn file."""
+    """Compiles beside `path` and renames into place, so that processes that start together never see a partial file."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         Path(folder, "rule.h").write_text(header)
         unlinked, linked = os.path.join(folder, "loops.o"), os.path.join(folder, "loops.so")

@@ -1,16 +1,15 @@
-"""C++ for one form of a rule, written from the rule's own graph: what `loops.cpp` includes as `rule.h`.
+"""Writes the C++ code of a program from the rule's graph: `rule.h`, which `loops.cpp` includes.
 
-Scalar values are members of a struct in double, and of another in fp32, which elements meet.
+Scalars are members of one struct in double, and of another in fp32 for arithmetic with elements.
 """
 
 import operator
-from collections.abc import Sequence
 
 from torch import fx
 
 from mada_optim.engines.code_writer import INFIX, Language, Writer, indented, name_of
+from mada_optim.engines.program import Program
 from mada_optim.graph.specialize import SLOT
-from mada_optim.rule import Rule
 
 CPP = Language(
     calls={
@@ -31,7 +30,7 @@ CPP = Language(
 
 
 def members(writer: Writer, struct: str) -> str:
-    """A struct of the scalars that all elements share, and one of the same in fp32."""
+    """A struct of the scalars that all elements share, and the same struct in fp32."""
     names = [name_of(x) for x in writer.shared]
     assignments = "\n".join(f"        {name_of(x)} = {writer.statement(x)};" for x in writer.shared)
     return f"""struct {struct} {{
@@ -50,24 +49,16 @@ struct {struct}Floats {{
 }};"""
 
 
-def emit(whole: Rule, form: Rule, forward: fx.Graph, backward: fx.Graph, learned: Sequence[str]) -> str:
-    """`rule.h`.
-
-    Args:
-        whole: The rule; its coefficients and hyper-parameters are handed over in its order.
-        form: What is left of it, with the slots that it needs.
-        forward: The graph of `form`.
-        backward: The graph of its derivatives in `learned`.
-        learned: The learned coefficients of the rule.
+def emit(program: Program, forward: fx.Graph, backward: fx.Graph) -> str:
+    """`rule.h`, from the graph of the program's update and the graph of its derivatives.
 
     Raises:
-        NoCodeError: The rule has an operation that isn't known here.
+        NoCodeError: The rule has an operation that can't be written.
     """
-    slots = [slot.name for slot in form.slots if not slot.scalar]
-    scalar_slots = [slot.name for slot in form.slots if slot.scalar]
+    slots, scalar_slots = program.slots, program.scalar_slots
     scalars = {
-        **{q: f"q[{i}]" for i, q in enumerate(whole.coefficient_names())},
-        **{name: f"hyper[{i}]" for i, name in enumerate(whole.hyper_parameters)},
+        **{q: f"q[{i}]" for i, q in enumerate(program.coefficients)},
+        **{name: f"hyper[{i}]" for i, name in enumerate(program.rule.hyper_parameters)},
         **{SLOT + name: f"w[{i}]" for i, name in enumerate(scalar_slots)},
         "t": "t",
     }
@@ -81,7 +72,7 @@ def emit(whole: Rule, form: Rule, forward: fx.Graph, backward: fx.Graph, learned
     each = " ".join(f"DO({i}, {name})" for i, name in enumerate(slots))
     head = f"""#define FOR_EACH_SLOT(DO) {each}
 constexpr int SLOTS = {len(slots)}, SCALARS = {len(scalar_slots)}, SUMS = {len(slope.totals)};
-constexpr int COEFFICIENTS = {len(whole.coefficients)}, LEARNED = {len(learned)};
+constexpr int COEFFICIENTS = {len(program.coefficients)}, LEARNED = {len(program.of_rule)};
 struct Element {{
     float {", ".join(["unused", *slots])};
 }};"""
@@ -97,7 +88,7 @@ struct Element {{
     )
 
 
-def _update(step: Writer, slots: list[str], scalar_slots: list[str]) -> str:
+def _update(step: Writer, slots: tuple[str, ...], scalar_slots: tuple[str, ...]) -> str:
     u, after = step.output
     body = [*step.declarations(step.elements, "k.")]
     body += [f"s.{name} = {step.operand(after[name], True, 'k.')};" for name in slots]

@@ -1,95 +1,164 @@
-"""The CPU engine: a rule's loops over all tensors as one job. This file decides which tensors they may have."""
+"""The C++ engine: which tensors the compiled loops can move, and the calls that move them, all in one batch."""
 
 import ctypes
+from array import array
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mada_optim.engines.cpp.table import JOB, Columns, Row, Table
-from mada_optim.engines.cpp.tensors import WORD, plain
-from mada_optim.engines.eager import Cell, Memory, state_names
-from mada_optim.engines.row_cache import States
+from mada_optim.engines.cpp.tensors import WORD, plain, reader, sizes_of_plain
+from mada_optim.engines.eager import largest_gradient
+from mada_optim.engines.numbers import GroupNumbers
+from mada_optim.engines.prepared_states import PreparedStates
+from mada_optim.engines.program import CPU, Program
+from mada_optim.engines.protocol import StepInput, TensorBatch
 from mada_optim.placement import intact
-from mada_optim.rule import Rule
+
+MAX_SLOTS, MAX_SCALARS = 12, 8  # as in loops.cpp
+STEP_WORDS = 5  # of `StepPointers` in loops.cpp
+STATE, PARAMETER, GRADIENT, NUMBERS, SCOPE = range(STEP_WORDS)  # its members
+LIMIT = ctypes.c_double(largest_gradient(torch.float32))
+
+
+class StatePointers(ctypes.Structure):
+    """`StatePointers` in loops.cpp, field by field."""
+
+    address: int
+    sizes: tuple[int, ...]  # dimensions and shape of the parameter
+    _fields_ = (
+        ("size", ctypes.c_int64),
+        ("slots", ctypes.c_void_p * MAX_SLOTS),
+        ("scalars", ctypes.c_void_p * MAX_SCALARS),
+        ("step", ctypes.c_void_p),
+        ("gradient", ctypes.c_void_p),
+        ("applied", ctypes.c_void_p),
+        ("anchor", ctypes.c_void_p),
+    )
 
 
 class Loops:
-    """The loops for one form of a rule, and the choice of the tensors that they may have.
-
-    Args:
-        rule: The whole rule.
-        form: What is left of it, with the slots that the loops move.
-        learned: The learned coefficients, lr last.
-        traced: Whether lr is learned from its trace.
-        library: What `build.load` gave.
-        state_dtype: The dtype of slots that it was built for.
-    """
+    """The compiled loops of one program, and the choice of the tensors that they can move. `library` is the build."""
 
     name = "cpu"
 
-    def __init__(
-        self,
-        rule: Rule,
-        form: Rule,
-        learned: tuple[str, ...],
-        traced: bool,
-        library: ctypes.CDLL,
-        state_dtype: torch.dtype,
-    ) -> None:
-        assert library.row_bytes() == ctypes.sizeof(Row)
-        assert library.job_bytes() == JOB * WORD
-        self._library, self._rule, self._state_dtype = library, rule, state_dtype
-        self._learned, self._traced = learned, traced
-        self._slots = [slot.name for slot in form.slots if not slot.scalar]
-        self._scalars = [slot.name for slot in form.slots if slot.scalar]
-        memory = Memory(last_update=len(learned) > traced, trace=traced)
-        self._beside = [name for name in state_names(form, memory) if name not in form.slot_names()]
-        self._states = States(self._new_row)
+    def __init__(self, program: Program, library: ctypes.CDLL) -> None:
+        assert library.state_bytes() == ctypes.sizeof(StatePointers)
+        assert library.step_bytes() == STEP_WORDS * WORD
+        self.program, self.library = program, library
+        self._states = PreparedStates(self._pointers)
 
-    def row(self, cell: Cell) -> Row | None:
-        """The part of a row that the state decides; None for a tensor that the loops can't move.
+    def prepare(self, entry: StepInput) -> StatePointers | None:
+        """Pointers into the state; None for a tensor that the loops can't move.
 
-        They move plain, dense, fp32 tensors in CPU memory whose gradient and state are such too.
+        They move dense fp32 tensors in CPU memory whose gradient is dense and fp32, and whose state fits.
         """
-        known = cell.plain or (plain(cell.p) and plain(cell.g))
-        return self._states.row(cell.state, cell.p.shape) if known else None
+        known = entry.plain or (plain(entry.p) and plain(entry.g))
+        return self._states.get(entry.state, entry.p.shape) if known else None
 
-    def keep(self, cells: list[Cell], _: list[Row]) -> None:
-        """Forgets the states of others, if there are many."""
-        self._states.keep((cell.state for cell in cells), len(cells))
+    def forget_others(self, entries: list[StepInput], _: list[StatePointers]) -> None:
+        self._states.forget_others((entry.state for entry in entries), len(entries))
 
-    def table(self, cells: list[Cell], prepared: list[Row]) -> Table:
-        """`cells` as one job of one step; `prepared` is what `row` gave for each."""
-        _, ps, gs, _, options, scopes, *_ = zip(*cells, strict=True)
-        columns = Columns(prepared, ps, options, scopes)
-        return Table(self._library, self._rule, self._learned, self._traced, columns).on(gs)
+    def batch(self, entries: list[StepInput], prepared: list[StatePointers]) -> "LoopBatch":
+        return LoopBatch(self, entries, prepared)
 
     def _fits(self, name: str, x: Tensor, shape: torch.Size) -> bool:
-        if name in self._slots or name in ("gradient", "anchor"):
-            dtype = torch.float32 if name == "anchor" else self._state_dtype
-            return x.dtype is dtype and usable(x, shape)
-        return usable_scalars(name, x, self._rule)
+        if name in self.program.slots or name in ("gradient", "anchor"):
+            slot_dtype = self.program.state_dtype or torch.float32
+            return x.dtype is (torch.float32 if name == "anchor" else slot_dtype) and usable(x, shape)
+        return usable_scalar(name, x, self.program)
 
-    def _new_row(self, state: dict[str, Tensor], shape: torch.Size) -> Row | None:
-        names = (*self._beside, *self._slots, *self._scalars)
-        if not all(name in state and self._fits(name, state[name], shape) for name in names):
+    def _pointers(self, state: dict[str, Tensor], shape: torch.Size) -> StatePointers | None:
+        program = self.program
+        if not all(name in state and self._fits(name, state[name], shape) for name in program.state_names):
             return None
-        row = Row(size=shape.numel(), **{name: state[name].data_ptr() for name in self._beside})
-        row.address = ctypes.addressof(row)
-        for i, name in enumerate(self._slots):
-            row.slots[i] = state[name].data_ptr()
-        for i, name in enumerate(self._scalars):
-            row.scalars[i] = state[name].data_ptr()
-        return row
+        of_state = StatePointers(size=shape.numel(), **{name: state[name].data_ptr() for name in program.beside_slots})
+        of_state.address, of_state.sizes = ctypes.addressof(of_state), (len(shape), *shape)
+        for i, name in enumerate(program.slots):
+            of_state.slots[i] = state[name].data_ptr()
+        for i, name in enumerate(program.scalar_slots):
+            of_state.scalars[i] = state[name].data_ptr()
+        return of_state
+
+
+class LoopBatch(TensorBatch):
+    """Tensors moved by the loops, in one step or in several with other gradients.
+
+    Keeps all that the loops point to alive, but for gradients and the tensors of states.
+    """
+
+    can_follow = True
+
+    def __init__(self, loops: Loops, entries: list[StepInput], states: list[StatePointers]) -> None:
+        _, _, self._ps, gradients, _, options, scopes, *_ = zip(*entries, strict=True)
+        self._loops, self._states = loops, states
+        self._sizes: array[int] | None = None
+        self._numbers = GroupNumbers(loops.program, options)
+        self._pointers = array("q", bytes(STEP_WORDS * WORD * len(entries)))
+        self._set(STATE, [state.address for state in states])
+        self._set(NUMBERS, self._numbers.addresses())
+        self._set(SCOPE, scopes)
+        self._first, self._count = self._pointers.buffer_info()[0], len(entries)
+        self._point_to(gradients)
+
+    def _set(self, member: int, numbers: Iterable[int]) -> None:
+        """Fills one member of every `StepPointers`."""
+        self._pointers[member::STEP_WORDS] = array("q", numbers)
+
+    def _point_to(self, gradients: Iterable[Tensor]) -> None:
+        self._set(PARAMETER, map(Tensor.data_ptr, self._ps))
+        self._set(GRADIENT, map(Tensor.data_ptr, gradients))
+        self._set_call()
+
+    def _set_call(self) -> None:
+        self._call = (ctypes.c_void_p(self._first), ctypes.c_int64(self._count), torch.get_num_threads())
+
+    def follow(self, gradients: list[Any]) -> bool:
+        if self._sizes is None:
+            self._sizes = array("q", chain.from_iterable(state.sizes for state in self._states))
+        ps, read = list(self._ps), reader()
+        if read is None:
+            if not (sizes_of_plain(ps) == self._sizes == sizes_of_plain(gradients)):
+                return False
+            self._point_to(gradients)
+            return True
+        for tensors, member in ((ps, PARAMETER), (gradients, GRADIENT)):
+            if not read.plain(tensors, self._sizes, self._first + WORD * member, STEP_WORDS):
+                return False
+        self._set_call()
+        return True
+
+    def usable(self) -> Tensor:
+        usable = torch.empty((), dtype=torch.bool, device=CPU)
+        self._loops.library.check(*self._call, LIMIT, ctypes.c_void_p(usable.data_ptr()))
+        return usable
+
+    def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
+        program = self._loops.program
+        columns = len(program.learned)
+        h = torch.empty(scopes, columns, dtype=torch.float64, device=CPU)
+        usable = torch.empty((), dtype=torch.bool, device=CPU)
+        out = (ctypes.c_void_p(h.data_ptr()), ctypes.c_void_p(usable.data_ptr()))
+        self._numbers.read_settings()
+        of_lr, rows = program.slopes_lr, ctypes.c_int64(scopes)
+        self._loops.library.hypergradients(*self._call, LIMIT, of_lr, rows, columns, *out)
+        return usable, h
+
+    def advance(self, where: Tensor) -> None:
+        self._numbers.read_all()
+        self._loops.library.advance(*self._call, ctypes.c_void_p(where.data_ptr()))
+        torch.autograd.graph.increment_version(self._ps)  # as every in-place operation of torch does
 
 
 def usable(x: object, shape: tuple[int, ...]) -> bool:
-    """Whether `x` is a dense tensor of this shape whose elements lie in CPU memory as they are."""
+    """Whether `x` is a dense tensor of this shape, in CPU memory."""
     if type(x) is not Tensor or not x.is_cpu or x.shape != shape:
         return False
     return x.is_contiguous() and not x.is_neg() and intact(x)
 
 
-def usable_scalars(name: str, x: Tensor, rule: Rule) -> bool:
-    """Whether `x` can be what a state has of this name beside its tensors with a number for each element."""
-    return x.dtype is torch.float64 and usable(x, (1 + len(rule.coefficients),) if name == "applied" else ())
+def usable_scalar(name: str, x: Tensor, program: Program) -> bool:
+    """Whether `x` can be the entry `name` of a state, which has one number, or in "applied" one per coefficient."""
+    return x.dtype is torch.float64 and usable(x, (1 + len(program.coefficients),) if name == "applied" else ())

@@ -1,28 +1,21 @@
-// A step of a pointwise rule as one loop per phase over all tensors, around the code that emit.py writes for the rule.
+// The step of a pointwise rule: one loop per phase over all tensors, with the code that emit.py writes for the rule.
 //
 // rule.h defines: FOR_EACH_SLOT, SLOTS, SCALARS, SUMS, COEFFICIENTS, LEARNED; Element, an element's slots in registers;
 // Step, the scalars of an update, made from coefficients, hyper-parameters, t and scalar slots, and StepFloats, the same
 // in fp32; update(); next_scalars(); Slope, add_sums() and combine() for the hypergradient.
 //
-// State is laid out as engine/eager.py says. Scalars are computed in double; sums are made in a fixed order, whatever
-// the number of threads.
+// The state is as in engines/eager.py. Scalars are computed in double. The order of sums doesn't depend on the number of
+// threads.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#ifdef TORCH_THREADS
-extern "C" {
-void GOMP_parallel(void (*)(void *), void *, unsigned threads, unsigned flags);
-int omp_get_thread_num();
-int omp_get_num_threads();
-}
-#elif !defined(_OPENMP)
-#include <pthread.h>
-#endif
 
-// Inlined always: a call, or a struct that is not in registers, would keep a loop from being vectorised.
+#include "threads.h"
+
+// Always inlined: a call, or a struct outside of registers, would keep a loop from being vectorized.
 #define INLINE inline __attribute__((always_inline))
 
 namespace {
@@ -30,9 +23,9 @@ namespace {
 template <typename T>
 INLINE T sign_of(T x) { return T(x > 0) - T(x < 0); }
 
-// a b + c; in one operation where the processor has it, and only in sums, whose rounding is no part of the update.
+// a b + c, in one operation if the processor has it; only in sums, whose rounding doesn't change the update.
 INLINE float fused(float a, float b, float c) {
-#ifdef __clang__  // which vectorises no sum whose operation is spelt out
+#ifdef __clang__  // which doesn't vectorize sums with the builtin
 #pragma clang fp contract(on)
     return a * b + c;
 #elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -50,7 +43,7 @@ INLINE float load(State x) {
     std::memcpy(&y, &bits, 4);
     return y;
 }
-// Rounded up or down at random, so that the mean is exact: what an average takes in may be far below its last digit.
+// Stochastic rounding, which keeps the mean exact: the new share of an average may be far below its last digit.
 INLINE State store(float x, uint32_t random) {
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
@@ -62,7 +55,7 @@ INLINE float load(State x) { return x; }
 INLINE State store(float x, uint32_t) { return x; }
 #endif
 
-// The same number for the same element, slot and step, on every machine: engine/rounding.py has it too.
+// A function of element, slot and step, the same on every machine and in engines/eager.py.
 INLINE uint32_t random_bits(uint32_t element, uint32_t seed) {
     uint32_t x = element * 0x9E3779B9u + seed;
     x = (x ^ (x >> 16)) * 0x85EBCA6Bu;
@@ -73,27 +66,27 @@ INLINE uint32_t seed_of(double t, int slot) { return uint32_t(int64_t(t)) * 0x25
 
 constexpr int MAX_SLOTS = 12, MAX_SCALARS = 8;
 
-// The state of a parameter tensor: what Python fills in once, in this order. Unused pointers are null.
-struct Row {
+// The state of a parameter tensor. Python fills it in once, in this order; unused pointers are null.
+struct StatePointers {
     int64_t size;                 // elements
     State *slots[MAX_SLOTS];
     double *scalars[MAX_SCALARS]; // slots with one number per tensor
     double *t;
     State *gradient;              // of the last update
-    double *applied;              // its learning rate and coefficients; null where nothing is learned
-    float *anchor;                // that the trace is measured from, from which lr is learned; null where it isn't
+    double *applied;              // its learning rate and coefficients; null if nothing is learned
+    float *anchor;                // of the trace along which lr is learned; null without one
 };
 
-// What Python fills in at each step.
-struct Job {
-    const Row *row;
+// A parameter tensor in one step. Python fills it in at each step.
+struct StepPointers {
+    const StatePointers *state;
     float *p, *g;      // parameter; gradient of this step
     const double *now; // rate and coefficients of this step; then weight decay, horizon, hyper-parameters
     int64_t scope;     // row of its learned coefficients
 };
 
-struct Tensor : Row, Job {
-    explicit Tensor(const Job &job) : Row(*job.row), Job(job) {}
+struct Tensor : StatePointers, StepPointers {
+    explicit Tensor(const StepPointers &step) : StatePointers(*step.state), StepPointers(step) {}
 };
 
 #include "rule.h"
@@ -105,7 +98,7 @@ constexpr int HYPERGRADIENTS = LEARNED + 1;
 double weight_decay_of(const Tensor &x) { return x.now[1 + COEFFICIENTS]; }
 double horizon_of(const Tensor &x) { return x.now[1 + COEFFICIENTS + 1]; }
 
-// Values of `Which` (Step or Slope) where the update was made with `values`, its learning rate and coefficients.
+// `Which` (Step or Slope) of the update that was made with `values`: its learning rate and coefficients.
 template <typename Which>
 Which at(const Tensor &x, const double *values, double t, const double *scalars) {
     return Which(values + 1, x.now + 1 + COEFFICIENTS + 2, t, scalars);
@@ -124,7 +117,7 @@ struct Scalars {
     }
 };
 
-// The last update, t, and this one, t + 1; with nothing learned the stored slots are those between the two.
+// The last update, t, and this one, t + 1. If nothing is learned, the stored slots are those between the two.
 struct Steps {
     Scalars between;
     Step last, now;
@@ -154,7 +147,7 @@ float along_trace(const Tensor &x, int64_t begin, int64_t end) {
 }
 #endif
 
-// Moves weights and slots. Learning, the slots are first settled: moved over the last update, and stored so.
+// Moves weights and slots. While learning, SETTLE first moves the slots over the last update and stores them.
 template <bool LEARNING, bool SETTLE>
 void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64_t begin, int64_t end) {
 #ifdef TRACED
@@ -211,103 +204,36 @@ bool is_usable(const float *g, float limit, int64_t begin, int64_t end) {
     return !bad;
 }
 
-// Zeros, as long as a call lasts: without the library of C++, which a compiler may lack.
-template <typename T>
-struct Array {
-    const int64_t size;
-    T *const items;
-    explicit Array(int64_t count) : size(count), items((T *)std::calloc(std::max<int64_t>(count, 1), sizeof(T))) {
-        if (!items) std::abort();
-    }
-    Array(const Array &) = delete;
-    ~Array() { std::free(items); }
-    T &operator[](int64_t i) const { return items[i]; }
-};
-
-// All tensors cut into chunks, so that many small ones and few large ones are shared out alike.
+// All tensors cut into chunks, so that threads get equal shares of many small ones and of few large ones.
 struct Chunk {
     int64_t tensor, begin, end;
 };
 
-int64_t count_chunks(const Job *jobs, int64_t count) {
+int64_t count_chunks(const StepPointers *steps, int64_t count) {
     int64_t total = 0;
-    for (int64_t j = 0; j < count; j++) total += (jobs[j].row->size + CHUNK - 1) / CHUNK;
+    for (int64_t j = 0; j < count; j++) total += (steps[j].state->size + CHUNK - 1) / CHUNK;
     return total;
 }
 
-struct Work {
+struct ChunkedTensors {
     const Array<Tensor> xs;
     const Array<Chunk> chunks;
-    Work(const Job *jobs, int64_t count) : xs(count), chunks(count_chunks(jobs, count)) {
+    ChunkedTensors(const StepPointers *steps, int64_t count) : xs(count), chunks(count_chunks(steps, count)) {
         int64_t made = 0;
         for (int64_t j = 0; j < count; j++) {
-            xs[j] = Tensor(jobs[j]);
+            xs[j] = Tensor(steps[j]);
             for (int64_t begin = 0; begin < xs[j].size; begin += CHUNK)
                 chunks[made++] = {j, begin, std::min(begin + CHUNK, xs[j].size)};
         }
     }
 };
 
-// body(j) for each j below `total`: to each thread an equal share, of neighbours.
-#ifdef _OPENMP
-template <typename Body>
-void share_out(int64_t total, int threads, const Body &body) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t j = 0; j < total; j++) body(j);
-}
-#else
-template <typename Body>
-struct Shared {
-    const Body &body;
-    const int64_t total;
-    void part(int64_t k, int64_t parts) const {
-        for (int64_t j = total * k / parts; j < total * (k + 1) / parts; j++) body(j);
-    }
-};
-
-#ifdef TORCH_THREADS  // what a compiler with OpenMP calls, in the runtime that torch has loaded: libgomp's ABI
-template <typename Body>
-void share_out(int64_t total, int threads, const Body &body) {
-    Shared<Body> work{body, total};
-    const auto run = [](void *of) { ((Shared<Body> *)of)->part(omp_get_thread_num(), omp_get_num_threads()); };
-    GOMP_parallel(run, &work, unsigned(threads), 0);
-}
-#else
-template <typename Body>
-struct Share {
-    const Shared<Body> *work;
-    int64_t k, parts;
-    pthread_t thread;
-    bool started;
-    static void *run(void *of) {
-        const Share &share = *(const Share *)of;
-        share.work->part(share.k, share.parts);
-        return nullptr;
-    }
-};
-
-template <typename Body>
-void share_out(int64_t total, int threads, const Body &body) {
-    const Shared<Body> work{body, total};
-    const Array<Share<Body>> shares(std::max(threads, 1));
-    for (int64_t k = 0; k < shares.size; k++) {
-        Share<Body> &share = shares[k] = {&work, k, shares.size, {}, false};
-        const bool last = k == shares.size - 1;  // this thread's own
-        share.started = !last && !pthread_create(&share.thread, nullptr, Share<Body>::run, &share);
-        if (!share.started) Share<Body>::run(&share);
-    }
-    for (int64_t k = 0; k < shares.size; k++)
-        if (shares[k].started) pthread_join(shares[k].thread, nullptr);
-}
-#endif
-#endif
-
 // Sums over one chunk, from which its hypergradients follow.
 struct Sums {
     double of_rule[SUMS + 1] = {}, along_p = 0, along_trace = 0;
 };
 
-// Makes them, `slope` null where there was no update, and says whether the gradient is usable.
+// Computes them (`slope` is null before the first update); returns whether the gradient is usable.
 bool sum_chunk(const Tensor &x, const Chunk &c, const Slope *slope, bool along_p, float limit, Sums &to) {
     bool usable = true;
     for (int64_t b = c.begin; b < c.end; b += BLOCK) {
@@ -317,12 +243,12 @@ bool sum_chunk(const Tensor &x, const Chunk &c, const Slope *slope, bool along_p
 #ifdef TRACED
         to.along_trace += along_trace(x, b, end);
 #endif
-        usable &= is_usable(x.g, limit, b, end);  // last: the sums have brought it near
+        usable &= is_usable(x.g, limit, b, end);  // last: the sums have loaded it
     }
     return usable;
 }
 
-// -lr < g, d theta / dq >; hyper/gradient.py has the formula of the last, ln lr.
+// -lr < g, d theta / dq >; learning/hypergradient.py has the formula of the last, ln lr.
 void derivatives(const Tensor &x, const Slope &slope, const Sums &sums, double *h) {
     combine(slope, sums.of_rule, h);
     const double lr = x.applied[0], decay = weight_decay_of(x), kept = 1 - lr * decay;
@@ -351,18 +277,18 @@ bool chunk_hypergradients(const Tensor &x, const Chunk &c, bool of_lr, float lim
 
 extern "C" {
 
-// Layout check: a mistake here would write anywhere.
-int64_t row_bytes() { return sizeof(Row); }
-int64_t job_bytes() { return sizeof(Job); }
+// For a check of the layout: a mistake would write anywhere.
+int64_t state_bytes() { return sizeof(StatePointers); }
+int64_t step_bytes() { return sizeof(StepPointers); }
 
 // Whether every gradient is within `limit`.
-void check(const Job *jobs, int64_t count, int threads, double limit, bool *all_usable) {
-    const Work work(jobs, count);
-    const Array<Chunk> &chunks = work.chunks;
+void check(const StepPointers *steps, int64_t count, int threads, double limit, bool *all_usable) {
+    const ChunkedTensors all(steps, count);
+    const Array<Chunk> &chunks = all.chunks;
     const Array<char> usable(chunks.size);
     share_out(chunks.size, threads, [&](int64_t j) {
         const Chunk &c = chunks[j];
-        usable[j] = is_usable(work.xs[c.tensor].g, float(limit), c.begin, c.end);
+        usable[j] = is_usable(all.xs[c.tensor].g, float(limit), c.begin, c.end);
     });
     *all_usable = true;
     for (int64_t j = 0; j < chunks.size; j++) *all_usable = *all_usable && usable[j];
@@ -370,32 +296,32 @@ void check(const Job *jobs, int64_t count, int threads, double limit, bool *all_
 
 // out, (scopes, columns): hypergradients of all tensors, `columns` LEARNED, or one more with lr's; then whether every
 // gradient is within `limit`.
-void hypergradients(const Job *jobs, int64_t count, int threads, double limit, int of_lr, int64_t scopes, int columns,
+void hypergradients(const StepPointers *steps, int64_t count, int threads, double limit, int of_lr, int64_t scopes, int columns,
                     double *out, bool *all_usable) {
-    const Work work(jobs, count);
-    const Array<Chunk> &chunks = work.chunks;
+    const ChunkedTensors all(steps, count);
+    const Array<Chunk> &chunks = all.chunks;
     const Array<double> h(chunks.size * HYPERGRADIENTS);
     const Array<char> usable(chunks.size);
     share_out(chunks.size, threads, [&](int64_t j) {
-        const Tensor &x = work.xs[chunks[j].tensor];
+        const Tensor &x = all.xs[chunks[j].tensor];
         usable[j] = chunk_hypergradients(x, chunks[j], of_lr, float(limit), &h[j * HYPERGRADIENTS]);
     });
     std::fill(out, out + scopes * columns, 0.0);
     *all_usable = true;
-    for (int64_t j = 0; j < chunks.size; j++) {  // in this order, whoever made them
+    for (int64_t j = 0; j < chunks.size; j++) {  // in this order, whichever thread computed them
         for (int q = 0; q < columns; q++)
-            out[work.xs[chunks[j].tensor].scope * columns + q] += h[j * HYPERGRADIENTS + q];
+            out[all.xs[chunks[j].tensor].scope * columns + q] += h[j * HYPERGRADIENTS + q];
         *all_usable = *all_usable && usable[j];
     }
 }
 
-// Weights, slots and memory of the update one step on; nothing at all unless *usable.
-void advance(const Job *jobs, int64_t count, int threads, const bool *usable) {
+// Moves weights, slots and the last update by one step, if *usable.
+void advance(const StepPointers *steps, int64_t count, int threads, const bool *usable) {
     if (!*usable) return;
-    const Work work(jobs, count);
-    const Array<Chunk> &chunks = work.chunks;
+    const ChunkedTensors all(steps, count);
+    const Array<Chunk> &chunks = all.chunks;
     share_out(chunks.size, threads, [&](int64_t j) {
-        const Tensor &x = work.xs[chunks[j].tensor];
+        const Tensor &x = all.xs[chunks[j].tensor];
         const double lr = x.now[0], keep = 1 - lr * weight_decay_of(x);
         const auto loop = !x.applied           ? move_chunk<false, false>
                           : Steps::settles(x) ? move_chunk<true, true>
@@ -403,7 +329,7 @@ void advance(const Job *jobs, int64_t count, int threads, const bool *usable) {
         loop(x, Steps(x), keep, lr, chunks[j].begin, chunks[j].end);
     });
     for (int64_t j = 0; j < count; j++) {  // after all chunks have read them
-        const Tensor &x = work.xs[j];
+        const Tensor &x = all.xs[j];
         Steps steps(x);
         if (!x.applied) steps.between.move(steps.now);
         for (int k = 0; k < SCALARS; k++) *x.scalars[k] = steps.between.w[k];

@@ -1,4 +1,4 @@
-// Where tensors lie in memory, and how, read for many of them in one call.
+// Reads addresses, shapes and dtypes of many tensors in one call.
 //
 // The functions that read one tensor are torch's C interface (torch/csrc/inductor/aoti_torch/c/shim.h), which stays the
 // same from version to version, and which tensors.py fills in. None of them changes a tensor or its count of references.
@@ -12,7 +12,7 @@ typedef const void *Handle;  // where a tensor of C++ is, in an object of Python
 template <typename T>
 using Get = int32_t (*)(Handle, T *);  // 0 where it succeeds
 
-// What Python fills in once, in this order.
+// Python fills it in once, in this order.
 struct Torch {
     const char *(*item)(void *list, intptr_t i);  // PyList_GetItem
     int64_t type_at, handle_at;                   // bytes into an object: its type; the handle
@@ -24,7 +24,7 @@ struct Torch {
     bool (*is_neg)(Handle);
 };
 
-// How a tensor is seen: numbers that are the same as long as nothing has changed but its elements.
+// The look of a tensor: numbers that don't change as long as only its elements do.
 constexpr int FIXED = 8, DIMS = 8;
 struct Look {
     int64_t object, type, tensor, kind, data, storage_bytes, storage_offset, dim;

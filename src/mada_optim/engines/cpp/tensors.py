@@ -1,8 +1,8 @@
-"""Reads where many tensors lie, and how, in one call: tensors.cpp, compiled once per machine.
+"""Reads addresses, shapes and dtypes of many tensors in one call of tensors.cpp, compiled once per machine.
 
-It calls torch's stable C interface on the C++ tensors inside Python's objects. Their place in an object is searched
-for, and what is read is compared with what Python says, before any of it is used. Python alone takes five to fifty
-times as long (`mada_optim.placement`), which shows in a step of many small tensors (docs/results/performance.md).
+It calls torch's stable C interface on the C++ tensors inside Python's objects. It searches for their place in an
+object, and compares what it reads with Python's answers before it is used. Python alone takes five to fifty times as
+long (`mada_optim.placement`), which matters in a step of many small tensors (docs/results/performance.md).
 """
 
 import ctypes
@@ -20,8 +20,8 @@ from mada_optim.engines.cpp import build
 
 SOURCE = Path(__file__).with_name("tensors.cpp")
 TYPES = (Tensor, torch.nn.Parameter)
-FIXED = 8  # tensors.cpp has it too, and the order of numbers in `Look`
-OBJECT_WORDS = 8  # of a Python object, among which its type and its tensor are looked for
+FIXED = 8  # as in tensors.cpp, like the order of numbers in `Look`
+OBJECT_WORDS = 8  # of a Python object, which are searched for its type and its tensor
 WORD = array("q").itemsize
 GETTERS = (
     *"layout dtype device_type dim storage_size storage_offset sizes strides data_ptr".split(),
@@ -31,14 +31,10 @@ Refused = (build.BuildError, OSError, AttributeError, StopIteration, ValueError)
 
 
 class Reader:
-    """Reads tensors through tensors.cpp.
-
-    Raises:
-        BuildError, OSError, AttributeError, StopIteration, ValueError: It can't be built, or torch isn't as expected.
-    """
+    """Reads tensors through tensors.cpp. Raises one of `Refused` if it can't be built, or torch isn't as expected."""
 
     def __init__(self) -> None:
-        code = ctypes.PyDLL(build.load("", (), SOURCE)._name)  # the lock of Python is held: objects are read
+        code = ctypes.PyDLL(build.load("", (), SOURCE)._name)  # holds Python's lock, since it reads objects
         self._take, self._holds, self._plain = code.take, code.holds, code.plain
         code.max_numbers.restype = self._take.restype = ctypes.c_int64
         self._width = code.max_numbers()
@@ -48,13 +44,13 @@ class Reader:
         self._like = self._trusted()
 
     def _trusted(self) -> "array[int]":
-        """The look of one element as loops take it, once what is read has proved right."""
+        """The look of one element as loops take it, once reading has been compared with Python."""
         xs = [zeros(3, 1, 2)[1:].mT, torch.nn.Parameter(zeros()), torch._neg_view(zeros(2))]
         like = self.take([zeros(1)])
         for x in xs:
             look = self.take([x])
-            seen = (id(x), id(type(x)), x._cdata, x.data_ptr(), x.untyped_storage().nbytes(), x.storage_offset())
-            if like is None or look is None or (*look[:3], *look[4:7]) != seen:
+            expected = (id(x), id(type(x)), x._cdata, x.data_ptr(), x.untyped_storage().nbytes(), x.storage_offset())
+            if like is None or look is None or (*look[:3], *look[4:7]) != expected:
                 raise ValueError("tensors are not where they are expected in Python's objects")
             if list(look[7:]) != [x.ndim, *x.shape, *x.stride()] or (look[3] == like[3]) == x.is_neg():
                 raise ValueError("tensors are read otherwise than by Python")
@@ -62,7 +58,7 @@ class Reader:
         return like
 
     def take(self, tensors: list[Tensor]) -> "array[int] | None":
-        """How each is seen; None if one of them has no memory of its own, or is no plain tensor or parameter."""
+        """The looks of tensors; None if one has no memory of its own, or is no plain tensor or parameter."""
         if not set(map(type, tensors)) <= set(TYPES):
             return None
         looks = array("q", bytes(WORD * self._width * len(tensors)))
@@ -70,51 +66,52 @@ class Reader:
         return None if length < 0 else looks[:length]
 
     def holds(self, tensors: list[Tensor], looks: "array[int]") -> bool:
-        """Whether they are as many as, the same as, and as those from which `looks` was taken, which are alive."""
+        """Whether these are the tensors from which `looks` was taken, unchanged but for their numbers."""
         count = ctypes.c_int64(len(tensors))
         return bool(self._holds(self._pointer, ctypes.py_object(tensors), count, pointer(looks)))
 
     def plain(self, tensors: list[Any], sizes: "array[int]", to: int, step: int) -> bool:
-        """Whether each is one that loops take, of the sizes in `sizes`, after their number; writes the addresses.
+        """Whether the loops can take each tensor, with these sizes; writes the addresses.
 
         Args:
             tensors: Any objects.
-            sizes: What `sizes_of` gives.
-            to: The address where the first address is written.
-            step: How many words further the next one is.
+            sizes: The dimension and the sizes of each, one after another.
+            to: Where the first address is written.
+            step: How many words further the next one is written.
         """
-        what = (pointer(self._types), pointer(self._like), pointer(sizes), ctypes.c_void_p(to), ctypes.c_int64(step))
-        return bool(self._plain(self._pointer, ctypes.py_object(tensors), ctypes.c_int64(len(tensors)), *what))
+        arguments = (
+            pointer(self._types),
+            pointer(self._like),
+            pointer(sizes),
+            ctypes.c_void_p(to),
+            ctypes.c_int64(step),
+        )
+        return bool(self._plain(self._pointer, ctypes.py_object(tensors), ctypes.c_int64(len(tensors)), *arguments))
 
 
 class Placement:
-    """What `mada_optim.placement.Placement` is, read by `Reader`; keeps the tensors alive.
-
-    Args:
-        reader: It.
-        tensors: Any tensors; those of other types than torch's own two are never where they were.
-    """
+    """As `mada_optim.placement.Placement`, read by `Reader`; keeps the tensors alive."""
 
     def __init__(self, reader: Reader, tensors: list[Tensor]) -> None:
         self._reader, self._tensors = reader, tensors
         self._looks = reader.take(tensors)
 
     def holds(self, tensors: list[Tensor]) -> bool:
-        """Whether they are the same, lie where they lay, and are seen as they were. Their numbers may differ."""
+        """Whether they are the same tensors, unchanged but for their numbers."""
         if self._looks is None or len(tensors) != len(self._tensors):
             return False
         return self._reader.holds(tensors, self._looks)
 
 
 class PlainSteps:
-    """Says of all tensors of a step at once whether loops take them."""
+    """Tells for all tensors of a step at once whether the loops can take them."""
 
     def __init__(self) -> None:
         self._sizes = array("q")
         self._addresses = array("q")
 
     def takes(self, ps: list[Any], gs: list[Any]) -> bool:
-        """Whether all parameters, and their gradients, are plain; False too where Python would have to ask each."""
+        """Whether all parameters and gradients are plain; False too if Python would have to ask each."""
         read = reader()
         if read is None or not set(map(type, ps)) | set(map(type, gs)) <= set(TYPES):
             return False
@@ -127,9 +124,8 @@ class PlainSteps:
 
 
 def placement_of(tensors: list[Tensor]) -> "Placement | placement.Placement":
-    """Where tensors lie, and how."""
-    found = reader()
-    return placement.Placement(tensors) if found is None else Placement(found, tensors)
+    read = reader()
+    return placement.Placement(tensors) if read is None else Placement(read, tensors)
 
 
 def plain(x: object) -> bool:
@@ -137,12 +133,12 @@ def plain(x: object) -> bool:
     if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
         return False
     dense = x.dtype is torch.float32 and x.is_cpu and x.is_contiguous() and not x.is_neg()
-    return dense and (x.data_ptr() != 0 or not x.numel())  # there are zeros that have no memory
+    return dense and (x.data_ptr() != 0 or not x.numel())  # torch may leave zeros without memory
 
 
 @functools.cache
 def reader() -> Reader | None:
-    """The reader; None where there is no compiler, or a torch that isn't known."""
+    """The reader; None without a compiler, or for an unknown torch."""
     try:
         return Reader()
     except Refused:
@@ -150,11 +146,7 @@ def reader() -> Reader | None:
 
 
 def functions() -> "array[int]":
-    """`Torch` in tensors.cpp.
-
-    Raises:
-        OSError, AttributeError, StopIteration: This torch lacks one of them.
-    """
+    """`Torch` in tensors.cpp. Raises OSError, AttributeError or StopIteration if this torch lacks a function."""
     of_torch = ctypes.CDLL(str(next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))))
     calls = [getattr(of_torch, f"aoti_torch_get_{name}") for name in GETTERS]
     item, is_neg = ctypes.pythonapi.PyList_GetItem, of_torch[IS_NEG]
@@ -165,36 +157,30 @@ def functions() -> "array[int]":
 
 
 def zeros(*shape: int) -> Tensor:
-    """What loops take, whatever the script's default dtype and default device are."""
+    """Zeros that loops can take, whatever the script's default dtype and device are."""
     return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
 
 def place_of(numbers: Sequence[int], objects: Sequence[object]) -> int:
-    """How many bytes into each of some objects its number is.
-
-    Raises:
-        StopIteration: They aren't in the same place.
-    """
+    """How many bytes into each object its number is. Raises StopIteration if the places differ."""
     places = (WORD * k for k in range(OBJECT_WORDS))
     pairs = list(zip(objects, numbers, strict=True))
     return next(k for k in places if all(ctypes.c_int64.from_address(id(x) + k).value == n for x, n in pairs))
 
 
 def address(function: Any) -> int:
-    """Where a function of a library is."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def pointer(numbers: "array[int]") -> ctypes.c_void_p:
-    """To the first of them."""
     return ctypes.c_void_p(numbers.buffer_info()[0])
 
 
 def sizes_of(tensors: Sequence[Tensor]) -> "array[int]":
-    """The number of sizes, and the sizes, of each."""
+    """The dimension and the sizes of each, one after another."""
     return array("q", [n for x in tensors for n in (x.ndim, *x.shape)])
 
 
 def sizes_of_plain(xs: Sequence[Any]) -> "array[int] | None":
-    """`sizes_of` of what loops take; None if one of them is another object, or has lost its memory."""
+    """`sizes_of` for tensors that loops take; None if one is another object, or has lost its memory."""
     return sizes_of(xs) if all(map(plain, xs)) and all(map(placement.intact, xs)) else None

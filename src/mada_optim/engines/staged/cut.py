@@ -1,10 +1,10 @@
-"""A rule of matrices cut in three, of which the outer parts are pointwise, and have loops as any pointwise rule has.
+"""Cuts a rule that orthogonalizes into two pointwise parts, and the operation on matrices between them.
 
-    head     (g, s) -> (x, s')     of Muon: the momentum, and x, what it would be with g once more
-    middle   x -> O                of whole matrices: one of `mada_optim.matrices.polar_factor`
-    tail     O -> u                of Muon: kappa O
+    head     (g, s) -> (x, s')     Muon: the momentum, and x, the momentum with g once more
+    middle   x -> O                on whole matrices: one of `mada_optim.matrices.polar_factor`
+    tail     O -> u                Muon: kappa O
 
-Both parts are read from the rule's own graph. A rule whose update needs more than O after the cut has none.
+Both parts are taken from the rule's graph. A rule whose update needs more than O after the cut can't be cut.
 """
 
 import functools
@@ -23,9 +23,9 @@ class Stages:
     """The three parts.
 
     Attributes:
-        head: A rule whose update is what `middle` takes, with the slots of the whole.
-        middle: What is of whole matrices.
-        tail: A rule without slots, whose gradient is what `middle` gives.
+        head: A rule whose update is the middle's argument, with all slots.
+        middle: The operation on whole matrices.
+        tail: A rule without slots; its gradient is the middle's result.
     """
 
     head: Rule
@@ -35,7 +35,7 @@ class Stages:
 
 @functools.lru_cache(maxsize=256)
 def cut(form: Rule) -> Stages | None:
-    """The parts of what is left of a rule; None where it isn't pointwise in another way than this."""
+    """The parts of a rule's form; None if it isn't pointwise in another way."""
     try:
         before, after = trace(form), trace(form)
     except UNTRACEABLE:
@@ -50,13 +50,13 @@ def cut(form: Rule) -> Stages | None:
 
 
 def _middle(graph: fx.Graph) -> fx.Node | None:
-    """The one operation that isn't pointwise, if it is one."""
-    found = [x for x in graph.nodes if x.target in OF_MATRICES]
-    return found[0] if len(found) == 1 else None
+    """The only operation that isn't pointwise; None if there are several, or none."""
+    middles = [x for x in graph.nodes if x.target in OF_MATRICES]
+    return middles[0] if len(middles) == 1 else None
 
 
 def _goes_on_from_middle(graph: fx.Graph) -> bool:
-    """Puts the gradient where the middle was, as long as the update reads neither it nor a slot beside that."""
+    """Replaces the middle by the gradient; False if the update also reads the gradient or a slot."""
     middle = _middle(graph)
     beside = nodes_behind([outputs(graph)[0]], lambda x: () if x is middle else x.all_input_nodes)
     if middle is None or any(str(x.target) == "g" or str(x.target).startswith(SLOT) for x in beside):

@@ -1,8 +1,8 @@
-"""A rule's graph as torch operations that write into buffers, for a piece of a tensor that the caches hold.
+"""Lowers a rule's graph to torch operations that write into buffers, for a piece of a tensor that fits into the caches.
 
 There are fewer operations than in the graph: an average is one `lerp`, a product and a sum are one `addcmul`, and a
-choice by a comparison is arithmetic with its 0 or 1, which torch does several times as fast on a CPU. A value takes a
-buffer that is free, and leaves it after its last use.
+choice by a comparison is arithmetic with its 0 or 1, which is several times as fast on a CPU. A value takes a free
+buffer, and releases it after its last use.
 """
 
 import operator
@@ -44,7 +44,7 @@ OPERATIONS: dict[Any, Callable[..., Tensor]] = {
 
 
 class NoLoweringError(Exception):
-    """The rule has an operation that isn't lowered here."""
+    """The rule has an operation that can't be lowered."""
 
 
 class Instruction(NamedTuple):
@@ -56,16 +56,16 @@ class Instruction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Program:
+class Lowered:
     """Instructions on registers: elements first, then scalars (0-d), numbers, buffers.
 
     Attributes:
-        code: The instructions. The next value of a slot is left in that slot's own register.
+        code: The instructions. The next value of a slot is left in the slot's own register.
         elements: Names of the registers with one number per element.
-        scalars: Those of scalars, as nodes of the graph.
-        numbers: Those of numbers.
-        buffers: How many there are.
-        result: The register of the value that was asked for.
+        scalars: The nodes of scalar registers.
+        numbers: The values of number registers.
+        buffers: How many buffers there are.
+        result: The register of the requested value.
     """
 
     code: list[Instruction]
@@ -88,18 +88,14 @@ class Program:
 
 @dataclass(frozen=True)
 class Operation:
-    """What one value of the graph is made by."""
+    """The torch function that makes a value, and the values that it reads."""
 
     function: Callable[..., Tensor] | None  # None: it is the value that it reads
     reads: tuple[Any, ...]
 
 
-def lower(graph: fx.Graph, kinds: Builder, ends: Sequence[Any], slots: Mapping[str, Any]) -> Program:
-    """The part of `graph` that gives `ends`, one value or the totals, and the next `slots` by name.
-
-    Raises:
-        NoLoweringError: An operation isn't known here.
-    """
+def lower(graph: fx.Graph, kinds: Builder, ends: Sequence[Any], slots: Mapping[str, Any]) -> Lowered:
+    """The code for `ends`, one value or the totals, and for the next `slots`. Raises NoLoweringError."""
     wanted = [*ends, *slots.values()]
     needed = nodes_behind(wanted)
     steps = [x for x in graph.nodes if x in needed and x.op != "placeholder" and (kinds.is_element(x) or x in ends)]
@@ -113,7 +109,7 @@ def lower(graph: fx.Graph, kinds: Builder, ends: Sequence[Any], slots: Mapping[s
 
 def _operation(x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]) -> Operation:
     args: tuple[Any, ...] = (*x.args, *x.kwargs.values())
-    if x.target is total:  # of a buffer: `torch.dot` of two tensors gives other bits when they lie elsewhere
+    if x.target is total:  # not `torch.dot`, whose bits depend on the addresses
         return Operation(torch.sum, args)
     if x.target is operator.truediv and args[0] == 1.0:
         return Operation(torch.reciprocal, args[1:])
@@ -135,9 +131,9 @@ def _operation(x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], 
 def _average(
     x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]
 ) -> tuple[Any, ...] | None:
-    """(y, z, b), where x = a y + b z, b is made as 1 - a, and neither product is wanted for anything else.
+    """(y, z, b) if x = a y + b z with b made as 1 - a, and neither product has another use.
 
-    `lerp` is told b, as it is small where a memory is long, and fp32 has lost its digits in a.
+    `lerp` takes b, which is small for a long memory; in fp32, a has lost its digits.
     """
     args: tuple[Any, ...] = x.args
     products = [chosen[y].reads for y in args if y in once and chosen[y].function is torch.mul]
@@ -150,12 +146,11 @@ def _average(
 
 
 def _is_rest(b: Any, a: Any) -> bool:
-    """Whether b = 1 - a."""
     return isinstance(b, fx.Node) and b.target is operator.sub and tuple(b.args) == (1.0, a)
 
 
 def _rest_and_product(x: fx.Node, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]) -> tuple[Any, ...] | None:
-    """(r, a, b), where x = r + a b, and the product is wanted for nothing else."""
+    """(r, a, b) if x = r + a b, and the product has no other use."""
     left, right = x.args
     pairs: list[tuple[Any, Any]] = [(left, right), (right, left)][: 2 if x.target is operator.add else 1]
     for rest, y in pairs:
@@ -167,7 +162,7 @@ def _rest_and_product(x: fx.Node, chosen: Mapping[fx.Node, Operation], once: set
 
 
 def _choice(args: tuple[Any, ...], kinds: Builder) -> Operation:
-    """`where(c, y, z)`, with the condition's 0 or 1 in its place."""
+    """`where(c, y, z)` as arithmetic with the condition's 0 or 1."""
     c, y, z = args
     if y == 0.0 and not kinds.is_element(c):
         return Operation(_unless, (z, c))
@@ -179,13 +174,13 @@ def _choice(args: tuple[Any, ...], kinds: Builder) -> Operation:
 
 
 def _is_masked(z: Any, c: fx.Node) -> bool:
-    """Whether `z` is 0 where `c` holds already: it is a product with something that is."""
+    """Whether `z` is already 0 where `c` holds, as a product with something that is."""
     factors = z.args if isinstance(z, fx.Node) and z.target is operator.mul else ()
     return any(isinstance(y, fx.Node) and y.target is torch.where and y.args[:2] == (c, 0.0) for y in factors)
 
 
 def _still_read(steps: list[fx.Node], chosen: Mapping[fx.Node, Operation], wanted: Sequence[Any]) -> list[fx.Node]:
-    """Without the products that went into another operation."""
+    """The steps without products that were merged into another operation."""
     read = {x for x in wanted if isinstance(x, fx.Node)}
     for x in reversed(steps):
         if x in read:
@@ -199,8 +194,7 @@ def _allocate(
     ends: Sequence[Any],
     slots: Mapping[str, Any],
     kinds: Builder,
-) -> Program:
-    """Gives each value a register."""
+) -> Lowered:
     same: dict[Any, Any] = {}
     for x in steps:
         if chosen[x].function is None:
@@ -226,7 +220,7 @@ def _allocate(
     code, buffers = _code([(x, chosen[x].function, reads[x]) for x in steps], registers, last, home)
     code += [Instruction(_copy, (registers[x],), home[x]) for x in slots.values() if registers[x] != home[x]]
     result = registers[ends[0]] if len(ends) == 1 and ends[0] in registers else None
-    return Program(code, tuple(names), tuple(scalars), tuple(numbers), buffers - first, result)
+    return Lowered(code, tuple(names), tuple(scalars), tuple(numbers), buffers - first, result)
 
 
 def _code(
@@ -235,13 +229,11 @@ def _code(
     last: Mapping[Any, int],
     home: Mapping[Any, int],
 ) -> tuple[list[Instruction], int]:
-    """The instructions, and the number of registers with their buffers; `registers` takes up where each value is.
+    """The instructions, and the number of registers with buffers; adds each value's register to `registers`.
 
-    Args:
-        steps: Values, with what makes each and what that reads.
-        registers: Those of the inputs.
-        last: The last step that reads a value.
-        home: The registers of slots, by the slot's next value, which is put there once the slot is read out.
+    `steps` are values, with the function that makes each and the values that it reads. `last` is the last step that
+    reads a value. `home` is the register of the slot whose next value a value is; it goes there after the slot's last
+    use.
     """
     code, free, first = list[Instruction](), list[int](), len(registers)
     inputs, count = {register: x for x, register in registers.items()}, first
@@ -265,13 +257,13 @@ def _subcmul(x: Tensor, y: Tensor, z: Tensor, out: Tensor) -> Tensor:
 
 
 def _masked(x: Tensor, mask: Tensor, out: Tensor) -> Tensor:
-    """0 where `mask` is 1, else x; what is masked out may be infinite. `out` may be `x` or `mask`."""
+    """0 where `mask` is 1, else x, which may be infinite there. `out` may be `x` or `mask`."""
     finite = torch.clamp(x, -LARGEST, LARGEST)
     return torch.addcmul(finite, finite, mask, value=-1, out=out)
 
 
 def _unless(x: Tensor, condition: Tensor, out: Tensor) -> Tensor:
-    """0 where the 0-d condition is 1, else x, which is finite."""
+    """0 if the 0-d condition is 1, else x, which is finite."""
     return torch.mul(x, 1 - condition, out=out)
 
 

@@ -1,9 +1,9 @@
-"""Triton kernels for one form of a rule, written from the rule's own graph, with the arithmetic of loops.cpp.
+"""Writes the Triton kernels of a program from the rule's graph, with the arithmetic of loops.cpp.
 
-Three kinds of kernels. Per tensor, one lane each: `slope_values` and `step_values` compute scalars in double and leave
-them in a table; `step_values` moves the scalars of the state too. Per chunk of a tensor: `check`, `sums` and `move`
-read that table and run over the elements in fp32. Per tensor or scope, one program each: `combine` and `per_scope` add
-up, in a fixed order. Tensors are known by their addresses, in rows of an int64 table that `Layout` describes.
+Per tensor, one lane each: `slope_values` and `step_values` compute scalars in double and store them in a table;
+`step_values` also moves the scalars of the state. Per chunk of a tensor: `check`, `sums` and `move` read that table and
+run over the elements in fp32. Per tensor or scope, one program each: `combine` and `per_scope` add up, in a fixed
+order. `Layout` describes the int64 table with the tensors' addresses.
 """
 
 import operator
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from torch import fx
 
 from mada_optim.engines.code_writer import Writer, indented, name_of
+from mada_optim.engines.program import Program
 from mada_optim.engines.triton.language import HEAD, PER_SCOPE, SHAPE, TRITON, counted, kernel, load, loaded, one
 from mada_optim.graph.builder import total
 from mada_optim.graph.specialize import SLOT
-from mada_optim.rule import LR, Rule
+from mada_optim.rule import LR
 
 MASK = 0xFFFFFFFF
 BESIDE = ("step", "gradient", "applied", "anchor")
@@ -24,14 +25,7 @@ BESIDE = ("step", "gradient", "applied", "anchor")
 
 @dataclass(frozen=True)
 class Layout:
-    """What the kernels are told of each tensor.
-
-    Attributes:
-        coefficients: Of the rule.
-        hyper_parameters: Of the rule.
-        slots: Those of the form with one number per element.
-        scalar_slots: Those with one number per tensor.
-    """
+    """The columns of the tables that describe each tensor to the kernels, by the names of the program."""
 
     coefficients: tuple[str, ...]
     hyper_parameters: tuple[str, ...]
@@ -40,13 +34,13 @@ class Layout:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the int64 table: where the tensor's chunks begin and end, its size, addresses; 0 where there is none."""
+        """The int64 table: the tensor's first and last chunk, its size, and addresses; 0 for a missing one."""
         of_state = (*BESIDE, *(SLOT + name for name in (*self.slots, *self.scalar_slots)))
         return ("first", "last", "size", *of_state, "p", "g", "lr", "log_lr", *self.coefficients)
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """Of the fp64 table: what is a plain number in the tensor's group; 0 where an address is given instead."""
+        """The fp64 table: plain numbers of the tensor's group; 0 if there is an address instead."""
         return ("lr", "weight_decay", "horizon", *self.coefficients, *self.hyper_parameters)
 
 
@@ -55,11 +49,11 @@ class Code:
     """What `emit` wrote.
 
     Attributes:
-        source: Of the kernels.
-        layout: Of the tables that they read.
-        sums: How many sums a chunk has.
-        slope_values: Scalars per tensor that hypergradients are made with.
-        step_values: Those that the step is made with.
+        source: The source of the kernels.
+        layout: The tables that they read.
+        sums: Number of sums of a chunk.
+        slope_values: Number of scalars per tensor for the hypergradients.
+        step_values: Number of scalars per tensor for the step.
     """
 
     source: str
@@ -69,50 +63,18 @@ class Code:
     step_values: int
 
 
-def emit(
-    whole: Rule,
-    form: Rule,
-    forward: fx.Graph,
-    backward: fx.Graph,
-    learned: tuple[str, ...],
-    traced: bool,
-    state: str,
-    limit: float,
-) -> Code:
-    """The kernels.
-
-    Args:
-        whole: The rule.
-        form: What is left of it, with the slots that it needs.
-        forward: The graph of `form`.
-        backward: The graph of its derivatives.
-        learned: The learned coefficients, lr last.
-        traced: Whether lr is learned from its trace.
-        state: The dtype of slots, "float32" or "bfloat16".
-        limit: The largest gradient that a step takes.
-
-    Raises:
-        NoCodeError: The rule has an operation that isn't known here.
-    """
-    slots = tuple(slot.name for slot in form.slots if not slot.scalar)
-    scalar_slots = tuple(slot.name for slot in form.slots if slot.scalar)
-    layout = Layout(whole.coefficient_names(), tuple(whole.hyper_parameters), slots, scalar_slots)
-    return _Emitter(layout, forward, backward, learned, traced, state, limit).code()
+def emit(program: Program, forward: fx.Graph, backward: fx.Graph, limit: float) -> Code:
+    """The kernels of a program, from its graphs; `limit` is the largest accepted gradient. Raises NoCodeError."""
+    return _Emitter(program, forward, backward, limit).code()
 
 
 class _Emitter:
-    def __init__(
-        self,
-        layout: Layout,
-        forward: fx.Graph,
-        backward: fx.Graph,
-        learned: tuple[str, ...],
-        traced: bool,
-        state: str,
-        limit: float,
-    ) -> None:
-        self.layout, self.learned, self.traced, self.state, self.limit = layout, learned, traced, state, limit
-        self.settles = len(learned) > traced  # the state keeps the last update
+    def __init__(self, program: Program, forward: fx.Graph, backward: fx.Graph, limit: float) -> None:
+        hyper_parameters = tuple(program.rule.hyper_parameters)
+        layout = Layout(program.coefficients, hyper_parameters, program.slots, program.scalar_slots)
+        self.layout, self.learned, self.traced, self.limit = layout, program.learned, program.traced, limit
+        self.state = str(program.state_dtype or "float32").removeprefix("torch.")
+        self.settles, self.along_p = program.keeps_last_update, program.slopes_lr
         scalars = {q: f"q_{q}" for q in layout.coefficients} | {q: f"hyper_{q}" for q in layout.hyper_parameters}
         scalars |= {SLOT + name: f"w_{name}" for name in layout.scalar_slots} | {"t": "t"}
         elements = {"g": "g", **{SLOT + name: f"s_{name}" for name in layout.slots}}
@@ -126,9 +88,8 @@ class _Emitter:
         self.of_slope = [
             x for x in self.slope.shared if x in ends or any(self.slope.is_element(y) or y in ends for y in x.users)
         ]
-        self.along_p = self.settles and not traced and LR.name in learned
         sums = [f"sum_{j}" for j in range(len(self.slope.totals))] if self.settles else []
-        self.sums = [*sums, *["along_p"] * self.along_p, *["along_trace"] * traced]
+        self.sums = [*sums, *["along_p"] * self.along_p, *["along_trace"] * self.traced]
         self.then = 3  # in a row of step_values: lr, keep, share come first
         self.now = self.then + len(self.of_step) * self.settles
 
@@ -159,7 +120,7 @@ class _Emitter:
         return f"tl.load(row + {self._column(name)}, mask=here, other=0)"
 
     def _lanes(self) -> list[str]:
-        """Which tensors, and what of each is the same for the last update and for this one."""
+        """The tensor of each lane, and the values that the last update and this one share."""
         return [
             "j = tl.program_id(0) * LANES + tl.arange(0, LANES).to(tl.int64)",
             "here = j < count",
@@ -208,7 +169,7 @@ class _Emitter:
                 "lr = tl.where(weight_decay == 0, alpha, tl.minimum(alpha, most))",
             ]
         body += ["keep = 1.0 - lr * weight_decay"]
-        share = f"tl.where(before >= 1.0, 1.0 - {self._number('horizon')} * keep, 1.0)"  # of the anchor's way to p
+        share = f"tl.where(before >= 1.0, 1.0 - {self._number('horizon')} * keep, 1.0)"  # how far the anchor moves to p
         first = ("lr", "keep", share)
         body += [f"tl.store(values + j * {width} + {i}, {x}, mask=here)" for i, x in enumerate(first)]
         body += [
@@ -228,7 +189,7 @@ class _Emitter:
     # One chunk of a tensor.
 
     def _chunk(self, tensors: Sequence[str]) -> list[str]:
-        """Which elements, and the addresses of what has some, as pointers."""
+        """The elements of a chunk, and pointers into the tensors that have elements."""
         lines = [
             "c = tl.program_id(0).to(tl.int64)",
             "tensor = tl.load(chunks + 2 * c)",
@@ -247,7 +208,7 @@ class _Emitter:
         hint = [
             "if ALIGNED:",
             "    size = tl.multiple_of(size, 4)",
-        ]  # not in a function of its own: it is of a value, by name
+        ]  # not in a function: the hint belongs to a named value
         return [*hint, "for start in range(begin, tl.minimum(begin + CHUNK, size), BLOCK):", indented([*head, *body])]
 
     def _check(self) -> str:
@@ -306,7 +267,7 @@ class _Emitter:
         return kernel("move", f"table, chunks, values, steps, usable, {SHAPE}", [*body, *self._loop(inner)])
 
     def _moved(self, prefix: str, chosen: str) -> list[str]:
-        """The update `u`, and the slots one step on; `chosen` says from the new and the old."""
+        """The update `u`, and the slots one step on; `chosen` selects between new and old ones."""
         u, after = self.step.output
         lines = self.step.declarations(self.step.elements, prefix)
         lines += [f"u = {self.step.operand(u, True, prefix)}"]
@@ -337,7 +298,7 @@ class _Emitter:
             body += [f"k_{name_of(x)} = tl.load(k + {i})" for i, x in enumerate(self.of_slope)]
             body += [f"lr = {one(self._column('applied'))}", *self.slope.declarations(self.slope.combined, "k_")]
             h = [f"-lr * ({self.slope.operand(x, False, 'k_')})" for x in derivatives] + h
-        if self.along_p:  # hyper/gradient.py has the formula
+        if self.along_p:  # the formula is in learning/hypergradient.py
             body += [
                 f"decay = tl.load({self._place('weight_decay')})",
                 f"product = {self.slope.operand(product, False, 'k_')} + zero",

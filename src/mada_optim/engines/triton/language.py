@@ -1,4 +1,4 @@
-"""What every Triton kernel is made of: how an operation is written, and the functions that all kernels share."""
+"""Writes operations in Triton's language; and the functions that all kernels share."""
 
 from mada_optim.engines.code_writer import COMPARISONS, INFIX, Language, NoCodeError, indented
 
@@ -55,7 +55,7 @@ def loaded(variable: str, name: str) -> str:
 
 
 def counted(variable: str, limit: float) -> str:
-    """What is beyond the limit; NaN compares as nothing."""
+    """Counts elements beyond the limit; NaN compares as nothing."""
     return f"bad += tl.where(tl.abs({variable}) <= {limit!r}, 0, 1)"
 
 
@@ -104,7 +104,7 @@ def nearest(x, dtype: tl.constexpr):
 
 @triton.jit
 def narrowed(x, i, seed, dtype: tl.constexpr):
-    """`x` as it is stored: in bf16 rounded as engine/rounding.py says, to nearest in fp16."""
+    """`x` as it is stored: in bf16 rounded as engines/eager.py says, to nearest in fp16."""
     if dtype == tl.bfloat16:
         r = i.to(tl.uint32) * 0x9E3779B9 + seed
         r = (r ^ (r >> 16)) * 0x85EBCA6B

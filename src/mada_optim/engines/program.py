@@ -1,0 +1,109 @@
+"""The description of one program: a rule, its fixed and learned coefficients, and where and in which dtype it runs."""
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from mada_optim.graph.specialize import SLOT, Corners, specialize
+from mada_optim.layouts import Layout
+from mada_optim.matrices import hidden_matrices
+from mada_optim.rule import LR, Rule
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One form of a rule, as every engine takes it. Hashable, so that generated code can be cached by it.
+
+    Attributes:
+        rule: The whole rule; coefficients and hyper-parameters are passed in its order.
+        fixed: Coefficients and hyper-parameters that are constants 0 or 1.
+        learned: Names of the learned coefficients, lr last.
+        traced: Whether the hypergradient of lr is measured along its trace, over many steps.
+        device: Where the tensors are.
+        state_dtype: Dtype of the slots with one number per element; None: the dtype of computation.
+    """
+
+    rule: Rule
+    fixed: Corners = ()
+    learned: tuple[str, ...] = ()
+    traced: bool = False
+    device: torch.device = CPU
+    state_dtype: torch.dtype | None = None
+
+    @cached_property
+    def form(self) -> Rule:
+        """The rule without the terms and slots that the fixed coefficients switch off."""
+        return specialize(self.rule, self.fixed)
+
+    @cached_property
+    def one_step(self) -> tuple[str, ...]:
+        """Learned coefficients whose hypergradient is the derivative of the last update."""
+        return tuple(q for q in self.learned if not (self.traced and q == LR.name))
+
+    @cached_property
+    def of_rule(self) -> tuple[str, ...]:
+        """Learned coefficients of the rule: all but lr."""
+        return tuple(q for q in self.learned if q != LR.name)
+
+    @cached_property
+    def keeps_last_update(self) -> bool:
+        """Whether the state holds the last update: the slots before it, its gradient and its coefficients."""
+        return bool(self.one_step)
+
+    @cached_property
+    def slopes_lr(self) -> bool:
+        """Whether the hypergradient of lr is the derivative of the last update."""
+        return LR.name in self.one_step
+
+    @cached_property
+    def coefficients(self) -> tuple[str, ...]:
+        return self.rule.coefficient_names()
+
+    @cached_property
+    def slot_names(self) -> tuple[str, ...]:
+        return self.form.slot_names()
+
+    @cached_property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the form's slots with one number per element."""
+        return tuple(slot.name for slot in self.form.slots if not slot.scalar)
+
+    @cached_property
+    def scalar_slots(self) -> tuple[str, ...]:
+        """Names of the form's slots with one number per tensor."""
+        return tuple(slot.name for slot in self.form.slots if slot.scalar)
+
+    @cached_property
+    def beside_slots(self) -> tuple[str, ...]:
+        """Keys of a parameter's state that are not slots."""
+        return ("step", *("gradient", "applied") * self.keeps_last_update, *("anchor",) * self.traced)
+
+    @cached_property
+    def state_names(self) -> tuple[str, ...]:
+        """All keys of a parameter's state."""
+        step, *others = self.beside_slots
+        return (step, *self.slot_names, *others)
+
+    @cached_property
+    def state_keys(self) -> frozenset[str]:
+        return frozenset(self.state_names)
+
+    @cached_property
+    def scalar_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs of the rule's graph that have one number per tensor."""
+        slots = (SLOT + slot.name for slot in self.rule.slots if slot.scalar)
+        return (*self.coefficients, *self.rule.hyper_parameters, "t", *slots)
+
+    def fixed_in(self, group: MutableMapping[str, Any], layout: Layout) -> Corners:
+        """The coefficients and hyper-parameters that a group fixes at 0 or 1 for its parameters with this layout."""
+        return hidden_matrices.fixed(self.rule, group, self.learned, layout)
+
+    def of_parameter(self, group: MutableMapping[str, Any], parameter: int) -> "Program":
+        """The program of one parameter of a group, by its place."""
+        layout = hidden_matrices.flags(self.rule, group)[parameter]
+        return replace(self, fixed=self.fixed_in(group, layout))
