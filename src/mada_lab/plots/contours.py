@@ -76,15 +76,15 @@ def contours(surfaces: Sequence[Surface]) -> Figure:
     figure = Figure(figsize=(width, height))
     inner = {"left": 0.65 / width, "right": 1 - 0.15 / width, "bottom": 1.45 / height, "top": 1 - 0.3 / height}
     places = figure.add_gridspec(rows, len(LOSSES), hspace=0.24, wspace=0.1, **inner)
+    panels = places.subplots(sharex=True, sharey=True, squeeze=False)
     for column, which in enumerate(LOSSES):
         levels, colors = levels_of([surface.mean(which) for surface in surfaces]), _colors()
         norm = BoundaryNorm(levels, colors.N, extend="both")
-        for row, surface in enumerate(surfaces):
-            axes = figure.add_subplot(places[row, column])
+        for axes, surface in zip(panels[:, column], surfaces, strict=True):
             _panel(axes, surface, which, levels, norm, colors)
-            axes.set(xlabel="initial β₁" if row == rows - 1 else "", ylabel="" if column else "initial β₂")
-            axes.tick_params(labelbottom=row == rows - 1, labelleft=column == 0)
-        place = axes.get_position()
+            axes.set(xlabel="initial β₁", ylabel="initial β₂")
+            axes.label_outer()
+        place = panels[-1, column].get_position()
         bar = figure.add_axes((place.x0, 0.8 / height, place.width, 0.11 / height))
         figure.colorbar(ScalarMappable(norm, colors), cax=bar, orientation="horizontal", ticks=levels[::2])
         bar.set_xlabel(f"final {which} loss (nats)")

@@ -153,7 +153,7 @@ CAPTION = (
 def _lead(tables: Sequence[Table], scope: Scope) -> Text:
     seeds, map_seeds = (", ".join(map(str, x)) for x in (scope.seeds, scope.map_seeds))
     tuning = f"{scope.trials} trials of each family on seed 0, the best on seeds {seeds}"
-    return Text(f"{len(tables)} tasks; {tuning}; maps on seeds {map_seeds}.", "lead")
+    return Text(f"Tasks: {len(tables)}; {tuning}; maps on seeds {map_seeds}.", "lead")
 
 
 def _figures(t: Table, scope: Scope) -> dict[str, Figure]:
