@@ -50,7 +50,7 @@ def trained(words: list[str], kind: type[RunConfig]) -> "TrainState":
             data = open_data(config)
         if config.out_dir is None:
             here = world.current(device.choose(config).device)
-            config = replace(config, out_dir=here.told(fresh_folder(config.dataset)))
+            config = replace(config, out_dir=here.broadcast(fresh_folder(config.dataset)))
             say([f"the run folder is {config.out_dir}"])
         with mirrored(config, bar) if is_first else nullcontext(bar) as listen:
             return train(config, data, listen)
