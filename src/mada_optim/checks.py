@@ -13,6 +13,8 @@ from mada_optim.rule import DECAY, LR, Coefficient, Interval, Rule
 
 NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
 POSITIVE = Interval(math.ulp(0.0), math.inf, open_high=True)
+#: The engines, the fastest first.
+ENGINES = ("triton", "cpu", "tiled", "eager")
 FACTOR = Interval(1e-30, 1e30)  # limits of the learned factor of lr
 
 
@@ -92,7 +94,7 @@ def state_dtype(dtype: object) -> torch.dtype | None:
 
 def engine(name: str) -> str:
     """The name of an engine, or "auto". Raises ValueError if there is no such engine."""
-    return member("engine", name, ("auto", "eager", "tiled", "cpu", "triton"), "leave it at 'auto'")
+    return member("engine", name, ("auto", *ENGINES), "leave it at 'auto'")
 
 
 def scope_given(name: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from mada_optim.checks import ENGINES
 from mada_optim.engines import choice
 from mada_optim.engines.eager import Eager
 from mada_optim.engines.program import Program
@@ -52,7 +53,7 @@ class Dispatcher:
     def engine(self) -> str:
         """Name of the fastest engine in use."""
         names = {kernel.name for kernel in self.kernels}
-        return next((name for name in ("triton", "cpu", "tiled") if name in names), "eager")
+        return next((name for name in ENGINES if name in names), "eager")
 
     def forget(self) -> None:
         """Makes the kernels drop all addresses."""
