@@ -34,7 +34,7 @@ REFUSED = [
     ({"learn": HyperSGD("beta1", bounds={"beta1": (0.5, 0.1)})}, r"expected low <= high"),
     ({"learn": HyperSGD("beta1", bounds={"beta1": (0.5, 2.0)})}, r"bounds of beta1=2.0"),
     ({"learn": HyperSGD("rho", bounds={"c": (0.0, 1.0)})}, r"bounds key='c'"),
-    ({"engine": "warp"}, r"engine='warp': expected one of 'auto', 'eager', 'tiled', 'cpu'"),
+    ({"engine": "warp"}, r"engine='warp': expected one of 'auto', 'triton', 'cpu', 'tiled', 'eager'"),
     ({"state_dtype": torch.int8}, r"state_dtype=torch.int8: expected torch.float32, torch.bfloat16"),
     ({"rule": "lion"}, r"rule='lion': expected a rule with .*, got one without beta3, rho, c, gamma; use"),
     ({"rule": "adan"}, r"rule='adan': .* without rho, c, gamma; use the optimizer of that name, or HyperOptimizer\("),
@@ -63,7 +63,7 @@ LEARNERS = [
     (lambda: HyperTorch("beta1", scope="layer"), r"scope='layer'"),
     (lambda: LearnedLR(scope="layer"), r"scope='layer'"),
     (lambda: LearnedLR(rate=-1.0), r"rate=-1.0: expected a number in \[0, inf\)"),
-    (lambda: LearnedLR(clip=-1.0), r"clip=-1.0: expected a number in \[0, inf\); 1 is the default"),
+    (lambda: LearnedLR(clip=-1.0), r"clip=-1.0: expected a number in \[0, inf\); math.inf is no limit, the default is 1.0"),
     (lambda: LearnedLR(start=-1), r"start=-1"),
     (lambda: LearnedLR(reach=-0.1), r"reach=-0.1: expected a number in \[0, inf\)"),
 ]
