@@ -44,7 +44,7 @@ def _coefficients() -> Iterator[Member]:
     for name, by_rule in rules.items():
         q, *others = by_rule.values()
         allowed = q.domain if all(x.domain == q.domain for x in others) else REAL
-        text = f"{q.meaning} In {q.domain}. Of {', '.join(by_rule)}. None: the optimizer's default."
+        text = f"{q.meaning} In {q.domain}. Of the rules {', '.join(by_rule)}. None: the optimizer's default."
         yield name, float | None, Key(Topic.OPTIMIZER, Resume.FIXED, None, allowed, of_optimizer=True, text=text)
 
 
