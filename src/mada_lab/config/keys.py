@@ -55,14 +55,14 @@ class Declared:
         FIXED,
         "automuon",
         also="optim opt",
-        text="automuon: Muon on hidden matrices, Adam elsewhere, a learned learning rate (rule mada_matrix; betas are kept "
-        "in a safe range). autoadam: the same without Muon (rule mada). mada: the paper's, six learned coefficients, a "
-        "given learning rate. mada_matrix: mada with Muon on hidden matrices. hyperadam: Adam with learned betas (rule "
-        "adam). mada_released: mada by the rule of the published code. mada_published: mada as the published training "
-        f"scripts compute it. Or a rule of mada_optim with nothing learned: {PLAIN}. Baselines: adamw (torch's), prodigy, "
-        "schedulefree, torch_muon (torch's, with AdamW on all but hidden matrices). Controls: mada_traced (mada, and the "
-        "size of each step in the record), mada_paced (fixed coefficients, each step rescaled to the size that it had in "
-        "a recorded run).",
+        text="automuon: Muon on hidden matrices, Adam elsewhere, a learned learning rate (rule mada_matrix; betas are "
+        "kept in a safe range). autoadam: the same without Muon (rule mada). mada: the paper's, six learned "
+        "coefficients, a given learning rate. mada_matrix: mada with Muon on hidden matrices. hyperadam: Adam "
+        "with learned betas (rule adam). mada_released: mada by the rule of the published code. mada_published: "
+        "mada as the published training scripts compute it. Or a rule of mada_optim with nothing learned: "
+        f"{PLAIN}. Baselines: adamw (torch's), prodigy, schedulefree, torch_muon (torch's, with AdamW on all but "
+        "hidden matrices). Controls: mada_traced (mada, and the size of each step in the record), mada_paced "
+        "(fixed coefficients, each step rescaled to the size that it had in a recorded run).",
     )
     learning_rate: float | Literal["auto"] | None = Key(OPTIMIZER, LR_STEPS, None, NON_NEGATIVE, also="lr max_lr")
     """Peak learning rate: a number, or auto, computed from the shapes of the hidden matrices. A learned one starts
