@@ -18,11 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 class Saver:
-    """Writes the checkpoints of a run. In the background it writes one at a time, from copies.
+    """Writes the checkpoints of a run, together with the savers of the other processes in `world`.
 
-    Args:
-        config: The run.
-        world: The processes that write each checkpoint together; all of them have such a saver.
+    In the background it writes one at a time, from copies.
     """
 
     def __init__(self, config: RunConfig, world: World = ALONE) -> None:

@@ -33,11 +33,7 @@ class Cell:
 
 
 def read_surfaces(folder: Path) -> list[Surface]:
-    """The surfaces of a sweep in `folder`, or else of the authors' published grids (`published_tables`).
-
-    Raises:
-        ConfigError: There are none, or a record or a table is malformed.
-    """
+    """The surfaces of a sweep, or of the authors' published grids, in `folder`. Raises ConfigError if there are none."""
     return surfaces(_runs(folder) or _published(folder))
 
 

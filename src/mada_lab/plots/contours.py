@@ -33,23 +33,14 @@ STAR: style.Look = {
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """The final losses of one optimizer over a grid of initial betas.
+    """The final losses of one optimizer over a grid of initial betas."""
 
-    Attributes:
-        name: The optimizer.
-        beta1: Shape (m,), rising.
-        beta2: Shape (n,), rising.
-        training: Training losses in nats, (m, n, seeds); NaN where a run failed or there is none.
-        validation: Validation losses in nats, (m, n, seeds).
-        ran: Whether there is a run, (m, n, seeds).
-    """
-
-    name: str
-    beta1: Floats
-    beta2: Floats
-    training: Floats
-    validation: Floats
-    ran: NDArray[np.bool_]
+    name: str  #: that of the optimizer
+    beta1: Floats  #: shape (m,), rising
+    beta2: Floats  #: shape (n,), rising
+    training: Floats  #: training losses in nats, (m, n, seeds); NaN where a run failed or there is none
+    validation: Floats  #: validation losses in nats, (m, n, seeds)
+    ran: NDArray[np.bool_]  #: whether there is a run, (m, n, seeds)
 
     def losses(self, which: str) -> Floats:
         """`training` or `validation`."""

@@ -55,11 +55,7 @@ class RunRecord:
 
     @classmethod
     def create(cls, folder: Path, manifest: Json) -> Self:
-        """Starts the record of a new run in `folder`, which is made if necessary.
-
-        Raises:
-            ConfigError: The folder holds a run already, or can't be made or written.
-        """
+        """Starts the record of a new run in `folder`. Raises ConfigError if it holds one, or can't be written."""
         require_absent(folder)
 
         def no_folder(error: OSError) -> ConfigError:

@@ -13,19 +13,12 @@ HIGHEST = 1e-2  # the base learning rates up to it are those that a user may wel
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure.
+    """A figure, with its goal."""
 
-    Attributes:
-        what: What is measured.
-        asked: The goal, in words.
-        measured: The result, in words; "-" if it wasn't measured.
-        holds: Whether the result meets the goal; None if it wasn't measured.
-    """
-
-    what: str
-    asked: str
-    measured: str
-    holds: bool | None
+    what: str  #: what is measured
+    asked: str  #: the goal, in words
+    measured: str  #: the result, in words; "-" if it wasn't measured
+    holds: bool | None  #: whether the result meets the goal; None if it wasn't measured
 
 
 def figures(tables: Sequence[Table], scope: Scope) -> list[Figure]:

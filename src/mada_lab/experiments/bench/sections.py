@@ -31,26 +31,17 @@ Runs = dict[str, Values]
 
 @dataclass(frozen=True)
 class Scope:
-    """The part of the bench that is asked for.
+    """The part of the bench that is asked for."""
 
-    Attributes:
-        sections: Some of SECTIONS.
-        families: Names of the families that are tuned.
-        trials: Number of trials of each family.
-        seeds: Seeds of the defaults, of the tuned trials and of the ablations.
-        map_seeds: Seeds of the maps.
-        rates: Base learning rates of the map.
-        betas: First and second betas of the map.
-        mapped: Optimizers of the map of learning rates, or some of FROM_BASE.
-    """
-
-    sections: tuple[str, ...] = SECTIONS
-    families: tuple[str, ...] = tuple(FAMILIES)
-    trials: int = 16
-    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    map_seeds: tuple[int, ...] = (1, 2)
-    rates: tuple[float, ...] = RATES
+    sections: tuple[str, ...] = SECTIONS  #: some of SECTIONS
+    families: tuple[str, ...] = tuple(FAMILIES)  #: names of the families that are tuned
+    trials: int = 16  #: number of trials of each family
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)  #: seeds of the defaults, of the tuned trials and of the ablations
+    map_seeds: tuple[int, ...] = (1, 2)  #: seeds of the maps
+    rates: tuple[float, ...] = RATES  #: base learning rates of the map
+    #: First and second betas of the map
     betas: tuple[tuple[float, ...], tuple[float, ...]] = (FIRST_BETAS, SECOND_BETAS)
+    #: Optimizers of the map of learning rates, or some of FROM_BASE
     mapped: tuple[str, ...] = ("adamw", *LR_FREE, *FROM_BASE)
 
     def tuned(self, task: BenchTask) -> tuple[str, ...]:

@@ -13,19 +13,12 @@ WARMUP = 0.06  # of the steps
 
 @dataclass(frozen=True)
 class BenchTask:
-    """A task.
-
-    Attributes:
-        name: Its name.
-        config: The keys that all its runs share. The learning rate ends at a tenth of its peak.
-        language: Whether it models text.
-        matrices: Whether its network has linear layers between the first and the last.
-    """
+    """A task."""
 
     name: str
-    config: RunConfig
-    language: bool = False
-    matrices: bool = True
+    config: RunConfig  #: the keys that all its runs share; the learning rate ends at a tenth of its peak
+    language: bool = False  #: whether it models text
+    matrices: bool = True  #: whether its network has linear layers between the first and the last
 
 
 def shared(steps: int, **keys: Any) -> dict[str, Any]:

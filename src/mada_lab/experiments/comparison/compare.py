@@ -38,8 +38,7 @@ SOURCE = "coefficients_from"
 def plans(base: TrainConfig, cases: Cases, seeds: Sequence[int]) -> list[Plan]:
     """The runs as one plan or two: those that need no other run, then those that take coefficients from another.
 
-    Raises:
-        ConfigError: A wrong key or value, or a source that isn't compared.
+    Raises ConfigError for a wrong key or value, and for a source that isn't compared.
     """
     full = {name: {"optimizer": name} | ALIASES.get(name, {}) | values for name, values in cases.items()}
     later = {name: values for name, values in full.items() if str(values.get(SOURCE, "")).startswith("@")}

@@ -36,18 +36,12 @@ class ClaimLost(Exception):  # noqa: N818 nothing went wrong here: others took t
 
 @dataclass(frozen=True)
 class Standing:
-    """How the points stand.
+    """How the points stand."""
 
-    Attributes:
-        settled: By point, the trial that has its result or its failure.
-        held: By point, the trial of the worker that computes it.
-        deaths: By point, how many workers died in it.
-        drawn: By point, name and keys that a worker has drawn for it, in a search.
-    """
-
-    settled: dict[int, Trial] = field(default_factory=dict)
-    held: dict[int, Trial] = field(default_factory=dict)
-    deaths: Counter[int] = field(default_factory=Counter)
+    settled: dict[int, Trial] = field(default_factory=dict)  #: by point, the trial that has its result or its failure
+    held: dict[int, Trial] = field(default_factory=dict)  #: by point, the trial of the worker that computes it
+    deaths: Counter[int] = field(default_factory=Counter)  #: by point, how many workers died in it
+    #: By point, name and keys that a worker has drawn for it, in a search
     drawn: dict[int, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod

@@ -33,19 +33,12 @@ State = TrialState
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as it was read.
+    """A trial as it was read."""
 
-    Attributes:
-        id: For the methods of its study.
-        number: Its place in the order in which all workers see the trials of a study.
-        state: How it stands.
-        facts: What workers noted.
-    """
-
-    id: int
-    number: int
-    state: State
-    facts: Mapping[str, Any]
+    id: int  #: for the methods of its study
+    number: int  #: its place in the order in which all workers see the trials of a study
+    state: State  #: how it stands
+    facts: Mapping[str, Any]  #: what workers noted
 
 
 class Study:
@@ -81,11 +74,7 @@ class Study:
             self._storage.set_trial_user_attr(trial, name, fact)
 
     def end(self, trial: int, state: State, value: float | None = None) -> bool:
-        """Ends a running trial with its result, and returns whether this worker ended it.
-
-        Raises:
-            TrialEnded: It has ended.
-        """
+        """Ends a running trial with its result; returns whether this worker ended it. Raises TrialEnded."""
         return self._storage.set_trial_state_values(trial, state, None if value is None else [value])
 
     def draw(self, trial: int, space: Mapping[str, Range | Choices], seed: int) -> dict[str, Any]:

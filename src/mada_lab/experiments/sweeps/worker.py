@@ -80,7 +80,6 @@ class Worker:
     """Computes points of a plan.
 
     Args:
-        plan: The points.
         claims: Shares the points out among workers.
         out: Folder of the run folders.
         listen: Follows the worker.

@@ -93,13 +93,7 @@ def _require_scalar(optimizer: HyperOptimizer) -> None:
 
 
 class Column:
-    """One coefficient, moved by its learner's own step and projected as the library does, both on floats.
-
-    Args:
-        name: The coefficient.
-        learner: What learns it.
-        rule: What it belongs to.
-    """
+    """The coefficient `name` of `rule`, moved by its learner's own step and projected as the library does."""
 
     def __init__(self, name: str, learner: HyperSGD, rule: Rule) -> None:
         self.name, self._velocity = name, 0.0
@@ -141,11 +135,7 @@ def on_floats(graph: fx.Graph) -> Callable[[Mapping[str, float]], Any]:
 
 
 def _compiled(graph: fx.Graph) -> Function:
-    """The graph, with its operations on tensors replaced, as a function of its inputs in their order.
-
-    Raises:
-        ValueError: It has an operation that is not known here.
-    """
+    """The graph, with its operations on tensors replaced, as a function of its inputs in their order."""
     for node in graph.nodes:
         if node.op in ("call_function", "call_method") and not _is_python(node.target):
             name = node.target if isinstance(node.target, str) else node.target.__name__
