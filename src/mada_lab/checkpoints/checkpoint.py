@@ -98,12 +98,18 @@ def write(run_folder: Path, taken: Snapshot, keep: int, world: World = ALONE) ->
         def begin() -> None:
             if world.is_first:
                 files.make_folder(folder.parent)
-                _require_space(folder.parent, taken.bytes)
+                if shutil.disk_usage(folder.parent).free < taken.bytes:
+                    raise OSError(0, "too little space on the disk")
                 opened.enter_context(files.new_folder(folder))
 
         def write_own() -> dict[str, Facts]:
-            shard = {taken.shard: safetensors_file(taken.pieces)} if taken.shard else {}
-            return _write_files(part, {**(_contents(taken) if world.is_first else {}), **shard})
+            contents = _contents(taken) if world.is_first else {}
+            if taken.shard:
+                contents[taken.shard] = safetensors_file(taken.pieces)
+            measured = {name: Measured(pieces) for name, pieces in contents.items()}
+            for name, pieces in measured.items():
+                files.write_new(part / name, pieces)
+            return {name: x.facts for name, x in measured.items()}
 
         def finish() -> None:
             if world.is_first:
@@ -149,20 +155,6 @@ def _contents(taken: Snapshot) -> dict[str, Iterator[Piece]]:
         values["shared"] = taken.index.packed()
     text = json.dumps(values, allow_nan=False).encode()
     return {TENSORS: safetensors_file(taken.tensors), VALUES: iter([text])}
-
-
-def _write_files(part: Path, contents: dict[str, Iterator[Piece]]) -> dict[str, Facts]:
-    facts = {}
-    for name, pieces in contents.items():
-        measured = Measured(pieces)
-        files.write_new(part / name, measured)
-        facts[name] = measured.facts
-    return facts
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    if shutil.disk_usage(folder).free < needed:
-        raise OSError(0, "too little space on the disk")
 
 
 def _free(folder: Path) -> int:

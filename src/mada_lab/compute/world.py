@@ -87,7 +87,7 @@ class World:
         return gathered
 
     def together(self, work: Callable[[], T], kind: type[LabError]) -> T:
-        """Returns `work()`, once all processes have; if it raised an error of this `kind` on one, all raise the first."""
+        """Returns `work()`, once all processes have; if it raised an error of this `kind` on any, all raise it."""
         if self.size == 1:
             return work()
         result, failure = None, None

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Range = tuple[float, float]
 
-SMOOTHING = 20
-"""A smoothed line averages over 1/SMOOTHING of the rows."""
+SMOOTHING = 20  # a smoothed line averages over 1/SMOOTHING of the rows
 
 
 def smooth(values: Sequence[float]) -> Floats:

@@ -31,7 +31,7 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes `figure` to `path`, and returns `path`. Raises ConfigError if it can't, or the ending is none of FORMATS."""
+    """Writes `figure` to `path`, and returns `path`. Raises ConfigError for an ending that is none of FORMATS."""
     if path.suffix not in FORMATS:
         what = f"expected a name that ends with {', '.join(FORMATS)}, got {path.name}; rename it"
         raise ConfigError(f"figure, {path}: {what}")

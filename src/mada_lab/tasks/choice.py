@@ -33,12 +33,7 @@ def _require_for_images(config: VisionConfig) -> None:
     words = " or ".join(init_from.WORDS)
     for key, fits, expected, remedy in (
         ("init_from", config.init_from in init_from.WORDS, words, "only texts start from trained weights"),
-        (
-            "parallel",
-            config.parallel == "ddp",
-            "ddp",
-            "image networks are small, and each process has a whole one",
-        ),
+        ("parallel", config.parallel == "ddp", "ddp", "image networks are small, and each process has a whole one"),
         ("peak_flops", config.peak_flops is None, "none", "leave it out: operations are counted for texts alone"),
     ):
         if not fits:

@@ -6,12 +6,15 @@ kept, and the run is marked as diverged too.
 """
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from mada_lab.experiments.seeds import final_loss, finished, run_name
+import numpy as np
+
+from mada_lab.experiments.seeds import band, final_loss, finished, run_name
 from mada_lab.records.run_record import Run, Series
 
 
@@ -81,11 +84,10 @@ class Table:
 
     def curve(self, name: str) -> Series:
         """The mean validation curve, at the steps that all runs have; what isn't finite counts as the ceiling."""
-        curves = [dict(zip(*curve, strict=True)) for curve in self.cells[name].curves]
-        steps = sorted(set.intersection(*(set(x) for x in curves))) if curves else []
-        ceiling, lost = self.ceiling, len(self.cells[name].losses) - len(curves)
-        means = [fmean([*(x[s] if math.isfinite(x[s]) else ceiling for x in curves), *[ceiling] * lost]) for s in steps]
-        return steps, means
+        cell, ceiling = self.cells[name], self.ceiling
+        steps, losses = band(cell.curves)
+        lost = [ceiling] * (len(cell.losses) - len(cell.curves))
+        return steps, [fmean([*x, *lost]) for x in np.where(np.isfinite(losses), losses, ceiling).T.tolist()]
 
     def steps_to(self, name: str, target: float) -> float:
         """When the mean curve first is at `target` or below, as a part of the run; inf if never, NaN without runs."""
@@ -107,9 +109,7 @@ def crossing(curve: Series, target: float) -> float:
 def geometric_mean(values: Iterable[float]) -> float:
     """Of positive numbers; NaN if there are none, or one is NaN, and inf if one is inf."""
     known = list(values)
-    if not known or any(math.isnan(x) for x in known):
-        return math.nan
-    return math.exp(fmean(math.log(x) for x in known)) if all(map(math.isfinite, known)) else math.inf
+    return statistics.geometric_mean(known) if known else math.nan
 
 
 def best(table: Table, names: Iterable[str]) -> str | None:

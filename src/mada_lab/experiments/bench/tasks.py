@@ -62,11 +62,7 @@ _ALL = (
     BenchTask("gpt_shakespeare_large", gpt(300, "shakespeare_char", **LARGE_GPT), language=True),
     BenchTask("gpt_wikitext_bpe", gpt(300, "wikitext_gpt2_small", **BPE_GPT), language=True),
     BenchTask("digits_noisy", digits(600, model="mlp", width=64, batch_size=4, label_noise=0.2)),
-    BenchTask(
-        "digits_deterministic",
-        digits(400, model="logistic", batch_size=1437, label_noise=0.1),
-        matrices=False,
-    ),
+    BenchTask("digits_deterministic", digits(400, model="logistic", batch_size=1437, label_noise=0.1), matrices=False),
 )
 #: By name. The deterministic one takes all training images at each step, and its labels can't all be learned.
 TASKS: dict[str, BenchTask] = {task.name: task for task in _ALL}

@@ -17,7 +17,7 @@ PLAN = "plan"
 
 
 def join(plan: Plan | None, storage: Storage, name: str, local: RunConfig) -> tuple[Plan, Study]:
-    """The sweep called `name`, begun if need be; without a `plan`, the stored one. Raises ConfigError if plans differ."""
+    """The sweep called `name`, begun if need be; without a `plan`, the stored one. Raises ConfigError for another."""
     pattern = re.compile(rf"{re.escape(name)}-[0-9a-f]{{12}}")
     texts = [storage.study(study).facts.get(PLAN) for study in storage.studies() if pattern.fullmatch(study)]
     known = [Plan.from_json(json.loads(text), local) for text in texts if text is not None]
