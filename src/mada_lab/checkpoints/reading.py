@@ -85,8 +85,6 @@ class Saved:
     """A checkpoint whose files are as they were written and fit each other. Tensors are read on request.
 
     Attributes:
-        folder: The folder of the checkpoint.
-        step: Optimizer steps done.
         entries: Types and shapes of all tensors, by name.
         outline: The tree, with large tensors on the device "meta": their shapes and types.
     """

@@ -100,9 +100,6 @@ class WritesNothing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Does nothing."""
-
     def has(self, step: int) -> bool:
         """Not asked: the first process knows."""
         return True
@@ -110,7 +107,7 @@ class WritesNothing:
     def nothing(self, *_: object) -> None:
         """Does nothing."""
 
-    save = poll = settle = close = log = sync = finish = nothing
+    __exit__ = save = poll = settle = close = log = sync = finish = nothing
 
 
 def saver_of(config: RunConfig, world: World) -> Saver | WritesNothing:

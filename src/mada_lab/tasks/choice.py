@@ -47,14 +47,10 @@ def kind(tree: dict[str, Any]) -> type[RunConfig]:
 
 
 def rebuild(config: RunConfig, tree: dict[str, Any]) -> nn.Module:
-    """The network of a checkpoint, with fresh weights.
+    """The network of a checkpoint with the configuration `config`, with fresh weights.
 
-    Args:
-        config: Its configuration. Before a network is made, sizes that exceed the saved weights are refused.
-        tree: The tree of the checkpoint.
-
-    Raises:
-        ConfigError, ValueError, KeyError, TypeError, AttributeError: The tree doesn't fit the configuration.
+    Raises ConfigError, ValueError, KeyError, TypeError or AttributeError if `tree` doesn't fit `config`. Sizes that
+    exceed the saved weights are refused before a network is made.
     """
     tensors: dict[str, Tensor] = tree["state"]["model"]
     match config:

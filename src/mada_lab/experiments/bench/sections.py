@@ -158,6 +158,11 @@ def followers(seeds: Sequence[int]) -> Runs:
 FIXED, EQUAL, TRACED = "mada.final_fixed", "mada.equal_rms", "mada.traced"
 
 
+def variants() -> list[str]:
+    """Names of the groups at defaults, with other hyper learning rates, and with one thing changed."""
+    return list(dict.fromkeys([*CONTENDERS.values(), *hyper_map(), *ablations(), FIXED, EQUAL]))
+
+
 def after_tuning(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:
     """All runs that need the tuning, and no other run."""
     groups, sections = tuned_groups(scope, task, best), scope.sections

@@ -79,11 +79,8 @@ QUICK_TEST: dict[type[RunConfig], dict[str, Any]] = {
 
 def quick(task: BenchTask) -> BenchTask:
     """The same task with a few steps and a small validation set, to see that all of it runs."""
-    keys = shared(QUICK_STEPS)
-    keys["eval_interval"] = keys["log_interval"] = QUICK_STEPS // 4
-    lengths = ("max_iters", "warmup_iters", "eval_interval", "log_interval", "checkpoint_interval")
-    small = {key: keys[key] for key in lengths}
-    return replace(task, config=replace(task.config, **small, hyper_start=4, **QUICK_TEST[type(task.config)]))
+    keys = shared(QUICK_STEPS, eval_interval=QUICK_STEPS // 4, log_interval=QUICK_STEPS // 4, hyper_start=4)
+    return replace(task, config=replace(task.config, **keys, **QUICK_TEST[type(task.config)]))
 
 
 def located(task: BenchTask, data_dir: str, device: str = "cpu") -> BenchTask:

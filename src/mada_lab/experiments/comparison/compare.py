@@ -88,17 +88,8 @@ def table(groups: Sequence[Group]) -> Table:
     return Table(HEAD, [_row(group, groups[0]) for group in groups], CAPTION)
 
 
-HEAD = (
-    "optimizer",
-    "validation loss",
-    "difference",
-    "lower in",
-    "training loss",
-    "difference",
-    "lower in",
-    "failed",
-    "ms per step",
-)
+PAIRED = ("difference", "lower in")
+HEAD = ("optimizer", "validation loss", *PAIRED, "training loss", *PAIRED, "failed", "ms per step")
 CAPTION = (
     "Losses in nats: mean ± standard deviation over seeds. Differences are paired: from the first optimizer's run of "
     "the same seed; “lower in” counts the seeds in which the loss is below that. Failed: no finite final loss."

@@ -81,13 +81,7 @@ class Claim:
 
 
 class Claims:
-    """One worker's view of the claims in a study.
-
-    Args:
-        study: Where the workers meet.
-        worker: A name for this worker.
-        grace: Seconds without a sign of life after which a worker counts as dead.
-    """
+    """The claims in `study`, for `worker`. After `grace` seconds without a sign of life, a worker counts as dead."""
 
     def __init__(self, study: Study, worker: str, grace: float) -> None:
         self.study, self.grace = study, grace

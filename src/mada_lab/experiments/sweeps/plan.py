@@ -189,11 +189,8 @@ def axis(key: str, text: str) -> list[Any]:
 
 def describe(point: int, values: Values) -> str:
     """A name for the folder of a drawn point."""
-    return f"{point:04d}_{_name('', {key: _short(x) for key, x in values.items()})}"
-
-
-def _short(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value
+    short = {key: f"{x:.4g}" if isinstance(x, float) else x for key, x in values.items()}
+    return f"{point:04d}_{_name('', short)}"
 
 
 def _product(grid: Mapping[str, Sequence[Any]]) -> Iterator[Values]:

@@ -23,6 +23,8 @@ from mada_lab.system import files
 TRIES, PAUSE = 5, 0.5  # seconds: workers that make the tables of one database at the same time disturb each other
 WAIT = 60  # seconds that a writer waits for the others' writes in an SQLite file
 
+Storage = BaseStorage
+study_names = optuna.get_all_study_names
 #: What a storage raises that can't be read or written.
 StorageError = StorageInternalError
 #: What a study raises if a trial that is to be changed has ended.
@@ -44,7 +46,7 @@ class Trial:
 class Study:
     """The study called `name`, made if need be."""
 
-    def __init__(self, storage: BaseStorage, name: str) -> None:
+    def __init__(self, storage: Storage, name: str) -> None:
         self._study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
         self._storage, self._id = self._study._storage, self._study._study_id  # the first has a cache
 
@@ -90,21 +92,6 @@ class Study:
         return dict(drawn.params)
 
 
-class Storage:
-    """A storage with its studies."""
-
-    def __init__(self, backend: BaseStorage) -> None:
-        self._backend = backend
-
-    def studies(self) -> list[str]:
-        """The names of the studies."""
-        return [study.study_name for study in self._backend.get_all_studies()]
-
-    def study(self, name: str) -> Study:
-        """The study called `name`, made if need be."""
-        return Study(self._backend, name)
-
-
 def open_storage(name: str) -> Storage:
     """The storage called `name`: a URL with `://` is a database, all else the path of a journal.
 
@@ -114,15 +101,11 @@ def open_storage(name: str) -> Storage:
         ConfigError: There can be no such storage.
         CheckpointError: The journal is damaged.
     """
-    return Storage(_database(name) if "://" in name else _journal(Path(name)))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # without a line for each study and trial
+    return _database(name) if "://" in name else _journal(Path(name))
 
 
-def quiet() -> None:
-    """Keeps optuna from logging each study and trial."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def _journal(path: Path) -> BaseStorage:
+def _journal(path: Path) -> Storage:
     try:
         files.make_folder(path.parent)
         path = path.resolve()
@@ -148,7 +131,7 @@ def _drop_torn_line(path: Path) -> None:
         files.write_at(path, content.rfind(b"\n") + 1, b"")
 
 
-def _database(url: str) -> BaseStorage:
+def _database(url: str) -> Storage:
     options = {"connect_args": {"timeout": WAIT}} if url.startswith("sqlite") else {}
     for i in range(TRIES):
         try:

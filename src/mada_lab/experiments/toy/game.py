@@ -29,7 +29,6 @@ BEST, WORST = -1.0, 1.0
 class Problem:
     """Slopes with a period: `first` at times 1, 1 + period, ..., and `other` at all other times."""
 
-    name: str
     period: int
     first: float
     other: float
@@ -43,8 +42,8 @@ class Problem:
 
 #: The synthetic experiment of their section 5, and theorem 1 with C = 3, where beta2 = 1/(1 + C^2).
 PROBLEMS = {
-    "reddi": Problem("reddi", 101, 1010.0, -10.0, (0.9, 0.99), {"sqrt": 0.5, "constant": 1e-3}),
-    "c3": Problem("c3", 3, 3.0, -1.0, (0.0, 0.1), {"sqrt": 0.1, "constant": 1e-2}),
+    "reddi": Problem(101, 1010.0, -10.0, (0.9, 0.99), {"sqrt": 0.5, "constant": 1e-3}),
+    "c3": Problem(3, 3.0, -1.0, (0.0, 0.1), {"sqrt": 0.1, "constant": 1e-2}),
 }
 
 #: lr / sqrt(t), which their theorems are about, and one lr throughout, as in MADA's published toy.

@@ -24,19 +24,10 @@ Numbers = dict[str, float]
 
 
 class ScalarOptimizer:
-    """Moves a number as `optimizer` would move a parameter that has one element.
+    """Moves the number `x`, from `start`, as `optimizer` would move a parameter that has one element.
 
-    Args:
-        optimizer: A fresh optimizer of one fp64 parameter, whose rule, options and learners are used; it is not
-            stepped. Weight decay, slots that aren't fp64, a learned lr and learners other than HyperSGD are refused.
-        start: The first value of the number.
-
-    Attributes:
-        x: The number; a caller may project it between two steps.
-        coefficients: The rule's coefficients by name, as learned, before a guard.
-
-    Raises:
-        ValueError: The optimizer has one of the options that are refused.
+    `optimizer` is a fresh one of one fp64 parameter. It is not stepped: its rule, options and learners are used. Raises
+    ValueError if it has weight decay, slots that aren't fp64, a learned lr or learners other than HyperSGD.
     """
 
     def __init__(self, optimizer: HyperOptimizer, start: float) -> None:
@@ -50,7 +41,8 @@ class ScalarOptimizer:
         slope = differentiate(graph, learned, scalars, with_product=False)
         self._update, self._slope = on_floats(graph), on_floats(slope)
 
-        self.x, self.t = start, 0
+        self.x, self.t = start, 0  # a caller may project x between two steps
+        #: The rule's coefficients by name, as learned, before a guard
         self.coefficients: Numbers = {q: float(group[q]) for q in rule.coefficient_names()}
         self._hyper = {name: float(group[name]) for name in rule.hyper_parameters}
         self._slots: Numbers = {SLOT + slot.name: slot.init for slot in form.slots}
