@@ -1,4 +1,4 @@
-"""When a run's checkpoints are written, where (in the loop or beside it), and what happens if the disk fails."""
+"""Saves the checkpoints of a run, in the training loop or in the background; handles a failing disk."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Numbers for figures: smoothed series, fewer points, vertical ranges with round spans."""
+"""Numbers for figures: smooths and thins series, and finds vertical ranges with round spans."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How a page names a run beside its line, and describes it in one sentence."""
+"""Names a run beside a sample of its line, and describes it in one sentence."""
 
 from collections.abc import Sequence
 from typing import Any

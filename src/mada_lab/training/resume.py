@@ -1,4 +1,4 @@
-"""The beginning of a run, or its continuation: state and record are brought to one and the same step."""
+"""Begins or resumes a run: brings its state and its record to the same step."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from mada_lab.system import environment
 from mada_lab.training import changes
 from mada_lab.training.state import TrainState
 
-#: How `mada-lab train` and `vision` go on where the folder is in use already.
+#: The remedy of `mada-lab train` and `vision` if the folder is in use already.
 GO_ON = "`--init_from=resume` goes on; another --out_dir starts anew"
 
 logger = logging.getLogger(__name__)

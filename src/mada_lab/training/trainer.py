@@ -60,7 +60,7 @@ def train(config: RunConfig, data: Data, listen: Listener, remedy: str = resume.
 
 
 class Trainer:
-    """Trains one run from `state`, at step 0, until a signal stops it; `listen` follows the run."""
+    """Trains one run from `state`, at step 0; `listen` follows the run, and `signals` stop it."""
 
     validation: Sequence[Batch]  #: the fixed batches of the validation loss
     training: Sequence[Batch]  #: the fixed batches of the final training loss

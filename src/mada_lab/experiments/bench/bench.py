@@ -1,4 +1,4 @@
-"""The bench: workers share the runs of each task, which come in three parts, and read them as tables."""
+"""The bench: workers divide the runs of each task, in three parts, and read them as tables."""
 
 import math
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ class Bench:
     tasks: Sequence[BenchTask]
     scope: Scope  #: the part of the bench that is asked for
     out: Path  #: folder of all runs
-    storage: Storage  #: where the workers share the runs out
-    listen: SweepListener  #: follows it
+    storage: Storage  #: divides the runs among the workers
+    listen: SweepListener  #: follows the worker
     grace: float = GRACE  #: seconds without a sign of life after which a worker counts as dead
     together: int = 1  #: runs that are trained side by side
-    errors: dict[str, dict[str, str]] = field(default_factory=dict)  #: by task and run, why it failed
+    errors: dict[str, dict[str, str]] = field(default_factory=dict)  #: the error of each failed run, by task and run
 
     def work(self) -> list[Table]:
         """Computes the missing runs, beside other workers; returns the tables of all tasks. Raises as `Worker.work`."""

@@ -1,4 +1,4 @@
-"""The figures that the bench is run for: what is asked of each, and what was measured."""
+"""The required figures of the bench: the goal of each, and the measured value."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ from mada_lab.experiments.bench.measure import Table, geometric_mean, is_better,
 from mada_lab.experiments.bench.sections import CONTENDERS, HYPER, Scope, best_name, betas_name, hyper_name, lr_name
 from mada_lab.experiments.seeds import NOTHING
 
-HIGHEST = 1e-2  # the base learning rates up to it are those that a user may well choose
+HIGHEST = 1e-2  # a user may well choose a base learning rate up to it
 
 
 @dataclass(frozen=True)

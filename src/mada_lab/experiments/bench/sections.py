@@ -19,11 +19,11 @@ SECOND_BETAS = (0.6, 0.9, 0.95, 0.99, 0.999)
 #: Factors on MADA's hyper learning rates: over 2 decades, and over 4.
 HYPER, FAR_HYPER = (0.1, 0.3162, 1.0, 3.162, 10.0), (0.01, 100.0)
 MAIN, SIX = "automuon_default", "mada_default"
-#: This library's optimizers that figures are asked of, with their rows at defaults.
+#: This library's optimizers that the required figures are about, with their rows at defaults.
 CONTENDERS = {name: f"{name}_default" for name in LR_FREE}
-#: Of the map of learning rates, beside optimizers by their names: a learned lr that starts at the base lr.
+#: Also in the map of learning rates: optimizers whose learned lr starts at the base lr.
 FROM_BASE: dict[str, Values] = {f"{name}_from_lr": {"optimizer": name} for name in LR_FREE}
-#: On the grid of initial betas.
+#: Optimizers on the grid of initial betas.
 OF_BETAS = ("adamw", "mada")
 
 Runs = dict[str, Values]

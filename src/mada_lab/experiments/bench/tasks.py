@@ -1,4 +1,4 @@
-"""What is trained: small tasks whose loss stays well above zero, each with a budget that one core has in seconds."""
+"""The tasks: their loss stays well above zero, and one core trains each of them in seconds."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,7 +68,7 @@ _ALL = (
 TASKS: dict[str, BenchTask] = {task.name: task for task in _ALL}
 
 
-#: What shows in a minute that all of the bench runs.
+#: The tasks of --quick, which shows in a minute that all of the bench runs.
 QUICK = ("digits_mlp", "gpt_pydoc")
 QUICK_STEPS = 16
 QUICK_TEST: dict[type[RunConfig], dict[str, Any]] = {

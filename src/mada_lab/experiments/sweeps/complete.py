@@ -1,4 +1,4 @@
-"""Runs are finished here: trained afresh, or resumed, one by one or side by side."""
+"""Finishes runs: trains them afresh or resumes them, one by one or side by side."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace

@@ -1,4 +1,4 @@
-"""A storage holds one sweep of a name: its plan, which every worker must have, and its claims."""
+"""Joins a sweep. A storage holds one sweep of each name: its claims, and its plan, which all workers must share."""
 
 import json
 import os

@@ -76,7 +76,7 @@ class Plan:
 
     @property
     def space(self) -> dict[str, "Range | Choices"]:
-        """What each key of the search is drawn from. Raises ConfigError."""
+        """The range or the choices of each key of the search. Raises ConfigError."""
         return {key: _drawn_from(key, given) for key, given in self.search.items()}
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Where the workers of a sweep meet: a journal in a file, or a database. This file alone knows optuna.
+"""The storage that the workers of a sweep share: a journal in a file, or a database. Only this file imports optuna.
 
 A storage holds studies, one per plan; a study holds facts and trials. A trial holds facts too, and runs until it ends.
 """
@@ -37,10 +37,10 @@ State = TrialState
 class Trial:
     """A trial as it was read."""
 
-    id: int  #: for the methods of its study
+    id: int  #: identifies it to the methods of its study
     number: int  #: its place in the order in which all workers see the trials of a study
-    state: State  #: how it stands
-    facts: Mapping[str, Any]  #: what workers noted
+    state: State  #: running, or how it ended
+    facts: Mapping[str, Any]  #: notes of the workers, by name
 
 
 class Study:
@@ -52,7 +52,7 @@ class Study:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What workers noted about the study."""
+        """The notes of the workers about the study, by name."""
         return self._storage.get_study_user_attrs(self._id)
 
     def note(self, name: str, fact: object) -> None:

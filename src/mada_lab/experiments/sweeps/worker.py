@@ -50,7 +50,7 @@ def require_all(results: "Sequence[Result]") -> None:
 
 
 class SweepListener(Protocol):
-    """What follows a worker, such as a progress bar."""
+    """Follows a worker, as a progress bar does."""
 
     def standing(self, settled: int, failed: int, size: int) -> None:
         """All workers together have settled `settled` of `size` points; `failed` of them failed."""
