@@ -23,7 +23,7 @@ from mada_lab.experiments.comparison.compare import plans
 from mada_lab.experiments.sweeps.complete import complete
 from mada_lab.experiments.sweeps.join import claims_of, join
 from mada_lab.experiments.sweeps.plan import Plan
-from mada_lab.experiments.sweeps.storage import open_storage, quiet
+from mada_lab.experiments.sweeps.storage import open_storage
 from mada_lab.experiments.sweeps.worker import SweepStopped, Worker
 from mada_lab.records.run_record import read_run
 from mada_lab.training import trainer
@@ -59,7 +59,6 @@ def storage_in(folder, name=STORAGES[0]):
 
 
 def worker(plan, folder, storage=STORAGES[0], grace=GRACE, listen=None):
-    quiet()
     plan, study = join(plan, open_storage(storage_in(folder, storage)), "sweep", plan.base if plan else runs.TINY)
     return Worker(plan, claims_of(study, grace), folder / "runs", listen or Quiet())
 

@@ -58,11 +58,7 @@ class Snapshot:
 
 
 def snapshot(checkpoint: Checkpoint, *, copy: bool = False) -> Snapshot:
-    """`checkpoint` ready to be written; with `copy`, training may go on while it is written.
-
-    Raises:
-        ValueError: A DTensor is not cut as `mada_lab.checkpoints.row_shards` says.
-    """
+    """`checkpoint` ready to be written; with `copy`, training may go on meanwhile. Raises as `row_shards.place`."""
     tensors: Tensors = {}
     skeleton = pack(checkpoint.tree, tensors)
     shared = {name: x for name, x in tensors.items() if dtensors.is_sharded(x)}
@@ -90,9 +86,7 @@ def write(run_folder: Path, taken: Snapshot, keep: int, world: World = ALONE) ->
     """Writes a snapshot, unless its checkpoint exists; then removes all but the `keep` newest; returns its folder.
 
     Each of several processes writes its pieces; the first writes all else, and seals the checkpoint.
-
-    Raises:
-        CheckpointError: One of the processes can't write; on all of them. What was there before is untouched.
+    Raises CheckpointError on all if one of them can't write; what was there before is untouched.
     """
     folder = checkpoint_folder.path_of(run_folder, taken.step)
     if world.broadcast(folder.exists()):
@@ -104,12 +98,18 @@ def write(run_folder: Path, taken: Snapshot, keep: int, world: World = ALONE) ->
         def begin() -> None:
             if world.is_first:
                 files.make_folder(folder.parent)
-                _require_space(folder.parent, taken.bytes)
+                if shutil.disk_usage(folder.parent).free < taken.bytes:
+                    raise OSError(0, "too little space on the disk")
                 opened.enter_context(files.new_folder(folder))
 
         def write_own() -> dict[str, Facts]:
-            shard = {taken.shard: safetensors_file(taken.pieces)} if taken.shard else {}
-            return _write_files(part, {**(_contents(taken) if world.is_first else {}), **shard})
+            contents = _contents(taken) if world.is_first else {}
+            if taken.shard:
+                contents[taken.shard] = safetensors_file(taken.pieces)
+            measured = {name: Measured(pieces) for name, pieces in contents.items()}
+            for name, pieces in measured.items():
+                files.write_new(part / name, pieces)
+            return {name: x.facts for name, x in measured.items()}
 
         def finish() -> None:
             if world.is_first:
@@ -157,20 +157,6 @@ def _contents(taken: Snapshot) -> dict[str, Iterator[Piece]]:
     return {TENSORS: safetensors_file(taken.tensors), VALUES: iter([text])}
 
 
-def _write_files(part: Path, contents: dict[str, Iterator[Piece]]) -> dict[str, Facts]:
-    facts = {}
-    for name, pieces in contents.items():
-        measured = Measured(pieces)
-        files.write_new(part / name, measured)
-        facts[name] = measured.facts
-    return facts
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    if shutil.disk_usage(folder).free < needed:
-        raise OSError(0, "too little space on the disk")
-
-
 def _free(folder: Path) -> int:
     try:
         return shutil.disk_usage(folder).free
@@ -181,8 +167,7 @@ def _free(folder: Path) -> int:
 def open_newest(run_folder: Path) -> Saved | None:
     """The newest whole checkpoint of a run, with a warning about each damaged newer one; None if there is none at all.
 
-    Raises:
-        CheckpointError: There are some, and all are damaged.
+    Raises CheckpointError if there are some, and all are damaged.
     """
     folders = checkpoint_folder.available(run_folder)
     for stray in checkpoint_folder.strays(run_folder):

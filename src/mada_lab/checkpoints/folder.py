@@ -94,11 +94,7 @@ def tidy(run_folder: Path, keep: int) -> None:
 
 
 def set_aside_newer(run_folder: Path, step: int) -> None:
-    """Renames the checkpoints after `step`, which are damaged: the run will write its own under their names.
-
-    Raises:
-        CheckpointError: One can't be renamed.
-    """
+    """Renames the damaged checkpoints after `step`, whose names the run needs. Raises CheckpointError if it can't."""
     for folder in available(run_folder):
         if step_of(folder) > step:
             aside = folder.with_name(folder.name + ".damaged")
@@ -126,8 +122,7 @@ def _manifest(step: int, facts: dict[str, Facts]) -> bytes:
 def verify(folder: Path) -> dict[str, Facts]:
     """Reads every byte of a checkpoint, and returns the facts of its files.
 
-    Raises:
-        CheckpointError: A byte, a name or a length differs from the manifest; the message names the file.
+    Raises CheckpointError, which names the file, if a byte, a name or a length differs from the manifest.
     """
     with translated(OSError, lambda x: damaged(x.filename or folder, "a readable file", x.strerror or str(x))):
         facts = _facts(folder)

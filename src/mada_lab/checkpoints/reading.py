@@ -85,18 +85,12 @@ class Saved:
     """A checkpoint whose files are as they were written and fit each other. Tensors are read on request.
 
     Attributes:
-        folder: The folder of the checkpoint.
-        step: Optimizer steps done.
         entries: Types and shapes of all tensors, by name.
         outline: The tree, with large tensors on the device "meta": their shapes and types.
     """
 
     def __init__(self, folder: Path, step: int, skeleton: Any, index: Index) -> None:
-        """Reads the headers of the files.
-
-        Raises:
-            ValueError, OSError, SafetensorError: The headers don't fit the index.
-        """
+        """Reads the headers of the files. Raises ValueError, OSError, SafetensorError if they don't fit the index."""
         self.folder, self.step, self._skeleton, self._index = folder, step, skeleton, index
         whole = headers(folder / TENSORS)
         for number in range(index.count):
@@ -119,11 +113,7 @@ class Saved:
         return tree
 
     def whole(self, name: str) -> Tensor:
-        """A tensor, on the CPU: a copy, as its file may be removed while the run goes on.
-
-        Raises:
-            CheckpointError: It can't be read any more.
-        """
+        """A copy of a tensor, on the CPU: its file may be removed later. Raises CheckpointError if it can't be read."""
         if name in self._index.entries:
             return self.rows(name, 0, self.entries[name].shape[0])
         with self._reading(), safe_open(self.folder / TENSORS, "pt") as file:
@@ -174,11 +164,7 @@ def _sealed(folder: Path) -> str:
 
 
 def open_saved(folder: Path) -> Saved:
-    """The checkpoint in `folder`, after every byte of it has been verified. Nothing in it is executed.
-
-    Raises:
-        CheckpointError: It is damaged or has another format.
-    """
+    """The checkpoint in `folder`, once every byte is verified. Raises CheckpointError for damage or another format."""
     facts = checkpoint_folder.verify(folder)
     if VALUES in facts and facts[VALUES].bytes > VALUES_BYTES:
         expected, got = f"at most {VALUES_BYTES} bytes", f"{facts[VALUES].bytes} bytes"

@@ -41,11 +41,8 @@ def gathered(tree: Any, world: World) -> Any:
 def digest(tree: Any, world: World = ALONE, of_shards: bool = False) -> str:
     """Digits that change with any bit of any tensor in `tree`; on other processes than the first, maybe "".
 
-    Args:
-        tree: Nested state.
-        world: The processes, all of which take part.
-        of_shards: Each process digests its own shards (`fingerprint`); else the first one digests all tensors, one by
-            one, and their names, types and shapes: 16 hexadecimal digits of SHA-256.
+    All processes take part. If `of_shards`, each digests its own shards (`fingerprint`); else the first one digests all
+    tensors, one by one, and their names, types and shapes: 16 hexadecimal digits of SHA-256.
     """
     tensors: Tensors = {}
     pack(tree, tensors)
@@ -66,9 +63,7 @@ def load_on_all(
     """The checkpoint that the first process has found, on all: whole tensors on the CPU, and shards of sharded ones.
 
     Where all processes see its files, each reads its part of them; else the first one reads, and sends.
-
-    Raises:
-        CheckpointError: It can't be read any more; on all.
+    Raises CheckpointError on all if it can't be read any more.
     """
     facts = world.broadcast(None if saved is None else saved.facts())
     if facts is None:

@@ -1,4 +1,4 @@
-"""When a run's checkpoints are written, where (in the loop or beside it), and what happens if the disk fails."""
+"""Saves the checkpoints of a run, in the training loop or in the background; handles a failing disk."""
 
 import logging
 from collections.abc import Callable
@@ -18,11 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 class Saver:
-    """Writes the checkpoints of a run. In the background it writes one at a time, from copies.
+    """Writes the checkpoints of a run, together with the savers of the other processes in `world`.
 
-    Args:
-        config: The run.
-        world: The processes that write each checkpoint together; all of them have such a saver.
+    In the background it writes one at a time, from copies.
     """
 
     def __init__(self, config: RunConfig, world: World = ALONE) -> None:
@@ -102,9 +100,6 @@ class WritesNothing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Does nothing."""
-
     def has(self, step: int) -> bool:
         """Not asked: the first process knows."""
         return True
@@ -112,7 +107,7 @@ class WritesNothing:
     def nothing(self, *_: object) -> None:
         """Does nothing."""
 
-    save = poll = settle = close = log = sync = finish = nothing
+    __exit__ = save = poll = settle = close = log = sync = finish = nothing
 
 
 def saver_of(config: RunConfig, world: World) -> Saver | WritesNothing:

@@ -50,8 +50,7 @@ def pack(tree: Any, tensors: Tensors, path: str = "") -> Any:
 def unpack(packed: Any, tensors: Tensors) -> Any:
     """The tree from which `pack` made `packed` and `tensors`.
 
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: `pack` makes no such thing.
+    Raises ValueError, KeyError, TypeError or AttributeError for anything that `pack` doesn't make.
     """
     ((kind, content),) = packed.items()
     if kind == "tensor":

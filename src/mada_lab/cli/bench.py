@@ -103,7 +103,6 @@ def _bench(given: Namespace) -> "Bench":
     from mada_lab.experiments.sweeps import storage as storages
 
     torch.set_num_threads(1)  # a worker has one core, so that times and sums are the same on any machine
-    storages.quiet()
     scope, tasks = read(given)
     if not tasks:
         raise DataError("bench, option --tasks: expected one whose data set is there, got none; see the notes above")

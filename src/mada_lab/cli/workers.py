@@ -92,7 +92,6 @@ def work(
 
     if wanted := [plan for plan in plans.values() if plan is not None]:
         require_data(wanted)
-    storage.quiet()
     shared = storage.open_storage(given.storage or str(out / f"{command}.journal"))
     results = []
     for name, planned in plans.items():

@@ -25,10 +25,7 @@ def share(model: nn.Module, world: World) -> None:
 def merge(model: nn.Module, kept: list[Tensor], world: World) -> None:
     """Replaces each process's statistics, after the passes of a step, by their mean, with the same bits on all.
 
-    Args:
-        model: A model that was passed to `share`.
-        kept: Its buffers before the first pass.
-        world: The processes.
+    `model` was passed to `share`; `kept` are its buffers before the first pass.
     """
     layers = _layers(model)
     if world.size == 1 or not layers:

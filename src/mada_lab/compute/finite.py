@@ -44,13 +44,8 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
 def decide(loss: Tensor, norm: Tensor, signal: int | None = None, world: World = ALONE) -> Decision:
     """Decides, for all processes alike, whether a step is applied.
 
-    A step waits for the device and for the other processes only here, and only once: all goes in one message.
-
-    Args:
-        loss: This process's mean loss, 0-d.
-        norm: Norm of the gradient, 0-d.
-        signal: The signal that this process has received.
-        world: The processes.
+    A step waits for the device and for the other processes only here, and only once: one message holds this process's
+    mean loss, the norm of the gradient (both 0-d), and the signal that this process has received.
     """
     values = torch.stack([loss.float(), norm.float().to(loss.device)])
     not_finite = (~values.isfinite()).any().float().reshape(1)

@@ -23,11 +23,7 @@ class Pace:
         self.steps, self.seconds = self.steps + 1, self.seconds + seconds
 
     def take(self, seen: dict[str, int]) -> dict[str, float]:
-        """The speed since the last call, for a row; empty if no step was taken.
-
-        Args:
-            seen: How much data one step takes, over all processes, by its unit.
-        """
+        """The speed since the last call; empty without a step. `seen`: data of one step on all processes, by unit."""
         if not self.steps:
             return {}
         mean, self.steps, self.seconds = self.seconds / self.steps, 0, 0.0

@@ -39,11 +39,7 @@ class World:
         return self.rank == 0
 
     def on_first(self, work: Callable[[], T]) -> T | None:
-        """Returns `work()` on the first process; None on the others, which wait for it.
-
-        Raises:
-            Followed: On the others, if `work` raised on the first.
-        """
+        """Returns `work()` on the first process; None on the others, which wait, and raise Followed if it raised."""
         if self.size == 1:
             return work()
         result, error = None, None
@@ -91,11 +87,7 @@ class World:
         return gathered
 
     def together(self, work: Callable[[], T], kind: type[LabError]) -> T:
-        """Returns `work()`, once it has succeeded on all processes.
-
-        Raises:
-            LabError: Of this `kind`, on all processes, if `work` raised one on any: the first one's message.
-        """
+        """Returns `work()`, once all processes have; if it raised an error of this `kind` on any, all raise it."""
         if self.size == 1:
             return work()
         result, failure = None, None

@@ -16,8 +16,8 @@ from mada_lab.records.run_record import MANIFEST, read_run
 from mada_lab.reports.html import Figures, Page, Section, Table
 from mada_lab.reports.published_tables import GRID, TRAJECTORY, WIDTH, LogTable, malformed, read_tables
 
+#: Optimizers in the order of the rows, the baseline first; others follow.
 FIRST = ("adamw", "adam", "hyperadam", "mada")
-"""Optimizers in the order of the rows, the baseline first; others follow."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,7 @@ class Cell:
 
 
 def read_surfaces(folder: Path) -> list[Surface]:
-    """The surfaces of a sweep in `folder`, or else of the authors' published grids (`published_tables`).
-
-    Raises:
-        ConfigError: There are none, or a record or a table is malformed.
-    """
+    """The surfaces of a sweep or of the authors' published grids in `folder`. Raises ConfigError if there are none."""
     return surfaces(_runs(folder) or _published(folder))
 
 

@@ -10,14 +10,8 @@ from mada_lab.plots import style
 from mada_lab.plots.curves import coefficient_range, finite, smooth, symmetric_range, thin
 from mada_lab.records.run_record import Run
 
-_RING: style.Look = {
-    "marker": "o",
-    "markersize": 5.5,
-    "markerfacecolor": "white",
-    "markeredgewidth": 1.4,
-    "clip_on": False,
-    "zorder": 4,
-}
+_RING: style.Look = {"marker": "o", "markersize": 5.5, "markerfacecolor": "white", "markeredgewidth": 1.4}
+_RING |= {"clip_on": False, "zorder": 4}
 
 
 def coefficients(runs: Sequence[Run]) -> style.Panels:

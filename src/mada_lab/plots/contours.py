@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, Colormap, LinearSegmentedColormap
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -16,40 +16,32 @@ from numpy.typing import NDArray
 from mada_lab.plots import style
 from mada_lab.plots.curves import Floats, finite
 
-PANEL = (3.3, 2.35)
-"""Size of a panel, in inches."""
+PANEL = (3.3, 2.35)  # size of a panel, in inches
 LEVELS = 10
+#: Percentiles of the losses at which the colors end, so that a corner where training fails doesn't take them all.
 SHOWN = (1, 95)
-"""Percentiles of the losses at which the colors end, so that a corner where training fails doesn't take them all."""
-FAR = 4
-"""The colors end so many times as far above the median as the lowest loss is below it."""
+FAR = 4  # the colors end so many times as far above the median as the lowest loss is below it
 LOSSES = ("training", "validation")
 DOT: style.Look = {"marker": ".", "color": style.INK, "markersize": 1.6, "alpha": 0.6}
 CROSS: style.Look = {"marker": "x", "color": style.COLORS[1], "markersize": 5}
 STAR: style.Look = {
     "marker": "*", "color": "white", "markersize": 11, "markeredgecolor": style.INK, "markeredgewidth": 0.7
 }  # fmt: skip
+#: Light where the loss is low, dark where it is high; one hue, which any color vision tells apart.
+COLORS = LinearSegmentedColormap.from_list("losses", ["#F4F8FB", "#9CC7E2", "#2F7FB8", "#0B3C5D"])
+COLORS = COLORS.with_extremes(under="#FFFFFF", over="#051B2B")
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """The final losses of one optimizer over a grid of initial betas.
+    """The final losses of one optimizer over a grid of initial betas."""
 
-    Attributes:
-        name: The optimizer.
-        beta1: Shape (m,), rising.
-        beta2: Shape (n,), rising.
-        training: Training losses in nats, (m, n, seeds); NaN where a run failed or there is none.
-        validation: Validation losses in nats, (m, n, seeds).
-        ran: Whether there is a run, (m, n, seeds).
-    """
-
-    name: str
-    beta1: Floats
-    beta2: Floats
-    training: Floats
-    validation: Floats
-    ran: NDArray[np.bool_]
+    name: str  #: that of the optimizer
+    beta1: Floats  #: shape (m,), rising
+    beta2: Floats  #: shape (n,), rising
+    training: Floats  #: training losses in nats, (m, n, seeds); NaN where a run failed or there is none
+    validation: Floats  #: validation losses in nats, (m, n, seeds)
+    ran: NDArray[np.bool_]  #: whether there is a run, (m, n, seeds)
 
     def losses(self, which: str) -> Floats:
         """`training` or `validation`."""
@@ -78,15 +70,15 @@ def contours(surfaces: Sequence[Surface]) -> Figure:
     places = figure.add_gridspec(rows, len(LOSSES), hspace=0.24, wspace=0.1, **inner)
     panels = places.subplots(sharex=True, sharey=True, squeeze=False)
     for column, which in enumerate(LOSSES):
-        levels, colors = levels_of([surface.mean(which) for surface in surfaces]), _colors()
-        norm = BoundaryNorm(levels, colors.N, extend="both")
+        levels = levels_of([surface.mean(which) for surface in surfaces])
+        norm = BoundaryNorm(levels, COLORS.N, extend="both")
         for axes, surface in zip(panels[:, column], surfaces, strict=True):
-            _panel(axes, surface, which, levels, norm, colors)
+            _panel(axes, surface, which, levels, norm)
             axes.set(xlabel="initial β₁", ylabel="initial β₂")
             axes.label_outer()
         place = panels[-1, column].get_position()
         bar = figure.add_axes((place.x0, 0.8 / height, place.width, 0.11 / height))
-        figure.colorbar(ScalarMappable(norm, colors), cax=bar, orientation="horizontal", ticks=levels[::2])
+        figure.colorbar(ScalarMappable(norm, COLORS), cax=bar, orientation="horizontal", ticks=levels[::2])
         bar.set_xlabel(f"final {which} loss (nats)")
         bar.tick_params(labelsize=8)
     marks = {"mean over seeds of a cell": DOT, "lowest mean": STAR, "a seed of the cell failed": CROSS}
@@ -107,15 +99,14 @@ def levels_of(grids: Sequence[Floats]) -> Floats:
     return np.asarray(levels, dtype=np.float64)
 
 
-def _panel(axes: Axes, surface: Surface, which: str, levels: Floats, norm: BoundaryNorm, colors: Colormap) -> None:
+def _panel(axes: Axes, surface: Surface, which: str, levels: Floats, norm: BoundaryNorm) -> None:
     mean = surface.mean(which)
     axes.grid(visible=False)
     if np.isfinite(mean).all() and min(mean.shape) > 1:
-        style_of = {"levels": levels, "norm": norm, "extend": "both"}
-        axes.contourf(surface.beta1, surface.beta2, mean.T, cmap=colors, **style_of)
+        axes.contourf(surface.beta1, surface.beta2, mean.T, cmap=COLORS, levels=levels, norm=norm, extend="both")
         axes.contour(surface.beta1, surface.beta2, mean.T, levels=levels, colors="white", linewidths=0.5)
     else:  # contours would fill in cells without a mean
-        axes.pcolormesh(*_edges(surface), mean.T, cmap=colors, norm=norm)
+        axes.pcolormesh(_edges(surface.beta1), _edges(surface.beta2), mean.T, cmap=COLORS, norm=norm)
     _mark(axes, surface, mean)
     spread = f"{np.nanmin(mean):.3f} to {np.nanmax(mean):.3f}" if np.isfinite(mean).any() else "no finite loss"
     axes.set_title(f"{style.printable(surface.name, 16)}: {which}")
@@ -133,22 +124,10 @@ def _mark(axes: Axes, surface: Surface, mean: Floats) -> None:
         axes.plot([surface.beta1[i]], [surface.beta2[j]], clip_on=False, zorder=5, **STAR)
 
 
-def _edges(surface: Surface) -> tuple[Floats, Floats]:
+def _edges(points: Floats) -> Floats:
     """Where the cells around the points end."""
-    x, y = (_between(beta) for beta in (surface.beta1, surface.beta2))
-    return x, y
-
-
-def _between(points: Floats) -> Floats:
     if len(points) == 1:
         return np.array([points[0] - 0.01, points[0] + 0.01])
     middle = (points[1:] + points[:-1]) / 2
     ends = np.clip([2 * points[0] - middle[0], 2 * points[-1] - middle[-1]], 0.0, 1.0)
     return np.concatenate([ends[:1], middle, ends[1:]])
-
-
-def _colors() -> Colormap:
-    """Light where the loss is low, dark where it is high; one hue, which any color vision tells apart."""
-    stops = ["#F4F8FB", "#9CC7E2", "#2F7FB8", "#0B3C5D"]
-    colors = LinearSegmentedColormap.from_list("losses", stops)
-    return colors.with_extremes(under="#FFFFFF", over="#051B2B")

@@ -1,4 +1,4 @@
-"""Numbers for figures: smoothed series, fewer points, vertical ranges with round spans."""
+"""Numbers for figures: smooths and thins series, and finds vertical ranges with round spans."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Range = tuple[float, float]
 
-SMOOTHING = 20
-"""A smoothed line averages over 1/SMOOTHING of the rows."""
+SMOOTHING = 20  # a smoothed line averages over 1/SMOOTHING of the rows
 
 
 def smooth(values: Sequence[float]) -> Floats:

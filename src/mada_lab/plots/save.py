@@ -25,21 +25,13 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 
 def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Writes each figure to `folder` under its name as PNG and as SVG, and returns the files.
-
-    Raises:
-        ConfigError: The folder can't be made or written.
-    """
+    """Writes each figure to `folder` under its name as PNG and as SVG; returns the files. Raises as `save`."""
     stems = {re.sub(r"[^\w.-]+", "_", name): figure for name, figure in figures.items()}
     return [save(figure, folder / f"{stem}{end}") for stem, figure in stems.items() for end in (".png", ".svg")]
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes `figure`, drawn under `style.drawing`, to `path`, and returns `path`.
-
-    Raises:
-        ConfigError: The ending is none of FORMATS, or the file can't be written.
-    """
+    """Writes `figure` to `path`, and returns `path`. Raises ConfigError for an ending that is none of FORMATS."""
     if path.suffix not in FORMATS:
         what = f"expected a name that ends with {', '.join(FORMATS)}, got {path.name}; rename it"
         raise ConfigError(f"figure, {path}: {what}")

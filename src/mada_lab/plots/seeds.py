@@ -17,10 +17,9 @@ Band = tuple[Sequence[int], Floats]
 Ends = Sequence[float]
 
 SIZE = (6.4, 3.6)
-BAR = 0.27
-"""Height of a bar, in inches."""
+BAR = 0.27  # height of a bar, in inches
+#: Losses farther from the median than so many times the distance of the best, or of most, are outside of a figure.
 REACH = 3.0
-"""Losses farther from the median than so many times the distance of the best, or of most, are outside of a figure."""
 
 
 @style.drawing()

@@ -7,14 +7,12 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mada_lab.records.run_record import Run
 
-Look = dict[str, Any]
-"""Keywords of a line in a plot."""
+Look = dict[str, Any]  # keywords of a line in a plot
 
 # Okabe and Ito's palette without yellow and black: readable on white with any color vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A5A5A")
@@ -22,8 +20,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 INK, MUTED, GRID = "#1F2328", "#6A737D", "#E6E8EB"
 
+#: Sizes in inches (72 SVG units each): a loss figure, and one panel of many.
 WIDE, SMALL = (4.8, 3.05), (3.9, 2.5)
-"""Sizes in inches (72 SVG units each): a loss figure, and one panel of many."""
 
 RAW: Look = {"alpha": 0.28, "linewidth": 0.8, "zorder": 2.0}
 LINE: Look = {"linewidth": 1.6, "zorder": 3.0}
@@ -32,27 +30,17 @@ _RC = {
     "text.parse_math": False,  # "$" in a run's name is a dollar sign
     "axes.formatter.useoffset": False,
     "svg.fonttype": "none",
-    "font.size": 9.5,
     "axes.titlesize": 10.5,
+    **dict.fromkeys(("font.size", "axes.labelsize"), 9.5),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9.0),
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 9.5,
-    "xtick.labelsize": 9.0,
-    "ytick.labelsize": 9.0,
-    "legend.fontsize": 9.0,
     "legend.frameon": True,
     "legend.framealpha": 0.85,
     "legend.edgecolor": "none",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.edgecolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "axes.linewidth": 0.8,
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -103,24 +91,20 @@ def legend(axes: Axes, lines: Lines, nothing: str = "", corner: str = "upper rig
     if not lines:
         say(axes, nothing)
     elif len(lines) <= 4:
-        _name(axes.legend([line for _, line in lines], _numbers(lines), loc=corner), lines)
+        _add_legend(axes, lines, {"loc": corner})
     else:
         legend_below(axes.get_figure(root=True), lines)
 
 
 def legend_below(figure: Figure, lines: Lines, columns: int = 2) -> None:
     """A legend below all axes of the figure, whose height grows by that of the legend."""
-    handles = [line for _, line in lines]
-    _name(figure.legend(handles, _numbers(lines), loc="outside lower left", ncols=columns), lines)
+    _add_legend(figure, lines, {"loc": "outside lower left", "ncols": columns})
     figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(lines) // columns))
 
 
-def _numbers(lines: Lines) -> list[str]:
-    """Names that matplotlib keeps; it leaves out those that begin with an underscore."""
-    return [str(i) for i in range(len(lines))]
-
-
-def _name(box: Legend, lines: Lines) -> None:
+def _add_legend(on: Axes | Figure, lines: Lines, look: Look) -> None:
+    numbers = [str(i) for i in range(len(lines))]  # matplotlib would leave out names that begin with an underscore
+    box = on.legend([line for _, line in lines], numbers, **look)
     for text, (name, _) in zip(box.get_texts(), lines, strict=True):
         text.set_text(printable(name, 32))
 
@@ -144,8 +128,7 @@ def step_axis(axes: Axes, runs: Sequence[Run]) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
-Panels = Mapping[str, Callable[[Axes], None]]
-"""By name, a function that draws a panel."""
+Panels = Mapping[str, Callable[[Axes], None]]  # by name, a function that draws a panel
 
 
 @drawing()

@@ -1,4 +1,4 @@
-"""The protocol of what follows a run: a progress bar, mirrors, a sweep."""
+"""The protocol of listeners, which follow a run: a progress bar, mirrors, a sweep."""
 
 from typing import Any, Protocol
 

@@ -15,19 +15,8 @@ from pathlib import Path
 from typing import Self
 
 from mada_lab.errors import CheckpointError, ConfigError, translated
-from mada_lab.records.reading import (
-    FORMAT_VERSION,
-    GROUPS,
-    MANIFEST,
-    METRICS,
-    RESUMES,
-    SUMMARY,
-    Json,
-    read_manifest,
-    read_resumes,
-    read_rows,
-    read_summary,
-)
+from mada_lab.records import reading
+from mada_lab.records.reading import FORMAT_VERSION, GROUPS, MANIFEST, METRICS, RESUMES, SUMMARY, Json
 from mada_lab.system.files import make_folder, remove, sync, write_at, write_atomic
 from mada_lab.system.strict_json import dumps, flatten
 
@@ -55,11 +44,7 @@ class RunRecord:
 
     @classmethod
     def create(cls, folder: Path, manifest: Json) -> Self:
-        """Starts the record of a new run in `folder`, which is made if necessary.
-
-        Raises:
-            ConfigError: The folder holds a run already, or can't be made or written.
-        """
+        """Starts the record of a new run in `folder`. Raises ConfigError if it holds one, or can't be written."""
         require_absent(folder)
 
         def no_folder(error: OSError) -> ConfigError:
@@ -89,8 +74,9 @@ class RunRecord:
             ConfigError: A file of the record is missing or malformed; nothing is changed then.
             CheckpointError: The row belongs to another state (nothing is changed), or the disk fails.
         """
-        read_manifest(folder)
-        rows, resumes = [row for row in read_rows(folder / METRICS) if row["step"] <= step], read_resumes(folder)
+        reading.read_manifest(folder)
+        rows = [row for row in reading.read_rows(folder / METRICS) if row["step"] <= step]
+        resumes = reading.read_resumes(folder)
         recorded = rows[-1].get("digest") if rows and rows[-1]["step"] == step else None
         if digest is not None and recorded not in (None, digest):
             raise CheckpointError(
@@ -240,8 +226,9 @@ def base(name: str) -> str:
 
 def read_run(folder: Path) -> Run:
     """Reads the record of a run, finished or not. Raises ConfigError if a file is missing or malformed."""
-    manifest, summary, rows = read_manifest(folder), read_summary(folder), read_rows(folder / METRICS)
-    return Run(folder.resolve().name, folder, manifest, rows, summary, read_resumes(folder))
+    manifest, summary = reading.read_manifest(folder), reading.read_summary(folder)
+    rows, resumes = reading.read_rows(folder / METRICS), reading.read_resumes(folder)
+    return Run(folder.resolve().name, folder, manifest, rows, summary, resumes)
 
 
 def _series(points: Iterable[tuple[int, float | None]]) -> Series:

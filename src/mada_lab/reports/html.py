@@ -52,19 +52,13 @@ class Listing:
 
 @dataclass(frozen=True)
 class Table:
-    """A table, in a box that scrolls sideways.
-
-    Attributes:
-        head: Titles of the columns; a newline breaks the line.
-        rows: The first cell of a row is its title. None is shown as a dash.
-        caption: Text below the table.
-        kind: In "keys", cells that differ from the first run's are marked; "names" have names of code as titles.
-    """
+    """A table, in a box that scrolls sideways."""
 
     form: ClassVar = "table"
-    head: Sequence[Cell]
-    rows: Sequence[Sequence[Cell]]
-    caption: str = ""
+    head: Sequence[Cell]  #: titles of the columns; a newline breaks the line
+    rows: Sequence[Sequence[Cell]]  #: the first cell of a row is its title. None is shown as a dash
+    caption: str = ""  #: text below the table
+    #: In "keys", cells that differ from the first run's are marked; "names" have names of code as titles
     kind: Literal["numbers", "names", "keys"] = "numbers"
 
     def markdown(self) -> str:
@@ -75,17 +69,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures on white cards, with one caption.
-
-    Attributes:
-        figures: By alt text, the description for readers who don't see the figure; unique on a page.
-        caption: Text below them.
-        size: The width of a card: "whole" is one in a row, "wide" two, "small" three.
-    """
+    """Figures on white cards, with one caption."""
 
     form: ClassVar = "figures"
+    #: By alt text, the description for readers who don't see the figure; unique on a page
     figures: Mapping[str, Figure]
-    caption: str
+    caption: str  #: text below them
+    #: The width of a card: "whole" is one in a row, "wide" two, "small" three
     size: Literal["whole", "wide", "small"] = "wide"
 
     def drawn(self) -> list[Markup]:

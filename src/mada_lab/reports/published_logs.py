@@ -16,9 +16,7 @@ def read_published(folder: Path) -> list[Run]:
 
     The files repeat a loss on every line until the next evaluation; the record has it once, where it was measured.
     A run whose coefficients never move learns nothing, and its record has no coefficients.
-
-    Raises:
-        ConfigError: There is no such file, or one is malformed.
+    Raises ConfigError if there is no such file, or one is malformed.
     """
     tables = read_tables(folder)
     trajectories = [table for table in tables if table.has(TRAJECTORY)]

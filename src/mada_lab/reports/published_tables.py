@@ -27,17 +27,11 @@ PLACES = ("*", "*/*", "*/*/*")
 
 @dataclass(frozen=True)
 class LogTable:
-    """One file.
-
-    Attributes:
-        path: The file.
-        columns: Names of the columns.
-        rows: By line of the file, the values of the row by column. An empty loss is NaN.
-    """
+    """One file."""
 
     path: Path
     columns: tuple[str, ...]
-    rows: dict[int, dict[str, float]]
+    rows: dict[int, dict[str, float]]  #: by line of the file, the values of the row by column; an empty loss is NaN
 
     def has(self, columns: Iterable[str]) -> bool:
         """Whether all of `columns` are there."""
@@ -45,11 +39,7 @@ class LogTable:
 
 
 def read_tables(folder: Path) -> list[LogTable]:
-    """The trajectories and grids in `folder` and up to two folders below; CSV files with other columns are ignored.
-
-    Raises:
-        ConfigError: A file is malformed.
-    """
+    """The trajectories and grids in `folder` and up to two folders below. Raises ConfigError for a malformed file."""
     paths = (path for place in PLACES for path in folder.glob(place))
     paths = sorted(path for path in paths if path.suffix in (".csv", ".txt") and path.is_file())
     return [table for path in paths if (table := _table(path)) is not None]

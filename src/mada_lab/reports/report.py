@@ -16,14 +16,11 @@ from mada_lab.reports.sections import configuration, introduction, loss_figures,
 
 
 def report(runs: Sequence[Run], first: Sequence[Section] = ()) -> Page:
-    """The page about `runs`; the others are compared with the first run.
+    """The page about `runs`, which are compared with the first one. Raises ConfigError if there is none.
 
     Args:
         runs: One run or several.
         first: Sections of the experiment that the runs belong to, which come first.
-
-    Raises:
-        ConfigError: There is no run.
     """
     if not runs:
         raise ConfigError("report, RUN: expected at least one run folder, got none; name the folders of the runs")

@@ -1,4 +1,4 @@
-"""How a page names a run beside its line, and describes it in one sentence."""
+"""Names a run beside a sample of its line, and describes it in one sentence."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +38,8 @@ def sentence(run: Run) -> str:
     else:
         given = _betas(method) if not learned else ""
         parts += [] if learned else ["nothing is learned"]
-        parts += [given + rate + _origin(method)] if (rate := _rate(method["lr"])) else []
+        words = "learning rates" if len(method["lr"]) > 1 else "learning rate"
+        parts += [given + rate + _origin(method)] if (rate := _numbers(words, method["lr"])) else []
     return printable("; ".join(parts)) + "."
 
 
@@ -47,10 +48,6 @@ def _coefficients(names: Sequence[str]) -> str:
         return f"{names[0]} is learned"
     count = _COUNTS[len(names)] if len(names) < len(_COUNTS) else str(len(names))
     return f"{count} coefficients are learned ({', '.join(names)})"
-
-
-def _rate(rates: Sequence[float]) -> str:
-    return _numbers("learning rates" if len(rates) > 1 else "learning rate", rates)
 
 
 def _numbers(words: str, numbers: Sequence[float]) -> str:

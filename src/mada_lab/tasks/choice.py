@@ -33,12 +33,7 @@ def _require_for_images(config: VisionConfig) -> None:
     words = " or ".join(init_from.WORDS)
     for key, fits, expected, remedy in (
         ("init_from", config.init_from in init_from.WORDS, words, "only texts start from trained weights"),
-        (
-            "parallel",
-            config.parallel == "ddp",
-            "ddp",
-            "image networks are small, and each process has a whole one",
-        ),
+        ("parallel", config.parallel == "ddp", "ddp", "image networks are small, and each process has a whole one"),
         ("peak_flops", config.peak_flops is None, "none", "leave it out: operations are counted for texts alone"),
     ):
         if not fits:
@@ -52,14 +47,10 @@ def kind(tree: dict[str, Any]) -> type[RunConfig]:
 
 
 def rebuild(config: RunConfig, tree: dict[str, Any]) -> nn.Module:
-    """The network of a checkpoint, with fresh weights.
+    """The network of a checkpoint with the configuration `config`, with fresh weights.
 
-    Args:
-        config: Its configuration. Before a network is made, sizes that exceed the saved weights are refused.
-        tree: The tree of the checkpoint.
-
-    Raises:
-        ConfigError, ValueError, KeyError, TypeError, AttributeError: The tree doesn't fit the configuration.
+    Raises ConfigError, ValueError, KeyError, TypeError or AttributeError if `tree` doesn't fit `config`. Sizes that
+    exceed the saved weights are refused before a network is made.
     """
     tensors: dict[str, Tensor] = tree["state"]["model"]
     match config:

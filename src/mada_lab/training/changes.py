@@ -1,4 +1,4 @@
-"""Changes of the configuration at a resume: each key takes effect or is refused, as it declares."""
+"""Changes of the configuration at a resume. Each key declares whether a change takes effect or is refused."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
@@ -11,7 +11,7 @@ from mada_lab.errors import ConfigError
 from mada_lab.optimizers import catalog
 from mada_lab.training.lr_schedule import learning_rate
 
-#: These decide about the steps that are left.
+#: A change of such a key changes the steps that are left.
 OF_STEPS = (Resume.STEPS, Resume.SCHEDULE)
 
 

@@ -2,23 +2,17 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TypeVar
 
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.records.run_record import read_run
 
-C = TypeVar("C", bound=RunConfig)
 
-
-def resolve(config: C) -> C:
+def resolve(config: RunConfig) -> RunConfig:
     """`config` with the final coefficients of the run that `coefficients_from` names, if it names one.
 
-    They stay as they are in training unless `learn` is set too.
-
-    Raises:
-        ConfigError: There is no such run, it hasn't ended, its coefficients aren't one number each, or the
-            configuration sets one of them to another value.
+    They stay as they are in training unless `learn` is set too. Raises ConfigError if there is no such run, it hasn't
+    ended, its coefficients aren't one number each, or the configuration sets one of them to another value.
     """
     if config.coefficients_from is None:
         return config

@@ -104,13 +104,8 @@ def clip_each(state: TrainState) -> None:
 def clip_own(parameters: Sequence[Tensor], largest: float, scale: Tensor, world: World) -> None:
     """Clips this process's gradient, then replaces it by the mean of all processes' gradients: one message, same bits.
 
-    A gradient that is not finite on one process becomes NaN on all of them.
-
-    Args:
-        parameters: Parameters with this process's gradients.
-        largest: Norm that the gradient is clipped to.
-        scale: The factor on the loss, 0-d; it stays on the gradient.
-        world: The processes.
+    `largest` is the norm that it is clipped to. The loss is multiplied by `scale`, 0-d, which stays on the gradient. A
+    gradient that is not finite on one process becomes NaN on all of them.
     """
     norm = finite.gradient_norm(parameters) / scale
     norm = torch.where(norm.isfinite(), norm, torch.nan)  # clipping by an infinite norm would give 0, which is finite

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import TypeVar
 
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
@@ -10,10 +9,7 @@ from mada_lab.errors import ConfigError
 FLOOR = 0.1  # the last learning rate over the peak, where min_lr is None
 
 
-C = TypeVar("C", bound=RunConfig)
-
-
-def resolved(config: C) -> C:
+def resolved(config: RunConfig) -> RunConfig:
     """`config` with the number of warm-up steps that its `warmup_iters` stands for."""
     return replace(config, warmup_iters=warmup(config))
 

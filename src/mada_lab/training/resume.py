@@ -1,4 +1,4 @@
-"""The beginning of a run, or its continuation: state and record are brought to one and the same step."""
+"""Begins or resumes a run: brings its state and its record to the same step."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from mada_lab.system import environment
 from mada_lab.training import changes
 from mada_lab.training.state import TrainState
 
-#: How `mada-lab train` and `vision` go on where the folder is in use already.
+#: The remedy of `mada-lab train` and `vision` if the folder is in use already.
 GO_ON = "`--init_from=resume` goes on; another --out_dir starts anew"
 
 logger = logging.getLogger(__name__)
@@ -49,15 +49,9 @@ def open_record(state: TrainState) -> RunRecord | WritesNothing:
 
 
 def require_place(state: TrainState, remedy: str = GO_ON) -> None:
-    """Checks the run folder: a fresh run needs one without a run, a resumed run needs a run. Writes nothing.
+    """Raises ConfigError if the folder of a fresh run holds a run, CheckpointError if that of a resumed run has none.
 
-    Args:
-        state: The run that is to begin.
-        remedy: What to do if the folder holds a run already, in words of the command that began this one.
-
-    Raises:
-        ConfigError: The folder of a fresh run holds a run.
-        CheckpointError: The folder of a resumed run holds none.
+    `remedy` ends the first error, in words of the command that began the run. Writes nothing.
     """
     folder = state.folder
     if state.config.init_from != "resume":

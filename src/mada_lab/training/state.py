@@ -54,11 +54,7 @@ class TrainState:
 
     @classmethod
     def start(cls, config: RunConfig, data: Data) -> "TrainState":
-        """The state at step 0: the weights of `init_from`, a fresh optimizer, the first batch next. Seeds torch.
-
-        Raises:
-            ConfigError: This machine can't run the configuration.
-        """
+        """The state at step 0; seeds torch. Raises ConfigError if this machine can't run the configuration."""
         place = device.choose(config)
         world = distributed.current(place.device)
         torch.manual_seed(config.seed)
@@ -160,20 +156,12 @@ class TrainState:
         return self.skips.total + by_optimizer
 
     def digest(self, of_shards: bool | None = None) -> str:
-        """A digest of all tensors in the state dict; on other processes than the first it may be "".
-
-        Args:
-            of_shards: Whether each process digests its own shards; by default as `checkpoint_shards` says.
-        """
+        """A digest of the state dict, as `redistribution.digest`; by default, `checkpoint_shards` says `of_shards`."""
         of_shards = self.config.checkpoint_shards == "each" if of_shards is None else of_shards
         return redistribution.digest(self.state_dict(), self.world, of_shards)
 
     def checkpoint(self, whole: bool = True) -> Checkpoint:
-        """The state dict, and what a resumed run is compared with.
-
-        Args:
-            whole: Gather sharded tensors on the first process; else each process keeps its shards.
-        """
+        """The state dict, and what a resumed run is compared with; if `whole`, the first process gathers all shards."""
         digest, state = self.digest(), self.state_dict()
         if whole:
             state = redistribution.gathered(state, self.world)

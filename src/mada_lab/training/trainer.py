@@ -60,13 +60,7 @@ def train(config: RunConfig, data: Data, listen: Listener, remedy: str = resume.
 
 
 class Trainer:
-    """Trains one run.
-
-    Args:
-        state: The state of the run, at step 0.
-        listen: Follows the run.
-        signals: Receives the signals that stop the run; by default new Signals.
-    """
+    """Trains one run from `state`, at step 0; `listen` follows the run, and `signals` stop it."""
 
     validation: Sequence[Batch]  #: the fixed batches of the validation loss
     training: Sequence[Batch]  #: the fixed batches of the final training loss
@@ -122,11 +116,7 @@ class Trainer:
         self.listen.step(self.state.step)
 
     def update(self, loss: Tensor) -> None:
-        """Updates the weights if loss and gradient are finite on all processes, else skips the step.
-
-        Args:
-            loss: This process's mean loss, 0-d.
-        """
+        """Updates the weights, or skips the step if a process's mean loss (0-d) or the gradient isn't finite."""
         norm = gradients.unscaled_norm(self.state)
         decision = finite.decide(loss, norm, self.signals.received, self.state.world)
         self.apply(decision.loss, norm, decision.is_finite)
@@ -135,10 +125,7 @@ class Trainer:
     def apply(self, loss: float, norm: Tensor, is_finite: bool) -> None:
         """Clips the gradient and takes the optimizer's step at the scheduled learning rate; skips both if not finite.
 
-        Args:
-            loss: The mean loss of all processes.
-            norm: The norm of the gradient, 0-d.
-            is_finite: Whether loss and gradient are finite.
+        `loss` is the mean of all processes, and `norm` the norm of the gradient, 0-d.
         """
         state, config, optimizer = self.state, self.state.config, self.state.optimizer
         state.train_loss = loss

@@ -23,14 +23,10 @@ class Finding:
 
 
 def verify(path: Path, deep: bool) -> list[Finding]:
-    """Checks the record and all checkpoints of a run, or one checkpoint.
+    """Checks the record and all checkpoints of a run folder, or one checkpoint, the folder `step_NNNNNNNN`.
 
-    Args:
-        path: A run folder, or a folder `step_NNNNNNNN`.
-        deep: Also load the tensors, and check that they fit their configuration and are finite.
-
-    Raises:
-        ConfigError: `path` is neither.
+    If `deep`, it also loads the tensors, and checks that they are finite and fit their configuration. Raises
+    ConfigError if `path` is neither.
     """
     if checkpoint_folder.STEP.fullmatch(path.resolve().name) and path.is_dir():
         return [_checkpoint(path, deep)]

@@ -1,4 +1,4 @@
-"""The bench: workers share the runs of each task, which come in three parts, and read them as tables."""
+"""The bench: workers divide the runs of each task, in three parts, and read them as tables."""
 
 import math
 from collections.abc import Sequence
@@ -20,34 +20,19 @@ from mada_lab.system import files
 
 @dataclass(frozen=True)
 class Bench:
-    """A bench, as one of its workers sees it.
-
-    Attributes:
-        tasks: The tasks.
-        scope: The part of the bench that is asked for.
-        out: Folder of all runs.
-        storage: Where the workers share the runs out.
-        listen: Follows it.
-        grace: Seconds without a sign of life after which a worker counts as dead.
-        together: Runs that are trained side by side.
-        errors: By task and run, why it failed.
-    """
+    """A bench, as one of its workers sees it."""
 
     tasks: Sequence[BenchTask]
-    scope: Scope
-    out: Path
-    storage: Storage
-    listen: SweepListener
-    grace: float = GRACE
-    together: int = 1
-    errors: dict[str, dict[str, str]] = field(default_factory=dict)
+    scope: Scope  #: the part of the bench that is asked for
+    out: Path  #: folder of all runs
+    storage: Storage  #: divides the runs among the workers
+    listen: SweepListener  #: follows the worker
+    grace: float = GRACE  #: seconds without a sign of life after which a worker counts as dead
+    together: int = 1  #: runs that are trained side by side
+    errors: dict[str, dict[str, str]] = field(default_factory=dict)  #: the error of each failed run, by task and run
 
     def work(self) -> list[Table]:
-        """Computes the missing runs, beside any number of other workers, and returns the tables of all tasks.
-
-        Raises:
-            SweepStopped, CheckpointError: As `Worker.work`.
-        """
+        """Computes the missing runs, beside other workers; returns the tables of all tasks. Raises as `Worker.work`."""
         return [self._table(task) for task in self.tasks]
 
     def _table(self, task: BenchTask) -> Table:

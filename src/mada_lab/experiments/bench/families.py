@@ -30,19 +30,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Family:
-    """Optimizers of one kind.
+    """Optimizers of one kind."""
 
-    Attributes:
-        optimizer: Its name in a configuration.
-        usual: Its usual values: the first trial.
-        space: By key, the range that the other trials are drawn from.
-        fixed: Keys that all trials share.
-    """
-
-    optimizer: str
-    usual: Values
-    space: Mapping[str, Axis]
-    fixed: Values = field(default_factory=dict)
+    optimizer: str  #: its name in a configuration
+    usual: Values  #: the usual values, which are the first trial
+    space: Mapping[str, Axis]  #: by key, the range that the other trials are drawn from
+    fixed: Values = field(default_factory=dict)  #: keys that all trials share
 
     def trials(self, count: int) -> list[Values]:
         """The keys of `count` trials, 1 at least: the usual values, then a Sobol sequence. More begin with the same."""

@@ -1,4 +1,4 @@
-"""The figures that the bench is run for: what is asked of each, and what was measured."""
+"""The required figures of the bench: the goal of each, and the measured value."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,24 +8,17 @@ from mada_lab.experiments.bench.measure import Table, geometric_mean, is_better,
 from mada_lab.experiments.bench.sections import CONTENDERS, HYPER, Scope, best_name, betas_name, hyper_name, lr_name
 from mada_lab.experiments.seeds import NOTHING
 
-HIGHEST = 1e-2  # the base learning rates up to it are those that a user may well choose
+HIGHEST = 1e-2  # a user may well choose a base learning rate up to it
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure.
+    """A figure, with its goal."""
 
-    Attributes:
-        what: What is measured.
-        asked: The goal, in words.
-        measured: The result, in words; "-" if it wasn't measured.
-        holds: Whether the result meets the goal; None if it wasn't measured.
-    """
-
-    what: str
-    asked: str
-    measured: str
-    holds: bool | None
+    what: str  #: what is measured
+    asked: str  #: the goal, in words
+    measured: str  #: the result, in words; "-" if it wasn't measured
+    holds: bool | None  #: whether the result meets the goal; None if it wasn't measured
 
 
 def figures(tables: Sequence[Table], scope: Scope) -> list[Figure]:

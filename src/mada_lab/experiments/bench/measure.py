@@ -6,34 +6,28 @@ kept, and the run is marked as diverged too.
 """
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from mada_lab.experiments.seeds import final_loss, finished, run_name
+import numpy as np
+
+from mada_lab.experiments.seeds import band, final_loss, finished, run_name
 from mada_lab.records.run_record import Run, Series
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A group of runs on a task that differ in their seed.
+    """A group of runs on a task that differ in their seed."""
 
-    Attributes:
-        name: The group's.
-        losses: Final validation losses, in nats; NaN for a diverged run.
-        curves: Steps and validation losses of each run that is there.
-        step_seconds: Time of a step, by run, evaluations left out.
-        missing: Runs that aren't there, or failed for another reason than their numbers.
-        train_losses: Final training losses, in the order of `losses`.
-    """
-
-    name: str
-    losses: list[float]
-    curves: list[Series] = field(default_factory=list)
-    step_seconds: list[float] = field(default_factory=list)
-    missing: int = 0
-    train_losses: list[float] = field(default_factory=list)
+    name: str  #: the name of the group
+    losses: list[float]  #: final validation losses, in nats; NaN for a diverged run
+    curves: list[Series] = field(default_factory=list)  #: steps and validation losses of each run that is there
+    step_seconds: list[float] = field(default_factory=list)  #: time of a step, by run, evaluations left out
+    missing: int = 0  #: runs that aren't there, or failed for another reason than their numbers
+    train_losses: list[float] = field(default_factory=list)  #: final training losses, in the order of `losses`
 
     @property
     def diverged(self) -> int:
@@ -48,21 +42,13 @@ def _step_seconds(run: Run) -> float | None:
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of one task.
-
-    Attributes:
-        task: Its name.
-        steps: Length of its runs.
-        cells: By name of the group.
-        language: Whether it models text.
-        matrices: Whether its network has hidden matrices.
-    """
+    """The cells of one task."""
 
     task: str
-    steps: int
-    cells: Mapping[str, Cell]
-    language: bool = False
-    matrices: bool = True
+    steps: int  #: length of its runs
+    cells: Mapping[str, Cell]  #: by name of the group
+    language: bool = False  #: whether it models text
+    matrices: bool = True  #: whether its network has hidden matrices
 
     @property
     def untrained(self) -> float:
@@ -98,11 +84,10 @@ class Table:
 
     def curve(self, name: str) -> Series:
         """The mean validation curve, at the steps that all runs have; what isn't finite counts as the ceiling."""
-        curves = [dict(zip(*curve, strict=True)) for curve in self.cells[name].curves]
-        steps = sorted(set.intersection(*(set(x) for x in curves))) if curves else []
-        ceiling, lost = self.ceiling, len(self.cells[name].losses) - len(curves)
-        means = [fmean([*(x[s] if math.isfinite(x[s]) else ceiling for x in curves), *[ceiling] * lost]) for s in steps]
-        return steps, means
+        cell, ceiling = self.cells[name], self.ceiling
+        steps, losses = band(cell.curves)
+        lost = [ceiling] * (len(cell.losses) - len(cell.curves))
+        return steps, [fmean([*x, *lost]) for x in np.where(np.isfinite(losses), losses, ceiling).T.tolist()]
 
     def steps_to(self, name: str, target: float) -> float:
         """When the mean curve first is at `target` or below, as a part of the run; inf if never, NaN without runs."""
@@ -124,9 +109,7 @@ def crossing(curve: Series, target: float) -> float:
 def geometric_mean(values: Iterable[float]) -> float:
     """Of positive numbers; NaN if there are none, or one is NaN, and inf if one is inf."""
     known = list(values)
-    if not known or any(math.isnan(x) for x in known):
-        return math.nan
-    return math.exp(fmean(math.log(x) for x in known)) if all(map(math.isfinite, known)) else math.inf
+    return statistics.geometric_mean(known) if known else math.nan
 
 
 def best(table: Table, names: Iterable[str]) -> str | None:
@@ -149,13 +132,7 @@ def is_better(table: Table, one: str, other: str) -> bool:
 
 
 def read_cells(folder: Path, groups: Mapping[str, Sequence[int]], errors: Mapping[str, str]) -> dict[str, Cell]:
-    """The cells of a task.
-
-    Args:
-        folder: The folder of the task's runs.
-        groups: The seeds by name.
-        errors: By run, why it failed; a run with an error that is no divergence is missing.
-    """
+    """The cells of a task by name, from the seeds of each group and the error of each run that failed."""
     return {name: _cell(name, [folder / run_name(name, x) for x in seeds], errors) for name, seeds in groups.items()}
 
 

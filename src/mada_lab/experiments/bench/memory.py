@@ -1,4 +1,4 @@
-"""What an optimizer keeps in memory, counted on a network after two steps."""
+"""The size of an optimizer's state, counted on a network after two steps."""
 
 from collections.abc import Iterator
 from typing import Any

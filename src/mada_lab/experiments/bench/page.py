@@ -9,18 +9,7 @@ from matplotlib.figure import Figure
 from mada_lab.experiments.bench.families import DEFAULTS, FAMILIES
 from mada_lab.experiments.bench.figures import HIGHEST, betas_ratio, figures, lr_ratio, target, tuned
 from mada_lab.experiments.bench.measure import Table, geometric_mean
-from mada_lab.experiments.bench.sections import (
-    CONTENDERS,
-    EQUAL,
-    FIXED,
-    MAIN,
-    OF_BETAS,
-    Scope,
-    ablations,
-    betas_name,
-    hyper_map,
-    lr_name,
-)
+from mada_lab.experiments.bench.sections import MAIN, OF_BETAS, Scope, betas_name, lr_name, variants
 from mada_lab.experiments.grid import Cell, surfaces
 from mada_lab.experiments.seeds import NOTHING, band, mean_sd
 from mada_lab.plots.contours import contours
@@ -106,12 +95,8 @@ def _betas(tables: Sequence[Table], scope: Scope) -> Rows:
 
 
 def _ablations(tables: Sequence[Table]) -> Rows:
-    names = list(dict.fromkeys([*CONTENDERS.values(), *hyper_map(), *ablations(), FIXED, EQUAL]))
-    rows = [
-        _row(f"{name}, over tuned AdamW", [t.mean(name) / target(t) for t in tables])
-        for name in names
-        if any(t.has(name) for t in tables)
-    ]
+    names = [name for name in variants() if any(t.has(name) for t in tables)]
+    rows = [_row(f"{name}, over tuned AdamW", [t.mean(name) / target(t) for t in tables]) for name in names]
     return rows if len(rows) > 1 else []
 
 

@@ -19,11 +19,11 @@ SECOND_BETAS = (0.6, 0.9, 0.95, 0.99, 0.999)
 #: Factors on MADA's hyper learning rates: over 2 decades, and over 4.
 HYPER, FAR_HYPER = (0.1, 0.3162, 1.0, 3.162, 10.0), (0.01, 100.0)
 MAIN, SIX = "automuon_default", "mada_default"
-#: This library's optimizers that figures are asked of, with their rows at defaults.
+#: This library's optimizers that the required figures are about, with their rows at defaults.
 CONTENDERS = {name: f"{name}_default" for name in LR_FREE}
-#: Of the map of learning rates, beside optimizers by their names: a learned lr that starts at the base lr.
+#: Also in the map of learning rates: optimizers whose learned lr starts at the base lr.
 FROM_BASE: dict[str, Values] = {f"{name}_from_lr": {"optimizer": name} for name in LR_FREE}
-#: On the grid of initial betas.
+#: Optimizers on the grid of initial betas.
 OF_BETAS = ("adamw", "mada")
 
 Runs = dict[str, Values]
@@ -31,26 +31,17 @@ Runs = dict[str, Values]
 
 @dataclass(frozen=True)
 class Scope:
-    """The part of the bench that is asked for.
+    """The part of the bench that is asked for."""
 
-    Attributes:
-        sections: Some of SECTIONS.
-        families: Names of the families that are tuned.
-        trials: Number of trials of each family.
-        seeds: Seeds of the defaults, of the tuned trials and of the ablations.
-        map_seeds: Seeds of the maps.
-        rates: Base learning rates of the map.
-        betas: First and second betas of the map.
-        mapped: Optimizers of the map of learning rates, or some of FROM_BASE.
-    """
-
-    sections: tuple[str, ...] = SECTIONS
-    families: tuple[str, ...] = tuple(FAMILIES)
-    trials: int = 16
-    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    map_seeds: tuple[int, ...] = (1, 2)
-    rates: tuple[float, ...] = RATES
+    sections: tuple[str, ...] = SECTIONS  #: some of SECTIONS
+    families: tuple[str, ...] = tuple(FAMILIES)  #: names of the families that are tuned
+    trials: int = 16  #: number of trials of each family
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)  #: seeds of the defaults, of the tuned trials and of the ablations
+    map_seeds: tuple[int, ...] = (1, 2)  #: seeds of the maps
+    rates: tuple[float, ...] = RATES  #: base learning rates of the map
+    #: First and second betas of the map
     betas: tuple[tuple[float, ...], tuple[float, ...]] = (FIRST_BETAS, SECOND_BETAS)
+    #: Optimizers of the map of learning rates, or some of FROM_BASE
     mapped: tuple[str, ...] = ("adamw", *LR_FREE, *FROM_BASE)
 
     def tuned(self, task: BenchTask) -> tuple[str, ...]:
@@ -165,6 +156,11 @@ def followers(seeds: Sequence[int]) -> Runs:
 
 
 FIXED, EQUAL, TRACED = "mada.final_fixed", "mada.equal_rms", "mada.traced"
+
+
+def variants() -> list[str]:
+    """Names of the groups at defaults, with other hyper learning rates, and with one thing changed."""
+    return list(dict.fromkeys([*CONTENDERS.values(), *hyper_map(), *ablations(), FIXED, EQUAL]))
 
 
 def after_tuning(scope: Scope, task: BenchTask, best: dict[str, int]) -> Runs:

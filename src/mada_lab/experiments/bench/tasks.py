@@ -1,4 +1,4 @@
-"""What is trained: small tasks whose loss stays well above zero, each with a budget that one core has in seconds."""
+"""The tasks: their loss stays well above zero, and one core trains each of them in seconds."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,19 +13,12 @@ WARMUP = 0.06  # of the steps
 
 @dataclass(frozen=True)
 class BenchTask:
-    """A task.
-
-    Attributes:
-        name: Its name.
-        config: The keys that all its runs share. The learning rate ends at a tenth of its peak.
-        language: Whether it models text.
-        matrices: Whether its network has linear layers between the first and the last.
-    """
+    """A task."""
 
     name: str
-    config: RunConfig
-    language: bool = False
-    matrices: bool = True
+    config: RunConfig  #: the keys that all its runs share; the learning rate ends at a tenth of its peak
+    language: bool = False  #: whether it models text
+    matrices: bool = True  #: whether its network has linear layers between the first and the last
 
 
 def shared(steps: int, **keys: Any) -> dict[str, Any]:
@@ -69,17 +62,13 @@ _ALL = (
     BenchTask("gpt_shakespeare_large", gpt(300, "shakespeare_char", **LARGE_GPT), language=True),
     BenchTask("gpt_wikitext_bpe", gpt(300, "wikitext_gpt2_small", **BPE_GPT), language=True),
     BenchTask("digits_noisy", digits(600, model="mlp", width=64, batch_size=4, label_noise=0.2)),
-    BenchTask(
-        "digits_deterministic",
-        digits(400, model="logistic", batch_size=1437, label_noise=0.1),
-        matrices=False,
-    ),
+    BenchTask("digits_deterministic", digits(400, model="logistic", batch_size=1437, label_noise=0.1), matrices=False),
 )
 #: By name. The deterministic one takes all training images at each step, and its labels can't all be learned.
 TASKS: dict[str, BenchTask] = {task.name: task for task in _ALL}
 
 
-#: What shows in a minute that all of the bench runs.
+#: The tasks of --quick, which shows in a minute that all of the bench runs.
 QUICK = ("digits_mlp", "gpt_pydoc")
 QUICK_STEPS = 16
 QUICK_TEST: dict[type[RunConfig], dict[str, Any]] = {
@@ -90,11 +79,8 @@ QUICK_TEST: dict[type[RunConfig], dict[str, Any]] = {
 
 def quick(task: BenchTask) -> BenchTask:
     """The same task with a few steps and a small validation set, to see that all of it runs."""
-    keys = shared(QUICK_STEPS)
-    keys["eval_interval"] = keys["log_interval"] = QUICK_STEPS // 4
-    lengths = ("max_iters", "warmup_iters", "eval_interval", "log_interval", "checkpoint_interval")
-    small = {key: keys[key] for key in lengths}
-    return replace(task, config=replace(task.config, **small, hyper_start=4, **QUICK_TEST[type(task.config)]))
+    keys = shared(QUICK_STEPS, eval_interval=QUICK_STEPS // 4, log_interval=QUICK_STEPS // 4, hyper_start=4)
+    return replace(task, config=replace(task.config, **keys, **QUICK_TEST[type(task.config)]))
 
 
 def located(task: BenchTask, data_dir: str, device: str = "cpu") -> BenchTask:

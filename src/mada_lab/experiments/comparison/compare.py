@@ -38,8 +38,7 @@ SOURCE = "coefficients_from"
 def plans(base: TrainConfig, cases: Cases, seeds: Sequence[int]) -> list[Plan]:
     """The runs as one plan or two: those that need no other run, then those that take coefficients from another.
 
-    Raises:
-        ConfigError: A wrong key or value, or a source that isn't compared.
+    Raises ConfigError for a wrong key or value, and for a source that isn't compared.
     """
     full = {name: {"optimizer": name} | ALIASES.get(name, {}) | values for name, values in cases.items()}
     later = {name: values for name, values in full.items() if str(values.get(SOURCE, "")).startswith("@")}
@@ -89,17 +88,8 @@ def table(groups: Sequence[Group]) -> Table:
     return Table(HEAD, [_row(group, groups[0]) for group in groups], CAPTION)
 
 
-HEAD = (
-    "optimizer",
-    "validation loss",
-    "difference",
-    "lower in",
-    "training loss",
-    "difference",
-    "lower in",
-    "failed",
-    "ms per step",
-)
+PAIRED = ("difference", "lower in")
+HEAD = ("optimizer", "validation loss", *PAIRED, "training loss", *PAIRED, "failed", "ms per step")
 CAPTION = (
     "Losses in nats: mean ± standard deviation over seeds. Differences are paired: from the first optimizer's run of "
     "the same seed; “lower in” counts the seeds in which the loss is below that. Failed: no finite final loss."

@@ -1,16 +1,16 @@
-"""Which worker computes which point of a sweep: agreed on through their storage alone, on any number of machines.
+"""Claims: workers, on any number of machines, agree through their storage which of them computes a point of a sweep.
 
-A worker claims a point by adding a running trial with the number of the point, and then reading all trials. A storage
-numbers trials in one order, and a worker that has added one sees every trial before it: of several claims on a point,
-the one with the lowest number stands, and the others see that.
+To claim a point, a worker adds a running trial with the number of the point, and then reads all trials. The storage
+numbers trials in one order, and a worker that has added one sees every trial before it. If several workers claim a
+point, the claim with the lowest number stands, and the other workers see that.
 
-While it computes, a worker changes its trial every now and then. A trial that doesn't change for `grace` seconds is
-failed by another worker, which frees the point for a new claim. The states of a trial:
+While it computes, a worker changes its trial now and then. If a trial doesn't change for `grace` seconds, another
+worker marks it as failed, which frees the point for a new claim. The states of a trial:
 
     running                         claimed
-    complete, or failed with error  settled, the latter as a failure, until someone wants it tried again
+    complete, or failed with error  settled; a failure stands until a user asks to retry it
     failed without error            its worker died, or was stopped (`released`); the point is free
-    pruned                          came second in a race; it means nothing
+    pruned                          another worker's claim came first; ignored
 """
 
 import logging
@@ -36,18 +36,12 @@ class ClaimLost(Exception):  # noqa: N818 nothing went wrong here: others took t
 
 @dataclass(frozen=True)
 class Standing:
-    """How the points stand.
+    """Which points are settled, held by a worker, or drawn."""
 
-    Attributes:
-        settled: By point, the trial that has its result or its failure.
-        held: By point, the trial of the worker that computes it.
-        deaths: By point, how many workers died in it.
-        drawn: By point, name and keys that a worker has drawn for it, in a search.
-    """
-
-    settled: dict[int, Trial] = field(default_factory=dict)
-    held: dict[int, Trial] = field(default_factory=dict)
-    deaths: Counter[int] = field(default_factory=Counter)
+    settled: dict[int, Trial] = field(default_factory=dict)  #: by point, the trial that has its result or its failure
+    held: dict[int, Trial] = field(default_factory=dict)  #: by point, the trial of the worker that computes it
+    deaths: Counter[int] = field(default_factory=Counter)  #: by point, the number of workers that died in it
+    #: By point of a search, the name and the keys that a worker has drawn
     drawn: dict[int, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
@@ -87,13 +81,7 @@ class Claim:
 
 
 class Claims:
-    """One worker's view of the claims in a study.
-
-    Args:
-        study: Where the workers meet.
-        worker: A name for this worker.
-        grace: Seconds without a sign of life after which a worker counts as dead.
-    """
+    """The claims in `study`, for `worker`. After `grace` seconds without a sign of life, a worker counts as dead."""
 
     def __init__(self, study: Study, worker: str, grace: float) -> None:
         self.study, self.grace = study, grace
@@ -101,7 +89,7 @@ class Claims:
         self._seen: dict[int, tuple[Any, float]] = {}
 
     def standing(self) -> Standing:
-        """How the points stand now."""
+        """The standing of all points now."""
         return Standing.of(self.study.trials(), self._retried())
 
     def retry_failed(self) -> int:
@@ -184,7 +172,7 @@ class Claims:
 
 
 class Beat:
-    """Shows in the storage, beside whatever this process does, that a claim's worker lives."""
+    """Shows in the storage, from a thread of its own, that a claim's worker lives."""
 
     def __init__(self, claims: Claims, claim: Claim) -> None:
         self._claims, self._claim = claims, claim

@@ -1,4 +1,4 @@
-"""Runs are finished here: trained afresh, or resumed, one by one or side by side."""
+"""Finishes runs: trains them afresh or resumes them, one by one or side by side."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,11 +17,7 @@ MAY_DIFFER = ("out_dir", "data_dir", "device", "init_from", "coefficients_from",
 
 
 def complete(config: RunConfig, data: Data, listen: Listener) -> Run:
-    """The finished run of `config`: read if its folder holds it, taken up at its checkpoint, or trained afresh.
-
-    Raises:
-        LabError: As `train`; ConfigError too if the folder holds a run of another configuration.
-    """
+    """The finished run of `config`: read, resumed, or trained afresh. Raises as `unfinished` and `train`."""
     rest = unfinished(config)
     if rest is not None:
         train(rest, data, listen)
@@ -29,11 +25,7 @@ def complete(config: RunConfig, data: Data, listen: Listener) -> Run:
 
 
 def complete_together(configs: Sequence[RunConfig], data: Data, listeners: Sequence[Listener]) -> list[Run | Exception]:
-    """The finished run of each configuration, or why it failed; runs of one shape, trained side by side.
-
-    Raises:
-        LabError: As `train_together`.
-    """
+    """The finished run of each configuration, or its error; all are trained side by side, as by `train_together`."""
     members: dict[int, Member] = {}
     failed: dict[int, Exception] = {}
     for i, config in enumerate(configs):
@@ -50,8 +42,7 @@ def complete_together(configs: Sequence[RunConfig], data: Data, listeners: Seque
 def unfinished(config: RunConfig) -> RunConfig | None:
     """The configuration that trains the rest of the run of `config`; None if the run has finished.
 
-    Raises:
-        ConfigError: The folder holds a run of another configuration, or `coefficients_from` can't be followed.
+    Raises ConfigError if the folder holds a run of another configuration, or `coefficients_from` can't be followed.
     """
     folder, config = config.folder, lr_schedule.resolved(coefficients_from.resolve(config))
     begun = (folder / MANIFEST).exists()

@@ -1,4 +1,4 @@
-"""A storage holds one sweep of a name: its plan, which every worker must have, and its claims."""
+"""Joins a sweep. A storage holds one sweep of each name: its claims, and its plan, which all workers must share."""
 
 import json
 import os
@@ -10,20 +10,17 @@ from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.experiments.sweeps.claims import Claims
 from mada_lab.experiments.sweeps.plan import Plan, differences
-from mada_lab.experiments.sweeps.storage import Storage, Study
+from mada_lab.experiments.sweeps.storage import Storage, Study, study_names
 
 GRACE = 60.0  # seconds without a sign of life, after which a worker counts as dead
 PLAN = "plan"
 
 
 def join(plan: Plan | None, storage: Storage, name: str, local: RunConfig) -> tuple[Plan, Study]:
-    """The sweep called `name` in the storage, begun if need be; without a `plan`, the one that is there.
-
-    Raises:
-        ConfigError: There is none, or it has another plan.
-    """
+    """The sweep called `name`, begun if need be; without a `plan`, the stored one. Raises ConfigError for another."""
     pattern = re.compile(rf"{re.escape(name)}-[0-9a-f]{{12}}")
-    texts = [storage.study(study).facts.get(PLAN) for study in storage.studies() if pattern.fullmatch(study)]
+    names = [study for study in study_names(storage) if pattern.fullmatch(study)]
+    texts = [Study(storage, study).facts.get(PLAN) for study in names]
     known = [Plan.from_json(json.loads(text), local) for text in texts if text is not None]
     if plan is None:
         if len(known) != 1:
@@ -36,7 +33,7 @@ def join(plan: Plan | None, storage: Storage, name: str, local: RunConfig) -> tu
         what = f"expected the sweep called {name} to be this one, got one that differs in {keys}"
         remedy = "repeat the old values to go on with it, or choose another --out or --storage to begin anew"
         raise ConfigError(f"sweep, storage: {what}; {remedy}")
-    study = storage.study(f"{name}-{plan.digest}")
+    study = Study(storage, f"{name}-{plan.digest}")
     if PLAN not in study.facts:  # all who begin it at the same time write the same
         study.note(PLAN, json.dumps(plan.to_json()))
     return plan, study

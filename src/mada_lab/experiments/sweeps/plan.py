@@ -47,21 +47,16 @@ Choices = list[Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep: `cases` times `grid`, or `trials` draws from `search`.
+    """The runs of a sweep: `cases` times `grid`, or `trials` draws from `search`."""
 
-    Attributes:
-        base: The keys that all runs share.
-        cases: By name, keys that change together; by default one case without a name and without keys.
-        grid: By key, the values of an axis. The last key changes fastest.
-        search: By key, `low..high`, `low..high:log`, or a list of values.
-        trials: Number of draws.
-    """
-
-    base: RunConfig
+    base: RunConfig  #: the keys that all runs share
+    #: By name, keys that change together; by default one case without a name and without keys
     cases: Mapping[str, Values] = field(default_factory=lambda: {"": {}})
+    #: By key, the values of an axis; the last key changes fastest
     grid: Mapping[str, list[Any]] = field(default_factory=dict)
+    #: By key, `low..high`, `low..high:log`, or a list of values
     search: Mapping[str, Any] = field(default_factory=dict)
-    trials: int = 0
+    trials: int = 0  #: number of draws
 
     @cached_property
     def points(self) -> list[tuple[str, Values]]:
@@ -81,7 +76,7 @@ class Plan:
 
     @property
     def space(self) -> dict[str, "Range | Choices"]:
-        """What each key of the search is drawn from. Raises ConfigError."""
+        """The range or the choices of each key of the search. Raises ConfigError."""
         return {key: _drawn_from(key, given) for key, given in self.search.items()}
 
     def check(self) -> None:
@@ -162,11 +157,7 @@ def require_used(plans: Sequence[Plan]) -> None:
 
 
 def fitted(base: RunConfig, values: Values) -> RunConfig:
-    """`base` with `values`, without the keys of `base` that have no effect beside them.
-
-    Raises:
-        ConfigError: One of the values has no effect, or they don't go together.
-    """
+    """`base` with `values`, without the keys that have no effect then. Raises ConfigError for impossible values."""
     config = _combined(base, values)
     config = replace(config, **{key: defaults(type(base))[key] for key in _idle(config) if key not in values})
     parsing.check(config)
@@ -198,11 +189,8 @@ def axis(key: str, text: str) -> list[Any]:
 
 def describe(point: int, values: Values) -> str:
     """A name for the folder of a drawn point."""
-    return f"{point:04d}_{_name('', {key: _short(x) for key, x in values.items()})}"
-
-
-def _short(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value
+    short = {key: f"{x:.4g}" if isinstance(x, float) else x for key, x in values.items()}
+    return f"{point:04d}_{_name('', short)}"
 
 
 def _product(grid: Mapping[str, Sequence[Any]]) -> Iterator[Values]:

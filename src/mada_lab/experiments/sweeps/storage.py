@@ -1,4 +1,4 @@
-"""Where the workers of a sweep meet: a journal in a file, or a database. This file alone knows optuna.
+"""The storage that the workers of a sweep share: a journal in a file, or a database. Only this file imports optuna.
 
 A storage holds studies, one per plan; a study holds facts and trials. A trial holds facts too, and runs until it ends.
 """
@@ -23,6 +23,8 @@ from mada_lab.system import files
 TRIES, PAUSE = 5, 0.5  # seconds: workers that make the tables of one database at the same time disturb each other
 WAIT = 60  # seconds that a writer waits for the others' writes in an SQLite file
 
+Storage = BaseStorage
+study_names = optuna.get_all_study_names
 #: What a storage raises that can't be read or written.
 StorageError = StorageInternalError
 #: What a study raises if a trial that is to be changed has ended.
@@ -33,31 +35,24 @@ State = TrialState
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as it was read.
+    """A trial as it was read."""
 
-    Attributes:
-        id: For the methods of its study.
-        number: Its place in the order in which all workers see the trials of a study.
-        state: How it stands.
-        facts: What workers noted.
-    """
-
-    id: int
-    number: int
-    state: State
-    facts: Mapping[str, Any]
+    id: int  #: identifies it to the methods of its study
+    number: int  #: its place in the order in which all workers see the trials of a study
+    state: State  #: running, or how it ended
+    facts: Mapping[str, Any]  #: notes of the workers, by name
 
 
 class Study:
     """The study called `name`, made if need be."""
 
-    def __init__(self, storage: BaseStorage, name: str) -> None:
+    def __init__(self, storage: Storage, name: str) -> None:
         self._study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
         self._storage, self._id = self._study._storage, self._study._study_id  # the first has a cache
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What workers noted about the study."""
+        """The notes of the workers about the study, by name."""
         return self._storage.get_study_user_attrs(self._id)
 
     def note(self, name: str, fact: object) -> None:
@@ -81,11 +76,7 @@ class Study:
             self._storage.set_trial_user_attr(trial, name, fact)
 
     def end(self, trial: int, state: State, value: float | None = None) -> bool:
-        """Ends a running trial with its result, and returns whether this worker ended it.
-
-        Raises:
-            TrialEnded: It has ended.
-        """
+        """Ends a running trial with its result; returns whether this worker ended it. Raises TrialEnded."""
         return self._storage.set_trial_state_values(trial, state, None if value is None else [value])
 
     def draw(self, trial: int, space: Mapping[str, Range | Choices], seed: int) -> dict[str, Any]:
@@ -101,21 +92,6 @@ class Study:
         return dict(drawn.params)
 
 
-class Storage:
-    """A storage with its studies."""
-
-    def __init__(self, backend: BaseStorage) -> None:
-        self._backend = backend
-
-    def studies(self) -> list[str]:
-        """The names of the studies."""
-        return [study.study_name for study in self._backend.get_all_studies()]
-
-    def study(self, name: str) -> Study:
-        """The study called `name`, made if need be."""
-        return Study(self._backend, name)
-
-
 def open_storage(name: str) -> Storage:
     """The storage called `name`: a URL with `://` is a database, all else the path of a journal.
 
@@ -125,15 +101,11 @@ def open_storage(name: str) -> Storage:
         ConfigError: There can be no such storage.
         CheckpointError: The journal is damaged.
     """
-    return Storage(_database(name) if "://" in name else _journal(Path(name)))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # without a line for each study and trial
+    return _database(name) if "://" in name else _journal(Path(name))
 
 
-def quiet() -> None:
-    """Keeps optuna from logging each study and trial."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def _journal(path: Path) -> BaseStorage:
+def _journal(path: Path) -> Storage:
     try:
         files.make_folder(path.parent)
         path = path.resolve()
@@ -159,7 +131,7 @@ def _drop_torn_line(path: Path) -> None:
         files.write_at(path, content.rfind(b"\n") + 1, b"")
 
 
-def _database(url: str) -> BaseStorage:
+def _database(url: str) -> Storage:
     options = {"connect_args": {"timeout": WAIT}} if url.startswith("sqlite") else {}
     for i in range(TRIES):
         try:

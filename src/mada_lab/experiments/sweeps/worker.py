@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import CheckpointError, Interrupted, LabError, visible
@@ -50,7 +50,7 @@ def require_all(results: "Sequence[Result]") -> None:
 
 
 class SweepListener(Protocol):
-    """What follows a worker, such as a progress bar."""
+    """Follows a worker, as a progress bar does."""
 
     def standing(self, settled: int, failed: int, size: int) -> None:
         """All workers together have settled `settled` of `size` points; `failed` of them failed."""
@@ -80,7 +80,6 @@ class Worker:
     """Computes points of a plan.
 
     Args:
-        plan: The points.
         claims: Shares the points out among workers.
         out: Folder of the run folders.
         listen: Follows the worker.
@@ -135,11 +134,11 @@ class Worker:
 
     def results(self, standing: Standing) -> list[Result]:
         """The results of the settled points."""
-        settled = [(*self._known(point, standing), point, trial) for point, trial in sorted(standing.settled.items())]
-        return [
-            Result(point, name, values, self.out / name if name else None, trial.facts.get("error"))
-            for name, values, point, trial in settled
-        ]
+        results = []
+        for point, trial in sorted(standing.settled.items()):
+            name, values = self._known(point, standing)
+            results.append(Result(point, name, values, self.out / name if name else None, trial.facts.get("error")))
+        return results
 
     def _compute(self, claims: Sequence[Claim]) -> None:
         """Computes points and settles them. Raises SweepStopped; other errors of a run are results."""
@@ -249,6 +248,3 @@ class _Heard(Listener):
     def step(self, done: int) -> None:
         self._beat.check()
         self._listen.step(done)
-
-    def row(self, row: dict[str, Any]) -> None:
-        """Rows are in the record."""

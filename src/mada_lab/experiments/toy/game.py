@@ -27,19 +27,13 @@ BEST, WORST = -1.0, 1.0
 
 @dataclass(frozen=True)
 class Problem:
-    """Slopes with a period: `first` at times 1, 1 + period, ..., and `other` at all other times.
+    """Slopes with a period: `first` at times 1, 1 + period, ..., and `other` at all other times."""
 
-    Attributes:
-        betas: The betas with which Adam fails.
-        lr: The learning rate at t = 1, by schedule.
-    """
-
-    name: str
     period: int
     first: float
     other: float
-    betas: tuple[float, float]
-    lr: Mapping[str, float]
+    betas: tuple[float, float]  #: the betas with which Adam fails
+    lr: Mapping[str, float]  #: the learning rate at t = 1, by schedule
 
     def slope(self, t: int) -> float:
         """The slope of f_t, t >= 1."""
@@ -48,8 +42,8 @@ class Problem:
 
 #: The synthetic experiment of their section 5, and theorem 1 with C = 3, where beta2 = 1/(1 + C^2).
 PROBLEMS = {
-    "reddi": Problem("reddi", 101, 1010.0, -10.0, (0.9, 0.99), {"sqrt": 0.5, "constant": 1e-3}),
-    "c3": Problem("c3", 3, 3.0, -1.0, (0.0, 0.1), {"sqrt": 0.1, "constant": 1e-2}),
+    "reddi": Problem(101, 1010.0, -10.0, (0.9, 0.99), {"sqrt": 0.5, "constant": 1e-3}),
+    "c3": Problem(3, 3.0, -1.0, (0.0, 0.1), {"sqrt": 0.1, "constant": 1e-2}),
 }
 
 #: lr / sqrt(t), which their theorems are about, and one lr throughout, as in MADA's published toy.
@@ -76,23 +70,14 @@ METHODS: dict[str, tuple[type[HyperOptimizer], Json]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Game:
-    """One method on one problem.
+    """One method on one problem."""
 
-    Attributes:
-        problem: Name in PROBLEMS.
-        method: Name in METHODS.
-        schedule: Name in SCHEDULES.
-        learning_rate: None is the problem's.
-        steps: Number of plays.
-        points: About the number of recorded rows, half of them even in t, half even in log t.
-    """
-
-    problem: str
-    method: str
-    schedule: str = "sqrt"
-    learning_rate: float | None = None
-    steps: int = 1_000_000
-    points: int = 600
+    problem: str  #: name in PROBLEMS
+    method: str  #: name in METHODS
+    schedule: str = "sqrt"  #: name in SCHEDULES
+    learning_rate: float | None = None  #: by default that of the problem
+    steps: int = 1_000_000  #: number of plays
+    points: int = 600  #: about the number of recorded rows, half of them even in t, half even in log t
 
     def __post_init__(self) -> None:
         for key, known in (("problem", PROBLEMS), ("method", METHODS), ("schedule", SCHEDULES)):
@@ -108,11 +93,7 @@ class Game:
         return PROBLEMS[self.problem].lr[self.schedule] if self.learning_rate is None else self.learning_rate
 
     def optimizer(self) -> tuple[Tensor, HyperOptimizer]:
-        """A parameter at 0 in fp64, and the method that moves it.
-
-        Raises:
-            ConfigError: The optimizer refuses a value.
-        """
+        """A parameter at 0 in fp64, and the method that moves it. Raises ConfigError if it refuses a value."""
         cls, options = METHODS[self.method]
         x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
         try:
@@ -163,8 +144,7 @@ def recorded(steps: int, points: int) -> list[int]:
 def record(game: Game, folder: Path) -> Json:
     """Plays the game into a run folder, and returns the summary. Seconds are processor time of one core.
 
-    Raises:
-        ConfigError: A value is refused, or the folder holds a run already.
+    Raises ConfigError if a value is refused, or the folder holds a run already.
     """
     _, optimizer = game.optimizer()
     start: Any = optimizer.coefficients() if optimizer.learned else {}

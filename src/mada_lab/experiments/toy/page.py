@@ -1,4 +1,4 @@
-"""What a report adds for runs of an online problem: average regret, iterate and rho over time."""
+"""The section of a report about runs of an online problem: average regret, iterate and rho over time."""
 
 from collections.abc import Mapping, Sequence
 

@@ -24,19 +24,10 @@ Numbers = dict[str, float]
 
 
 class ScalarOptimizer:
-    """Moves a number as `optimizer` would move a parameter that has one element.
+    """Moves the number `x`, from `start`, as `optimizer` would move a parameter that has one element.
 
-    Args:
-        optimizer: A fresh optimizer of one fp64 parameter, whose rule, options and learners are used; it is not
-            stepped. Weight decay, slots that aren't fp64, a learned lr and learners other than HyperSGD are refused.
-        start: The first value of the number.
-
-    Attributes:
-        x: The number; a caller may project it between two steps.
-        coefficients: The rule's coefficients by name, as learned, before a guard.
-
-    Raises:
-        ValueError: The optimizer has one of the options that are refused.
+    `optimizer` is a fresh one of one fp64 parameter. It is not stepped: its rule, options and learners are used. Raises
+    ValueError if it has weight decay, slots that aren't fp64, a learned lr or learners other than HyperSGD.
     """
 
     def __init__(self, optimizer: HyperOptimizer, start: float) -> None:
@@ -50,7 +41,8 @@ class ScalarOptimizer:
         slope = differentiate(graph, learned, scalars, with_product=False)
         self._update, self._slope = on_floats(graph), on_floats(slope)
 
-        self.x, self.t = start, 0
+        self.x, self.t = start, 0  # a caller may project x between two steps
+        #: The rule's coefficients by name, as learned, before a guard
         self.coefficients: Numbers = {q: float(group[q]) for q in rule.coefficient_names()}
         self._hyper = {name: float(group[name]) for name in rule.hyper_parameters}
         self._slots: Numbers = {SLOT + slot.name: slot.init for slot in form.slots}
@@ -93,13 +85,7 @@ def _require_scalar(optimizer: HyperOptimizer) -> None:
 
 
 class Column:
-    """One coefficient, moved by its learner's own step and projected as the library does, both on floats.
-
-    Args:
-        name: The coefficient.
-        learner: What learns it.
-        rule: What it belongs to.
-    """
+    """The coefficient `name` of `rule`, moved by its learner's own step and projected as the library does."""
 
     def __init__(self, name: str, learner: HyperSGD, rule: Rule) -> None:
         self.name, self._velocity = name, 0.0
@@ -141,11 +127,7 @@ def on_floats(graph: fx.Graph) -> Callable[[Mapping[str, float]], Any]:
 
 
 def _compiled(graph: fx.Graph) -> Function:
-    """The graph, with its operations on tensors replaced, as a function of its inputs in their order.
-
-    Raises:
-        ValueError: It has an operation that is not known here.
-    """
+    """The graph, with its operations on tensors replaced, as a function of its inputs in their order."""
     for node in graph.nodes:
         if node.op in ("call_function", "call_method") and not _is_python(node.target):
             name = node.target if isinstance(node.target, str) else node.target.__name__
