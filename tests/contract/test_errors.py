@@ -63,7 +63,7 @@ LEARNERS = [
     (lambda: HyperTorch("beta1", scope="layer"), r"scope='layer'"),
     (lambda: LearnedLR(scope="layer"), r"scope='layer'"),
     (lambda: LearnedLR(rate=-1.0), r"rate=-1.0: expected a number in \[0, inf\)"),
-    (lambda: LearnedLR(clip=-1.0), r"clip=-1.0: expected a number in \[0, inf\); math.inf is no limit, the default is 1.0"),
+    (lambda: LearnedLR(clip=-1.0), r"clip=-1.0: expected a number in \[0, inf\); math.inf is no limit"),
     (lambda: LearnedLR(start=-1), r"start=-1"),
     (lambda: LearnedLR(reach=-0.1), r"reach=-0.1: expected a number in \[0, inf\)"),
 ]
