@@ -75,10 +75,6 @@ class Batches:
 def fixed_batches(
     tokens: NDArray[Any] | DiskArray, block_size: int, batch_size: int, count: int, seed: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """The evaluation set: `count` batches as of `Batches`, the same for the same arguments.
-
-    Raises:
-        DataError: There are fewer than block_size + 1 tokens.
-    """
+    """The evaluation set: `count` batches, the same for the same arguments. Raises DataError as `Batches`."""
     batches = Batches(tokens, block_size, batch_size, seed ^ EVALUATION_STREAM)
     return [batches.next() for _ in range(count)]

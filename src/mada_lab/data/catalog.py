@@ -7,8 +7,8 @@ from fractions import Fraction
 
 from mada_lab.data.cuts import Cut, as_given, every, last, last_tenth
 from mada_lab.data.download import PinnedFile
-from mada_lab.data.image_sources import Cifar10, Digits, ImageSource
-from mada_lab.data.sources import Hub, OwnText, PythonTopics, TextFile, TextSource
+from mada_lab.data.image_sources import Cifar10, Digits, Pictures
+from mada_lab.data.sources import Hub, OwnText, PythonTopics, Source, TextFile, Texts
 from mada_lab.errors import ConfigError
 from mada_optim.checks import did_you_mean
 
@@ -20,14 +20,13 @@ class TextSet:
     """A data set of text.
 
     Attributes:
-        source: Source of the text.
         tokenizers: Its tokenizers, the default first. The folder with another is called NAME_TOKENIZER.
         cut: Splits the text into training and validation text.
         end_of_text: Whether the end-of-text token follows each document, if the tokenizer has one.
         download_bytes: Approximate size of the download.
     """
 
-    source: TextSource
+    source: Source[Texts]
     tokenizers: tuple[str, ...]
     cut: Cut = as_given
     end_of_text: bool = False
@@ -36,14 +35,9 @@ class TextSet:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """A data set of images.
+    """A data set of images, and the approximate size of its download."""
 
-    Attributes:
-        source: Source of the images.
-        download_bytes: Approximate size of the download.
-    """
-
-    source: ImageSource
+    source: Source[Pictures]
     download_bytes: int = 0
 
 

@@ -67,11 +67,7 @@ class Corpus:
         return self.split("val")
 
     def split(self, name: str) -> DiskArray:
-        """A split by name: train, val or test.
-
-        Raises:
-            DataError: The data set has no such split.
-        """
+        """A split by name: train, val or test. Raises DataError if the data set doesn't have it."""
         if name not in self.splits:
             raise DataError(
                 f"data set, in {self.folder}: expected a split {name}, got only {', '.join(self.splits)}; "
@@ -96,11 +92,7 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the tokens.
-
-        Raises:
-            DataError: Its file is missing or damaged, or its package isn't installed.
-        """
+        """The tokenizer. Raises DataError if its file is missing or damaged, or its package isn't installed."""
         characters = self.meta.vocabulary.characters
         if characters is not None:
             return CharTokenizer(characters)

@@ -180,11 +180,7 @@ class ImageBatches:
         return torch.tensor([self._number])
 
     def restore(self, state: Tensor) -> None:
-        """Continues from a position of a sequence with the same images, settings and seed.
-
-        Raises:
-            ValueError: The number is negative.
-        """
+        """Continues from a position of a sequence with the same images, settings and seed; ValueError if negative."""
         if int(state) < 0:
             raise ValueError(f"data position: expected the number of a batch, got {int(state)}")
         self._number = int(state)

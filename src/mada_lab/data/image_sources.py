@@ -5,14 +5,15 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mada_lab.data.archives import npz_arrays, tar_members
 from mada_lab.data.download import PinnedFile, describe, fetch, require_pinned
-from mada_lab.errors import ConfigError, DataError
+from mada_lab.data.sources import require_none
+from mada_lab.errors import DataError
 from mada_lab.system import optional
 
 BLOCK = 1000  # images decoded at a time
@@ -39,30 +40,13 @@ class Pictures:
     batches: Iterator[Labelled]
 
 
-class ImageSource(Protocol):
-    """A source of images."""
-
-    def open(self, given: Path | None, downloads: Path) -> Pictures:
-        """Gets the images.
-
-        Args:
-            given: A file of the user instead of a download.
-            downloads: Folder for downloads; made when needed.
-
-        Raises:
-            ConfigError: A file was given to a source that takes none.
-            DataError: The images are missing or damaged.
-        """
-
-
 @dataclass(frozen=True)
 class Digits:
     """The 8 x 8 digits of scikit-learn; no network is needed."""
 
     def open(self, given: Path | None, downloads: Path) -> Pictures:
         """All digits in scikit-learn's order; the last fifth is for testing."""
-        if given is not None:
-            raise ConfigError(f"--from-file: expected none for the digits of scikit-learn, got {given}; leave it out")
+        require_none(given, "the digits of scikit-learn")
         digits = optional.load("sklearn.datasets", "scikit-learn").load_digits()
         images = digits.images.astype(np.uint8)[..., np.newaxis]
         labels = digits.target.astype(np.uint8)

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mada_lab.data.download import PinnedFile, describe, fetch, read_pinned, require_pinned
 from mada_lab.data.readers import Document, by_split, documents, not_utf8
@@ -12,6 +12,7 @@ from mada_lab.errors import ConfigError, DataError
 from mada_lab.system import optional
 
 Stream = Iterator[tuple[str, Document]]
+Found = TypeVar("Found", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Texts:
     read: Callable[[], Stream]
 
 
-class TextSource(Protocol):
-    """A source of text."""
+class Source(Protocol[Found]):
+    """A source of text (`Texts`) or of images (`Pictures`)."""
 
-    def open(self, given: Path | None, downloads: Path) -> Texts:
-        """Gets the text.
+    def open(self, given: Path | None, downloads: Path) -> Found:
+        """Gets the content.
 
         Args:
             given: A file or folder of the user instead of a download.
@@ -41,8 +42,14 @@ class TextSource(Protocol):
 
         Raises:
             ConfigError: A file was given to a source that takes none.
-            DataError: The text is missing or damaged.
+            DataError: The content is missing or damaged.
         """
+
+
+def require_none(given: Path | None, source: str) -> None:
+    """Raises ConfigError if the user gave a file in the place of a source that no file has."""
+    if given is not None:
+        raise ConfigError(f"--from-file: expected none for {source}, got {given}; leave it out")
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,7 @@ class PythonTopics:
 
     def open(self, given: Path | None, downloads: Path) -> Texts:
         """One document: all topics in the order of their names, with blank lines between."""
-        if given is not None:
-            raise ConfigError(f"--from-file: expected none for a text of Python itself, got {given}; leave it out")
+        require_none(given, "a text of Python itself")
         try:
             from pydoc_data.topics import topics  # some megabytes
         except ImportError as error:
@@ -127,12 +133,11 @@ class Hub:
         if given is not None:
             found = by_split(given, self.files)
             names = ", ".join(f"{path.name} as {split}" for split, paths in found.items() for path in paths)
-            return self._texts(f"files of the user: {names}", found)
-        found = {split: [self._download(path) for path in paths] for split, paths in self.files.items()}
-        return self._texts(f"https://huggingface.co/datasets/{self.repository}/tree/{self.revision}", found)
-
-    def _texts(self, origin: str, files: Mapping[str, list[Path]]) -> Texts:
-        return Texts(origin, tuple(files), lambda: self._read(files))
+            origin = f"files of the user: {names}"
+        else:
+            found = {split: [self._download(path) for path in paths] for split, paths in self.files.items()}
+            origin = f"https://huggingface.co/datasets/{self.repository}/tree/{self.revision}"
+        return Texts(origin, tuple(found), lambda: self._read(found))
 
     def _read(self, files: Mapping[str, list[Path]]) -> Stream:
         for split, paths in files.items():

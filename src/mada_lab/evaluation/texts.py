@@ -85,7 +85,7 @@ def of_data_set(name: str, data_dir: Path, split: str | None) -> Text:
         DataError: It isn't prepared, is damaged, or has no such split.
     """
     data_set = _text_set(find(name, data_dir))
-    corpus = open_or_prepare(name, data_dir)
+    corpus = open_or_prepare(name, data_dir, Corpus)
     split = split or ("test" if "test" in corpus.splits else "val")
     return Text(name, split, corpus.meta.source, list(_decoded(corpus, split)), data_set.end_of_text, _lines(data_set))
 
