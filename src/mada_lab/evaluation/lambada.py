@@ -18,10 +18,9 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class LastWords:
-    """The result.
+    """The result for a number of passages.
 
     Attributes:
-        documents: Number of passages.
         accuracy: Share of passages in which each token of the last word is the most likely one.
         perplexity: e to the mean loss of a last word, summed over its tokens.
     """

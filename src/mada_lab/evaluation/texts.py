@@ -51,11 +51,7 @@ class Text:
         return sum(len(x.split()) for x in self.documents)
 
     def tokens(self, tokenizer: Tokenizer) -> NDArray[np.int64]:
-        """The ids of all documents in one dimension, as in a prepared data set.
-
-        Raises:
-            DataError: The tokenizer can't encode a character.
-        """
+        """The ids of all documents in one dimension. Raises DataError for a character that can't be encoded."""
         return _joined(self.documents, tokenizer, self.ended)
 
     def paper_tokens(self, tokenizer: Tokenizer) -> NDArray[np.int64]:

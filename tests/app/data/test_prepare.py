@@ -110,7 +110,7 @@ def test_folder_of_another_set_is_refused(tiny_set: Path) -> None:
 
 def test_processes_that_want_the_same_set_wait_for_each_other(tmp_path: Path) -> None:
     """Four runs are started at once on a fresh checkout; without a lock, one renames what another is still writing."""
-    program = "from mada_lab.data.prepare import open_or_prepare, Path\nopen_or_prepare('pydoc', Path('data'))"
+    program = "from mada_lab.data.prepare import *\nopen_or_prepare('pydoc', Path('data'), Corpus)"
     command = [sys.executable, "-c", program]
     started = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     assert [(run.communicate(timeout=120)[1], run.returncode) for run in started] == [("", 0)] * 4
