@@ -32,21 +32,13 @@ def keys(kind: type[RunConfig]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Request:
-    """A file and a command line, in our keys.
+    """A file and a command line, in our keys."""
 
-    Attributes:
-        values: Keys and values from the file, each of its right type.
-        words: The command line.
-        keys: The keys that one of the two gives, whatever their values.
-        tables: Tables of the file that aren't keys of the configuration, by name.
-        notes: Sentences about keys that were translated (`upstream`).
-    """
-
-    values: dict[str, Any]
-    words: list[str]
-    keys: set[str]
-    tables: dict[str, Any]
-    notes: list[str]
+    values: dict[str, Any]  #: keys and values from the file, each of its right type
+    words: list[str]  #: the command line
+    keys: set[str]  #: the keys that one of the two gives, whatever their values
+    tables: dict[str, Any]  #: tables of the file that aren't keys of the configuration, by name
+    notes: list[str]  #: sentences about keys that were translated (`upstream`)
 
 
 def load(arguments: Sequence[str], kind: type[C] = TrainConfig) -> C:  # type: ignore[assignment] # mypy#3737

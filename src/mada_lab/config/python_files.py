@@ -33,17 +33,11 @@ OPERATORS: dict[type[ast.operator], Callable[..., Value]] = {
 
 @dataclass(frozen=True)
 class Assignment:
-    """The last assignment of a name.
-
-    Attributes:
-        value: The assigned value.
-        line: The line.
-        names: The names in its expression.
-    """
+    """The last assignment of a name."""
 
     value: Value
     line: int
-    names: frozenset[str]
+    names: frozenset[str]  #: the names in its expression
 
 
 def assignments(source: bytes, path: Path) -> dict[str, Assignment]:

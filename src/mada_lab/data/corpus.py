@@ -25,17 +25,11 @@ VERIFIED_AT_OPEN_BYTES = 256 << 20
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A prepared text data set.
-
-    Attributes:
-        folder: Its folder.
-        meta: Its sidecar.
-        splits: Token ids by split: shape (tokens,), an unsigned integer type, on the disk.
-    """
+    """A prepared text data set."""
 
     folder: Path
     meta: Sidecar
-    splits: Mapping[str, DiskArray]
+    splits: Mapping[str, DiskArray]  #: token ids by split: shape (tokens,), an unsigned integer type, on the disk
 
     @classmethod
     def open(cls, folder: Path) -> "Corpus":

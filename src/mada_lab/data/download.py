@@ -28,19 +28,12 @@ REMEDY = "try again later, or fetch the file by other means and pass it with --f
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """A file whose content is known beforehand.
+    """A file whose content is known beforehand."""
 
-    Attributes:
-        url: An https address.
-        sha256: Hexadecimal digest of the content.
-        bytes: Its length.
-        remedy: End of the message for a file that is missing or wrong.
-    """
-
-    url: str
-    sha256: str
-    bytes: int
-    remedy: str = REMEDY
+    url: str  #: an https address
+    sha256: str  #: hexadecimal digest of the content
+    bytes: int  #: its length
+    remedy: str = REMEDY  #: end of the message for a file that is missing or wrong
 
     @property
     def name(self) -> str:

@@ -23,20 +23,13 @@ Labelled = tuple[str, NDArray[Any], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images of a source.
+    """Images of a source."""
 
-    Attributes:
-        origin: Their source, in words.
-        shape: Height, width and channels of each.
-        brightest: The largest value of a pixel.
-        classes: Names by label.
-        batches: The name of a split, images (n, height, width, channels) and labels (n,), both uint8, in order.
-    """
-
-    origin: str
-    shape: tuple[int, int, int]
-    brightest: int
-    classes: tuple[str, ...]
+    origin: str  #: their source, in words
+    shape: tuple[int, int, int]  #: height, width and channels of each
+    brightest: int  #: the largest value of a pixel
+    classes: tuple[str, ...]  #: names by label
+    #: the name of a split, images (n, height, width, channels) and labels (n,), both uint8, in order
     batches: Iterator[Labelled]
 
 
@@ -64,9 +57,6 @@ class Cifar10:
     They come from the authors' binary version (their Python version is a pickle, which is never opened), or from an
     `.npz` of JPEG files: `train_jpeg` has the bytes of all files, `train_offsets` their limits, `train_labels` the
     labels, the same for `test`, and `classes` the names.
-
-    Attributes:
-        archive: The binary version.
     """
 
     archive: PinnedFile

@@ -20,38 +20,23 @@ FIXED = {**sidecar.FIXED, "kind": "images", "dtype": "uint8"}
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """The files of a split, `SPLIT_images.bin` and `SPLIT_labels.bin`.
+    """The files of a split, `SPLIT_images.bin` and `SPLIT_labels.bin`."""
 
-    Attributes:
-        images: Number of images.
-        images_sha256: Hexadecimal digest of the pixels.
-        labels_sha256: Hexadecimal digest of the labels.
-    """
-
-    images: int
-    images_sha256: str
-    labels_sha256: str
+    images: int  #: number of images
+    images_sha256: str  #: hexadecimal digest of the pixels
+    labels_sha256: str  #: hexadecimal digest of the labels
 
 
 @dataclass(frozen=True)
 class ImageSidecar:
-    """The description of a folder of images.
-
-    Attributes:
-        name: Name of the data set.
-        source: Source of the images.
-        shape: Height, width and channels.
-        brightest: The largest value of a pixel.
-        classes: Names by label.
-        splits: By name, `train` and `test`.
-    """
+    """The description of a folder of images."""
 
     name: str
-    source: str
-    shape: tuple[int, int, int]
-    brightest: int
-    classes: tuple[str, ...]
-    splits: Mapping[str, ImageSplit]
+    source: str  #: source of the images
+    shape: tuple[int, int, int]  #: height, width and channels
+    brightest: int  #: the largest value of a pixel
+    classes: tuple[str, ...]  #: names by label
+    splits: Mapping[str, ImageSplit]  #: by name, `train` and `test`
 
     def to_json(self) -> str:
         """The text of `meta.json`: ASCII, and the same for the same content."""
@@ -75,15 +60,10 @@ def read(folder: Path) -> ImageSidecar:
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """A split.
+    """A split."""
 
-    Attributes:
-        images: uint8 of shape (n, height, width, channels).
-        labels: uint8 of shape (n,), each the number of a class.
-    """
-
-    images: DiskArray
-    labels: DiskArray
+    images: DiskArray  #: uint8 of shape (n, height, width, channels)
+    labels: DiskArray  #: uint8 of shape (n,), each the number of a class
 
     def __len__(self) -> int:
         return len(self.images)
@@ -91,14 +71,7 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A prepared data set of images.
-
-    Attributes:
-        folder: Its folder.
-        meta: Its sidecar.
-        train: The training split.
-        test: The test split.
-    """
+    """A prepared data set of images."""
 
     folder: Path
     meta: ImageSidecar

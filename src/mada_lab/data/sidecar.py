@@ -25,53 +25,32 @@ FIXED = {"format_version": FORMAT_VERSION, "byteorder": "little"}
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The meaning of the token ids.
+    """The meaning of the token ids."""
 
-    Attributes:
-        tokenizer: `char` or `gpt2`.
-        size: Number of ids.
-        characters: With `char`, the characters by id, in the order of their code points.
-        sha256: With `gpt2`, the hexadecimal digest of its file, a copy of which is beside the sidecar.
-    """
-
-    tokenizer: str
-    size: int
-    characters: str | None = None
-    sha256: str | None = None
+    tokenizer: str  #: `char` or `gpt2`
+    size: int  #: number of ids
+    characters: str | None = None  #: with `char`, the characters by id, in the order of their code points
+    sha256: str | None = None  #: with `gpt2`, the hexadecimal digest of its file, a copy of which is beside the sidecar
 
 
 @dataclass(frozen=True)
 class Split:
-    """A token file.
+    """A token file."""
 
-    Attributes:
-        tokens: Number of tokens, at least 1.
-        bytes: Its length.
-        sha256: Hexadecimal digest of its content.
-    """
-
-    tokens: int
-    bytes: int
-    sha256: str
+    tokens: int  #: number of tokens, at least 1
+    bytes: int  #: its length
+    sha256: str  #: hexadecimal digest of its content
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """The description of a folder of token files.
-
-    Attributes:
-        name: Name of the data set.
-        source: Source of the text.
-        source_sha256: Hexadecimal digest of the whole text as UTF-8.
-        vocabulary: The meaning of the ids.
-        splits: Token files, by the names in `SPLITS`.
-    """
+    """The description of a folder of token files."""
 
     name: str
-    source: str
-    source_sha256: str
-    vocabulary: Vocabulary
-    splits: Mapping[str, Split]
+    source: str  #: source of the text
+    source_sha256: str  #: hexadecimal digest of the whole text as UTF-8
+    vocabulary: Vocabulary  #: the meaning of the ids
+    splits: Mapping[str, Split]  #: token files, by the names in `SPLITS`
 
     @property
     def token_dtype(self) -> np.dtype[Any]:

@@ -17,17 +17,11 @@ Found = TypeVar("Found", covariant=True)
 
 @dataclass(frozen=True)
 class Texts:
-    """Text of a source.
+    """Text of a source."""
 
-    Attributes:
-        origin: Its source, in words.
-        splits: Names of its splits.
-        read: Iterates over the documents, each with the name of its split.
-    """
-
-    origin: str
-    splits: tuple[str, ...]
-    read: Callable[[], Stream]
+    origin: str  #: its source, in words
+    splits: tuple[str, ...]  #: names of its splits
+    read: Callable[[], Stream]  #: iterates over the documents, each with the name of its split
 
 
 class Source(Protocol[Found]):
@@ -76,11 +70,7 @@ class PythonTopics:
 
 @dataclass(frozen=True)
 class TextFile:
-    """One text file on the network, which fits in memory: one document.
-
-    Attributes:
-        file: The expected file.
-    """
+    """One text file on the network, which fits in memory: one document."""
 
     file: PinnedFile
 
@@ -112,21 +102,13 @@ class OwnText:
 
 @dataclass(frozen=True)
 class Hub:
-    """Data files of one revision of a data set on the Hugging Face Hub; scripts are not used.
+    """Data files of one revision of a data set on the Hugging Face Hub; scripts are not used."""
 
-    Attributes:
-        repository: Owner and name.
-        revision: The commit, which fixes the content.
-        files: Paths by split.
-        lines: Whether a row is a line of one long text instead of a document.
-        pinned: Files whose digest is known here too, by path.
-    """
-
-    repository: str
-    revision: str
-    files: Mapping[str, tuple[str, ...]]
-    lines: bool = False
-    pinned: Mapping[str, PinnedFile] = field(default_factory=dict)
+    repository: str  #: owner and name
+    revision: str  #: the commit, which fixes the content
+    files: Mapping[str, tuple[str, ...]]  #: paths by split
+    lines: bool = False  #: whether a row is a line of one long text instead of a document
+    pinned: Mapping[str, PinnedFile] = field(default_factory=dict)  #: files whose digest is known here too, by path
 
     def open(self, given: Path | None, downloads: Path) -> Texts:
         """The files from the Hub's cache, the network, or the user."""

@@ -42,13 +42,9 @@ def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
 
 @dataclass(frozen=True)
 class CharTokenizer:
-    """Each character of the vocabulary is a token, and its position there is its id.
+    """Each character of the vocabulary is a token, and its position there is its id."""
 
-    Attributes:
-        vocabulary: The characters in the order of their code points, each once.
-    """
-
-    vocabulary: str
+    vocabulary: str  #: the characters in the order of their code points, each once
     name = "char"
     end_of_text = None
 

@@ -21,17 +21,11 @@ WITH_LAST_WORDS = ("lambada",)
 
 @dataclass(frozen=True)
 class Windowing:
-    """The windows of a text.
+    """The windows of a text."""
 
-    Attributes:
-        mode: `stride`, or `paper` for the windows of the MADA paper's code.
-        context: Inputs of a window.
-        stride: Tokens from one window to the next; None with `paper`.
-    """
-
-    mode: str
-    context: int
-    stride: int | None
+    mode: str  #: `stride`, or `paper` for the windows of the MADA paper's code
+    context: int  #: inputs of a window
+    stride: int | None  #: tokens from one window to the next; None with `paper`
 
     def __str__(self) -> str:
         """In words."""

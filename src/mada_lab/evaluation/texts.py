@@ -22,23 +22,14 @@ EMPTIED = " \n"  # a blank line of WikiText, which is empty in the Hub's copy
 
 @dataclass(frozen=True)
 class Text:
-    """A text.
+    """A text."""
 
-    Attributes:
-        name: Name of the data set, or of the file.
-        split: val or test; None for a file without a data set.
-        source: Its source, in words.
-        documents: The documents in order.
-        ended: Whether the end-of-text token follows each document, if the tokenizer has one.
-        lines: Whether the source's rows are lines of one document.
-    """
-
-    name: str
-    split: str | None
-    source: str
-    documents: list[str]
-    ended: bool = False
-    lines: bool = False
+    name: str  #: name of the data set, or of the file
+    split: str | None  #: val or test; None for a file without a data set
+    source: str  #: its source, in words
+    documents: list[str]  #: the documents in order
+    ended: bool = False  #: whether the end-of-text token follows each document, if the tokenizer has one
+    lines: bool = False  #: whether the source's rows are lines of one document
 
     @property
     def bytes(self) -> int:

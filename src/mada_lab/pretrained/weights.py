@@ -28,27 +28,16 @@ MODEL_KEYS = ("block_size", "n_layer", "n_head", "n_embd", "bias")
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A trained network.
+    """A trained network."""
 
-    Attributes:
-        origin: The place where it was found.
-        config: Its sizes.
-        tensors: Its parameters by name, in float32 on the CPU.
-        vocabulary: The meaning of its token ids.
-        folder: Its run folder or export; None on the Hub.
-        step: Number of its optimizer steps; None if unknown.
-        dataset: Name of its training data; None if unknown.
-        data_dir: Folder of that data set.
-    """
-
-    origin: str
-    config: GPTConfig
-    tensors: Mapping[str, Tensor]
-    vocabulary: Vocabulary
-    folder: Path | None
-    step: int | None = None
-    dataset: str | None = None
-    data_dir: Path | None = None
+    origin: str  #: the place where it was found
+    config: GPTConfig  #: its sizes
+    tensors: Mapping[str, Tensor]  #: its parameters by name, in float32 on the CPU
+    vocabulary: Vocabulary  #: the meaning of its token ids
+    folder: Path | None  #: its run folder or export; None on the Hub
+    step: int | None = None  #: number of its optimizer steps; None if unknown
+    dataset: str | None = None  #: name of its training data; None if unknown
+    data_dir: Path | None = None  #: folder of that data set
 
     def model(self) -> GPT:
         """The network, ready for evaluation."""
