@@ -74,11 +74,7 @@ class Key:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Key,))
 def configuration(cls: type[T]) -> type[T]:
-    """Makes a frozen dataclass of a class whose attributes are keys.
-
-    Raises:
-        TypeError: An attribute has another value than a `Key`.
-    """
+    """Makes a frozen dataclass of a class whose attributes are keys. Raises TypeError for one that isn't a `Key`."""
     for name in inspect.get_annotations(cls):
         declared = cls.__dict__.get(name)
         if not isinstance(declared, Key):

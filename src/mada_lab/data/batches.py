@@ -30,7 +30,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """Starts the sequence.
+        """Starts the sequence. Raises DataError for fewer than block_size + 1 tokens, a row and its targets.
 
         Args:
             tokens: Token ids: shape (n,), any integer type.
@@ -39,9 +39,6 @@ class Batches:
             seed: Seed of the offsets.
             rank: Number of this process.
             world: Number of processes.
-
-        Raises:
-            DataError: There are fewer than block_size + 1 tokens, too few for one row and its targets.
         """
         if len(tokens) < block_size + 1:
             raise DataError(
