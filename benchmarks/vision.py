@@ -21,7 +21,8 @@ from statistics import mean, stdev
 import torch
 
 from mada_lab.config.keys import VisionConfig
-from mada_lab.data.prepare import open_or_prepare_images
+from mada_lab.data.images import ImageData
+from mada_lab.data.prepare import open_or_prepare
 from mada_lab.plots.losses import validation_accuracy, validation_loss
 from mada_lab.plots.style import drawing
 from mada_lab.records.run_record import SUMMARY, Run, read_run
@@ -96,7 +97,7 @@ class Bench:
             begun = "resume" if (folder / "manifest.json").exists() else "scratch"
             keys = {**CONTENDERS[contender].keys, **where, "learning_rate": rate, "seed": seed, "init_from": begun}
             config = replace(MODELS[model], **keys)  # type: ignore[arg-type]
-            train(config, open_or_prepare_images(config.dataset, self.data_dir), Quiet())
+            train(config, open_or_prepare(config.dataset, self.data_dir, ImageData), Quiet())
         return read_run(folder)
 
     def sweep(self, model: str, contender: str) -> dict[float, Run]:

@@ -53,7 +53,7 @@ def test_the_example_is_the_papers_run(line):
 
 def test_the_authors_line_trains_by_their_optimizer(line):
     found = parsing.load(line)
-    require_possible(found, parsing.given_keys(line))
+    require_possible(found, parsing.request(line).keys)
     network = GPT(GPTConfig(vocab_size=11, n_layer=1, n_head=1, n_embd=8, block_size=4, bias=False))
     optimizer = catalog.build(network, found)
     assert type(optimizer) is mada_optim.MADA

@@ -14,6 +14,7 @@ from mada_lab.cli.train import fresh_folder
 from mada_lab.config import parsing
 from mada_lab.config.declarations import Topic, defaults
 from mada_lab.config.keys import TrainConfig, VisionConfig
+from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import open_or_prepare
 
 
@@ -324,7 +325,7 @@ def test_a_data_set_of_ones_own_text(own, tmp_path):
         "data set mytext: data/mytext",
         "880 training tokens, 220 validation tokens: the last 0.2 of each file's characters; 15 different tokens",
     ]
-    text, corpus = (tmp_path / "my.txt").read_text(), open_or_prepare("mytext", tmp_path / "data")
+    text, corpus = (tmp_path / "my.txt").read_text(), open_or_prepare("mytext", tmp_path / "data", Corpus)
     assert corpus.decode(corpus.train) + corpus.decode(corpus.val) == text
     assert len(corpus.val) == len(text) // 5
 
@@ -344,7 +345,7 @@ def test_a_folder_of_texts_is_a_data_set(tmp_path, monkeypatch):
         (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "texts" / name).write_text(letter * 20)
     cli.main(["data", "prepare", "text", "--from-file=texts", "--name=both", "--tokenizer=characters"])
-    corpus = open_or_prepare("both", tmp_path / "data")
+    corpus = open_or_prepare("both", tmp_path / "data", Corpus)
     assert (corpus.decode(corpus.train), corpus.decode(corpus.val)) == ("a" * 18 + "b" * 18, "aabb")
 
 

@@ -30,7 +30,7 @@ def configs(monkeypatch):
 
 def test_every_command_is_possible(configs, monkeypatch):
     for words, config in zip(TRAIN, configs.values(), strict=True):
-        require_possible(config, parsing.given_keys(words))
+        require_possible(config, parsing.request(words).keys)
 
 
 def test_the_same_network_is_trained_by_three_optimizers_and_all_are_in_the_report(configs):

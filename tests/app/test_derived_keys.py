@@ -43,6 +43,7 @@ from mada_lab.errors import CheckpointError, ConfigError
 pathlib.Path("toy.toml").write_text('optimizer = "toy"\\nkappa = 0.5\\nhyper_start = 0\\n')
 size = "--out_dir=out --n_layer=1 --n_head=1 --n_embd=8 --block_size=8 --eval_iters=1 --batch_size=2".split()
 words = ["train", "toy.toml", *size, "--max_iters=2", "--learn=kappa", "--log_interval=1", "--data_dir=" + DATA]
+words.append("--out_dir=out")
 cli.run(words)
 rows = [json.loads(line) for line in pathlib.Path("out/metrics.jsonl").read_text().splitlines()]
 values = [row["coefficients"]["kappa"] for row in rows]

@@ -306,7 +306,7 @@ def test_a_key_of_the_file_is_refused_as_one_on_the_command_line_and_can_be_take
     with pytest.raises(ConfigError, match="lr_decay_iters"):
         parsing.load([str(path)])
     assert parsing.load([str(path), "--lr_decay_iters=None"]).lr_decay_iters is None
-    assert parsing.given_keys([str(path), "--seed", "3"]) == {"decay_lr", "lr_decay_iters", "seed"}
+    assert parsing.request([str(path), "--seed", "3"]).keys == {"decay_lr", "lr_decay_iters", "seed"}
 
 
 @pytest.mark.parametrize(

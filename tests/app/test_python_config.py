@@ -98,8 +98,8 @@ REFUSED = [
     ("a = 0x" + "f" * 5000, "a whole number up to"),
     ("a = '" + "x" * 5000 + "'", "a text of at most 4096 characters, got 5000"),
     ("a = 1\nb = (2", "line 2: expected Python, got: '[(]' was never closed"),
-    ("a = " + "1 + " * 900 + "1", "line 1: expected an expression that is less deep"),
-    ("a = " + "-" * 5000 + "1", "expected expressions that are less deep"),
+    ("a = " + "1 + " * 900 + "1", "line 1: expected a flatter expression"),
+    ("a = " + "-" * 5000 + "1", "expected flatter expressions"),
     ("a = " + "[" * 80 + "]" * 80, "got"),
     ("a = 1\0", "expected Python, got: .*null bytes"),
 ]

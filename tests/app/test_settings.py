@@ -99,6 +99,7 @@ REFUSED = [
     (["--lr=1"], "got lr; did you mean 'learning_rate'"),
     (["--bs=1"], "got bs; did you mean 'batch_size'"),
     (["--steps", "10"], "got steps; did you mean 'max_iters'"),
+    (["--epochs=3"], r"did you mean .max_iters.\? \(Length of the run, in steps; an epoch is the training tokens / "),
     (["--beta4=1"], "got beta4; did you mean 'beta[123]"),
     (["--n_layer=two"], "key n_layer: expected a whole number, got"),
     (["--compile=maybe"], "expected true or false, got 'maybe'"),

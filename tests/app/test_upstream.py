@@ -115,7 +115,7 @@ def test_the_authors_baselines_are_their_rule_with_less_learned(flag, learn):
         assert found.words == ["--rho=0.6", *keys]
         assert ("hyper_start" in found.values) == (learn != "none")
         assert found.supplied["eps"] == 1e-6
-        assert upstream.translate_words([*words, "--rho=0.6"], OURS).words == ["--rho=0.6", *keys]
+        assert upstream.translate({}, None, [*words, "--rho=0.6"], OURS).words == ["--rho=0.6", *keys]
     found = translate(f"{flag} = True\n")
     assert (found.values, found.words) == ({"optimizer": "mada", "learn": learn}, [])
     assert any(note.startswith(f"c.py, line 1: {flag}=True: ") for note in found.notes)
@@ -150,7 +150,7 @@ def test_what_cannot_be_translated_is_refused(text, words, message):
 
 
 def test_without_a_file_the_flags_are_answered_too():
-    assert upstream.translate_words(["--wandb_log=True"], OURS).words == ["--mirror=wandb"]
+    assert upstream.translate({}, None, ["--wandb_log=True"], OURS).words == ["--mirror=wandb"]
     with pytest.raises(ConfigError, match="got none; use --hyper_start, in optimizer steps"):
         parsing.load(["--hypergrad_init_iter=250"])
     with pytest.raises(ConfigError, match=r"key eval_only: .*use `mada-lab eval RUN`"):
@@ -172,7 +172,7 @@ def test_keys_of_the_decay_are_noted_without_one(tmp_path):
         words = [str(path), "--optimizer=adamw", *option]
         config = parsing.load(words)
         assert (config.decay_lr, config.max_iters) == (False, 3000)
-        assert f"{path}, line 1: min_lr=1e-05: no effect beside decay_lr=False" in parsing.notes(words)
+        assert f"{path}, line 1: min_lr=1e-05: no effect beside decay_lr=False" in parsing.request(words).notes
     assert parsing.load([str(path), "--optimizer=adamw"]).min_lr == 1e-5
     with pytest.raises(ConfigError, match="min_lr: expected decay_lr=True beside it"):
         parsing.load([str(path), "--optimizer=adamw", "--decay_lr=False", "--min_lr=1e-6"])
@@ -243,7 +243,7 @@ def test_keys_of_images_are_read_from_python_too(tmp_path):
     found = parsing.load([str(path), "--seed=3"], configs.VisionConfig)
     assert (found.width, found.max_iters, found.seed, found.dataset) == (8, 30, 3, "digits")
     assert found.optimizer == configs.VisionConfig().optimizer
-    assert parsing.given_keys([str(path), "--seed=3"], configs.VisionConfig) == {"width", "max_iters", "seed"}
+    assert parsing.request([str(path), "--seed=3"], configs.VisionConfig).keys == {"width", "max_iters", "seed"}
     path.write_text("hypergrad_init_iter = 250\n")
     with pytest.raises(ConfigError, match=r"key hypergrad_init_iter: .*use --hyper_start"):
         parsing.load([str(path)], configs.VisionConfig)
@@ -269,7 +269,7 @@ def test_notes_are_lines_on_standard_error(tmp_path, capsys, monkeypatch):
         main(["train", str(path)])
     assert stop.value.code == 2
     path.write_text("wandb_project = 'a\\n\\x1b[2Jb'\nn_layer = 2\n")
-    say(parsing.notes([str(path), "--optimizer=adamw"]))
+    say(parsing.request([str(path), "--optimizer=adamw"]).notes)
     lines = capsys.readouterr().err.splitlines()
     assert all(line.startswith(("note: ", "error: ")) and line.isprintable() for line in lines)
     assert any("wandb_project='a" in line for line in lines)

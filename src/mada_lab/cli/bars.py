@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from mada_lab.system.strict_json import flatten
 if TYPE_CHECKING:
     from mada_lab.config.keys import RunConfig
 
+OPTIONS: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.5}
 WIDTH = 80
 """Columns, where there is no terminal to ask."""
 _LAYOUTS = (
@@ -45,18 +46,24 @@ class Warnings(logging.Handler):
         tqdm.write(f"{record.levelname.lower()}: {visible(record.getMessage())}", file=sys.stderr)
 
 
-class CountBar:
-    """A bar on standard error for work that tells how much is done; nothing appears for what takes a second."""
+class _Bar:
+    """A bar on standard error; the end of `with` leaves it as it stands."""
 
-    def __init__(self, name: str) -> None:
-        self._bar = tqdm(desc=name, unit_scale=True, dynamic_ncols=True, mininterval=0.5, delay=1.0)
+    def __init__(self, bar: tqdm) -> None:  # type: ignore[type-arg]
+        self._bar = bar
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leaves the bar as it stands."""
         self._bar.close()
+
+
+class CountBar(_Bar):
+    """A bar for work that tells how much is done; nothing appears for what takes a second."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(tqdm(desc=name, unit_scale=True, delay=1.0, **OPTIONS))
 
     def __call__(self, count: int, unit: str) -> None:
         """`count` more are done."""
@@ -120,21 +127,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f}d"
 
 
-class ProgressBar:
-    """A bar on standard error, if it is to be shown; without a terminal, tqdm prints lines instead."""
+class ProgressBar(_Bar):
+    """A bar over the steps of a run, if it is to be shown; without a terminal, tqdm prints lines instead."""
 
     def __init__(self, steps: int, name: str, shown: bool = True) -> None:
-        options = {"dynamic_ncols": True, "mininterval": 0.5, "disable": not shown}
-        self._bar = FittedBar(total=steps, desc=name, unit="step", **options)
+        super().__init__(FittedBar(total=steps, desc=name, unit="step", disable=not shown, **OPTIONS))
         self._last_val: float | None = None
         self._start: dict[str, float] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leaves the bar as it stands."""
-        self._bar.close()
 
     def step(self, done: int) -> None:
         """Moves the bar to `done`."""
@@ -150,19 +149,12 @@ class ProgressBar:
         self._bar.values = texts({name: x for name, x in losses.items() if x is not None}, values, self._start)
 
 
-class SweepBar:
-    """A bar over the points of a command, and where this worker is in its own point."""
+class SweepBar(_Bar):
+    """A bar over the points of a command, with the step of the point that this worker trains."""
 
     def __init__(self, command: str) -> None:
-        self._bar = FittedBar(desc=command, unit="point", dynamic_ncols=True, mininterval=0.5)
+        super().__init__(FittedBar(desc=command, unit="point", **OPTIONS))
         self._name, self._steps, self._failed = "", 0, 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leaves the bar as it stands."""
-        self._bar.close()
 
     def standing(self, settled: int, failed: int, size: int) -> None:
         """Moves the bar to what all workers have settled."""
@@ -173,13 +165,15 @@ class SweepBar:
         self._bar.refresh()
 
     def begins(self, name: str, config: "RunConfig") -> None:
-        """Names the point in hand."""
+        """Names the point that is trained."""
         self._name, self._steps = visible(name), config.max_iters
 
     def step(self, done: int) -> None:
-        """Shows the step of the point in hand."""
-        failed = f", {self._failed} failed" if self._failed else ""
-        names = (shortened(self._name, length) for length in (len(self._name), 48, 32, 24, 16, 8))
+        """Shows the step of the point that is trained."""
+        failed, name = f", {self._failed} failed" if self._failed else "", self._name
+        names = (
+            name if len(name) <= length else f"{name[: length - 2]}.." for length in (len(name), 48, 32, 24, 16, 8)
+        )
         self._bar.values = tuple(f"{name} {done}/{self._steps}{failed}" for name in names)
         self._bar.update(0)
 
@@ -212,23 +206,15 @@ def short(x: float, width: int) -> str:
     """A number with as many decimals as fit in `width` columns, without a leading 0: .912, 1.83, 10.8."""
     if not math.isfinite(x):
         return f"{x:.0f}"
-    for text in _rounded(x, range(width, -1, -1)):
+    for decimals in range(width, -1, -1):
+        text = f"{x:.{decimals}f}"
+        if text.removeprefix("-").startswith("0."):
+            text = text.replace("0.", ".", 1)
         if len(text) <= width:
             return text
     return f"{x:.0e}".replace("e+0", "e")
 
 
-def _rounded(x: float, decimals: Iterable[int]) -> Iterable[str]:
-    for n in decimals:
-        text = f"{x:.{n}f}"
-        yield text.replace("0.", ".", 1) if text.removeprefix("-").startswith("0.") else text
-
-
 def rate(x: float) -> str:
     """A learning rate, the one coefficient that is not of order one: 2.4e-3."""
     return f"{x:.1e}".replace("e-0", "e-")
-
-
-def shortened(text: str, length: int) -> str:
-    """The beginning of a text, in at most `length` columns."""
-    return text if len(text) <= length else f"{text[: length - 2]}.."

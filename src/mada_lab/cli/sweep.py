@@ -65,11 +65,7 @@ def _plan(given: Namespace, base: TrainConfig) -> "Plan | None":
 
 
 def read(words: list[str]) -> tuple[Namespace, TrainConfig]:
-    """The options, with `grid` and `search` by key, and the keys that all runs share.
-
-    Raises:
-        ConfigError: An unknown key or option, or a wrong value.
-    """
+    """The options, with `grid` and `search` by key, and the keys that all runs share. Raises ConfigError."""
     given, request = workers.asked(arguments(), words, ("grid", "search"))
     grid, search = (
         {**request.tables.get(name, {}), **_by_key(getattr(given, name) or [])} for name in ("grid", "search")

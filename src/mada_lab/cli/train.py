@@ -35,15 +35,17 @@ def run(words: list[str]) -> None:
 
 def trained(words: list[str], kind: type[RunConfig]) -> "TrainState":
     """Trains what `[CONFIG] --key=value ...` asks for, on one process or several; returns the finished session."""
-    say(parsing.notes(words, kind))
-    config, given = parsing.load(words, kind), parsing.given_keys(words, kind)
+    asked = parsing.request(words, kind)
+    say(asked.notes)
+    config = parsing.configured(asked, kind)
+    parsing.require_effect(config, asked.keys)
     from mada_lab.compute import device, world
     from mada_lab.records.mirrors import mirrored
     from mada_lab.tasks.open_data import open_data
     from mada_lab.training import coefficients_from
     from mada_lab.training.trainer import train
 
-    require_possible(config, given)
+    require_possible(config, asked.keys)
     config, is_first = coefficients_from.resolve(config), world.is_first()
     with world.group(config), ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar:
         with world.one_by_one():

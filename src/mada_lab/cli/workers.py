@@ -78,9 +78,6 @@ def work(
         out: Folder of the results.
         command: Name of the command.
 
-    Returns:
-        The results of all points.
-
     Raises:
         ConfigError: The storage can't be opened, or has another plan of this name.
         DataError: A data set is missing. Then nothing is written.

@@ -47,35 +47,25 @@ class Topic(Enum):
 
 @dataclass(frozen=True)
 class Key:
-    """What a key declares.
+    """What a key declares."""
 
-    Attributes:
-        topic: The group of `--help` that shows it.
-        resume: What another value does at a resume.
-        default: Its value where none is given.
-        allowed: The numbers that it may have; None for a key that isn't a number.
-        also: Other names of it, with spaces between. No configuration may use them; the error for one names this key.
-        of_optimizer: Whether the optimizer decides if the key has an effect (`mada_lab.optimizers.catalog`).
-        of_learner: Options of a learner (`mada_optim.Learner`) that the key sets. It has an effect if the learner has
-            one of them.
-        by_coefficient: What a text gives for each coefficient: `beta1=5e-4,gamma=0` gives numbers.
-        needs: By another key, the values of it with which this key has an effect.
-        none_is: The key whose value None stands for.
-        text: Its meaning, where the field has no docstring.
-    """
-
-    topic: Topic
-    resume: Resume
-    default: Any
-    allowed: Interval | None = None
+    topic: Topic  #: the group of `--help` that shows it
+    resume: Resume  #: what another value does at a resume
+    default: Any  #: its value where none is given
+    allowed: Interval | None = None  #: the numbers that it may have; None for a key that isn't a number
     _: KW_ONLY
+    #: Other names of it, with spaces between. No configuration may use them; the error for one names this key.
     also: str = ""
+    #: whether the optimizer decides if the key has an effect (`mada_lab.optimizers.catalog`)
     of_optimizer: bool = False
+    #: Options of a learner (`mada_optim.Learner`) that the key sets. It has an effect if the learner has one of them.
     of_learner: tuple[str, ...] = ()
+    #: what a text gives for each coefficient: `beta1=5e-4,gamma=0` gives numbers
     by_coefficient: Literal["", "numbers", "intervals"] = ""
+    #: by another key, the values of it with which this key has an effect
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    none_is: str | None = None
-    text: str = ""
+    none_is: str | None = None  #: the key whose value None stands for
+    text: str = ""  #: its meaning, where the field has no docstring
 
     def as_field(self) -> Any:
         """The field of a dataclass that has this declaration."""
@@ -84,11 +74,7 @@ class Key:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Key,))
 def configuration(cls: type[T]) -> type[T]:
-    """Makes a frozen dataclass of a class whose attributes are keys.
-
-    Raises:
-        TypeError: An attribute has another value than a `Key`.
-    """
+    """Makes a frozen dataclass of a class whose attributes are keys. Raises TypeError for one that isn't a `Key`."""
     for name in inspect.get_annotations(cls):
         declared = cls.__dict__.get(name)
         if not isinstance(declared, Key):

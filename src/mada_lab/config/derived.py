@@ -23,11 +23,7 @@ Member = tuple[str, Any, Key]  # the name of a key, its type and its declaration
 
 
 def keys_beside(declared: type) -> type:
-    """A dataclass of these keys, without options of learners that keys in `declared` set.
-
-    Raises:
-        TypeError: A coefficient or an option has the name of another key.
-    """
+    """A dataclass of these keys, but for options that keys in `declared` set. Raises TypeError for a repeated name."""
     taken = {option for x in declarations(declared).values() for option in x.of_learner}
     members = [*_coefficients(), *_options(taken)]
     names = [*declarations(declared), *(name for name, _, _ in members)]

@@ -21,6 +21,7 @@ RUN, DATA, MODEL, OPTIMIZER, LEARNING, SCHEDULE, RECORDS, CHECKPOINTS, DEVICE = 
 FRESH = ("scratch", "resume")
 DECAYS = {"decay_lr": (True,)}
 SHARDED = {"parallel": ("fsdp", "hybrid")}
+LENGTHS = "steps iters num_steps max_steps train_steps epochs epoch num_epochs max_epochs num_train_epochs"
 PLAIN = ", ".join(name for name in RULES if not name.startswith("mada"))
 
 
@@ -114,8 +115,9 @@ class Declared:
     clamp_interval: int = Key(LEARNING, STEPS, 10, COUNT, of_optimizer=True)
     """Steps between clamps."""
 
-    max_iters: int = Key(SCHEDULE, LR_STEPS, 2000, COUNT, also="steps iters num_steps max_steps train_steps")
-    """Length of the run, in steps."""
+    max_iters: int = Key(SCHEDULE, LR_STEPS, 2000, COUNT, also=LENGTHS)
+    """Length of the run, in steps; an epoch is the training tokens / (batch_size * block_size *
+    gradient_accumulation_steps) steps."""
     warmup_iters: int | None = Key(SCHEDULE, LR_STEPS, None, WHOLE, also="warmup warmup_steps")
     """Steps of linear warm-up. None: 100, but at most a fifth of max_iters."""
     decay_lr: bool = Key(SCHEDULE, LR_STEPS, True, also="cosine lr_schedule scheduler")
@@ -232,7 +234,7 @@ class VisionConfig(RunConfig):
     depth: int = Key(MODEL, FIXED, 20, COUNT, needs={"model": ("resnet",)})
     """Layers of the resnet: 6n + 2."""
 
-    max_iters: int = Key(SCHEDULE, LR_STEPS, 200, COUNT, also="steps iters num_steps max_steps train_steps")
+    max_iters: int = Key(SCHEDULE, LR_STEPS, 200, COUNT, also=LENGTHS)
     """Length of the run, in steps; an epoch is train_images / (batch_size * gradient_accumulation_steps) steps."""
     warmup_iters: int | None = Key(SCHEDULE, LR_STEPS, None, WHOLE, also="warmup warmup_steps")
     """Steps of linear warm-up. None: 20, but at most a fifth of max_iters."""

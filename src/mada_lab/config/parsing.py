@@ -10,12 +10,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from mada_lab.config import by_coefficient, files
+from mada_lab.config import by_coefficient, files, python_files
 from mada_lab.config.arguments import Arguments
-from mada_lab.config.declarations import Key, aliases, declarations
+from mada_lab.config.declarations import Key, aliases, declarations, meanings
 from mada_lab.config.key_options import COMMANDS, key_options
 from mada_lab.config.keys import RunConfig, TrainConfig
-from mada_lab.config.upstream import translate
+from mada_lab.config.upstream.translate import translate
 from mada_lab.config.upstream.translation import keys_in
 from mada_lab.errors import ConfigError
 from mada_optim.checks import POSITIVE, did_you_mean
@@ -32,21 +32,13 @@ def keys(kind: type[RunConfig]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Request:
-    """A file and a command line, in our keys.
+    """A file and a command line, in our keys."""
 
-    Attributes:
-        values: Keys and values from the file, each of its right type.
-        words: The command line.
-        keys: The keys that one of the two gives, whatever their values.
-        tables: Tables of the file that aren't keys of the configuration, by name.
-        notes: Sentences about keys that were translated (`upstream`).
-    """
-
-    values: dict[str, Any]
-    words: list[str]
-    keys: set[str]
-    tables: dict[str, Any]
-    notes: list[str]
+    values: dict[str, Any]  #: keys and values from the file, each of its right type
+    words: list[str]  #: the command line
+    keys: set[str]  #: the keys that one of the two gives, whatever their values
+    tables: dict[str, Any]  #: tables of the file that aren't keys of the configuration, by name
+    notes: list[str]  #: sentences about keys that were translated (`upstream`)
 
 
 def load(arguments: Sequence[str], kind: type[C] = TrainConfig) -> C:  # type: ignore[assignment] # mypy#3737
@@ -59,16 +51,6 @@ def load(arguments: Sequence[str], kind: type[C] = TrainConfig) -> C:  # type: i
     config = configured(asked, kind)
     require_effect(config, asked.keys)
     return config
-
-
-def given_keys(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig) -> set[str]:
-    """The keys that `[FILE] --key=value ...` gives, whatever their values. Raises ConfigError as `load`."""
-    return request(arguments, kind).keys
-
-
-def notes(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig) -> list[str]:
-    """Sentences about translated keys in `[FILE] --key=value ...`. Raises ConfigError as `request`."""
-    return request(arguments, kind).notes
 
 
 def configured(asked: Request, kind: type[C]) -> C:
@@ -91,20 +73,19 @@ def request(arguments: Sequence[str], kind: type[RunConfig] = TrainConfig, table
     """
     file = Path(arguments[0]) if arguments and not arguments[0].startswith("-") else None
     words, ours = arguments[file is not None :], keys(kind)
-    values: dict[str, Any] = {}
-    supplied: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     beside: dict[str, Any] = {}
-    if file is not None and files.is_python(file):
-        is_script = issubclass(kind, TrainConfig)
-        translation = translate.translate(files.read_assignments(file), file, words, ours, is_script)
-        for key, value in translation.values.items():
-            values[key] = _typed(key, value, translation.where[key], kind, or_none=True)
-        supplied = typed(translation.supplied, f"{file}, as its script has it", kind)
+    if file is not None and file.suffix == ".py":
+        assigned = python_files.assignments(files.content(file), file)
+        translation = translate(assigned, file, words, ours, issubclass(kind, TrainConfig))
     else:
-        translation = translate.translate_words(words, ours)
-        content = {} if file is None else files.read_tables(file)
+        translation = translate({}, None, words, ours)
+        content = {} if file is None else files.tables(file)
         beside = {name: content.pop(name) for name in tables if name in content}
-        values = typed(content, str(file), kind)
+    supplied = typed(translation.supplied, f"{file}, as its script has it", kind)
+    values = typed(content, str(file), kind)
+    for key, value in translation.values.items():
+        values[key] = _typed(key, value, translation.where[key], kind, or_none=True)
     given = {*values, *keys_in(translation.words)} & ours.keys()
     return Request({**supplied, **values}, translation.words, given, beside, translation.notes)
 
@@ -127,11 +108,7 @@ def idle(config: RunConfig) -> dict[str, str]:
 
 
 def from_values(values: dict[str, Any], where: str, kind: type[C] = TrainConfig) -> C:  # type: ignore[assignment]
-    """The configuration with these keys, as a checkpoint holds them; `where` is for messages.
-
-    Raises:
-        ConfigError: An unknown key, a value of the wrong type, or values that don't go together.
-    """
+    """The configuration with these keys, as a checkpoint holds them; `where` is for messages. Raises as `load`."""
     config = replace(kind(), **{key: _typed(key, value, where, kind, or_none=True) for key, value in values.items()})
     check(config)
     return config
@@ -179,25 +156,24 @@ def arguments_of(kind: type[RunConfig]) -> Arguments:
 
 
 def parse_arguments(arguments: Sequence[str], default: C) -> C:
-    """`default`, with the keys on the command line replaced. `--help` prints all keys and exits.
-
-    Raises:
-        ConfigError: An unknown key, or a value of the wrong type.
-    """
-    kind: type[RunConfig] = type(default)
-    given, rest = arguments_of(kind).split(arguments)
+    """`default`, with the keys on the command line replaced. `--help` prints all keys and exits."""
+    options = arguments_of(type(default))
+    given, rest = options.split(arguments)
     for word in rest:
         if not word.startswith("--"):
-            arguments_of(kind).error(f"expected --key=value, got {word}")
-        require_known(word[2:].partition("=")[0].replace("-", "_"), "the command line", kind)
+            options.error(f"expected --key=value, got {word}")
+        require_known(word[2:].partition("=")[0].replace("-", "_"), "the command line", type(default))
     return replace(default, **vars(given))
 
 
 def require_known(key: str, where: str, kind: type[RunConfig] = TrainConfig) -> None:
-    """Raises ConfigError with the key of this other name, or the nearest key, unless `key` is one."""
+    """Raises ConfigError with the key of this other name and its meaning, or the nearest key, unless `key` is one."""
     if key not in keys(kind):
         otherwise = f"`mada-lab {COMMANDS[kind]} --help` lists the keys"
-        remedy = did_you_mean(aliases(kind).get(key, key), keys(kind), otherwise, cutoff=0.5)
+        meant = aliases(kind).get(key, key)
+        remedy = did_you_mean(meant, keys(kind), otherwise, cutoff=0.5)
+        if meant != key:
+            remedy += f" ({meanings(kind)[meant].partition('. ')[0].rstrip('.')})"
         raise ConfigError(f"configuration, in {where}: expected a known key, got {key}; {remedy}")
 
 
@@ -265,14 +241,10 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    return any(_fits_one(value, x) for x in _options(annotation))
-
-
-def _fits_one(value: Any, expected: Any) -> bool:
-    """`expected` is a type, or the one value that is allowed."""
-    if expected is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is expected if isinstance(expected, type) else value == expected
+    options = _options(annotation)
+    if float in options and isinstance(value, int | float) and not isinstance(value, bool):
+        return True
+    return any(type(value) is x if isinstance(x, type) else value == x for x in options)
 
 
 def _described(annotation: Any) -> str:

@@ -9,7 +9,7 @@ import math
 import operator
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,17 +33,11 @@ OPERATORS: dict[type[ast.operator], Callable[..., Value]] = {
 
 @dataclass(frozen=True)
 class Assignment:
-    """The last assignment of a name.
-
-    Attributes:
-        value: The assigned value.
-        line: The line.
-        names: The names in its expression.
-    """
+    """The last assignment of a name."""
 
     value: Value
     line: int
-    names: frozenset[str]
+    names: frozenset[str]  #: the names in its expression
 
 
 def assignments(source: bytes, path: Path) -> dict[str, Assignment]:
@@ -54,16 +48,16 @@ def assignments(source: bytes, path: Path) -> dict[str, Assignment]:
     """
     assigned: dict[str, Assignment] = {}
     for statement in _parsed(source, path).body:
-        if isinstance(statement, ast.Expr) and _is_text(statement.value):
+        node = statement.value if isinstance(statement, ast.Expr) else statement
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
             continue  # a docstring
         if not isinstance(statement, ast.Assign):
-            node = statement.value if isinstance(statement, ast.Expr) else statement
             raise _refused(path, statement.lineno, "an assignment of a literal or of arithmetic", _shown(node))
         try:
             value = _value(statement.value, assigned, path)
         except RecursionError:
-            raise _refused(path, statement.lineno, "an expression that is less deep", "a deeper one") from None
-        names = frozenset(_names(statement.value))
+            raise _refused(path, statement.lineno, "a flatter expression", "a deeply nested one") from None
+        names = frozenset(x.id for x in ast.walk(statement.value) if isinstance(x, ast.Name))
         for target in statement.targets:
             if not isinstance(target, ast.Name):
                 raise _refused(path, statement.lineno, "one name before =", _shown(target))
@@ -82,7 +76,7 @@ def _parsed(source: bytes, path: Path) -> ast.Module:
         got = getattr(error, "msg", None) or str(error)
         raise ConfigError(f"configuration, in {where}: expected Python, got: {got}; correct the file") from error
     except (RecursionError, MemoryError):
-        refusal = "expected expressions that are less deep, got a deeper one"
+        refusal = "expected flatter expressions, got a deeply nested one"
         raise ConfigError(f"configuration, in {path}: {refusal}; {REMEDY}") from None
 
 
@@ -145,14 +139,6 @@ def _checked(value: object, node: ast.expr, path: Path) -> Value:
     if isinstance(value, float) and not math.isfinite(value):
         raise _refused(path, node.lineno, "a finite number", str(value))
     return value
-
-
-def _names(node: ast.expr) -> Iterator[str]:
-    return (x.id for x in ast.walk(node) if isinstance(x, ast.Name))
-
-
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _shown(node: ast.AST) -> str:

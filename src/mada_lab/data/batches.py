@@ -30,7 +30,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """Starts the sequence.
+        """Starts the sequence. Raises DataError for fewer than block_size + 1 tokens, a row and its targets.
 
         Args:
             tokens: Token ids: shape (n,), any integer type.
@@ -39,9 +39,6 @@ class Batches:
             seed: Seed of the offsets.
             rank: Number of this process.
             world: Number of processes.
-
-        Raises:
-            DataError: There are fewer than block_size + 1 tokens, too few for one row and its targets.
         """
         if len(tokens) < block_size + 1:
             raise DataError(
@@ -75,10 +72,6 @@ class Batches:
 def fixed_batches(
     tokens: NDArray[Any] | DiskArray, block_size: int, batch_size: int, count: int, seed: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """The evaluation set: `count` batches as of `Batches`, the same for the same arguments.
-
-    Raises:
-        DataError: There are fewer than block_size + 1 tokens.
-    """
+    """The evaluation set: `count` batches, the same for the same arguments. Raises DataError as `Batches`."""
     batches = Batches(tokens, block_size, batch_size, seed ^ EVALUATION_STREAM)
     return [batches.next() for _ in range(count)]

@@ -7,8 +7,8 @@ from fractions import Fraction
 
 from mada_lab.data.cuts import Cut, as_given, every, last, last_tenth
 from mada_lab.data.download import PinnedFile
-from mada_lab.data.image_sources import Cifar10, Digits, ImageSource
-from mada_lab.data.sources import Hub, OwnText, PythonTopics, TextFile, TextSource
+from mada_lab.data.image_sources import Cifar10, Digits, Pictures
+from mada_lab.data.sources import Hub, OwnText, PythonTopics, Source, TextFile, Texts
 from mada_lab.errors import ConfigError
 from mada_optim.checks import did_you_mean
 
@@ -17,33 +17,20 @@ UNASKED_BYTES = 10 << 20  # `train` downloads up to this by itself; larger sets 
 
 @dataclass(frozen=True, kw_only=True)
 class TextSet:
-    """A data set of text.
+    """A data set of text."""
 
-    Attributes:
-        source: Source of the text.
-        tokenizers: Its tokenizers, the default first. The folder with another is called NAME_TOKENIZER.
-        cut: Splits the text into training and validation text.
-        end_of_text: Whether the end-of-text token follows each document, if the tokenizer has one.
-        download_bytes: Approximate size of the download.
-    """
-
-    source: TextSource
-    tokenizers: tuple[str, ...]
-    cut: Cut = as_given
-    end_of_text: bool = False
-    download_bytes: int = 0
+    source: Source[Texts]
+    tokenizers: tuple[str, ...]  #: Its tokenizers, the default first. The folder with another is called NAME_TOKENIZER.
+    cut: Cut = as_given  #: splits the text into training and validation text
+    end_of_text: bool = False  #: whether the end-of-text token follows each document, if the tokenizer has one
+    download_bytes: int = 0  #: approximate size of the download
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """A data set of images.
+    """A data set of images, and the approximate size of its download."""
 
-    Attributes:
-        source: Source of the images.
-        download_bytes: Approximate size of the download.
-    """
-
-    source: ImageSource
+    source: Source[Pictures]
     download_bytes: int = 0
 
 
@@ -121,17 +108,11 @@ NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 @dataclass(frozen=True)
 class Choice:
-    """A data set with one of its tokenizers.
+    """A data set with one of its tokenizers."""
 
-    Attributes:
-        name: Name of the folder, and in the sidecar.
-        data_set: The entry of the catalog.
-        tokenizer: The tokenizer of a text; None of images.
-    """
-
-    name: str
-    data_set: TextSet | ImageSet
-    tokenizer: str | None = None
+    name: str  #: name of the folder, and in the sidecar
+    data_set: TextSet | ImageSet  #: the entry of the catalog
+    tokenizer: str | None = None  #: the tokenizer of a text; None of images
 
 
 def choices() -> dict[str, Choice]:

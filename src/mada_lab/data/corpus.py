@@ -25,17 +25,11 @@ VERIFIED_AT_OPEN_BYTES = 256 << 20
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A prepared text data set.
-
-    Attributes:
-        folder: Its folder.
-        meta: Its sidecar.
-        splits: Token ids by split: shape (tokens,), an unsigned integer type, on the disk.
-    """
+    """A prepared text data set."""
 
     folder: Path
     meta: Sidecar
-    splits: Mapping[str, DiskArray]
+    splits: Mapping[str, DiskArray]  #: token ids by split: shape (tokens,), an unsigned integer type, on the disk
 
     @classmethod
     def open(cls, folder: Path) -> "Corpus":
@@ -67,11 +61,7 @@ class Corpus:
         return self.split("val")
 
     def split(self, name: str) -> DiskArray:
-        """A split by name: train, val or test.
-
-        Raises:
-            DataError: The data set has no such split.
-        """
+        """A split by name: train, val or test. Raises DataError if the data set doesn't have it."""
         if name not in self.splits:
             raise DataError(
                 f"data set, in {self.folder}: expected a split {name}, got only {', '.join(self.splits)}; "
@@ -96,11 +86,7 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the tokens.
-
-        Raises:
-            DataError: Its file is missing or damaged, or its package isn't installed.
-        """
+        """The tokenizer. Raises DataError if its file is missing or damaged, or its package isn't installed."""
         characters = self.meta.vocabulary.characters
         if characters is not None:
             return CharTokenizer(characters)

@@ -28,24 +28,25 @@ REMEDY = "try again later, or fetch the file by other means and pass it with --f
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """A file whose content is known beforehand.
+    """A file whose content is known beforehand."""
 
-    Attributes:
-        url: An https address.
-        sha256: Hexadecimal digest of the content.
-        bytes: Its length.
-        remedy: End of the message for a file that is missing or wrong.
-    """
-
-    url: str
-    sha256: str
-    bytes: int
-    remedy: str = REMEDY
+    url: str  #: an https address
+    sha256: str  #: hexadecimal digest of the content
+    bytes: int  #: its length
+    remedy: str = REMEDY  #: end of the message for a file that is missing or wrong
 
     @property
     def name(self) -> str:
         """The last part of the address."""
         return urlsplit(self.url).path.rpartition("/")[2]
+
+    def error(self, what: str, expected: str, got: object, where: str | Path | None = None) -> DataError:
+        """The error about `what` in the address, or in the place `where` the file should be."""
+        return DataError(f"{what} {where or self.url}: expected {expected}, got {got}; {self.remedy}")
+
+    def other(self, digest: str, where: str | Path | None = None) -> DataError:
+        """The error about content of another `digest`."""
+        return self.error("content, in", f"sha256 {self.sha256}", digest, where)
 
 
 class _CutError(Exception):
@@ -100,10 +101,7 @@ def fetch(
             _transfer(opener, file, part, lambda: clock() > give_up)
         except _CutError as error:
             if attempt + 1 == TRIES:
-                raise DataError(
-                    f"download, from {file.url}: expected {file.bytes} bytes in {TRIES} tries, got {error}; "
-                    f"{file.remedy}"
-                ) from error
+                raise file.error("download, from", f"{file.bytes} bytes in {TRIES} tries", error) from error
             sleep(2.0**attempt)
             continue
         if _is_right(part, file):
@@ -113,7 +111,7 @@ def fetch(
         files.remove(part)
         if not resumed:  # what was resumed may have been begun by another server
             break
-    raise _other(file, file.url, actual)
+    raise file.other(actual)
 
 
 def _transfer(
@@ -124,7 +122,8 @@ def _transfer(
     if done == file.bytes:
         return
     with _open(opener, file, part, done) as response:
-        _append(response, file, part, done if _goes_on_at(response, done) else 0, too_late)
+        goes_on = str(response.headers.get("Content-Range", "")).startswith(f"bytes {done}-")
+        _append(response, file, part, done if goes_on else 0, too_late)  # servers without ranges send the whole
 
 
 def _open(opener: urllib.request.OpenerDirector, file: PinnedFile, part: Path, done: int) -> Any:
@@ -137,11 +136,11 @@ def _open(opener: urllib.request.OpenerDirector, file: PinnedFile, part: Path, d
             files.remove(part)
         if error.code in (408, 416, 429) or error.code >= 500:
             raise _CutError(describe(error)) from error
-        raise _refused(file, error) from error
+        raise file.error("download, from", "a response", describe(error)) from error
     except (OSError, http.client.HTTPException) as error:
         raise _CutError(describe(error)) from error
     except ValueError as error:  # a redirect to no address at all
-        raise _refused(file, error) from error
+        raise file.error("download, from", "a response", describe(error)) from error
 
 
 def _receive(response: Any) -> bytes:
@@ -151,11 +150,6 @@ def _receive(response: Any) -> bytes:
     except (OSError, http.client.HTTPException) as error:
         raise _CutError(describe(error)) from error
     return chunk
-
-
-def _goes_on_at(response: Any, offset: int) -> bool:
-    """Whether the response starts at `offset`; servers without ranges send the whole."""
-    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {offset}-")
 
 
 def _append(response: Any, file: PinnedFile, part: Path, done: int, too_late: Callable[[], bool]) -> None:
@@ -170,21 +164,15 @@ def _append(response: Any, file: PinnedFile, part: Path, done: int, too_late: Ca
         files.write_at(part, done, chunk)  # a process that is killed loses nothing
         done += len(chunk)
         if too_late():
-            raise DataError(
-                f"download, from {file.url}: expected its end by now, got {done} of {file.bytes} bytes; {file.remedy}"
-            )
+            raise file.error("download, from", "its end by now", f"{done} of {file.bytes} bytes")
     if done < file.bytes:
         raise _CutError(f"{done} bytes")
 
 
 def _unlike(file: PinnedFile, part: Path, got: str) -> DataError:
-    """The error for wrong content, which is deleted."""
+    """The error for content of another length, which is deleted."""
     files.remove(part)
-    return DataError(f"content, in {file.url}: expected {file.bytes} bytes, got {got}; {file.remedy}")
-
-
-def _refused(file: PinnedFile, error: Exception) -> DataError:
-    return DataError(f"download, from {file.url}: expected a response, got {describe(error)}; {file.remedy}")
+    return file.error("content, in", f"{file.bytes} bytes", got)
 
 
 def read_pinned(path: Path, file: PinnedFile) -> bytes:
@@ -192,10 +180,10 @@ def read_pinned(path: Path, file: PinnedFile) -> bytes:
     with readable(path, "file"), open(path, "rb") as source:
         content = source.read(file.bytes + 1)
     if len(content) > file.bytes:
-        raise DataError(f"content, in {path}: expected {file.bytes} bytes, got more; {file.remedy}")
+        raise file.error("content, in", f"{file.bytes} bytes", "more", path)
     actual = hashlib.sha256(content).hexdigest()
     if actual != file.sha256:
-        raise _other(file, path, actual)
+        raise file.other(actual, path)
     return content
 
 
@@ -204,10 +192,10 @@ def require_pinned(path: Path, file: PinnedFile) -> Path:
     with readable(path, "file"):
         length = path.stat().st_size
         if length != file.bytes:
-            raise DataError(f"content, in {path}: expected {file.bytes} bytes, got {length}; {file.remedy}")
+            raise file.error("content, in", f"{file.bytes} bytes", length, path)
         actual = _digest(path)
     if actual != file.sha256:
-        raise _other(file, path, actual)
+        raise file.other(actual, path)
     return path
 
 
@@ -228,10 +216,6 @@ def readable(path: Path, what: str) -> AbstractContextManager[None]:
         OSError,
         lambda error: DataError(f"{what}, in {path}: expected a readable file, got {describe(error)}; check the path"),
     )
-
-
-def _other(file: PinnedFile, where: str | Path, actual: str) -> DataError:
-    return DataError(f"content, in {where}: expected sha256 {file.sha256}, got {actual}; {file.remedy}")
 
 
 def _is_right(path: Path, file: PinnedFile) -> bool:

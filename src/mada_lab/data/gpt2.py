@@ -76,10 +76,9 @@ class Gpt2Tokenizer:
         )
 
     def encode(self, text: str) -> NDArray[Any]:
-        """The ids of `text`: uint16 of shape (tokens,). Other threads may run meanwhile.
+        """The ids of `text`: uint16 of shape (tokens,). Raises DataError for a lone surrogate, which is no character.
 
-        Raises:
-            DataError: It has a lone surrogate, which is no character.
+        Other threads may run meanwhile.
         """
         try:
             ids: NDArray[Any] = self.encoding.encode_to_numpy(text, disallowed_special=())
@@ -88,10 +87,9 @@ class Gpt2Tokenizer:
         return ids.astype(self._dtype)
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
-        """The text whose ids these are, given in one dimension; bytes that aren't UTF-8 become U+FFFD.
+        """The text of ids in one dimension. Raises DataError for one that isn't in [0, vocabulary_size).
 
-        Raises:
-            DataError: An id isn't in [0, vocabulary_size).
+        Bytes that aren't UTF-8 become U+FFFD.
         """
         text: str = self.encoding.decode(checked(ids, self.vocabulary_size).tolist())
         return text
@@ -120,14 +118,11 @@ def find_encoder(bpe_files: Path | None, downloads: Path) -> bytes:
 
 def _cached() -> Iterator[Path]:
     """Paths of the file in tiktoken's caches, in its order."""
-    for folder in (os.environ.get("TIKTOKEN_CACHE_DIR"), os.environ.get("DATA_GYM_CACHE_DIR")):
+    name = hashlib.sha1(ENCODER.url.encode(), usedforsecurity=False).hexdigest()
+    folders = [os.environ.get("TIKTOKEN_CACHE_DIR"), os.environ.get("DATA_GYM_CACHE_DIR")]
+    for folder in (*folders, Path(tempfile.gettempdir(), "data-gym-cache")):
         if folder:
-            yield Path(folder, _cache_key())
-    yield Path(tempfile.gettempdir(), "data-gym-cache", _cache_key())
-
-
-def _cache_key() -> str:
-    return hashlib.sha1(ENCODER.url.encode(), usedforsecurity=False).hexdigest()
+            yield Path(folder, name)
 
 
 def _printable() -> str:

@@ -18,15 +18,10 @@ NOISE_SEED = 1
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images in memory.
+    """Images in memory."""
 
-    Attributes:
-        pixels: uint8 of shape (n, channels, height, width).
-        labels: int64 of shape (n,).
-    """
-
-    pixels: Tensor
-    labels: Tensor
+    pixels: Tensor  #: uint8 of shape (n, channels, height, width)
+    labels: Tensor  #: int64 of shape (n,)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,15 +29,10 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Makes each channel of mean 0 and standard deviation 1.
+    """Makes each channel of mean 0 and standard deviation 1."""
 
-    Attributes:
-        mean: float32 of shape (channels, 1, 1).
-        deviation: The same; positive.
-    """
-
-    mean: Tensor
-    deviation: Tensor
+    mean: Tensor  #: float32 of shape (channels, 1, 1)
+    deviation: Tensor  #: the same; positive
 
     @classmethod
     def of(cls, images: Images) -> "Scale":
@@ -180,11 +170,7 @@ class ImageBatches:
         return torch.tensor([self._number])
 
     def restore(self, state: Tensor) -> None:
-        """Continues from a position of a sequence with the same images, settings and seed.
-
-        Raises:
-            ValueError: The number is negative.
-        """
+        """Continues from a position of a sequence with the same images, settings and seed; ValueError if negative."""
         if int(state) < 0:
             raise ValueError(f"data position: expected the number of a batch, got {int(state)}")
         self._number = int(state)

@@ -5,14 +5,15 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mada_lab.data.archives import npz_arrays, tar_members
 from mada_lab.data.download import PinnedFile, describe, fetch, require_pinned
-from mada_lab.errors import ConfigError, DataError
+from mada_lab.data.sources import require_none
+from mada_lab.errors import DataError
 from mada_lab.system import optional
 
 BLOCK = 1000  # images decoded at a time
@@ -22,37 +23,14 @@ Labelled = tuple[str, NDArray[Any], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images of a source.
+    """Images of a source."""
 
-    Attributes:
-        origin: Their source, in words.
-        shape: Height, width and channels of each.
-        brightest: The largest value of a pixel.
-        classes: Names by label.
-        batches: The name of a split, images (n, height, width, channels) and labels (n,), both uint8, in order.
-    """
-
-    origin: str
-    shape: tuple[int, int, int]
-    brightest: int
-    classes: tuple[str, ...]
+    origin: str  #: their source, in words
+    shape: tuple[int, int, int]  #: height, width and channels of each
+    brightest: int  #: the largest value of a pixel
+    classes: tuple[str, ...]  #: names by label
+    #: the name of a split, images (n, height, width, channels) and labels (n,), both uint8, in order
     batches: Iterator[Labelled]
-
-
-class ImageSource(Protocol):
-    """A source of images."""
-
-    def open(self, given: Path | None, downloads: Path) -> Pictures:
-        """Gets the images.
-
-        Args:
-            given: A file of the user instead of a download.
-            downloads: Folder for downloads; made when needed.
-
-        Raises:
-            ConfigError: A file was given to a source that takes none.
-            DataError: The images are missing or damaged.
-        """
 
 
 @dataclass(frozen=True)
@@ -61,8 +39,7 @@ class Digits:
 
     def open(self, given: Path | None, downloads: Path) -> Pictures:
         """All digits in scikit-learn's order; the last fifth is for testing."""
-        if given is not None:
-            raise ConfigError(f"--from-file: expected none for the digits of scikit-learn, got {given}; leave it out")
+        require_none(given, "the digits of scikit-learn")
         digits = optional.load("sklearn.datasets", "scikit-learn").load_digits()
         images = digits.images.astype(np.uint8)[..., np.newaxis]
         labels = digits.target.astype(np.uint8)
@@ -80,9 +57,6 @@ class Cifar10:
     They come from the authors' binary version (their Python version is a pickle, which is never opened), or from an
     `.npz` of JPEG files: `train_jpeg` has the bytes of all files, `train_offsets` their limits, `train_labels` the
     labels, the same for `test`, and `classes` the names.
-
-    Attributes:
-        archive: The binary version.
     """
 
     archive: PinnedFile

@@ -4,68 +4,49 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mada_lab.data import sidecar
 from mada_lab.data.corpus import verify_or_watch
 from mada_lab.data.disk_array import DiskArray
-from mada_lab.data.sidecar import Json, require, require_count
+from mada_lab.data.sidecar import require
 
 SPLITS = ("train", "test")
 PARTS = ("images", "labels")
 BYTE = np.dtype(np.uint8)
+FIXED = {**sidecar.FIXED, "kind": "images", "dtype": "uint8"}
 
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """The files of a split, `SPLIT_images.bin` and `SPLIT_labels.bin`.
+    """The files of a split, `SPLIT_images.bin` and `SPLIT_labels.bin`."""
 
-    Attributes:
-        images: Number of images.
-        images_sha256: Hexadecimal digest of the pixels.
-        labels_sha256: Hexadecimal digest of the labels.
-    """
-
-    images: int
-    images_sha256: str
-    labels_sha256: str
+    images: int  #: number of images
+    images_sha256: str  #: hexadecimal digest of the pixels
+    labels_sha256: str  #: hexadecimal digest of the labels
 
 
 @dataclass(frozen=True)
 class ImageSidecar:
-    """The description of a folder of images.
-
-    Attributes:
-        name: Name of the data set.
-        source: Source of the images.
-        shape: Height, width and channels.
-        brightest: The largest value of a pixel.
-        classes: Names by label.
-        splits: By name, `train` and `test`.
-    """
+    """The description of a folder of images."""
 
     name: str
-    source: str
-    shape: tuple[int, int, int]
-    brightest: int
-    classes: tuple[str, ...]
-    splits: Mapping[str, ImageSplit]
+    source: str  #: source of the images
+    shape: tuple[int, int, int]  #: height, width and channels
+    brightest: int  #: the largest value of a pixel
+    classes: tuple[str, ...]  #: names by label
+    splits: Mapping[str, ImageSplit]  #: by name, `train` and `test`
 
     def to_json(self) -> str:
         """The text of `meta.json`: ASCII, and the same for the same content."""
-        return json.dumps({**sidecar.FIXED, "kind": "images", "dtype": "uint8", **asdict(self)}, indent=1) + "\n"
+        return json.dumps({**FIXED, **asdict(self)}, indent=1) + "\n"
 
 
 def read(folder: Path) -> ImageSidecar:
     """The checked sidecar in `folder`. Raises DataError if it is missing, isn't JSON, or has a wrong field."""
     fields, path = sidecar.read_json(folder), folder / sidecar.FILE_NAME
-    sidecar.require_fixed(fields, path)
-    for key, value in (("kind", "images"), ("dtype", "uint8")):
-        require(fields.get(key) == value, path, key, repr(value), fields.get(key))
-    for key in ("name", "source"):
-        require(isinstance(fields.get(key), str), path, key, "a string", fields.get(key))
+    sidecar.require_fixed(fields, path, FIXED)
     shape, brightest, classes, splits = (fields.get(x) for x in ("shape", "brightest", "classes", "splits"))
     good = isinstance(shape, list) and len(shape) == 3 and all(type(x) is int and 0 < x < 1 << 16 for x in shape)
     require(good, path, "shape", "height, width and channels", shape)
@@ -73,29 +54,16 @@ def read(folder: Path) -> ImageSidecar:
     good = isinstance(classes, list) and 0 < len(classes) <= 256 and all(isinstance(x, str) for x in classes)
     require(good, path, "classes", "1 to 256 names", classes)
     require(isinstance(splits, dict) and set(splits) == set(SPLITS), path, "splits", " and ".join(SPLITS), splits)
-    found = {name: _parse_split(splits[name], path, f"splits.{name}") for name in SPLITS}
+    found = {name: sidecar.parse_split(ImageSplit, splits[name], path, f"splits.{name}") for name in SPLITS}
     return ImageSidecar(fields["name"], fields["source"], tuple(shape), brightest, tuple(classes), found)
-
-
-def _parse_split(value: Json, path: Path, key: str) -> ImageSplit:
-    require(isinstance(value, dict), path, key, "an object", value)
-    require_count(value.get("images"), path, f"{key}.images")
-    for digest in ("images_sha256", "labels_sha256"):
-        require(isinstance(value.get(digest), str), path, f"{key}.{digest}", "a string", value.get(digest))
-    return ImageSplit(value["images"], value["images_sha256"], value["labels_sha256"])
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """A split.
+    """A split."""
 
-    Attributes:
-        images: uint8 of shape (n, height, width, channels).
-        labels: uint8 of shape (n,), each the number of a class.
-    """
-
-    images: DiskArray
-    labels: DiskArray
+    images: DiskArray  #: uint8 of shape (n, height, width, channels)
+    labels: DiskArray  #: uint8 of shape (n,), each the number of a class
 
     def __len__(self) -> int:
         return len(self.images)
@@ -103,14 +71,7 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A prepared data set of images.
-
-    Attributes:
-        folder: Its folder.
-        meta: Its sidecar.
-        train: The training split.
-        test: The test split.
-    """
+    """A prepared data set of images."""
 
     folder: Path
     meta: ImageSidecar
@@ -119,12 +80,7 @@ class ImageData:
 
     @classmethod
     def open(cls, folder: Path) -> "ImageData":
-        """Opens a folder that `prepare` made.
-
-        Raises:
-            DataError: The sidecar is missing or wrong; a file is missing, of another length or (`verify_or_watch`) of
-                other content.
-        """
+        """Opens a folder that `prepare` made. Raises DataError as `Corpus.open`."""
         meta = read(folder)
         train, test = (_open_split(folder, meta, split) for split in SPLITS)
         return cls(folder, meta, train, test)
@@ -147,8 +103,7 @@ def _open_split(folder: Path, meta: ImageSidecar, name: str) -> LabelledImages:
         "images": ((split.images, *meta.shape), meta.brightest + 1),
         "labels": ((split.images,), len(meta.classes)),
     }
-    arrays: dict[str, Any] = {}
-    for part, (shape, limit) in shapes.items():
-        arrays[part] = DiskArray(folder / f"{name}_{part}.bin", BYTE, shape, limit, sidecar.REMEDY)
-        verify_or_watch(arrays[part], getattr(split, f"{part}_sha256"))
+    arrays = {part: DiskArray(folder / f"{name}_{part}.bin", BYTE, *x, sidecar.REMEDY) for part, x in shapes.items()}
+    for part, array in arrays.items():
+        verify_or_watch(array, getattr(split, f"{part}_sha256"))
     return LabelledImages(**arrays)

@@ -25,17 +25,11 @@ BOUNDARY = re.compile(r"(?<=\S)[ \n]")
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a document.
-
-    Attributes:
-        split: Name of the split.
-        text: At least one character.
-        ends: Whether it is the last part of the document.
-    """
+    """A part of a document."""
 
     split: str
-    text: str
-    ends: bool
+    text: str  #: at least one character
+    ends: bool  #: whether it is the last part of the document
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 from mada_lab.data import catalog, cuts, gpt2, pipeline, sidecar
 from mada_lab.data.catalog import Choice, ImageSet, TextSet
@@ -29,6 +30,7 @@ from mada_lab.errors import ConfigError, DataError, require_exists
 from mada_lab.system import files
 from mada_lab.system.files import new_folder, only_process, write_atomic
 
+D = TypeVar("D", Corpus, ImageData)
 Listen = Callable[[int, str], object]
 """Called with the number of characters or images that are done, and their unit."""
 
@@ -65,45 +67,33 @@ def prepare(
             nothing on the disk has changed, but downloads stay in NAME.download for the next time.
     """
     options = _Options(from_file, bpe_files, workers, listen)
-    if own is None:
-        return _made(catalog.find(name, tokenizer), data_dir, options).folder
-    choice = catalog.of_own_text(name, tokenizer or "char", own)
-    if (data_dir / name).exists():
+    choice = catalog.find(name, tokenizer) if own is None else catalog.of_own_text(name, tokenizer or "char", own)
+    if own is not None and (data_dir / name).exists():
         what = f"expected a new name, got that of the folder {data_dir / name}"
         raise ConfigError(f"--name={name}: {what}; choose another, or delete the folder")
     return _made(choice, data_dir, options).folder
 
 
-def open_or_prepare(name: str, data_dir: Path) -> Corpus:
-    """The text data set `name`, prepared first if it's small.
+def open_or_prepare(name: str, data_dir: Path, kind: type[D]) -> D:
+    """The data set `name`, of text (`Corpus`) or of images (`ImageData`), prepared first if it's small.
 
     Raises:
-        ConfigError: No data set has this name, or it has no text.
+        ConfigError: No data set of this kind has this name.
         DataError: It is missing and large, can't be prepared, or is damaged.
     """
     choice = find(name, data_dir)
-    if isinstance(choice.data_set, ImageSet):
-        raise ConfigError(
-            f"data set, in key dataset: expected one of text, got {name}, which has images; choose another"
+    if _kind(choice) is not kind:
+        got = {Corpus: f"text, got {name}, which has images", ImageData: f"images, got {name}, which is text"}[kind]
+        others = " or ".join(x for x, other in catalog.choices().items() if _kind(other) is kind)
+        raise ConfigError(f"data set, in key dataset: expected one of {got}; choose {others}")
+    folder, size = data_dir / choice.name, choice.data_set.download_bytes
+    if not folder.exists() and size > catalog.UNASKED_BYTES:
+        raise DataError(
+            f"data set {choice.name}, in {folder}: expected it prepared, got no such folder; "
+            f"run `mada-lab data prepare {choice.name}` first (a download of {size / 1e9:.1f} GB)"
         )
-    opened = _opened(choice, data_dir)
-    assert isinstance(opened, Corpus)
-    return opened
-
-
-def open_or_prepare_images(name: str, data_dir: Path) -> ImageData:
-    """The data set of images `name`, prepared first if it's small.
-
-    Raises:
-        ConfigError: No data set has this name, or it has no images.
-        DataError: It is missing and large, can't be prepared, or is damaged.
-    """
-    choice = find(name, data_dir)
-    if isinstance(choice.data_set, TextSet):
-        what = f"expected one of images, got {name}, which is text"
-        raise ConfigError(f"data set, in key dataset: {what}; choose cifar10 or digits")
-    opened = _opened(choice, data_dir)
-    assert isinstance(opened, ImageData)
+    opened = _open(choice, folder) if folder.exists() else _made(choice, data_dir, _Options())
+    assert isinstance(opened, kind)
     return opened
 
 
@@ -112,19 +102,12 @@ def find(name: str, data_dir: Path) -> Choice:
     return catalog.find(name, own=sorted(path.parent.name for path in data_dir.glob(f"*/{sidecar.FILE_NAME}")))
 
 
-def _opened(choice: Choice, data_dir: Path) -> Corpus | ImageData:
-    """A data set, made first if that takes a small download, or none."""
-    folder, size = data_dir / choice.name, choice.data_set.download_bytes
-    if not folder.exists() and size > catalog.UNASKED_BYTES:
-        raise DataError(
-            f"data set {choice.name}, in {folder}: expected it prepared, got no such folder; "
-            f"run `mada-lab data prepare {choice.name}` first (a download of {size / 1e9:.1f} GB)"
-        )
-    return _made(choice, data_dir, _Options()) if not folder.exists() else _open(choice, folder)
+def _kind(choice: Choice) -> type[Corpus] | type[ImageData]:
+    return ImageData if isinstance(choice.data_set, ImageSet) else Corpus
 
 
 def _open(choice: Choice, folder: Path) -> Corpus | ImageData:
-    opened = ImageData.open(folder) if isinstance(choice.data_set, ImageSet) else Corpus.open(folder)
+    opened = _kind(choice).open(folder)
     if opened.name != choice.name:
         raise DataError(f"data set, in {folder}: expected {choice.name}, got {opened.name}; {sidecar.REMEDY}")
     return opened
@@ -205,7 +188,7 @@ def write_text(
         for encoded in pipeline.encode(found, used, data_set.end_of_text, workers):
             if encoded.split not in files:
                 files[encoded.split] = stack.enter_context(HashedFile(part / f"{encoded.split}.bin"))
-            files[encoded.split].write(encoded.ids)
+            files[encoded.split].append(encoded.ids)
             listen(encoded.characters, "characters")
     for split in sorted(cuts.splits(data_set.cut, texts) - set(files)):
         raise DataError(f"text, in {texts.origin}: expected some for split {split}, got none; use a longer text")
@@ -244,8 +227,8 @@ def _write_images(part: Path, name: str, pictures: Pictures, options: _Options) 
                     f"labels, in {pictures.origin}: expected numbers in [0, {len(pictures.classes)}), "
                     f"got {labels.max()}; mend them"
                 )
-            files[split, "images"].write(images)
-            files[split, "labels"].write(labels)
+            files[split, "images"].append(images)
+            files[split, "labels"].append(labels)
             options.listen(len(images), "images")
     splits = {
         split: ImageSplit(files[split, "images"].rows, *(files[split, kind].sha256 for kind in PARTS))

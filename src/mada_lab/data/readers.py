@@ -28,8 +28,7 @@ WORDS = {"train": "train", "valid": "val", "validation": "val", "val": "val", "t
 def documents(path: Path) -> Iterator[Document]:
     """The documents in a file: each row of .jsonl and .parquet, in the field `text`; any other file is one document.
 
-    Raises:
-        DataError: The file can't be read, or holds something else.
+    Raises DataError if the file can't be read, or has other content.
     """
     rows = {".jsonl": _json_lines, ".parquet": _parquet_rows}.get(path.suffix)
     with readable(path, "text"):
@@ -37,10 +36,9 @@ def documents(path: Path) -> Iterator[Document]:
 
 
 def text_parts(path: Path) -> Iterator[str]:
-    """Yields a text file in parts, none empty. Carriage returns and byte order marks are kept.
+    """Yields a text file in parts, none empty. Raises DataError if it can't be read, or isn't UTF-8.
 
-    Raises:
-        DataError: It can't be read, or isn't UTF-8.
+    Carriage returns and byte order marks are kept.
     """
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
     try:
@@ -105,16 +103,13 @@ def _files(path: Path) -> list[Path]:
 def _json_lines(path: Path) -> Iterator[str]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line) if line.strip() else None
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"text, in {where}: expected JSON, got {describe(error)}; mend the line") from error
             if line.strip():
-                yield _json_text(line, f"{path}, line {number}")
-
-
-def _json_text(line: bytes, where: str) -> str:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"text, in {where}: expected JSON, got {describe(error)}; mend the line") from error
-    return _text(row, where)
+                yield _text(row, where)
 
 
 def _text(row: Any, where: str) -> str:

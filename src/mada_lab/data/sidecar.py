@@ -3,9 +3,9 @@
 import json
 import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from mada_lab.data import gpt2
 from mada_lab.data.tokenizer import id_dtype
 from mada_lab.errors import DataError
 
+S = TypeVar("S")
 Json = Any  # a value out of `json.loads`
 
 FILE_NAME = "meta.json"
@@ -24,53 +25,32 @@ FIXED = {"format_version": FORMAT_VERSION, "byteorder": "little"}
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The meaning of the token ids.
+    """The meaning of the token ids."""
 
-    Attributes:
-        tokenizer: `char` or `gpt2`.
-        size: Number of ids.
-        characters: With `char`, the characters by id, in the order of their code points.
-        sha256: With `gpt2`, the hexadecimal digest of its file, a copy of which is beside the sidecar.
-    """
-
-    tokenizer: str
-    size: int
-    characters: str | None = None
-    sha256: str | None = None
+    tokenizer: str  #: `char` or `gpt2`
+    size: int  #: number of ids
+    characters: str | None = None  #: with `char`, the characters by id, in the order of their code points
+    sha256: str | None = None  #: with `gpt2`, the hexadecimal digest of its file, a copy of which is beside the sidecar
 
 
 @dataclass(frozen=True)
 class Split:
-    """A token file.
+    """A token file."""
 
-    Attributes:
-        tokens: Number of tokens, at least 1.
-        bytes: Its length.
-        sha256: Hexadecimal digest of its content.
-    """
-
-    tokens: int
-    bytes: int
-    sha256: str
+    tokens: int  #: number of tokens, at least 1
+    bytes: int  #: its length
+    sha256: str  #: hexadecimal digest of its content
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """The description of a folder of token files.
-
-    Attributes:
-        name: Name of the data set.
-        source: Source of the text.
-        source_sha256: Hexadecimal digest of the whole text as UTF-8.
-        vocabulary: The meaning of the ids.
-        splits: Token files, by the names in `SPLITS`.
-    """
+    """The description of a folder of token files."""
 
     name: str
-    source: str
-    source_sha256: str
-    vocabulary: Vocabulary
-    splits: Mapping[str, Split]
+    source: str  #: source of the text
+    source_sha256: str  #: hexadecimal digest of the whole text as UTF-8
+    vocabulary: Vocabulary  #: the meaning of the ids
+    splits: Mapping[str, Split]  #: token files, by the names in `SPLITS`
 
     @property
     def token_dtype(self) -> np.dtype[Any]:
@@ -101,13 +81,13 @@ def read(folder: Path) -> Sidecar:
     if isinstance(fields, dict) and fields.get("kind") == "images":
         raise DataError(f"sidecar, in {path}: expected a data set of text, got one of images; choose another data set")
     require_fixed(fields, path)
-    for key in ("name", "source", "source_sha256"):
-        require(isinstance(fields.get(key), str), path, key, "a string", fields.get(key))
+    digest = fields.get("source_sha256")
+    require(isinstance(digest, str), path, "source_sha256", "a string", digest)
     vocabulary = _parse_vocabulary(fields, path)
     dtype, got = id_dtype(vocabulary.size), fields.get("dtype")
     require(got == dtype.name, path, "dtype", f"{dtype.name} for {vocabulary.size} token ids", got)
     splits = _parse_splits(fields.get("splits"), dtype.itemsize, path)
-    return Sidecar(fields["name"], fields["source"], fields["source_sha256"], vocabulary, splits)
+    return Sidecar(fields["name"], fields["source"], digest, vocabulary, splits)
 
 
 def read_json(folder: Path) -> Json:
@@ -121,12 +101,14 @@ def read_json(folder: Path) -> Json:
         raise DataError(f"sidecar, in {path}: expected JSON, got {type(error).__name__}; {REMEDY}") from error
 
 
-def require_fixed(fields: Json, path: Path) -> None:
-    """Raises DataError unless `fields` is an object with the fields of every sidecar."""
+def require_fixed(fields: Json, path: Path, fixed: Mapping[str, Json] = FIXED) -> None:
+    """Raises DataError unless `fields` is an object with the `fixed` fields, and a name and a source."""
     require(isinstance(fields, dict), path, "(all)", "an object", fields)
-    for key, value in FIXED.items():
+    for key, value in fixed.items():
         got = fields.get(key)
         require(type(got) is type(value) and got == value, path, key, repr(value), got)
+    for key in ("name", "source"):
+        require(isinstance(fields.get(key), str), path, key, "a string", fields.get(key))
 
 
 def require(condition: bool, path: Path, key: str, expected: str, got: object) -> None:
@@ -135,9 +117,14 @@ def require(condition: bool, path: Path, key: str, expected: str, got: object) -
         raise DataError(f"sidecar, in {path}, key {key}: expected {expected}, got {reprlib.repr(got)}; {REMEDY}")
 
 
-def require_count(value: Json, path: Path, key: str) -> None:
-    """Raises DataError unless `value` is an integer from 1 on."""
-    require(type(value) is int and value > 0, path, key, "a positive integer", value)
+def parse_split(kind: type[S], value: Json, path: Path, key: str) -> S:
+    """The description of a split, whose fields are digests and positive integers. Raises DataError for another."""
+    require(isinstance(value, dict), path, key, "an object", value)
+    for x in fields(kind):  # type: ignore[arg-type] # a dataclass
+        got, expected = value.get(x.name), "a positive integer" if x.type is int else "a string"
+        good = type(got) is int and got > 0 if x.type is int else isinstance(got, str)
+        require(good, path, f"{key}.{x.name}", expected, got)
+    return kind(**{x.name: value[x.name] for x in fields(kind)})  # type: ignore[arg-type]
 
 
 def _unreadable(folder: Path, error: OSError) -> str:
@@ -172,14 +159,8 @@ def _parse_characters(value: Json, path: Path) -> str:
 def _parse_splits(value: Json, token_bytes: int, path: Path) -> dict[str, Split]:
     good = isinstance(value, dict) and len(value) > 0 and set(value) <= set(SPLITS)
     require(good, path, "splits", f"one or several of {', '.join(SPLITS)}", value)
-    return {name: _parse_split(value[name], token_bytes, path, f"splits.{name}") for name in SPLITS if name in value}
-
-
-def _parse_split(value: Json, token_bytes: int, path: Path, key: str) -> Split:
-    require(isinstance(value, dict), path, key, "an object", value)
-    tokens, length, sha256 = (value.get(x) for x in ("tokens", "bytes", "sha256"))
-    require_count(tokens, path, f"{key}.tokens")
-    expected = tokens * token_bytes
-    require(type(length) is int and length == expected, path, f"{key}.bytes", str(expected), length)
-    require(isinstance(sha256, str), path, f"{key}.sha256", "a string", sha256)
-    return Split(tokens, length, sha256)
+    found = {name: parse_split(Split, value[name], path, f"splits.{name}") for name in SPLITS if name in value}
+    for name, split in found.items():
+        expected = split.tokens * token_bytes
+        require(split.bytes == expected, path, f"splits.{name}.bytes", str(expected), split.bytes)
+    return found

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mada_lab.data.download import PinnedFile, describe, fetch, read_pinned, require_pinned
 from mada_lab.data.readers import Document, by_split, documents, not_utf8
@@ -12,28 +12,23 @@ from mada_lab.errors import ConfigError, DataError
 from mada_lab.system import optional
 
 Stream = Iterator[tuple[str, Document]]
+Found = TypeVar("Found", covariant=True)
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Text of a source.
+    """Text of a source."""
 
-    Attributes:
-        origin: Its source, in words.
-        splits: Names of its splits.
-        read: Iterates over the documents, each with the name of its split.
-    """
-
-    origin: str
-    splits: tuple[str, ...]
-    read: Callable[[], Stream]
+    origin: str  #: its source, in words
+    splits: tuple[str, ...]  #: names of its splits
+    read: Callable[[], Stream]  #: iterates over the documents, each with the name of its split
 
 
-class TextSource(Protocol):
-    """A source of text."""
+class Source(Protocol[Found]):
+    """A source of text (`Texts`) or of images (`Pictures`)."""
 
-    def open(self, given: Path | None, downloads: Path) -> Texts:
-        """Gets the text.
+    def open(self, given: Path | None, downloads: Path) -> Found:
+        """Gets the content.
 
         Args:
             given: A file or folder of the user instead of a download.
@@ -41,8 +36,14 @@ class TextSource(Protocol):
 
         Raises:
             ConfigError: A file was given to a source that takes none.
-            DataError: The text is missing or damaged.
+            DataError: The content is missing or damaged.
         """
+
+
+def require_none(given: Path | None, source: str) -> None:
+    """Raises ConfigError if the user gave a file in the place of a source that no file has."""
+    if given is not None:
+        raise ConfigError(f"--from-file: expected none for {source}, got {given}; leave it out")
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ class PythonTopics:
 
     def open(self, given: Path | None, downloads: Path) -> Texts:
         """One document: all topics in the order of their names, with blank lines between."""
-        if given is not None:
-            raise ConfigError(f"--from-file: expected none for a text of Python itself, got {given}; leave it out")
+        require_none(given, "a text of Python itself")
         try:
             from pydoc_data.topics import topics  # some megabytes
         except ImportError as error:
@@ -70,11 +70,7 @@ class PythonTopics:
 
 @dataclass(frozen=True)
 class TextFile:
-    """One text file on the network, which fits in memory: one document.
-
-    Attributes:
-        file: The expected file.
-    """
+    """One text file on the network, which fits in memory: one document."""
 
     file: PinnedFile
 
@@ -106,33 +102,24 @@ class OwnText:
 
 @dataclass(frozen=True)
 class Hub:
-    """Data files of one revision of a data set on the Hugging Face Hub; scripts are not used.
+    """Data files of one revision of a data set on the Hugging Face Hub; scripts are not used."""
 
-    Attributes:
-        repository: Owner and name.
-        revision: The commit, which fixes the content.
-        files: Paths by split.
-        lines: Whether a row is a line of one long text instead of a document.
-        pinned: Files whose digest is known here too, by path.
-    """
-
-    repository: str
-    revision: str
-    files: Mapping[str, tuple[str, ...]]
-    lines: bool = False
-    pinned: Mapping[str, PinnedFile] = field(default_factory=dict)
+    repository: str  #: owner and name
+    revision: str  #: the commit, which fixes the content
+    files: Mapping[str, tuple[str, ...]]  #: paths by split
+    lines: bool = False  #: whether a row is a line of one long text instead of a document
+    pinned: Mapping[str, PinnedFile] = field(default_factory=dict)  #: files whose digest is known here too, by path
 
     def open(self, given: Path | None, downloads: Path) -> Texts:
         """The files from the Hub's cache, the network, or the user."""
         if given is not None:
             found = by_split(given, self.files)
             names = ", ".join(f"{path.name} as {split}" for split, paths in found.items() for path in paths)
-            return self._texts(f"files of the user: {names}", found)
-        found = {split: [self._download(path) for path in paths] for split, paths in self.files.items()}
-        return self._texts(f"https://huggingface.co/datasets/{self.repository}/tree/{self.revision}", found)
-
-    def _texts(self, origin: str, files: Mapping[str, list[Path]]) -> Texts:
-        return Texts(origin, tuple(files), lambda: self._read(files))
+            origin = f"files of the user: {names}"
+        else:
+            found = {split: [self._download(path) for path in paths] for split, paths in self.files.items()}
+            origin = f"https://huggingface.co/datasets/{self.repository}/tree/{self.revision}"
+        return Texts(origin, tuple(found), lambda: self._read(found))
 
     def _read(self, files: Mapping[str, list[Path]]) -> Stream:
         for split, paths in files.items():

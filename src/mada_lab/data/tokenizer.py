@@ -42,13 +42,9 @@ def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
 
 @dataclass(frozen=True)
 class CharTokenizer:
-    """Each character of the vocabulary is a token, and its position there is its id.
+    """Each character of the vocabulary is a token, and its position there is its id."""
 
-    Attributes:
-        vocabulary: The characters in the order of their code points, each once.
-    """
-
-    vocabulary: str
+    vocabulary: str  #: the characters in the order of their code points, each once
     name = "char"
     end_of_text = None
 
@@ -66,11 +62,7 @@ class CharTokenizer:
         return len(self.vocabulary)
 
     def encode(self, text: str) -> NDArray[Any]:
-        """The ids of the characters of `text`: shape (len(text),).
-
-        Raises:
-            DataError: A character isn't in the vocabulary.
-        """
+        """The ids of the characters: shape (len(text),). Raises DataError for one that isn't in the vocabulary."""
         known, points = code_points(self.vocabulary), code_points(text)
         ids = np.searchsorted(known, points).clip(max=len(known) - 1)
         strange = np.flatnonzero(known[ids] != points)
@@ -83,11 +75,7 @@ class CharTokenizer:
         return ids.astype(id_dtype(self.vocabulary_size))
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
-        """The text whose ids these are, given in one dimension.
-
-        Raises:
-            DataError: An id isn't in [0, len(vocabulary)).
-        """
+        """The text of ids in one dimension. Raises DataError for one that isn't in [0, vocabulary_size)."""
         points: bytes = code_points(self.vocabulary)[checked(ids, self.vocabulary_size)].tobytes()
         return points.decode("utf-32-le", "surrogatepass")
 

@@ -18,17 +18,11 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class LastWords:
-    """The result.
-
-    Attributes:
-        documents: Number of passages.
-        accuracy: Share of passages in which each token of the last word is the most likely one.
-        perplexity: e to the mean loss of a last word, summed over its tokens.
-    """
+    """The result for a number of passages."""
 
     documents: int
-    accuracy: float
-    perplexity: float
+    accuracy: float  #: share of passages in which each token of the last word is the most likely one
+    perplexity: float  #: e to the mean loss of a last word, summed over its tokens
 
 
 @dataclass(frozen=True)

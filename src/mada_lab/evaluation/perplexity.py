@@ -25,32 +25,20 @@ PAPER_CHUNKS = 200
 
 @dataclass(frozen=True)
 class Window:
-    """A window of a text.
+    """A window of a text."""
 
-    Attributes:
-        start: Position of its first input.
-        length: Number of inputs.
-        scored: Number of scored targets, the last ones.
-    """
-
-    start: int
-    length: int
-    scored: int
+    start: int  #: position of its first input
+    length: int  #: number of inputs
+    scored: int  #: number of scored targets, the last ones
 
 
 @dataclass(frozen=True)
 class Score:
-    """The result.
+    """The result."""
 
-    Attributes:
-        nats: Sum of the losses.
-        tokens: Number of scored targets; those scored twice count twice.
-        windows: Number of windows.
-    """
-
-    nats: float
-    tokens: int
-    windows: int
+    nats: float  #: sum of the losses
+    tokens: int  #: number of scored targets; those scored twice count twice
+    windows: int  #: number of windows
 
     @property
     def loss(self) -> float:

@@ -21,17 +21,11 @@ WITH_LAST_WORDS = ("lambada",)
 
 @dataclass(frozen=True)
 class Windowing:
-    """The windows of a text.
+    """The windows of a text."""
 
-    Attributes:
-        mode: `stride`, or `paper` for the windows of the MADA paper's code.
-        context: Inputs of a window.
-        stride: Tokens from one window to the next; None with `paper`.
-    """
-
-    mode: str
-    context: int
-    stride: int | None
+    mode: str  #: `stride`, or `paper` for the windows of the MADA paper's code
+    context: int  #: inputs of a window
+    stride: int | None  #: tokens from one window to the next; None with `paper`
 
     def __str__(self) -> str:
         """In words."""
@@ -44,11 +38,7 @@ class Windowing:
 def evaluate(
     weights: Weights, text: Text, windowing: Windowing, precision: Precision, bpe_files: Path | None = None
 ) -> dict[str, Any]:
-    """Evaluates a network on a text; returns the numbers by name.
-
-    Raises:
-        DataError: The network's tokenizer is missing or can't encode the text; or the text is too short.
-    """
+    """Evaluates a network on a text; returns the numbers by name. Raises DataError for an unfit text or tokenizer."""
     tokenizer, model = weights.tokenizer(bpe_files), weights.model().to(precision.device)
     if windowing.stride is None:
         tokens = text.paper_tokens(tokenizer)
@@ -108,11 +98,7 @@ def _rows(result: dict[str, Any], windowing: Windowing) -> Iterator[tuple[str, s
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:
-    """Writes a result into `folder` and returns the file. It replaces a result of the same text and windows.
-
-    Raises:
-        CheckpointError: The disk fails.
-    """
+    """Writes a result into `folder`, in the place of one of the same text and windows, and returns the file."""
     text, cut = result["text"], result["windowing"]
     parts = [text["name"], text["split"], cut["mode"], cut["context"], cut["stride"]]
     path = folder / ("_".join(["evaluation", *(str(x) for x in parts if x is not None)]) + ".json")

@@ -22,23 +22,14 @@ EMPTIED = " \n"  # a blank line of WikiText, which is empty in the Hub's copy
 
 @dataclass(frozen=True)
 class Text:
-    """A text.
+    """A text."""
 
-    Attributes:
-        name: Name of the data set, or of the file.
-        split: val or test; None for a file without a data set.
-        source: Its source, in words.
-        documents: The documents in order.
-        ended: Whether the end-of-text token follows each document, if the tokenizer has one.
-        lines: Whether the source's rows are lines of one document.
-    """
-
-    name: str
-    split: str | None
-    source: str
-    documents: list[str]
-    ended: bool = False
-    lines: bool = False
+    name: str  #: name of the data set, or of the file
+    split: str | None  #: val or test; None for a file without a data set
+    source: str  #: its source, in words
+    documents: list[str]  #: the documents in order
+    ended: bool = False  #: whether the end-of-text token follows each document, if the tokenizer has one
+    lines: bool = False  #: whether the source's rows are lines of one document
 
     @property
     def bytes(self) -> int:
@@ -51,11 +42,7 @@ class Text:
         return sum(len(x.split()) for x in self.documents)
 
     def tokens(self, tokenizer: Tokenizer) -> NDArray[np.int64]:
-        """The ids of all documents in one dimension, as in a prepared data set.
-
-        Raises:
-            DataError: The tokenizer can't encode a character.
-        """
+        """The ids of all documents in one dimension. Raises DataError for a character that can't be encoded."""
         return _joined(self.documents, tokenizer, self.ended)
 
     def paper_tokens(self, tokenizer: Tokenizer) -> NDArray[np.int64]:
@@ -85,7 +72,7 @@ def of_data_set(name: str, data_dir: Path, split: str | None) -> Text:
         DataError: It isn't prepared, is damaged, or has no such split.
     """
     data_set = _text_set(find(name, data_dir))
-    corpus = open_or_prepare(name, data_dir)
+    corpus = open_or_prepare(name, data_dir, Corpus)
     split = split or ("test" if "test" in corpus.splits else "val")
     return Text(name, split, corpus.meta.source, list(_decoded(corpus, split)), data_set.end_of_text, _lines(data_set))
 

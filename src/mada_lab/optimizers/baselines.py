@@ -63,19 +63,12 @@ def muon(groups: Groups, numbers: Numbers) -> Optimizer:
 
 @dataclass(frozen=True)
 class Baseline:
-    """An optimizer of others.
+    """An optimizer of others."""
 
-    Attributes:
-        make: Makes it from groups and numbers.
-        description: Its description in reports.
-        lr: Its default learning rate.
-        keys: The keys that it takes, beside those of all optimizers.
-    """
-
-    make: Callable[[Groups, Numbers], Optimizer]
-    description: str
-    lr: float = 1e-3
-    keys: tuple[str, ...] = ("beta1", "beta2", "eps")
+    make: Callable[[Groups, Numbers], Optimizer]  #: makes it from groups and numbers
+    description: str  #: its description in reports
+    lr: float = 1e-3  #: its default learning rate
+    keys: tuple[str, ...] = ("beta1", "beta2", "eps")  #: the keys that it takes, beside those of all optimizers
 
     def default(self, keyword: str) -> Any:
         """The value of `keyword` if it isn't given; None if nothing is known of it."""

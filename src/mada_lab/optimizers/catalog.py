@@ -29,18 +29,12 @@ AUTO = "auto"  # a learning rate that is computed from the shapes of the network
 
 @dataclass(frozen=True)
 class Ours:
-    """The meaning of a name on the command line.
-
-    Attributes:
-        make: The class.
-        description: What it is, in the words of reports.
-        rule: The name of its rule.
-        options: Keywords that the name stands for, in the place of the class's defaults.
-    """
+    """The meaning of a name on the command line."""
 
     make: type[HyperOptimizer]
-    description: str
-    rule: str = "mada"
+    description: str  #: what it is, in the words of reports
+    rule: str = "mada"  #: the name of its rule
+    #: keywords that the name stands for, in the place of the class's defaults
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def default(self, keyword: str) -> Any:

@@ -70,11 +70,7 @@ def keys_of(config: RunConfig, makes: Makes) -> set[str]:
 
 
 def learners(config: RunConfig, rule: Rule, makes: Makes) -> list[Learner]:
-    """The learners.
-
-    Raises:
-        ConfigError: A key names a coefficient that isn't learned, or a learner refuses a value.
-    """
+    """The learners. Raises ConfigError for a key of a coefficient that isn't learned, or a value that is refused."""
     learned = tuple(name for _, names in makes for name in names)
     for key in declarations(type(config)):
         for name in by_coefficient.values_of(config, key).keys() - learned:

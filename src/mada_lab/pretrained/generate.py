@@ -51,13 +51,12 @@ def prompt_ids(prompt: str, tokenizer: Tokenizer) -> list[int]:
     Raises:
         DataError: The prompt has an unknown character; or it is empty and a line feed is unknown.
     """
-    if prompt:
-        ids: list[int] = np.asarray(tokenizer.encode(prompt)).tolist()
-        return ids
-    if tokenizer.end_of_text is not None:
+    if not prompt and tokenizer.end_of_text is not None:
         return [tokenizer.end_of_text]
     try:
-        begin: list[int] = np.asarray(tokenizer.encode("\n")).tolist()
-        return begin
+        ids: list[int] = np.asarray(tokenizer.encode(prompt or "\n")).tolist()
+        return ids
     except DataError as error:
+        if prompt:
+            raise
         raise DataError("generate, option --prompt: expected some text, as no line feed is known, got none") from error

@@ -1,6 +1,6 @@
-"""GPT-2 in the format that Hugging Face's `transformers` reads: config.json and model.safetensors, never a pickle.
+"""Reads and writes GPT-2 in Hugging Face's format: config.json and model.safetensors, never a pickle.
 
-Nothing of a file is believed before its names, types and shapes have been found to be those of its configuration.
+Names, types and shapes are compared with the configuration before a tensor is read.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,16 +19,11 @@ from mada_lab.system import strict_json
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 CONFIG_BYTES = 1 << 20  # at most
 PREFIX = "transformer."
-#: Weights that the published layout has as (in, out), and `nn.Linear` as (out, in).
+#: Weights of shape (in, out) in Hugging Face's format, and (out, in) in `nn.Linear`.
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-SIZES = {
-    "n_positions": "block_size",
-    "vocab_size": "vocab_size",
-    "n_layer": "n_layer",
-    "n_head": "n_head",
-    "n_embd": "n_embd",
-}
-#: What our network is, beside its sizes; a file that says otherwise is of another network.
+#: Our names of the sizes in config.json.
+SIZES = {"n_positions": "block_size", **{name: name for name in ("vocab_size", "n_layer", "n_head", "n_embd")}}
+#: The values in config.json of every network like ours, beside its sizes.
 FIXED: dict[str, Any] = {
     "model_type": "gpt2",
     "activation_function": "gelu_new",
@@ -40,9 +35,10 @@ FIXED: dict[str, Any] = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
-#: Our own key in config.json: whether the network has biases, or got biases of zero as the format has no other way.
+#: Our own key in config.json: whether the network has biases. The format has no networks without; theirs are zeros.
 BIAS = "mada_lab_bias"
 DTYPES = ("F32", "F16", "BF16", "F64")
+MASKS = (".attn.bias", ".attn.masked_bias")  # the causal mask, which old files have
 
 
 def config_json(config: GPTConfig, end_of_text: int | None) -> str:
@@ -55,7 +51,7 @@ def config_json(config: GPTConfig, end_of_text: int | None) -> str:
 
 
 def to_published(config: GPTConfig, tensors: Mapping[str, Tensor]) -> Tensors:
-    """Our tensors under the published names and in the published layout, with zeros where we have no bias."""
+    """Our tensors with the names and shapes of Hugging Face's format; missing biases are zeros."""
     found: Tensors = {}
     for name, like in skeleton(config, bias=True).items():
         x = tensors[name] if name in tensors else torch.zeros(like.shape)
@@ -64,14 +60,14 @@ def to_published(config: GPTConfig, tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def skeleton(config: GPTConfig, bias: bool) -> dict[str, Tensor]:
-    """The tensors of a network by our names, without content."""
+    """The tensors of a network by our names, on the device meta: shapes without content."""
     sizes = {ours: getattr(config, ours) for ours in SIZES.values()}
     with torch.device("meta"):
         return dict(GPT(GPTConfig(**sizes, bias=bias)).state_dict())
 
 
 def read(folder: Path) -> tuple[GPTConfig, Tensors]:
-    """The sizes and the tensors, under our names, of a network in `folder`: copies, in float32.
+    """Reads a network: its sizes, and copies of its tensors by our names, in float32.
 
     Raises:
         CheckpointError: A file is missing, damaged, of another format or of another network.
@@ -92,11 +88,7 @@ def read(folder: Path) -> tuple[GPTConfig, Tensors]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What config.json says, once it is found to be of a network like ours.
-
-    Raises:
-        CheckpointError: It is missing, damaged, or of another network.
-    """
+    """The checked content of config.json. Raises CheckpointError if it is missing, damaged or of another network."""
     try:
         with open(path, "rb") as file:
             content = file.read(CONFIG_BYTES + 1)
@@ -105,26 +97,17 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"weights, in {path}: expected a configuration in JSON, got {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"weights, in {path}: expected an object of at most {CONFIG_BYTES} bytes, got another")
-    for key, wanted in FIXED.items():
-        inner = key == "n_inner" and values.get(key) == 4 * (values.get("n_embd") or 0)
-        if values.get(key, wanted) != wanted and not inner:
-            raise _other(path, key, repr(wanted), values[key])
-    if "model_type" not in values:
-        raise _other(path, "model_type", "'gpt2'", None)
-    for key in SIZES:
-        if type(values.get(key)) is not int or values[key] < 1:
-            raise _other(path, key, "a positive integer", values.get(key))
+    for key, expected in {**FIXED, **dict.fromkeys(SIZES, "a positive integer")}.items():
+        got = values.get(key, None if key in SIZES or key == "model_type" else expected)
+        good = type(got) is int and got >= 1 if key in SIZES else got == expected
+        if not good and not (key == "n_inner" and got == 4 * (values.get("n_embd") or 0)):
+            what = f"expected {expected if key in SIZES else repr(expected)}, got {str(got)[:80]}"
+            raise CheckpointError(f"weights, in {path}, key {key}: {what}; choose a GPT-2 of the plain kind")
     return values
 
 
-def _other(path: Path, key: str, expected: str, got: object) -> CheckpointError:
-    return CheckpointError(
-        f"weights, in {path}, key {key}: expected {expected}, got {str(got)[:80]}; choose a GPT-2 of the plain kind"
-    )
-
-
 def _read_tensors(file: Any, values: Mapping[str, Any]) -> tuple[GPTConfig, Tensors]:
-    stored = {name.removeprefix(PREFIX): name for name in file.keys() if not _is_mask(name)}  # noqa: SIM118 no mapping
+    stored = {name.removeprefix(PREFIX): name for name in file.keys() if not name.endswith(MASKS)}  # noqa: SIM118
     if values["n_layer"] > len(stored):  # before so many layers are made
         raise ValueError(f"expected tensors of {values['n_layer']} layers, got {len(stored)} tensors")
     sizes = {ours: values[theirs] for theirs, ours in SIZES.items()}
@@ -140,11 +123,14 @@ def _read_tensors(file: Any, values: Mapping[str, Any]) -> tuple[GPTConfig, Tens
     tensors = dict(_tensors(file, stored, expected))
     if head is not None and not torch.equal(_tensor(file, head, expected["wte.weight"].shape), tensors["wte.weight"]):
         raise ValueError("expected lm_head.weight tied to wte.weight, got another")
-    return config, tensors if config.bias else _without_biases(tensors)
+    biases = {name: x for name, x in tensors.items() if name.endswith("bias") and not config.bias}
+    if wrong := next((name for name, x in biases.items() if x.any()), None):
+        raise ValueError(f"{wrong}: expected zeros, as {CONFIG} says that there is no bias, got others")
+    return config, {name: x for name, x in tensors.items() if name not in biases}
 
 
 def _tensors(file: Any, stored: Mapping[str, str], expected: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """In our order. All shapes are looked at before the first tensor is read."""
+    """Yields the tensors in our order. All shapes are checked before the first tensor is read."""
     shapes = {name: x.shape[::-1] if name.endswith(TRANSPOSED) else x.shape for name, x in expected.items()}
     for name, shape in shapes.items():
         piece = file.get_slice(stored[name])
@@ -157,22 +143,10 @@ def _tensors(file: Any, stored: Mapping[str, str], expected: Mapping[str, Tensor
 
 
 def _tensor(file: Any, name: str, shape: torch.Size) -> Tensor:
-    """A copy: the file may be cut while it is in use."""
+    """A copy in memory, as another process may shorten the file."""
     x: Tensor = file.get_tensor(name).to(torch.float32, copy=True)
     if x.shape != shape:
         raise ValueError(f"{name}: expected {tuple(shape)}, got {tuple(x.shape)}")
     if not x.isfinite().all():
         raise ValueError(f"{name}: expected finite numbers, got others")
     return x
-
-
-def _without_biases(tensors: Tensors) -> Tensors:
-    for name, x in tensors.items():
-        if name.endswith("bias") and x.any():
-            raise ValueError(f"{name}: expected zeros, as {CONFIG} says that there is no bias, got others")
-    return {name: x for name, x in tensors.items() if not name.endswith("bias")}
-
-
-def _is_mask(name: str) -> bool:
-    """The causal mask, which old files carry along."""
-    return name.endswith((".attn.bias", ".attn.masked_bias"))

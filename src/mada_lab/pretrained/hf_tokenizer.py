@@ -1,9 +1,9 @@
-"""The tokenizer of a network, in files that `transformers` reads; and which tokenizer such a folder has."""
+"""Writes the files of a tokenizer in Hugging Face's format, and finds out which tokenizer a folder has."""
 
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from mada_lab.errors import CheckpointError, ConfigError, DataError
 from mada_lab.system import strict_json
 
 VOCAB, MERGES, TOKENIZER, SETTINGS = "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"
-TOKENIZER_BYTES = 1 << 24  # at most: half the characters there are
-FIRST_MERGE = 256  # the tokens before it are the bytes
+TOKENIZER_BYTES = 1 << 24  # at most
+FIRST_MERGE = 256  # ids below are those of the bytes
 
 
 def published_files(tokenizer: Gpt2Tokenizer | CharTokenizer, block_size: int) -> dict[str, bytes]:
-    """The content of the files by name, for sequences up to `block_size` tokens.
+    """The content of a tokenizer's files by name, for sequences of at most `block_size` tokens.
 
     Raises:
-        ConfigError: The tokenizer has a part of GPT-2's ids, for which there is no format.
+        ConfigError: The tokenizer has only some of GPT-2's ids. The format can't express that.
     """
     settings: dict[str, Any] = {"model_max_length": block_size, "clean_up_tokenization_spaces": False}
     if isinstance(tokenizer, CharTokenizer):
@@ -42,29 +42,27 @@ def _json(value: object) -> bytes:
 
 
 def _character_level(vocabulary: str) -> dict[str, Any]:
-    """The format of the package `tokenizers`: each character is a word. One out of the vocabulary is refused there."""
-    every = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
-    words = {"type": "WordLevel", "vocab": {x: i for i, x in enumerate(vocabulary)}, "unk_token": "<unk>"}
+    """The tokenizer.json of the package `tokenizers`, with each character as a word. It refuses unknown characters."""
     unused = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor"))
     return {
         "version": "1.0",
         "added_tokens": [],
         **unused,
-        "pre_tokenizer": every,
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
         "decoder": {"type": "Fuse"},
-        "model": words,
+        "model": {"type": "WordLevel", "vocab": {x: i for i, x in enumerate(vocabulary)}, "unk_token": "<unk>"},
     }
 
 
 def merges_txt(encoder_json: bytes) -> bytes:
-    """OpenAI's file vocab.bpe, recovered from the ids in encoder.json, which are the order of the merges.
+    """OpenAI's file vocab.bpe, computed from encoder.json. Raises DataError if the result has another digest.
 
-    Raises:
-        DataError: The result isn't that file.
+    The ids of tokens are the order of their merges. Each token is the merge of the two parts that earlier merges leave.
     """
-    names: dict[str, int] = json.loads(encoder_json)
-    names.pop(gpt2.END_OF_TEXT)
-    lines = ["#version: 0.2", *_merges(names)]
+    ids: dict[str, int] = json.loads(encoder_json)
+    ids.pop(gpt2.END_OF_TEXT)
+    merged = sorted((id_, name) for name, id_ in ids.items() if id_ >= FIRST_MERGE)
+    lines = ["#version: 0.2", *(" ".join(_merged(list(name), ids, id_)) for id_, name in merged)]
     content = ("\n".join(lines) + "\n").encode()
     found = hashlib.sha256(content).hexdigest()
     if found != gpt2.MERGES.sha256:
@@ -72,15 +70,8 @@ def merges_txt(encoder_json: bytes) -> bytes:
     return content
 
 
-def _merges(ids: Mapping[str, int]) -> Iterator[str]:
-    """Each token is the merge of the two that earlier merges leave of it."""
-    for name, id_ in sorted(ids.items(), key=lambda item: item[1]):
-        if id_ >= FIRST_MERGE:
-            yield " ".join(_merged(list(name), ids, id_))
-
-
 def _merged(parts: list[str], ids: Mapping[str, int], limit: int) -> list[str]:
-    """What the merges before `limit` leave of `parts`, the lowest first, as byte-pair encoding applies them."""
+    """`parts` after the merges with ids below `limit`, the lowest id first, as in byte-pair encoding."""
     while len(parts) > 2:
         joined = [ids.get(a + b, limit) for a, b in itertools.pairwise(parts)]
         if (best := min(joined)) >= limit:
@@ -91,14 +82,14 @@ def _merged(parts: list[str], ids: Mapping[str, int], limit: int) -> list[str]:
 
 
 def read_vocabulary(folder: Path, size: int) -> Vocabulary:
-    """Which tokenizer a network of `size` token ids in `folder` has; GPT-2's where no file says otherwise.
+    """The vocabulary of a network of `size` token ids in `folder`: GPT-2's by its size, or else characters.
 
     Raises:
-        CheckpointError: It is another one than GPT-2's, or than one that `published_files` wrote.
+        CheckpointError: The folder has neither, nor a file that `published_files` wrote.
     """
-    if not (folder / TOKENIZER).is_file() or size == gpt2.VOCABULARY_SIZE:
-        if size == gpt2.VOCABULARY_SIZE:
-            return Vocabulary(Gpt2Tokenizer.name, size, sha256=gpt2.ENCODER.sha256)
+    if size == gpt2.VOCABULARY_SIZE:
+        return Vocabulary(Gpt2Tokenizer.name, size, sha256=gpt2.ENCODER.sha256)
+    if not (folder / TOKENIZER).is_file():
         raise _unknown(folder, f"{size} token ids, and no {TOKENIZER}")
     try:
         with open(folder / TOKENIZER, "rb") as file:

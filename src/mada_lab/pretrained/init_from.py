@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mada_lab.config.declarations import set_keys
-from mada_lab.config.keys import TrainConfig
+from mada_lab.config.keys import FRESH, TrainConfig
 from mada_lab.data.sidecar import Vocabulary
 from mada_lab.errors import ConfigError
 from mada_lab.model.gpt import GPT, GPTConfig
@@ -12,7 +12,6 @@ from mada_lab.pretrained import weights
 from mada_lab.pretrained.weights import HUB, Weights
 from mada_optim.checks import did_you_mean
 
-WORDS = ("scratch", "resume")
 ADOPTED = ("n_layer", "n_head", "n_embd", "bias")
 
 
@@ -23,12 +22,14 @@ def find(init_from: str, vocabulary: Vocabulary) -> Weights | None:
         ConfigError: The weights are missing, or have another vocabulary.
         CheckpointError: They are damaged, or of another kind of network.
     """
-    if init_from in WORDS:
+    if init_from in FRESH:
         return None
     if init_from not in HUB and not Path(init_from).exists():
-        remedy = did_you_mean(init_from, (*WORDS, *HUB), "check the path")
-        expected = f"{', '.join((*WORDS, *HUB))} or a folder"
-        raise ConfigError(f"configuration, in key init_from: expected {expected}, got {init_from}; {remedy}")
+        known = (*FRESH, *HUB)
+        what = f"expected {', '.join(known)} or a folder, got {init_from}"
+        raise ConfigError(
+            f"configuration, in key init_from: {what}; {did_you_mean(init_from, known, 'check the path')}"
+        )
     found = weights.read(init_from)
     if found.vocabulary != vocabulary:
         ours, theirs = _described(vocabulary, found.vocabulary), _described(found.vocabulary, vocabulary)
@@ -48,16 +49,11 @@ def _described(vocabulary: Vocabulary, other: Vocabulary) -> str:
 
 
 def adopt(config: TrainConfig, trained: GPTConfig) -> TrainConfig:
-    """`config` with the sizes of trained weights; its block_size may be smaller.
-
-    Raises:
-        ConfigError: block_size is larger, or another size is set to another value.
-    """
+    """`config` with the sizes of trained weights. Raises ConfigError if it sets others; block_size may be smaller."""
     for key in sorted(set_keys(config) & set(ADOPTED)):
         if getattr(config, key) != getattr(trained, key):
             what = f"expected {getattr(trained, key)}, as in the weights in {config.init_from}"
             raise ConfigError(f"configuration, in key {key}: {what}, got {getattr(config, key)}; leave it out")
-
     if config.block_size > trained.block_size:
         raise ConfigError(
             f"configuration, in key block_size: expected at most {trained.block_size}, which the weights in "

@@ -16,7 +16,7 @@ from mada_lab.data.download import read_pinned
 from mada_lab.data.gpt2 import Gpt2Tokenizer, find_encoder
 from mada_lab.data.sidecar import Vocabulary
 from mada_lab.data.tokenizer import CharTokenizer
-from mada_lab.errors import CheckpointError, ConfigError, LabError, require_exists
+from mada_lab.errors import CheckpointError, ConfigError, LabError, one_line, require_exists
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.pretrained import hf_gpt2, hf_tokenizer
 from mada_lab.system import optional
@@ -28,27 +28,16 @@ MODEL_KEYS = ("block_size", "n_layer", "n_head", "n_embd", "bias")
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A trained network.
+    """A trained network."""
 
-    Attributes:
-        origin: The place where it was found.
-        config: Its sizes.
-        tensors: Its parameters by name, in float32 on the CPU.
-        vocabulary: The meaning of its token ids.
-        folder: Its run folder or export; None on the Hub.
-        step: Number of its optimizer steps; None if unknown.
-        dataset: Name of its training data; None if unknown.
-        data_dir: Folder of that data set.
-    """
-
-    origin: str
-    config: GPTConfig
-    tensors: Mapping[str, Tensor]
-    vocabulary: Vocabulary
-    folder: Path | None
-    step: int | None = None
-    dataset: str | None = None
-    data_dir: Path | None = None
+    origin: str  #: the place where it was found
+    config: GPTConfig  #: its sizes
+    tensors: Mapping[str, Tensor]  #: its parameters by name, in float32 on the CPU
+    vocabulary: Vocabulary  #: the meaning of its token ids
+    folder: Path | None  #: its run folder or export; None on the Hub
+    step: int | None = None  #: number of its optimizer steps; None if unknown
+    dataset: str | None = None  #: name of its training data; None if unknown
+    data_dir: Path | None = None  #: folder of that data set
 
     def model(self) -> GPT:
         """The network, ready for evaluation."""
@@ -57,22 +46,19 @@ class Weights:
         return model.eval()
 
     def tokenizer(self, bpe_files: Path | None = None) -> Gpt2Tokenizer | CharTokenizer:
-        """Its tokenizer. GPT-2's file is taken from `bpe_files`, or from beside the network or its data.
+        """Its tokenizer. GPT-2's file is read from `bpe_files`, else from the folder of the network or of its data.
 
         Raises:
             DataError: GPT-2's file is missing there and in tiktoken's cache, and can't be downloaded.
         """
         if self.vocabulary.characters is not None:
             return CharTokenizer(self.vocabulary.characters)
-        data_dir, places = self.data_dir or Path("data"), []
-        if self.folder is not None:
-            places.append(self.folder / hf_tokenizer.VOCAB)
-        if self.dataset is not None:
-            places.append(data_dir / self.dataset / gpt2.ENCODER.name)
-        for path in places:
-            if bpe_files is None and path.is_file():
-                return Gpt2Tokenizer(read_pinned(path, gpt2.ENCODER), self.vocabulary.size)
-        return Gpt2Tokenizer(find_encoder(bpe_files, data_dir / "gpt2.download"), self.vocabulary.size)
+        data_dir = self.data_dir or Path("data")
+        places = [self.folder / hf_tokenizer.VOCAB] if self.folder is not None else []
+        places += [data_dir / self.dataset / gpt2.ENCODER.name] if self.dataset is not None else []
+        found = next((path for path in places if bpe_files is None and path.is_file()), None)
+        content = read_pinned(found, gpt2.ENCODER) if found else find_encoder(bpe_files, data_dir / "gpt2.download")
+        return Gpt2Tokenizer(content, self.vocabulary.size)
 
 
 def read(place: str) -> Weights:
@@ -113,16 +99,14 @@ def _of_checkpoint(path: Path, run: Path) -> Weights:
     assert saved is not None
     try:
         tree = saved.tree
-        config = parsing.from_values(tree["config"], str(path))
-        vocabulary = _vocabulary(tree)
+        config, vocabulary = parsing.from_values(tree["config"], str(path)), _vocabulary(tree)
         sizes = GPTConfig(vocab_size=vocabulary.size, **{key: getattr(config, key) for key in MODEL_KEYS})
         tensors = tree["state"]["model"]
         if sizes.n_layer > len(tensors):
             raise ValueError(f"expected {sizes.n_layer} layers, got {len(tensors)} tensors")
         require_alike("model", hf_gpt2.skeleton(sizes, sizes.bias), tensors)
     except (LabError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        got = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise checkpoint_folder.damaged(path, "the network of its configuration", got) from error
+        raise checkpoint_folder.damaged(path, "the network of its configuration", one_line(error)) from error
     return Weights(str(path), sizes, tensors, vocabulary, run, saved.step, config.dataset, Path(config.data_dir))
 
 
@@ -146,9 +130,8 @@ def _download(repository: str) -> Path:
     try:
         found = [Path(hub.hf_hub_download(repository, name)) for name in (hf_gpt2.CONFIG, hf_gpt2.WEIGHTS)]
     except Exception as error:  # it raises what its HTTP library raises, whichever that is
-        got = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise CheckpointError(
-            f"network, {repository} of the Hugging Face Hub: expected {hf_gpt2.WEIGHTS}, got {got}; "
+            f"network, {repository} of the Hugging Face Hub: expected {hf_gpt2.WEIGHTS}, got {one_line(error, 120)}; "
             "try again later, or fetch the folder by other means and pass its path"
         ) from error
     return found[0].parent

@@ -8,11 +8,7 @@ from mada_lab.errors import DataError, translated
 
 
 def load(module: str, install: str) -> ModuleType:
-    """Imports `module` by its full name; `install` is the argument of `pip install` for it.
-
-    Raises:
-        DataError: It isn't installed.
-    """
+    """Imports `module`. Raises DataError if it isn't installed; `install` is the argument of `pip install` for it."""
 
     def missing(error: ImportError) -> DataError:
         what = f'expected it installed, got {error}; run `pip install "{install}"`'

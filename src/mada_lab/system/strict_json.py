@@ -8,11 +8,7 @@ from typing import Any, NoReturn
 
 
 def dumps(value: object, indent: int | None = None) -> str:
-    """`value` as JSON text: dictionaries, sequences, strings, paths and numbers; NaN and infinities become null.
-
-    Raises:
-        TypeError: `value` contains something else, such as a tensor.
-    """
+    """`value` as JSON text. NaN and infinities become null. Raises TypeError for what has no JSON, such as a tensor."""
     return json.dumps(_plain(value), allow_nan=False, indent=indent)
 
 

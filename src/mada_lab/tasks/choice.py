@@ -4,11 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mada_lab.config.keys import RunConfig, TrainConfig, VisionConfig
+from mada_lab.config.keys import FRESH, RunConfig, TrainConfig, VisionConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.images import ImageData
 from mada_lab.errors import ConfigError, shared
-from mada_lab.pretrained import init_from
 from mada_lab.tasks import Data, Task, language, vision
 
 
@@ -30,9 +29,9 @@ def choose(config: RunConfig, data: Data) -> Task:
 
 
 def _require_for_images(config: VisionConfig) -> None:
-    words = " or ".join(init_from.WORDS)
+    words = " or ".join(FRESH)
     for key, fits, expected, remedy in (
-        ("init_from", config.init_from in init_from.WORDS, words, "only texts start from trained weights"),
+        ("init_from", config.init_from in FRESH, words, "only texts start from trained weights"),
         ("parallel", config.parallel == "ddp", "ddp", "image networks are small, and each process has a whole one"),
         ("peak_flops", config.peak_flops is None, "none", "leave it out: operations are counted for texts alone"),
     ):

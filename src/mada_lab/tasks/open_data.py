@@ -3,11 +3,14 @@
 from pathlib import Path
 
 from mada_lab.config.keys import RunConfig, VisionConfig
-from mada_lab.data.prepare import open_or_prepare, open_or_prepare_images
+from mada_lab.data.corpus import Corpus
+from mada_lab.data.images import ImageData
+from mada_lab.data.prepare import open_or_prepare
 from mada_lab.tasks import Data
 
 
 def open_data(config: RunConfig) -> Data:
     """The data set that `config` names, prepared first if it's small. Raises ConfigError, DataError."""
-    opens = open_or_prepare_images if isinstance(config, VisionConfig) else open_or_prepare
-    return opens(config.dataset, Path(config.data_dir))
+    if isinstance(config, VisionConfig):
+        return open_or_prepare(config.dataset, Path(config.data_dir), ImageData)
+    return open_or_prepare(config.dataset, Path(config.data_dir), Corpus)

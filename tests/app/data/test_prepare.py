@@ -103,14 +103,14 @@ def test_damaged_folder_is_refused_and_left_alone(tiny_set: Path) -> None:
 
 def test_folder_of_another_set_is_refused(tiny_set: Path) -> None:
     tiny_set.rename(tiny_set.parent / "pydoc")
-    for opening in (prepare, open_or_prepare):
+    for opening in (prepare, lambda name, folder: open_or_prepare(name, folder, Corpus)):
         with pytest.raises(DataError, match="expected pydoc, got tiny; delete the folder"):
             opening("pydoc", tiny_set.parent)
 
 
 def test_processes_that_want_the_same_set_wait_for_each_other(tmp_path: Path) -> None:
     """Four runs are started at once on a fresh checkout; without a lock, one renames what another is still writing."""
-    program = "from mada_lab.data.prepare import open_or_prepare, Path\nopen_or_prepare('pydoc', Path('data'))"
+    program = "from mada_lab.data.prepare import *\nopen_or_prepare('pydoc', Path('data'), Corpus)"
     command = [sys.executable, "-c", program]
     started = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     assert [(run.communicate(timeout=120)[1], run.returncode) for run in started] == [("", 0)] * 4
@@ -225,11 +225,11 @@ def test_every_source_is_pinned() -> None:
 
 
 def test_training_prepares_what_is_small_and_asks_for_what_is_large(tmp_path: Path) -> None:
-    assert open_or_prepare("pydoc", tmp_path).name == "pydoc"
+    assert open_or_prepare("pydoc", tmp_path, Corpus).name == "pydoc"
     with pytest.raises(DataError, match=r"run `mada-lab data prepare openwebtext` first \(a download of 24.0 GB\)"):
-        open_or_prepare("openwebtext", tmp_path)
+        open_or_prepare("openwebtext", tmp_path, Corpus)
     with pytest.raises(ConfigError, match="expected one of text, got cifar10"):
-        open_or_prepare("cifar10", tmp_path)
+        open_or_prepare("cifar10", tmp_path, Corpus)
     assert traces(tmp_path)[0] == "pydoc"
     assert all(name.startswith("pydoc") for name in traces(tmp_path))
 

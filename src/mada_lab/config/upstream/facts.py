@@ -10,22 +10,15 @@ NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Key:
-    """A key of theirs that isn't ours.
+    """A key of theirs that isn't ours."""
 
-    Attributes:
-        type: Of its values.
-        meaning: Its counterpart here, in one clause.
-        keys: By value, our keys with the same meaning.
-        same: The value that changes nothing here.
-        refused: By refused value, the remedy.
-        package: The package that `keys` need. Without it, the key of a file is noted and has no effect.
-    """
-
-    type: type
-    meaning: str
+    type: type  #: of its values
+    meaning: str  #: its counterpart here, in one clause
+    #: by value, our keys with the same meaning
     keys: Mapping[Any, Mapping[str, Any]] = field(default_factory=lambda: NOTHING)
-    same: Any = None
-    refused: Mapping[Any, str] = field(default_factory=lambda: NOTHING)
+    same: Any = None  #: the value that changes nothing here
+    refused: Mapping[Any, str] = field(default_factory=lambda: NOTHING)  #: by refused value, the remedy
+    #: The package that `keys` need. Without it, the key of a file is noted and has no effect.
     package: str | None = None
 
 
@@ -80,17 +73,11 @@ ACCUMULATION = "gradient_accumulation_steps"
 
 @dataclass(frozen=True)
 class Script:
-    """A training script that Python configurations are written for.
+    """A training script that Python configurations are written for."""
 
-    Attributes:
-        name: Its name in messages.
-        processes: Its number of processes, each of which has the accumulation steps of the file.
-        defaults: Its values for keys that a file leaves out, where ours differ.
-    """
-
-    name: str
-    processes: int
-    defaults: Mapping[str, Any]
+    name: str  #: its name in messages
+    processes: int  #: its number of processes, each of which has the accumulation steps of the file
+    defaults: Mapping[str, Any]  #: its values for keys that a file leaves out, where ours differ
 
 
 _BOTH = {"dataset": "openwebtext", "block_size": 1024, "eval_interval": 2000, "eval_iters": 200, "log_interval": 1}

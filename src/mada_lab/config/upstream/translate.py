@@ -17,27 +17,18 @@ WORDS = {"true": True, "false": False}
 EXPECTED = {bool: "true or false", int: "a whole number", str: "text"}
 
 
-def translate_words(words: Sequence[str], ours: Collection[str]) -> Translation:
-    """The command line alone, where there is no Python file.
-
-    Raises:
-        ConfigError: A value of another type, contradicting values, or something that isn't done here.
-    """
-    flags, rest = _flags(words, ours)
-    _require_script(flags, "it beside the Python file whose micro-batches it counts", "none")
-    translation = Translation(rest)
-    _answer(flags, translation)
-    return translation
-
-
 def translate(
-    file: Mapping[str, Assignment], path: Path, words: Sequence[str], ours: Collection[str], is_script: bool
+    file: Mapping[str, Assignment],
+    path: Path | None,
+    words: Sequence[str],
+    ours: Collection[str],
+    is_script: bool = False,
 ) -> Translation:
-    """The assignments in the Python file at `path`, and the command line beside it.
+    """Translates the assignments in a Python file, and the command line beside it.
 
     Args:
         file: The assignments.
-        path: The path of the file.
+        path: The path of the file; None if there is none.
         words: The command line.
         ours: The keys of this application.
         is_script: Whether the file belongs to a script that trains a GPT (`script`).
@@ -47,7 +38,8 @@ def translate(
     """
     flags, rest = _flags(words, ours)
     translation = Translation(rest)
-    helpers = _helpers(file, ours)
+    used = {name for target, x in file.items() for name in x.names - {target}}
+    helpers = used - THEIRS.keys() - {*ours}  # no keys, but parts of other values
     theirs = {}
     for name, assignment in file.items():
         setting = Setting(assignment.value, f"{path}, line {assignment.line}")
@@ -58,10 +50,13 @@ def translate(
     if helpers:
         translation.notes.append(f"{path}: {', '.join(sorted(helpers))}: no keys, but parts of other values")
     theirs |= flags
-    if not is_script:
-        _require_script(theirs, "a key of images", "one of train_ddp.py")
+    if START in theirs and not is_script:
+        expected, got = "a key of images", "one of train_ddp.py"
+        if path is None:
+            expected, got = "it beside the Python file whose micro-batches it counts", "none"
+        raise theirs[START].refused(START, expected, got, "use --hyper_start, in optimizer steps")
     _answer(theirs, translation)
-    if is_script:
+    if path is not None and is_script:
         script.complete(file, path, theirs.get(START), translation)
     return translation
 
@@ -87,18 +82,6 @@ def _parsed(name: str, text: str) -> Any:
     if THEIRS[name].type is bool:
         return WORDS.get(text.lower(), text)
     return int(text) if THEIRS[name].type is int and text.isdecimal() else text
-
-
-def _helpers(file: Mapping[str, Assignment], ours: Collection[str]) -> set[str]:
-    """The names in a file that aren't keys but parts of other values."""
-    used = {name for target, x in file.items() for name in x.names - {target}}
-    return {name for name in used if name not in THEIRS and name not in ours}
-
-
-def _require_script(theirs: Mapping[str, Setting], expected: str, got: str) -> None:
-    """Raises ConfigError for the key that has no meaning without a script's file."""
-    if START in theirs:
-        raise theirs[START].refused(START, expected, got, "use --hyper_start, in optimizer steps")
 
 
 def _answer(theirs: Mapping[str, Setting], translation: Translation) -> None:

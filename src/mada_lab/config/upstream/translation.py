@@ -23,21 +23,13 @@ class Setting:
 
 @dataclass
 class Translation:
-    """A file and a command line, in our keys.
+    """A file and a command line, in our keys."""
 
-    Attributes:
-        words: The command line.
-        values: The keys of the file.
-        where: By key of the file, its place, for messages.
-        supplied: Values of keys that neither gives.
-        notes: Sentences about what was translated.
-    """
-
-    words: list[str]
-    values: dict[str, Any] = field(default_factory=dict)
-    where: dict[str, str] = field(default_factory=dict)
-    supplied: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    words: list[str]  #: the command line
+    values: dict[str, Any] = field(default_factory=dict)  #: the keys of the file
+    where: dict[str, str] = field(default_factory=dict)  #: by key of the file, its place, for messages
+    supplied: dict[str, Any] = field(default_factory=dict)  #: values of keys that neither gives
+    notes: list[str] = field(default_factory=list)  #: sentences about what was translated
 
     def add(self, key: str, value: Any, where: str) -> None:
         """Sets `key` where their key stands: on the command line or in the file."""
