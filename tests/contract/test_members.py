@@ -122,3 +122,44 @@ def test_where_nothing_is_learned_they_may_be(change):
     stepped(opt, left)
     stepped(twin, same)
     assert same_bits([p.detach() for p in params], [q.detach() for q in twins])
+
+
+@pytest.mark.parametrize("make", [Adam, AutoMuon], ids=lambda cls: cls.__name__)
+def test_a_parameter_that_is_moved_to_the_next_group_has_that_groups_lr(make):
+    """The order of all parameters stays; only the border between two groups moves."""
+    a, b, c = (nn.Parameter(torch.ones(3)) for _ in range(3))
+    opt = make([{"params": [a, b], "lr": 0.1}, {"params": [c], "lr": 0.001}], weight_decay=0.0)
+
+    def step():
+        for p in (a, b, c):
+            p.grad = torch.ones(3)
+        opt.step()
+
+    step()
+    step()
+    opt.param_groups[1]["params"].insert(0, opt.param_groups[0]["params"].pop())
+    before = b.detach().clone()
+    step()
+    assert (before - b).max() == pytest.approx(0.001, rel=1e-3)
+    opt.state_dict()
+
+
+def test_a_key_in_the_place_of_another_is_seen():
+    p = nn.Parameter(torch.ones(3))
+    opt = Adam([{"params": [p], "initial_lr": 1.0}])
+    p.grad = torch.ones(3)
+    opt.step()
+    del opt.param_groups[0]["initial_lr"]
+    opt.param_groups[0]["weight_decy"] = 0.1
+    with pytest.raises(ValueError, match="weight_decay"):
+        opt.step()
+
+
+def test_an_option_without_effect_is_refused_in_a_step_too():
+    p = nn.Parameter(torch.ones(3))
+    opt = Adam([p])
+    p.grad = torch.ones(3)
+    opt.step()
+    opt.param_groups[0]["matrix_lr_ratio"] = 3.0
+    with pytest.raises(ValueError, match=r"matrix_lr_ratio=3\.0: expected a rule that tells hidden matrices apart"):
+        opt.step()

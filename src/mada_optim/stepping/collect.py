@@ -66,7 +66,8 @@ class StepCollector:
         #: Whether the options of a `StepInput` show later changes of its group: without copies for single parameters.
         self.options_are_live = banks.scope != "tensor"
         #: Keys of the values in a group that decide how its parameters are collected.
-        self.deciding = ("maximize", "matrix", hidden_matrices.FLAGS, *(q for q in options if q not in program.learned))
+        fixed = (q for q in options if q not in program.learned)
+        self.deciding = ("maximize", "matrix", hidden_matrices.FLAGS, hidden_matrices.LR_RATIO, "horizon", *fixed)
 
     def take(self, groups: list[Group]) -> None:
         self._members.take(groups)
@@ -84,6 +85,8 @@ class StepCollector:
         self._settle_keys(groups)
         if not self.has_members(groups):
             self._members.follow(groups, lambda changed: hidden_matrices.decided(self._program.rule, changed))
+        for group in groups:
+            checks.has_effect(self._program.rule, group, self._program.traced)
         for key, x in chain.from_iterable(group.items() for group in groups):
             if isinstance(x, Tensor) and not intact(x):
                 raise RuntimeError(

@@ -60,7 +60,7 @@ class GroupSnapshot:
 
     def __init__(self, groups: list[Group], deciding: tuple[str, ...]) -> None:
         self._deciding = deciding
-        self._groups, self._lengths = list(groups), list(map(len, groups))
+        self._groups, self._shapes = list(groups), shapes_of(groups)
         self.params, self._values = params_of(groups), self._read(groups)
         self._tensors = placement_of(tensors_in(groups))
 
@@ -68,7 +68,7 @@ class GroupSnapshot:
         """Whether nothing has changed but numbers that a step reads anyway."""
         return (
             same(groups, self._groups)
-            and list(map(len, groups)) == self._lengths
+            and shapes_of(groups) == self._shapes
             and same(params_of(groups), self.params)
             and same(self._read(groups), self._values)
             and self._tensors.holds(tensors_in(groups))
@@ -81,6 +81,11 @@ class GroupSnapshot:
 
     def _read(self, groups: list[Group]) -> list[Any]:
         return [group.get(key) for group in groups for key in self._deciding]
+
+
+def shapes_of(groups: list[Group]) -> list[tuple[Any, ...]]:
+    """The number of parameters and the keys of each group."""
+    return [(len(group["params"]), *group) for group in groups]
 
 
 class ReusableStep(NamedTuple):
