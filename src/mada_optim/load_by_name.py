@@ -17,17 +17,11 @@ Names = list[list[str]]
 
 
 class Order(NamedTuple):
-    """Where the state of each parameter is in a state dict.
+    """Where the state of each parameter is in a state dict."""
 
-    Attributes:
-        groups: For each group, its place among the saved ones.
-        within: For each group, the places of its parameters in that saved group.
-        rows: For each parameter of all groups, its place among all that were saved.
-    """
-
-    groups: list[int]
-    within: list[list[int]]
-    rows: list[int]
+    groups: list[int]  # for each group, its place among the saved ones
+    within: list[list[int]]  # for each group, the places of its parameters in that saved group
+    rows: list[int]  # for each parameter of all groups, its place among all that were saved
 
 
 def order(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) -> Order | None:

@@ -24,21 +24,15 @@ class NoCodeError(Exception):
 
 @dataclass(frozen=True)
 class Language:
-    """How a language writes the operations of rules.
+    """How a language writes the operations of rules."""
 
-    Attributes:
-        calls: Expressions by name of an operation, from whether it is of elements, and its arguments.
-        infix: Writes an operation of INFIX: by name, whether it is of elements, and two operands.
-        number: Writes a constant, among elements or scalars.
-        declaration: Declares a value by kind (bool, float, double), name and expression.
-        total: The sum with this index.
-    """
-
+    # expressions by name of an operation, from whether it is of elements, and its arguments
     calls: Mapping[str, Callable[..., str]]
+    # writes an operation of INFIX: by name, whether it is of elements, and two operands
     infix: Callable[[str, bool, str, str], str]
-    number: Callable[[float, bool], str]
-    declaration: Callable[[str, str, str], str]
-    total: Callable[[int], str]
+    number: Callable[[float, bool], str]  # writes a constant, among elements or scalars
+    declaration: Callable[[str, str, str], str]  # declares a value by kind (bool, float, double), name and expression
+    total: Callable[[int], str]  # the sum with this index
 
 
 class Writer:

@@ -13,41 +13,25 @@ from mada_optim.rule import Rule
 
 
 class StepInput(NamedTuple):
-    """One parameter tensor in one step.
+    """One parameter tensor in one step."""
 
-    Attributes:
-        program: The program that moves it.
-        rule: The program's form; the eager engine replaces it by one that views or gathers matrices.
-        p: The parameter, real and at least 1-d; of a DTensor, the local shard.
-        g: The gradient to descend, in the shape of `p` and the dtype of computation.
-        state: The parameter's state, empty before its first step.
-        options: The parameter's group as the parameter sees it.
-        scope: The row of its learned coefficients.
-        whole: The DTensor that `p` is a shard of, if the rule needs matrices that are cut; else None.
-        layout: Where the matrices are in the whole parameter.
-        plain: Whether `p` and `g` are known to be dense fp32 tensors in CPU memory, as the C++ loops need.
-    """
-
-    program: Program
-    rule: Rule
-    p: Tensor
-    g: Tensor
-    state: dict[str, Tensor]
-    options: MutableMapping[str, Any]
-    scope: int = 0
+    program: Program  # the program that moves it
+    rule: Rule  # the program's form; the eager engine replaces it by one that views or gathers matrices
+    p: Tensor  # the parameter, real and at least 1-d; of a DTensor, the local shard
+    g: Tensor  # the gradient to descend, in the shape of `p` and the dtype of computation
+    state: dict[str, Tensor]  # the parameter's state, empty before its first step
+    options: MutableMapping[str, Any]  # the parameter's group as the parameter sees it
+    scope: int = 0  # the row of its learned coefficients
+    # the DTensor that `p` is a shard of, if the rule needs matrices that are cut; else None
     whole: Tensor | None = None
-    layout: Layout = True
-    plain: bool = False
+    layout: Layout = True  # where the matrices are in the whole parameter
+    plain: bool = False  # whether `p` and `g` are known to be dense fp32 tensors in CPU memory, as the C++ loops need
 
 
 class TensorBatch(Protocol):
-    """Tensors of one step, given to one kernel. The caller keeps the gradients alive.
+    """Tensors of one step, given to one kernel. The caller keeps the gradients alive."""
 
-    Attributes:
-        can_follow: Whether the batch can be used for later steps (`follow`).
-    """
-
-    can_follow: bool = False
+    can_follow: bool = False  # whether the batch can be used for later steps (`follow`)
 
     def usable(self) -> Tensor:
         """Whether every gradient is finite and within range, 0-d."""

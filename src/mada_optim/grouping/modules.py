@@ -21,27 +21,16 @@ NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 @dataclass(frozen=True)
 class Finding:
-    """The class of a parameter in its module.
+    """The class of a parameter in its module."""
 
-    Attributes:
-        matrix: The matrices that it consists of, if it is between two layers.
-        why: The reason, for users.
-        decays: Whether weight decay applies to it.
-        outputs: Number of outputs of its layer; None if it is not the matrix of a layer.
-        inputs: Number of inputs of its layer; None if its shape doesn't show it.
-        inner: Whether it can't be an output layer.
-        is_embedding: Whether its rows belong to tokens or positions.
-        is_transposed: Whether its rows are inputs, so that blocks of outputs are along its columns.
-    """
-
-    matrix: Matrix
-    why: str
-    decays: bool = True
-    outputs: int | None = None
-    inputs: int | None = None
-    inner: bool = False
-    is_embedding: bool = False
-    is_transposed: bool = False
+    matrix: Matrix  # the matrices that it consists of, if it is between two layers
+    why: str  # the reason, for users
+    decays: bool = True  # whether weight decay applies to it
+    outputs: int | None = None  # number of outputs of its layer; None if it is not the matrix of a layer
+    inputs: int | None = None  # number of inputs of its layer; None if its shape doesn't show it
+    inner: bool = False  # whether it can't be an output layer
+    is_embedding: bool = False  # whether its rows belong to tokens or positions
+    is_transposed: bool = False  # whether its rows are inputs, so that blocks of outputs are along its columns
 
 
 def look(module: nn.Module, where: Path, p: Tensor) -> Finding:

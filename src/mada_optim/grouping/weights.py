@@ -15,14 +15,9 @@ from mada_optim.matrices.output_layers import Layer, output_layers
 
 @dataclass(frozen=True, kw_only=True)
 class Weight(Finding):
-    """A parameter of a model with its class, in which output layers are no hidden matrices.
+    """A parameter of a model with its class, in which output layers are no hidden matrices."""
 
-    Attributes:
-        name: Its name in the model.
-        parameter: The parameter.
-    """
-
-    name: str
+    name: str  # in the model
     parameter: Tensor
 
 
@@ -43,8 +38,7 @@ def weights(model: nn.Module, head: Iterable[nn.Module | Tensor] | None) -> list
         model: The model.
         head: The output layers. None: they are found by names and places.
 
-    Raises:
-        ValueError: A parameter is not initialized yet.
+    Raises ValueError if a parameter is not initialized yet.
     """
     places = list(_places(model))
     uses: dict[Tensor, list[Place]] = {}

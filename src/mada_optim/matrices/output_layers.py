@@ -23,21 +23,13 @@ LAST = "output layer: the last outside of repeated blocks"
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with a weight matrix, in the order of registration.
+    """A layer with a weight matrix, in the order of registration."""
 
-    Attributes:
-        path: Components of its path.
-        outputs: Number of outputs.
-        inputs: Number of inputs; None if the shape doesn't show it, as of stacked matrices.
-        inner: Whether it is part of an attention or a recurrent layer, and so no output layer.
-        is_tied: Whether its weight is also that of an embedding.
-    """
-
-    path: tuple[str, ...]
-    outputs: int
-    inputs: int | None
-    inner: bool = False
-    is_tied: bool = False
+    path: tuple[str, ...]  # components of its path
+    outputs: int  # number of outputs
+    inputs: int | None  # number of inputs; None if the shape doesn't show it, as of stacked matrices
+    inner: bool = False  # whether it is part of an attention or a recurrent layer, and so no output layer
+    is_tied: bool = False  # whether its weight is also that of an embedding
 
 
 def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int, str]:

@@ -26,17 +26,11 @@ VALUES = methodcaller("values")
 
 
 class StepWork(NamedTuple):
-    """The tensors of one step.
+    """The tensors of one step."""
 
-    Attributes:
-        batch: All of them; None if no parameter has a gradient.
-        scopes: The rows of their learned coefficients.
-        gradients: Kept alive here: the batch has only their addresses.
-    """
-
-    batch: TensorBatch | None
-    scopes: set[int]
-    gradients: list[Any]
+    batch: TensorBatch | None  # all of them; None if no parameter has a gradient
+    scopes: set[int]  # the rows of their learned coefficients
+    gradients: list[Any]  # kept alive here: the batch has only their addresses
 
     def usable(self, home: torch.device) -> Tensor:
         """Whether every gradient is usable, 0-d on `home`."""
@@ -84,23 +78,14 @@ class GroupSnapshot:
 
 
 class ReusableStep(NamedTuple):
-    """What the next step can reuse.
+    """What the next step can reuse."""
 
-    Attributes:
-        batch: All tensors as one batch.
-        parts: The batches that it consists of, with their parameters.
-        scopes: The rows of their learned coefficients.
-        idle: The parameters without a gradient.
-        owners: Ids of the parameters that have a state, in order.
-        names: The keys of all states, in order.
-    """
-
-    batch: TensorBatch
-    parts: list[tuple[TensorBatch, list[Tensor]]]
-    scopes: set[int]
-    idle: list[Tensor]
-    owners: list[int]
-    names: list[str]
+    batch: TensorBatch  # all tensors as one batch
+    parts: list[tuple[TensorBatch, list[Tensor]]]  # the batches that it consists of, with their parameters
+    scopes: set[int]  # the rows of their learned coefficients
+    idle: list[Tensor]  # the parameters without a gradient
+    owners: list[int]  # ids of the parameters that have a state, in order
+    names: list[str]  # the keys of all states, in order
 
 
 class StepReuse:

@@ -50,11 +50,7 @@ struct {struct}Floats {{
 
 
 def emit(program: Program, forward: fx.Graph, backward: fx.Graph) -> str:
-    """`rule.h`, from the graph of the program's update and the graph of its derivatives.
-
-    Raises:
-        NoCodeError: The rule has an operation that can't be written.
-    """
+    """`rule.h`, from the graphs of a program's update and of its derivatives. Raises NoCodeError."""
     slots, scalar_slots = program.slots, program.scalar_slots
     scalars = {
         **{q: f"q[{i}]" for i, q in enumerate(program.coefficients)},

@@ -28,21 +28,13 @@ BUFFER = 1 << 22  # elements, 16 MiB: matrices that are moved at once, or one th
 
 
 class StagedMatrix(NamedTuple):
-    """A matrix, or a batch of equal ones, and what the kernels have prepared for it.
+    """A matrix, or a batch of equal ones, and what the kernels have prepared for it."""
 
-    Attributes:
-        before: For the head, which moves a buffer in the place of the parameter.
-        after: For the tail, whose gradient is the buffer.
-        head: What the head's kernel has prepared for `before`.
-        tail: What the tail's kernel has prepared for `after`.
-        view: The shape in which the middle sees the buffer.
-    """
-
-    before: StepInput
-    after: StepInput
-    head: Any
-    tail: Any
-    view: torch.Size
+    before: StepInput  # for the head, which moves a buffer in the place of the parameter
+    after: StepInput  # for the tail, whose gradient is the buffer
+    head: Any  # what the head's kernel has prepared for `before`
+    tail: Any  # what the tail's kernel has prepared for `after`
+    view: torch.Size  # the shape in which the middle sees the buffer
 
     @property
     def buffer_size(self) -> int:

@@ -57,23 +57,14 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class Lowered:
-    """Instructions on registers: elements first, then scalars (0-d), numbers, buffers.
+    """Instructions on registers: elements first, then scalars (0-d), numbers, buffers."""
 
-    Attributes:
-        code: The instructions. The next value of a slot is left in the slot's own register.
-        elements: Names of the registers with one number per element.
-        scalars: The nodes of scalar registers.
-        numbers: The values of number registers.
-        buffers: How many buffers there are.
-        result: The register of the requested value.
-    """
-
-    code: list[Instruction]
-    elements: tuple[str, ...]
-    scalars: tuple[fx.Node, ...]
-    numbers: tuple[float, ...]
-    buffers: int
-    result: int | None
+    code: list[Instruction]  # leaves the next value of a slot in the slot's own register
+    elements: tuple[str, ...]  # names of the registers with one number per element
+    scalars: tuple[fx.Node, ...]  # the nodes of scalar registers
+    numbers: tuple[float, ...]  # the values of number registers
+    buffers: int  # number of buffers
+    result: int | None  # the register of the requested value
 
     def run(self, registers: list[Any]) -> list[Tensor]:
         """Runs the instructions; returns the sums, 0-d."""

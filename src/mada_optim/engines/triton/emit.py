@@ -46,21 +46,13 @@ class Layout:
 
 @dataclass(frozen=True)
 class Code:
-    """What `emit` wrote.
+    """What `emit` wrote."""
 
-    Attributes:
-        source: The source of the kernels.
-        layout: The tables that they read.
-        sums: Number of sums of a chunk.
-        slope_values: Number of scalars per tensor for the hypergradients.
-        step_values: Number of scalars per tensor for the step.
-    """
-
-    source: str
-    layout: Layout
-    sums: int
-    slope_values: int
-    step_values: int
+    source: str  # of the kernels
+    layout: Layout  # the tables that they read
+    sums: int  # number of sums of a chunk
+    slope_values: int  # number of scalars per tensor for the hypergradients
+    step_values: int  # number of scalars per tensor for the step
 
 
 def emit(program: Program, forward: fx.Graph, backward: fx.Graph, limit: float) -> Code:
