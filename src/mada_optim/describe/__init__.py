@@ -9,7 +9,7 @@ r"""Describes a rule: its equations in LaTeX, coefficients, slots and corners, a
 import functools
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mada_optim.describe.corners import Fixed, equal_rule, single, slots_left
 from mada_optim.describe.expression import letters, lines
@@ -99,28 +99,23 @@ def describe(rule: str | Rule) -> Description:
     try:
         form = traced(rule)
     except UNTRACEABLE as error:
-        return _plain(rule, f"{type(error).__name__}: {error}")
-    known = letters(form)
-    return Description(
-        rule.name,
-        _text(rule),
-        _equations(form, rule.slot_names()),
-        rule.coefficients,
-        tuple(HyperParameter(name, known[name], x) for name, x in rule.hyper_parameters.items()),
-        rule.slots,
-        tuple(_corner(rule, fixed, _equations(form, rule.slot_names())) for fixed in single(rule)),
-        _equals(rule),
+        letter = {name: symbol(name) for name in rule.hyper_parameters}
+        return replace(_plain(rule, letter), untraced=f"{type(error).__name__}: {error}")
+    equations, corners = _equations(form, rule.slot_names()), single(rule)
+    return replace(
+        _plain(rule, letters(form)),
+        equations=equations,
+        corners=tuple(_corner(rule, fixed, equations) for fixed in corners),
+        equals=_equals(rule),
     )
 
 
-def _plain(rule: Rule, reason: str) -> Description:
-    given = tuple(HyperParameter(name, symbol(name), x) for name, x in rule.hyper_parameters.items())
-    return Description(rule.name, _text(rule), (), rule.coefficients, given, rule.slots, untraced=reason)
-
-
-def _text(rule: Rule) -> str:
+def _plain(rule: Rule, letter: Mapping[str, str]) -> Description:
+    """The description without equations; `letter` has the LaTeX of hyper-parameters."""
     update = function(rule)
-    return inspect.getdoc(update) or inspect.getdoc(inspect.getmodule(update)) or ""
+    text = inspect.getdoc(update) or inspect.getdoc(inspect.getmodule(update)) or ""
+    given = tuple(HyperParameter(name, letter[name], x) for name, x in rule.hyper_parameters.items())
+    return Description(rule.name, text, (), rule.coefficients, given, rule.slots)
 
 
 def _equations(form: Traced, slots: Iterable[str]) -> tuple[Equation, ...]:
@@ -139,10 +134,9 @@ def _corner(rule: Rule, fixed: Fixed, whole: tuple[Equation, ...]) -> Corner:
 
 def _equals(rule: Rule) -> tuple[Equal, ...]:
     cached = functools.cache(lambda fixed: traced(rule, dict(fixed)))
-
-    def form(fixed: Fixed) -> Traced:
-        return cached(tuple(fixed.items()))
-
-    corners = {other.name: equal_rule(rule, other, form) for other in RULES.values() if other is not rule}
-    equal = {name: corner for name, corner in corners.items() if corner is not None}
-    return tuple(Equal(name, fixed, names, slots_left(rule, fixed)) for name, (fixed, names) in equal.items())
+    found = []
+    for other in RULES.values():
+        equal = other is not rule and equal_rule(rule, other, lambda fixed: cached(tuple(fixed.items())))
+        if equal:
+            found.append(Equal(other.name, *equal, slots_left(rule, equal[0])))
+    return tuple(found)

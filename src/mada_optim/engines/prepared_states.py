@@ -4,12 +4,14 @@
 makes kernels forget everything if they are not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from operator import is_
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+from mada_optim.engines.protocol import StepInput
 
 Prepared = TypeVar("Prepared")
 UNKNOWN: tuple[list[str], list[Tensor], None, None] = ([], [], None, None)
@@ -33,7 +35,8 @@ class PreparedStates(Generic[Prepared]):
             self._known[id(state)] = ([*state], [*state.values()], shape, prepared)
         return prepared
 
-    def forget_others(self, states: Iterable[dict[str, Tensor]], count: int) -> None:
-        """Drops all but `states`, if there are more than twice as many as `count`."""
-        if len(self._known) > 2 * count:
-            self._known = {id(state): self._known[id(state)] for state in states if id(state) in self._known}
+    def forget_others(self, entries: list[StepInput]) -> None:
+        """Drops all but the states of `entries`, if there are more than twice as many."""
+        if len(self._known) > 2 * len(entries):
+            ids = [id(entry.state) for entry in entries if id(entry.state) in self._known]
+            self._known = {key: self._known[key] for key in ids}

@@ -59,6 +59,7 @@ class Kernel(Protocol):
 
     def forget_others(self, entries: list[StepInput], prepared: list[Any]) -> None:
         """Drops what was prepared for other tensors, if that is much: `entries` are all tensors of a step."""
+        return
 
     def batch(self, entries: list[StepInput], prepared: list[Any]) -> TensorBatch:
         """The tensors as one batch; `prepared` has the result of `prepare` for each."""

@@ -32,7 +32,7 @@ def differentiate(
     Returns:
         A graph with the additional input `cotangent`, and the output `(derivatives, product)`.
 
-    Raises NoDerivativeError if the rule has an operation without a known derivative.
+    Raises UnknownOperationError if the rule has an operation without a known derivative.
     """
     result = fx.Graph()
     copy: Any = result.graph_copy(graph, {})

@@ -79,7 +79,7 @@ class Staged:
         return StagedMatrix(before, after, head, tail, view_shape(entry.p.shape, entry.layout))
 
     def forget_others(self, entries: list[StepInput], prepared: list[StagedMatrix]) -> None:
-        self._states.forget_others((entry.state for entry in entries), len(entries))
+        self._states.forget_others(entries)
         self.head.forget_others([x.before for x in prepared], [x.head for x in prepared])
         self.tail.forget_others([x.after for x in prepared], [x.tail for x in prepared])
 

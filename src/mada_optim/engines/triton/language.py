@@ -1,6 +1,7 @@
 """Writes operations in Triton's language; and the functions that all kernels share."""
 
-from mada_optim.engines.code_writer import COMPARISONS, INFIX, Language, NoCodeError, indented
+from mada_optim.engines.code_writer import COMPARISONS, INFIX, Language, indented
+from mada_optim.graph.builder import UnknownOperationError
 
 
 def _infix(name: str, element: bool, left: str, right: str) -> str:
@@ -17,7 +18,7 @@ def _sign(element: bool, x: str) -> str:
 
 def _pow(element: bool, x: str, n: str) -> str:
     if element:
-        raise NoCodeError("pow of an element")
+        raise UnknownOperationError("pow of an element")
     return f"tl.where({n} + zero == 0, 1.0, tl.exp({n} * tl.log({x} + zero)))"
 
 
