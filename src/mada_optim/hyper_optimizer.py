@@ -317,7 +317,7 @@ class HyperOptimizer(Optimizer):
             super().load_state_dict(state_dict)
 
     def _restore(self) -> None:
-        """Corrects what torch has loaded: dtypes, views, and options that an older version didn't have."""
+        """Corrects the state that torch has loaded: dtypes, views, and options that an older version lacked."""
         self._step_count, self._observed = StepCount(type(self).__name__), None
         self._keys.loaded(self.param_groups, self.defaults)
         for group in self.param_groups:

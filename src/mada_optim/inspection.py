@@ -1,4 +1,4 @@
-"""What a user may read off an optimizer: coefficients, hypergradients and slots, and the size of its state."""
+"""Reads coefficients, hypergradients and slots from an optimizer, and the size of its state."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, MutableMapping

@@ -88,7 +88,7 @@ class Description:
         return ELEMENT * (len(kept if slots is None else {*kept} & {*slots}) + learning)
 
     def bytes_per_tensor(self, learning: bool = False) -> int:
-        """Bytes for each parameter tensor, of any size: t, scalar slots, and while learning what was last applied."""
+        """Bytes for each parameter tensor, of any size: t, scalar slots, and while learning the last applied values."""
         scalars = sum(slot.scalar for slot in self.slots)
         return SCALAR * (1 + scalars + learning * (1 + len(self.coefficients)))
 

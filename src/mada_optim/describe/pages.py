@@ -178,7 +178,7 @@ def _call(name: str, x: Defaults) -> str:
 
 
 def _learns(d: Description, learned: tuple[str, ...]) -> str:
-    """What an optimizer learns by default, and what it could learn, in words."""
+    """The coefficients that an optimizer learns by default, and those that it can learn, in words."""
     every = tuple(q.name for q in d.coefficients)
     default = f"learns {', '.join(learned)}" if learned else "plain"
     if not every:

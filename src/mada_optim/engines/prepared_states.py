@@ -18,7 +18,7 @@ UNKNOWN: tuple[list[str], list[Tensor], None, None] = ([], [], None, None)
 
 
 class PreparedStates(Generic[Prepared]):
-    """What a kernel has prepared, by state. Holds the tensors, so that no later one can be mistaken for them.
+    """The prepared states of a kernel. Holds the tensors, so that no later tensor can be mistaken for them.
 
     `make` prepares a state for a parameter of some shape, or returns None.
     """
@@ -28,7 +28,7 @@ class PreparedStates(Generic[Prepared]):
         self._known: dict[int, tuple[list[str], list[Tensor], torch.Size, Prepared | None]] = {}
 
     def get(self, state: dict[str, Tensor], shape: torch.Size) -> Prepared | None:
-        """What was prepared for `state`, prepared anew if the state has other tensors or the shape has changed."""
+        """The prepared `state`; prepares it again if its tensors or the shape have changed."""
         names, held, known_shape, prepared = self._known.get(id(state), UNKNOWN)
         if known_shape != shape or names != [*state] or not all(map(is_, held, state.values())):
             prepared = self._make(state, shape)

@@ -1,4 +1,4 @@
-"""What a step gives to an engine, and what an engine offers: a kernel per program, and batches of tensors to move."""
+"""The interface of engines: a kernel for each program, which makes batches of a step's tensors and moves them."""
 
 import functools
 from collections.abc import MutableMapping, Sequence
@@ -55,10 +55,10 @@ class Kernel(Protocol):
         pass
 
     def prepare(self, entry: StepInput) -> Any:
-        """What the kernel needs to know of a tensor's state; None if it can't move the tensor."""
+        """Prepares a tensor's state, as addresses for instance; None if the kernel can't move the tensor."""
 
     def forget_others(self, entries: list[StepInput], prepared: list[Any]) -> None:
-        """Drops what was prepared for other tensors, if that is much: `entries` are all tensors of a step."""
+        """Drops what was prepared for tensors other than `entries`, all tensors of a step, if there are many others."""
         return
 
     def batch(self, entries: list[StepInput], prepared: list[Any]) -> TensorBatch:

@@ -103,7 +103,7 @@ def outputs(graph: fx.Graph) -> tuple[Any, Any]:
 
 
 def fold(graph: fx.Graph, known: Mapping[str, Known]) -> None:
-    """Evaluates in place what the inputs named in `known` decide."""
+    """Evaluates in place the operations whose values follow from the inputs in `known`."""
     values: dict[fx.Node, Any] = {}
     for node in graph.nodes:
         if node.op == "placeholder" and node.target in known:

@@ -69,8 +69,6 @@ class Option:
             return math.inf
         assert self.interval is not None
         remedy = "".join(f"{BESIDE[x]}, " for x in self.beside) + f"the default is {self.default!r}"
-        if isinstance(x, bool):
-            raise ValueError(f"{name}={x!r}: expected a number in {self.interval}; {remedy}")
         value = number(name, x, self.interval, remedy)
         if self.whole and value != int(value):
             raise ValueError(f"{name}={x!r}: expected a whole number; {remedy}")

@@ -1,4 +1,4 @@
-"""Saved states of the optimizers inside HyperTorch: checked, and brought into the shapes of the coefficients."""
+"""Checks saved states of the optimizers inside HyperTorch, and reshapes them like the coefficients."""
 
 import copy
 from collections.abc import Mapping

@@ -14,7 +14,7 @@ OUT = frozenset("out output outputs logit logits".split())  # of the last compon
 OUT_LAYER = frozenset("proj projection layer linear fc dense conv".split())  # may follow a word of OUT
 INNER = frozenset("attn attention attend sa mlp ffn ff feed mixer moe expert experts".split())  # parts of a block
 PROJECTED = frozenset("q k v qkv key query value keys queries values".split())
-BLOCKS = re.compile(r"h|\w*(layer|block|stage|cell|unit)s?")  # the last word of what numbers blocks
+BLOCKS = re.compile(r"h|\w*(layer|block|stage|cell|unit)s?")  # the last word of a container of numbered blocks
 NUMBERED = re.compile(r"(.*?)_?(\d+)")
 
 NAMED = "output layer, by its name"
@@ -158,7 +158,7 @@ def _in_blocks(layers: Sequence[Layer]) -> list[bool]:
 
 
 def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Each numbered module that contains a layer: what numbers it, and the rest of the path.
+    """Each numbered module that contains a layer: its container, and the rest of the path.
 
     `layers.0.fc` and `layer_0.fc` have one; `fc2` and `layers.2`, which are layers themselves, and `fc2.inner` none.
     """

@@ -1,4 +1,4 @@
-"""The arguments of optimizers: what help says of each, and how they reach `HyperOptimizer`."""
+"""The arguments of optimizers: explained in docstrings, and forwarded to `HyperOptimizer`."""
 
 import inspect
 import textwrap
@@ -10,7 +10,7 @@ from mada_optim.rules import RULES
 
 Class = TypeVar("Class", bound=type[Any])
 
-#: What optimizers have in common; coefficients are explained by their rules.
+#: The arguments that optimizers have in common; coefficients are explained by their rules.
 SHARED = {
     "params": "Parameters, named parameters, or group dicts, as in torch.optim.",
     "lr": 'Learning rate, >= 0, or "auto": computed from the matrix shapes.',
@@ -29,9 +29,7 @@ RAISES = "Raises:\n    ValueError: A value is not allowed. The message names it,
 def explained(rule: str, /, **texts: str) -> Callable[[Class], Class]:
     """A class decorator that appends an entry for every argument of the constructor to the docstring.
 
-    Args:
-        rule: Name of the rule, which explains its coefficients.
-        texts: What is to be said of arguments that other optimizers don't have, or use otherwise.
+    The rule explains its coefficients; `texts` explain arguments that other optimizers lack, or use differently.
     """
 
     def decorate(cls: Class) -> Class:

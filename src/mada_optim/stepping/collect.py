@@ -69,7 +69,7 @@ class StepCollector:
         return self._members.are_as_they_were(groups)
 
     def follow(self, groups: list[Group]) -> None:
-        """Takes over what a user has changed in the groups: keys, parameters, learned coefficients.
+        """Applies a user's changes of the groups: keys, parameters, learned coefficients.
 
         Raises ValueError for a key or a value, and RuntimeError if a tensor in a group has lost its memory, or learned
         coefficients can't follow.

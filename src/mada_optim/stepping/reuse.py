@@ -78,7 +78,7 @@ class GroupSnapshot:
 
 
 class ReusableStep(NamedTuple):
-    """What the next step can reuse."""
+    """The tensors of a step, for the next steps."""
 
     batch: TensorBatch  # all tensors as one batch
     parts: list[tuple[TensorBatch, list[Tensor]]]  # the batches that it consists of, with their parameters
@@ -104,7 +104,7 @@ class StepReuse:
         return self._groups.reduction
 
     def follow(self, groups: list[Group]) -> GroupSnapshot:
-        """Takes over what a user has changed in the groups since the last call. Raises as `StepCollector.follow`."""
+        """Applies a user's changes of the groups since the last call. Raises the errors of `StepCollector.follow`."""
         if self._groups is None or not self._groups.holds(groups):
             self._groups = self._reusable = None
             self._collector.follow(groups)
@@ -155,7 +155,7 @@ class StepReuse:
         states: Mapping[Tensor, State],
         parts: list[tuple[TensorBatch, list[StepInput]]],
     ) -> ReusableStep | None:
-        """What can be reused; None if a kernel can't, or an input isn't a parameter with its gradient as it is."""
+        """The step for reuse; None if a kernel can't follow, or an input isn't a parameter with its own gradient."""
         entries = [entry for _, of_part in parts for entry in of_part]
         if not self._collector.options_are_live:
             return None
@@ -179,7 +179,7 @@ def same(xs: list[Any], ys: list[Any]) -> bool:
 
 
 def tensors_in(groups: list[Group]) -> list[Tensor]:
-    """The tensors in groups: learning rates, coefficients, and what learners remember."""
+    """The tensors in groups: learning rates, coefficients, and the memory of learners."""
     return [x for group in groups for x in group.values() if isinstance(x, Tensor)]
 
 

@@ -28,12 +28,12 @@ BUFFER = 1 << 22  # elements, 16 MiB: matrices that are moved at once, or one th
 
 
 class StagedMatrix(NamedTuple):
-    """A matrix, or a batch of equal ones, and what the kernels have prepared for it."""
+    """A matrix, or a batch of equal ones, prepared for the two kernels."""
 
     before: StepInput  # for the head, which moves a buffer in the place of the parameter
     after: StepInput  # for the tail, whose gradient is the buffer
-    head: Any  # what the head's kernel has prepared for `before`
-    tail: Any  # what the tail's kernel has prepared for `after`
+    head: Any  # the result of `prepare` of the head's kernel, for `before`
+    tail: Any  # the result of `prepare` of the tail's kernel, for `after`
     view: torch.Size  # the shape in which the middle sees the buffer
 
     @property
@@ -63,7 +63,7 @@ class Staged:
         return self.tail.name
 
     def prepare(self, entry: StepInput) -> StagedMatrix | None:
-        """What both kernels prepare; None if one can't move the matrix, or its shards can't be put together."""
+        """The matrix, prepared for both kernels; None if one can't move it, or its shards can't be joined."""
         if entry.whole is not None and exchange.layout(entry.whole) is None:
             return None
         states = self._states.get(entry.state, entry.p.shape)

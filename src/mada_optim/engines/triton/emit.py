@@ -46,7 +46,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Code:
-    """What `emit` wrote."""
+    """The source of the kernels of a program, and the sizes of their tables."""
 
     source: str  # of the kernels
     layout: Layout  # the tables that they read

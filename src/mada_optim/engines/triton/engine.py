@@ -87,7 +87,7 @@ def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 class Triton:
-    """The kernels of one program, and the choice of the tensors that they can move. `code` is what `emit` wrote."""
+    """The kernels of one program, and the choice of the tensors that they can move. `code` is from `emit`."""
 
     name = "triton"
 
@@ -195,16 +195,10 @@ class DeviceTables:
 
 
 class TritonBatch(TensorBatch):
-    """Tensors of one step with the same dtypes, handed to the kernels.
+    """Tensors of one step with the same dtypes, given to the kernels.
 
-    Args:
-        kernel: Runs them.
-        dtypes: Of the parameters, and of the gradients in their states.
-        tables: Where the kernel's tables are kept.
-        entries: The tensors.
-        rows: Of `Layout.columns`, one per tensor.
-        numbers: Of `Layout.numbers`, one row per tensor.
-        held: Tensors that the rows point to and that only the batch keeps alive.
+    `rows` (`Layout.columns`) and `numbers` (`Layout.numbers`) have a row per tensor. `held` are tensors that the rows
+    point to and that only the batch keeps alive.
     """
 
     def __init__(

@@ -75,7 +75,7 @@ def doubles(address, here):
 
 @triton.jit
 def value_of(address, number, here):
-    """What is at an address, or where that is 0 the number."""
+    """The number at an address; `number` where the address is 0."""
     return tl.where(address != 0, doubles(address, here & (address != 0)), number)
 
 
