@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mada_optim.engines.numbers import learning_rate, scalar, scalar_dtype
 from mada_optim.engines.program import Program
-from mada_optim.engines.protocol import Kernel, StepInput, TensorBatch
+from mada_optim.engines.protocol import StepInput, TensorBatch
 from mada_optim.layouts import view_shape, viewing
 from mada_optim.learning.hypergradient import LastUpdate, along_trace, hypergradient
 from mada_optim.placement import fault_of
@@ -186,7 +186,7 @@ class EagerBatch(TensorBatch):
             advance(entry, where.to(entry.p.device))
 
 
-class Eager(Kernel):
+class Eager:
     """The kernel of the eager engine, for all programs."""
 
     name = "eager"
@@ -201,6 +201,9 @@ class Eager(Kernel):
             return entry if is_matrix else entry._replace(rule=viewing(entry.rule, entry.layout))
         differentiated = entry.program.keeps_last_update
         return entry._replace(rule=dtensors.gathering(entry.rule, entry.whole, entry.layout, differentiated))
+
+    def forget_others(self, entries: list[StepInput], prepared: list[StepInput]) -> None:
+        pass
 
     def batch(self, _: list[StepInput], prepared: list[StepInput]) -> EagerBatch:
         return EagerBatch(prepared)

@@ -59,7 +59,6 @@ class Kernel(Protocol):
 
     def forget_others(self, entries: list[StepInput], prepared: list[Any]) -> None:
         """Drops what was prepared for tensors other than `entries`, all tensors of a step, if there are many others."""
-        return
 
     def batch(self, entries: list[StepInput], prepared: list[Any]) -> TensorBatch:
         """The tensors as one batch; `prepared` has the result of `prepare` for each."""

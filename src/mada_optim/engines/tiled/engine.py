@@ -17,7 +17,7 @@ from mada_optim.engines.cpp.tensors import plain
 from mada_optim.engines.eager import largest_gradient
 from mada_optim.engines.numbers import GroupNumbers
 from mada_optim.engines.program import CPU, Program
-from mada_optim.engines.protocol import Kernel, StepInput, TensorBatch
+from mada_optim.engines.protocol import StepInput, TensorBatch
 from mada_optim.engines.tiled.lower import Lowered, lower
 from mada_optim.graph.builder import Builder, total
 from mada_optim.graph.specialize import SLOT, outputs
@@ -28,7 +28,7 @@ Vectors = dict[str, Tensor]  # (tensors,) by the name of a graph's input
 Values = dict[fx.Node, Tensor]  # (tensors,) by node
 
 
-class Tiled(Kernel):
+class Tiled:
     """A program on tiles, and the choice of the tensors that it can move. Raises UnknownOperationError."""
 
     name = "tiled"
@@ -56,6 +56,9 @@ class Tiled(Kernel):
         whole = [entry.state[name] for name in program.state_names if name not in scalars]
         fits = all(x.shape == entry.p.shape and plain(x) and intact(x) for x in (entry.p, entry.g, *whole))
         return entry if fits and all(usable_scalar(name, entry.state[name], program) for name in scalars) else None
+
+    def forget_others(self, entries: list[StepInput], prepared: list[StepInput]) -> None:
+        pass
 
     def batch(self, entries: list[StepInput], _: list[StepInput]) -> "TileBatch":
         return TileBatch(self, entries)
