@@ -80,7 +80,7 @@ RULE = """
 
 def test_a_rule(copy):
     copy.add("src/mada_optim/rules/scaled.py", RULE)
-    copy.put("src/mada_optim/rules/__init__.py", '    "sgd",\n', '    "scaled",\n')
+    copy.put("src/mada_optim/rules/__init__.py", "sgd adagrad", "scaled ")
     assert copy.train("--optimizer=scaled", "--learn=kappa", "--kappa=0.25", "--hyper_start=0")["kappa"] != 0.25
     assert copy.touched == listed("a rule", "scaled")
 

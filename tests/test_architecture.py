@@ -80,10 +80,10 @@ def test_a_rule_is_one_short_file(path):
 
 
 def test_every_rule_file_is_registered():
-    """Adding a rule is one file and one line; a file without its line would be dead."""
+    """Adding a rule is one file and its name; a file that isn't named would be dead."""
     files = {p.stem for p in (SRC / "mada_optim" / "rules").glob("*.py")} - {"__init__", "terms"}
-    registry = (SRC / "mada_optim" / "rules" / "__init__.py").read_text()
-    assert files == {name for name in files if f'    "{name}",\n' in registry}
+    registry = (SRC / "mada_optim" / "rules" / "__init__.py").read_text().replace('"', " ").split()
+    assert files - set(registry) == set()
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if within(module(p), "mada_lab")], ids=module)

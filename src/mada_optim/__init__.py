@@ -7,6 +7,7 @@
 They are ordinary `torch.optim.Optimizer`s: no wrapper, no `create_graph`, no modes.
 """
 
+from mada_optim import optimizers
 from mada_optim.beta_guard import Guard
 from mada_optim.grouping.param_groups import ParamGroups, param_groups
 from mada_optim.hyper_optimizer import HyperOptimizer
@@ -14,52 +15,22 @@ from mada_optim.learning.hyper_sgd import HyperSGD
 from mada_optim.learning.hyper_torch import HyperTorch
 from mada_optim.learning.learned_lr import LearnedLR
 from mada_optim.learning.learner import Learner, StepInfo
-from mada_optim.optimizers import (
-    MADA,
-    SGD,
-    AdaGrad,
-    Adam,
-    Adan,
-    AMSGrad,
-    AutoAdam,
-    AutoMuon,
-    AVGrad,
-    HyperAdam,
-    Lion,
-    Muon,
-    NAdam,
-    RMSprop,
-    Yogi,
-)
+from mada_optim.optimizers import *  # noqa: F403
 from mada_optim.optimizers.paper import PAPER_GPT2, PAPER_SHAKESPEARE
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "MADA",
     "PAPER_GPT2",
     "PAPER_SHAKESPEARE",
-    "SGD",
-    "AMSGrad",
-    "AVGrad",
-    "AdaGrad",
-    "Adam",
-    "Adan",
-    "AutoAdam",
-    "AutoMuon",
     "Guard",
-    "HyperAdam",
     "HyperOptimizer",
     "HyperSGD",
     "HyperTorch",
     "LearnedLR",
     "Learner",
-    "Lion",
-    "Muon",
-    "NAdam",
     "ParamGroups",
-    "RMSprop",
     "StepInfo",
-    "Yogi",
     "param_groups",
 ]
+__all__ += optimizers.__all__

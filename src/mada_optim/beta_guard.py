@@ -47,11 +47,7 @@ class Guard:
                 raise ValueError(f"Guard({name}={x!r}): expected a number in [0, {high:g})")
 
     def require_used(self, beta2: float | Tensor) -> None:
-        """Refuses a beta2 below `least_beta2`.
-
-        Raises:
-            ValueError: It is below.
-        """
+        """Refuses a beta2 below `least_beta2` (ValueError)."""
         if float(beta2) < self.least_beta2:
             raise ValueError(
                 f"beta2={float(beta2)}: expected at least {self.least_beta2}, below which the guard keeps no beta2; "

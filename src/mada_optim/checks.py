@@ -23,8 +23,8 @@ def number(name: str, x: object, allowed: Interval, remedy: str) -> float:
     try:
         value = float(x)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise ValueError(f"{name}={x!r}: expected a number in {allowed}; {remedy}") from None
-    if isinstance(x, str) or value not in allowed:
+        value = math.nan
+    if isinstance(x, str | bool) or value not in allowed:
         raise ValueError(f"{name}={x!r}: expected a number in {allowed}; {remedy}")
     return value
 
@@ -54,19 +54,16 @@ def learned_names(rule: Rule, names: str | Iterable[str]) -> tuple[str, ...]:
     """The coefficients to learn, in the rule's order, lr last, from a name, several, or "all". Raises ValueError."""
     allowed = (*rule.coefficient_names(), LR.name)
     given = (names,) if isinstance(names, str) else tuple(names)
-    remedy = f'coefficients of the rule {rule.name!r} are meant; "all" is every one but lr, () is none'
+    remedy = f'name coefficients of the rule {rule.name!r}, or pass "all" for all of them but lr, or () for none'
     wanted = {member("learn", name, (*allowed, "all"), remedy) for name in given}
     every = set(rule.coefficient_names()) if "all" in wanted else set()
     return tuple(name for name in allowed if name in wanted | every)
 
 
 def intervals(rule: Rule, bounds: Mapping[str, tuple[float, float]], learned: tuple[str, ...]) -> dict[str, Interval]:
-    """The interval of each learned coefficient: its own in `bounds`, or the rule's.
-
-    Raises ValueError if a key is no learned coefficient, or ends are in the wrong order or outside the rule's domain.
-    """
+    """The interval of each learned coefficient: that in `bounds`, or the rule's. Raises ValueError."""
     for name in bounds:
-        member("bounds key", name, learned, "only learned coefficients are bounded: name it in `learn` too")
+        member("bounds key", name, learned, "only learned coefficients have bounds; name it in `learn` too")
     return {q.name: _interval(q, bounds.get(q.name)) for q in (*rule.coefficients, LR) if q.name in learned}
 
 
@@ -87,8 +84,8 @@ def state_dtype(dtype: object) -> torch.dtype | None:
     if dtype in (None, torch.float32, torch.bfloat16, torch.float64):
         return dtype
     raise ValueError(
-        f"state_dtype={dtype!r}: expected torch.float32, torch.bfloat16 or torch.float64, which hold squares of "
-        "gradients; choose one, or None"
+        f"state_dtype={dtype!r}: expected torch.float32, torch.bfloat16 or torch.float64, whose range includes the "
+        "squares of gradients; choose one, or None"
     )
 
 
@@ -99,7 +96,7 @@ def engine(name: str) -> str:
 
 def scope_given(name: str) -> str:
     """The scope of a learned coefficient. Raises ValueError if there is no such scope."""
-    return member("scope", name, ("global", "group", "tensor"), "the paper's is 'global'")
+    return member("scope", name, ("global", "group", "tensor"), "use 'global', as in the paper")
 
 
 def rule_keywords(rule: Rule, given: Mapping[str, Any]) -> dict[str, float]:
@@ -109,11 +106,11 @@ def rule_keywords(rule: Rule, given: Mapping[str, Any]) -> dict[str, float]:
     """
     named = named_betas(rule, given["betas"]) if "betas" in given else {}
     others = {name: x for name, x in given.items() if name != "betas"}
-    for name in others:
-        allowed = (*rule.coefficient_names(), *rule.hyper_parameters)
+    allowed = (*rule.coefficient_names(), *rule.hyper_parameters)
+    for name, x in others.items():
         member(f"keyword of the rule {rule.name!r}", name, allowed, "leave it out, or choose another rule")
         if name in named:
-            raise ValueError(f"{name}={others[name]}: expected once, got it in betas={given['betas']} too; drop one")
+            raise ValueError(f"{name}={x}: expected once, got it also in betas={given['betas']}; remove one of the two")
     return {**named, **others}
 
 
@@ -128,39 +125,40 @@ def named_betas(rule: Rule, betas: object) -> dict[str, float]:
 
 
 def room(external: bool, scope: str) -> None:
-    """Refuses new rows of coefficients (ValueError) if an optimizer was made for the ones before."""
+    """Refuses new rows of coefficients (ValueError) if the learner has made an optimizer for the earlier rows."""
     if external and scope != "global":
         raise ValueError(
-            f"add_param_group with HyperTorch and scope={scope!r}: expected all groups at construction, where its "
-            "optimizer is made; pass them then, or use scope='global'"
+            f"add_param_group with HyperTorch and scope={scope!r}: expected all groups at construction, because the "
+            "learner makes its optimizer then; pass all groups to the constructor, or use scope='global'"
         )
 
 
 def matrix_said(group: Mapping[str, Any]) -> None:
-    """Requires `matrix` in a group (ValueError): a process that sees a part of the parameters can't guess it."""
+    """Requires `matrix` in a group (ValueError): a process that has a part of the parameters can't guess it."""
     if "matrix" not in group:
         raise ValueError(
-            "reduce_group, a parameter group: expected the key 'matrix', True or False, got none: which matrices are "
-            "hidden can't be told from a part of the parameters; make groups that say it, or use rule='mada'"
+            "reduce_group, a parameter group: expected the key 'matrix', True or False, got none, and a part of the "
+            "parameters doesn't show which matrices are hidden; add the key to each group, or use rule='mada'"
         )
 
 
 def process_group(name: str, group: object) -> None:
-    """Refuses (ValueError) what is no process group with this process."""
+    """Refuses an object (ValueError) that is no process group with this process."""
     if not torch.distributed.is_available() or not isinstance(group, torch.distributed.ProcessGroup):
         raise ValueError(
             f"{name}={group!r}: expected a process group that this process is a member of; "
-            "pass the one that the model's gradients are averaged over, or None"
+            "pass the group over which the model's gradients are averaged, or None"
         )
 
 
 def slots_present(form: Rule, state: Mapping[str, Tensor]) -> None:
-    """Refuses a state (RuntimeError) that lacks slots: a coefficient was fixed at 0 or 1 when it was begun."""
+    """Refuses a state (RuntimeError) without slots that are needed now: a coefficient has left 0 or 1."""
     missing = [name for name in form.slot_names() if name not in state]
     if missing:
         raise RuntimeError(
-            f"a parameter's state lacks {', '.join(missing)}: when it was begun, a coefficient of the rule "
-            f"{form.name!r} was fixed at 0 or 1, and is not now; give it its new value at construction, or learn it"
+            f"state of a parameter: expected the slots {', '.join(missing)}, got none, because a coefficient of the "
+            f"rule {form.name!r} was fixed at 0 or 1 when the state was created, and is not now; pass the new value to "
+            "the constructor, or learn the coefficient"
         )
 
 
@@ -169,18 +167,15 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
     remedies = {"lr": 'choose a finite one, or lr="auto" for the optimizer, which computes it'}
     for name in ("lr", "eps", "weight_decay", "matrix_lr_ratio", *rule.hyper_parameters):
         number(name, options[name], NON_NEGATIVE, remedies.get(name, "choose a finite one"))
-    for name in ("lr", "eps", "weight_decay", "matrix_lr_ratio"):
-        if isinstance(options[name], bool):
-            raise ValueError(f"{name}={options[name]!r}: expected a number in {NON_NEGATIVE}; choose a finite one")
     if not isinstance(options["maximize"], bool):
         raise ValueError(f"maximize={options['maximize']!r}: expected True or False")
     number("horizon", options["horizon"], DECAY, "choose a number inside")
     for q in rule.coefficients:
         _coefficient(q, options[q.name], learned.get(q.name))
-    params = options["params"]
-    named = [x if isinstance(x, tuple) else (f"number {i}", x) for i, x in enumerate(_listed(params))]
+    params = [options["params"]] if isinstance(options["params"], Tensor) else list(options["params"])
+    named = [x if isinstance(x, tuple) else (f"number {i}", x) for i, x in enumerate(params)]
     if len({id(p) for _, p in named}) < len(named):
-        raise ValueError("params: expected each parameter once, got one twice; drop the second")
+        raise ValueError("params: expected each parameter once, got one twice; remove the second")
     if "matrix" in options:
         _matrix(rule, options["matrix"], named)
 
@@ -189,19 +184,14 @@ def has_effect(rule: Rule, options: Mapping[str, Any], traced: bool) -> None:
     """Refuses options of a group that would have no effect, with ValueError."""
     if rule.matrix_weight is None and options["matrix_lr_ratio"] != 1.0:
         raise ValueError(
-            f"matrix_lr_ratio={options['matrix_lr_ratio']!r}: expected a rule that tells hidden matrices apart, got "
-            f"{rule.name!r}; leave it out, or use AutoMuon"
+            f"matrix_lr_ratio={options['matrix_lr_ratio']!r}: expected a rule with another update for hidden matrices, "
+            f"got {rule.name!r}; leave it out, or use AutoMuon"
         )
     if not traced and options["horizon"]:
         raise ValueError(
             f"horizon={options['horizon']!r}: expected a learner of lr with a horizon, got none; "
-            "leave it out, or learn lr by LearnedLR"
+            "leave it out, or learn lr with LearnedLR"
         )
-
-
-def _listed(params: Any) -> list[Any]:
-    """The parameters of a group, which torch accepts as one tensor too."""
-    return [params] if isinstance(params, Tensor) else list(params)
 
 
 def _matrix(rule: Rule, layout: object, named: Sequence[tuple[str, Tensor]]) -> None:
@@ -209,33 +199,30 @@ def _matrix(rule: Rule, layout: object, named: Sequence[tuple[str, Tensor]]) -> 
     if not (isinstance(layout, bool) or layout == BATCHED or (isinstance(layout, int) and layout >= 1)):
         raise ValueError(
             f"matrix={layout!r} in a parameter group: expected True or False, {BATCHED!r}, or a number of blocks >= 1; "
-            "leave it out, to have hidden matrices found by shape and name"
+            "leave it out to find hidden matrices by shape and name"
         )
     if layout is False and rule.matrix_weight is None and not rule.pointwise:
         raise ValueError(
-            f"matrix=False in a parameter group: the rule {rule.name!r} takes every parameter for a matrix; "
-            "use the rule 'mada_matrix', which steps the others by Adam, or another optimizer for this group"
+            f"matrix=False in a parameter group: the rule {rule.name!r} takes every parameter for a matrix; use the "
+            "rule 'mada_matrix', which moves all other parameters by Adam, or another optimizer for this group"
         )
     if isinstance(layout, int):
-        _blocks(max(int(layout), 1), named)
-
-
-def _blocks(n: int, named: Iterable[tuple[str, Tensor]]) -> None:
-    for name, p in named:
-        if isinstance(p, Tensor) and p.ndim > 1 and p.shape[0] > 1 and p.shape[0] % n:
-            raise ValueError(
-                f"matrix={n} in a parameter group: expected a number of blocks that divides the rows of each matrix, "
-                f"got the parameter {name!r} of shape {tuple(p.shape)}; pass such a number, or put the parameter into "
-                "another group"
-            )
+        n = max(int(layout), 1)
+        for name, p in named:
+            if isinstance(p, Tensor) and p.ndim > 1 and p.shape[0] > 1 and p.shape[0] % n:
+                raise ValueError(
+                    f"matrix={n} in a parameter group: expected a divisor of the number of rows of each matrix, got "
+                    f"the parameter {name!r} of shape {tuple(p.shape)}; pass a divisor, or put the parameter into "
+                    "another group"
+                )
 
 
 def _coefficient(q: Coefficient, x: object, learned: Interval | None) -> None:
-    value = number(q.name, x, q.domain, "choose a value inside")
+    value = number(q.name, float(x) if isinstance(x, bool) else x, q.domain, "choose a value inside")
     if learned is not None and value not in learned:
         raise ValueError(
-            f"{q.name}={value}: expected a number in {learned}, where it is learned; "
-            f"widen it with bounds={{{q.name!r}: (low, high)}}, or leave {q.name!r} out of `learn`"
+            f"{q.name}={value}: expected a number in {learned}, the interval in which it is learned; widen the "
+            f"interval with bounds={{{q.name!r}: (low, high)}}, or leave {q.name!r} out of `learn`"
         )
 
 
@@ -244,6 +231,6 @@ def ties(group: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
     for name, x in group.items():
         if name != LR.name and float(x) != float(shared[name]):
             raise ValueError(
-                f"{name}={float(x)} in a parameter group: expected {float(shared[name])}, which all groups share as it "
-                f"is learned; leave it out of the group, or leave {name!r} out of `learn`"
+                f"{name}={float(x)} in a parameter group: expected {float(shared[name])}, because all groups share a "
+                f"learned coefficient; leave it out of the group, or leave {name!r} out of `learn`"
             )

@@ -47,13 +47,8 @@ ALIKE = 0.8
 class GroupKeys:
     """Refuses keys without effect, and translates `betas`, also in groups that are changed later.
 
-    Args:
-        owner: The class of the optimizer.
-        rule: Its rule.
-        banks: Its learned coefficients.
-        options: The options of each group.
-        given: Keywords of the constructor. A group may repeat one with the same object as its value, as
-            `torch.distributed.optim.ZeroRedundancyOptimizer` does.
+    `owner` is the optimizer's class, `options` are the options of each group, `given` the keywords of the constructor.
+    A group may repeat a keyword with the same object as its value, as `ZeroRedundancyOptimizer` does.
     """
 
     def __init__(self, owner: type, rule: Rule, banks: Banks, options: Iterable[str], given: Mapping[str, Any]) -> None:
@@ -91,7 +86,7 @@ class GroupKeys:
         return completed
 
     def check_later(self, group: Group, first: Group) -> None:
-        """Refuses a later group (ValueError) that can't share what is learned; `first` is the first group."""
+        """Refuses a later group (ValueError) that can't share the learned coefficients; `first` is the first group."""
         for bank in self._banks.banks:
             if bank.scope == "global":
                 checks.ties({q: x for q, x in group.items() if q in bank.names}, first)

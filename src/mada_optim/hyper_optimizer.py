@@ -257,7 +257,7 @@ class HyperOptimizer(Optimizer):
     @property
     def learners(self) -> tuple[Learner, ...]:
         """The learners of the coefficients."""
-        return self._banks.learners
+        return tuple(bank.learner for bank in self._banks.banks)
 
     @property
     def hyper_optimizers(self) -> list[Optimizer]:
@@ -266,7 +266,7 @@ class HyperOptimizer(Optimizer):
 
     def __repr__(self) -> str:
         """The rule, the learners with their coefficients and scopes, and the options of each group."""
-        return described(type(self).__name__, self.rule, self._banks.learned_by(), self.param_groups)
+        return described(type(self).__name__, self.rule, self._banks, self.param_groups)
 
     def coefficients(self) -> Reading:
         """The coefficients by name, as the next step applies them. Reads from the device; changes nothing.
@@ -317,7 +317,7 @@ class HyperOptimizer(Optimizer):
             super().load_state_dict(state_dict)
 
     def _restore(self) -> None:
-        """Corrects what torch has loaded: dtypes, views, and options that an older version didn't have."""
+        """Corrects the state that torch has loaded: dtypes, views, and options that an older version lacked."""
         self._step_count, self._observed = StepCount(type(self).__name__), None
         self._keys.loaded(self.param_groups, self.defaults)
         for group in self.param_groups:

@@ -1,4 +1,4 @@
-"""What a user may read off an optimizer: coefficients, hypergradients and slots, and the size of its state."""
+"""Reads coefficients, hypergradients and slots from an optimizer, and the size of its state."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -123,17 +123,17 @@ def _first(groups: Groups, has_stepped: Callable[[Tensor], bool]) -> tuple[Group
     return max(places, key=rank, default=(groups[0], 0))
 
 
-def described(name: str, rule: Rule, learned_by: Iterable[tuple[tuple[str, ...], str, str]], groups: Groups) -> str:
+def described(name: str, rule: Rule, banks: Banks, groups: Groups) -> str:
     """An optimizer as text: its rule, its learners with their coefficients and scopes, and its groups."""
     lines = [f"{name} (", f"rule: {rule.name}"]
-    learned = [f"learned: {', '.join(names)}, by {learner}, scope {scope}" for names, learner, scope in learned_by]
-    lines += learned or ["learned: nothing"]
+    for x in banks.banks:
+        lines.append(f"learned: {', '.join(x.names)}, by {type(x.learner).__name__}, scope {x.scope}")
+    lines += [] if banks.banks else ["learned: nothing"]
     for i, group in enumerate(groups):
-        options = {key: x for key, x in group.items() if key not in ("params", "param_names") and not is_memory(key)}
-        lines_of_group = [
-            f"    {key}: {x.tolist() if isinstance(x, Tensor) else x}" for key, x in sorted(options.items())
-        ]
-        lines += ["", f"Parameter Group {i}", *lines_of_group]
+        lines += ["", f"Parameter Group {i}"]
+        for key, x in sorted(group.items()):
+            if key not in ("params", "param_names") and not is_memory(key):
+                lines.append(f"    {key}: {x.tolist() if isinstance(x, Tensor) else x}")
     return "\n".join([*lines, ")"])
 
 

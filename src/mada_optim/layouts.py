@@ -1,4 +1,4 @@
-"""Where the matrices of a parameter are: the parameter itself, a batch of matrices, or blocks of its rows.
+"""The layout of a parameter's matrices: the parameter itself, a batch of matrices, or blocks of its rows.
 
 A rule for matrices orthogonalizes each separately. Slots keep the parameter's shape; the rule sees a view.
 """

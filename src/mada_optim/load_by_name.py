@@ -1,41 +1,34 @@
-"""Puts a saved state into the order of an optimizer's parameters, if both sides know the names of theirs.
+"""Reorders a saved state by the names of an optimizer's parameters, if both sides have names.
 
 torch.optim loads by position: parameters in another order, or in other groups, would get the state of other parameters
 with the same shape.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-#: Modules that wrap others, by the name that they give to what is inside: of DDP, `torch.compile`, FSDP, checkpoints.
+#: The names that wrappers (DDP, `torch.compile`, FSDP, checkpoints) give to the module inside.
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 Names = list[list[str]]
 
 
 class Order(NamedTuple):
-    """Where the state of each parameter is in a state dict.
+    """Where the state of each parameter is in a state dict."""
 
-    Attributes:
-        groups: For each group, its place among the saved ones.
-        within: For each group, the places of its parameters in that saved group.
-        rows: For each parameter of all groups, its place among all that were saved.
-    """
-
-    groups: list[int]
-    within: list[list[int]]
-    rows: list[int]
+    groups: list[int]  # for each group, its place among the saved ones
+    within: list[list[int]]  # for each group, the places of its parameters in that saved group
+    rows: list[int]  # for each parameter of all groups, its place among all that were saved
 
 
 def order(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) -> Order | None:
-    """Matches parameters by name; None if a side doesn't know all names, or knows one twice.
+    """Matches parameters by name, without the prefixes of wrappers such as DDP and `torch.compile`.
 
-    Prefixes of wrappers, as of DDP and `torch.compile`, don't count. None too for states that
-    `torch.distributed.checkpoint` has ordered under other names. Raises ValueError if a parameter is missing on one
-    side, or its group has others than before.
+    None if a side lacks names or has one twice, and for states that `torch.distributed.checkpoint` has ordered under
+    other names. Raises ValueError if a parameter is missing on one side, or its group has other parameters than before.
     """
     saved = state_dict["param_groups"]
     ours, theirs = _names(groups), _names(saved)
@@ -51,27 +44,26 @@ def order(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) ->
 def arranged(
     groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any], places: Order, per_parameter: Iterable[str]
 ) -> dict[str, Any]:
-    """The state dict in that order, as are the values that groups hold of each parameter, under `per_parameter`."""
-    saved, new = state_dict["param_groups"], []
+    """The state dict in this order; groups have a value for each parameter under the keys `per_parameter`."""
+    new = []
     for group, source, within in zip(groups, places.groups, places.within, strict=True):
-        group_dict = dict(saved[source])
-        if not _ordered_before([group_dict]):
-            group_dict["params"] = _taken(group_dict["params"], within)
-        group_dict.update({key: _taken(group_dict[key], within) for key in per_parameter if key in group_dict})
-        new.append(
-            {**group_dict, "param_names": list(group["param_names"])} if "param_names" in group_dict else group_dict
-        )
+        saved = dict(state_dict["param_groups"][source])
+        keys = [key for key in per_parameter if key in saved]
+        keys += [] if _ordered_before([saved]) else ["params"]
+        saved |= {key: _taken(saved[key], within) for key in keys}
+        if "param_names" in saved:
+            saved["param_names"] = list(group["param_names"])
+        new.append(saved)
     return {**state_dict, "param_groups": new}
 
 
 def rearranged_rows(
-    state_dict: Mapping[str, Any], rows: Sequence[int], per_row: Iterable[str] | None
+    state_dict: Mapping[str, Any], rows: Sequence[int], per_row: Collection[str] | None
 ) -> dict[str, Any]:
     """The state of an optimizer of coefficients, with reordered rows in the tensors `per_row`; None: in all of them."""
-    keys = None if per_row is None else set(per_row)
 
     def taken(name: str, x: Any) -> Any:
-        is_ours = isinstance(x, Tensor) and x.shape[:1] == (len(rows),) and (keys is None or name in keys)
+        is_ours = isinstance(x, Tensor) and x.shape[:1] == (len(rows),) and (per_row is None or name in per_row)
         return _taken(x, rows) if is_ours else x
 
     states = {key: {name: taken(name, x) for name, x in state.items()} for key, state in state_dict["state"].items()}
@@ -92,7 +84,7 @@ def _unique(names: Names) -> bool:
 
 
 def _unwrapped(ours: Names, theirs: Names) -> tuple[Names, Names]:
-    """Both without the names of wrappers, if the names differ and stay unique."""
+    """Both sides without the names of wrappers, if the names differ, and are unique without them."""
     if set(chain(*ours)) == set(chain(*theirs)):
         return ours, theirs
     plain = [[[_plain(name) for name in of_group] for of_group in side] for side in (ours, theirs)]
@@ -112,18 +104,16 @@ def _ordered_before(saved: Iterable[Mapping[str, Any]]) -> bool:
 
 def _require_same(ours: Names, theirs: Names) -> None:
     remedy = (
-        "load it into an optimizer of the same parameters; to load by position instead, remove 'param_names' from the "
-        "groups of the state"
+        "load it into an optimizer of the same parameters, or remove 'param_names' from the groups of the state to "
+        "load by position"
     )
-    for name in _without(ours, theirs):
-        raise ValueError(f"state dict: expected a parameter {name!r}, which this optimizer has, got none; {remedy}")
-    for name in _without(theirs, ours):
-        raise ValueError(f"state dict: expected no parameter {name!r}, which this optimizer lacks, got one; {remedy}")
-
-
-def _without(names: Names, others: Names) -> Iterator[str]:
-    known = set(chain(*others))
-    return (name for name in chain(*names) if name not in known)
+    here, saved = (dict.fromkeys(chain(*names)) for names in (ours, theirs))
+    for name in here:
+        if name not in saved:
+            raise ValueError(f"state dict: expected a parameter {name!r}, which this optimizer has, got none; {remedy}")
+    for name in saved:
+        if name not in here:
+            raise ValueError(f"state dict: expected only parameters of this optimizer, got {name!r}; {remedy}")
 
 
 def _order(ours: Names, theirs: Names) -> Order:
@@ -135,8 +125,8 @@ def _order(ours: Names, theirs: Names) -> Order:
         strange += [name for name in theirs[source] if name not in set(of_group)]
         if source < 0 or strange:
             raise ValueError(
-                f"state dict, parameter group {i}: expected the parameters of one saved group, got {strange[:1]} in "
-                "another group than before; make the groups as they were, as each has its own options"
+                f"state dict, parameter group {i}: expected the parameters of one saved group, got {strange[:1]} from "
+                "another; make the same groups as before, because each has its own options"
             )
     starts = [sum(map(len, theirs[:j])) for j in range(len(theirs))]
     within = [[places[name][1] for name in of_group] for of_group in ours]

@@ -1,4 +1,4 @@
-"""The modes of torch that a caller may be in. What an optimizer computes must not depend on them."""
+"""Makes results independent of the caller's modes of torch: autocast, inference mode, anomaly detection."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""Addresses, shapes and strides of tensors, which code that works on addresses compares at every step.
+"""Compares addresses, shapes and strides of tensors, for code that keeps addresses from step to step.
 
 A tensor stays the same object while its memory moves or is freed (`share_memory_()`, `x.data = y`, a queue between
 processes, `torch.utils.swap_tensors`, a resized storage), and while its shape, strides or dtype change in place.
@@ -18,10 +18,7 @@ PLAIN = (Tensor, Parameter)
 class Placement:
     """Addresses, shapes and dtypes of tensors at one moment; of 0-d tensors only the address and the sign.
 
-    `mada_optim.engines.cpp.tensors` has a faster one.
-
-    Args:
-        tensors: Any tensors; they are not kept alive.
+    The tensors are not kept alive. `mada_optim.engines.cpp.tensors` has a faster one.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -73,7 +70,7 @@ def stacked(x: Tensor) -> bool:
 
 
 def fault_of(x: object, shape: tuple[int, ...], p: Tensor) -> str | None:
-    """What is wrong with `x`, which belongs to the parameter `p` and should have this shape; None if nothing is."""
+    """The fault of `x`, which belongs to the parameter `p` and should have this shape; None if there is none."""
     if not isinstance(x, Tensor):
         return f"expected a tensor, got {'nothing' if x is None else type(x).__name__}"
     if x.shape != shape:

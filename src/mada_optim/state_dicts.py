@@ -1,4 +1,4 @@
-"""State dicts: what an optimizer saves, and what it can load."""
+"""State dicts: completed when an optimizer saves them, checked and reordered when it loads them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ Group = dict[str, Any]
 
 
 class StateDicts:
-    """What an optimizer's state dicts have beside torch.optim's: DTensors, names, and the states of towers."""
+    """Adds DTensors, names, and the states of towers to the state dicts of torch.optim."""
 
     def __init__(self, program: Program, banks: Banks) -> None:
         self._program, self._banks = program, banks

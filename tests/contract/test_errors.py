@@ -5,7 +5,20 @@ import math
 import pytest
 import torch
 
-from mada_optim import MADA, Adam, AutoAdam, AutoMuon, Guard, HyperAdam, HyperOptimizer, HyperSGD, HyperTorch, LearnedLR
+from mada_optim import (
+    MADA,
+    SGD,
+    Adam,
+    AutoAdam,
+    AutoMuon,
+    Guard,
+    HyperAdam,
+    HyperOptimizer,
+    HyperSGD,
+    HyperTorch,
+    LearnedLR,
+    NAdam,
+)
 
 
 def parameter():
@@ -26,7 +39,7 @@ REFUSED = [
     ({"rho": 1.5}, r"rho=1.5: expected a number in \[0, 1\]"),
     ({"eps": -1e-8}, r"eps=-1e-08"),
     ({"weight_decay": math.nan}, r"weight_decay=nan"),
-    ({"betas": (0.9, 0.99995)}, r"beta2=0.99995: .*\[0.5, 0.9999\], where it is learned; widen it with bounds="),
+    ({"betas": (0.9, 0.99995)}, r"beta2=0.99995: .*\[0.5, 0.9999\], the interval in .*with bounds="),
     ({"learn": ("beta1", "betta2")}, r"learn='betta2': .*did you mean 'beta2'\?"),
     ({"learn": HyperSGD("beta1", "betta2")}, r"learn='betta2': .*did you mean 'beta2'\?"),
     ({"learn": HyperSGD("all", lr={"lr": 1.0})}, r"lr key='lr': .*only coefficients that this learner learns"),
@@ -63,7 +76,7 @@ LEARNERS = [
     (lambda: HyperTorch("beta1", scope="layer"), r"scope='layer'"),
     (lambda: LearnedLR(scope="layer"), r"scope='layer'"),
     (lambda: LearnedLR(rate=-1.0), r"rate=-1.0: expected a number in \[0, inf\)"),
-    (lambda: LearnedLR(clip=-1.0), r"clip=-1.0: expected a number in \[0, inf\); math.inf is no limit"),
+    (lambda: LearnedLR(clip=-1.0), r"clip=-1.0: expected a number in \[0, inf\); .*the default is 1.0"),
     (lambda: LearnedLR(start=-1), r"start=-1"),
     (lambda: LearnedLR(reach=-0.1), r"reach=-0.1: expected a number in \[0, inf\)"),
 ]
@@ -73,6 +86,12 @@ LEARNERS = [
 def test_a_learner_that_is_refused_when_it_is_made(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_truth_value_is_a_number_only_for_a_coefficient():
+    assert SGD([parameter()], momentum=0.9, nesterov=True).coefficients()["nesterov"] == 1.0  # as in torch.optim
+    with pytest.raises(ValueError, match="momentum_decay=True: expected a number"):
+        NAdam([parameter()], momentum_decay=True)
 
 
 def test_a_coefficient_of_another_rule_is_refused():

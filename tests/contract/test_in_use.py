@@ -176,7 +176,7 @@ def test_a_corner_that_is_left_is_refused(q, lacks, value):
     before = everything(opt)
     give_gradients(params, 3)
     with pytest.raises(
-        RuntimeError, match=f"state lacks {lacks}: .*give it its new value at construction, or learn it"
+        RuntimeError, match=f"expected the slots {lacks}, got none.*pass the new value to the constructor, or learn"
     ):
         opt.step()
     assert same_bits(everything(opt), before)
@@ -189,7 +189,7 @@ def test_a_corner_that_is_left_for_another_is_refused_where_it_needs_more():
     opt.param_groups[0]["rho"] = 1.0  # needs less
     train(opt, params, range(3, 5))
     opt.param_groups[0]["rho"] = 0.0
-    with pytest.raises(RuntimeError, match="state lacks vbar, wbar2"):  # which would be stale by two steps
+    with pytest.raises(RuntimeError, match="expected the slots vbar, wbar2, got none"):  # stale by two steps
         train(opt, params, [5])
 
 

@@ -218,6 +218,16 @@ def rule_of(update, **options):
     return Rule("own", update, (Coefficient("a", "a", Interval(0.0, 1.0), 0.5),), (), **options)
 
 
+@pytest.mark.parametrize("engine", ["cpu", "tiled"])
+def test_where_is_the_same_as_a_method(engine):
+    p = torch.nn.Parameter(torch.zeros(4))
+    rule = rule_of(lambda c, g, s, t: (g.where(g > 0, 2 * g), {}))
+    opt = HyperOptimizer([p], lr=1.0, rule=rule, engine=engine)
+    p.grad = torch.tensor([1.0, -1.0, 2.0, -2.0])
+    opt.step()
+    assert p.tolist() == [-1.0, 2.0, -2.0, 4.0]
+
+
 def test_a_rule_of_a_third_party_has_loops_of_its_own():
     params, twins = (p := parameters()), copy.deepcopy(p)
     rule = rule_of(lambda c, g, s, t: (c["a"] * torch.sqrt(g**2 + 1) + (1 - c["a"]) * g, {}))

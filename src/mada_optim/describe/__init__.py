@@ -9,15 +9,15 @@ r"""Describes a rule: its equations in LaTeX, coefficients, slots and corners, a
 import functools
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mada_optim import checks
 from mada_optim.describe.corners import Fixed, equal_rule, single, slots_left
 from mada_optim.describe.expression import letters, lines
 from mada_optim.describe.graphs import Traced, function, traced
 from mada_optim.describe.latex import latex
 from mada_optim.describe.symbols import symbol
 from mada_optim.graph.specialize import UNTRACEABLE
+from mada_optim.hyper_optimizer import find_rule
 from mada_optim.rule import Coefficient, Rule, Slot
 from mada_optim.rules import RULES
 
@@ -48,65 +48,39 @@ class HyperParameter:
 
 @dataclass(frozen=True)
 class Corner:
-    """A fixed value of one coefficient or hyper-parameter at which slots or terms fall away.
+    """A fixed value of one coefficient or hyper-parameter at which slots or terms fall away."""
 
-    Attributes:
-        name: The coefficient or hyper-parameter.
-        value: 0 or 1.
-        slots_gone: Names of the slots that are no longer kept.
-        terms_gone: Names of the other equations that are no longer computed.
-        equations: The remaining equations.
-    """
-
-    name: str
-    value: float
-    slots_gone: tuple[str, ...]
-    terms_gone: tuple[str, ...]
-    equations: tuple[Equation, ...]
+    name: str  # the coefficient or hyper-parameter
+    value: float  # 0 or 1
+    slots_gone: tuple[str, ...]  # names of the slots that are no longer kept
+    terms_gone: tuple[str, ...]  # names of the other equations that are no longer computed
+    equations: tuple[Equation, ...]  # the remaining equations
 
 
 @dataclass(frozen=True)
 class Equal:
-    """Another rule of the registry that a rule equals at certain values.
+    """Another rule of the registry that a rule equals at certain values."""
 
-    Attributes:
-        rule: Name of the other rule.
-        fixed: The values of coefficients and hyper-parameters at which the two are equal.
-        renamed: Names in the other rule, by the different names in this one.
-        slots: Names of the remaining slots.
-    """
-
-    rule: str
-    fixed: Mapping[str, float]
-    renamed: Mapping[str, str]
-    slots: tuple[str, ...]
+    rule: str  # name of the other rule
+    fixed: Mapping[str, float]  # the values of coefficients and hyper-parameters at which the two are equal
+    renamed: Mapping[str, str]  # names in the other rule, by the different names in this one
+    slots: tuple[str, ...]  # names of the remaining slots
 
 
 @dataclass(frozen=True)
 class Description:
-    """A rule's equations, coefficients, hyper-parameters, slots and corners.
+    """A rule's equations, coefficients, hyper-parameters, slots and corners."""
 
-    Attributes:
-        name: Key in the registry.
-        text: The docstring of the rule's function, or else of its file.
-        equations: The update and the slots, in the order of computation; none if the function can't be traced.
-        coefficients: The numbers that may be learned.
-        hyper_parameters: The fixed numbers.
-        slots: The tensors that are kept for each parameter.
-        corners: The corners of one coefficient or hyper-parameter.
-        equals: The other rules of the registry that this one contains.
-        untraced: Why there are no equations, or "".
-    """
-
-    name: str
-    text: str
+    name: str  # key in the registry
+    text: str  # the docstring of the rule's function, or else of its file
+    # the update and the slots, in the order of computation; none if the function can't be traced
     equations: tuple[Equation, ...]
-    coefficients: tuple[Coefficient, ...]
-    hyper_parameters: tuple[HyperParameter, ...]
-    slots: tuple[Slot, ...]
-    corners: tuple[Corner, ...] = ()
-    equals: tuple[Equal, ...] = ()
-    untraced: str = ""
+    coefficients: tuple[Coefficient, ...]  # the numbers that may be learned
+    hyper_parameters: tuple[HyperParameter, ...]  # the fixed numbers
+    slots: tuple[Slot, ...]  # the tensors that are kept for each parameter
+    corners: tuple[Corner, ...] = ()  # the corners of one coefficient or hyper-parameter
+    equals: tuple[Equal, ...] = ()  # the other rules of the registry that this one contains
+    untraced: str = ""  # why there are no equations, or ""
 
     def bytes_per_parameter(self, learning: bool = False, slots: Iterable[str] | None = None) -> int:
         """Bytes for each element of a parameter in fp32: the slots, or those named, and while learning the gradient."""
@@ -114,47 +88,34 @@ class Description:
         return ELEMENT * (len(kept if slots is None else {*kept} & {*slots}) + learning)
 
     def bytes_per_tensor(self, learning: bool = False) -> int:
-        """Bytes for each parameter tensor, of any size: t, scalar slots, and while learning what was last applied."""
+        """Bytes for each parameter tensor, of any size: t, scalar slots, and while learning the last applied values."""
         scalars = sum(slot.scalar for slot in self.slots)
         return SCALAR * (1 + scalars + learning * (1 + len(self.coefficients)))
 
 
 def describe(rule: str | Rule) -> Description:
-    """The description of a rule.
-
-    Args:
-        rule: Name in `mada_optim.rules.RULES`, or any `Rule`.
-
-    Raises:
-        ValueError: There is no rule of this name.
-    """
-    if not isinstance(rule, Rule):
-        rule = RULES[checks.member("rule", rule, RULES, "the registry is mada_optim.rules.RULES")]
+    """The description of a rule, or of the rule of this name. Raises ValueError if there is none."""
+    rule = find_rule(rule)
     try:
         form = traced(rule)
     except UNTRACEABLE as error:
-        return _plain(rule, f"{type(error).__name__}: {error}")
-    known = letters(form)
-    return Description(
-        rule.name,
-        _text(rule),
-        _equations(form, rule.slot_names()),
-        rule.coefficients,
-        tuple(HyperParameter(name, known[name], x) for name, x in rule.hyper_parameters.items()),
-        rule.slots,
-        tuple(_corner(rule, fixed, _equations(form, rule.slot_names())) for fixed in single(rule)),
-        _equals(rule),
+        letter = {name: symbol(name) for name in rule.hyper_parameters}
+        return replace(_plain(rule, letter), untraced=f"{type(error).__name__}: {error}")
+    equations, corners = _equations(form, rule.slot_names()), single(rule)
+    return replace(
+        _plain(rule, letters(form)),
+        equations=equations,
+        corners=tuple(_corner(rule, fixed, equations) for fixed in corners),
+        equals=_equals(rule),
     )
 
 
-def _plain(rule: Rule, reason: str) -> Description:
-    given = tuple(HyperParameter(name, symbol(name), x) for name, x in rule.hyper_parameters.items())
-    return Description(rule.name, _text(rule), (), rule.coefficients, given, rule.slots, untraced=reason)
-
-
-def _text(rule: Rule) -> str:
+def _plain(rule: Rule, letter: Mapping[str, str]) -> Description:
+    """The description without equations; `letter` has the LaTeX of hyper-parameters."""
     update = function(rule)
-    return inspect.getdoc(update) or inspect.getdoc(inspect.getmodule(update)) or ""
+    text = inspect.getdoc(update) or inspect.getdoc(inspect.getmodule(update)) or ""
+    given = tuple(HyperParameter(name, letter[name], x) for name, x in rule.hyper_parameters.items())
+    return Description(rule.name, text, (), rule.coefficients, given, rule.slots)
 
 
 def _equations(form: Traced, slots: Iterable[str]) -> tuple[Equation, ...]:
@@ -173,10 +134,9 @@ def _corner(rule: Rule, fixed: Fixed, whole: tuple[Equation, ...]) -> Corner:
 
 def _equals(rule: Rule) -> tuple[Equal, ...]:
     cached = functools.cache(lambda fixed: traced(rule, dict(fixed)))
-
-    def form(fixed: Fixed) -> Traced:
-        return cached(tuple(fixed.items()))
-
-    corners = {other.name: equal_rule(rule, other, form) for other in RULES.values() if other is not rule}
-    equal = {name: corner for name, corner in corners.items() if corner is not None}
-    return tuple(Equal(name, fixed, names, slots_left(rule, fixed)) for name, (fixed, names) in equal.items())
+    found = []
+    for other in RULES.values():
+        equal = other is not rule and equal_rule(rule, other, lambda fixed: cached(tuple(fixed.items())))
+        if equal:
+            found.append(Equal(other.name, *equal, slots_left(rule, equal[0])))
+    return tuple(found)

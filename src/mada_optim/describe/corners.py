@@ -1,7 +1,7 @@
 """Corners of a rule: fixed values at which slots and terms fall away, or at which it equals another rule."""
 
-import itertools
 from collections.abc import Callable, Iterator
+from itertools import chain, product
 from typing import Any
 
 from torch import fx
@@ -29,12 +29,8 @@ def equal_rule(rule: Rule, other: Rule, form: Callable[[Fixed], Traced]) -> tupl
     """The values at which `rule` equals `other`, and its other names there; None if it never does.
 
     Two rules are equal if their graphs are equal up to the names of placeholders. Coefficients that both rules have
-    stay free. The others of `rule` are tried at 0 and 1, its hyper-parameters only at a default of 0 or 1.
-
-    Args:
-        rule: The more general rule.
-        other: The rule to find in it.
-        form: Returns the graph of `rule` at a corner.
+    stay free. The others of `rule` are tried at 0 and 1, its hyper-parameters only at a default of 0 or 1. `form`
+    returns the graph of `rule` at a corner.
     """
     if len(other.slots) > len(rule.slots):
         return None
@@ -50,11 +46,11 @@ def equal_rule(rule: Rule, other: Rule, form: Callable[[Fixed], Traced]) -> tupl
 
 def _candidates(rule: Rule, other: Rule) -> Iterator[Fixed]:
     kept = {*other.coefficient_names(), *other.hyper_parameters}
-    choices = {q.name: [x for x in CORNERS if x in q.domain] for q in rule.coefficients if q.name not in kept}
-    for name, x in rule.hyper_parameters.items():
-        if x in CORNERS and name not in kept:
-            choices[name] = [float(x)]
-    return (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
+    choices: dict[str, list[float]] = {}
+    for name, x in chain.from_iterable(fixed.items() for fixed in single(rule)):
+        if name not in kept:
+            choices.setdefault(name, []).append(x)
+    return (dict(zip(choices, values, strict=True)) for values in product(*choices.values()))
 
 
 def correspondence(theirs: Traced, ours: Traced) -> Renamed | None:

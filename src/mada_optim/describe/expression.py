@@ -14,6 +14,7 @@ from torch.fx.node import map_arg
 
 from mada_optim.describe.graphs import Traced, under_root
 from mada_optim.describe.symbols import at, symbol
+from mada_optim.graph.builder import operation_of
 from mada_optim.graph.specialize import SLOT, nodes_behind
 
 SEQUENCE = "sequence"  # the operation that makes one argument of several
@@ -35,7 +36,7 @@ class Literal:
 
 @dataclass(frozen=True)
 class Call:
-    """An operation by its name in Python or torch: "add", "where", "sqrt"."""
+    """An operation, by the name that `operation_of` gives it."""
 
     operation: str
     arguments: tuple["Expression", ...]
@@ -77,7 +78,7 @@ class _Reader:
         letter = {slot.name: slot.symbol for slot in form.rule.slots}
         given = letters(form)
         self.ends = {name: (at(letter[name], "t"), form.after[name]) for name in slots} | {"u": ("u_t", form.u)}
-        nodes = _behind([x for _, x in self.ends.values()])
+        nodes = sorted(nodes_behind((x for _, x in self.ends.values()), _inputs))  # in the order of computation
         self.operations = [node for node in nodes if node.op != "placeholder"]
         self.symbols: dict[fx.Node, Symbol] = {}
         self.names: dict[fx.Node, str] = {}
@@ -132,15 +133,10 @@ class _Reader:
         return self.symbols[x] if x in self.symbols else self._tree(x)
 
     def _tree(self, node: fx.Node) -> Expression:
-        inside = under_root(node)
-        if inside is not None:
+        if (inside := under_root(node)) is not None:
             return Call("sqrt", (self._read(inside),))
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         keywords = tuple((key, self._read(x)) for key, x in node.kwargs.items())
-        arguments = [self._read(x) for x in node.args]
-        if name == "where" and node.op == "call_method":  # x.where(condition, y) is where(condition, x, y)
-            arguments[:2] = arguments[1::-1]
-        return Call(name, tuple(arguments), keywords)
+        return Call(operation_of(node), tuple(map(self._read, node.args)), keywords)
 
 
 def _given(name: str, slots: Mapping[str, str], others: Mapping[str, str]) -> str:
@@ -156,8 +152,3 @@ def _inputs(node: fx.Node) -> list[fx.Node]:
     operands: list[fx.Node] = []
     map_arg((node.args, node.kwargs) if inside is None else inside, operands.append)
     return operands
-
-
-def _behind(ends: list[Any]) -> list[fx.Node]:
-    """All nodes that `ends` depend on, in the order of computation."""
-    return sorted(nodes_behind(ends, _inputs))

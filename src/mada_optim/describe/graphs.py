@@ -24,27 +24,16 @@ Admits = Callable[[fx.Node, Any], bool]
 
 @dataclass(frozen=True)
 class Traced:
-    """The graph of a rule's function, with constants folded.
-
-    Attributes:
-        rule: The rule.
-        u: Node of the update.
-        after: Nodes of the next slots by name, or numbers.
-        names: The local variables of the function by name: nodes, or numbers.
-    """
+    """The graph of a rule's function, with constants folded."""
 
     rule: Rule
-    u: Any
-    after: Mapping[str, Any]
-    names: Mapping[str, Any]
+    u: Any  # node of the update
+    after: Mapping[str, Any]  # nodes of the next slots by name, or numbers
+    names: Mapping[str, Any]  # the local variables of the function by name: nodes, or numbers
 
 
 def traced(rule: Rule, fixed: Mapping[str, float] | None = None) -> Traced:
-    """The graph of `rule` where coefficients or hyper-parameters have the values in `fixed`.
-
-    Raises:
-        ValueError, TypeError, RuntimeError: The function can't be evaluated on symbols.
-    """
+    """The graph of `rule` with the values in `fixed`. Raises one of UNTRACEABLE if it can't be evaluated on symbols."""
     graph, names = _named_trace(rule)
     output = next(node for node in graph.nodes if node.op == "output")
     output.args = ((*output.args[0], names),)  # so that folding replaces the nodes of variables too

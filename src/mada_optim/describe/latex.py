@@ -21,9 +21,9 @@ SAME = {  # torch's names for operations that Python's operators have too
     "mm": "matmul",
 }
 # GitHub refuses \operatorname.
-FUNCTIONS = {"sign": r"\mathrm{sign}", "detach": r"\mathrm{const}", "exp": r"\exp", "log": r"\ln", "tanh": r"\tanh"}
+FUNCTIONS = {"exp": r"\exp", "log": r"\ln", "tanh": r"\tanh", "maximum": r"\max", "minimum": r"\min"}
 FUNCTIONS |= {"orthogonal": r"\mathrm{orth}", "polar": r"\mathrm{polar}"}
-FUNCTIONS |= {"maximum": r"\max", "minimum": r"\min"}
+FUNCTIONS |= {"sign": r"\mathrm{sign}", "detach": r"\mathrm{const}"}
 RELATIONS = {"eq": "=", "ne": r"\ne", "lt": "<", "le": r"\le", "gt": ">", "ge": r"\ge"}
 TRANSPOSES = (Literal("T"), Literal("mT"))
 OPERANDS = {"neg": 1, "sqrt": 1, "abs": 1, "where": 3}  # of the others, 2
@@ -82,11 +82,7 @@ def _call(x: Call, flat: bool) -> Text:
         return Text(f"{left} {RELATIONS[name]} {right}", CASES)
     if name == "getattr" and x.arguments[1] in TRANSPOSES:
         return Text(rf"{text(x.arguments[0]).within(ATOM)}^\top", POWER)
-    head = FUNCTIONS[name] if name in FUNCTIONS else _words(name)
-    return _function("" if name == SEQUENCE else head, x, flat)
-
-
-def _function(head: str, x: Call, flat: bool) -> Text:
+    head = "" if name == SEQUENCE else FUNCTIONS[name] if name in FUNCTIONS else _words(name)
     arguments = [text(a, flat).latex for a in x.arguments]
     arguments += [f"{_words(key)} = {text(a, flat).latex}" for key, a in x.keywords]
     return Text(head + parenthesized(", ".join(arguments)), POWER)
@@ -115,10 +111,6 @@ def _add(x: Arguments, flat: bool, sign: str = "+") -> Text:
     return Text(f"{left.within(SUM)} {sign} {right.within(SLASH)}", SUM)
 
 
-def _neg(x: Arguments, flat: bool) -> Text:
-    return Text(f"-{text(x[0], flat).within(SLASH)}", SUM)
-
-
 def _mul(x: Arguments, flat: bool) -> Text:
     left, right = (text(a, flat).within(PRODUCT) for a in x)
     between = r"\cdot" if right[0].isdigit() else r"\,"
@@ -138,14 +130,6 @@ def _pow(x: Arguments, flat: bool) -> Text:
     return Text(f"{base}^{exponent}" if len(exponent) == 1 else f"{base}^{{{exponent}}}", POWER)
 
 
-def _sqrt(x: Arguments, flat: bool) -> Text:
-    return Text(rf"\sqrt{{{text(x[0], flat=True).latex}}}")
-
-
-def _abs(x: Arguments, flat: bool) -> Text:
-    return Text(rf"\left|{text(x[0], flat).latex}\right|")
-
-
 def _where(x: Arguments, flat: bool) -> Text:
     condition, then, otherwise = (text(a, flat=True).latex for a in x)
     rows = rf"{then} & \text{{if }} {condition} \\ {otherwise} & \text{{otherwise}}"
@@ -155,12 +139,12 @@ def _where(x: Arguments, flat: bool) -> Text:
 OPERATORS: dict[str, Callable[[Arguments, bool], Text]] = {
     "add": _add,
     "sub": functools.partial(_add, sign="-"),
-    "neg": _neg,
+    "neg": lambda x, flat: Text(f"-{text(x[0], flat).within(SLASH)}", SUM),
     "mul": _mul,
     "matmul": _mul,
     "truediv": _truediv,
     "pow": _pow,
-    "sqrt": _sqrt,
-    "abs": _abs,
+    "sqrt": lambda x, _: Text(rf"\sqrt{{{text(x[0], flat=True).latex}}}"),
+    "abs": lambda x, flat: Text(rf"\left|{text(x[0], flat).latex}\right|"),
     "where": _where,
 }

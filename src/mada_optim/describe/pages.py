@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from mada_optim import optimizers
-from mada_optim.describe import ELEMENT, SCALAR, Corner, Description, Equal, Equation, describe
+from mada_optim.describe import ELEMENT, SCALAR, Corner, Description, Equal, describe
 from mada_optim.hyper_optimizer import HyperOptimizer
 from mada_optim.rule import LR
 from mada_optim.rules import RULES
@@ -55,11 +55,7 @@ def _update(d: Description) -> str:
         return f"No formula: the rule's function can't be evaluated on symbols ({d.untraced})."
     constant = any("const" in x.right for x in d.equations)
     note = "A $\\mathrm{const}$ is not differentiated: hypergradients take it for a number." if constant else ""
-    return f"{_display(d.equations)}\n\n{note}"
-
-
-def _display(equations: Iterable[Equation]) -> str:
-    return _block(f"{x.left} &= {x.right}" for x in equations)
+    return f"{_block(f'{x.left} &= {x.right}' for x in d.equations)}\n\n{note}"
 
 
 def _block(rows: Iterable[str]) -> str:
@@ -77,13 +73,11 @@ def _table(head: str, rows: Iterable[Iterable[object]]) -> str:
 def _coefficients(d: Description) -> str:
     if not d.coefficients:
         return "None of its own; lr can be learned."
-    return _table(
-        "symbol | name | meaning | default | learned within | allowed | hyper_lr",
-        (
-            (f"${q.symbol}$", f"`{q.name}`", q.meaning, f"{q.default:g}", q.interval, q.domain, f"{q.hyper_lr:g}")
-            for q in d.coefficients
-        ),
-    )
+    rows = [
+        (f"${q.symbol}$", f"`{q.name}`", q.meaning, f"{q.default:g}", q.interval, q.domain, f"{q.hyper_lr:g}")
+        for q in d.coefficients
+    ]
+    return _table("symbol | name | meaning | default | learned within | allowed | hyper_lr", rows)
 
 
 def _hyper_parameters(d: Description) -> str:
@@ -104,10 +98,11 @@ def _slots(d: Description) -> str:
 def _corners(d: Description) -> str:
     if not d.corners:
         return ""
-    head = "fixed | slots that go | terms that go | bytes per parameter left"
-    rows = [
-        (f"`{x.name}={x.value:g}`", _names(x.slots_gone), _names(x.terms_gone), _bytes_left(d, x)) for x in d.corners
-    ]
+    head, slots = "fixed | slots that go | terms that go | bytes per parameter left", {slot.name for slot in d.slots}
+    rows = []
+    for x in d.corners:
+        left = d.bytes_per_parameter(slots=slots - {*x.slots_gone})
+        rows.append((f"`{x.name}={x.value:g}`", _names(x.slots_gone), _names(x.terms_gone), left))
     changed = [row for x in d.corners for row in _changes(d, x)]
     return f"{_table(head, rows)}\n\nThe lines that change:\n\n{_block(changed)}"
 
@@ -116,20 +111,12 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _bytes_left(d: Description, corner: Corner) -> int:
-    return d.bytes_per_parameter(slots={slot.name for slot in d.slots} - {*corner.slots_gone})
-
-
 def _changes(d: Description, corner: Corner) -> list[str]:
     """The rows of the lines that differ at a corner; the first begins with the corner."""
     changed = [x for x in corner.equations if x not in d.equations]
-    heads = [rf"{_symbol(d, corner.name)} = {corner.value:g}: \quad ", *[""] * len(changed)]
+    symbols = {q.name: q.symbol for q in d.coefficients} | {x.name: x.symbol for x in d.hyper_parameters}
+    heads = [rf"{symbols[corner.name]} = {corner.value:g}: \quad ", *[""] * len(changed)]
     return [f"{head}&& {x.left} &= {x.right}" for head, x in zip(heads, changed, strict=False)]
-
-
-def _symbol(d: Description, name: str) -> str:
-    coefficients = {q.name: q.symbol for q in d.coefficients}
-    return {**coefficients, **{h.name: h.symbol for h in d.hyper_parameters}}[name]
 
 
 def _equals(d: Description) -> str:
@@ -191,7 +178,7 @@ def _call(name: str, x: Defaults) -> str:
 
 
 def _learns(d: Description, learned: tuple[str, ...]) -> str:
-    """What an optimizer learns by default, and what it could learn, in words."""
+    """The coefficients that an optimizer learns by default, and those that it can learn, in words."""
     every = tuple(q.name for q in d.coefficients)
     default = f"learns {', '.join(learned)}" if learned else "plain"
     if not every:
@@ -202,16 +189,10 @@ def _learns(d: Description, learned: tuple[str, ...]) -> str:
 def index(descriptions: Iterable[Description]) -> str:
     """The page with a table of all rules and the conventions of their pages."""
     head = "rule | optimizers | coefficients | bytes per parameter | while learning"
-    rows = [
-        (
-            _link(d.name),
-            _names(_classes(d.name)),
-            _names(q.name for q in d.coefficients),
-            d.bytes_per_parameter(),
-            d.bytes_per_parameter(learning=True),
-        )
-        for d in descriptions
-    ]
+    rows = []
+    for d in descriptions:
+        names = _names(_classes(d.name)), _names(q.name for q in d.coefficients)
+        rows.append((_link(d.name), *names, d.bytes_per_parameter(), d.bytes_per_parameter(learning=True)))
     return "\n\n".join([NOTE, "# Rules", INTRODUCTION, _table(head, rows), CONVENTIONS]) + "\n"
 
 

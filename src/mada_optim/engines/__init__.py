@@ -1,1 +1,1 @@
-"""What executes a step: a folder for each engine, and `eager`, the reference that reads like the theory."""
+"""The engines, which execute a step: a folder for each, and `eager`, the reference, which reads like the theory."""

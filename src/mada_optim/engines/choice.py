@@ -9,12 +9,13 @@ Tensors that none of them takes run on the eager engine.
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import fx
 
-from mada_optim.engines.code_writer import NoCodeError
 from mada_optim.engines.cpp import build
 from mada_optim.engines.cpp.emit import emit
 from mada_optim.engines.cpp.engine import Loops
@@ -24,11 +25,9 @@ from mada_optim.engines.protocol import Kernel
 from mada_optim.engines.staged.cut import cut
 from mada_optim.engines.staged.engine import Staged
 from mada_optim.engines.tiled.engine import Tiled
-from mada_optim.engines.tiled.lower import NoLoweringError
 from mada_optim.engines.triton import emit as triton_emit
 from mada_optim.engines.triton import engine as gpu
-from mada_optim.graph.builder import Builder
-from mada_optim.graph.derivatives import NoDerivativeError
+from mada_optim.graph.builder import Builder, UnknownOperationError
 from mada_optim.graph.differentiate import differentiate, join_factors, plain_roots, share_inverses
 from mada_optim.graph.specialize import UNTRACEABLE, reduced
 
@@ -88,20 +87,16 @@ def loops(program: Program) -> Loops:
 @functools.lru_cache(maxsize=256)
 def source(program: Program) -> str:
     """The C++ code of a program, `rule.h`. Raises NoKernelError if an operation can't be written."""
-    try:
+    with refusing_unknown_operations(program):
         return emit(program, *graphs(program))
-    except NoCodeError as error:
-        raise NoKernelError(f"the rule {program.rule.name!r} has an operation without loops: {error}") from error
 
 
 def tiled(program: Program) -> Tiled:
     """The program on tiles. Raises NoKernelError if an operation isn't lowered, or slots aren't in fp32."""
     if program.state_dtype not in (None, torch.float32):
         raise NoKernelError(f"there are no programs on tiles for state_dtype={program.state_dtype}")
-    try:
+    with refusing_unknown_operations(program):
         return Tiled(program, *graphs(program))
-    except NoLoweringError as error:
-        raise NoKernelError(f"the rule {program.rule.name!r} has an operation that isn't lowered: {error}") from error
 
 
 def triton(program: Program) -> gpu.Triton:
@@ -117,15 +112,21 @@ def triton(program: Program) -> gpu.Triton:
 def triton_source(program: Program) -> triton_emit.Code:
     """The code of the Triton kernels. Raises NoKernelError if an operation can't be written."""
     limit = min(largest_gradient(dtype or torch.float32) for dtype in (torch.float32, program.state_dtype))
-    try:
+    with refusing_unknown_operations(program):
         return triton_emit.emit(program, *graphs(program), limit)
-    except NoCodeError as error:
-        raise NoKernelError(f"the rule {program.rule.name!r} has an operation without kernels: {error}") from error
+
+
+@contextmanager
+def refusing_unknown_operations(program: Program) -> Iterator[None]:
+    try:
+        yield
+    except UnknownOperationError as error:
+        raise NoKernelError(f"the rule {program.rule.name!r} has an operation without loops: {error}") from error
 
 
 @functools.lru_cache(maxsize=256)
 def graphs(program: Program) -> tuple[fx.Graph, fx.Graph]:
-    """The graphs of the update and its derivatives. Raises NoKernelError if they can't be made."""
+    """The graphs of the update and its derivatives. Raises NoKernelError or UnknownOperationError."""
     name, scalars = program.rule.name, program.scalar_inputs
     if not program.form.pointwise:
         raise NoKernelError(f"the rule {name!r} is not pointwise")
@@ -135,8 +136,6 @@ def graphs(program: Program) -> tuple[fx.Graph, fx.Graph]:
         plain_roots(forward)
         share_inverses(build := Builder(forward, scalars), forward)
         join_factors(build, forward)
-    except NoDerivativeError as error:
-        raise NoKernelError(f"the rule {name!r} has an operation without loops: {error}") from error
     except UNTRACEABLE as error:
         raise NoKernelError(f"the rule {name!r} can't be traced") from error
     return forward, backward

@@ -11,34 +11,24 @@ from typing import Any
 
 from torch import fx
 
-from mada_optim.graph.builder import Builder, total
+from mada_optim.graph.builder import Builder, UnknownOperationError, operation_of, total
 from mada_optim.graph.specialize import outputs
 
 COMPARISONS = {"eq": "==", "ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 INFIX = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", **COMPARISONS}
 
 
-class NoCodeError(Exception):
-    """The rule has an operation that can't be written."""
-
-
 @dataclass(frozen=True)
 class Language:
-    """How a language writes the operations of rules.
+    """How a language writes the operations of rules."""
 
-    Attributes:
-        calls: Expressions by name of an operation, from whether it is of elements, and its arguments.
-        infix: Writes an operation of INFIX: by name, whether it is of elements, and two operands.
-        number: Writes a constant, among elements or scalars.
-        declaration: Declares a value by kind (bool, float, double), name and expression.
-        total: The sum with this index.
-    """
-
+    # expressions by name of an operation, from whether it is of elements, and its arguments
     calls: Mapping[str, Callable[..., str]]
+    # writes an operation of INFIX: by name, whether it is of elements, and two operands
     infix: Callable[[str, bool, str, str], str]
-    number: Callable[[float, bool], str]
-    declaration: Callable[[str, str, str], str]
-    total: Callable[[int], str]
+    number: Callable[[float, bool], str]  # writes a constant, among elements or scalars
+    declaration: Callable[[str, str, str], str]  # declares a value by kind (bool, float, double), name and expression
+    total: Callable[[int], str]  # the sum with this index
 
 
 class Writer:
@@ -71,17 +61,17 @@ class Writer:
         return shared + name_of(x)
 
     def statement(self, x: fx.Node, shared: str = "") -> str:
-        """The expression of one value. Raises NoCodeError if it can't be written."""
+        """The expression of one value. Raises UnknownOperationError if it can't be written."""
         if x.op == "placeholder":
             return self.inputs[str(x.target)]
         element = self.is_element(x)
-        name = x.target if isinstance(x.target, str) else x.target.__name__
+        name = operation_of(x)
         arguments = [self.operand(y, element, shared) for y in (*x.args, *x.kwargs.values())]
         if name in INFIX:
             left, right = arguments
             return self.language.infix(name, element, left, right)
         if name not in self.language.calls or set(x.kwargs) - {"min"}:
-            raise NoCodeError(name)
+            raise UnknownOperationError(name)
         condition = x.args[0] if name == "where" else None
         if isinstance(condition, fx.Node) and not is_comparison(condition, self.is_element(condition)):
             arguments[0] += " != 0"
@@ -104,7 +94,7 @@ def name_of(x: fx.Node) -> str:
 
 def is_comparison(x: fx.Node, element: bool) -> bool:
     """Whether `x` is a truth value of elements; for a scalar, 1 or 0 in a double serves."""
-    return element and getattr(x.target, "__name__", "") in COMPARISONS
+    return element and operation_of(x) in COMPARISONS
 
 
 def indented(lines: Iterable[str], spaces: int = 4) -> str:

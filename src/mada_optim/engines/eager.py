@@ -72,7 +72,7 @@ def all_usable(entries: list[StepInput], device: torch.device) -> Tensor:
 
 
 def per_element(rule: Rule) -> tuple[str, ...]:
-    """Names of what a state holds for each element of its parameter; all else is a scalar or a short vector."""
+    """Names of the entries of a state with one number per element; all others are scalars or short vectors."""
     return (*(slot.name for slot in rule.slots if not slot.scalar), "gradient", "anchor")
 
 

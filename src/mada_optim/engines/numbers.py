@@ -83,7 +83,7 @@ class GroupNumbers:
         return [first + row * width for row in self.rows]
 
     def read_settings(self) -> None:
-        """Reads what isn't learned: weight decay, horizon and hyper-parameters."""
+        """Reads the numbers that aren't learned: weight decay, horizon and hyper-parameters."""
         for i, group in enumerate(self._groups, start=1):
             self._values[i * self._width - len(self._settings) : i * self._width] = _read(group, self._settings)
 
@@ -91,7 +91,8 @@ class GroupNumbers:
         """Reads the settings, learning rates and coefficients."""
         self.read_settings()
         for i, group in enumerate(self._groups):
-            now: list[ctypes.c_double | float] = [_learning_rate(group), *_read(group, self._coefficients)]
+            lr = number(scheduled_lr(group) if group.get(LOG_LR) is None else learning_rate(group, CPU))
+            now: list[ctypes.c_double | float] = [lr, *_read(group, self._coefficients)]
             self._values[i * self._width : i * self._width + len(now)] = now
 
     def matrix(self) -> Tensor:
@@ -101,10 +102,6 @@ class GroupNumbers:
 
 def _read(group: Mapping[str, Any], names: Sequence[str]) -> list[ctypes.c_double | float]:
     return [number(group[name]) for name in names]
-
-
-def _learning_rate(group: Mapping[str, Any]) -> float:
-    return number(scheduled_lr(group) if group.get(LOG_LR) is None else learning_rate(group, CPU))
 
 
 def number(x: float | Tensor) -> float:

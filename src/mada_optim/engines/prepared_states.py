@@ -4,19 +4,21 @@
 makes kernels forget everything if they are not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from operator import is_
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from mada_optim.engines.protocol import StepInput
+
 Prepared = TypeVar("Prepared")
 UNKNOWN: tuple[list[str], list[Tensor], None, None] = ([], [], None, None)
 
 
 class PreparedStates(Generic[Prepared]):
-    """What a kernel has prepared, by state. Holds the tensors, so that no later one can be mistaken for them.
+    """The prepared states of a kernel. Holds the tensors, so that no later tensor can be mistaken for them.
 
     `make` prepares a state for a parameter of some shape, or returns None.
     """
@@ -26,14 +28,15 @@ class PreparedStates(Generic[Prepared]):
         self._known: dict[int, tuple[list[str], list[Tensor], torch.Size, Prepared | None]] = {}
 
     def get(self, state: dict[str, Tensor], shape: torch.Size) -> Prepared | None:
-        """What was prepared for `state`, prepared anew if the state has other tensors or the shape has changed."""
+        """The prepared `state`; prepares it again if its tensors or the shape have changed."""
         names, held, known_shape, prepared = self._known.get(id(state), UNKNOWN)
         if known_shape != shape or names != [*state] or not all(map(is_, held, state.values())):
             prepared = self._make(state, shape)
             self._known[id(state)] = ([*state], [*state.values()], shape, prepared)
         return prepared
 
-    def forget_others(self, states: Iterable[dict[str, Tensor]], count: int) -> None:
-        """Drops all but `states`, if there are more than twice as many as `count`."""
-        if len(self._known) > 2 * count:
-            self._known = {id(state): self._known[id(state)] for state in states if id(state) in self._known}
+    def forget_others(self, entries: list[StepInput]) -> None:
+        """Drops all but the states of `entries`, if there are more than twice as many."""
+        if len(self._known) > 2 * len(entries):
+            ids = [id(entry.state) for entry in entries if id(entry.state) in self._known]
+            self._known = {key: self._known[key] for key in ids}

@@ -17,22 +17,14 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Program:
-    """One form of a rule, as every engine takes it. Hashable, so that generated code can be cached by it.
+    """One form of a rule, as every engine takes it. Hashable, so that generated code can be cached by it."""
 
-    Attributes:
-        rule: The whole rule; coefficients and hyper-parameters are passed in its order.
-        fixed: Coefficients and hyper-parameters that are constants 0 or 1.
-        learned: Names of the learned coefficients, lr last.
-        traced: Whether the hypergradient of lr is measured along its trace, over many steps.
-        device: Where the tensors are.
-        state_dtype: Dtype of the slots with one number per element; None: the dtype of computation.
-    """
-
-    rule: Rule
-    fixed: Corners = ()
-    learned: tuple[str, ...] = ()
-    traced: bool = False
-    device: torch.device = CPU
+    rule: Rule  # the whole rule; coefficients and hyper-parameters are passed in its order
+    fixed: Corners = ()  # coefficients and hyper-parameters that are constants 0 or 1
+    learned: tuple[str, ...] = ()  # names of the learned coefficients, lr last
+    traced: bool = False  # whether the hypergradient of lr is measured along its trace, over many steps
+    device: torch.device = CPU  # where the tensors are
+    # dtype of the slots with one number per element; None: the dtype of computation
     state_dtype: torch.dtype | None = None
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What a step gives to an engine, and what an engine offers: a kernel per program, and batches of tensors to move."""
+"""The interface of engines: a kernel for each program, which makes batches of a step's tensors and moves them."""
 
 import functools
 from collections.abc import MutableMapping, Sequence
@@ -13,41 +13,25 @@ from mada_optim.rule import Rule
 
 
 class StepInput(NamedTuple):
-    """One parameter tensor in one step.
+    """One parameter tensor in one step."""
 
-    Attributes:
-        program: The program that moves it.
-        rule: The program's form; the eager engine replaces it by one that views or gathers matrices.
-        p: The parameter, real and at least 1-d; of a DTensor, the local shard.
-        g: The gradient to descend, in the shape of `p` and the dtype of computation.
-        state: The parameter's state, empty before its first step.
-        options: The parameter's group as the parameter sees it.
-        scope: The row of its learned coefficients.
-        whole: The DTensor that `p` is a shard of, if the rule needs matrices that are cut; else None.
-        layout: Where the matrices are in the whole parameter.
-        plain: Whether `p` and `g` are known to be dense fp32 tensors in CPU memory, as the C++ loops need.
-    """
-
-    program: Program
-    rule: Rule
-    p: Tensor
-    g: Tensor
-    state: dict[str, Tensor]
-    options: MutableMapping[str, Any]
-    scope: int = 0
+    program: Program  # the program that moves it
+    rule: Rule  # the program's form; the eager engine replaces it by one that views or gathers matrices
+    p: Tensor  # the parameter, real and at least 1-d; of a DTensor, the local shard
+    g: Tensor  # the gradient to descend, in the shape of `p` and the dtype of computation
+    state: dict[str, Tensor]  # the parameter's state, empty before its first step
+    options: MutableMapping[str, Any]  # the parameter's group as the parameter sees it
+    scope: int = 0  # the row of its learned coefficients
+    # the DTensor that `p` is a shard of, if the rule needs matrices that are cut; else None
     whole: Tensor | None = None
-    layout: Layout = True
-    plain: bool = False
+    layout: Layout = True  # where the matrices are in the whole parameter
+    plain: bool = False  # whether `p` and `g` are known to be dense fp32 tensors in CPU memory, as the C++ loops need
 
 
 class TensorBatch(Protocol):
-    """Tensors of one step, given to one kernel. The caller keeps the gradients alive.
+    """Tensors of one step, given to one kernel. The caller keeps the gradients alive."""
 
-    Attributes:
-        can_follow: Whether the batch can be used for later steps (`follow`).
-    """
-
-    can_follow: bool = False
+    can_follow: bool = False  # whether the batch can be used for later steps (`follow`)
 
     def usable(self) -> Tensor:
         """Whether every gradient is finite and within range, 0-d."""
@@ -71,10 +55,10 @@ class Kernel(Protocol):
         pass
 
     def prepare(self, entry: StepInput) -> Any:
-        """What the kernel needs to know of a tensor's state; None if it can't move the tensor."""
+        """Prepares a tensor's state, as addresses for instance; None if the kernel can't move the tensor."""
 
     def forget_others(self, entries: list[StepInput], prepared: list[Any]) -> None:
-        """Drops what was prepared for other tensors, if that is much: `entries` are all tensors of a step."""
+        """Drops what was prepared for tensors other than `entries`, all tensors of a step, if there are many others."""
 
     def batch(self, entries: list[StepInput], prepared: list[Any]) -> TensorBatch:
         """The tensors as one batch; `prepared` has the result of `prepare` for each."""

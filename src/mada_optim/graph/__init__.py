@@ -1,1 +1,1 @@
-"""A rule's computation as a graph: specialized to what is fixed, and differentiated."""
+"""A rule's computation as a graph: specialized to fixed coefficients, and differentiated."""

@@ -20,6 +20,15 @@ def total(x: Tensor) -> Tensor:
     return x.sum()
 
 
+class UnknownOperationError(Exception):
+    """The rule has an operation that can't be differentiated, or written for an engine."""
+
+
+def operation_of(node: fx.Node) -> str:
+    """The name of an operation in Python or torch: "add", "where", "sqrt"."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
 class Builder:
     """Writes operations into a graph, each once, simplified where a number is 0 or 1."""
 

@@ -7,11 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from mada_optim.graph.builder import Builder, Value
-
-
-class NoDerivativeError(Exception):
-    """The rule has an operation without a known derivative."""
+from mada_optim.graph.builder import Builder, UnknownOperationError, Value, operation_of
 
 
 class Factor:
@@ -43,13 +39,12 @@ def where(condition: Any, holds: bool) -> Factor:
 
 
 def partials(build: Builder, node: fx.Node) -> Iterable[tuple[Any, Factor]]:
-    """Each argument of an operation, with the derivative in it. Raises NoDerivativeError if it isn't known."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    rule = PARTIALS.get(name)
-    if rule is None:
-        raise NoDerivativeError(name)
-    factors = [(x, f) for x, f in rule(build, node, *node.args, **node.kwargs) if isinstance(x, fx.Node)]
-    return factors
+    """Each argument of an operation, with the derivative in it. Raises UnknownOperationError if it isn't known."""
+    name = operation_of(node)
+    if name not in PARTIALS:
+        raise UnknownOperationError(name)
+    factors = PARTIALS[name](build, node, *node.args, **node.kwargs)
+    return [(x, factor) for x, factor in factors if isinstance(x, fx.Node)]
 
 
 def _truediv(build: Builder, out: fx.Node, x: Any, y: Any) -> list[tuple[Any, Factor]]:
@@ -82,7 +77,7 @@ def _maximum(build: Builder, out: fx.Node, x: Any, y: Any) -> list[tuple[Any, Fa
 
 def _clamp(build: Builder, out: fx.Node, x: Any, min: Any = None, max: Any = None) -> list[tuple[Any, Factor]]:
     if max is not None or min is None:
-        raise NoDerivativeError("clamp from above")
+        raise UnknownOperationError("clamp from above")
     return [(x, where(build(operator.ge, x, min), holds=True))]
 
 

@@ -32,8 +32,7 @@ def differentiate(
     Returns:
         A graph with the additional input `cotangent`, and the output `(derivatives, product)`.
 
-    Raises:
-        NoDerivativeError: The rule has an operation without a known derivative.
+    Raises UnknownOperationError if the rule has an operation without a known derivative.
     """
     result = fx.Graph()
     copy: Any = result.graph_copy(graph, {})
@@ -115,7 +114,7 @@ def backward(
 def share(build: Builder, adjoints: dict[fx.Node, Adjoint], out: fx.Node, x: fx.Node, factor: Factor) -> None:
     """Adds the part of the adjoint of `out` to the adjoint of `x`."""
     adjoint = adjoints.setdefault(x, {})
-    if build.is_element(out) and not build.is_element(x):  # a scalar spread over the elements: sum what comes back
+    if build.is_element(out) and not build.is_element(x):  # a scalar spread over the elements: sum over them
         for e, k in build.sum_of(adjoints[out]).items():
             gathered = gather(build, factor.element(build, e))
             add_term(build, adjoint, 1.0, build.mul(build.mul(k, factor.scalar), gathered))

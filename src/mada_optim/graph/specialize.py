@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.fx.proxy import GraphAppendingTracer, Proxy
@@ -88,6 +89,10 @@ def trace(rule: Rule) -> fx.Graph:
     g, s, t = given("g"), {name: given(SLOT + name) for name in rule.slot_names()}, given("t")
     u, after = rule.update(c, g, s, t)
     graph.output(tracer.create_arg((u, dict(after))))
+    for node in graph.nodes:
+        if node.target == "where" and len(node.args) == 3:  # x.where(condition, y) is where(condition, x, y)
+            x, condition, y = node.args
+            node.op, node.target, node.args = "call_function", torch.where, (condition, x, y)
     return graph
 
 
@@ -98,7 +103,7 @@ def outputs(graph: fx.Graph) -> tuple[Any, Any]:
 
 
 def fold(graph: fx.Graph, known: Mapping[str, Known]) -> None:
-    """Evaluates in place what the inputs named in `known` decide."""
+    """Evaluates in place the operations whose values follow from the inputs in `known`."""
     values: dict[fx.Node, Any] = {}
     for node in graph.nodes:
         if node.op == "placeholder" and node.target in known:

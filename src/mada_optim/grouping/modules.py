@@ -21,37 +21,20 @@ NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 @dataclass(frozen=True)
 class Finding:
-    """The class of a parameter in its module.
+    """The class of a parameter in its module."""
 
-    Attributes:
-        matrix: The matrices that it consists of, if it is between two layers.
-        why: The reason, for users.
-        decays: Whether weight decay applies to it.
-        outputs: Number of outputs of its layer; None if it is not the matrix of a layer.
-        inputs: Number of inputs of its layer; None if its shape doesn't show it.
-        inner: Whether it can't be an output layer.
-        is_embedding: Whether its rows belong to tokens or positions.
-        is_transposed: Whether its rows are inputs, so that blocks of outputs are along its columns.
-    """
-
-    matrix: Matrix
-    why: str
-    decays: bool = True
-    outputs: int | None = None
-    inputs: int | None = None
-    inner: bool = False
-    is_embedding: bool = False
-    is_transposed: bool = False
+    matrix: Matrix  # the matrices that it consists of, if it is between two layers
+    why: str  # the reason, for users
+    decays: bool = True  # whether weight decay applies to it
+    outputs: int | None = None  # number of outputs of its layer; None if it is not the matrix of a layer
+    inputs: int | None = None  # number of inputs of its layer; None if its shape doesn't show it
+    inner: bool = False  # whether it can't be an output layer
+    is_embedding: bool = False  # whether its rows belong to tokens or positions
+    is_transposed: bool = False  # whether its rows are inputs, so that blocks of outputs are along its columns
 
 
 def look(module: nn.Module, where: Path, p: Tensor) -> Finding:
-    """The class of the parameter `p` of `module`.
-
-    Args:
-        module: The module that the parameter belongs to; for a parametrized weight, the one that uses the weight.
-        where: The parameter's path.
-        p: The parameter.
-    """
+    """The class of the parameter `p` of `module`, or of a parametrized weight that `module` uses."""
     is_norm = isinstance(module, NORMS) or names.words(type(module).__name__)[-1:] == ["norm"]
     if where.parameter in ("bias", "bias_k", "bias_v"):
         return Finding(False, "bias", decays=False)
@@ -94,8 +77,7 @@ def _transposed_linear(module: nn.Module, name: str, p: Tensor) -> Finding:
 
 
 def _bilinear(module: nn.Module, name: str, p: Tensor) -> Finding:
-    why = "nn.Bilinear, outputs by pairs of inputs"
-    return Finding(True, why, outputs=p.shape[0], inputs=p.shape[2])
+    return Finding(True, "nn.Bilinear, outputs by pairs of inputs", outputs=p.shape[0], inputs=p.shape[2])
 
 
 def _convolution(module: nn.Module, name: str, p: Tensor) -> Finding:
@@ -105,8 +87,7 @@ def _convolution(module: nn.Module, name: str, p: Tensor) -> Finding:
         return Finding(False, f"depthwise {_kind(module)}", outputs=outputs, inputs=inputs)
     turned = isinstance(module, _ConvTransposeNd)
     why = f"{_kind(module)}{', inputs by outputs' * turned}{f', {groups} groups' * (groups > 1)}"
-    matrix = groups if groups > 1 else True
-    return Finding(matrix, why, outputs=outputs, inputs=inputs, is_transposed=turned)
+    return Finding(groups if groups > 1 else True, why, outputs=outputs, inputs=inputs, is_transposed=turned)
 
 
 def _recurrent(module: nn.Module, name: str, p: Tensor) -> Finding:
@@ -116,9 +97,8 @@ def _recurrent(module: nn.Module, name: str, p: Tensor) -> Finding:
 
 
 def _attention(module: nn.Module, name: str, p: Tensor) -> Finding:
-    if name == "in_proj_weight":
-        return Finding(3, f"{_kind(module)} in_proj, 3 blocks", outputs=p.shape[0], inputs=p.shape[1], inner=True)
-    return Finding(True, f"{_kind(module)} {name}", outputs=p.shape[0], inputs=p.shape[1], inner=True)
+    matrix, why = (3, "in_proj, 3 blocks") if name == "in_proj_weight" else (True, name)
+    return Finding(matrix, f"{_kind(module)} {why}", outputs=p.shape[0], inputs=p.shape[1], inner=True)
 
 
 Reader = Callable[[nn.Module, str, Tensor], Finding]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -15,14 +16,9 @@ from mada_optim.matrices.output_layers import Layer, output_layers
 
 @dataclass(frozen=True, kw_only=True)
 class Weight(Finding):
-    """A parameter of a model with its class, in which output layers are no hidden matrices.
+    """A parameter of a model with its class, in which output layers are no hidden matrices."""
 
-    Attributes:
-        name: Its name in the model.
-        parameter: The parameter.
-    """
-
-    name: str
+    name: str  # in the model
     parameter: Tensor
 
 
@@ -39,19 +35,19 @@ class Place:
 def weights(model: nn.Module, head: Iterable[nn.Module | Tensor] | None) -> list[Weight]:
     """All parameters of `model`, trained and frozen, each once, in their order.
 
-    Args:
-        model: The model.
-        head: The output layers. None: they are found by names and places.
-
-    Raises:
-        ValueError: A parameter is not initialized yet.
+    `head` are the output layers; None finds them by names and places. Raises ValueError if a parameter is not
+    initialized yet.
     """
     places = list(_places(model))
     uses: dict[Tensor, list[Place]] = {}
     for place in places:
         uses.setdefault(place.parameter, []).append(place)
-    outputs = _found(places) if head is None else dict.fromkeys(_said(head), "output layer, said by the user")
-    for inside in _softmaxes(model):
+    outputs = _found(places)
+    if head is not None:
+        given = chain.from_iterable(x.parameters() if isinstance(x, nn.Module) else (x,) for x in head)
+        outputs = dict.fromkeys(given, "output layer, said by the user")
+    softmaxes = (x for x in model.modules() if isinstance(x, nn.AdaptiveLogSoftmaxWithLoss))
+    for inside in chain.from_iterable(x.parameters() for x in softmaxes):
         outputs.setdefault(inside, "output layer, nn.AdaptiveLogSoftmaxWithLoss")
     return [_weight(used, outputs.get(p)) for p, used in uses.items()]
 
@@ -74,8 +70,7 @@ def _finding(model: nn.Module, module: nn.Module, prefix: str, name: str, p: Ten
     if "parametrizations" in prefix.split("."):
         user = f".{prefix}".rpartition(".parametrizations.")[0]
         if not isinstance(module, ParametrizationList):
-            is_adapter = names.is_adapter(where)
-            return Finding(False, "weight of an adapter" if is_adapter else "part of a parametrization")
+            return Finding(False, "weight of an adapter" if names.is_adapter(where) else "part of a parametrization")
         if type(module[0]).__name__ == "_WeightNorm" and name.endswith("original0"):
             return Finding(False, "gain of weight_norm", decays=False)
         module = model.get_submodule(user.lstrip("."))
@@ -87,27 +82,15 @@ def _finding(model: nn.Module, module: nn.Module, prefix: str, name: str, p: Ten
 
 
 def _found(places: list[Place]) -> dict[Tensor, str]:
-    layers = [place for place in places if place.finding.outputs is not None]
-    widths = {place.parameter.shape[-1] for place in places if place.finding.is_embedding}
     embeddings = {place.parameter for place in places if place.finding.is_embedding}
-    ordered = [_layer(place, place.parameter in embeddings) for place in layers]
-    return {layers[i].parameter: why for i, why in output_layers(ordered, widths).items()}
-
-
-def _layer(place: Place, is_tied: bool) -> Layer:
-    finding = place.finding
-    return Layer(place.where.layer, finding.outputs or 0, finding.inputs, finding.inner, is_tied)
-
-
-def _said(head: Iterable[nn.Module | Tensor]) -> Iterator[Tensor]:
-    for x in head:
-        yield from x.parameters() if isinstance(x, nn.Module) else (x,)
-
-
-def _softmaxes(model: nn.Module) -> Iterator[Tensor]:
-    for module in model.modules():
-        if isinstance(module, nn.AdaptiveLogSoftmaxWithLoss):
-            yield from module.parameters()
+    widths = {p.shape[-1] for p in embeddings}
+    parameters, layers = [], []
+    for place in places:
+        x, p = place.finding, place.parameter
+        if x.outputs is not None:
+            parameters.append(p)
+            layers.append(Layer(place.where.layer, x.outputs, x.inputs, x.inner, is_tied=p in embeddings))
+    return {parameters[i]: why for i, why in output_layers(layers, widths).items()}
 
 
 def _weight(uses: list[Place], output: str | None) -> Weight:

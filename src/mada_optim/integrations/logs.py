@@ -22,11 +22,7 @@ def unwrapped(optimizer: Any) -> Any:
 
 
 def expect_hyper_optimizers(optimizers: list[Any]) -> list[HyperOptimizer]:
-    """The optimizers of this library among `optimizers`, unwrapped.
-
-    Raises:
-        TypeError: There is none, and so there are no coefficients to log.
-    """
+    """The optimizers of this library among `optimizers`, unwrapped. Raises TypeError if there is none."""
     inner = [unwrapped(optimizer) for optimizer in optimizers]
     ours = [optimizer for optimizer in inner if isinstance(optimizer, HyperOptimizer)]
     if not ours:

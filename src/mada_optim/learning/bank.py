@@ -131,12 +131,7 @@ class Bank:
         return torch.cat([x.expand(n) for x, n in zip(of_groups, counts, strict=True)])
 
     def add_group(self, start: Mapping[str, Tensor], parameters: int) -> None:
-        """Adds the rows of a new group.
-
-        Args:
-            start: Its coefficients by name, 0-d.
-            parameters: Number of its parameters.
-        """
+        """Adds the rows of a group with so many parameters; `start` has its coefficients by name, 0-d."""
         rows, shared = self.rows, self.scope == "global"
         new = parameters if self.scope == "tensor" else 0 if shared and rows else 1
         self.places.append(slice(rows, rows + new) if self.scope == "tensor" else 0 if shared else rows)

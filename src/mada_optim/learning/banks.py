@@ -24,8 +24,7 @@ SCOPES = ("global", "group", "tensor")
 def learners_of(learn: Learn) -> list[Learner]:
     """The learners in `learn`; all names together become one `HyperSGD`.
 
-    Raises:
-        ValueError: An entry is neither a name nor a learner, or `learn` is a dict, whose values would have no effect.
+    Raises ValueError if an entry is neither a name nor a learner, or `learn` is a dict, whose values have no effect.
     """
     if isinstance(learn, str | Learner):
         learn = (learn,)
@@ -43,10 +42,6 @@ def learners_of(learn: Learn) -> list[Learner]:
 class Banks:
     """The learned coefficients of an optimizer.
 
-    Args:
-        rule: The optimizer's rule.
-        learn: What is learned, and how.
-
     Attributes:
         intervals: The interval of each learned coefficient, by name.
         names: The learned coefficients, in the rule's order, lr last.
@@ -54,8 +49,7 @@ class Banks:
         scope: The finest scope: that of the rows of hypergradients, and of readings.
         horizon: Decay of lr's trace; 0 without a trace.
 
-    Raises:
-        ValueError: A name is none of the rule's coefficients, or is given to two learners, or bounds don't fit.
+    Raises ValueError if a name is none of the rule's coefficients or is given to two learners, or bounds don't fit.
     """
 
     def __init__(self, rule: Rule, learn: Learn) -> None:
@@ -73,11 +67,6 @@ class Banks:
         self.banks = _numbered(given, {q.name: q.hyper_lr for q in (*rule.coefficients, LR)})
         self.scope = max((bank.scope for bank in self.banks), key=SCOPES.index, default="global")
         self.horizon = _horizon(self.banks)
-
-    @property
-    def learners(self) -> tuple[Learner, ...]:
-        """The learners, in the order of `learn`."""
-        return tuple(bank.learner for bank in self.banks)
 
     @property
     def by_number(self) -> Sequence[Bank]:
@@ -102,10 +91,6 @@ class Banks:
     def rows(self) -> int:
         """Number of rows of the finest scope."""
         return 0 if self.finest is None else self.finest.rows
-
-    def learned_by(self) -> list[tuple[tuple[str, ...], str, str]]:
-        """For each learner: the names of its coefficients, its class, and its scope."""
-        return [(bank.names, type(bank.learner).__name__, bank.scope) for bank in self.banks]
 
     def columns(self) -> dict[str, Tensor]:
         """The columns of all banks, by key in a group."""
@@ -150,7 +135,7 @@ class Banks:
         Args:
             h: Hypergradients, (rows, names) of the finest scope.
             counts: Whether the step counts, (rows,).
-            lrs: Gives the scheduled lr of each group, 0-d.
+            lrs: Returns the scheduled lr of each group, 0-d.
         """
         columns = dict(zip(self.names, h.unbind(-1), strict=True))
         for bank in self.banks:
@@ -200,11 +185,9 @@ def _require_apart(names: Iterable[str], taken: Iterable[str]) -> None:
 def _horizon(banks: Iterable[Bank]) -> float:
     """The decay of lr's trace; 0 without a trace."""
     for bank in banks:
-        learner = bank.learner
+        horizon = bank.learner.horizon
         if LR.name in bank.names:
-            return float(learner.horizon)
-        if learner.horizon:
-            raise ValueError(
-                f"horizon={learner.horizon}: expected 'lr' among the names, whose trace it decays; leave it at 0"
-            )
+            return float(horizon)
+        if horizon:
+            raise ValueError(f"horizon={horizon}: expected 'lr' among the names, whose trace it decays; leave it at 0")
     return 0.0

@@ -81,8 +81,7 @@ class HyperSGD(Learner):
         rebound: Limit = math.inf,
     ) -> None:
         object.__setattr__(self, "names", names_given("HyperSGD", coefficients, names))
-        given = {"lr": lr, "momentum": momentum, "clip": clip, "start": start, "stop": stop}
-        settle(self, {**given, "bounds": bounds, "scope": scope, "rebound": rebound})
+        settle(self, locals())
 
     def init(self, q: Tensor, info: StepInfo) -> Memory:
         """Returns the velocity, zero."""

@@ -12,14 +12,8 @@ from mada_optim.learning.learner import Memory, StepInfo
 def hyper_step(bank: Bank, h: Tensor, counts: Tensor, lrs: Callable[[], Sequence[Tensor]]) -> None:
     """Moves the coefficients of each scope that the step counts for and whose hypergradients are finite.
 
-    Args:
-        bank: The coefficients, their learner and its memory.
-        h: Hypergradients, (rows, names).
-        counts: Whether the step counts, (rows,).
-        lrs: Gives the scheduled learning rate of each group, 0-d.
-
-    Raises:
-        ValueError: The learner's first step returns other names or shapes than it was given.
+    The arguments are as of `Banks.step`. Raises ValueError if the learner's first step returns other names or shapes
+    than it was given.
     """
     q, before = bank.coefficients(), bank.memory()
     finite = (h - h).sum(-1) == 0  # in fewer operations than `isfinite`

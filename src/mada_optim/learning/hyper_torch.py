@@ -72,7 +72,7 @@ class HyperTorch(Learner):
         scope: Scope = "global",
     ) -> None:
         object.__setattr__(self, "names", names_given("HyperTorch", coefficients, names))
-        settle(self, {"make": make, "clip": clip, "start": start, "stop": stop, "bounds": bounds, "scope": scope})
+        settle(self, locals())
 
     def init(self, q: Tensor, info: StepInfo) -> Memory:
         """Returns the optimizer and its parameters, copies of `q`."""

@@ -58,25 +58,15 @@ def _vjp(u: Tensor, leaves: list[Tensor], cotangent: Tensor) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class LastUpdate:
-    """The last update of a parameter.
-
-    Attributes:
-        rule: Its rule.
-        c: Its coefficients and hyper-parameters.
-        g: Its gradient.
-        s: The slots before it.
-        t: Number of its step, 0-d.
-        lr: Its learning rate alpha, 0-d.
-        weight_decay: Its decoupled weight decay.
-    """
+    """The last update of a parameter."""
 
     rule: Rule
-    c: Coefficients
-    g: Tensor
-    s: Slots
-    t: Tensor
-    lr: Tensor
-    weight_decay: float
+    c: Coefficients  # coefficients and hyper-parameters
+    g: Tensor  # gradient
+    s: Slots  # slots before the update
+    t: Tensor  # number of the step, 0-d
+    lr: Tensor  # learning rate alpha, 0-d
+    weight_decay: float  # decoupled
 
 
 def hypergradient(learned: Sequence[str], last: LastUpdate, theta: Tensor, g_next: Tensor) -> Tensor:

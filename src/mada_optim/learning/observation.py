@@ -10,22 +10,13 @@ from mada_optim.sharding import dtensors
 
 
 class Observation(NamedTuple):
-    """Hypergradients that the next step uses.
+    """Hypergradients that the next step uses."""
 
-    Attributes:
-        h: The hypergradients, (rows, names).
-        seen: Which scopes had a gradient, (rows,).
-    """
-
-    h: Tensor
-    seen: Tensor
+    h: Tensor  # the hypergradients, (rows, names)
+    seen: Tensor  # which scopes had a gradient, (rows,)
 
     def unscaled(self, scale: float | Tensor) -> "Observation":
-        """The hypergradients of the loss, where they were taken of `scale` times the loss.
-
-        Raises:
-            ValueError: `scale` is neither a positive number nor a 0-d tensor.
-        """
+        """The hypergradients of the loss, where they were taken of `scale` times the loss. Raises ValueError."""
         remedy = "pass the factor that the loss was multiplied by, such as scaler.get_scale()"
         if not isinstance(scale, Tensor):
             return self._replace(h=self.h / checks.number("grad_scale", scale, checks.POSITIVE, remedy))

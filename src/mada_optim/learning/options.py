@@ -43,32 +43,19 @@ BESIDE = {math.inf: "math.inf is no limit", None: "None is no end"}
 
 @dataclass(frozen=True)
 class Option:
-    """The declaration of a learner's option.
+    """The declaration of a learner's option."""
 
-    Attributes:
-        interval: Where a number must lie; None if the option is no number.
-        beside: Values that are allowed beside such numbers: math.inf, or None.
-        whole: Whether the number must be whole.
-        by_name: Whether it may be a dict too, with a number for each of some coefficients.
-        read: Checks the value of an option that is no number, and returns it as it is kept.
-        default: Its value where the user gives none.
-        meaning: Its description in the docstring of its learner.
-    """
-
-    interval: Interval | None = None
-    beside: tuple[float | None, ...] = ()
-    whole: bool = False
-    by_name: bool = False
+    interval: Interval | None = None  # where a number must lie; None if the option is no number
+    beside: tuple[float | None, ...] = ()  # values that are allowed beside such numbers: math.inf, or None
+    whole: bool = False  # whether the number must be whole
+    by_name: bool = False  # whether it may be a dict too, with a number for each of some coefficients
+    # checks the value of an option that is no number, and returns it as it is kept
     read: Callable[[Any], Any] | None = None
-    default: Any = inspect.Parameter.empty
-    meaning: str = ""
+    default: Any = inspect.Parameter.empty  # its value where the user gives none
+    meaning: str = ""  # its description in the docstring of its learner
 
     def checked(self, name: str, x: object) -> Any:
-        """`x` as it is kept.
-
-        Raises:
-            ValueError: It is not allowed.
-        """
+        """`x` as it is kept. Raises ValueError if it is not allowed."""
         if self.read is not None:
             return self.read(x)
         if self.by_name and isinstance(x, Mapping):
@@ -82,8 +69,6 @@ class Option:
             return math.inf
         assert self.interval is not None
         remedy = "".join(f"{BESIDE[x]}, " for x in self.beside) + f"the default is {self.default!r}"
-        if isinstance(x, bool):
-            raise ValueError(f"{name}={x!r}: expected a number in {self.interval}; {remedy}")
         value = number(name, x, self.interval, remedy)
         if self.whole and value != int(value):
             raise ValueError(f"{name}={x!r}: expected a whole number; {remedy}")
@@ -91,11 +76,7 @@ class Option:
 
 
 def bounds_given(given: object) -> Mapping[str, Any]:
-    """The bounds by name, as a copy; the optimizer compares the ends with its rule.
-
-    Raises:
-        ValueError: It is no mapping.
-    """
+    """A copy of bounds by name (else ValueError); the optimizer compares the ends with its rule."""
     if not isinstance(given, Mapping):
         raise ValueError(f"bounds={given!r}: expected a dict by coefficient; bounds={{'beta1': (0.5, 0.99)}}, say")
     return FrozenDict({name: tuple(ends) if isinstance(ends, list) else ends for name, ends in given.items()})
@@ -140,22 +121,14 @@ def _meanings(learner: type[Any]) -> dict[str, str]:
 
 
 def settle(learner: Any, given: Mapping[str, Any]) -> None:
-    """Sets the options of a frozen learner to the `given` values, which are checked first.
-
-    Raises:
-        ValueError: A value is not allowed.
-    """
+    """Sets the options of a frozen learner to the `given` values. Raises ValueError if one is not allowed."""
     for name, x in options_of(type(learner)).items():
         object.__setattr__(learner, name, x.checked(name, given[name]))
     require_steps(given["start"], given["stop"])
 
 
 def require_steps(start: int, stop: int | None) -> None:
-    """Refuses a `stop` before the first hyper-step, which comes after one applied step at the earliest.
-
-    Raises:
-        ValueError: Nothing would be learned.
-    """
+    """Refuses a `stop` (ValueError) before the first hyper-step, which comes after one applied step at the earliest."""
     if stop is not None and stop <= max(start, 1):
         raise ValueError(
             f"stop={stop}: expected more than {max(start, 1)} at start={start}, got a learner that never moves "
@@ -164,11 +137,7 @@ def require_steps(start: int, stop: int | None) -> None:
 
 
 def names_given(owner: str, coefficients: Iterable[object], names: object) -> str | tuple[str, ...]:
-    """The names that a learner was given, one by one or as one value, or "all".
-
-    Raises:
-        ValueError: There is none, or one is no text.
-    """
+    """The names that a learner was given, one by one or as one value, or "all". Raises ValueError if one is no text."""
     given = (*coefficients, *(names if isinstance(names, tuple | list) else (names,)))
     if not given or not all(isinstance(name, str) for name in given):
         raise ValueError(f'{owner}{given!r}: expected names of coefficients, or "all"; {owner}("beta1", "beta2"), say')
@@ -176,10 +145,6 @@ def names_given(owner: str, coefficients: Iterable[object], names: object) -> st
 
 
 def only_of(names: Iterable[str], option: str, given: object) -> None:
-    """Refuses a number by name for a coefficient that isn't learned by this learner.
-
-    Raises:
-        ValueError: There is one.
-    """
+    """Refuses a number by name (ValueError) for a coefficient that isn't learned by this learner."""
     for name in given if isinstance(given, Mapping) else ():
         member(f"{option} key", name, names, "only coefficients that this learner learns have one: name it there too")

@@ -1,4 +1,4 @@
-"""Saved states of the optimizers inside HyperTorch: checked, and brought into the shapes of the coefficients."""
+"""Checks saved states of the optimizers inside HyperTorch, and reshapes them like the coefficients."""
 
 import copy
 from collections.abc import Mapping
@@ -16,10 +16,8 @@ def fitting(key: str, optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping
     """The state `saved` under `key` as `optimizer` can load it: a copy, in the shapes of its coefficients.
 
     Torch's optimizers load any state and share its tensors; a wrong state would fail in a later step. So it is compared
-    with the state that the optimizer itself makes. The coefficients of version 0.1.0 had no dimension.
-
-    Raises:
-        ValueError: It is the state of another optimizer, or of other coefficients.
+    with the state that the optimizer itself makes. The coefficients of version 0.1.0 had no dimension. Raises
+    ValueError if it is the state of another optimizer, or of other coefficients.
     """
     try:
         trial = copy.deepcopy(optimizer)

@@ -13,7 +13,7 @@ TALL = 8  # a matrix with a larger ratio of rows to columns is an embedding, unl
 
 
 class Role(Enum):
-    """What a parameter is, by its name and shape."""
+    """The role of a parameter, by its name and shape."""
 
     LAYER = "weight of a layer"
     EMBEDDING = "embedding"

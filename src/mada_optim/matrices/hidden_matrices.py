@@ -22,7 +22,7 @@ LR_RATIO = "matrix_lr_ratio"  # key in a group of the factor on `lr` for its hid
 
 
 def decided(rule: Rule, groups: Iterable[Mapping[str, Any]]) -> list[list[Layout]]:
-    """What each group keeps under `FLAGS`; for a rule that treats all parameters alike, the layout of each."""
+    """The value of `FLAGS` in each group; for a rule that treats all parameters alike, the layout of each."""
     if rule.matrix_weight is not None:
         return hidden(groups)
     return [[layout_of(group, p) for p in group["params"]] for group in groups]

@@ -34,15 +34,11 @@ CONVOLUTION = re.compile(r"(depth|point)?(wise)?conv\w*|kernels?|filters?")
 
 @dataclass(frozen=True)
 class Path:
-    """The path of a parameter.
+    """The path of a parameter."""
 
-    Attributes:
-        layer: Components of its layer: modules without wrappers, and the parameter's name if it is not just "weight".
-        parameter: The parameter's name, without parametrizations.
-    """
-
+    # components of its layer: modules without wrappers, and the parameter's name if it is not just "weight"
     layer: tuple[str, ...]
-    parameter: str
+    parameter: str  # the parameter's name, without parametrizations
 
     @property
     def last(self) -> list[str]:

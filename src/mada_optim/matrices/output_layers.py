@@ -14,7 +14,7 @@ OUT = frozenset("out output outputs logit logits".split())  # of the last compon
 OUT_LAYER = frozenset("proj projection layer linear fc dense conv".split())  # may follow a word of OUT
 INNER = frozenset("attn attention attend sa mlp ffn ff feed mixer moe expert experts".split())  # parts of a block
 PROJECTED = frozenset("q k v qkv key query value keys queries values".split())
-BLOCKS = re.compile(r"h|\w*(layer|block|stage|cell|unit)s?")  # the last word of what numbers blocks
+BLOCKS = re.compile(r"h|\w*(layer|block|stage|cell|unit)s?")  # the last word of a container of numbered blocks
 NUMBERED = re.compile(r"(.*?)_?(\d+)")
 
 NAMED = "output layer, by its name"
@@ -23,21 +23,13 @@ LAST = "output layer: the last outside of repeated blocks"
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with a weight matrix, in the order of registration.
+    """A layer with a weight matrix, in the order of registration."""
 
-    Attributes:
-        path: Components of its path.
-        outputs: Number of outputs.
-        inputs: Number of inputs; None if the shape doesn't show it, as of stacked matrices.
-        inner: Whether it is part of an attention or a recurrent layer, and so no output layer.
-        is_tied: Whether its weight is also that of an embedding.
-    """
-
-    path: tuple[str, ...]
-    outputs: int
-    inputs: int | None
-    inner: bool = False
-    is_tied: bool = False
+    path: tuple[str, ...]  # components of its path
+    outputs: int  # number of outputs
+    inputs: int | None  # number of inputs; None if the shape doesn't show it, as of stacked matrices
+    inner: bool = False  # whether it is part of an attention or a recurrent layer, and so no output layer
+    is_tied: bool = False  # whether its weight is also that of an embedding
 
 
 def output_layers(layers: Sequence[Layer], widths: Collection[int]) -> dict[int, str]:
@@ -166,7 +158,7 @@ def _in_blocks(layers: Sequence[Layer]) -> list[bool]:
 
 
 def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Each numbered module that contains a layer: what numbers it, and the rest of the path.
+    """Each numbered module that contains a layer: its container, and the rest of the path.
 
     `layers.0.fc` and `layer_0.fc` have one; `fc2` and `layers.2`, which are layers themselves, and `fc2.inner` none.
     """

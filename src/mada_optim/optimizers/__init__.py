@@ -1,4 +1,4 @@
-"""The optimizers by their names."""
+"""The optimizers, each a class with its own arguments and defaults."""
 
 from mada_optim.optimizers.adam import Adam, Adan, AMSGrad, AVGrad, HyperAdam, NAdam, Yogi
 from mada_optim.optimizers.auto import AutoAdam, AutoMuon

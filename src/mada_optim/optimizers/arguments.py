@@ -1,4 +1,4 @@
-"""The arguments of optimizers: what help says of each, and how they reach `HyperOptimizer`."""
+"""The arguments of optimizers: explained in docstrings, and forwarded to `HyperOptimizer`."""
 
 import inspect
 import textwrap
@@ -10,14 +10,14 @@ from mada_optim.rules import RULES
 
 Class = TypeVar("Class", bound=type[Any])
 
-#: What optimizers have in common; coefficients are explained by their rules.
+#: The arguments that optimizers have in common; coefficients are explained by their rules.
 SHARED = {
     "params": "Parameters, named parameters, or group dicts, as in torch.optim.",
     "lr": 'Learning rate, >= 0, or "auto": computed from the matrix shapes.',
     "eps": "Added to the denominator, >= 0.",
     "weight_decay": "Decoupled, >= 0: a step multiplies weights by 1 - lr * weight_decay.",
-    "learn": 'What is learned, and how: names, "all", (), a learner such as `HyperSGD`, or a list of them.',
-    "guard": "Keeps the betas in a safe range. None: they are used as they are.",
+    "learn": 'What is learned, and how: names, "all", (), a learner such as `LearnedLR`, or a list of them.',
+    "guard": "Keeps the betas in a safe range. None: they are used exactly as passed.",
     "maximize": "Steps along the gradient instead of against it.",
     "engine": '"auto" is the fastest available one; "eager", "cpu", "tiled" or "triton" by name.',
     "state_dtype": "Dtype of the slots. None: fp32, or fp64 for fp64 parameters.",
@@ -26,12 +26,10 @@ SHARED = {
 RAISES = "Raises:\n    ValueError: A value is not allowed. The message names it, the allowed values and a remedy."
 
 
-def explained(rule: str, **texts: str) -> Callable[[Class], Class]:
+def explained(rule: str, /, **texts: str) -> Callable[[Class], Class]:
     """A class decorator that appends an entry for every argument of the constructor to the docstring.
 
-    Args:
-        rule: Name of the rule, which explains its coefficients.
-        texts: What is to be said of arguments that other optimizers don't have, or use otherwise.
+    The rule explains its coefficients; `texts` explain arguments that other optimizers lack, or use differently.
     """
 
     def decorate(cls: Class) -> Class:

@@ -15,8 +15,17 @@ from mada_optim.optimizers.arguments import explained, given
 #: The numbers are from trials on small networks, docs/inside/lab-notebook.md.
 GUARD = Guard(ramp=100.0, least_beta2=0.99)
 LEARNED_LR = LearnedLR()
+START = '"auto": the initial learning rate is computed from the matrix shapes. A number, >= 0, is the initial one.'
 
 
+@explained(
+    "mada_matrix",
+    params="Parameters, named parameters, or group dicts; a group's key `matrix` says which are hidden matrices.",
+    lr=START,
+    matrix_lr_ratio="Learning-rate multiplier of hidden matrices, >= 0.",
+    guard="Keeps the betas in a safe range: beta1 rises as t / (t + 100), a beta2 below 0.99 is refused. None: they "
+    "are used exactly as passed.",
+)
 class AutoMuon(HyperOptimizer):
     r"""Muon for hidden matrices and Adam for everything else; one learning rate for all, which is learned.
 
@@ -34,30 +43,6 @@ class AutoMuon(HyperOptimizer):
 
     `param_groups(model)` tells hidden matrices from embeddings and output layers by their modules.
     `named_parameters()` tells them by names and shapes, `parameters()` by shapes alone.
-
-    Args:
-        params: Parameters, named parameters, or group dicts; a group's key `matrix` says which are hidden matrices.
-        lr: "auto": the initial learning rate is computed from the matrix shapes. A number, >= 0, is the initial one.
-        betas: (beta1, beta2) of Adam, each in [0, 1): decays of the averages of the gradient and of its square.
-        eps: Added to Adam's denominator, >= 0.
-        weight_decay: Decoupled, >= 0: a step multiplies weights by 1 - lr * weight_decay.
-        beta3: Decay of the average of gradient differences, in [0, 1). This and the next three are coefficients of
-            MADA, which is Adam at their defaults.
-        rho: Second moment, in [0, 1]: 1 is Adam's, 0 is AVGrad's mean over all steps so far.
-        c: Target of the second moment, in [0, 1]: 1 is Adam's, 0 is Yogi's.
-        gamma: Update, in [0, 1]: 1 is the adaptive step, 0 is Lion's sign.
-        omega: Update of hidden matrices, in [0, 1]: 1 is Muon's, 0 is that of all other tensors.
-        learn: What is learned, and how: names, "all", (), a learner such as `LearnedLR`, or a list of them.
-        matrix_lr_ratio: Learning-rate multiplier of hidden matrices, >= 0.
-        guard: Keeps the betas in a safe range: beta1 rises as t / (t + 100), a beta2 below 0.99 is refused. None: they
-            are used exactly as passed.
-        maximize: Steps along the gradient instead of against it.
-        engine: "auto" is the fastest available one; "eager", "cpu", "tiled" or "triton" by name.
-        state_dtype: Dtype of the slots. None: fp32, or fp64 for fp64 parameters.
-        reduce_group: Process group over which you have sharded parameters by hand. None otherwise, under FSDP2 too.
-
-    Raises:
-        ValueError: A value is not allowed. The message names it, the allowed values and a remedy.
     """
 
     def __init__(
@@ -90,7 +75,7 @@ GUARD = Guard(ramp=5.0, least_beta2=0.99)
 
 @explained(
     "mada",
-    lr='"auto": the initial learning rate is computed from the matrix shapes. A number, >= 0, is the initial one.',
+    lr=START,
     guard="Keeps the betas in a safe range: beta1 rises as t / (t + 5), a beta2 below 0.99 is refused. None: they are "
     "used exactly as passed.",
 )

@@ -9,13 +9,18 @@ from torch.optim.optimizer import ParamsT
 from mada_optim.beta_guard import Guard
 from mada_optim.hyper_optimizer import HyperOptimizer, find_rule
 from mada_optim.learning.banks import Learn
-from mada_optim.optimizers.arguments import given
+from mada_optim.optimizers.arguments import explained, given
 from mada_optim.rule import Rule
 
 #: The coefficients that its rule must have.
 COEFFICIENTS = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 
 
+@explained(
+    "mada",
+    rule='"mada"; "mada_released" or "mada_published" to reproduce the authors\' code; or any `Rule` with these six '
+    "coefficients.",
+)
 class MADA(HyperOptimizer):
     r"""Adam, AVGrad, Yogi, Adan and Lion in one update, whose six coefficients are learned during training.
 
@@ -43,28 +48,6 @@ class MADA(HyperOptimizer):
         loss_fn(model(x), y).backward()
         opt.step()
         opt.coefficients()      # {"beta1": 0.9, "beta2": 0.95, ...}, as the next step applies them
-
-    Args:
-        params: Parameters, named parameters, or group dicts, as in torch.optim.
-        lr: Learning rate, >= 0, or "auto": computed from the matrix shapes.
-        betas: (beta1, beta2), each in [0, 1): decays of the averages of the gradient and of its square.
-        eps: Added to the denominator, >= 0.
-        weight_decay: Decoupled, >= 0: a step multiplies weights by 1 - lr * weight_decay.
-        beta3: Decay of the average of gradient differences, in [0, 1); 0 is none, Adan's is 0.92.
-        rho: Second moment, in [0, 1]: 1 is Adam's, 0 is AVGrad's mean over all steps so far.
-        c: Target of the second moment, in [0, 1]: 1 is Adam's, 0 is Yogi's.
-        gamma: Update, in [0, 1]: 1 is the adaptive step, 0 is Lion's sign.
-        learn: What is learned, and how: names, "all", (), a learner such as `HyperSGD`, or a list of them.
-        rule: "mada"; "mada_released" or "mada_published" to reproduce the authors' code; or any `Rule` with these six
-            coefficients.
-        guard: Keeps the betas in a safe range. None: they are used exactly as passed.
-        maximize: Steps along the gradient instead of against it.
-        engine: "auto" is the fastest available one; "eager", "cpu", "tiled" or "triton" by name.
-        state_dtype: Dtype of the slots. None: fp32, or fp64 for fp64 parameters.
-        reduce_group: Process group over which you have sharded parameters by hand. None otherwise, under FSDP2 too.
-
-    Raises:
-        ValueError: A value is not allowed. The message names it, the allowed values and a remedy.
     """
 
     def __init__(

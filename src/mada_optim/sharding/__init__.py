@@ -1,1 +1,1 @@
-"""Tensors that are spread over processes."""
+"""Tensors that are sharded over processes."""

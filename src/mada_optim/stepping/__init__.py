@@ -1,1 +1,1 @@
-"""A step: collects the tensors, reuses what the last step found, and gives the tensors to engines."""
+"""A step: collects the tensors, or reuses those of the last step, and gives them to engines."""

@@ -28,19 +28,12 @@ Ready = tuple[Tensor, Tensor, int]  # a parameter, its gradient, and its place i
 
 
 class SpecializedGroup(NamedTuple):
-    """The parameters of a group that share a layout, so that the rule has one form for them.
+    """The parameters of a group that share a layout, so that the rule has one form for them."""
 
-    Attributes:
-        program: The program that moves them.
-        kernel: Runs it.
-        layout: Where their matrices are, if they are hidden matrices.
-        options: The group as they see it.
-    """
-
-    program: Program
-    kernel: Kernel
-    layout: Layout
-    options: Options
+    program: Program  # the program that moves them
+    kernel: Kernel  # runs it
+    layout: Layout  # where their matrices are, if they are hidden matrices
+    options: Options  # the group as they see it
 
 
 class StepCollector:
@@ -77,7 +70,7 @@ class StepCollector:
         return self._members.are_as_they_were(groups)
 
     def follow(self, groups: list[Group]) -> None:
-        """Takes over what a user has changed in the groups: keys, parameters, learned coefficients.
+        """Applies a user's changes of the groups: keys, parameters, learned coefficients.
 
         Raises ValueError for a key or a value, and RuntimeError if a tensor in a group has lost its memory, or learned
         coefficients can't follow.

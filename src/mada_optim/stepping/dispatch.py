@@ -20,7 +20,7 @@ class Dispatcher:
     def __init__(self, requested: str, program: Program) -> None:
         self._requested, self._program = requested, program
         self._prepared: dict[Corners, tuple[Program, Kernel]] = {}
-        #: Whether a kernel keeps addresses of what states hold.
+        #: Whether a kernel keeps addresses of tensors in states.
         self.keeps_addresses = False
         #: Why tensors run on the eager engine: a reason for each form of the rule that has no other.
         self.reasons: list[str] = []

@@ -1,6 +1,6 @@
 """Follows parameters that a user removes from groups, replaces or reorders by hand, as torch's optimizers allow.
 
-What a group holds for each of its parameters, by place, must follow them.
+Lists in a group with an entry for each parameter must follow the parameters.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,10 +34,10 @@ class Members:
         return ids == [list(map(id, params)) for params in self._params]
 
     def follow(self, groups: list[Group], decide: Callable[[list[Group]], list[list[Any]]]) -> None:
-        """Puts what groups hold by place into the new order; `decide` tells which parameters are hidden matrices.
+        """Reorders the lists in groups with an entry per parameter; `decide` finds the hidden matrices.
 
-        A parameter in the place of one that is gone takes over what was held for that one. Raises RuntimeError if
-        learned coefficients have no place for the change.
+        A parameter in the place of a removed one takes over its entry. Raises RuntimeError if learned coefficients have
+        no place for the change.
         """
         self._require_possible(groups)
         for i, group in enumerate(groups):
@@ -64,7 +64,7 @@ class Members:
 
 
 def _followed(group: Mapping[str, Any], key: str, known: list[Tensor], fresh: list[Any]) -> list[Any]:
-    """What `group[key]` holds of the parameters `known`, in the order of those that it has now."""
+    """The entries of `group[key]`, which are in the order of `known`, in the order of the group's parameters now."""
     held = dict(zip(map(id, known), group.get(key, ()), strict=False))
     now = set(map(id, group["params"]))
     gone = {j: held[id(p)] for j, p in enumerate(known) if id(p) in held and id(p) not in now}

@@ -26,17 +26,11 @@ VALUES = methodcaller("values")
 
 
 class StepWork(NamedTuple):
-    """The tensors of one step.
+    """The tensors of one step."""
 
-    Attributes:
-        batch: All of them; None if no parameter has a gradient.
-        scopes: The rows of their learned coefficients.
-        gradients: Kept alive here: the batch has only their addresses.
-    """
-
-    batch: TensorBatch | None
-    scopes: set[int]
-    gradients: list[Any]
+    batch: TensorBatch | None  # all of them; None if no parameter has a gradient
+    scopes: set[int]  # the rows of their learned coefficients
+    gradients: list[Any]  # kept alive here: the batch has only their addresses
 
     def usable(self, home: torch.device) -> Tensor:
         """Whether every gradient is usable, 0-d on `home`."""
@@ -89,23 +83,14 @@ def shapes_of(groups: list[Group]) -> list[tuple[Any, ...]]:
 
 
 class ReusableStep(NamedTuple):
-    """What the next step can reuse.
+    """The tensors of a step, for the next steps."""
 
-    Attributes:
-        batch: All tensors as one batch.
-        parts: The batches that it consists of, with their parameters.
-        scopes: The rows of their learned coefficients.
-        idle: The parameters without a gradient.
-        owners: Ids of the parameters that have a state, in order.
-        names: The keys of all states, in order.
-    """
-
-    batch: TensorBatch
-    parts: list[tuple[TensorBatch, list[Tensor]]]
-    scopes: set[int]
-    idle: list[Tensor]
-    owners: list[int]
-    names: list[str]
+    batch: TensorBatch  # all tensors as one batch
+    parts: list[tuple[TensorBatch, list[Tensor]]]  # the batches that it consists of, with their parameters
+    scopes: set[int]  # the rows of their learned coefficients
+    idle: list[Tensor]  # the parameters without a gradient
+    owners: list[int]  # ids of the parameters that have a state, in order
+    names: list[str]  # the keys of all states, in order
 
 
 class StepReuse:
@@ -124,7 +109,7 @@ class StepReuse:
         return self._groups.reduction
 
     def follow(self, groups: list[Group]) -> GroupSnapshot:
-        """Takes over what a user has changed in the groups since the last call. Raises as `StepCollector.follow`."""
+        """Applies a user's changes of the groups since the last call. Raises the errors of `StepCollector.follow`."""
         if self._groups is None or not self._groups.holds(groups):
             self._groups = self._reusable = None
             self._collector.follow(groups)
@@ -175,7 +160,7 @@ class StepReuse:
         states: Mapping[Tensor, State],
         parts: list[tuple[TensorBatch, list[StepInput]]],
     ) -> ReusableStep | None:
-        """What can be reused; None if a kernel can't, or an input isn't a parameter with its gradient as it is."""
+        """The step for reuse; None if a kernel can't follow, or an input isn't a parameter with its own gradient."""
         entries = [entry for _, of_part in parts for entry in of_part]
         if not self._collector.options_are_live:
             return None
@@ -199,7 +184,7 @@ def same(xs: list[Any], ys: list[Any]) -> bool:
 
 
 def tensors_in(groups: list[Group]) -> list[Tensor]:
-    """The tensors in groups: learning rates, coefficients, and what learners remember."""
+    """The tensors in groups: learning rates, coefficients, and the memory of learners."""
     return [x for group in groups for x in group.values() if isinstance(x, Tensor)]
 
 

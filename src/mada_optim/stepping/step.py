@@ -29,13 +29,8 @@ STEPS_BEFORE_WARNING = 3
 class Stepper:
     """Makes the steps of one optimizer.
 
-    Args:
-        owner: Name of the optimizer, for messages.
-        program: Its program, with nothing fixed.
-        engine: The engine that the user asked for.
-        banks: The learned coefficients.
-        settle_keys: Checks and translates the keys of groups that have changed.
-        reduce_group: Process group over which parameters are sharded by hand.
+    `owner` is the optimizer's name, for messages. `program` has nothing fixed. `settle_keys` checks and translates the
+    keys of groups that have changed. `reduce_group` is the process group over which parameters are sharded by hand.
     """
 
     def __init__(
@@ -70,7 +65,7 @@ class Stepper:
         self._collector.prepare_kernels(groups[-1], self.home(groups))
 
     def follow(self, groups: list[Group]) -> None:
-        """Takes over values that a user has put into groups, unless parameters were changed by hand too."""
+        """Applies a user's changes of values in groups, unless parameters were changed by hand too."""
         if self._collector.has_members(groups):
             self._tensors.follow(groups)
         else:
@@ -140,11 +135,7 @@ class Stepper:
 
 
 class StepCount:
-    """Counts applied and skipped steps since construction or `load_state_dict`. No step waits for the device.
-
-    Args:
-        owner: Name of the optimizer, for the warning.
-    """
+    """Counts applied and skipped steps since construction or `load_state_dict`. No step waits for the device."""
 
     def __init__(self, owner: str) -> None:
         self._owner, self._warned = owner, False

@@ -50,11 +50,7 @@ struct {struct}Floats {{
 
 
 def emit(program: Program, forward: fx.Graph, backward: fx.Graph) -> str:
-    """`rule.h`, from the graph of the program's update and the graph of its derivatives.
-
-    Raises:
-        NoCodeError: The rule has an operation that can't be written.
-    """
+    """`rule.h`, from the graphs of a program's update and of its derivatives."""
     slots, scalar_slots = program.slots, program.scalar_slots
     scalars = {
         **{q: f"q[{i}]" for i, q in enumerate(program.coefficients)},
@@ -63,12 +59,8 @@ def emit(program: Program, forward: fx.Graph, backward: fx.Graph) -> str:
         "t": "t",
     }
     step = Writer(CPP, forward, scalars, {"g": "g", **{SLOT + name: f"s.{name}" for name in slots}})
-    slope = Writer(
-        CPP,
-        backward,
-        scalars,
-        {"g": "load(gradient[i])", "cotangent": "g_now[i]", **{SLOT + name: f"load({name}[i])" for name in slots}},
-    )
+    of_last = {"g": "load(gradient[i])", **{SLOT + name: f"load({name}[i])" for name in slots}}
+    slope = Writer(CPP, backward, scalars, {**of_last, "cotangent": "g_now[i]"})
     each = " ".join(f"DO({i}, {name})" for i, name in enumerate(slots))
     head = f"""#define FOR_EACH_SLOT(DO) {each}
 constexpr int SLOTS = {len(slots)}, SCALARS = {len(scalar_slots)}, SUMS = {len(slope.totals)};
@@ -76,16 +68,8 @@ constexpr int COEFFICIENTS = {len(program.coefficients)}, LEARNED = {len(program
 struct Element {{
     float {", ".join(["unused", *slots])};
 }};"""
-    return "\n\n".join(
-        [
-            head,
-            members(step, "Step"),
-            _update(step, slots, scalar_slots),
-            members(slope, "Slope"),
-            _sums(slope),
-            _combine(slope),
-        ]
-    )
+    of_step = members(step, "Step"), _update(step, slots, scalar_slots)
+    return "\n\n".join([head, *of_step, members(slope, "Slope"), _sums(slope), _combine(slope)])
 
 
 def _update(step: Writer, slots: tuple[str, ...], scalar_slots: tuple[str, ...]) -> str:

@@ -59,7 +59,7 @@ class Loops:
         return self._states.get(entry.state, entry.p.shape) if known else None
 
     def forget_others(self, entries: list[StepInput], _: list[StatePointers]) -> None:
-        self._states.forget_others((entry.state for entry in entries), len(entries))
+        self._states.forget_others(entries)
 
     def batch(self, entries: list[StepInput], prepared: list[StatePointers]) -> "LoopBatch":
         return LoopBatch(self, entries, prepared)

@@ -23,9 +23,8 @@ TYPES = (Tensor, torch.nn.Parameter)
 FIXED = 8  # as in tensors.cpp, like the order of numbers in `Look`
 OBJECT_WORDS = 8  # of a Python object, which are searched for its type and its tensor
 WORD = array("q").itemsize
-GETTERS = (
-    *"layout dtype device_type dim storage_size storage_offset sizes strides data_ptr".split(),
-)  # of torch's C interface, in the order of `Torch` in tensors.cpp
+#: Functions of torch's C interface, in the order of `Torch` in tensors.cpp.
+GETTERS = "layout dtype device_type dim storage_size storage_offset sizes strides data_ptr".split()
 IS_NEG = "_ZN2at6native6is_negERKNS_6TensorE"  # the C interface has none: at::native::is_neg(const at::Tensor &)
 Refused = (build.BuildError, OSError, AttributeError, StopIteration, ValueError)
 
@@ -71,22 +70,14 @@ class Reader:
         return bool(self._holds(self._pointer, ctypes.py_object(tensors), count, pointer(looks)))
 
     def plain(self, tensors: list[Any], sizes: "array[int]", to: int, step: int) -> bool:
-        """Whether the loops can take each tensor, with these sizes; writes the addresses.
+        """Whether the loops can take each of any objects, as a tensor with these sizes; writes the addresses.
 
-        Args:
-            tensors: Any objects.
-            sizes: The dimension and the sizes of each, one after another.
-            to: Where the first address is written.
-            step: How many words further the next one is written.
+        `sizes` has the dimension and the sizes of each. The first address is written to the address `to`, each later
+        one `step` words further.
         """
-        arguments = (
-            pointer(self._types),
-            pointer(self._like),
-            pointer(sizes),
-            ctypes.c_void_p(to),
-            ctypes.c_int64(step),
-        )
-        return bool(self._plain(self._pointer, ctypes.py_object(tensors), ctypes.c_int64(len(tensors)), *arguments))
+        expected = (pointer(self._types), pointer(self._like), pointer(sizes))
+        arguments = (ctypes.py_object(tensors), ctypes.c_int64(len(tensors)), *expected)
+        return bool(self._plain(self._pointer, *arguments, ctypes.c_void_p(to), ctypes.c_int64(step)))
 
 
 class Placement:

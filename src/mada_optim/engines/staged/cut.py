@@ -20,17 +20,11 @@ from mada_optim.rule import Rule, Slot
 
 @dataclass(frozen=True, eq=False)
 class Stages:
-    """The three parts.
+    """The three parts."""
 
-    Attributes:
-        head: A rule whose update is the middle's argument, with all slots.
-        middle: The operation on whole matrices.
-        tail: A rule without slots; its gradient is the middle's result.
-    """
-
-    head: Rule
-    middle: Callable[[Tensor], Tensor]
-    tail: Rule
+    head: Rule  # its update is the middle's argument; it has all slots
+    middle: Callable[[Tensor], Tensor]  # the operation on whole matrices
+    tail: Rule  # has no slots; its gradient is the middle's result
 
 
 @functools.lru_cache(maxsize=256)

@@ -28,21 +28,13 @@ BUFFER = 1 << 22  # elements, 16 MiB: matrices that are moved at once, or one th
 
 
 class StagedMatrix(NamedTuple):
-    """A matrix, or a batch of equal ones, and what the kernels have prepared for it.
+    """A matrix, or a batch of equal ones, prepared for the two kernels."""
 
-    Attributes:
-        before: For the head, which moves a buffer in the place of the parameter.
-        after: For the tail, whose gradient is the buffer.
-        head: What the head's kernel has prepared for `before`.
-        tail: What the tail's kernel has prepared for `after`.
-        view: The shape in which the middle sees the buffer.
-    """
-
-    before: StepInput
-    after: StepInput
-    head: Any
-    tail: Any
-    view: torch.Size
+    before: StepInput  # for the head, which moves a buffer in the place of the parameter
+    after: StepInput  # for the tail, whose gradient is the buffer
+    head: Any  # the result of `prepare` of the head's kernel, for `before`
+    tail: Any  # the result of `prepare` of the tail's kernel, for `after`
+    view: torch.Size  # the shape in which the middle sees the buffer
 
     @property
     def buffer_size(self) -> int:
@@ -71,7 +63,7 @@ class Staged:
         return self.tail.name
 
     def prepare(self, entry: StepInput) -> StagedMatrix | None:
-        """What both kernels prepare; None if one can't move the matrix, or its shards can't be put together."""
+        """The matrix, prepared for both kernels; None if one can't move it, or its shards can't be joined."""
         if entry.whole is not None and exchange.layout(entry.whole) is None:
             return None
         states = self._states.get(entry.state, entry.p.shape)
@@ -87,7 +79,7 @@ class Staged:
         return StagedMatrix(before, after, head, tail, view_shape(entry.p.shape, entry.layout))
 
     def forget_others(self, entries: list[StepInput], prepared: list[StagedMatrix]) -> None:
-        self._states.forget_others((entry.state for entry in entries), len(entries))
+        self._states.forget_others(entries)
         self.head.forget_others([x.before for x in prepared], [x.head for x in prepared])
         self.tail.forget_others([x.after for x in prepared], [x.tail for x in prepared])
 

@@ -29,7 +29,7 @@ Values = dict[fx.Node, Tensor]  # (tensors,) by node
 
 
 class Tiled:
-    """A program on tiles, and the choice of the tensors that it can move. Raises NoLoweringError."""
+    """A program on tiles, and the choice of the tensors that it can move. Raises UnknownOperationError."""
 
     name = "tiled"
 
@@ -198,9 +198,9 @@ class TileBatch(TensorBatch):
         return self._vector(values.get(node, node))
 
     def _vector(self, x: Any) -> Tensor:
-        return (
-            x if isinstance(x, Tensor) else torch.full((len(self._entries),), float(x), dtype=torch.float64, device=CPU)
-        )
+        if isinstance(x, Tensor):
+            return x
+        return torch.full((len(self._entries),), float(x), dtype=torch.float64, device=CPU)
 
 
 def evaluate(graph: fx.Graph, inputs: Vectors, known: Values) -> Values:

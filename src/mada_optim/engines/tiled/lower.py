@@ -13,38 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from mada_optim.graph.builder import Builder, total
+from mada_optim.graph.builder import Builder, UnknownOperationError, operation_of, total
 from mada_optim.graph.specialize import SLOT, nodes_behind
 
 LARGEST = torch.finfo(torch.float32).max
-#: Operations with an `out`; those with a name are called as methods in rules.
-OPERATIONS: dict[Any, Callable[..., Tensor]] = {
-    operator.mul: torch.mul,
-    operator.add: torch.add,
-    operator.sub: torch.sub,
-    operator.truediv: torch.div,
-    operator.pow: torch.pow,
-    operator.neg: torch.neg,
-    operator.eq: torch.eq,
-    operator.gt: torch.gt,
-    operator.ge: torch.ge,
-    operator.lt: torch.lt,
-    operator.le: torch.le,
-    torch.sign: torch.sign,
-    torch.sqrt: torch.sqrt,
-    torch.maximum: torch.maximum,
-    torch.clamp: torch.clamp,
-    "sqrt": torch.sqrt,
-    "pow": torch.pow,
-    "neg": torch.neg,
-    "sign": torch.sign,
-    "clamp": torch.clamp,
-    "maximum": torch.maximum,
-}
-
-
-class NoLoweringError(Exception):
-    """The rule has an operation that can't be lowered."""
+#: Torch's operations with an `out`, by name.
+SAME_NAME = "mul add sub pow neg eq gt ge lt le sign sqrt maximum clamp".split()
+OPERATIONS: dict[str, Callable[..., Tensor]] = {name: getattr(torch, name) for name in SAME_NAME}
+OPERATIONS["truediv"] = torch.div
 
 
 class Instruction(NamedTuple):
@@ -57,23 +33,14 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class Lowered:
-    """Instructions on registers: elements first, then scalars (0-d), numbers, buffers.
+    """Instructions on registers: elements first, then scalars (0-d), numbers, buffers."""
 
-    Attributes:
-        code: The instructions. The next value of a slot is left in the slot's own register.
-        elements: Names of the registers with one number per element.
-        scalars: The nodes of scalar registers.
-        numbers: The values of number registers.
-        buffers: How many buffers there are.
-        result: The register of the requested value.
-    """
-
-    code: list[Instruction]
-    elements: tuple[str, ...]
-    scalars: tuple[fx.Node, ...]
-    numbers: tuple[float, ...]
-    buffers: int
-    result: int | None
+    code: list[Instruction]  # leaves the next value of a slot in the slot's own register
+    elements: tuple[str, ...]  # names of the registers with one number per element
+    scalars: tuple[fx.Node, ...]  # the nodes of scalar registers
+    numbers: tuple[float, ...]  # the values of number registers
+    buffers: int  # number of buffers
+    result: int | None  # the register of the requested value
 
     def run(self, registers: list[Any]) -> list[Tensor]:
         """Runs the instructions; returns the sums, 0-d."""
@@ -94,20 +61,23 @@ class Operation:
     reads: tuple[Any, ...]
 
 
+Chosen = dict[fx.Node, Operation]
+
+
 def lower(graph: fx.Graph, kinds: Builder, ends: Sequence[Any], slots: Mapping[str, Any]) -> Lowered:
-    """The code for `ends`, one value or the totals, and for the next `slots`. Raises NoLoweringError."""
+    """The code for `ends`, one value or the totals, and for the next `slots`. Raises UnknownOperationError."""
     wanted = [*ends, *slots.values()]
     needed = nodes_behind(wanted)
     steps = [x for x in graph.nodes if x in needed and x.op != "placeholder" and (kinds.is_element(x) or x in ends)]
     uses = [y for x in steps for y in x.all_input_nodes] + wanted
     once = {x for x in steps if uses.count(x) == 1}
-    chosen: dict[fx.Node, Operation] = {}
+    chosen: Chosen = {}
     for x in steps:
         chosen[x] = _operation(x, kinds, chosen, once)
     return _allocate(_still_read(steps, chosen, wanted), chosen, ends, slots, kinds)
 
 
-def _operation(x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]) -> Operation:
+def _operation(x: fx.Node, kinds: Builder, chosen: Chosen, once: set[fx.Node]) -> Operation:
     args: tuple[Any, ...] = (*x.args, *x.kwargs.values())
     if x.target is total:  # not `torch.dot`, whose bits depend on the addresses
         return Operation(torch.sum, args)
@@ -123,14 +93,13 @@ def _operation(x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], 
         return Operation(torch.addcmul if x.target is operator.add else _subcmul, parts)
     if x.target in (operator.mul, operator.add) and not isinstance(args[0], fx.Node):
         args = args[::-1]
-    if x.target not in OPERATIONS or set(x.kwargs) - {"min"} or not isinstance(args[0], fx.Node):
-        raise NoLoweringError(str(x.target))
-    return Operation(OPERATIONS[x.target], args)
+    name = operation_of(x)
+    if name not in OPERATIONS or set(x.kwargs) - {"min"} or not isinstance(args[0], fx.Node):
+        raise UnknownOperationError(name)
+    return Operation(OPERATIONS[name], args)
 
 
-def _average(
-    x: fx.Node, kinds: Builder, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]
-) -> tuple[Any, ...] | None:
+def _average(x: fx.Node, kinds: Builder, chosen: Chosen, once: set[fx.Node]) -> tuple[Any, ...] | None:
     """(y, z, b) if x = a y + b z with b made as 1 - a, and neither product has another use.
 
     `lerp` takes b, which is small for a long memory; in fp32, a has lost its digits.
@@ -149,7 +118,7 @@ def _is_rest(b: Any, a: Any) -> bool:
     return isinstance(b, fx.Node) and b.target is operator.sub and tuple(b.args) == (1.0, a)
 
 
-def _rest_and_product(x: fx.Node, chosen: Mapping[fx.Node, Operation], once: set[fx.Node]) -> tuple[Any, ...] | None:
+def _rest_and_product(x: fx.Node, chosen: Chosen, once: set[fx.Node]) -> tuple[Any, ...] | None:
     """(r, a, b) if x = r + a b, and the product has no other use."""
     left, right = x.args
     pairs: list[tuple[Any, Any]] = [(left, right), (right, left)][: 2 if x.target is operator.add else 1]
@@ -179,7 +148,7 @@ def _is_masked(z: Any, c: fx.Node) -> bool:
     return any(isinstance(y, fx.Node) and y.target is torch.where and y.args[:2] == (c, 0.0) for y in factors)
 
 
-def _still_read(steps: list[fx.Node], chosen: Mapping[fx.Node, Operation], wanted: Sequence[Any]) -> list[fx.Node]:
+def _still_read(steps: list[fx.Node], chosen: Chosen, wanted: Sequence[Any]) -> list[fx.Node]:
     """The steps without products that were merged into another operation."""
     read = {x for x in wanted if isinstance(x, fx.Node)}
     for x in reversed(steps):
@@ -189,11 +158,7 @@ def _still_read(steps: list[fx.Node], chosen: Mapping[fx.Node, Operation], wante
 
 
 def _allocate(
-    steps: list[fx.Node],
-    chosen: Mapping[fx.Node, Operation],
-    ends: Sequence[Any],
-    slots: Mapping[str, Any],
-    kinds: Builder,
+    steps: list[fx.Node], chosen: Chosen, ends: Sequence[Any], slots: Mapping[str, Any], kinds: Builder
 ) -> Lowered:
     same: dict[Any, Any] = {}
     for x in steps:
@@ -226,8 +191,8 @@ def _allocate(
 def _code(
     steps: list[tuple[fx.Node, Any, tuple[Any, ...]]],
     registers: dict[Any, int],
-    last: Mapping[Any, int],
-    home: Mapping[Any, int],
+    last: dict[Any, int],
+    home: dict[Any, int],
 ) -> tuple[list[Instruction], int]:
     """The instructions, and the number of registers with buffers; adds each value's register to `registers`.
 

@@ -46,25 +46,17 @@ class Layout:
 
 @dataclass(frozen=True)
 class Code:
-    """What `emit` wrote.
+    """The source of the kernels of a program, and the sizes of their tables."""
 
-    Attributes:
-        source: The source of the kernels.
-        layout: The tables that they read.
-        sums: Number of sums of a chunk.
-        slope_values: Number of scalars per tensor for the hypergradients.
-        step_values: Number of scalars per tensor for the step.
-    """
-
-    source: str
-    layout: Layout
-    sums: int
-    slope_values: int
-    step_values: int
+    source: str  # of the kernels
+    layout: Layout  # the tables that they read
+    sums: int  # number of sums of a chunk
+    slope_values: int  # number of scalars per tensor for the hypergradients
+    step_values: int  # number of scalars per tensor for the step
 
 
 def emit(program: Program, forward: fx.Graph, backward: fx.Graph, limit: float) -> Code:
-    """The kernels of a program, from its graphs; `limit` is the largest accepted gradient. Raises NoCodeError."""
+    """The kernels of a program, from its graphs; `limit` is the largest accepted gradient."""
     return _Emitter(program, forward, backward, limit).code()
 
 
@@ -83,11 +75,9 @@ class _Emitter:
         u, after = self.step.output
         ends = [u, *(after[name] for name in layout.slots)]
         self.of_step = [x for x in self.step.shared if x in ends or any(map(self.step.is_element, x.users))]
-        derivatives, product = self.slope.output
-        ends = [*derivatives, product, *self.slope.combined]
-        self.of_slope = [
-            x for x in self.slope.shared if x in ends or any(self.slope.is_element(y) or y in ends for y in x.users)
-        ]
+        slope, (derivatives, product) = self.slope, self.slope.output
+        ends = [*derivatives, product, *slope.combined]
+        self.of_slope = [x for x in slope.shared if x in ends or any(slope.is_element(y) or y in ends for y in x.users)]
         sums = [f"sum_{j}" for j in range(len(self.slope.totals))] if self.settles else []
         self.sums = [*sums, *["along_p"] * self.along_p, *["along_trace"] * self.traced]
         self.then = 3  # in a row of step_values: lr, keep, share come first
@@ -96,12 +86,8 @@ class _Emitter:
     def code(self) -> Code:
         parts = [HEAD, self._check(), self._step_values(), self._move()]
         if self.learned:
-            parts += [
-                self._slope_values(),
-                self._sums(),
-                self._combine(),
-                PER_SCOPE.replace("H", str(len(self.learned))),
-            ]
+            per_scope = PER_SCOPE.replace("H", str(len(self.learned)))
+            parts += [self._slope_values(), self._sums(), self._combine(), per_scope]
         counts = (len(self.sums), max(len(self.of_slope), 1), self.now + len(self.of_step))
         return Code("\n\n".join(parts), self.layout, *counts)
 
@@ -179,12 +165,10 @@ class _Emitter:
         kept = {name: f"w_{name}" for name in next_scalars} if self.settles else next_scalars
         body += [f"put({self._address(SLOT + name)}, {x} + zero, moves)" for name, x in kept.items()]
         if self.settles:
-            body += [f"put(applied + {8 * i}, {x}, moves)" for i, x in enumerate(("lr", *self._now()))]
+            now = ("lr", *(f"q_{q}" for q in self.layout.coefficients))
+            body += [f"put(applied + {8 * i}, {x}, moves)" for i, x in enumerate(now)]
         body += [f"put({self._address('step')}, before + 1.0, moves)"]
         return kernel("step_values", "table, numbers, count, usable, values, steps, LANES: tl.constexpr", body)
-
-    def _now(self) -> list[str]:
-        return [f"q_{q}" for q in self.layout.coefficients]
 
     # One chunk of a tensor.
 
@@ -205,18 +189,14 @@ class _Emitter:
 
     def _loop(self, body: list[str]) -> list[str]:
         head = ["i = start + tl.arange(0, BLOCK).to(tl.int64)", "mask = i < size"]
-        hint = [
-            "if ALIGNED:",
-            "    size = tl.multiple_of(size, 4)",
-        ]  # not in a function: the hint belongs to a named value
+        hint = ["if ALIGNED:", "    size = tl.multiple_of(size, 4)"]  # not in a function: it belongs to a named value
         return [*hint, "for start in range(begin, tl.minimum(begin + CHUNK, size), BLOCK):", indented([*head, *body])]
 
     def _check(self) -> str:
         body = [*self._chunk(["g"]), "bad = tl.zeros([BLOCK], tl.int32)"]
         body += self._loop([loaded("g", "g"), counted("g", self.limit)])
-        return kernel(
-            "check", f"table, chunks, bad_chunks, {SHAPE}", [*body, "tl.store(bad_chunks + c, tl.sum(bad, 0))"]
-        )
+        body += ["tl.store(bad_chunks + c, tl.sum(bad, 0))"]
+        return kernel("check", f"table, chunks, bad_chunks, {SHAPE}", body)
 
     def _sums(self) -> str:
         slope, names = self.slope, self.sums
@@ -235,9 +215,8 @@ class _Emitter:
             for name, x in zip(names, slope.totals, strict=False):
                 value = slope.statement(x.args[0], "k_") if x.args[0] in fused else slope.operand(x.args[0], True, "k_")
                 inner.append(f"{name} += tl.where(mask, {value}, 0.0)")
-        inner += ["along_p += g_now * " + load("p")] * self.along_p + [
-            f"along_trace += g_now * ({load('p')} - {load('anchor')})"
-        ] * self.traced
+        inner += [f"along_p += g_now * {load('p')}"] * self.along_p
+        inner += [f"along_trace += g_now * ({load('p')} - {load('anchor')})"] * self.traced
         body += [*self._loop(inner), "tl.store(bad_chunks + c, tl.sum(bad, 0))"]
         body += [f"tl.store(partials + {i} * count + c, tl.sum({x}, 0).to(tl.float64))" for i, x in enumerate(names)]
         return kernel("sums", f"table, chunks, count, values, partials, bad_chunks, {SHAPE}", body)

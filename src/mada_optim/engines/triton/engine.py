@@ -87,7 +87,7 @@ def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 class Triton:
-    """The kernels of one program, and the choice of the tensors that they can move. `code` is what `emit` wrote."""
+    """The kernels of one program, and the choice of the tensors that they can move. `code` is from `emit`."""
 
     name = "triton"
 
@@ -109,7 +109,7 @@ class Triton:
         return self._states.get(entry.state, entry.p.shape)
 
     def forget_others(self, entries: list[StepInput], _: list[Addresses]) -> None:
-        self._states.forget_others((entry.state for entry in entries), len(entries))
+        self._states.forget_others(entries)
 
     def batch(self, entries: list[StepInput], prepared: list[Addresses]) -> TensorBatch:
         """A batch for each combination of dtypes, as one."""
@@ -117,12 +117,8 @@ class Triton:
         all_dtypes = [(x.p.dtype, x.state["gradient"].dtype if keeps else x.p.dtype) for x in entries]
         parts: list[TensorBatch] = []
         for dtypes in dict.fromkeys(all_dtypes):
-            some = [
-                (x, row)
-                for x, row, dtypes_here in zip(entries, prepared, all_dtypes, strict=True)
-                if dtypes_here == dtypes
-            ]
-            parts.append(self._part(dtypes, *map(list, zip(*some, strict=True))))
+            places = [i for i, of_entry in enumerate(all_dtypes) if of_entry == dtypes]
+            parts.append(self._part(dtypes, [entries[i] for i in places], [prepared[i] for i in places]))
         return parts[0] if len(parts) == 1 else JoinedBatches(parts)
 
     def _part(self, dtypes: Dtypes, entries: list[StepInput], prepared: list[Addresses]) -> "TritonBatch":
@@ -146,9 +142,8 @@ class Triton:
         return dense and (x.data_ptr() != 0 or not x.numel())
 
     def _addresses_of(self, state: dict[str, Tensor], shape: torch.Size) -> Addresses | None:
-        if state.keys() != {*self.program.state_names} or not all(
-            self._fits(name, x, shape) for name, x in state.items()
-        ):
+        fits = state.keys() == self.program.state_keys and all(self._fits(*item, shape) for item in state.items())
+        if not fits:
             return None
         slots = (*self.layout.slots, *self.layout.scalar_slots)
         return tuple(state[name].data_ptr() if name in state else 0 for name in (*BESIDE, *slots))
@@ -200,16 +195,10 @@ class DeviceTables:
 
 
 class TritonBatch(TensorBatch):
-    """Tensors of one step with the same dtypes, handed to the kernels.
+    """Tensors of one step with the same dtypes, given to the kernels.
 
-    Args:
-        kernel: Runs them.
-        dtypes: Of the parameters, and of the gradients in their states.
-        tables: Where the kernel's tables are kept.
-        entries: The tensors.
-        rows: Of `Layout.columns`, one per tensor.
-        numbers: Of `Layout.numbers`, one row per tensor.
-        held: Tensors that the rows point to and that only the batch keeps alive.
+    `rows` (`Layout.columns`) and `numbers` (`Layout.numbers`) have a row per tensor. `held` are tensors that the rows
+    point to and that only the batch keeps alive.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """Writes operations in Triton's language; and the functions that all kernels share."""
 
-from mada_optim.engines.code_writer import COMPARISONS, INFIX, Language, NoCodeError, indented
+from mada_optim.engines.code_writer import COMPARISONS, INFIX, Language, indented
+from mada_optim.graph.builder import UnknownOperationError
 
 
 def _infix(name: str, element: bool, left: str, right: str) -> str:
@@ -17,7 +18,7 @@ def _sign(element: bool, x: str) -> str:
 
 def _pow(element: bool, x: str, n: str) -> str:
     if element:
-        raise NoCodeError("pow of an element")
+        raise UnknownOperationError("pow of an element")
     return f"tl.where({n} + zero == 0, 1.0, tl.exp({n} * tl.log({x} + zero)))"
 
 
@@ -74,7 +75,7 @@ def doubles(address, here):
 
 @triton.jit
 def value_of(address, number, here):
-    """What is at an address, or where that is 0 the number."""
+    """The number at an address; `number` where the address is 0."""
     return tl.where(address != 0, doubles(address, here & (address != 0)), number)
 
 
