@@ -157,10 +157,33 @@ def test_contours_mark_what_failed_and_don_t_fill_it_in(tmp_path):
     assert levels_of([np.array([[1.0, 1.1], [1.2, 1.1], [1.15, 400.0]])])[-1] < 3
 
 
+def test_ranges_hold_whole_bars_and_whiskers_but_of_outliers():
+    """Two seeds have a standard deviation beyond their range."""
+    losses = {"a": [1.0, 1.1], "b": [1.3, 1.5], "c": [1.2, 1.3]}
+    left, right = bars(losses, {"a": [0.0, 0.0], "b": [0.3, 0.4], "c": [0.2, 0.2]}, "x").axes
+    for axes in (left, right):
+        low, high = axes.get_xlim()
+        ends = np.concatenate(
+            [line.get_xdata() for line in axes.lines] + [x for c in axes.collections for x in c.get_segments()[0].T[:1]]
+        )
+        assert low < ends.min() <= ends.max() < high
+    far = {**losses, "d": [1.0, 900.0]}
+    outlier = bars(far, {name: [0.0, 0.0] for name in far}, "x").axes[0]
+    assert outlier.get_xlim()[1] < 10
+
+
+def test_marks_and_tick_labels_at_the_corners_of_a_grid_stay_in_their_panel():
+    axes = contours([surface()]).axes[0]
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert left < 0.1 - 0.03 < 0.9 + 0.03 < right
+    assert bottom < 0.6 - 0.01 < 0.9 + 0.01 < top
+
+
 def test_bars_start_at_zero_and_bands_span_the_seeds():
     figure = bars({"a": [1.0, 2.0], "b": [1.5, math.nan]}, {"a": [0.0, 0.0], "b": [0.5, math.nan]}, "x")
     [bar] = figure.axes[1].patches
     assert (bar.get_x(), bar.get_width()) == (0.0, 0.5)
     axes = bands({"a": ([0, 1], np.array([[3.0, 1.0], [5.0, math.nan]]))}, "x").axes[0]
     assert axes.lines[0].get_ydata().tolist() == [4.0, 1.0]
+    assert axes.get_ylim()[1] > 5
     assert {tuple(point) for point in axes.collections[0].get_paths()[0].vertices.tolist()} >= {(0, 3), (0, 5), (1, 1)}
