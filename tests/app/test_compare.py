@@ -130,6 +130,13 @@ def test_a_grid_is_read_back_in_its_places(tmp_path):
     assert f"| validation | mada | {best} | 3.0000 | {worst} | 0.7071 | 1 of 9 | 1 of 3 |" in text
 
 
+def test_a_sweep_over_other_keys_is_called_so(tmp_path):
+    for seed in (1, 2):
+        record(tmp_path / "runs" / str(seed), 1.0, optimizer="mada", beta1=None, beta2=None, seed=seed)
+    with pytest.raises(ConfigError, match="expected a sweep over beta1 and beta2, got one over seed; pass"):
+        grid.read_surfaces(tmp_path)
+
+
 def test_published_tables_are_read_by_their_columns(tmp_path):
     head = "initial_beta1,initial_beta2,initial_rho,train_loss,val_loss\n"
     (tmp_path / "shakespeare_grid_mada.csv").write_text(head + "0.1,0.6,1,1.0,1.5\n0.9,0.6,1,,2.5\n")
