@@ -135,6 +135,11 @@ def test_a_sweep_over_other_keys_is_called_so(tmp_path):
         record(tmp_path / "runs" / str(seed), 1.0, optimizer="mada", beta1=None, beta2=None, seed=seed)
     with pytest.raises(ConfigError, match="expected a sweep over beta1 and beta2, got one over seed; pass"):
         grid.read_surfaces(tmp_path)
+    for rate in (1, 2):
+        where = {"optimizer": "mada", "beta1": 0.5, "beta2": 0.9, "learning_rate": rate}
+        record(tmp_path / "rates" / "runs" / str(rate), 1.0, **where)
+    with pytest.raises(ConfigError, match="alone beside them, got one over learning_rate; pass"):
+        grid.read_surfaces(tmp_path / "rates")
 
 
 def test_published_tables_are_read_by_their_columns(tmp_path):

@@ -29,9 +29,7 @@ def arguments() -> Arguments:
         "times, on one machine or more: the workers share the points, and take over those of a worker that died. "
         f"{workers.KEYS} CONFIG.toml may have tables [grid], [search] and [sweep] with these options."
     )
-    example = (
-        "mada-lab sweep --grid beta1=0.8,0.9 --grid beta2=0.99,0.999 --max_iters=200 --out=out/sweep"
-    )
+    example = "mada-lab sweep --grid beta1=0.8,0.9 --grid beta2=0.9,0.99 --optimizer=mada --max_iters=200"
     made = Arguments("sweep", does, example, CONFIG, least=0)
     topic = "points"
     meaning = "Values of a key. Given several times, all combinations are trained."

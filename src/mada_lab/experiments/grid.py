@@ -52,8 +52,10 @@ def _runs(folder: Path) -> list[Cell]:
         if None not in betas:
             losses = (final_loss(run, which) for which in LOSSES)
             cells.append(Cell(outcome(run).optimizer, *betas, config.get("seed", 0), *losses))
-    if runs and not cells:
-        what = f"expected a sweep over beta1 and beta2, got one over {', '.join(_varied(runs)) or 'no key'}"
+    places = {(cell.optimizer, cell.beta1, cell.beta2, cell.seed) for cell in cells}
+    if runs and (not cells or len(places) < len(cells)):
+        only = ", and optimizer and seed alone beside them" if cells else ""
+        what = f"expected a sweep over beta1 and beta2{only}, got one over {', '.join(_varied(runs)) or 'no key'}"
         raise ConfigError(f"grid, {folder}: {what}; pass the folder of such a sweep")
     return cells
 
