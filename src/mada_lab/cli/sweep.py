@@ -2,7 +2,6 @@
 
 import shlex
 from argparse import ArgumentTypeError, Namespace
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +55,8 @@ def run(words: list[str]) -> None:
 
     results = workers.work({given.name: plan}, given, base, out, "sweep")
     failed = [result for result in results if result.error is not None]
-    print("".join(f"failed: {result.name}: {result.error}\n" for result in failed), end="")
-    print("".join(f"{line}\n" for line in _best(results)), end="")
+    for line in (*(f"failed: {result.name}: {result.error}" for result in failed), *_best(results)):
+        print(line)
     print(f"sweep: {len(results) - len(failed)} of {len(results)} points, {len(failed)} failed: {out / 'runs'}")
     print(f"`mada-lab report {shlex.quote(str(out))}` writes a page about them")
     require_all(results)
@@ -102,13 +101,11 @@ def read(words: list[str]) -> tuple[Namespace, TrainConfig]:
 
 
 def _by_key(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The values by key. Raises ConfigError if a key has several."""
-    for key, count in Counter(key for key, _ in pairs).items():
-        if count > 1:
-            raise ConfigError(
-                f"sweep, option --{option}: expected each key once, got {key} {count} times; give one list"
-            )
-    return dict(pairs)
+    """The values by key. Raises ConfigError if a key stands twice."""
+    found, keys = dict(pairs), ", ".join(key for key, _ in pairs)
+    if len(found) < len(pairs):
+        raise ConfigError(f"sweep, option --{option}: expected each key once, got {keys}; give one list")
+    return found
 
 
 def _pair(shown: str) -> Callable[[str], tuple[str, str]]:
