@@ -16,6 +16,10 @@ from mada_lab.config.declarations import Topic, defaults
 from mada_lab.config.keys import TrainConfig, VisionConfig
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import open_or_prepare
+from mada_lab.experiments.bench.families import FAMILIES
+from mada_lab.experiments.bench.sections import SECTIONS, Scope
+from mada_lab.experiments.bench.tasks import TASKS
+from mada_lab.experiments.toy.game import METHODS
 
 
 def mada_lab(*arguments, cwd):
@@ -146,6 +150,12 @@ def test_a_command_that_takes_the_keys_of_train_shows_its_own_options(name, caps
     assert "--n_layer" not in page
 
 
+def test_help_lists_the_names_that_an_option_takes(capsys):
+    for command, names in (("toy", METHODS), ("bench", (*SECTIONS, *TASKS, *FAMILIES, *Scope().mapped))):
+        words = set(re.findall(r"\w+", help_of(command, capsys)))
+        assert words >= set(names)
+
+
 def test_help_needs_no_torch(tmp_path):
     program = "import sys; from mada_lab import cli; cli.run(['--help']); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
@@ -197,6 +207,7 @@ def test_the_nearest_name_is_offered(words, message, tmp_path, monkeypatch, caps
 
 PLAIN = [word for word in QUICK if "hyper" not in word]
 SMALL = [*PLAIN, "--data_dir=DATA"]
+ANY_WIDTH = [word for word in SMALL if "n_embd" not in word]
 #: Commands, their exit codes, and what of them is told. Nothing may be left on the disk.
 IMPOSSIBLE = [
     (["compare", *SMALL, "--optimizers=adamw,mda"], 2, "got mda; did you mean 'mada'?"),
@@ -204,7 +215,7 @@ IMPOSSIBLE = [
     (["compare", *SMALL, "--dataset=pydok", "--optimizers=adamw"], 2, "did you mean 'pydoc'"),
     (["compare", *SMALL, "--optimizers=adamw:rho=0.5"], 2, "rho"),
     (["sweep", *SMALL, "--grid=dataset=pydoc,openwebtext"], 3, "run `mada-lab data prepare openwebtext`"),
-    (["sweep", *SMALL, "--grid=n_head=2,3"], 2, "n_embd: expected a multiple of n_head=3"),
+    (["sweep", *ANY_WIDTH, "--grid=n_embd=15,16"], 2, "n_embd: expected a multiple of n_head=2"),
     (["sweep", *SMALL, "--grid=optimizer=adamw,mda"], 2, "did you mean 'mada'?"),
     (["sweep", "--storage=missing.journal"], 2, "--storage missing.journal: expected a file or folder that exists"),
     (["bench", "--tasks=cifar_cnn", "--data-dir=DATA"], 3, "expected one whose data set is there"),
@@ -291,7 +302,7 @@ def test_fresh_folders_of_one_second_differ(tmp_path, monkeypatch):
 
 def test_a_second_game_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["toy", "--steps=10", "--methods=adam"]
+    words = ["toy", "--steps=10", "--methods=adam", "--out=out"]
     cli.main(words)
     capsys.readouterr()
     code, line = refusal(words, capsys)

@@ -130,6 +130,18 @@ def test_a_grid_is_read_back_in_its_places(tmp_path):
     assert f"| validation | mada | {best} | 3.0000 | {worst} | 0.7071 | 1 of 9 | 1 of 3 |" in text
 
 
+def test_a_sweep_over_other_keys_is_called_so(tmp_path):
+    for seed in (1, 2):
+        record(tmp_path / "runs" / str(seed), 1.0, optimizer="mada", beta1=None, beta2=None, seed=seed)
+    with pytest.raises(ConfigError, match="expected a sweep over beta1 and beta2, got one over seed; pass"):
+        grid.read_surfaces(tmp_path)
+    for rate in (1, 2):
+        where = {"optimizer": "mada", "beta1": 0.5, "beta2": 0.9, "learning_rate": rate}
+        record(tmp_path / "rates" / "runs" / str(rate), 1.0, **where)
+    with pytest.raises(ConfigError, match="alone beside them, got one over learning_rate; pass"):
+        grid.read_surfaces(tmp_path / "rates")
+
+
 def test_published_tables_are_read_by_their_columns(tmp_path):
     head = "initial_beta1,initial_beta2,initial_rho,train_loss,val_loss\n"
     (tmp_path / "shakespeare_grid_mada.csv").write_text(head + "0.1,0.6,1,1.0,1.5\n0.9,0.6,1,,2.5\n")
@@ -157,10 +169,33 @@ def test_contours_mark_what_failed_and_don_t_fill_it_in(tmp_path):
     assert levels_of([np.array([[1.0, 1.1], [1.2, 1.1], [1.15, 400.0]])])[-1] < 3
 
 
+def test_ranges_hold_whole_bars_and_whiskers_but_of_outliers():
+    """Two seeds have a standard deviation beyond their range."""
+    losses = {"a": [1.0, 1.1], "b": [1.3, 1.5], "c": [1.2, 1.3]}
+    left, right = bars(losses, {"a": [0.0, 0.0], "b": [0.3, 0.4], "c": [0.2, 0.2]}, "x").axes
+    for axes in (left, right):
+        low, high = axes.get_xlim()
+        ends = np.concatenate(
+            [line.get_xdata() for line in axes.lines] + [x for c in axes.collections for x in c.get_segments()[0].T[:1]]
+        )
+        assert low < ends.min() <= ends.max() < high
+    far = {**losses, "d": [1.0, 900.0]}
+    outlier = bars(far, {name: [0.0, 0.0] for name in far}, "x").axes[0]
+    assert outlier.get_xlim()[1] < 10
+
+
+def test_marks_and_tick_labels_at_the_corners_of_a_grid_stay_in_their_panel():
+    axes = contours([surface()]).axes[0]
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert left < 0.1 - 0.03 < 0.9 + 0.03 < right
+    assert bottom < 0.6 - 0.01 < 0.9 + 0.01 < top
+
+
 def test_bars_start_at_zero_and_bands_span_the_seeds():
     figure = bars({"a": [1.0, 2.0], "b": [1.5, math.nan]}, {"a": [0.0, 0.0], "b": [0.5, math.nan]}, "x")
     [bar] = figure.axes[1].patches
     assert (bar.get_x(), bar.get_width()) == (0.0, 0.5)
     axes = bands({"a": ([0, 1], np.array([[3.0, 1.0], [5.0, math.nan]]))}, "x").axes[0]
     assert axes.lines[0].get_ydata().tolist() == [4.0, 1.0]
+    assert axes.get_ylim()[1] > 5
     assert {tuple(point) for point in axes.collections[0].get_paths()[0].vertices.tolist()} >= {(0, 3), (0, 5), (1, 1)}

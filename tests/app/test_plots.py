@@ -148,6 +148,9 @@ def test_loss_ranges_show_the_end_not_the_start_and_survive_divergence():
     assert loss_range([(steps, falling), (steps, np.where(np.arange(101) < 50, 3.0, 1e6))])[1] < 13
     assert loss_range([([], np.array([])), ([3], np.array([np.nan]))]) == (0.0, 1.0)
     assert loss_range([([0], np.array([0.0]))]) == (-0.05, 0.05)
+    short = [([0, 50], np.array([4.5, 3.2])), ([0, 50], np.array([4.6, 3.1]))]  # all of their lines, not the last point
+    bottom, top = loss_range(short)
+    assert bottom < 3.1 < 4.6 < top
 
 
 def test_hypergradient_ranges_hold_99_percent_and_none_is_fine():

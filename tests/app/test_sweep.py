@@ -20,6 +20,7 @@ from mada_lab.cli import compare as compare_command
 from mada_lab.cli import sweep as command
 from mada_lab.errors import CheckpointError, ConfigError
 from mada_lab.experiments.comparison.compare import plans
+from mada_lab.experiments.sweeps.claims import Claims
 from mada_lab.experiments.sweeps.complete import complete
 from mada_lab.experiments.sweeps.join import claims_of, join
 from mada_lab.experiments.sweeps.plan import Plan
@@ -177,7 +178,7 @@ def test_a_storage_belongs_to_one_plan(tiny, tmp_path):
     plan = tiny_plan(tiny, seed=[1])
     worker(plan, tmp_path)
     assert worker(None, tmp_path).plan.to_json() == plan.to_json()
-    with pytest.raises(ConfigError, match="one that differs in n_embd"):
+    with pytest.raises(ConfigError, match=r"got one with n_embd=16; repeat the old values"):
         worker(replace(plan, base=replace(plan.base, n_embd=32)), tmp_path)
     worker(replace(plan, base=replace(plan.base, data_dir="elsewhere")), tmp_path)
 
@@ -299,6 +300,11 @@ REFUSED = [
     (["sweep", "--grid=beta2=0.9,0.99", "--optimizer=automuon"], 2, "key beta2: expected at least 0.99"),
     (["sweep", "--grid=beta1=0.5,0.001", "--optimizer=mada", "--bounds=beta1=0.01:0.9"], 2, "beta1"),
     (["sweep", "--grid=dataset=pydoc,openwebtext"], 3, "data set openwebtext"),
+    (["sweep"], 2, "expected points, got none; give --grid or --search"),
+    (["sweep", "--grid=learning_rate"], 2, "option --grid: expected KEY=V1,V2,..., got learning_rate"),
+    (["sweep", "--grid=seed=1", "--grid=seed=2"], 2, "expected each key once, got seed, seed"),
+    (["sweep", "--grid=learning_rate=1e-3,2e-3", "--learning_rate=3e-3"], 2, "--learning_rate=3e-3: expected no value"),
+    (["compare", "--optimizers=adamw,mada", "--seed=3"], 2, "--seed=3: expected no value for all runs"),
     (["compare", "--optimizers=adamw,mda"], 2, "did you mean 'mada'"),
     (["compare", "--optimizers=adamw:rho=1"], 2, "key rho"),
     (["compare", "--dataset=openwebtext"], 3, "data set openwebtext"),
@@ -308,11 +314,44 @@ REFUSED = [
 @pytest.mark.parametrize(("words", "code", "message"), REFUSED, ids=[" ".join(words) for words, *_ in REFUSED])
 def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(tmp_path, data_dir, capsys, words, code, message):
     """And the corrected command finds nothing in its way."""
+    shared = [word for word in QUICK if "warmup" not in word]
     with pytest.raises(SystemExit) as ended:
-        cli.main([*words, *QUICK, "--max_iters=30", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}"])
+        cli.main([*words, *shared, "--max_iters=30", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}"])
     assert ended.value.code == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_says_what_it_found_and_its_folder_can_be_reported(tmp_path, data_dir, capsys, monkeypatch):
+    """Two of four points, and then all: the grid says so too."""
+    out = tmp_path / "out"
+    words = ["sweep", "--grid=beta1=0.5,0.8", "--grid=beta2=0.9,0.99", *QUICK, f"--data_dir={data_dir}", f"--out={out}"]
+    take = Claims.take
+
+    def take_two(self, points, most=1):
+        if len(self.standing().settled) == 2:
+            raise SweepStopped(signal.SIGTERM)
+        return take(self, points, most)
+
+    monkeypatch.setattr(Claims, "take", take_two)
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--optimizer=mada"])
+    monkeypatch.setattr(Claims, "take", take)
+    cli.main(["grid", str(out)])
+    assert "2 of 4 points; the command of the sweep trains the rest" in capsys.readouterr().out
+    cli.main([*words, "--optimizer=mada"])
+    said = capsys.readouterr().out.splitlines()
+    losses = [float(line.split("|")[2]) for line in said if line.startswith("| beta1")]
+    assert losses == sorted(losses)
+    assert len(losses) == 4
+    best = min((out / "runs").iterdir(), key=lambda folder: read_run(folder).summary["final_val_loss"])
+    assert f"best: {best}" in said
+    assert f"`mada-lab report {out}` writes a page about them" in said
+    cli.main(["grid", str(out)])
+    assert "4 of 4 points\n" in capsys.readouterr().out
+    cli.main(["report", str(out)])
+    assert capsys.readouterr().out.count("final validation loss") == 4
+    assert (out / "report.html").exists()
 
 
 def test_a_failed_point_is_in_the_exit_code(tmp_path, data_dir, capsys):

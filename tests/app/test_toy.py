@@ -149,6 +149,9 @@ def test_the_command(tmp_path):
     page = (tmp_path / "toy" / "report.html").read_text()
     assert "<h2>Regret</h2>" in page
     assert "<h2>Losses</h2>" not in page
+    for _ in range(2):  # a new folder each time
+        assert mada_lab("toy", "--problem=c3", "--methods=adam", "--steps=1e2", cwd=tmp_path).returncode == 0
+    assert len(list((tmp_path / "out").glob("toy-*/adam"))) == 2
     again = mada_lab("toy", "--problem=c3", "--methods=adam", "--steps=1e3", "--out", "toy", cwd=tmp_path)
     assert again.returncode == 2
     assert "expected a folder without a run" in again.stderr

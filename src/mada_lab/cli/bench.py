@@ -27,10 +27,23 @@ def arguments() -> Arguments:
     made = Arguments("bench", does, "mada-lab bench --quick --sections=defaults --tasks=digits_mlp --workers=2")
     topic = "scope"
     for name, meaning in (
-        ("sections", "Sections of the page. (default: all)"),
-        ("tasks", "Tasks. (default: all, or two with --quick)"),
-        ("families", "Families of optimizers that are tuned. (default: all)"),
-        ("map-optimizers", "Optimizers of the map of learning rates."),
+        ("sections", "Some of defaults, tuned, lr_map, betas_map, hyper_lr and ablations. (default: all)"),
+        (
+            "tasks",
+            "Some of digits_logistic, digits_mlp, digits_cnn, cifar_cnn, gpt_pydoc, gpt_shakespeare_small, "
+            "gpt_shakespeare_large, gpt_wikitext_bpe, digits_noisy and digits_deterministic. (default: all; with "
+            "--quick, digits_mlp and gpt_pydoc)",
+        ),
+        (
+            "families",
+            "Optimizers to tune: adamw, nadam, avgrad, adan, lion, yogi, hyperadam, prodigy, schedulefree, muon or "
+            "automuon. (default: all)",
+        ),
+        (
+            "map-optimizers",
+            "Optimizers in the map of learning rates. (default: adamw, automuon, autoadam, automuon_from_lr and "
+            "autoadam_from_lr)",
+        ),
     ):
         made.option(name, meaning, _some_known(name), None, "A,B,...", topic)
     for name, meaning in (

@@ -55,6 +55,7 @@ def read(words: list[str]) -> tuple[Namespace, Cases, TrainConfig]:
     from mada_lab.experiments.comparison.compare import BASELINES
 
     given, request = workers.asked(arguments(), words, ("optimizers",))
+    workers.require_no_axis(request, ("optimizer", "seed"))
     cases = request.tables.get("optimizers", {})
     if wrong := [name for name, keys in cases.items() if not isinstance(keys, dict)]:
         raise ConfigError(f"compare, [optimizers]: expected tables [optimizers.NAME], got the key {wrong[0]}")

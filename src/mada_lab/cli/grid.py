@@ -29,9 +29,23 @@ def run(words: list[str]) -> None:
 
     folder = Path(given.places[0])
     require_exists(folder, "grid")
-    surfaces = read_surfaces(folder)
+    surfaces, points = read_surfaces(folder), _points(folder)
     figure = given.out or folder / "grid.svg"
     save(contours(surfaces), figure)
     print(table(surfaces).markdown())
     print(f"figure: {figure}")
-    print(f"grid: {page(surfaces).write(figure.with_suffix('.html')).resolve()}")
+    print(f"{points}\n" if points else "", end="")
+    print(f"grid: {page(surfaces, points).write(figure.with_suffix('.html')).resolve()}")
+
+
+def _points(folder: Path) -> str:
+    """How many points of the sweep in `folder` are done; empty where its storage is elsewhere."""
+    journal = folder / "sweep.journal"
+    if not journal.exists():
+        return ""
+    from mada_lab.config.keys import TrainConfig
+    from mada_lab.experiments.sweeps.join import progress
+    from mada_lab.experiments.sweeps.storage import open_storage
+
+    done, size = progress(open_storage(str(journal)), TrainConfig())
+    return f"{done} of {size} points" + ("; the command of the sweep trains the rest" if done < size else "")

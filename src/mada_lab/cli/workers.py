@@ -12,6 +12,8 @@ from mada_lab.config.arguments import Arguments, number, path
 from mada_lab.config.declarations import aliases
 from mada_lab.config.keys import RunConfig, TrainConfig
 from mada_lab.config.parsing import Request
+from mada_lab.config.upstream.translation import keys_in
+from mada_lab.errors import ConfigError
 
 if TYPE_CHECKING:
     from mada_lab.experiments.sweeps.plan import Plan
@@ -49,6 +51,14 @@ def asked(options: Arguments, words: Sequence[str], tables: Sequence[str] = ()) 
         options.refuse(min(unknown))
     texts = (f"{name}={','.join(map(str, x)) if isinstance(x, list) else x}" for name, x in table.items())
     return options.split([*texts, *words[len(file) :]])[0], request
+
+
+def require_no_axis(request: Request, axes: Iterable[str]) -> None:
+    """Raises ConfigError if the command line gives all runs a value of a key in `axes`, in which they differ."""
+    given = keys_in(request.words)
+    for key in sorted(given.keys() & set(axes)):
+        what = f"expected no value for all runs, which differ in {key}, got one; leave it out"
+        raise ConfigError(f"--{key}={given[key]}: {what}")
 
 
 def _require_no_misspelled(options: Arguments, words: Iterable[str]) -> None:

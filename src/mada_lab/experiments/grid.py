@@ -12,8 +12,8 @@ from mada_lab.experiments.seeds import NOTHING, final_loss
 from mada_lab.plots.contours import LOSSES, Surface, contours
 from mada_lab.plots.curves import Floats
 from mada_lab.records.outcome import outcome
-from mada_lab.records.run_record import MANIFEST, read_run
-from mada_lab.reports.html import Figures, Page, Section, Table
+from mada_lab.records.run_record import Run, read_runs
+from mada_lab.reports.html import Figures, Page, Section, Table, Text
 from mada_lab.reports.published_tables import GRID, TRAJECTORY, WIDTH, LogTable, malformed, read_tables
 
 #: Optimizers in the order of the rows, the baseline first; others follow.
@@ -44,7 +44,7 @@ def surfaces(cells: Sequence[Cell]) -> list[Surface]:
 
 
 def _runs(folder: Path) -> list[Cell]:
-    runs = [read_run(path.parent) for path in sorted((folder / "runs").glob(f"*/{MANIFEST}"))]
+    runs = read_runs(folder)
     cells = []
     for run in runs:
         config = run.manifest.get("config", {})
@@ -52,7 +52,17 @@ def _runs(folder: Path) -> list[Cell]:
         if None not in betas:
             losses = (final_loss(run, which) for which in LOSSES)
             cells.append(Cell(outcome(run).optimizer, *betas, config.get("seed", 0), *losses))
+    places = {(cell.optimizer, cell.beta1, cell.beta2, cell.seed) for cell in cells}
+    if runs and (not cells or len(places) < len(cells)):
+        only = ", and optimizer and seed alone beside them" if cells else ""
+        what = f"expected a sweep over beta1 and beta2{only}, got one over {', '.join(_varied(runs)) or 'no key'}"
+        raise ConfigError(f"grid, {folder}: {what}; pass the folder of such a sweep")
     return cells
+
+
+def _varied(runs: Sequence[Run]) -> list[str]:
+    configs = [run.manifest.get("config", {}) for run in runs]
+    return [key for key in configs[0] if key != "out_dir" and any(x.get(key) != configs[0][key] for x in configs)]
 
 
 def _published(folder: Path) -> list[Cell]:
@@ -110,11 +120,12 @@ def table(surfaces: Sequence[Surface]) -> Table:
     return Table([*HEAD, f"below {surfaces[0].name} in", "median difference"], rows)
 
 
-def page(surfaces: Sequence[Surface]) -> Page:
-    """The page: the contours and the table."""
+def page(surfaces: Sequence[Surface], lead: str = "") -> Page:
+    """The page: `lead`, the contours and the table."""
     alt = f"Contours of final loss over the initial betas: {', '.join(surface.name for surface in surfaces)}"
     parts = [Figures({alt: contours(surfaces)}, CAPTION, "whole"), table(surfaces)]
-    return Page("Final losses over the initial betas", [Section("Losses", parts)])
+    intro = [Text(lead, "lead")] if lead else []
+    return Page("Final losses over the initial betas", [Section("Losses", parts)], intro)
 
 
 def _row(which: str, surface: Surface, first: Surface) -> list[str]:

@@ -17,6 +17,7 @@ from mada_lab.plots import style
 from mada_lab.plots.curves import Floats, finite
 
 PANEL = (3.3, 2.35)  # size of a panel, in inches
+MARGIN = 0.06  # around the cells, in which marks and tick labels at the corners have room
 LEVELS = 10
 #: Percentiles of the losses at which the colors end, so that a corner where training fails doesn't take them all.
 SHOWN = (1, 95)
@@ -108,6 +109,8 @@ def _panel(axes: Axes, surface: Surface, which: str, levels: Floats, norm: Bound
     else:  # contours would fill in cells without a mean
         axes.pcolormesh(_edges(surface.beta1), _edges(surface.beta2), mean.T, cmap=COLORS, norm=norm)
     _mark(axes, surface, mean)
+    axes.use_sticky_edges = False
+    axes.margins(MARGIN)
     spread = f"{np.nanmin(mean):.3f} to {np.nanmax(mean):.3f}" if np.isfinite(mean).any() else "no finite loss"
     axes.set_title(f"{style.printable(surface.name, 16)}: {which}")
     style.note(axes, spread)

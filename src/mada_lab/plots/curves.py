@@ -95,15 +95,16 @@ def symmetric_range(values: Floats) -> Range:
 def loss_range(curves: Sequence[tuple[Sequence[int], Floats]]) -> Range:
     """A range for the losses after the first 10% of the steps, which the fall from the initial loss would flatten.
 
-    It ends at most a tenth above the highest initial loss, since a run that diverged would flatten the others too.
-    Without a finite loss, the range is (0, 1).
+    It holds all losses of a curve with fewer than two after that, whose line would be outside. It ends at most a tenth
+    above the highest initial loss, since a run that diverged would flatten the others too. Without a finite loss, the
+    range is (0, 1).
     """
     curves = [(steps, y) for steps, y in curves if len(finite(y))]
     if not curves:
         return 0.0, 1.0
     start = 0.1 * max(steps[-1] for steps, _ in curves)
-    late = finite(np.concatenate([y[np.asarray(steps) >= start] for steps, y in curves]))
-    shown = late if len(late) else finite(np.concatenate([y for _, y in curves]))
+    late = [(finite(y[np.asarray(steps) >= start]), finite(y)) for steps, y in curves]
+    shown = np.concatenate([end if len(end) > 1 else whole for end, whole in late])
     highest = min(float(shown.max()), 1.1 * max(float(finite(y)[0]) for _, y in curves))
     lowest = min(float(shown.min()), highest)
     margin = 0.05 * (highest - lowest) or 0.05 * abs(highest) or 0.05

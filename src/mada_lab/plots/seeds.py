@@ -27,7 +27,7 @@ def bands(groups: Mapping[str, Band], title: str) -> Figure:
     """The mean over seeds of each group, and the range from the lowest to the highest seed."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot(title=title, xlabel="optimizer step", ylabel="loss (nats)")
-    lines, means = [], []
+    lines, curves = [], []
     for i, (name, (steps, losses)) in enumerate(groups.items()):
         if not np.isfinite(losses).any():
             continue
@@ -35,9 +35,9 @@ def bands(groups: Mapping[str, Band], title: str) -> Figure:
         low, mean, high = (floats(f(axis=0).filled(np.nan)) for f in (known.min, known.mean, known.max))
         axes.fill_between(steps, low, high, color=style.color(i), alpha=0.13, linewidth=0)
         lines += [(name, line) for line in axes.plot(steps, mean, **style.line_style(i), **style.LINE)]
-        means.append((steps, mean))
-    axes.set_ylim(*loss_range(means))
-    axes.set_xlim(0, max((steps[-1] for steps, _ in means), default=1))
+        curves += [(steps, low), (steps, high)]
+    axes.set_ylim(*loss_range(curves))
+    axes.set_xlim(0, max((steps[-1] for steps, _ in curves), default=1))
     style.legend(axes, lines, "no finite loss")
     return figure
 
@@ -77,8 +77,9 @@ def bars(losses: Mapping[str, Ends], paired: Mapping[str, Ends], title: str) -> 
             _bar(right, i, paired[name])
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.4, -0.6)
-    for axes, groups in ((left, losses), (right, paired)):
-        _frame(axes, [x for values in groups.values() for x in finite(values)])
+    _frame(left, list(losses.values()))
+    _frame(right, list(paired.values()), whole=(0.0,))
+    for axes in (left, right):
         axes.grid(visible=False, axis="y")
     return figure
 
@@ -104,13 +105,21 @@ def _sd(known: Floats) -> float:
     return float(known.std(ddof=1)) if len(known) > 1 else 0.0
 
 
-def _frame(axes: Axes, values: Sequence[float]) -> None:
-    """Sets the range to that of most values; how many lie beyond is printed above."""
-    if not values:
+def _frame(axes: Axes, groups: Sequence[Ends], whole: Sequence[float] = ()) -> None:
+    """Sets the range to that of most values, with the whiskers of their groups and `whole`; notes how many are beyond.
+
+    A whisker that a value beyond the range stretches is cut.
+    """
+    known = [x for values in groups if len(x := finite(values))]
+    if not known:
         return
+    values = np.concatenate(known)
     middle, inner = np.median(values), np.percentile(np.abs(values - np.median(values)), 80)
     reach = REACH * inner if inner > 0 else math.inf
-    low, high = max(min(values), middle - reach), min(max(values), middle + reach)
+    low, high = max(values.min(), middle - reach), min(values.max(), middle + reach)
+    held = [x for x in known if low <= x.min() and x.max() <= high]
+    low = min([low, *whole, *(x.mean() - _sd(x) for x in held)])
+    high = max([high, *whole, *(x.mean() + _sd(x) for x in held)])
     margin = 0.08 * (high - low) or 0.01
     axes.set_xlim(low - margin, high + margin)
     if beyond := sum(x > high + margin or x < low - margin for x in values):

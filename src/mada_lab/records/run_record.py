@@ -231,6 +231,11 @@ def read_run(folder: Path) -> Run:
     return Run(folder.resolve().name, folder, manifest, rows, summary, resumes)
 
 
+def read_runs(folder: Path) -> list[Run]:
+    """Reads the records in `runs`, where a sweep or a comparison in `folder` has them; none if it isn't one."""
+    return [read_run(path.parent) for path in sorted((folder / "runs").glob(f"*/{MANIFEST}"))]
+
+
 def _series(points: Iterable[tuple[int, float | None]]) -> Series:
     pairs = [(step, math.nan if value is None else float(value)) for step, value in points]
     return [step for step, _ in pairs], [value for _, value in pairs]

@@ -29,14 +29,25 @@ def join(plan: Plan | None, storage: Storage, name: str, local: RunConfig) -> tu
         plan = known[0]
     others = [other for other in known if other.digest != plan.digest]
     if others:
-        keys = ", ".join(differences(plan, others[0]))
-        what = f"expected the sweep called {name} to be this one, got one that differs in {keys}"
+        old = ", ".join(differences(plan, others[0]))
+        what = f"expected the sweep called {name} to be this one, got one with {old}"
         remedy = "repeat the old values to go on with it, or choose another --out or --storage to begin anew"
         raise ConfigError(f"sweep, storage: {what}; {remedy}")
     study = Study(storage, f"{name}-{plan.digest}")
     if PLAN not in study.facts:  # all who begin it at the same time write the same
         study.note(PLAN, json.dumps(plan.to_json()))
     return plan, study
+
+
+def progress(storage: Storage, local: RunConfig) -> tuple[int, int]:
+    """How many points of the sweeps in a storage are settled, and how many they have."""
+    settled = size = 0
+    for study in (Study(storage, name) for name in study_names(storage)):
+        if text := study.facts.get(PLAN):
+            axes = {key: value for key, value in json.loads(text).items() if key != "base"}
+            size += Plan(local, **axes).size
+            settled += len(claims_of(study).standing().settled)
+    return settled, size
 
 
 def claims_of(study: Study, grace: float = GRACE) -> Claims:

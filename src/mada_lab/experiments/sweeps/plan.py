@@ -177,9 +177,18 @@ def _idle(config: RunConfig) -> set[str]:
 
 
 def differences(one: Plan, other: Plan) -> list[str]:
-    """The keys in which two plans differ."""
-    a, b = ({**x["base"], **{k: v for k, v in x.items() if k != "base"}} for x in (one.to_json(), other.to_json()))
-    return [key for key in a if a[key] != b.get(key)]
+    """The keys in which two plans differ, with the values of `other`."""
+    a, b = ({**x.pop("base"), **x} for x in (one.to_json(), other.to_json()))
+    return [f"{key}={_told(b[key])}" for key in a if a[key] != b[key]]
+
+
+def _told(value: Any) -> str:
+    """A value, as the command line has it; of an axis or a case, its keys with their values."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_told(x)}" for key, x in value.items()) or "nothing"
+    return str(value)
 
 
 def axis(key: str, text: str) -> list[Any]:

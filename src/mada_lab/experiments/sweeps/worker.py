@@ -67,13 +67,14 @@ class SweepListener(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """A settled point: its run folder, None if it has none, and why it failed, None if it didn't."""
+    """A settled point."""
 
     point: int
     name: str
     values: Values
-    folder: Path | None
-    error: str | None
+    folder: Path | None  #: of its run; None if it has none
+    error: str | None  #: why it failed; None if it didn't
+    loss: float | None = None  #: the final validation loss in nats; None if it failed
 
 
 class Worker:
@@ -137,7 +138,8 @@ class Worker:
         results = []
         for point, trial in sorted(standing.settled.items()):
             name, values = self._known(point, standing)
-            results.append(Result(point, name, values, self.out / name if name else None, trial.facts.get("error")))
+            folder, facts = self.out / name if name else None, trial.facts
+            results.append(Result(point, name, values, folder, facts.get("error"), facts.get("final_val_loss")))
         return results
 
     def _compute(self, claims: Sequence[Claim]) -> None:
