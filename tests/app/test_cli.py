@@ -14,6 +14,7 @@ from mada_lab.cli.train import fresh_folder
 from mada_lab.config import parsing
 from mada_lab.config.declarations import Topic, defaults
 from mada_lab.config.keys import TrainConfig, VisionConfig
+from mada_lab.data.catalog import TEMPORARY
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import open_or_prepare
 
@@ -284,8 +285,8 @@ def test_fresh_folders_of_one_second_differ(tmp_path, monkeypatch):
     monkeypatch.setattr("time.strftime", lambda layout: "20260101-000000")
     names = []
     for _ in range(3):
-        names.append(fresh_folder("pydoc", tmp_path))
-        Path(names[-1]).mkdir()
+        names.append(fresh_folder("pydoc", tmp_path / "out"))
+        assert Path(names[-1]).is_dir(), "it is made at once, so that no other process takes it"
     assert [Path(name).name for name in names] == [f"pydoc-20260101-000000{x}" for x in ("", "-2", "-3")]
 
 
@@ -355,6 +356,7 @@ OWN_REFUSED = [
     (["--name=../x"], 2, "expected a new name of letters, digits"),
     (["--name=.x"], 2, "expected a new name of letters, digits"),
     (["--name=mytext"], 2, "got that of the folder data/mytext"),
+    *(([f"--name=new{x}"], 2, f"--name=new{x}: expected no ending .download or .part") for x in TEMPORARY),
     (["--name=new", "--tokenizer=bpe"], 2, "--tokenizer=bpe: expected char, gpt2"),
     (["--name=new", "--validation-share=1"], 2, "expected a number in (0, 1), got 1"),
     (["--name=new", "--validation-share=0"], 2, "option --validation-share"),

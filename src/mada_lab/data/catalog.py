@@ -10,6 +10,7 @@ from mada_lab.data.download import PinnedFile
 from mada_lab.data.image_sources import Cifar10, Digits, Pictures
 from mada_lab.data.sources import Hub, OwnText, PythonTopics, Source, TextFile, Texts
 from mada_lab.errors import ConfigError
+from mada_lab.system import files
 from mada_optim.checks import did_you_mean
 
 UNASKED_BYTES = 10 << 20  # `train` downloads up to this by itself; larger sets need `data prepare`
@@ -104,6 +105,8 @@ DATA_SETS: dict[str, TextSet | ImageSet] = {
 #: What the user made with `mada-lab data prepare text`.
 OWN = TextSet(source=OwnText(), tokenizers=("char", "gpt2", "gpt2_small"), end_of_text=True)
 NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+DOWNLOADS = ".download"  # ending of the folder beside a data set that keeps its downloads
+TEMPORARY = (DOWNLOADS, files.PART, files.LOCK)
 
 
 @dataclass(frozen=True)
@@ -158,11 +161,14 @@ def of_own_text(name: str, tokenizer: str, share: Fraction) -> Choice:
     """A data set of the user's text, of which the last `share` of each document validates.
 
     Raises:
-        ConfigError: The name is another data set's, or no name of a folder; or there is no such tokenizer.
+        ConfigError: The name is another data set's, a temporary file's, or no name of a folder; or there is no such tokenizer.
     """
     if name in choices() or not NAME.fullmatch(name):
         got = "that of a known data set" if name in choices() else "another"
         what = f"expected a new name of letters, digits, `_`, `-` and `.`, got {got}"
+        raise ConfigError(f"--name={name}: {what}; choose another")
+    if name.endswith(TEMPORARY):
+        what = f"expected no ending {' or '.join(TEMPORARY)}, which temporary files have, got one"
         raise ConfigError(f"--name={name}: {what}; choose another")
     if tokenizer not in OWN.tokenizers:
         remedy = did_you_mean(tokenizer, OWN.tokenizers, "choose one of them")

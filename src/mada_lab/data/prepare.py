@@ -125,7 +125,7 @@ class _Options:
 
 def _made(choice: Choice, data_dir: Path, options: _Options) -> Corpus | ImageData:
     """The data set, made unless its folder is there. Raises ConfigError, DataError as `prepare`."""
-    folder, downloads = data_dir / choice.name, data_dir / f"{choice.name}.download"
+    folder, downloads = data_dir / choice.name, data_dir / f"{choice.name}{catalog.DOWNLOADS}"
     try:
         if not folder.exists():
             with only_process(folder):

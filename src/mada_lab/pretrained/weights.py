@@ -11,7 +11,7 @@ from mada_lab.checkpoints import checkpoint
 from mada_lab.checkpoints import folder as checkpoint_folder
 from mada_lab.checkpoints.compatibility import require_alike
 from mada_lab.config import parsing
-from mada_lab.data import gpt2
+from mada_lab.data import catalog, gpt2
 from mada_lab.data.download import read_pinned
 from mada_lab.data.gpt2 import Gpt2Tokenizer, find_encoder
 from mada_lab.data.sidecar import Vocabulary
@@ -57,7 +57,8 @@ class Weights:
         places = [self.folder / hf_tokenizer.VOCAB] if self.folder is not None else []
         places += [data_dir / self.dataset / gpt2.ENCODER.name] if self.dataset is not None else []
         found = next((path for path in places if bpe_files is None and path.is_file()), None)
-        content = read_pinned(found, gpt2.ENCODER) if found else find_encoder(bpe_files, data_dir / "gpt2.download")
+        downloads = data_dir / f"gpt2{catalog.DOWNLOADS}"
+        content = read_pinned(found, gpt2.ENCODER) if found else find_encoder(bpe_files, downloads)
         return Gpt2Tokenizer(content, self.vocabulary.size)
 
 
