@@ -79,8 +79,11 @@ def require_possible(config: RunConfig, given: Collection[str]) -> None:
     """Raises ConfigError unless optimizer and mirrors can be had, and every key in `given` has an effect."""
     from mada_lab.compute import world
     from mada_lab.optimizers import catalog
+    from mada_lab.pretrained import init_from
     from mada_lab.records.mirrors import requested
 
+    if isinstance(config, TrainConfig):
+        init_from.require_there(config.init_from)
     catalog.require_known(config.optimizer)
     catalog.require_had(config, given)
     catalog.require_start(config)

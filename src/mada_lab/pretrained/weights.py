@@ -16,7 +16,7 @@ from mada_lab.data.download import read_pinned
 from mada_lab.data.gpt2 import Gpt2Tokenizer, find_encoder
 from mada_lab.data.sidecar import Vocabulary
 from mada_lab.data.tokenizer import CharTokenizer
-from mada_lab.errors import CheckpointError, ConfigError, LabError, one_line, require_exists
+from mada_lab.errors import CheckpointError, ConfigError, LabError, one_line
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.pretrained import hf_gpt2, hf_tokenizer
 from mada_lab.system import optional
@@ -70,7 +70,7 @@ def read(place: str) -> Weights:
             format; or a name in `HUB`.
 
     Raises:
-        ConfigError: There is no network.
+        ConfigError: There is no network, or one of images.
         CheckpointError: It is damaged, or of another kind of network.
     """
     path = Path(place)
@@ -82,10 +82,10 @@ def read(place: str) -> Weights:
         return _of_checkpoint(path, path.resolve().parents[1])
     if checkpoint_folder.available(path):
         return _of_checkpoint(path, path)
-    require_exists(path, "network")
+    got = "none of them" if path.exists() else "a missing path"
     raise ConfigError(
         f"network, in {place}: expected a run with a checkpoint, a checkpoint, a folder with {hf_gpt2.CONFIG}, "
-        f"or one of {', '.join(HUB)}, got none of them; check the path"
+        f"or one of {', '.join(HUB)}, got {got}; check the path"
     )
 
 
@@ -98,6 +98,8 @@ def _published(folder: Path, origin: str) -> Weights:
 def _of_checkpoint(path: Path, run: Path) -> Weights:
     saved = checkpoint.load(path) if path.resolve() != run.resolve() else checkpoint.load_newest(path)
     assert saved is not None
+    if "classes" in saved.tree:
+        raise ConfigError(f"network, in {path}: expected a run of text, got one of images; name another run")
     try:
         tree = saved.tree
         config, vocabulary = parsing.from_values(tree["config"], str(path)), _vocabulary(tree)
