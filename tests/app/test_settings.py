@@ -196,5 +196,6 @@ def test_help_lists_every_key(capsys):
 
 def test_a_whole_number_may_have_an_exponent():
     assert parsing.load(["--max_iters=1e3", "--warmup_iters=2E2"]).max_iters == 1000
-    with pytest.raises(ConfigError, match=r"key max_iters: expected a whole number, got '1\.5e0'"):
-        parsing.load(["--max_iters=1.5e0"])
+    for wrong in ("1.5e0", "1e-400"):
+        with pytest.raises(ConfigError, match="key max_iters: expected a whole number, got"):
+            parsing.load([f"--max_iters={wrong}"])

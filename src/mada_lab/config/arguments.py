@@ -169,7 +169,7 @@ def integer(given: str) -> int:
     if "e" not in given.lower():
         return int(given)
     value = float(given)
-    if not value.is_integer():
+    if "e-" in given.lower() or not value.is_integer():
         raise ValueError(f"expected a whole number, got {given}")
     return int(value)
 
@@ -179,7 +179,8 @@ def whole(low: int = 0, high: int = LARGEST) -> Callable[[str], int]:
 
     def read(given: str) -> int:
         try:
-            value = integer(given) if len(given) <= DIGITS else -1
+            plain = len(given) <= DIGITS and given.lower().replace("e", "", 1).isdecimal()
+            value = integer(given) if plain else -1
         except ValueError:
             value = -1
         if not low <= value <= high:
