@@ -30,9 +30,13 @@ def number(name: str, x: object, allowed: Interval, remedy: str) -> float:
 
 
 def nearest(name: object, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The most similar name among `allowed`, with a similarity of at least `cutoff` in [0, 1]; None without one."""
-    near = difflib.get_close_matches(str(name), sorted(set(allowed)), n=1, cutoff=cutoff)
-    return near[0] if near else None
+    """The most similar name among `allowed`, with a similarity of at least `cutoff` in [0, 1]; None without one.
+
+    Case and the dashes of an option don't count.
+    """
+    plain = {x.lower().lstrip("-"): x for x in sorted(set(allowed), reverse=True)}
+    near = difflib.get_close_matches(str(name).lower().lstrip("-"), sorted(plain), n=1, cutoff=cutoff)
+    return plain[near[0]] if near else None
 
 
 def did_you_mean(name: object, allowed: Iterable[str], otherwise: str, cutoff: float = 0.6) -> str:

@@ -14,6 +14,7 @@ from mada_lab.cli.train import fresh_folder
 from mada_lab.config import parsing
 from mada_lab.config.declarations import Topic, defaults
 from mada_lab.config.keys import TrainConfig, VisionConfig
+from mada_lab.data.catalog import TEMPORARY
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import open_or_prepare
 from mada_lab.experiments.bench.families import FAMILIES
@@ -63,7 +64,7 @@ REFUSED = [
     (["train", "--init_from=resume", "--out_dir=nowhere"], 4, "expected one to resume from, got none"),
     (["data", "prepare"], 2, "data prepare: expected NAME, got nothing"),
     (["data", "prepare", "pydoc", "--form-file=x"], 2, "got --form-file; did you mean '--from-file'"),
-    (["data", "prepare", "pydoc", "--tokenizer=bpe"], 2, "expected char or gpt2, got bpe"),
+    (["data", "prepare", "pydoc", "--tokenizer=bpe"], 2, "expected characters or gpt2, got bpe"),
     (["data", "prepare", "pydoc", "--workers=0"], 2, "option --workers: expected a whole number in [1, 1024], got 0"),
     (["data", "prepare", "wikitext", "--from-file=.", "--bpe-files=."], 3, "encoder.json"),
     (["data", "prepare", "cifar10", "--from-file=missing.npz"], 3, "missing.npz"),
@@ -73,6 +74,14 @@ REFUSED = [
     (["report"], 2, "expected one run folder"),
     (["report", "missing"], 2, "missing"),
     (["verify", "missing"], 2, "verify missing: expected a file or folder that exists"),
+    (["train", "--optimizer=AdamW"], 2, "did you mean 'adamw'?"),
+    (["report", "missing", "--bogus"], 2, "got --bogus; `mada-lab report --help` lists them"),
+    (["vision", "--n_layer=3"], 2, "got n_layer; it is a key of `mada-lab train`"),
+    (["train", "--compile"], 2, "option --compile: expected true or false, got nothing"),
+    (["train", "--", "--max_iters=2"], 2, "expected --key=value, got --"),
+    (["train", "--n_layer=-1"], 2, "n_layer: expected at least 1, got -1; change this key"),
+    (["train", "--init_from=out/nothere"], 2, "got out/nothere; check the path"),
+    (["eval", "nowhere"], 2, "or one of gpt2, gpt2-medium, gpt2-large, gpt2-xl, got a missing path"),
     (["tarin"], 2, "got tarin; did you mean 'train'"),
     (["train", "--beta2=0.9", "--dataset=openwebtext"], 2, "optimizer automuon, in key beta2: expected at least 0.99"),
 ]
@@ -89,6 +98,20 @@ def test_errors_are_one_line_with_their_code(arguments, code, message, tmp_path)
     assert message in lines[-1]
     assert "Traceback" not in run.stderr
     assert not [p for p in tmp_path.iterdir() if p.name not in ("data",)]
+
+
+@pytest.mark.parametrize("words", [["data"], ["data", "--help"]], ids=str)
+def test_a_group_of_commands_shows_the_help_of_its_command(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 0
+    assert "usage: mada-lab data prepare" in capsys.readouterr().out
+
+
+def test_an_unknown_data_set_is_answered_with_those_that_fit(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "cifar10" not in refusal(["train", "--dataset=nothere"], capsys)[1]
+    assert "pydoc" not in refusal(["vision", "--dataset=nothere"], capsys)[1]
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -257,9 +280,6 @@ MISSING = [
     (["compare", "nowhere.py"], "nowhere.py"),
     (["report", "nowhere"], "nowhere"),
     (["report", "--published=nowhere"], "nowhere"),
-    (["eval", "nowhere"], "nowhere"),
-    (["generate", "nowhere"], "nowhere"),
-    (["export", "nowhere"], "nowhere"),
     (["verify", "nowhere"], "nowhere"),
     (["grid", "nowhere"], "nowhere"),
     (["data", "prepare", "text", "--from-file=nowhere", "--name=mine"], "nowhere"),
@@ -295,8 +315,8 @@ def test_fresh_folders_of_one_second_differ(tmp_path, monkeypatch):
     monkeypatch.setattr("time.strftime", lambda layout: "20260101-000000")
     names = []
     for _ in range(3):
-        names.append(fresh_folder("pydoc", tmp_path))
-        Path(names[-1]).mkdir()
+        names.append(fresh_folder("pydoc", tmp_path / "out"))
+        assert Path(names[-1]).is_dir(), "it is made at once, so that no other process takes it"
     assert [Path(name).name for name in names] == [f"pydoc-20260101-000000{x}" for x in ("", "-2", "-3")]
 
 
@@ -366,7 +386,11 @@ OWN_REFUSED = [
     (["--name=../x"], 2, "expected a new name of letters, digits"),
     (["--name=.x"], 2, "expected a new name of letters, digits"),
     (["--name=mytext"], 2, "got that of the folder data/mytext"),
-    (["--name=new", "--tokenizer=bpe"], 2, "--tokenizer=bpe: expected char, gpt2"),
+    *(([f"--name=new{x}"], 2, f"--name=new{x}: expected no ending .download or .part") for x in TEMPORARY),
+    (["--name=new", "--tokenizer=bpe"], 2, "--tokenizer=bpe: expected characters, gpt2"),
+    (["--name=new", "--validation-share=1e-9"], 3, "expected at least 2 tokens for split val, got 1"),
+    (["--name=new", "--from-file=/dev/zero"], 3, "got neither a file nor a folder"),
+    (["--name=new", "--from-file=my.txt:nowhere"], 3, "nowhere: expected a file or folder that exists"),
     (["--name=new", "--validation-share=1"], 2, "expected a number in (0, 1), got 1"),
     (["--name=new", "--validation-share=0"], 2, "option --validation-share"),
     (["--name=new", "--from-file=empty.txt"], 3, "got an empty file"),

@@ -111,6 +111,20 @@ def test_wrong_options_are_refused(words: list[str], message: str, run: str) -> 
         cli.run(["eval", run, *words])
 
 
+@pytest.mark.parametrize("command", ["eval", "generate", "export"])
+def test_a_run_of_images_is_refused_as_such(command: str, tmp_path: Path) -> None:
+    words = ["--dataset=digits", "--model=mlp", "--max_iters=2", "--optimizer=adamw", f"--out_dir={tmp_path / 'run'}"]
+    cli.run(["vision", *words, f"--data_dir={tmp_path}", "--device=cpu"])
+    with pytest.raises(ConfigError, match="expected a run of text, got one of images"):
+        cli.run([command, str(tmp_path / "run")])
+
+
+def test_a_text_file_may_have_any_ending(run: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("The text of a file. " * 9)
+    cli.run(["eval", run, f"--from-file={tmp_path / 'README.md'}", "--device=cpu"])
+    assert result(run, "README.md_stride_16_8")["text"]["documents"] == 1
+
+
 def test_generate_repeats_itself(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("generate", run, "--prompt=The ", "--tokens=40", "--device=cpu")
     first = printed(capsys, *words, "--seed=3")

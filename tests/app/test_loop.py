@@ -210,6 +210,22 @@ def test_the_record_has_the_number_of_warm_up_steps(tiny, corpus):
     assert train(replaced, corpus, Silent()).step == 32
 
 
+def test_a_resumed_run_keeps_its_warm_up(tiny, corpus, tmp_path):
+    """The default, a fifth of the run, is that of the run's first length; a given number is a change."""
+    reference = train(replace(tiny, out_dir=str(tmp_path / "whole"), warmup_iters=3), corpus, Silent())
+    half = replace(tiny, warmup_iters=None, lr_decay_iters=30)
+    train(replace(half, max_iters=15), corpus, Silent())
+    shutil.copytree(tiny.out_dir, tmp_path / "other")
+    resumed = train(replace(half, init_from="resume"), corpus, Silent())
+    assert resumed.config.warmup_iters == 3
+    assert same_bits(weights(reference), weights(resumed))
+    assert same_bits(optimizer_tensors(reference), optimizer_tensors(resumed))
+    assert read_run(tmp_path / "run").resumes[-1]["changed"].keys() == {"max_iters"}
+    other = replace(half, init_from="resume", out_dir=str(tmp_path / "other"), warmup_iters=6)
+    train(other, corpus, Silent())
+    assert read_run(tmp_path / "other").resumes[-1]["changed"]["warmup_iters"] == {"from": 3, "to": 6}
+
+
 def test_a_schedule_that_counts_passes(tiny):
     """From 0, of a process; a step has that of its last one. The first step may have fewer."""
     config = replace(tiny, warmup_iters=10, max_iters=110, lr_counts="passes", gradient_accumulation_steps=4)

@@ -276,6 +276,14 @@ def test_a_run_with_no_row_yet(tmp_path):
     assert "not recorded" in page.texts
 
 
+def test_a_run_whose_rows_are_lost(tmp_path):
+    make_run(tmp_path / "bare", steps=40)
+    (tmp_path / "bare" / "metrics.jsonl").write_text("")
+    run = read_run(tmp_path / "bare")
+    assert headline([run]) == [f"bare: final validation loss {run.summary['final_val_loss']:.4f} (mada, 40 steps)"]
+    report([run]).write(tmp_path / "bare.html")
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_losses_that_are_not_finite_are_gaps_and_said_so(tmp_path, bad):
     record = RunRecord.create(tmp_path / "nan", {"optimizer": "mada"})

@@ -192,3 +192,10 @@ def test_help_lists_every_key(capsys):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert all(f"--{key.replace('_', '-')}" in shown or f"--{key}" in shown for key in parsing.keys(TrainConfig))
+
+
+def test_a_whole_number_may_have_an_exponent():
+    assert parsing.load(["--max_iters=1e3", "--warmup_iters=2E2"]).max_iters == 1000
+    for wrong in ("1.5e0", "1e-400"):
+        with pytest.raises(ConfigError, match="key max_iters: expected a whole number, got"):
+            parsing.load([f"--max_iters={wrong}"])

@@ -32,6 +32,7 @@ TOPICS = {
         "toy": "play an online problem on which Adam fails",
     },
 }
+HELP = ("-h", "--help")
 COMMANDS = [name for commands in TOPICS.values() for name in commands]
 
 
@@ -69,7 +70,9 @@ def run(words: list[str]) -> None:
         typed = name.split()
         if words[: len(typed)] == typed:
             return command(name).run(words[len(typed) :])
-    if not words or words[0] in ("-h", "--help", "help"):
+        if words[:1] == typed[:1] and set(words[1:]) <= {*HELP}:  # `data` alone, whose only command is `data prepare`
+            return command(name).run(["--help"])
+    if not words or words[0] in (*HELP, "help"):
         return print(overview())
     if words[0] == "--version":
         from mada_optim import __version__

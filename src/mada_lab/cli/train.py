@@ -1,9 +1,8 @@
 """`mada-lab train`, and what `mada-lab vision` does too."""
 
-import itertools
 import time
 from collections.abc import Collection
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from mada_lab.config import parsing
 from mada_lab.config.arguments import Arguments
 from mada_lab.config.keys import RunConfig, TrainConfig
 from mada_lab.errors import ConfigError
+from mada_lab.system import files
 
 if TYPE_CHECKING:
     from mada_lab.training.state import TrainState
@@ -47,30 +47,43 @@ def trained(words: list[str], kind: type[RunConfig]) -> "TrainState":
 
     require_possible(config, asked.keys)
     config, is_first = coefficients_from.resolve(config), world.is_first()
-    with world.group(config), ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar:
+    with (
+        ExitStack() as leave,
+        world.group(config),
+        ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar,
+    ):
         with world.one_by_one():
             data = open_data(config)
         if config.out_dir is None:
             here = world.current(device.choose(config).device)
-            config = replace(config, out_dir=here.broadcast(fresh_folder(config.dataset)))
+            fresh = here.broadcast(here.on_first(lambda: fresh_folder(config.dataset)))
+            config = replace(config, out_dir=fresh)
+            if is_first:  # a run that is refused leaves no folder
+                leave.callback(files.remove_empty, [Path(fresh), Path(fresh).parent])
             say([f"the run folder is {config.out_dir}"])
         with mirrored(config, bar) if is_first else nullcontext(bar) as listen:
             return train(config, data, listen)
 
 
 def fresh_folder(name: str, parent: Path = Path("out")) -> str:
-    """A folder that doesn't exist yet, called by `name` and the time."""
+    """Makes a new folder, called by `name` and the time. Raises ConfigError if that fails."""
     stem = parent / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = itertools.chain([str(stem)], (f"{stem}-{number}" for number in itertools.count(2)))
-    return next(name for name in names if not Path(name).exists())
+    try:
+        return str(files.make_fresh_folder(stem))
+    except OSError as error:
+        what = f"expected a folder that can be made, got {error.strerror}"
+        raise ConfigError(f"run folder, in {parent}: {what}; choose another, as --out_dir") from error
 
 
 def require_possible(config: RunConfig, given: Collection[str]) -> None:
     """Raises ConfigError unless optimizer and mirrors can be had, and every key in `given` has an effect."""
     from mada_lab.compute import world
     from mada_lab.optimizers import catalog
+    from mada_lab.pretrained import init_from
     from mada_lab.records.mirrors import requested
 
+    if isinstance(config, TrainConfig):
+        init_from.require_there(config.init_from)
     catalog.require_known(config.optimizer)
     catalog.require_had(config, given)
     catalog.require_start(config)

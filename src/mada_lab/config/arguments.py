@@ -112,8 +112,15 @@ class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises ConfigError."""
         said = message.replace("argument --", "option --", 1)
+        said = said.replace("expected one argument", f"expected {self._shown(said)}, got nothing")
         joint = ", " if said.startswith("option") else ": "
-        raise ConfigError(f"{self.command}{joint}{said}; see `{self.prog} --help`")
+        see = "" if said.endswith("?") else f"; see `{self.prog} --help`"
+        raise ConfigError(f"{self.command}{joint}{said}{see}")
+
+    def _shown(self, said: str) -> str:
+        """The words that the option of a message may have, or `a value`."""
+        names = [x.metavar for x in self._actions if f"option {'/'.join(x.option_strings)}:" in said]
+        return " or ".join(names[0].split("|")) if names and "|" in str(names[0]) else "a value"
 
 
 def hung(text: str, indent: int) -> str:
@@ -157,14 +164,29 @@ def some_of(*allowed: str) -> Callable[[str], tuple[str, ...]]:
     return lambda given: tuple(map(one_of(*allowed), given.split(",")))
 
 
+def integer(given: str) -> int:
+    """The whole number that `5000` or `5e3` stands for. Raises ValueError for another text."""
+    if "e" not in given.lower():
+        return int(given)
+    value = float(given)
+    if "e-" in given.lower() or not value.is_integer():
+        raise ValueError(f"expected a whole number, got {given}")
+    return int(value)
+
+
 def whole(low: int = 0, high: int = LARGEST) -> Callable[[str], int]:
     """Reads a whole number in [low, high]."""
 
     def read(given: str) -> int:
-        if not given.isdecimal() or len(given) > DIGITS or not low <= int(given) <= high:
+        try:
+            plain = len(given) <= DIGITS and given.lower().replace("e", "", 1).isdecimal()
+            value = integer(given) if plain else -1
+        except ValueError:
+            value = -1
+        if not low <= value <= high:
             allowed = f"at least {low}" if high == LARGEST else f"in [{low}, {high}]"
             raise ArgumentTypeError(f"expected a whole number {allowed}, got {given}")
-        return int(given)
+        return value
 
     return read
 

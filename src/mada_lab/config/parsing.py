@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from mada_lab.config import by_coefficient, files, python_files
-from mada_lab.config.arguments import Arguments
+from mada_lab.config.arguments import Arguments, integer
 from mada_lab.config.declarations import Key, aliases, declarations, meanings
 from mada_lab.config.key_options import COMMANDS, key_options
 from mada_lab.config.keys import RunConfig, TrainConfig
@@ -94,7 +94,7 @@ def require_effect(config: RunConfig, given: Collection[str]) -> None:
     """Raises ConfigError if a key in `given` has no effect beside the other values."""
     without = {key: why for key, why in idle(config).items() if getattr(config, key) is not None}
     if problems := [without[key] for key in sorted(without) if key in given]:
-        raise ConfigError("; ".join(problems) + "; leave these keys out")
+        raise ConfigError("; ".join(problems) + f"; leave {_these(problems)} out")
 
 
 def idle(config: RunConfig) -> dict[str, str]:
@@ -140,7 +140,7 @@ def parse_value(key: str, text: str, kind: type[RunConfig] = TrainConfig) -> Any
     words = {"true": True, "false": False}
     if text == "None" and NoneType in get_args(annotation):
         return None
-    for read in (int, float, lambda word: words[word.lower()], str):
+    for read in (integer, float, lambda word: words[word.lower()], str):
         with contextlib.suppress(ValueError, KeyError):
             value = read(text)
             if _fits(value, annotation):
@@ -160,7 +160,7 @@ def parse_arguments(arguments: Sequence[str], default: C) -> C:
     options = arguments_of(type(default))
     given, rest = options.split(arguments)
     for word in rest:
-        if not word.startswith("--"):
+        if word == "--" or not word.startswith("--"):
             options.error(f"expected --key=value, got {word}")
         require_known(word[2:].partition("=")[0].replace("-", "_"), "the command line", type(default))
     return replace(default, **vars(given))
@@ -174,6 +174,8 @@ def require_known(key: str, where: str, kind: type[RunConfig] = TrainConfig) -> 
         remedy = did_you_mean(meant, keys(kind), otherwise, cutoff=0.5)
         if meant != key:
             remedy += f" ({meanings(kind)[meant].partition('. ')[0].rstrip('.')})"
+        if others := [command for other, command in COMMANDS.items() if key in keys(other)]:
+            remedy = f"it is a key of `mada-lab {others[0]}`"
         raise ConfigError(f"configuration, in {where}: expected a known key, got {key}; {remedy}")
 
 
@@ -181,7 +183,11 @@ def check(config: RunConfig) -> None:
     """Raises ConfigError with everything that is wrong at once, before anything is allocated."""
     problems = list(_problems(config))
     if problems:
-        raise ConfigError("; ".join(problems) + "; change these keys")
+        raise ConfigError("; ".join(problems) + f"; change {_these(problems)}")
+
+
+def _these(problems: Sequence[str]) -> str:
+    return "this key" if len(problems) == 1 else "these keys"
 
 
 def _problems(config: RunConfig) -> Iterator[str]:

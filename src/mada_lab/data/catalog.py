@@ -10,6 +10,7 @@ from mada_lab.data.download import PinnedFile
 from mada_lab.data.image_sources import Cifar10, Digits, Pictures
 from mada_lab.data.sources import Hub, OwnText, PythonTopics, Source, TextFile, Texts
 from mada_lab.errors import ConfigError
+from mada_lab.system import files
 from mada_optim.checks import did_you_mean
 
 UNASKED_BYTES = 10 << 20  # `train` downloads up to this by itself; larger sets need `data prepare`
@@ -104,6 +105,8 @@ DATA_SETS: dict[str, TextSet | ImageSet] = {
 #: What the user made with `mada-lab data prepare text`.
 OWN = TextSet(source=OwnText(), tokenizers=("char", "gpt2", "gpt2_small"), end_of_text=True)
 NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+DOWNLOADS = ".download"  # ending of the folder beside a data set that keeps its downloads
+TEMPORARY = (DOWNLOADS, files.PART, files.LOCK)
 
 
 @dataclass(frozen=True)
@@ -128,43 +131,58 @@ def choices() -> dict[str, Choice]:
     return found
 
 
-def find(name: str, tokenizer: str | None = None, own: Iterable[str] = ()) -> Choice:
+def find(
+    name: str, tokenizer: str | None = None, own: Iterable[str] = (), kind: type[TextSet | ImageSet] | None = None
+) -> Choice:
     """The data set called `name`, encoded by `tokenizer`.
 
     Args:
         name: A name in `DATA_SETS`, or NAME_TOKENIZER, or one of `own`.
         tokenizer: One of the data set's; None is the one in the name, or else the usual one.
         own: Names of data sets that the user made.
+        kind: The kind of data set that the message offers; None offers all.
 
     Raises:
         ConfigError: There is none; the message offers the nearest name.
     """
     known = choices() | {name: Choice(name, OWN) for name in own if name not in choices()}
     if name not in known:
-        remedy = did_you_mean(name, known, "`mada-lab data prepare text` makes one of your own text")
-        raise ConfigError(f"data set, in key dataset: expected one of {', '.join(known)}, got {name!r}; {remedy}")
+        fit = [x for x, choice in known.items() if kind is None or isinstance(choice.data_set, kind)]
+        remedy = did_you_mean(name, fit, "`mada-lab data prepare text` makes one of your own text")
+        raise ConfigError(f"data set, in key dataset: expected one of {', '.join(fit)}, got {name!r}; {remedy}")
     wanted = known[name]
     if tokenizer in (None, wanted.tokenizer):
         return wanted
     other = known.get(f"{name}_{tokenizer}")
     if other is None:
-        allowed = [choice.tokenizer or "none" for choice in known.values() if choice.data_set is wanted.data_set]
-        expected = " or ".join(allowed if name in DATA_SETS else [str(wanted.tokenizer)])
+        allowed = [
+            spoken(choice.tokenizer or "none") for choice in known.values() if choice.data_set is wanted.data_set
+        ]
+        expected = " or ".join(allowed if name in DATA_SETS else [spoken(str(wanted.tokenizer))])
         raise ConfigError(f"--tokenizer, with data set {name}: expected {expected}, got {tokenizer}; leave it out")
     return other
+
+
+def spoken(tokenizer: str) -> str:
+    """The name of a tokenizer on the command line."""
+    return "characters" if tokenizer == "char" else tokenizer
 
 
 def of_own_text(name: str, tokenizer: str, share: Fraction) -> Choice:
     """A data set of the user's text, of which the last `share` of each document validates.
 
     Raises:
-        ConfigError: The name is another data set's, or no name of a folder; or there is no such tokenizer.
+        ConfigError: The name is another data set's, a temporary file's or no folder's, or the tokenizer is unknown.
     """
     if name in choices() or not NAME.fullmatch(name):
         got = "that of a known data set" if name in choices() else "another"
         what = f"expected a new name of letters, digits, `_`, `-` and `.`, got {got}"
         raise ConfigError(f"--name={name}: {what}; choose another")
+    if name.endswith(TEMPORARY):
+        what = f"expected no ending {' or '.join(TEMPORARY)}, which temporary files have, got one"
+        raise ConfigError(f"--name={name}: {what}; choose another")
     if tokenizer not in OWN.tokenizers:
-        remedy = did_you_mean(tokenizer, OWN.tokenizers, "choose one of them")
-        raise ConfigError(f"--tokenizer={tokenizer}: expected {', '.join(OWN.tokenizers)}; {remedy}")
+        allowed = [*map(spoken, OWN.tokenizers)]
+        remedy = did_you_mean(tokenizer, allowed, "choose one of them")
+        raise ConfigError(f"--tokenizer={tokenizer}: expected {', '.join(allowed)}; {remedy}")
     return Choice(name, replace(OWN, cut=last(share)), tokenizer)

@@ -19,7 +19,7 @@ from mada_lab.data.tokenizer import checked, id_dtype, lone_surrogate
 from mada_lab.errors import DataError
 from mada_lab.system import optional
 
-REMEDY = "pass a folder with encoder.json and vocab.bpe as --bpe-files DIR, or set TIKTOKEN_CACHE_DIR"
+REMEDY = "set TIKTOKEN_CACHE_DIR, or give a folder with encoder.json and vocab.bpe: --bpe-files DIR"
 ENCODER = PinnedFile(
     "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/encoder.json",
     sha256="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",

@@ -5,6 +5,7 @@ whole or not at all. Downloads are kept until then, so that after a kill only th
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from mada_lab.data.sidecar import Sidecar, Split, Vocabulary
 from mada_lab.data.sources import Texts
 from mada_lab.data.tokenizer import CharTokenizer, lone_surrogate
 from mada_lab.data.writer import HashedFile
-from mada_lab.errors import ConfigError, DataError, require_exists
+from mada_lab.errors import ConfigError, DataError, require_exists, translated
 from mada_lab.system import files
 from mada_lab.system.files import new_folder, only_process, write_atomic
 
@@ -81,7 +82,7 @@ def open_or_prepare(name: str, data_dir: Path, kind: type[D]) -> D:
         ConfigError: No data set of this kind has this name.
         DataError: It is missing and large, can't be prepared, or is damaged.
     """
-    choice = find(name, data_dir)
+    choice = find(name, data_dir, kind)
     if _kind(choice) is not kind:
         got = {Corpus: f"text, got {name}, which has images", ImageData: f"images, got {name}, which is text"}[kind]
         others = " or ".join(x for x, other in catalog.choices().items() if _kind(other) is kind)
@@ -92,14 +93,24 @@ def open_or_prepare(name: str, data_dir: Path, kind: type[D]) -> D:
             f"data set {choice.name}, in {folder}: expected it prepared, got no such folder; "
             f"run `mada-lab data prepare {choice.name}` first (a download of {size / 1e9:.1f} GB)"
         )
-    opened = _open(choice, folder) if folder.exists() else _made(choice, data_dir, _Options())
+    with translated(DataError, lambda error: DataError(_by_prepare(str(error), choice.name))):
+        opened = _open(choice, folder) if folder.exists() else _made(choice, data_dir, _Options())
     assert isinstance(opened, kind)
     return opened
 
 
-def find(name: str, data_dir: Path) -> Choice:
-    """The data set called `name`: a known one, or one in `data_dir` that the user made. Raises ConfigError."""
-    return catalog.find(name, own=sorted(path.parent.name for path in data_dir.glob(f"*/{sidecar.FILE_NAME}")))
+def _by_prepare(message: str, name: str) -> str:
+    """`message`, with the command whose options it names."""
+    return re.sub("--(from-file|bpe-files) [A-Z]+", rf"`mada-lab data prepare {name} \g<0>`", message)
+
+
+def find(name: str, data_dir: Path, kind: type[Corpus] | type[ImageData]) -> Choice:
+    """The data set called `name`: a known one, or one in `data_dir` that the user made.
+
+    Raises ConfigError if there is none; the message offers those of `kind`.
+    """
+    own = sorted(path.parent.name for path in data_dir.glob(f"*/{sidecar.FILE_NAME}"))
+    return catalog.find(name, own=own, kind=TextSet if kind is Corpus else ImageSet)
 
 
 def _kind(choice: Choice) -> type[Corpus] | type[ImageData]:
@@ -125,7 +136,7 @@ class _Options:
 
 def _made(choice: Choice, data_dir: Path, options: _Options) -> Corpus | ImageData:
     """The data set, made unless its folder is there. Raises ConfigError, DataError as `prepare`."""
-    folder, downloads = data_dir / choice.name, data_dir / f"{choice.name}.download"
+    folder, downloads = data_dir / choice.name, data_dir / f"{choice.name}{catalog.DOWNLOADS}"
     try:
         if not folder.exists():
             with only_process(folder):
@@ -192,6 +203,10 @@ def write_text(
             listen(encoded.characters, "characters")
     for split in sorted(cuts.splits(data_set.cut, texts) - set(files)):
         raise DataError(f"text, in {texts.origin}: expected some for split {split}, got none; use a longer text")
+    for split, file in files.items():
+        if file.rows < 2 and data_set.source == catalog.OWN.source:  # of which the user chose the share
+            what = f"expected at least 2 tokens for split {split}, got {file.rows}"
+            raise DataError(f"text, in {texts.origin}: {what}; use a longer text, or a larger share of it")
     splits = {split: Split(file.rows, file.bytes, file.sha256) for split, file in files.items()}
     meta = Sidecar(choice.name, texts.origin, digest.hexdigest(), _vocabulary(used), splits)
     if tokenizer is not None:

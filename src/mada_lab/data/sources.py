@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from mada_lab.data.download import PinnedFile, describe, fetch, read_pinned, require_pinned
-from mada_lab.data.readers import Document, by_split, documents, not_utf8
-from mada_lab.errors import ConfigError, DataError
+from mada_lab.data.readers import Document, by_split, documents, not_utf8, paths_in
+from mada_lab.errors import ConfigError, DataError, require_exists
 from mada_lab.system import optional
 
 Stream = Iterator[tuple[str, Document]]
@@ -92,12 +92,20 @@ class OwnText:
         """The file, or all files in the folder and below but hidden ones, in the order of their paths."""
         if given is None:
             raise ConfigError("--from-file: expected a text file or a folder of them, got none; add it")
-        paths = [given] if given.is_file() else sorted(path for path in given.rglob("[!.]*") if path.is_file())
-        empty = [path for path in paths if path.stat().st_size == 0]
-        if empty or not paths:
-            got = f"an empty file, {empty[0]}" if empty else "a folder without files"
-            raise DataError(f"--from-file {given}: expected text, got {got}; take it out, or choose another path")
+        paths = [path for place in paths_in(given) for path in _below(place)]
         return Texts(str(given), ("train",), lambda: (("train", x) for path in paths for x in documents(path)))
+
+
+def _below(place: Path) -> list[Path]:
+    """`place`, or all files in the folder and below but hidden ones. Raises DataError for none, or an empty one."""
+    require_exists(place, "--from-file", DataError)
+    paths = [place] if place.is_file() else sorted(path for path in place.rglob("[!.]*") if path.is_file())
+    empty = [path for path in paths if path.stat().st_size == 0]
+    if empty or not paths:
+        nothing = "a folder without files" if place.is_dir() else "neither a file nor a folder"
+        got = f"an empty file, {empty[0]}" if empty else nothing
+        raise DataError(f"--from-file {place}: expected text, got {got}; take it out, or choose another path")
+    return paths
 
 
 @dataclass(frozen=True)

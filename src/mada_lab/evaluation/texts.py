@@ -12,7 +12,6 @@ from mada_lab.data import catalog
 from mada_lab.data.catalog import Choice, TextSet
 from mada_lab.data.corpus import Corpus
 from mada_lab.data.prepare import find, open_or_prepare
-from mada_lab.data.readers import SUFFIXES, documents
 from mada_lab.data.sources import Hub
 from mada_lab.data.tokenizer import Tokenizer
 from mada_lab.errors import ConfigError, DataError, require_exists
@@ -71,7 +70,7 @@ def of_data_set(name: str, data_dir: Path, split: str | None) -> Text:
         ConfigError: There is no data set of this name.
         DataError: It isn't prepared, is damaged, or has no such split.
     """
-    data_set = _text_set(find(name, data_dir))
+    data_set = _text_set(find(name, data_dir, Corpus))
     corpus = open_or_prepare(name, data_dir, Corpus)
     split = split or ("test" if "test" in corpus.splits else "val")
     return Text(name, split, corpus.meta.source, list(_decoded(corpus, split)), data_set.end_of_text, _lines(data_set))
@@ -97,12 +96,11 @@ def of_file(path: Path, name: str | None, split: str | None) -> Text:
         ConfigError: There is no data set of this name.
         DataError: The file can't be read, or has no such split.
     """
-    require_exists(path, "--from-file", DataError)
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"--from-file, in {path}: expected a file {', '.join(SUFFIXES)}, got another; rename it")
     if name is None:
-        return Text(path.name, None, str(path), ["".join(x) for x in documents(path)])
-    data_set = _text_set(catalog.find(name))
+        own = catalog.OWN.source.open(path, path.parent)
+        return Text(path.name, None, own.origin, ["".join(x) for _, x in own.read()])
+    require_exists(path, "--from-file", DataError)
+    data_set = _text_set(catalog.find(name, kind=TextSet))
     texts = data_set.source.open(path, path.parent)
     found: dict[str, list[str]] = {}
     for part, document in data_set.cut(texts):

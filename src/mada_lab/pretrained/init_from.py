@@ -22,14 +22,9 @@ def find(init_from: str, vocabulary: Vocabulary) -> Weights | None:
         ConfigError: The weights are missing, or have another vocabulary.
         CheckpointError: They are damaged, or of another kind of network.
     """
+    require_there(init_from)
     if init_from in FRESH:
         return None
-    if init_from not in HUB and not Path(init_from).exists():
-        known = (*FRESH, *HUB)
-        what = f"expected {', '.join(known)} or a folder, got {init_from}"
-        raise ConfigError(
-            f"configuration, in key init_from: {what}; {did_you_mean(init_from, known, 'check the path')}"
-        )
     found = weights.read(init_from)
     if found.vocabulary != vocabulary:
         ours, theirs = _described(vocabulary, found.vocabulary), _described(found.vocabulary, vocabulary)
@@ -38,6 +33,15 @@ def find(init_from: str, vocabulary: Vocabulary) -> Weights | None:
             f"got {init_from} with others ({theirs}); choose a data set of that very tokenizer"
         )
     return found
+
+
+def require_there(init_from: str) -> None:
+    """Raises ConfigError unless `init_from` is a name that it may have, or a path that exists."""
+    known = (*FRESH, *HUB)
+    if init_from not in known and not Path(init_from).exists():
+        what = f"expected {', '.join(known)} or a folder, got {init_from}"
+        remedy = did_you_mean(init_from, known, "check the path")
+        raise ConfigError(f"configuration, in key init_from: {what}; {remedy}")
 
 
 def _described(vocabulary: Vocabulary, other: Vocabulary) -> str:

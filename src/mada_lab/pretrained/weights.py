@@ -11,12 +11,12 @@ from mada_lab.checkpoints import checkpoint
 from mada_lab.checkpoints import folder as checkpoint_folder
 from mada_lab.checkpoints.compatibility import require_alike
 from mada_lab.config import parsing
-from mada_lab.data import gpt2
+from mada_lab.data import catalog, gpt2
 from mada_lab.data.download import read_pinned
 from mada_lab.data.gpt2 import Gpt2Tokenizer, find_encoder
 from mada_lab.data.sidecar import Vocabulary
 from mada_lab.data.tokenizer import CharTokenizer
-from mada_lab.errors import CheckpointError, ConfigError, LabError, one_line, require_exists
+from mada_lab.errors import CheckpointError, ConfigError, LabError, one_line
 from mada_lab.model.gpt import GPT, GPTConfig
 from mada_lab.pretrained import hf_gpt2, hf_tokenizer
 from mada_lab.system import optional
@@ -57,7 +57,8 @@ class Weights:
         places = [self.folder / hf_tokenizer.VOCAB] if self.folder is not None else []
         places += [data_dir / self.dataset / gpt2.ENCODER.name] if self.dataset is not None else []
         found = next((path for path in places if bpe_files is None and path.is_file()), None)
-        content = read_pinned(found, gpt2.ENCODER) if found else find_encoder(bpe_files, data_dir / "gpt2.download")
+        downloads = data_dir / f"gpt2{catalog.DOWNLOADS}"
+        content = read_pinned(found, gpt2.ENCODER) if found else find_encoder(bpe_files, downloads)
         return Gpt2Tokenizer(content, self.vocabulary.size)
 
 
@@ -69,7 +70,7 @@ def read(place: str) -> Weights:
             format; or a name in `HUB`.
 
     Raises:
-        ConfigError: There is no network.
+        ConfigError: There is no network, or one of images.
         CheckpointError: It is damaged, or of another kind of network.
     """
     path = Path(place)
@@ -81,10 +82,10 @@ def read(place: str) -> Weights:
         return _of_checkpoint(path, path.resolve().parents[1])
     if checkpoint_folder.available(path):
         return _of_checkpoint(path, path)
-    require_exists(path, "network")
+    got = "none of them" if path.exists() else "a missing path"
     raise ConfigError(
         f"network, in {place}: expected a run with a checkpoint, a checkpoint, a folder with {hf_gpt2.CONFIG}, "
-        f"or one of {', '.join(HUB)}, got none of them; check the path"
+        f"or one of {', '.join(HUB)}, got {got}; check the path"
     )
 
 
@@ -97,6 +98,8 @@ def _published(folder: Path, origin: str) -> Weights:
 def _of_checkpoint(path: Path, run: Path) -> Weights:
     saved = checkpoint.load(path) if path.resolve() != run.resolve() else checkpoint.load_newest(path)
     assert saved is not None
+    if "classes" in saved.tree:
+        raise ConfigError(f"network, in {path}: expected a run of text, got one of images; name another run")
     try:
         tree = saved.tree
         config, vocabulary = parsing.from_values(tree["config"], str(path)), _vocabulary(tree)

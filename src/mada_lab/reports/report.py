@@ -50,7 +50,7 @@ def _headline(run: Run) -> str:
         loss = "no validation loss"
     else:
         value = f"{end.val_loss:.4f}" if isfinite(end.val_loss) else "not finite"
-        step = run.series("val_loss")[0][-1]
-        loss = f"final validation loss {value}" if run.summary else f"validation loss {value} at step {step}"
+        at = "" if run.summary else f" at step {run.series('val_loss')[0][-1]}"
+        loss = f"{'' if at else 'final '}validation loss {value}{at}"
     accuracy = "" if end.val_accuracy is None else f", accuracy {end.val_accuracy:.2%}"
     return f"{printable(run.name)}: {loss}{accuracy} ({printable(end.optimizer)}, {end.steps} steps)"

@@ -8,13 +8,14 @@ replace it by an `os` that fails, or dies, at a chosen operation.
 """
 
 import fcntl
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-PART = ".part"
+PART, LOCK = ".part", ".lock"  # endings of temporary names
 NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 GATHERED_BYTES = 1 << 20  # shorter pieces are gathered up to so many bytes before they are written
@@ -113,8 +114,23 @@ def make_folder(path: Path) -> None:
     if path.is_dir():
         return
     make_folder(path.parent)
-    os.mkdir(path)
+    try:
+        os.mkdir(path)
+    except FileExistsError:  # another process was faster
+        if not path.is_dir():
+            raise
     sync(path.parent)
+
+
+def make_fresh_folder(path: Path) -> Path:
+    """Makes and returns the folder `path`, or `path-2`, `path-3`: the first name that no process has taken."""
+    make_folder(path.parent)
+    for number in itertools.count(1):
+        with suppress(FileExistsError):
+            os.mkdir(fresh := path if number == 1 else path.with_name(f"{path.name}-{number}"))
+            sync(path.parent)
+            return fresh
+    raise AssertionError  # for mypy: the numbers have no end
 
 
 def rename(old: Path, new: Path) -> None:
@@ -140,6 +156,13 @@ def remove(path: Path) -> None:
     else:
         with suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes folders, up to the first one that isn't empty."""
+    with suppress(OSError):
+        for folder in folders:
+            os.rmdir(folder)
 
 
 def discard(path: Path) -> None:
@@ -170,7 +193,7 @@ def only_process(path: Path) -> Iterator[None]:
     """
     made = [parent for parent in path.parents if not parent.exists()]
     make_folder(path.parent)
-    lock = path.with_name(f".{path.name}.lock")
+    lock = path.with_name(f".{path.name}{LOCK}")
     try:
         descriptor = _locked(lock)
         try:
@@ -179,9 +202,7 @@ def only_process(path: Path) -> Iterator[None]:
             remove(lock)
             os.close(descriptor)
     finally:
-        with suppress(OSError):  # one isn't empty
-            for parent in made:
-                os.rmdir(parent)
+        remove_empty(made)
 
 
 def _locked(lock: Path) -> int:

@@ -1,16 +1,29 @@
 """The learning rate over time: linear warm-up, then a cosine (Loshchilov and Hutter, ICLR 2017) down to a floor."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from mada_lab.config import parsing
 from mada_lab.config.keys import RunConfig
 from mada_lab.errors import ConfigError
 
 FLOOR = 0.1  # the last learning rate over the peak, where min_lr is None
 
 
-def resolved(config: RunConfig) -> RunConfig:
-    """`config` with the number of warm-up steps that its `warmup_iters` stands for."""
+def resolved(config: RunConfig, recorded: Mapping[str, Any] | None = None) -> RunConfig:
+    """`config` with the number of warm-up steps that its `warmup_iters` stands for.
+
+    Where None is given, a resumed run keeps the number in `recorded`, its configuration until now. Raises ConfigError
+    if that is more than max_iters.
+    """
+    kept = (recorded or {}).get("warmup_iters") if config.warmup_iters is None else None
+    if kept is not None:
+        values = {"max_iters": config.max_iters, "warmup_iters": kept}
+        config = replace(
+            config, warmup_iters=parsing.from_values(values, "the run that is resumed", type(config)).warmup_iters
+        )
     return replace(config, warmup_iters=warmup(config))
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mada_lab.errors import CheckpointError, one_line, translated
 from mada_lab.records.reading import MANIFEST
 from mada_lab.records.run_record import RunRecord, read_run, require_absent
 from mada_lab.system import environment
-from mada_lab.training import changes
+from mada_lab.training import changes, lr_schedule
 from mada_lab.training.state import TrainState
 
 #: The remedy of `mada-lab train` and `vision` if the folder is in use already.
@@ -36,8 +37,10 @@ def open_record(state: TrainState) -> RunRecord | WritesNothing:
     """
     world = state.world
     if state.config.init_from != "resume":
+        state.config = lr_schedule.resolved(state.config)
         return world.on_first(lambda: RunRecord.create(state.folder, state.manifest())) or WritesNothing()
     newest = world.on_first(lambda: _fitting(state))
+    state.config = replace(state.config, warmup_iters=world.broadcast(state.config.warmup_iters))
     saved = redistribution.load_on_all(newest, state.folder, state.model, state.optimizer, world)
     if saved is None:
         return world.on_first(lambda: RunRecord.resume(state.folder, -1)) or WritesNothing()
@@ -141,6 +144,8 @@ def _note(state: TrainState, saved: Checkpoint, digest: str) -> dict[str, Any]:
 
 
 def _require_same_run(state: TrainState, config: dict[str, Any], data: dict[str, str]) -> None:
+    """Raises an error unless `state` continues the run of `config` and `data`; keeps the warm-up of that run."""
+    state.config = lr_schedule.resolved(state.config, config)
     changes.require_fixed(state.config, config)
     if data != state.task.data.sha256:
         raise CheckpointError(

@@ -58,7 +58,7 @@ class TrainState:
         place = device.choose(config)
         world = distributed.current(place.device)
         torch.manual_seed(config.seed)
-        task = choose(lr_schedule.resolved(config), data)
+        task = choose(config, data)
         model = task.model().to(place.device)
         batch_norm.share(model, world)
         pace = Pace(task.flops(model), peak_flops(place.device, config.peak_flops), world.size)

@@ -13,7 +13,7 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from mada_lab.data import catalog
+from mada_lab.data import catalog, gpt2
 from mada_lab.data import prepare as module
 from mada_lab.data.catalog import DATA_SETS, TextSet
 from mada_lab.data.corpus import Corpus
@@ -199,8 +199,8 @@ def test_variants_are_named_after_their_tokenizer() -> None:
     ("name", "tokenizer", "expected"),
     [
         ("wikitext", "char", "gpt2 or gpt2_small"),
-        ("pydoc", "bpe", "char or gpt2"),
-        ("shakespeare_char", "gpt2", "char"),
+        ("pydoc", "bpe", "characters or gpt2"),
+        ("shakespeare_char", "gpt2", "characters"),
         ("digits", "char", "none"),
     ],
 )
@@ -282,3 +282,14 @@ def test_wikitext_from_a_folder(tmp_path: Path, reference: Path) -> None:
     again = prepare("wikitext", tmp_path / "again", both, bpe_files=bpe)
     for name in ("train.bin", "val.bin", "test.bin", "meta.json"):
         assert (again / name).read_bytes() == (opened.folder / name).read_bytes()
+
+
+def test_a_set_that_prepares_itself_names_the_command_of_the_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> bytes:
+        raise gpt2.ENCODER.error("download, from", "a response", "no network")
+
+    monkeypatch.setattr(module, "find_encoder", unreachable)
+    with pytest.raises(DataError, match=r"vocab\.bpe: `mada-lab data prepare wikitext --bpe-files DIR`$"):
+        open_or_prepare("wikitext", tmp_path, Corpus)
