@@ -38,12 +38,13 @@ def run(words: list[str]) -> None:
     from mada_lab.records.run_record import read_run, require_absent
     from mada_lab.reports.report import report
 
-    out = given.out or Path(fresh_folder("toy"))
     names = given.methods.split(",") if given.methods else METHODS
     shared = {"problem": given.problem, "schedule": given.schedule, "learning_rate": given.lr}
     games = [Game(method=name, steps=int(given.steps), **shared) for name in names]
     for game in games:
         game.optimizer()
+    out = given.out or Path(fresh_folder("toy"))
+    for game in games:
         require_absent(out / game.method, "choose another --out, or delete the folder")
     for game in games:
         end = record(game, out / game.method)

@@ -44,13 +44,13 @@ def unfinished(config: RunConfig) -> RunConfig | None:
 
     Raises ConfigError if the folder holds a run of another configuration, or `coefficients_from` can't be followed.
     """
-    folder, config = config.folder, lr_schedule.resolved(coefficients_from.resolve(config))
-    begun = (folder / MANIFEST).exists()
-    if begun:
-        _require_same(read_run(folder), config)
-    if begun and (folder / SUMMARY).exists():
-        return None
-    return replace(config, init_from="resume" if begun else "scratch")
+    folder, config = config.folder, coefficients_from.resolve(config)
+    if not (folder / MANIFEST).exists():
+        return replace(lr_schedule.resolved(config), init_from="scratch")
+    run = read_run(folder)
+    config = lr_schedule.resolved(config, run.manifest.get("config"))
+    _require_same(run, config)
+    return None if (folder / SUMMARY).exists() else replace(config, init_from="resume")
 
 
 def _require_same(run: Run, config: RunConfig) -> None:
