@@ -117,16 +117,16 @@ def tasks() -> dict[str, Task]:
     characters = (ids[:, :-1], ids[:, 1:])
     digits = load_digits()
     images = torch.tensor(digits.images / 16, dtype=torch.float32).unsqueeze(1)
-    labelled = (images, torch.tensor(digits.target))
+    labeled = (images, torch.tensor(digits.target))
     itself = (images.flatten(1), images.flatten(1))
     x, y = (torch.tensor(z, dtype=torch.float32) for z in load_diabetes(return_X_y=True, scaled=True))
     table = (x * math.sqrt(len(x)), ((y - y.mean()) / y.std()).unsqueeze(1))
     entropy, square = functional.cross_entropy, functional.mse_loss
     return {
         "lstm": Task(CharacterLSTM, entropy, *split(characters), steps=500, batch=16, cosine=True),
-        "post-norm": Task(PatchTransformer, entropy, *split(labelled), steps=400, batch=64, cosine=True),
+        "post-norm": Task(PatchTransformer, entropy, *split(labeled), steps=400, batch=64, cosine=True),
         "resnet": Task(
-            lambda: BatchNormResNet(1, 10, 8, 8), entropy, *split(labelled), steps=200, batch=64, cosine=True
+            lambda: BatchNormResNet(1, 10, 8, 8), entropy, *split(labeled), steps=200, batch=64, cosine=True
         ),
         "autoencoder": Task(autoencoder, square, *split(itself), steps=1000, batch=64, cosine=False),
         "regression": Task(regression, square, *split(table), steps=300, batch=32, cosine=False),

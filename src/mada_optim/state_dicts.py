@@ -84,7 +84,7 @@ class StateDicts:
             state_dict = self._arranged(groups, state_dict, order)
         if towers:
             state_dict = without_idle_velocity(groups, state_dict)
-        state_dict = unlabelled(self._banks.names_by_key(), state_dict)
+        state_dict = unlabeled(self._banks.names_by_key(), state_dict)
         check(self._program, groups, state_dict, len(towers))
         return state_dict | {key: fitting(key, optimizer, state_dict[key]) for key, optimizer in towers}
 
@@ -124,7 +124,7 @@ def tower_keys(towers: int) -> list[str]:
     return ["hyper_optimizer", *(f"hyper_optimizer.{i}" for i in range(1, towers))][:towers]
 
 
-def unlabelled(names: Mapping[str, list[str]], state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def unlabeled(names: Mapping[str, list[str]], state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The state dict without the names of each learner's coefficients, which 0.1.0 didn't write.
 
     Raises ValueError if they differ from `names`.

@@ -105,7 +105,7 @@ def changed(path, old, new):
 
 def test_a_coefficient_of_a_new_rule_is_a_key(source, data_dir):
     (source / "mada_optim" / "rules" / "toy.py").write_text(TOY)
-    changed(source / "mada_optim" / "rules" / "__init__.py", '    "sgd",\n', '    "sgd",\n    "toy",\n')
+    changed(source / "mada_optim" / "rules" / "__init__.py", '"sgd adagrad', '"toy sgd adagrad')
     shown = ran(source, f"DATA = {str(data_dir)!r}\n{NEW_COEFFICIENT}")
     assert "--kappa" in shown
     assert "Mix: 1 is the gradient, 0 its sign." in shown
@@ -115,7 +115,6 @@ def test_an_option_of_a_learner_is_a_key(source):
     file = source / "mada_optim" / "learning" / "hyper_sgd.py"
     changed(file, "    rebound: Limit\n", "    rebound: Limit\n    wobble: Limit\n")
     changed(file, "rebound: Limit = math.inf,\n", "rebound: Limit = math.inf,\n        wobble: Limit = 0.5,\n")
-    changed(file, '"rebound": rebound}', '"rebound": rebound, "wobble": wobble}')
     changed(file, "        scope: The", "        wobble: How far it wobbles.\n        scope: The")
     shown = " ".join(ran(source, NEW_OPTION).replace("│", " ").split())
     assert "--hyper-wobble" in shown or "--hyper_wobble" in shown

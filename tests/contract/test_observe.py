@@ -595,7 +595,7 @@ def test_errors():
     with pytest.raises(ValueError, match=r"grad_scale: expected a number or a 0-d tensor, got .* \(2,\); pass"):
         opt.observe(torch.ones(2))
     for wrong in ("x", 1, object()):
-        with pytest.raises(ValueError, match=r"group=.*: expected a process group .*; pass the one that"):
+        with pytest.raises(ValueError, match=r"group=.*: expected a process group .*; pass the group over"):
             opt.observe(group=wrong)
     opt.zero_grad()
     with pytest.raises(RuntimeError, match=r"MADA.observe: expected gradients, got None for every parameter; call it"):

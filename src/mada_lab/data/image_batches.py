@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 the field's name for it
 
-from mada_lab.data.images import LabelledImages
+from mada_lab.data.images import LabeledImages
 from mada_lab.errors import DataError
 
 ORDER, AUGMENTATION = range(2)  # streams of random numbers under one seed
@@ -50,7 +50,7 @@ class Scale:
         return (pixels.float() - self.mean) / self.deviation
 
 
-def load(split: LabelledImages, count: int | None = None) -> Images:
+def load(split: LabeledImages, count: int | None = None) -> Images:
     """Loads a split: all images, or `count` drawn at random, the same in each run.
 
     Images are drawn because files may be sorted by class. A larger count contains the images of a smaller one.

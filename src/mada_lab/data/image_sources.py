@@ -18,7 +18,7 @@ from mada_lab.system import optional
 
 BLOCK = 1000  # images decoded at a time
 RECORDS = 10_000  # in a file of the binary version
-Labelled = tuple[str, NDArray[Any], NDArray[Any]]
+Labeled = tuple[str, NDArray[Any], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pictures:
     brightest: int  #: the largest value of a pixel
     classes: tuple[str, ...]  #: names by label
     #: the name of a split, images (n, height, width, channels) and labels (n,), both uint8, in order
-    batches: Iterator[Labelled]
+    batches: Iterator[Labeled]
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class Cifar10:
         path = require_pinned(given, self.archive) if given else fetch(self.archive, downloads)
         return self._pictures(self.archive.url, self._records(path))
 
-    def _pictures(self, origin: str, batches: Iterator[Labelled]) -> Pictures:
+    def _pictures(self, origin: str, batches: Iterator[Labeled]) -> Pictures:
         return Pictures(origin, (32, 32, 3), 255, self.classes, batches)
 
-    def _records(self, path: Path) -> Iterator[Labelled]:
+    def _records(self, path: Path) -> Iterator[Labeled]:
         """Reads the binary version: a record is the label, then the red, green and blue planes, by rows."""
         files = {f"cifar-10-batches-bin/data_batch_{number}.bin": "train" for number in range(1, 6)}
         files["cifar-10-batches-bin/test_batch.bin"] = "test"
@@ -82,7 +82,7 @@ class Cifar10:
             planes = records[:, 1:].reshape(-1, 3, 32, 32)
             yield split, np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].copy()
 
-    def _jpegs(self, path: Path) -> Iterator[Labelled]:
+    def _jpegs(self, path: Path) -> Iterator[Labeled]:
         expected = {"classes": "U"}
         for split in ("train", "test"):
             expected |= {f"{split}_jpeg": "u1", f"{split}_offsets": "i8", f"{split}_labels": "u1"}

@@ -59,7 +59,7 @@ def read(folder: Path) -> ImageSidecar:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledImages:
+class LabeledImages:
     """A split."""
 
     images: DiskArray  #: uint8 of shape (n, height, width, channels)
@@ -75,8 +75,8 @@ class ImageData:
 
     folder: Path
     meta: ImageSidecar
-    train: LabelledImages
-    test: LabelledImages
+    train: LabeledImages
+    test: LabeledImages
 
     @classmethod
     def open(cls, folder: Path) -> "ImageData":
@@ -97,7 +97,7 @@ class ImageData:
         return {f"{name}_{part}": getattr(split, f"{part}_sha256") for name, split in splits for part in PARTS}
 
 
-def _open_split(folder: Path, meta: ImageSidecar, name: str) -> LabelledImages:
+def _open_split(folder: Path, meta: ImageSidecar, name: str) -> LabeledImages:
     split = meta.splits[name]
     shapes: dict[str, tuple[tuple[int, ...], int]] = {
         "images": ((split.images, *meta.shape), meta.brightest + 1),
@@ -106,4 +106,4 @@ def _open_split(folder: Path, meta: ImageSidecar, name: str) -> LabelledImages:
     arrays = {part: DiskArray(folder / f"{name}_{part}.bin", BYTE, *x, sidecar.REMEDY) for part, x in shapes.items()}
     for part, array in arrays.items():
         verify_or_watch(array, getattr(split, f"{part}_sha256"))
-    return LabelledImages(**arrays)
+    return LabeledImages(**arrays)
