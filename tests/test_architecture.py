@@ -99,3 +99,31 @@ def test_nothing_unpickles(path):
     source = path.read_text()
     for call in ("torch.load(", "np.load(", "numpy.load("):
         assert call not in source, call
+
+
+def test_no_file_is_long():
+    lengths = {x: len(x.read_text().splitlines()) for x in SRC.rglob("*") if x.suffix in (".py", ".cpp", ".h", ".j2")}
+    assert [path for path, length in lengths.items() if length > 350] == []
+
+
+#: Underscored names of torch, of the standard library and of named tuples, which tests may use.
+OF_OTHERS = {"_asdict", "_exit", "_fields", "_replace", "_use_count", "_version"}
+OUTSIDE = {"self", "cls", "torch", "gc", "sys", "os"}
+
+
+def root_of(node):
+    while isinstance(node, ast.Attribute | ast.Call | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return getattr(node, "id", None)
+
+
+@pytest.mark.parametrize("path", sorted((SRC.parent / "tests").rglob("*.py")), ids=lambda path: path.stem)
+def test_tests_use_public_names(path):
+    """But for `torch_checks`, which runs torch's own tests."""
+    names = [
+        (node.lineno, node.attr)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        if root_of(node) not in OUTSIDE and node.attr not in OF_OTHERS
+    ]
+    assert path.parent.name == "torch_checks" or names == []

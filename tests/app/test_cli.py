@@ -149,12 +149,6 @@ def test_every_command_has_a_help_page_with_an_example_that_parses(name, capsys)
         module.arguments().read(words)
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_every_option_has_a_meaning(name):
-    for action in cli.command(name).arguments()._actions:
-        assert action.help
-
-
 def test_keys_are_grouped_by_topic_with_their_defaults(capsys):
     page = help_of("train", capsys)
     assert [page.index(f"\n{topic.value}:\n") for topic in Topic] == sorted(

@@ -35,7 +35,7 @@ def line(monkeypatch):
 
     def show(name="mada", steps=500, done=0, seconds=0.0, rows=(), columns=None):
         with ProgressBar(steps, name) as progress:
-            bar = progress._bar
+            bar = progress.bar
             bar.dynamic_ncols = lambda _: (columns, None)
             bar.start_t -= seconds
             for each in rows:
@@ -134,7 +134,7 @@ def test_a_terminal_of_80_columns_gets_lines_of_80_columns(monkeypatch):
             for done, each in ((1, SIX[0]), (400_000, SIX[1]), (600_000, SIX[1])):
                 progress.row(each)
                 progress.step(done)
-                progress._bar.refresh()
+                progress.bar.refresh()
         received = os.read(master, 100_000).decode()
     os.close(master)
     lines = [text.rstrip() for text in re.split("[\r\n]+", received)]
@@ -148,7 +148,7 @@ def test_a_bar_that_is_not_shown_prints_nothing(monkeypatch):
     with ProgressBar(10, "mada", shown=False) as progress:
         progress.row(SIX[0])
         progress.step(3)
-        assert len(str(progress._bar)) <= 80
+        assert len(str(progress.bar)) <= 80
     assert sys.stderr.getvalue() == ""
 
 
@@ -157,11 +157,11 @@ def test_the_bar_of_a_sweep_fits_and_keeps_the_steps(name, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.delenv("COLUMNS", raising=False)
     with SweepBar("sweep") as bar:
-        assert len(str(bar._bar)) <= 80
+        assert len(str(bar.bar)) <= 80
         bar.standing(12, 3, 480)
         bar.begins(name, TrainConfig(max_iters=600_000))
         bar.step(412_345)
-        text = str(bar._bar)
+        text = str(bar.bar)
     assert len(text) <= 80
     assert text.endswith(" 412345/600000, 3 failed")
     assert f" {name[:8]}"[:4] in text

@@ -32,7 +32,7 @@ LEARNERS = {"all": HyperSGD("all", lr=1e-3, start=0), "lr": LearnedLR(start=1), 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_step_on_cuda_is_the_step_on_the_cpu_and_never_synchronises(rule, learn, monkeypatch):
     """But for polar factors in bf16, which are tested below."""
-    monkeypatch.setattr("mada_optim.matrices.polar_factor._dtype_of_products", lambda x: x.dtype)
+    monkeypatch.setattr("mada_optim.matrices.polar_factor.dtype_of_products", lambda x: x.dtype)
     params = parameters()
     cuda_params = on_cuda(copy.deepcopy(params))
     options = {"rule": rule, "learn": learn, "lr": 1e-2, "weight_decay": 0.1}

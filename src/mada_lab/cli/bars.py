@@ -50,13 +50,13 @@ class _Bar:
     """A bar on standard error; the end of `with` leaves it as it stands."""
 
     def __init__(self, bar: tqdm) -> None:  # type: ignore[type-arg]
-        self._bar = bar
+        self.bar = bar
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self.bar.close()
 
 
 class CountBar(_Bar):
@@ -67,8 +67,8 @@ class CountBar(_Bar):
 
     def __call__(self, count: int, unit: str) -> None:
         """`count` more are done."""
-        self._bar.unit = f" {unit}"
-        self._bar.update(count)
+        self.bar.unit = f" {unit}"
+        self.bar.update(count)
 
 
 class FittedBar(tqdm):  # type: ignore[type-arg]
@@ -137,7 +137,7 @@ class ProgressBar(_Bar):
 
     def step(self, done: int) -> None:
         """Moves the bar to `done`."""
-        self._bar.update(done - self._bar.n)
+        self.bar.update(done - self.bar.n)
 
     def row(self, row: dict[str, Any]) -> None:
         """Shows the losses and the learned coefficients of `row`, as applied."""
@@ -146,7 +146,7 @@ class ProgressBar(_Bar):
         learned = flatten(row.get("hypergradients", {})).keys()
         values = {name: x for name, x in flatten(row.get("coefficients", {})).items() if name in learned}
         self._start = {**values, **self._start}
-        self._bar.values = texts({name: x for name, x in losses.items() if x is not None}, values, self._start)
+        self.bar.values = texts({name: x for name, x in losses.items() if x is not None}, values, self._start)
 
 
 class SweepBar(_Bar):
@@ -158,11 +158,11 @@ class SweepBar(_Bar):
 
     def standing(self, settled: int, failed: int, size: int) -> None:
         """Moves the bar to what all workers have settled."""
-        self._bar.total, self._failed = size, failed
-        if self._bar.n == 0:
-            self._bar.initial = settled  # done before: no part of this worker's rate
-        self._bar.n = settled
-        self._bar.refresh()
+        self.bar.total, self._failed = size, failed
+        if self.bar.n == 0:
+            self.bar.initial = settled  # done before: no part of this worker's rate
+        self.bar.n = settled
+        self.bar.refresh()
 
     def begins(self, name: str, config: "RunConfig") -> None:
         """Names the point that is trained."""
@@ -174,12 +174,12 @@ class SweepBar(_Bar):
         names = (
             name if len(name) <= length else f"{name[: length - 2]}.." for length in (len(name), 48, 32, 24, 16, 8)
         )
-        self._bar.values = tuple(f"{name} {done}/{self._steps}{failed}" for name in names)
-        self._bar.update(0)
+        self.bar.values = tuple(f"{name} {done}/{self._steps}{failed}" for name in names)
+        self.bar.update(0)
 
     def told(self, message: str) -> None:
         """Prints a line above the bar."""
-        self._bar.write(visible(message), file=sys.stderr)
+        self.bar.write(visible(message), file=sys.stderr)
 
 
 def texts(losses: Mapping[str, float], values: Mapping[str, float], start: Mapping[str, float]) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ def _open(opener: urllib.request.OpenerDirector, file: PinnedFile, part: Path, d
         raise file.error("download, from", "a response", describe(error)) from error
 
 
-def _receive(response: Any) -> bytes:
+def receive(response: Any) -> bytes:
     """The bytes that have arrived; empty at the end."""
     try:
         chunk: bytes = response.read1(CHUNK_BYTES)
@@ -158,7 +158,7 @@ def _append(response: Any, file: PinnedFile, part: Path, done: int, too_late: Ca
     if announced.isdigit() and done + int(announced) != file.bytes:
         raise _unlike(file, part, f"a Content-Length of {announced}" + (f" after {done}" if done else ""))
     files.make_folder(part.parent)
-    while chunk := _receive(response):
+    while chunk := receive(response):
         if done + len(chunk) > file.bytes:
             raise _unlike(file, part, "more")
         files.write_at(part, done, chunk)  # a process that is killed loses nothing

@@ -116,7 +116,7 @@ def _jordan(x: Tensor) -> Tensor:
 
 
 def _minimax(x: Tensor) -> Tensor:
-    return _minimax_in(_dtype_of_products(x), x).to(x.dtype)
+    return _minimax_in(dtype_of_products(x), x).to(x.dtype)
 
 
 def _minimax_in(dtype: torch.dtype, x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def _minimax_in(dtype: torch.dtype, x: Tensor) -> Tensor:
     return _all_steps(x, gram, MINIMAX)
 
 
-def _dtype_of_products(x: Tensor) -> torch.dtype:
+def dtype_of_products(x: Tensor) -> torch.dtype:
     in_bf16 = x.is_cuda or (x.device.type == "cpu" and min(x.shape[-2:]) >= LARGE and cpu_has_bf16())
     return torch.bfloat16 if x.dtype is torch.float32 and in_bf16 else x.dtype
 

@@ -183,7 +183,7 @@ def test_endless_body_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest
         given += 100
         return b"x" * 100
 
-    monkeypatch.setattr(download, "_receive", receive)
+    monkeypatch.setattr(download, "receive", receive)
     with pytest.raises(DataError, match="expected 1024 bytes, got more"):
         fetch(Page(CONTENT), tmp_path)
     assert given == 1100

@@ -66,8 +66,8 @@ def run(data_dir, killer):
     if mode in ("changes", "full disk"):
         sys.addaudithook(lambda event, args: change(event, args, killer, data_dir))
     elif mode == "download":
-        receive = download._receive
-        download._receive = lambda response: (killer(), receive(response))[1]
+        receive = download.receive
+        download.receive = lambda response: (killer(), receive(response))[1]
     prepare("killed", data_dir, workers=2, listen=killer if mode == "text" else lambda *_: None)
 
 prepare("killed", folder / "undisturbed")
