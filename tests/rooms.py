@@ -12,7 +12,7 @@ SRC = ROOT / "src"
 FILES = sorted(SRC.rglob("*.py"))
 PAGE = ROOT / "docs" / "inside" / "architecture.md"
 BEGIN, END = "<!-- rooms: begin -->\n", "<!-- rooms: end -->\n"
-WIDTH = 100  # columns of the picture
+WIDTH = 46  # columns of the picture, which fit a narrow screen
 
 #: The rooms of each package from the ground up: a room imports from its own files and from lower floors alone.
 FLOORS = {
@@ -93,7 +93,7 @@ def picture(package):
     """The floors as boxes, the highest first."""
     lines = []
     for rooms in reversed(FLOORS[package]):
-        names = "   ".join(name for name in rooms.split() if not name.startswith("__"))
+        names = "  ".join(name for name in rooms.split() if not name.startswith("__"))
         lines += [names.center(WIDTH).rstrip(), ("-" * len(names)).center(WIDTH).rstrip()] if names else []
     return "\n".join(lines)
 
