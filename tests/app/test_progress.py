@@ -9,6 +9,7 @@ import re
 import struct
 import sys
 import termios
+import weakref
 
 import pytest
 from tqdm import tqdm
@@ -130,6 +131,7 @@ def test_a_terminal_of_80_columns_gets_lines_of_80_columns(monkeypatch):
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     with os.fdopen(slave, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setattr(FittedBar, "_instances", weakref.WeakSet())  # bars that other tests have left
         with ProgressBar(600_000, "mada_published") as progress:
             for done, each in ((1, SIX[0]), (400_000, SIX[1]), (600_000, SIX[1])):
                 progress.row(each)
