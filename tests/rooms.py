@@ -22,7 +22,7 @@ FLOORS = {
         "checks sharding",
         "learning matrices",
         "engines grouping rules",
-        "group_keys inspection state_dicts stepping",
+        "group_keys inspection registry state_dicts stepping",
         "hyper_optimizer",
         "integrations optimizers",
         "__init__ describe",

@@ -15,6 +15,7 @@ NON_NEGATIVE = Interval(0.0, math.inf, open_high=True)
 POSITIVE = Interval(math.ulp(0.0), math.inf, open_high=True)
 #: The engines, the fastest first.
 ENGINES = ("triton", "cpu", "tiled", "eager")
+STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 FACTOR = Interval(1e-30, 1e30)  # limits of the learned factor of lr
 
 
@@ -83,14 +84,19 @@ def _interval(q: Coefficient, ends: tuple[float, float] | None) -> Interval:
     return Interval(math.log(low), math.log(high)) if q is LR else Interval(low, high)
 
 
-def state_dtype(dtype: object) -> torch.dtype | None:
+def state_dtype(dtype: Any) -> torch.dtype | None:
     """The dtype of slots, with at least the range of fp32, or None. Raises ValueError for any other."""
-    if dtype in (None, torch.float32, torch.bfloat16, torch.float64):
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype in STATE_DTYPES):
         return dtype
     raise ValueError(
         f"state_dtype={dtype!r}: expected torch.float32, torch.bfloat16 or torch.float64, whose range includes the "
         "squares of gradients; choose one, or None"
     )
+
+
+def weights(rounding: str | None) -> str | None:
+    """How narrow weights are rounded. Raises ValueError if there is no such rounding."""
+    return None if rounding is None else member("weights", rounding, ("stochastic",), "leave it out")
 
 
 def engine(name: str) -> str:

@@ -18,15 +18,17 @@ from mada_optim.learning.banks import Banks, Learn
 from mada_optim.learning.learner import Learner
 from mada_optim.learning.observation import Observation
 from mada_optim.matrices import hidden_matrices, start_lr
+from mada_optim.registry import find_rule
 from mada_optim.rule import LR, Rule
-from mada_optim.rules import RULES
 from mada_optim.sharding import dtensors
 from mada_optim.state_dicts import StateDicts
 from mada_optim.stepping.step import StepCount, Stepper
 
 #: Attributes that copies and pickles take along, beside those of torch.optim; all others are made from these.
-KEPT = tuple(
-    "rule learned state_dtype reduce_group _guard _keys _step_count _observed _banks _requested_engine".split()
+KEPT = (
+    *("rule", "learned", "state_dtype", "weights", "share_matrices", "reduce_group"),
+    *("_guard", "_keys", "_step_count", "_observed", "_banks", "_requested_engine"),
+)
 )
 
 
@@ -70,6 +72,9 @@ class HyperOptimizer(Optimizer):
             `opt.engine_reasons` says why a faster one is missing.
         state_dtype: Dtype of the slots with one number per element. None: fp32, or fp64 for fp64 parameters. The
             anchor of lr's trace is never narrower than that.
+        weights: Rounding of bf16 and fp16 weights. None: to nearest. "stochastic": at random, right on average.
+        share_matrices: Process group whose members have equal gradients, as under DDP: each orthogonalizes a part of
+            the hidden matrices. None: each orthogonalizes all of them; FSDP2's are divided in any case.
         reduce_group: Process group over which parameters are sharded or divided by hand. Hypergradients, and the sums
             for `lr="auto"`, are summed over it, and a gradient that is not finite skips the step on all its processes.
             Every group must then have `matrix`. None: for DDP, and for DTensors (FSDP2's `fully_shard`).
@@ -101,7 +106,9 @@ class HyperOptimizer(Optimizer):
         matrix_lr_ratio: float = 1.0,
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
+        share_matrices: Any = None,
         reduce_group: Any = None,
         **options: Any,
     ) -> None:
@@ -109,7 +116,8 @@ class HyperOptimizer(Optimizer):
         self.rule = find_rule(rule) if guard is None else guarded(find_rule(rule), guard)
         self._banks = Banks(self.rule, learn)
         self.learned = self._banks.names
-        self.state_dtype = checks.state_dtype(state_dtype)
+        self.state_dtype, self.weights = checks.state_dtype(state_dtype), checks.weights(weights)
+        self.share_matrices = share_matrices
         self.reduce_group = reduce_group
         self._requested_engine = checks.engine(engine)
         self._step_count = StepCount(type(self).__name__)
@@ -141,7 +149,8 @@ class HyperOptimizer(Optimizer):
     def _build(self) -> None:
         """Makes all that follows from the attributes in `KEPT`."""
         banks, name = self._banks, type(self).__name__
-        program = Program(self.rule, learned=banks.names, traced=banks.horizon > 0, state_dtype=self.state_dtype)
+        traced, dtype = banks.horizon > 0, self.state_dtype
+        program = Program(self.rule, learned=banks.names, traced=traced, state_dtype=dtype, weights=self.weights)
         self._program, self._readings = program, Readings(program, banks, self._guard)
         self._state_dicts = StateDicts(program, banks)
         engine, settle_keys = self._requested_engine, self._keys.settle
@@ -340,10 +349,3 @@ class HyperOptimizer(Optimizer):
         self._stepper.take(self.param_groups)
         self._banks.adopt(self.param_groups)  # values that were put into a group since the last step
         self._banks.attach(self.param_groups)
-
-
-def find_rule(rule: str | Rule) -> Rule:
-    """The rule of this name, or the one given. Raises ValueError, with the nearest name, if there is none."""
-    if isinstance(rule, Rule):
-        return rule
-    return RULES[checks.member("rule", rule, RULES, "the registry is mada_optim.rules.RULES")]

@@ -17,7 +17,7 @@ from mada_optim.describe.graphs import Traced, function, traced
 from mada_optim.describe.latex import latex
 from mada_optim.describe.symbols import symbol
 from mada_optim.graph.specialize import UNTRACEABLE
-from mada_optim.hyper_optimizer import find_rule
+from mada_optim.registry import find_rule
 from mada_optim.rule import Coefficient, Rule, Slot
 from mada_optim.rules import RULES
 

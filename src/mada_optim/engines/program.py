@@ -26,6 +26,7 @@ class Program:
     device: torch.device = CPU  # where the tensors are
     # dtype of the slots with one number per element; None: the dtype of computation
     state_dtype: torch.dtype | None = None
+    weights: str | None = None  # "stochastic": bf16 and fp16 weights are rounded at random
 
     @cached_property
     def form(self) -> Rule:

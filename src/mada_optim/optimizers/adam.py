@@ -29,7 +29,8 @@ class _OfAdam(HyperOptimizer):
         guard: Guard | None = None,
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule=self._rule_name))
@@ -72,7 +73,8 @@ class HyperAdam(HyperOptimizer):
         guard: Guard | None = None,
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="adam"))
@@ -127,7 +129,8 @@ class NAdam(HyperOptimizer):
         learn: Learn = (),
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="nadam"))
@@ -156,7 +159,8 @@ class Yogi(HyperOptimizer):
         guard: Guard | None = None,
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="yogi"))
@@ -187,7 +191,8 @@ class Adan(HyperOptimizer):
         guard: Guard | None = None,
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="adan"))

@@ -63,7 +63,9 @@ class AutoMuon(HyperOptimizer):
         guard: Guard | None = GUARD,
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
+        share_matrices: Any = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="mada_matrix"))
@@ -108,7 +110,8 @@ class AutoAdam(HyperOptimizer):
         guard: Guard | None = GUARD,
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="mada"))

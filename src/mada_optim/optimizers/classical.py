@@ -32,7 +32,8 @@ class SGD(HyperOptimizer):
         learn: Learn = (),
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="sgd"))
@@ -64,7 +65,8 @@ class AdaGrad(HyperOptimizer):
         learn: Learn = (),
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="adagrad"))
@@ -93,7 +95,8 @@ class RMSprop(HyperOptimizer):
         learn: Learn = (),
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="rmsprop"))
@@ -119,7 +122,8 @@ class Lion(HyperOptimizer):
         learn: Learn = (),
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="lion"))
@@ -146,7 +150,9 @@ class Muon(HyperOptimizer):
         learn: Learn = (),
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
+        share_matrices: Any = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="muon"))

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from mada_optim.beta_guard import Guard
-from mada_optim.hyper_optimizer import HyperOptimizer, find_rule
+from mada_optim.hyper_optimizer import HyperOptimizer
 from mada_optim.learning.banks import Learn
 from mada_optim.optimizers.arguments import explained, given
+from mada_optim.registry import find_rule
 from mada_optim.rule import Rule
 
 #: The coefficients that its rule must have.
@@ -67,7 +68,8 @@ class MADA(HyperOptimizer):
         guard: Guard | None = None,
         maximize: bool = False,
         engine: str = "auto",
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule=_suited(rule)))
