@@ -29,7 +29,6 @@ KEPT = (
     *("rule", "learned", "state_dtype", "weights", "share_matrices", "reduce_group"),
     *("_guard", "_keys", "_step_count", "_observed", "_banks", "_requested_engine"),
 )
-)
 
 
 class HyperOptimizer(Optimizer):

@@ -123,7 +123,7 @@ each_once = pytest.mark.parametrize("engine", ["eager"], indirect=True)
 @each_preset
 def test_every_argument_takes_effect(preset, engine):
     """On the weights, on what is kept, or on the rule, which is MADA's own at Adam's corner all the same."""
-    for name in defaults(preset).keys() - {"engine", "reduce_group"}:
+    for name in defaults(preset).keys() - {"engine", "weights", "share_matrices", "reduce_group"}:
         beside = {key: x for key, x in BESIDE.get(name, {}).items() if key in defaults(preset)}
         ends = []
         for options in (beside, {**beside, name: OTHERWISE[name]}):
