@@ -32,8 +32,8 @@ from mada_optim.rules import RULES
 from tests.problems import everything, give_gradients, same_bits, train
 
 #: What may be None, which means that there is none of it.
-MAY_BE_NONE = {"guard", "state_dtype", "reduce_group", "stop"}
-MOST_ARGUMENTS = 17
+MAY_BE_NONE = {"weights", "share_matrices", "guard", "state_dtype", "reduce_group", "stop"}
+MOST_ARGUMENTS = 19
 
 PUBLIC = [getattr(mada_optim, name) for name in mada_optim.__all__]
 PRESETS = [x for x in PUBLIC if isinstance(x, type) and issubclass(x, HyperOptimizer) and x is not HyperOptimizer]

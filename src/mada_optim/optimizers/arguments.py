@@ -22,7 +22,7 @@ SHARED = {
     "engine": '"auto" is the fastest available one; "eager", "cpu", "tiled" or "triton" by name.',
     "state_dtype": "Dtype of the slots. None: fp32, or fp64 for fp64 parameters.",
     "weights": 'Rounding of bf16 and fp16 weights. None: to nearest. "stochastic": at random, right on average.',
-    "share_matrices": "DDP's process group, whose processes each orthogonalize a part of the hidden matrices. None: all.",
+    "share_matrices": "DDP's process group; each of its processes orthogonalizes a part of the matrices. None: all.",
     "reduce_group": "Process group over which you have sharded parameters by hand. None otherwise, under FSDP2 too.",
 }
 RAISES = "Raises:\n    ValueError: A value is not allowed. The message names it, the allowed values and a remedy."
