@@ -4,6 +4,7 @@
 """
 
 import tempfile
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,13 +14,16 @@ from torch.utils.data import DataLoader
 from mada_optim import MADA, HyperSGD, param_groups
 
 
-def prepared(accelerator: Accelerator) -> tuple:
+def prepared(accelerator: Accelerator) -> tuple[Any, ...]:
     model = mlp()
     opt = MADA(param_groups(model), lr=5e-3, learn=HyperSGD("all", start=10))
-    return accelerator.prepare(model, opt, DataLoader(train_and_test()[0], 32))
+    found: tuple[Any, ...] = accelerator.prepare(model, opt, DataLoader(train_and_test()[0], 32))
+    return found
 
 
-def train(accelerator: Accelerator, model: torch.nn.Module, opt: MADA, batches: DataLoader, epochs: int) -> list[float]:
+def train(
+    accelerator: Accelerator, model: torch.nn.Module, opt: MADA, batches: DataLoader[Any], epochs: int
+) -> list[float]:
     losses = []
     for _ in range(epochs):
         for x, y in batches:
@@ -34,7 +38,7 @@ def train(accelerator: Accelerator, model: torch.nn.Module, opt: MADA, batches: 
     return losses
 
 
-def main() -> dict:
+def main() -> dict[str, Any]:
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     model, opt, batches = prepared(accelerator)
     losses = train(accelerator, model, opt, batches, epochs=3)

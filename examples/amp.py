@@ -4,6 +4,8 @@ Parameters, slots and coefficients stay fp32 or wider. `scaler.step` skips a ste
 coefficients move. Call `scaler.unscale_` before you clip; without it, `scaler.step` unscales.
 """
 
+from typing import Any
+
 import torch
 from digits import mlp, shuffled, train_and_test
 
@@ -12,7 +14,7 @@ from mada_optim import MADA, param_groups
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def train(dtype: torch.dtype, scaler: torch.amp.GradScaler, epochs: int = 6) -> dict:
+def train(dtype: torch.dtype, scaler: torch.amp.GradScaler, epochs: int = 6) -> dict[str, Any]:
     model = mlp().to(DEVICE)
     opt = MADA(param_groups(model), lr=5e-3)
     batches, losses, skipped = shuffled(train_and_test()[0]), [], 0
@@ -32,7 +34,7 @@ def train(dtype: torch.dtype, scaler: torch.amp.GradScaler, epochs: int = 6) -> 
     return {"losses": losses, "skipped": skipped, "coefficients": opt.coefficients()}
 
 
-def main() -> dict:
+def main() -> dict[str, Any]:
     off = torch.amp.GradScaler(DEVICE, enabled=False)  # bf16 has the range of fp32: nothing to scale
     too_high = torch.amp.GradScaler(DEVICE, init_scale=2.0**24)  # so high that the first steps overflow and are skipped
     runs = {"bf16": train(torch.bfloat16, off), "fp16": train(torch.float16, too_high)}

@@ -5,6 +5,8 @@ which have no weight decay; `print` shows them. All groups share the learned fac
 Options that are not learned, such as weight_decay, are those of each group.
 """
 
+from typing import Any
+
 import torch
 from digits import accuracy, shuffled, train_and_test
 from torch import Tensor, nn
@@ -27,10 +29,11 @@ class CNN(nn.Module):
         return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x))
+        logits: Tensor = self.head(self.body(x))
+        return logits
 
 
-def main(epochs: int = 5) -> dict:
+def main(epochs: int = 5) -> dict[str, Any]:
     torch.manual_seed(0)
     train, test = train_and_test()
     model = CNN()

@@ -5,13 +5,18 @@ recompilation would raise an error. `backend="inductor"`, torch's default, runs 
 "aot_eager" shows the same in seconds.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from digits import accuracy, mlp, shuffled, train_and_test
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from mada_optim import MADA, param_groups
 
 
-def train_epoch(model: torch.nn.Module, opt: MADA, batches: torch.utils.data.DataLoader) -> list[float]:
+def train_epoch(model: Callable[[Tensor], Tensor], opt: MADA, batches: DataLoader[tuple[Tensor, ...]]) -> list[float]:
     losses = []
     for x, y in batches:
         loss = torch.nn.functional.cross_entropy(model(x), y)
@@ -22,7 +27,7 @@ def train_epoch(model: torch.nn.Module, opt: MADA, batches: torch.utils.data.Dat
     return losses
 
 
-def main(backend: str = "aot_eager", epochs: int = 6) -> dict:
+def main(backend: str = "aot_eager", epochs: int = 6) -> dict[str, Any]:
     train, test = train_and_test()
     model = mlp()
     compiled = torch.compile(model, backend=backend)

@@ -2,6 +2,7 @@
 
 import torch
 from sklearn.datasets import load_digits
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 
@@ -13,7 +14,7 @@ def train_and_test() -> tuple[TensorDataset, TensorDataset]:
     return TensorDataset(x[:1500], y[:1500]), TensorDataset(x[1500:], y[1500:])
 
 
-def shuffled(data: TensorDataset, batch_size: int = 64) -> DataLoader:
+def shuffled(data: TensorDataset, batch_size: int = 64) -> DataLoader[tuple[Tensor, ...]]:
     """Batches in a new order each epoch, the same in each run."""
     return DataLoader(data, batch_size, shuffle=True, generator=torch.Generator().manual_seed(0))
 
@@ -30,6 +31,6 @@ def accuracy(model: torch.nn.Module, data: TensorDataset) -> float:
     """The fraction of images that `model` classifies correctly."""
     x, y = data.tensors
     model.eval()
-    right = (model(x).argmax(1) == y).float().mean().item()
+    right: float = (model(x).argmax(1) == y).float().mean().item()
     model.train()
     return right

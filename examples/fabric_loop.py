@@ -5,6 +5,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from digits import mlp, train_and_test
@@ -14,14 +15,14 @@ from torch.utils.data import DataLoader
 from mada_optim import MADA, HyperSGD, param_groups
 
 
-def setup(fabric: Fabric) -> dict:
+def setup(fabric: Fabric) -> dict[str, Any]:
     model = mlp()
     opt = MADA(param_groups(model), lr=5e-3, learn=HyperSGD("all", start=20))
     model, opt = fabric.setup(model, opt)
     return {"model": model, "opt": opt}
 
 
-def train(fabric: Fabric, run: dict, epochs: int) -> list[float]:
+def train(fabric: Fabric, run: dict[str, Any], epochs: int) -> list[float]:
     model, opt = run["model"], run["opt"]
     batches, losses = fabric.setup_dataloaders(DataLoader(train_and_test()[0], 64)), []
     for _ in range(epochs):
@@ -35,7 +36,7 @@ def train(fabric: Fabric, run: dict, epochs: int) -> list[float]:
     return losses
 
 
-def main() -> dict:
+def main() -> dict[str, Any]:
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     run, resumed = setup(fabric), setup(fabric)
     losses = train(fabric, run, epochs=3)

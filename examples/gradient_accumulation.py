@@ -4,13 +4,15 @@
 Multiply each loss by its share of the batch: `backward` sums gradients, and the loss of a micro-batch is a mean.
 """
 
+from typing import Any
+
 import torch
 from digits import mlp, shuffled, train_and_test
 
 from mada_optim import MADA, param_groups
 
 
-def train(micro_batches: int, epochs: int = 5) -> dict:
+def train(micro_batches: int, epochs: int = 5) -> dict[str, Any]:
     model = mlp()
     opt = MADA(param_groups(model), lr=3e-3)
     batches, losses = shuffled(train_and_test()[0]), []
@@ -27,7 +29,7 @@ def train(micro_batches: int, epochs: int = 5) -> dict:
     return {"losses": losses, "coefficients": opt.coefficients(), "parameters": list(model.parameters())}
 
 
-def main() -> dict:
+def main() -> dict[str, Any]:
     runs = {"one batch": train(1), "four micro-batches": train(4)}
     for name, run in runs.items():
         print(f"{name}: loss {run['losses'][-1]:.4f}, {run['coefficients']}")

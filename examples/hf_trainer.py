@@ -8,8 +8,11 @@ weight decay, unless "params" is among the keywords; with `optimizers=(opt, sche
 import tempfile
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from mada_optim import MADA, HyperSGD, param_groups
@@ -18,29 +21,39 @@ from mada_optim.integrations.transformers import MADACallback
 BLOCK, STEPS = 64, 30
 
 
-def blocks(count: int = 512) -> list[dict[str, torch.Tensor]]:
-    text = "".join(topics[name] for name in sorted(topics)).encode()[: count * BLOCK]
-    ids = torch.tensor(list(text)).reshape(count, BLOCK)
-    return [{"input_ids": row, "labels": row} for row in ids]
+class Blocks(Dataset[dict[str, Tensor]]):
+    """Blocks of bytes, int64 [BLOCK], as the inputs and the labels of a language model."""
+
+    def __init__(self, count: int = 512) -> None:
+        text = "".join(topics[name] for name in sorted(topics)).encode()[: count * BLOCK]
+        self.ids = torch.tensor(list(text)).reshape(count, BLOCK)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        return {"input_ids": self.ids[i], "labels": self.ids[i]}
 
 
-def trainer(folder: str, model: GPT2LMHeadModel, **optimizer: object) -> Trainer:
+def trainer(folder: str, model: GPT2LMHeadModel, **optimizer: Any) -> Trainer:
     """A Trainer that saves after half of the steps; `optimizer` is one of the two keywords that pass the optimizer."""
     arguments = TrainingArguments(
         folder, max_steps=STEPS, save_steps=STEPS // 2, logging_steps=10, learning_rate=3e-3, weight_decay=0.1,
         per_device_train_batch_size=8, gradient_accumulation_steps=2, lr_scheduler_type="cosine",
         report_to="none", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
     )  # fmt: skip
-    return Trainer(model, arguments, train_dataset=blocks(), callbacks=[MADACallback()], **optimizer)
+    return Trainer(model, arguments, train_dataset=Blocks(), callbacks=[MADACallback()], **optimizer)
 
 
 def gpt2() -> GPT2LMHeadModel:
     torch.manual_seed(0)
-    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": BLOCK, "vocab_size": 256}
-    return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0))
+    config = GPT2Config(
+        n_layer=2, n_head=2, n_embd=32, n_positions=BLOCK, vocab_size=256, bos_token_id=0, eos_token_id=0
+    )
+    return GPT2LMHeadModel(config)
 
 
-def main() -> dict:
+def main() -> dict[str, Any]:
     learner = HyperSGD("all", start=10)
     by_class = {"optimizer_cls_and_kwargs": (MADA, {"lr": 3e-3, "learn": learner})}
     with tempfile.TemporaryDirectory() as folder:

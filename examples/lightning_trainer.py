@@ -6,6 +6,7 @@ Checkpoints contain the coefficients. A run that is resumed at the end of an epo
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from digits import accuracy, mlp, train_and_test
@@ -46,14 +47,16 @@ def fit(folder: str, epochs: int, checkpoint: str | None = None) -> tuple[Digits
     return module, trainer
 
 
-def main() -> dict:
+def main() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         module, trainer = fit(folder, epochs=4)
         _, half = fit(folder, epochs=2)
         half.save_checkpoint(f"{folder}/half.ckpt")
         resumed, _ = fit(folder, epochs=4, checkpoint=f"{folder}/half.ckpt")
+        assert trainer.log_dir is not None
         log = Path(trainer.log_dir, "metrics.csv").read_text()
     (opt,) = trainer.optimizers
+    assert isinstance(opt, MADA)
     print(log.splitlines()[0], *log.splitlines()[-3:], sep="\n")
     print(f"test accuracy {accuracy(module.net, train_and_test()[1]):.3f}", opt.coefficients())
     return {"module": module, "resumed": resumed, "log": log, "trainer": trainer}

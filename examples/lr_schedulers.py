@@ -6,6 +6,7 @@ also cycle the momentum, since it is learned here.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from digits import mlp, shuffled, train_and_test
@@ -31,7 +32,7 @@ def on_plateau(opt: MADA) -> LRScheduler:
     return lr_scheduler.ReduceLROnPlateau(opt, factor=0.5, patience=10)
 
 
-def train(make_scheduler: Callable[[MADA], LRScheduler]) -> dict:
+def train(make_scheduler: Callable[[MADA], LRScheduler]) -> dict[str, Any]:
     model = mlp()
     opt = MADA(param_groups(model), lr=5e-3)
     scheduler = make_scheduler(opt)
@@ -43,12 +44,15 @@ def train(make_scheduler: Callable[[MADA], LRScheduler]) -> dict:
             loss.backward()
             lrs.append(opt.param_groups[0]["lr"])
             opt.step()
-            scheduler.step(*([loss.item()] if make_scheduler is on_plateau else []))
+            if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+                scheduler.step(loss.item())
+            else:
+                scheduler.step()
             losses.append(loss.item())
     return {"losses": losses, "lrs": lrs, "coefficients": opt.coefficients()}
 
 
-def main() -> dict:
+def main() -> dict[str, Any]:
     runs = {make.__name__: train(make) for make in (warmup_then_cosine, one_cycle, on_plateau)}
     for name, run in runs.items():
         shown = ", ".join(f"{lr:.5f}" for lr in run["lrs"][::36])

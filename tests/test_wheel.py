@@ -1,7 +1,7 @@
 """The built wheel in an environment that has torch and what torch itself needs, and nothing else.
 
 Catches: an import of numpy or of the application's libraries in the optimizer, a package left out of the wheel, and an
-integration that doesn't say which extra it lacks.
+integration or a command that doesn't say which extra it lacks.
 """
 
 import importlib.metadata
@@ -82,3 +82,10 @@ def test_wheel_needs_torch_alone(tmp_path):
     run = subprocess.run([python, "-I", "-c", SCRIPT], timeout=120, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert str(site_packages) in run.stdout
+    lab = [python, "-I", "-m", "mada_lab"]
+    for words in ("--help", "--version"):
+        assert subprocess.run([*lab, words], timeout=120, capture_output=True).returncode == 0
+    for words in (["train"], ["data", "prepare", "pydoc"]):
+        run = subprocess.run([*lab, *words], timeout=120, capture_output=True, text=True, cwd=tmp_path)
+        assert run.returncode == 2
+        assert re.fullmatch(r'error: package \w+: .*; run `pip install "mada-optim\[lab\]"`\n', run.stderr), run.stderr

@@ -70,7 +70,7 @@ def opaque(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if not hidden:
-            hidden.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+            hidden.append(torch.compiler.disable(function))
         return hidden[0](*args, **kwargs)
 
     return call

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from mada_lab.cli.bars import Warnings
 from mada_lab.config.arguments import suggestion
-from mada_lab.errors import ConfigError, Interrupted, LabError, of_memory, visible
+from mada_lab.errors import ConfigError, Interrupted, LabError, of_memory, translated, visible
 
 #: By topic, the commands and what they do. The file of a command has its `arguments` and its `run`.
 TOPICS = {
@@ -41,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    logging.basicConfig(handlers=[Warnings()])
     try:
         run(words)
     except LabError as error:
@@ -84,7 +82,19 @@ def run(words: list[str]) -> None:
 
 def command(name: str) -> ModuleType:
     """The file of a command, imported when it is asked for: no command pays for another's libraries."""
-    return importlib.import_module(f"mada_lab.cli.{name.replace(' ', '_')}")
+    with translated(ModuleNotFoundError, without_extra):
+        bars = importlib.import_module("mada_lab.cli.bars")
+        found = importlib.import_module(f"mada_lab.cli.{name.replace(' ', '_')}")
+    logging.basicConfig(handlers=[bars.Warnings()])
+    return found
+
+
+def without_extra(error: ModuleNotFoundError) -> ConfigError:
+    """The error where only `mada_optim` was installed."""
+    return ConfigError(
+        f"package {error.name}: expected it installed, for mada-lab needs it, got none; "
+        'run `pip install "mada-optim[lab]"`'
+    )
 
 
 def overview() -> str:
