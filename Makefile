@@ -2,6 +2,7 @@
 #   make demo    train a small GPT with MADA, AutoMuon and AdamW on text that ships with Python, and write a report
 #   make test    the tests        make check   lint, format, types, architecture
 #   make docs    the documentation as a site, in out/docs
+#   make dist    the wheel and the source distribution, in out/dist; make test-sdist runs the tests of the latter
 #   make drill   kills, full disks, flipped bits: the table in docs/lab/reliability.md, in about half an hour
 #
 # On Linux pip takes torch's CUDA build, several GB. For the CPU build:
@@ -13,7 +14,7 @@ DEMO_FLAGS ?=
 BIN := .venv/bin
 LAB := $(BIN)/python -m mada_lab
 
-.PHONY: demo test check docs drill format clean
+.PHONY: demo test check docs drill dist test-sdist format clean
 .DELETE_ON_ERROR:
 
 # Two layers, so that the demo doesn't wait for the tools of developers. torch comes first and alone: whatever is
@@ -45,6 +46,7 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 docs: .venv/dev
@@ -53,6 +55,18 @@ docs: .venv/dev
 
 drill: .venv/dev
 	$(BIN)/python -m tests.reliability.drill --write
+
+dist: .venv/dev
+	rm -rf out/dist
+	$(BIN)/python -m build --outdir out/dist
+	$(BIN)/python -m twine check --strict out/dist/*
+
+# Somewhere else, with an environment of its own: nothing of this checkout is beside it.
+test-sdist: dist
+	rm -rf out/sdist
+	mkdir -p out/sdist
+	tar -xzf out/dist/*.tar.gz -C out/sdist --strip-components=1
+	$(MAKE) -C out/sdist test PYTHON="$(PYTHON)" PIP_FLAGS="$(PIP_FLAGS)"
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .
