@@ -22,7 +22,7 @@ import torch
 from mada_lab.checkpoints.folder import available
 from mada_lab.data.prepare import prepare
 from mada_lab.system import environment
-from tests.reliability import crash_points, fuzz, kills, resumes, rot, runs, siege, stops
+from tests.reliability import crash_points, elastic, fuzz, kills, resumes, rot, runs, siege, stops
 
 PAGE = Path(__file__).parents[2] / "docs" / "lab" / "reliability.md"
 BEGIN, END = "<!-- drill: begin -->\n", "<!-- drill: end -->\n"
@@ -51,6 +51,9 @@ class Drill:
             "kill -9 of one of two processes": lambda at: self._kills_of_two(at, "ddp"),
             "kill -9 of one of two processes, sharded": lambda at: self._kills_of_two(at, "fsdp"),
             "kill -9 of one of two processes, a file each": lambda at: self._kills_of_two(at, "fsdp", "each"),
+            "kill -9 of one of two processes, under torchrun --max-restarts": lambda at: elastic.at_random(
+                at, self._with_data(elastic.KILLED), self._count(30), self.rng
+            ),
             "resume matrix": lambda at: resumes.matrix(at, self._ready(resumes.CONFIG, at)),
             "resume matrix, two processes": lambda at: self._matrix_of_two(at, "ddp"),
             "resume matrix, two processes, sharded": lambda at: self._matrix_of_two(at, "fsdp"),

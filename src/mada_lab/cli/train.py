@@ -42,7 +42,7 @@ def trained(words: list[str], kind: type[RunConfig]) -> "TrainState":
     from mada_lab.compute import device, world
     from mada_lab.records.mirrors import mirrored
     from mada_lab.tasks.open_data import open_data
-    from mada_lab.training import coefficients_from
+    from mada_lab.training import coefficients_from, restarts
     from mada_lab.training.trainer import train
 
     require_possible(config, asked.keys)
@@ -52,10 +52,11 @@ def trained(words: list[str], kind: type[RunConfig]) -> "TrainState":
         world.group(config),
         ProgressBar(config.max_iters, config.optimizer, shown=is_first) as bar,
     ):
+        here = world.current(device.choose(config).device)
+        config = restarts.continued(config, here)
         with world.one_by_one():
             data = open_data(config)
         if config.out_dir is None:
-            here = world.current(device.choose(config).device)
             fresh = here.broadcast(here.on_first(lambda: fresh_folder(config.dataset)))
             config = replace(config, out_dir=fresh)
             if is_first:  # a run that is refused leaves no folder

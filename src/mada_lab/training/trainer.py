@@ -22,7 +22,7 @@ from mada_lab.system import run_lock
 from mada_lab.system.signals import Signals, Stop
 from mada_lab.tasks import Data
 from mada_lab.tasks.measure import Batch, Measured
-from mada_lab.training import gradients, resume
+from mada_lab.training import gradients, restarts, resume
 from mada_lab.training.lr_schedule import learning_rate
 from mada_lab.training.reporting import due_row, require_movement, summary
 from mada_lab.training.state import TrainState
@@ -84,6 +84,7 @@ class Trainer:
         """Locks the run folder, opens its record and saver, and restores a resumed run. Raises as `open_record`."""
         state, config, world = self.state, self.state.config, self.state.world
         with world.enter_on_first(lambda: run_lock.hold(state.folder)), saver_of(config, world) as self.saver:
+            world.on_first(lambda: restarts.sign(state.folder))
             self.initial_coefficients = state.coefficients()
             self.record = resume.open_record(state)
             compiled: Any = torch.compile(state.model) if config.compile else state.model

@@ -1,0 +1,100 @@
+"""Runs under torchrun, which starts the processes again when one of them is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from tests.reliability import runs
+from tests.reliability.tally import Tally
+
+CONFIG = replace(runs.TINY, gradient_accumulation_steps=2)
+#: Long enough that most kills hit training, not the start of the processes.
+KILLED = replace(CONFIG, max_iters=600, lr_decay_iters=600, checkpoint_interval=20, eval_interval=100, hyper_start=20)
+KEYS = (
+    "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps dropout max_iters warmup_iters "
+    "lr_decay_iters hyper_start parallel init_from eval_interval eval_iters log_interval checkpoint_interval "
+    "data_dir device out_dir"
+).split()
+LAUNCH = [sys.executable, "-m", "torch.distributed.run"]
+RESTARTS = 3
+DEADLINE = 240.0  # seconds of a launch with all its restarts
+
+
+def command(config):
+    """The command line of a run, for `LAUNCH`."""
+    return ["-m", "mada_lab", "train", *(f"--{key}={getattr(config, key)}" for key in KEYS)]
+
+
+def workers(process):
+    """The processes that torchrun has started; empty while it starts them."""
+    with suppress(FileNotFoundError):
+        return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    return []
+
+
+@contextmanager
+def launched(config, size=2):
+    """torchrun with `size` processes; in the end none of them is left."""
+    words = [*LAUNCH, "--standalone", f"--nproc_per_node={size}", f"--max-restarts={RESTARTS}", *command(config)]
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(
+        words, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, start_new_session=True, **streams
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def kill_one(process, before, seconds, rng):
+    """Waits for workers other than `before`, kills one at random after `seconds`; returns the workers it was among.
+
+    Nothing is killed if the run ends sooner.
+    """
+    until = time.monotonic() + DEADLINE
+    while process.poll() is None and (len(found := workers(process)) < 2 or set(found) & set(before)):
+        assert time.monotonic() < until, "torchrun starts no processes"
+        time.sleep(0.02)
+    if process.poll() is not None:
+        return []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and process.poll() is None:
+        time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        os.kill(rng.choice(found), signal.SIGKILL)
+        return found
+    return []
+
+
+def at_random(folder, config, count, rng, seconds=8.0):
+    """Kills one of two processes `count` times, up to 3 times per launch, each within `seconds` of its start."""
+    tally = Tally("torchrun starts all again; in the end the undisturbed state, rows and summary")
+    folder.mkdir()
+    whole = replace(config, out_dir=str(folder / "undisturbed"))
+    with launched(whole) as process:
+        assert process.wait(DEADLINE) == 0, process.stderr.read()
+    reference, kills = runs.finished(whole.out_dir), 0
+    while kills < count:
+        mine, pids, problem = replace(config, out_dir=str(folder / f"{kills}")), [], ""
+        with launched(mine) as process:
+            for _ in range(min(RESTARTS, count - kills)):
+                pids = kill_one(process, pids, rng.uniform(0.0, seconds), rng)
+                kills += bool(pids)
+            try:
+                code = process.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                code = "none: it hangs"
+        if code != 0:
+            problem = f"exit code {code}"
+        elif runs.finished(mine.out_dir) != reference:
+            problem = "another result"
+        tally.case(mine.out_dir, problem)
+    tally.figures = {"kills": str(kills), "launches": str(tally.cases)}
+    return tally
