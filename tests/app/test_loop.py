@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mada_lab.checkpoints.folder import available
+from mada_lab.compute import generators
 from mada_lab.config import parsing
 from mada_lab.config.keys import TrainConfig, VisionConfig
 from mada_lab.errors import CheckpointError, ConfigError, NumericsError
@@ -435,3 +436,18 @@ def test_the_record_is_strict_json(tiny, corpus, tmp_path):
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=refuse)
     json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=refuse)
+
+
+def test_a_pass_on_the_cpu_seeds_no_other_device(monkeypatch):
+    """Where CUDA isn't used, torch keeps such a call with a traceback, and a long run would keep one for each pass."""
+
+    def refused(seed):
+        raise AssertionError(seed)
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refused)
+    generators.seed_pass(1, 2, 3, torch.device("cpu"))
+    drawn = torch.rand(3)
+    generators.seed_pass(1, 2, 4, torch.device("cpu"))
+    assert not torch.equal(torch.rand(3), drawn)
+    generators.seed_pass(1, 2, 3, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), drawn)

@@ -6,13 +6,20 @@ import torch
 from torch import Tensor
 
 
-def seed_pass(seed: int, step: int, number: int) -> None:
+def seed_pass(seed: int, step: int, number: int, device: torch.device) -> None:
     """Seeds the generators for one forward pass, by its number in the step.
 
-    Dropout doesn't depend on the process that computes the pass: it is the same with any number of processes.
+    Dropout doesn't depend on the process that computes the pass: it is the same with any number of processes. Only the
+    generators in use are seeded. torch.manual_seed seeds those of all kinds of devices: where CUDA isn't used, it keeps
+    a call with a traceback for later, every time.
     """
     digest = hashlib.blake2b(f"{seed} {step} {number}".encode(), digest_size=4).digest()  # the size of mt19937's seed
-    torch.manual_seed(int.from_bytes(digest, "little"))
+    value = int.from_bytes(digest, "little")
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(value)
+    if device.type == "mps":
+        torch.mps.manual_seed(value)
 
 
 def state(device: torch.device) -> dict[str, Tensor]:

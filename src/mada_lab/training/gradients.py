@@ -40,7 +40,7 @@ def accumulate(state: TrainState, forward: nn.Module, signals: Signals) -> Tenso
     total = torch.zeros((), device=place.device)
     with all_or_nothing([state], signals):
         for i in range(count):
-            generators.seed_pass(state.config.seed, state.step, i * world.size + world.rank)
+            generators.seed_pass(state.config.seed, state.step, i * world.size + world.rank, place.device)
             ids, targets = place.send(state.batches.next())
             is_observed = i == 0 and observes_first
             exchanges = i == count - 1 and not state.clips_each
@@ -81,7 +81,7 @@ def loss_scale(state: TrainState) -> Tensor:
 def unscaled_norm(state: TrainState) -> Tensor:
     """Takes the loss scale off the gradient, and returns the gradient's norm, 0-d."""
     state.scaler.unscale_(state.optimizer)
-    return finite.gradient_norm(state.model.parameters())
+    return finite.gradient_norm(state.parameters)
 
 
 def clip(state: TrainState, norm: Tensor) -> None:
@@ -91,14 +91,14 @@ def clip(state: TrainState, norm: Tensor) -> None:
     if isinstance(state.optimizer, HyperOptimizer) and observes(state, "unclipped"):
         state.optimizer.observe()
     if state.config.grad_clip > 0:
-        nn.utils.clip_grads_with_norm_(state.model.parameters(), state.config.grad_clip, norm)
+        nn.utils.clip_grads_with_norm_(state.parameters, state.config.grad_clip, norm)
 
 
 def clip_each(state: TrainState) -> None:
     """Clips this process's gradient; all processes then have the mean of the clipped gradients."""
     if observes(state, "unclipped"):
         observe_own(state)
-    clip_own(list(state.model.parameters()), state.config.grad_clip, loss_scale(state), state.world)
+    clip_own(state.parameters, state.config.grad_clip, loss_scale(state), state.world)
 
 
 def clip_own(parameters: Sequence[Tensor], largest: float, scale: Tensor, world: World) -> None:

@@ -1,6 +1,7 @@
 """The state of a run: built from the configuration, changed by each step, saved in checkpoints, restored from them."""
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,16 @@ class TrainState:
     def folder(self) -> Path:
         """The run folder."""
         return self.config.folder
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """The model's parameters: a step needs them twice, and a walk through the modules takes time."""
+        return list(self.model.parameters())
+
+    @cached_property
+    def buffers(self) -> list[Tensor]:
+        """The model's buffers."""
+        return list(self.model.buffers())
 
     @property
     def passes(self) -> int:
@@ -195,9 +206,9 @@ class TrainState:
 
     def keep_buffers(self) -> None:
         """Copies the buffers before a step: forward passes change the running statistics of batch normalization."""
-        self.buffers_before = [x.clone() for x in self.model.buffers()]
+        self.buffers_before = [x.clone() for x in self.buffers]
 
     def restore_buffers(self) -> None:
         """Puts the copies of the buffers back."""
-        for x, before in zip(self.model.buffers(), self.buffers_before, strict=True):
+        for x, before in zip(self.buffers, self.buffers_before, strict=True):
             x.copy_(before)
