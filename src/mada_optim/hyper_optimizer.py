@@ -135,9 +135,9 @@ class HyperOptimizer(Optimizer):
         super().__init__(params, defaults)
         if self._keys.end_construction() and self.learned and reduce_group is None:
             dtensors.require_one_process(type(self).__name__)
-        processes = [] if reduce_group is None else [reduce_group]
-        device_type = self._stepper.home(self.param_groups).type
-        total = functools.partial(dtensors.summed, groups=processes, device_type=device_type)
+        checks.some_narrow(self.weights, self.param_groups)
+        home, processes = self._stepper.home(self.param_groups), [] if reduce_group is None else [reduce_group]
+        total = functools.partial(dtensors.summed, groups=processes, device_type=home.type)
         if lr == "auto":
             chosen = [isinstance(x, dict) and "lr" in x for x in params]
             start_lr.set_start(self.rule, self.param_groups, chosen, self.defaults, total)
