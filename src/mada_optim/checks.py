@@ -105,8 +105,8 @@ def some_narrow(rounding: str | None, groups: Iterable[Mapping[str, Any]]) -> No
     if rounding is not None and not dtypes & {torch.bfloat16, torch.float16}:
         got = ", ".join(sorted(map(str, dtypes)))
         raise ValueError(
-            f"weights={rounding!r}: expected at least one parameter in torch.bfloat16 or torch.float16, got {got}, whose "
-            "rounding doesn't change; leave it out, or cast the model first, as by model.bfloat16()"
+            f"weights={rounding!r}: expected at least one parameter in torch.bfloat16 or torch.float16, got {got}, "
+            "which it doesn't change; leave it out, or cast the model first, as by model.bfloat16()"
         )
 
 

@@ -65,10 +65,10 @@ class HyperOptimizer(Optimizer):
         matrix_lr_ratio: Learning-rate multiplier of hidden matrices, >= 0, for rules that tell them apart. A group can
             set its own.
         maximize: Steps along the gradient instead of against it.
-        engine: "eager" is the reference loop. "cpu" is C++ loops, compiled on demand, for dense fp32 tensors. "tiled"
-            moves the same tensors without a compiler, several times slower. "triton" is kernels for fp32, bf16 and
-            fp16 on CUDA, if Triton is installed. "auto" is the fastest available one. `opt.engine` names it, and
-            `opt.engine_reasons` says why a faster one is missing.
+        engine: "eager" is the reference loop. "cpu" is C++ loops, compiled on demand, for dense fp32 tensors, and for
+            bf16 and fp16 weights that are rounded stochastically. "tiled" moves fp32 tensors without a compiler,
+            several times slower. "triton" is kernels for fp32, bf16 and fp16 on CUDA, if Triton is installed. "auto" is
+            the fastest available one. `opt.engine` names it, `opt.engine_reasons` says why a faster one is missing.
         state_dtype: Dtype of the slots with one number per element. None: fp32, or fp64 for fp64 parameters. The
             anchor of lr's trace is never narrower than that.
         weights: Rounding of bf16 and fp16 weights. None: to nearest. "stochastic": at random, right on average.

@@ -1,8 +1,8 @@
 """Stochastic rounding: its random bits, and weights in bf16 and fp16.
 
 Rounded to nearest, a weight stays where it is if the step is below half of its last digit: in bf16, every step below
-1/512 of the weight. Rounded stochastically, the weight moves to the next number with the probability of the step's share
-of the gap, so it moves by the step on average.
+1/512 of the weight. Rounded stochastically, the weight moves to the next number with the probability of the step's
+share of the gap, so it moves by the step on average.
 """
 
 import torch
@@ -47,9 +47,9 @@ def random_bits(like: Tensor, t: Tensor, slot: int) -> Tensor:
 def stochastic(x: Tensor, dtype: torch.dtype, t: Tensor, of: int) -> Tensor:
     """New weights `x`, fp32, in `dtype`: rounded stochastically to bf16 and fp16, to nearest otherwise.
 
-    Each goes to one of its two neighbors, to the farther with the probability of the nearer one's distance: exactly so
-    in bf16 and for normal numbers of fp16, within 2^-24 for smaller ones. A number of `dtype` stays. Beyond the largest
-    one, infinity and NaN included, rounding is to nearest. The random bits are those of the step `t` and the stream.
+    Each goes to one of its two neighbors, so that the mean is `x`: exactly in bf16 and for normal numbers of fp16,
+    within 2^-24 of a gap for smaller ones. A number of `dtype` stays. Beyond the largest one, infinity and NaN
+    included, rounding is to nearest. The random bits are those of the step `t` and of a stream.
     """
     if dtype not in DROPPED:
         return x.to(dtype)

@@ -103,9 +103,7 @@ class LoopBatch(TensorBatch):
 
     can_follow = True
 
-    def __init__(
-        self, loops: Loops, dtype: torch.dtype, entries: list[StepInput], states: list[StatePointers]
-    ) -> None:
+    def __init__(self, loops: Loops, dtype: torch.dtype, entries: list[StepInput], states: list[StatePointers]) -> None:
         _, _, self._ps, gradients, _, options, scopes, *_, streams = zip(*entries, strict=True)
         self._program, self._library, self._states = loops.program, loops.library(dtype), states
         self._sizes: array[int] | None = None
