@@ -141,7 +141,8 @@ def first_element(p: Any) -> int:
             world = p.device_mesh.size(i)
             rank = rank * world + p.device_mesh.get_local_rank(i)
             shape[x.dim] = -(-shape[x.dim] // world)  # as by torch.chunk
-    return rank * math.prod(shape)
+    place: int = rank * math.prod(shape)
+    return place
 
 
 def cut_matrices(p: Any, layout: Layout) -> bool:
