@@ -99,6 +99,17 @@ def weights(rounding: str | None) -> str | None:
     return None if rounding is None else member("weights", rounding, ("stochastic",), "leave it out")
 
 
+def some_narrow(rounding: str | None, groups: Iterable[Mapping[str, Any]]) -> None:
+    """Refuses a rounding of narrow weights (ValueError) if no parameter of the groups is narrow."""
+    dtypes = {p.dtype for group in groups for p in group["params"]}
+    if rounding is not None and not dtypes & {torch.bfloat16, torch.float16}:
+        got = ", ".join(sorted(map(str, dtypes)))
+        raise ValueError(
+            f"weights={rounding!r}: expected at least one parameter in torch.bfloat16 or torch.float16, got {got}, "
+            "which it doesn't change; leave it out, or cast the model first, as by model.bfloat16()"
+        )
+
+
 def engine(name: str) -> str:
     """The name of an engine, or "auto". Raises ValueError if there is no such engine."""
     return member("engine", name, ("auto", *ENGINES), "leave it at 'auto'")

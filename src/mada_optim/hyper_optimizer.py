@@ -65,10 +65,10 @@ class HyperOptimizer(Optimizer):
         matrix_lr_ratio: Learning-rate multiplier of hidden matrices, >= 0, for rules that tell them apart. A group can
             set its own.
         maximize: Steps along the gradient instead of against it.
-        engine: "eager" is the reference loop. "cpu" is C++ loops, compiled on demand, for dense fp32 tensors. "tiled"
-            moves the same tensors without a compiler, several times slower. "triton" is kernels for fp32, bf16 and
-            fp16 on CUDA, if Triton is installed. "auto" is the fastest available one. `opt.engine` names it, and
-            `opt.engine_reasons` says why a faster one is missing.
+        engine: "eager" is the reference loop. "cpu" is C++ loops, compiled on demand, for dense fp32 tensors, and for
+            bf16 and fp16 weights that are rounded stochastically. "tiled" moves fp32 tensors without a compiler,
+            several times slower. "triton" is kernels for fp32, bf16 and fp16 on CUDA, if Triton is installed. "auto" is
+            the fastest available one. `opt.engine` names it, `opt.engine_reasons` says why a faster one is missing.
         state_dtype: Dtype of the slots with one number per element. None: fp32, or fp64 for fp64 parameters. The
             anchor of lr's trace is never narrower than that.
         weights: Rounding of bf16 and fp16 weights. None: to nearest. "stochastic": at random, right on average.
@@ -135,9 +135,9 @@ class HyperOptimizer(Optimizer):
         super().__init__(params, defaults)
         if self._keys.end_construction() and self.learned and reduce_group is None:
             dtensors.require_one_process(type(self).__name__)
-        processes = [] if reduce_group is None else [reduce_group]
-        device_type = self._stepper.home(self.param_groups).type
-        total = functools.partial(dtensors.summed, groups=processes, device_type=device_type)
+        checks.some_narrow(self.weights, self.param_groups)
+        home, processes = self._stepper.home(self.param_groups), [] if reduce_group is None else [reduce_group]
+        total = functools.partial(dtensors.summed, groups=processes, device_type=home.type)
         if lr == "auto":
             chosen = [isinstance(x, dict) and "lr" in x for x in params]
             start_lr.set_start(self.rule, self.param_groups, chosen, self.defaults, total)

@@ -106,6 +106,7 @@ OTHERWISE = {
     "weight_decay": 0.5,
     "maximize": True,
     "state_dtype": torch.bfloat16,
+    "weights": "stochastic",
     "learn": LearnedLR(horizon=0.5),
     "guard": Guard(ramp=9.0),
     "rule": "mada_released",
@@ -116,6 +117,7 @@ OTHERWISE = {
     **dict.fromkeys(("beta3", "rho", "c", "gamma", "omega", "momentum", "nesterov", "alpha", "centered", "mu"), 0.3),
 }
 BESIDE = {"nesterov": {"momentum": 0.9}, "state_dtype": {"momentum": 0.9}}
+DTYPES = {"weights": torch.bfloat16}  # of the parameters
 each_once = pytest.mark.parametrize("engine", ["eager"], indirect=True)
 
 
@@ -123,11 +125,11 @@ each_once = pytest.mark.parametrize("engine", ["eager"], indirect=True)
 @each_preset
 def test_every_argument_takes_effect(preset, engine):
     """On the weights, on what is kept, or on the rule, which is MADA's own at Adam's corner all the same."""
-    for name in defaults(preset).keys() - {"engine", "weights", "share_matrices", "reduce_group"}:
+    for name in defaults(preset).keys() - {"engine", "share_matrices", "reduce_group"}:
         beside = {key: x for key, x in BESIDE.get(name, {}).items() if key in defaults(preset)}
         ends = []
         for options in (beside, {**beside, name: OTHERWISE[name]}):
-            params = parameters(preset)
+            params = [p.to(DTYPES.get(name, p.dtype)).detach().requires_grad_() for p in parameters(preset)]
             opt = preset(params, **options)
             train(opt, params, range(6))
             ends.append((everything(opt), opt.rule.name))

@@ -169,14 +169,15 @@ class TestInterpreted:
         assert_mixed_tensors_agree("triton")
 
     @pytest.mark.parametrize("learn", [EVERY, ()], ids=["learning", "fixed"])
-    def test_parameters_of_several_dtypes_in_one_step(self, learn):
+    @pytest.mark.parametrize("weights", [None, "stochastic"])
+    def test_parameters_of_several_dtypes_in_one_step(self, learn, weights):
         torch.manual_seed(0)
         dtypes = (torch.bfloat16, torch.float32, torch.float16, torch.bfloat16)
         params = [torch.nn.Parameter(torch.randn(9, 11).to(dtype)) for dtype in dtypes]
         twins = copy.deepcopy(params)
         learner = HyperSGD(*learn, lr=1e-3, start=0) if learn else ()
         fast, slow = (
-            MADA(x, lr=1e-2, weight_decay=0.1, learn=learner, engine=e)
+            MADA(x, lr=1e-2, weight_decay=0.1, learn=learner, engine=e, weights=weights)
             for x, e in ((params, "triton"), (twins, "eager"))
         )
         for seed in range(6):
@@ -246,7 +247,8 @@ def test_the_kernels_compile_for_devices_that_are_not_here(rule, learn, state, c
     from triton.compiler import ASTSource
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    written = engine.module(choice.triton_source(Program(RULES[rule], learned=learn, state_dtype=state)).source)
+    program = Program(RULES[rule], learned=learn, state_dtype=state, weights="stochastic")
+    written = engine.module(choice.triton_source(program).source)
     found = ("check", "slope_values", "sums", "combine", "per_scope", "step_values", "move")
     for name in [name for name in found if name in written]:
         kernel = written[name]

@@ -80,8 +80,11 @@ def in_stages(engine: str, program: Program) -> Staged:
 
 
 def loops(program: Program) -> Loops:
+    """The compiled loops. Raises BuildError or NoKernelError."""
+    code = source(program)
     defines = ("STATE_BF16",) * (program.state_dtype is torch.bfloat16) + ("TRACED",) * program.traced
-    return Loops(program, build.load(source(program), defines))
+    of_weights = {torch.bfloat16: ("WEIGHT_BF16",), torch.float16: ("WEIGHT_FP16",)}
+    return Loops(program, lambda dtype: build.load(code, (*defines, *of_weights.get(dtype, ()))))
 
 
 @functools.lru_cache(maxsize=256)

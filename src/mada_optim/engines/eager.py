@@ -18,13 +18,12 @@ from torch import Tensor
 from mada_optim.engines.numbers import learning_rate, scalar, scalar_dtype
 from mada_optim.engines.program import Program
 from mada_optim.engines.protocol import StepInput, TensorBatch
+from mada_optim.engines.rounding import MASK, random_bits, stochastic
 from mada_optim.layouts import view_shape, viewing
 from mada_optim.learning.hypergradient import LastUpdate, along_trace, hypergradient
 from mada_optim.placement import fault_of
 from mada_optim.rule import Rule, Slots
 from mada_optim.sharding import dtensors
-
-MASK = 0xFFFFFFFF
 
 
 def compute_dtype(p: Tensor) -> torch.dtype:
@@ -125,7 +124,10 @@ def advance(entry: StepInput, where: Tensor) -> None:
     for i, name in enumerate(whole):
         x = entry.state[name]
         store(x, narrowed(kept[name], x.dtype, t, i), where)
-    store(entry.p, keep * p - lr * u, where)  # after its gradient was kept, which may share its memory
+    moved = keep * p - lr * u
+    if entry.program.weights is not None:
+        moved = stochastic(moved, entry.p.dtype, t, entry.stream)
+    store(entry.p, moved, where)  # after its gradient was kept, which may share its memory
     if learning:
         applied = torch.stack([lr, *(scalar(c[q], entry.p.device) for q in entry.program.coefficients)])
         store(entry.state["applied"], applied, where)
@@ -135,20 +137,6 @@ def advance(entry: StepInput, where: Tensor) -> None:
 def store(target: Tensor, new: Tensor, where: Tensor) -> None:
     """Overwrites `target` by `new` in place, where the 0-d boolean `where` holds."""
     target.copy_(torch.where(where, new.to(target.dtype), target))
-
-
-def random_bits(like: Tensor, t: Tensor, slot: int) -> Tensor:
-    """32 random bits for each element of `like`, in int64: a multiplicative hash with murmur3's finalizer.
-
-    They are a function of element, step and slot. The C++ loops and the Triton kernels have the same, and so has a
-    resumed run.
-    """
-    seed = (t.to(torch.int64) * 0x2545F491 + (slot + 1) * 0x9E3779B1) & MASK
-    x = torch.arange(like.numel(), device=like.device).reshape(like.shape)
-    x = (x * 0x9E3779B9 + seed) & MASK
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & MASK
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & MASK
-    return x ^ (x >> 16)
 
 
 def narrowed(x: Tensor, dtype: torch.dtype, t: Tensor, slot: int) -> Tensor:

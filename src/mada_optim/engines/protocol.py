@@ -26,6 +26,7 @@ class StepInput(NamedTuple):
     whole: Tensor | None = None
     layout: Layout = True  # where the matrices are in the whole parameter
     plain: bool = False  # whether `p` and `g` are known to be dense fp32 tensors in CPU memory, as the C++ loops need
+    stream: int = 0  # of the random bits with which its weights are rounded (`rounding.stream`)
 
 
 class TensorBatch(Protocol):

@@ -7,6 +7,7 @@ A rule that needs a whole matrix sees DTensors (`gathering`): pointwise operatio
 (`mada_optim.matrices.polar_factor`) gather their argument on each process.
 """
 
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -125,6 +126,23 @@ def taken_from(whole: Tensor, p: Tensor) -> Tensor:
         whole = DTensor.from_local(whole.to(p.device), mesh, replicas, run_check=False)
     shard: Tensor = whole.redistribute(mesh, placements).to_local()
     return shard
+
+
+def first_element(p: Any) -> int:
+    """The place in the whole of the first element of this process's shard, if shards lie one after another.
+
+    So they do under FSDP2, which cuts rows. Replicas of a shard have the same place.
+    """
+    if not is_sharded(p):
+        return 0
+    shape, rank = list(p.shape), 0
+    for i, x in enumerate(p.placements):
+        if not x.is_replicate():
+            world = p.device_mesh.size(i)
+            rank = rank * world + p.device_mesh.get_local_rank(i)
+            shape[x.dim] = -(-shape[x.dim] // world)  # as by torch.chunk
+    place: int = rank * math.prod(shape)
+    return place
 
 
 def cut_matrices(p: Any, layout: Layout) -> bool:

@@ -1,14 +1,14 @@
 """Collects, for each parameter, its specialized rule, kernel, state and options for one step."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mada_optim import checks
-from mada_optim.engines import eager
+from mada_optim.engines import eager, rounding
 from mada_optim.engines.cpp.tensors import PlainSteps
 from mada_optim.engines.program import Program
 from mada_optim.engines.protocol import Kernel, StepInput, TensorBatch
@@ -53,6 +53,7 @@ class StepCollector:
         self._members = Members(banks.scope if program.learned else None)
         self._layouts: list[list[Layout]] = []
         self._rows: list[Sequence[int]] = []
+        self._firsts: list[int] = []  # the number of each group's first parameter
         self._specialized: list[dict[Layout, SpecializedGroup]] = []
         options = (*program.coefficients, *program.rule.hyper_parameters)
         self._learned_keys = list(map(option_key, program.learned))
@@ -90,6 +91,7 @@ class StepCollector:
         self._layouts = [hidden_matrices.flags(self._program.rule, group) for group in groups]
         self._rows = [self._banks.rows_of(i, len(group["params"])) for i, group in enumerate(groups)]
         self._specialized = [{} for _ in groups]
+        self._firsts = [0, *accumulate(len(group["params"]) for group in groups)]
 
     def prepare_kernels(self, group: Group, device: torch.device) -> None:
         """Chooses and compiles the kernels of a new group. Raises ValueError if the engine can't run the rule."""
@@ -154,6 +156,9 @@ class StepCollector:
         for p, g, j in ready:
             part = parts[layouts[j]]
             entry = self._input(p, g, states[p], part, options[part.layout][j], rows[j], j, plain)
+            if part.program.weights is not None:
+                number = self._firsts[i] + j
+                entry = entry._replace(stream=rounding.stream(-1 - number, dtensors.first_element(p)))
             collected.append((part.kernel, entry))
         return collected
 

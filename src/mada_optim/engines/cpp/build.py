@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("loops.cpp")
-THREADS = SOURCE.with_name("threads.h")  # included by loops.cpp
+INCLUDED = (SOURCE.with_name("threads.h"), SOURCE.with_name("weights.h"))  # by loops.cpp
 # No contraction: a product and a sum round the same way in every loop, so that learning with a hyper_lr of 0 and
 # learning nothing give the same bits.
 FLAGS = (
@@ -143,7 +143,8 @@ def flags_for(version: str) -> tuple[str, ...]:
 
 
 def digest(source: Path, header: str, version: str, command: Sequence[str]) -> str:
-    parts = (source.read_text(), THREADS.read_text(), header, " ".join(command), version, processor())
+    texts = [path.read_text() for path in (source, *INCLUDED)]
+    parts = (*texts, header, " ".join(command), version, processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -2,7 +2,7 @@
 
 import ctypes
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
@@ -14,12 +14,13 @@ from mada_optim.engines.eager import largest_gradient
 from mada_optim.engines.numbers import GroupNumbers
 from mada_optim.engines.prepared_states import PreparedStates
 from mada_optim.engines.program import CPU, Program
-from mada_optim.engines.protocol import StepInput, TensorBatch
+from mada_optim.engines.protocol import JoinedBatches, StepInput, TensorBatch
+from mada_optim.engines.rounding import DROPPED
 from mada_optim.placement import intact
 
 MAX_SLOTS, MAX_SCALARS = 12, 8  # as in loops.cpp
-STEP_WORDS = 5  # of `StepPointers` in loops.cpp
-STATE, PARAMETER, GRADIENT, NUMBERS, SCOPE = range(STEP_WORDS)  # its members
+STEP_WORDS = 6  # of `StepPointers` in loops.cpp
+STATE, PARAMETER, GRADIENT, NUMBERS, SCOPE, STREAM = range(STEP_WORDS)  # its members
 LIMIT = ctypes.c_double(largest_gradient(torch.float32))
 
 
@@ -40,29 +41,40 @@ class StatePointers(ctypes.Structure):
 
 
 class Loops:
-    """The compiled loops of one program, and the choice of the tensors that they can move. `library` is the build."""
+    """The compiled loops of one program, and the choice of the tensors that they can move.
+
+    `build` compiles them, or gives what was compiled, for weights in a dtype.
+    """
 
     name = "cpu"
 
-    def __init__(self, program: Program, library: ctypes.CDLL) -> None:
+    def __init__(self, program: Program, build: Callable[[torch.dtype], ctypes.CDLL]) -> None:
+        self.program, self.library = program, build
+        library = build(torch.float32)
         assert library.state_bytes() == ctypes.sizeof(StatePointers)
         assert library.step_bytes() == STEP_WORDS * WORD
-        self.program, self.library = program, library
         self._states = PreparedStates(self._pointers)
+        self._weights = (torch.float32, *DROPPED) if program.weights else (torch.float32,)
 
     def prepare(self, entry: StepInput) -> StatePointers | None:
         """Pointers into the state; None for a tensor that the loops can't move.
 
-        They move dense fp32 tensors in CPU memory whose gradient is dense and fp32, and whose state fits.
+        They move dense tensors in CPU memory whose gradient is dense and fp32, and whose state fits: in fp32, and in
+        bf16 and fp16 if those are rounded stochastically.
         """
-        known = entry.plain or (plain(entry.p) and plain(entry.g))
+        known = entry.plain or (plain(entry.p, self._weights) and plain(entry.g))
         return self._states.get(entry.state, entry.p.shape) if known else None
 
     def forget_others(self, entries: list[StepInput], _: list[StatePointers]) -> None:
         self._states.forget_others(entries)
 
-    def batch(self, entries: list[StepInput], prepared: list[StatePointers]) -> "LoopBatch":
-        return LoopBatch(self, entries, prepared)
+    def batch(self, entries: list[StepInput], prepared: list[StatePointers]) -> TensorBatch:
+        """A batch for each dtype of weights, as one."""
+        by_dtype: dict[torch.dtype, list[tuple[StepInput, StatePointers]]] = {}
+        for pair in zip(entries, prepared, strict=True):
+            by_dtype.setdefault(pair[0].p.dtype, []).append(pair)
+        parts = [LoopBatch(self, dtype, *map(list, zip(*pairs, strict=True))) for dtype, pairs in by_dtype.items()]
+        return parts[0] if len(parts) == 1 else JoinedBatches(parts)
 
     def _fits(self, name: str, x: Tensor, shape: torch.Size) -> bool:
         if name in self.program.slots or name in ("gradient", "anchor"):
@@ -91,15 +103,16 @@ class LoopBatch(TensorBatch):
 
     can_follow = True
 
-    def __init__(self, loops: Loops, entries: list[StepInput], states: list[StatePointers]) -> None:
-        _, _, self._ps, gradients, _, options, scopes, *_ = zip(*entries, strict=True)
-        self._loops, self._states = loops, states
+    def __init__(self, loops: Loops, dtype: torch.dtype, entries: list[StepInput], states: list[StatePointers]) -> None:
+        _, _, self._ps, gradients, _, options, scopes, *_, streams = zip(*entries, strict=True)
+        self._program, self._library, self._states = loops.program, loops.library(dtype), states
         self._sizes: array[int] | None = None
-        self._numbers = GroupNumbers(loops.program, options)
+        self._numbers = GroupNumbers(self._program, options)
         self._pointers = array("q", bytes(STEP_WORDS * WORD * len(entries)))
         self._set(STATE, [state.address for state in states])
         self._set(NUMBERS, self._numbers.addresses())
         self._set(SCOPE, scopes)
+        self._set(STREAM, streams)
         self._first, self._count = self._pointers.buffer_info()[0], len(entries)
         self._point_to(gradients)
 
@@ -132,23 +145,23 @@ class LoopBatch(TensorBatch):
 
     def usable(self) -> Tensor:
         usable = torch.empty((), dtype=torch.bool, device=CPU)
-        self._loops.library.check(*self._call, LIMIT, ctypes.c_void_p(usable.data_ptr()))
+        self._library.check(*self._call, LIMIT, ctypes.c_void_p(usable.data_ptr()))
         return usable
 
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
-        program = self._loops.program
+        program = self._program
         columns = len(program.learned)
         h = torch.empty(scopes, columns, dtype=torch.float64, device=CPU)
         usable = torch.empty((), dtype=torch.bool, device=CPU)
         out = (ctypes.c_void_p(h.data_ptr()), ctypes.c_void_p(usable.data_ptr()))
         self._numbers.read_settings()
         of_lr, rows = program.slopes_lr, ctypes.c_int64(scopes)
-        self._loops.library.hypergradients(*self._call, LIMIT, of_lr, rows, columns, *out)
+        self._library.hypergradients(*self._call, LIMIT, of_lr, rows, columns, *out)
         return usable, h
 
     def advance(self, where: Tensor) -> None:
         self._numbers.read_all()
-        self._loops.library.advance(*self._call, ctypes.c_void_p(where.data_ptr()))
+        self._library.advance(*self._call, ctypes.c_void_p(where.data_ptr()))
         torch.autograd.graph.increment_version(self._ps)  # as every in-place operation of torch does
 
 

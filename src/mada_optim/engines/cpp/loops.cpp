@@ -20,6 +20,8 @@
 
 namespace {
 
+#include "weights.h"
+
 template <typename T>
 INLINE T sign_of(T x) { return T(x > 0) - T(x < 0); }
 
@@ -62,7 +64,8 @@ INLINE uint32_t random_bits(uint32_t element, uint32_t seed) {
     x = (x ^ (x >> 13)) * 0xC2B2AE35u;
     return x ^ (x >> 16);
 }
-INLINE uint32_t seed_of(double t, int slot) { return uint32_t(int64_t(t)) * 0x2545F491u + uint32_t(slot + 1) * 0x9E3779B1u; }
+INLINE uint32_t seed_of_stream(double t, uint32_t stream) { return uint32_t(int64_t(t)) * 0x2545F491u + stream; }
+INLINE uint32_t seed_of(double t, int slot) { return seed_of_stream(t, uint32_t(slot + 1) * 0x9E3779B1u); }
 
 constexpr int MAX_SLOTS = 12, MAX_SCALARS = 8;
 
@@ -80,9 +83,11 @@ struct StatePointers {
 // A parameter tensor in one step. Python fills it in at each step.
 struct StepPointers {
     const StatePointers *state;
-    float *p, *g;      // parameter; gradient of this step
+    Weight *p;         // parameter
+    float *g;          // gradient of this step
     const double *now; // rate and coefficients of this step; then weight decay, horizon, hyper-parameters
     int64_t scope;     // row of its learned coefficients
+    int64_t stream;    // of the random bits with which its weights are rounded
 };
 
 struct Tensor : StatePointers, StepPointers {
@@ -129,20 +134,21 @@ struct Steps {
     static bool settles(const Tensor &x) { return x.applied && *x.t >= 1; }
 };
 
-float dot(const float *__restrict a, const float *__restrict b, int64_t begin, int64_t end) {
+float dot(const float *__restrict g, const Weight *__restrict p, int64_t begin, int64_t end) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; i++) sum += a[i] * b[i];
+    for (int64_t i = begin; i < end; i++) sum += g[i] * of_weight(p[i]);
     return sum;
 }
 
 #ifdef TRACED
 // < g, theta - A >
 float along_trace(const Tensor &x, int64_t begin, int64_t end) {
-    const float *__restrict g = x.g, *__restrict p = x.p, *__restrict anchor = x.anchor;
+    const float *__restrict g = x.g, *__restrict anchor = x.anchor;
+    const Weight *__restrict p = x.p;
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; i++) sum += g[i] * (p[i] - anchor[i]);
+    for (int64_t i = begin; i < end; i++) sum += g[i] * (of_weight(p[i]) - anchor[i]);
     return sum;
 }
 #endif
@@ -157,14 +163,14 @@ void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64
     const StepFloats then(steps.last), now(steps.now);
     const double t = *x.t;
     const float *__restrict g_now = x.g;
-    float *__restrict p = x.p;
+    Weight *__restrict p = x.p;
     State *__restrict gradient = x.gradient;
 #define DECLARE(I, NAME)               \
     State *__restrict NAME = x.slots[I]; \
     const uint32_t seed_##NAME = seed_of(t, I);
     FOR_EACH_SLOT(DECLARE)
 #undef DECLARE
-    const uint32_t seed_gradient = seed_of(t, SLOTS);
+    const uint32_t seed_gradient = seed_of(t, SLOTS), seed_p = seed_of_stream(t, uint32_t(x.stream));
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
         Element s;
@@ -176,12 +182,12 @@ void move_chunk(const Tensor &x, const Steps &steps, float keep, float lr, int64
             update(then, load(gradient[i]), s);
             FOR_EACH_SLOT(STORE)
         }
-        const float g = g_now[i];
+        const float g = g_now[i], weight = of_weight(p[i]);
         const float u = update(now, g, s);
 #ifdef TRACED
-        anchor[i] += share * (p[i] - anchor[i]);
+        anchor[i] += share * (weight - anchor[i]);
 #endif
-        p[i] = keep * p[i] - lr * u;
+        p[i] = rounded(keep * weight - lr * u, random_bits(uint32_t(i), seed_p));
         if (LEARNING) {
             gradient[i] = store(g, random_bits(uint32_t(i), seed_gradient));
         } else {

@@ -8,7 +8,7 @@ long (`mada_optim.placement`), which matters in a step of many small tensors (do
 import ctypes
 import functools
 from array import array
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,14 @@ def placement_of(tensors: list[Tensor]) -> "Placement | placement.Placement":
     return placement.Placement(tensors) if read is None else Placement(read, tensors)
 
 
-def plain(x: object) -> bool:
-    """Whether `x` is a dense fp32 tensor in CPU memory, and no subclass, which may keep its numbers elsewhere."""
+def plain(x: object, dtypes: Container[torch.dtype] = (torch.float32,)) -> bool:
+    """Whether `x` is a dense tensor in CPU memory in one of these dtypes, and no subclass.
+
+    A subclass may keep its numbers elsewhere.
+    """
     if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
         return False
-    dense = x.dtype is torch.float32 and x.is_cpu and x.is_contiguous() and not x.is_neg()
+    dense = x.dtype in dtypes and x.is_cpu and x.is_contiguous() and not x.is_neg()
     return dense and (x.data_ptr() != 0 or not x.numel())  # torch may leave zeros without memory
 
 

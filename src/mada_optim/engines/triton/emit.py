@@ -14,12 +14,12 @@ from torch import fx
 
 from mada_optim.engines.code_writer import Writer, indented, name_of
 from mada_optim.engines.program import Program
+from mada_optim.engines.rounding import STEP, stream
 from mada_optim.engines.triton.language import HEAD, PER_SCOPE, SHAPE, TRITON, counted, kernel, load, loaded, one
 from mada_optim.graph.builder import total
 from mada_optim.graph.specialize import SLOT
 from mada_optim.rule import LR
 
-MASK = 0xFFFFFFFF
 BESIDE = ("step", "gradient", "applied", "anchor")
 
 
@@ -34,9 +34,9 @@ class Layout:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The int64 table: the tensor's first and last chunk, its size, and addresses; 0 for a missing one."""
+        """The int64 table: the tensor's chunks, size and stream of random bits, then addresses; 0 for a missing one."""
         of_state = (*BESIDE, *(SLOT + name for name in (*self.slots, *self.scalar_slots)))
-        return ("first", "last", "size", *of_state, "p", "g", "lr", "log_lr", *self.coefficients)
+        return ("first", "last", "size", "stream", *of_state, "p", "g", "lr", "log_lr", *self.coefficients)
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -67,6 +67,7 @@ class _Emitter:
         self.layout, self.learned, self.traced, self.limit = layout, program.learned, program.traced, limit
         self.state = str(program.state_dtype or "float32").removeprefix("torch.")
         self.settles, self.along_p = program.keeps_last_update, program.slopes_lr
+        self.rounds_weights = program.weights is not None
         scalars = {q: f"q_{q}" for q in layout.coefficients} | {q: f"hyper_{q}" for q in layout.hyper_parameters}
         scalars |= {SLOT + name: f"w_{name}" for name in layout.scalar_slots} | {"t": "t"}
         elements = {"g": "g", **{SLOT + name: f"s_{name}" for name in layout.slots}}
@@ -231,6 +232,10 @@ class _Emitter:
             "before = tl.load(steps + tensor)",
             "seed = before.to(tl.uint32)",
         ]
+        new = "nearest(keep * p - lr * u, P)"
+        if self.rounds_weights:
+            body += [f"of_weights = seed * {STEP} + tl.load(row + {self._column('stream')}).to(tl.uint32)"]
+            new = "stochastic(keep * p - lr * u, i, of_weights, P)"
         for prefix, begin in (("then_", self.then), ("now_", self.now))[not self.settles :]:
             named = enumerate(self.of_step, begin)
             body += [f"{prefix}{name_of(x)} = tl.load(k + {i}).to(tl.float32)" for i, x in named]
@@ -241,7 +246,7 @@ class _Emitter:
         inner += [loaded("g", "g"), *self._moved("now_", "{}"), loaded("p", "p")]
         if self.traced:
             inner += [loaded("a", "anchor"), "tl.store(at_anchor + i, a + share * (p - a), mask=mask)"]
-        inner += ["tl.store(at_p + i, nearest(keep * p - lr * u, P), mask=mask)"]
+        inner += [f"tl.store(at_p + i, {new}, mask=mask)"]
         inner += [self._store("gradient", "g", len(slots))] if self.settles else self._stored_slots()
         return kernel("move", f"table, chunks, values, steps, usable, {SHAPE}", [*body, *self._loop(inner)])
 
@@ -258,7 +263,7 @@ class _Emitter:
 
     def _store(self, name: str, value: str, slot: int) -> str:
         dtype = "GRADIENT" if name == "gradient" else f"tl.{self.state}"
-        value = f"narrowed({value}, i, seed * 0x2545F491 + {(slot + 1) * 0x9E3779B1 & MASK}, {dtype})"
+        value = f"narrowed({value}, i, seed * {STEP} + {stream(slot)}, {dtype})"
         return f"tl.store(at_{name} + i, {value}, mask=mask)"
 
     def _combine(self) -> str:

@@ -130,7 +130,8 @@ class Triton:
                 options[id(entry.options)] = self._of_options(entry.options, held)
             addresses, plain = options[id(entry.options)]
             last = chunks + -(-entry.p.numel() // CHUNK)
-            rows.append((chunks, last, entry.p.numel(), *of_state, entry.p.data_ptr(), entry.g.data_ptr(), *addresses))
+            of_tensor = (chunks, last, entry.p.numel(), entry.stream)
+            rows.append((*of_tensor, *of_state, entry.p.data_ptr(), entry.g.data_ptr(), *addresses))
             numbers.append(plain)
             chunks = last
         tables = self._tables.setdefault(dtypes, DeviceTables(self.device))
@@ -217,7 +218,7 @@ class TritonBatch(TensorBatch):
         chunks = [(j, start) for j, row in enumerate(rows) for start in range(0, row[2], CHUNK)]
         self._chunk_count = len(chunks)
         self._chunks = tables.get("chunks", chunks or [(0, 0)], torch.int64)
-        aligned = all(row[2] % 4 == 0 and not any(x % ALIGNMENT for x in row[3:]) for row in rows)
+        aligned = all(row[2] % 4 == 0 and not any(x % ALIGNMENT for x in row[4:]) for row in rows)
         p, gradient = (getattr(kernel.kernels["tl"], str(dtype).removeprefix("torch.")) for dtype in dtypes)
         self._shape = {"P": p, "GRADIENT": gradient, "ALIGNED": aligned, "CHUNK": CHUNK, "BLOCK": BLOCK}
 

@@ -104,17 +104,42 @@ def nearest(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def random_bits(i, seed):
+    """As in engines/rounding.py."""
+    r = i.to(tl.uint32) * 0x9E3779B9 + seed
+    r = (r ^ (r >> 16)) * 0x85EBCA6B
+    r = (r ^ (r >> 13)) * 0xC2B2AE35
+    return r ^ (r >> 16)
+
+
+@triton.jit
 def narrowed(x, i, seed, dtype: tl.constexpr):
     """`x` as it is stored: in bf16 rounded as engines/eager.py says, to nearest in fp16."""
     if dtype == tl.bfloat16:
-        r = i.to(tl.uint32) * 0x9E3779B9 + seed
-        r = (r ^ (r >> 16)) * 0x85EBCA6B
-        r = (r ^ (r >> 13)) * 0xC2B2AE35
-        r = r ^ (r >> 16)
         bits = x.to(tl.uint32, bitcast=True)
-        y = ((bits + (r & 0xFFFF)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+        y = ((bits + (random_bits(i, seed) & 0xFFFF)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
     else:
         y = x.to(dtype)
+    return y
+
+
+@triton.jit
+def stochastic(x, i, seed, dtype: tl.constexpr):
+    """New weights `x` in their dtype, rounded as engines/rounding.py says."""
+    y = nearest(x, dtype)
+    if dtype == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True) + (random_bits(i, seed) & 0xFFFF)
+        rounded = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+        y = tl.where(tl.abs(x) <= 3.3895313892515355e38, rounded, y)
+    if dtype == tl.float16:
+        r = random_bits(i, seed)
+        bits = (x.to(tl.uint32, bitcast=True) + (r & 0x1FFF)) & 0xFFFFE000
+        normal = tl.where(tl.abs(x) <= 65504.0, bits.to(tl.float32, bitcast=True), x)
+        gaps = tl.abs(x) * 16777216.0
+        below = tl.floor(gaps)
+        above = (r >> 8).to(tl.float32) / 16777216.0 < gaps - below
+        small = tl.where(above, below + 1.0, below) / 16777216.0
+        y = tl.where(tl.abs(x) < 6.103515625e-05, tl.where(x < 0, -small, small), normal).to(tl.float16)
     return y
 '''
 
