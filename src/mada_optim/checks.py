@@ -97,6 +97,11 @@ def state_dtype(dtype: Any) -> torch.dtype | str | None:
     )
 
 
+def stored_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The dtype of the tensors that hold slots, by a checked `state_dtype`; codes of 8 bits are uint8."""
+    return torch.uint8 if isinstance(dtype, str) else dtype
+
+
 def weights(rounding: str | None) -> str | None:
     """How narrow weights are rounded. Raises ValueError if there is no such rounding."""
     return None if rounding is None else member("weights", rounding, ("stochastic",), "leave it out")

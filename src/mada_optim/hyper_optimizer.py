@@ -10,7 +10,6 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from mada_optim import checks, modes
 from mada_optim.beta_guard import Guard, guarded, require_guard
-from mada_optim.engines.eight_bits import storage
 from mada_optim.engines.numbers import scalar, settle
 from mada_optim.engines.program import Program
 from mada_optim.group_keys import GroupKeys
@@ -71,8 +70,7 @@ class HyperOptimizer(Optimizer):
             fp16 on CUDA, if Triton is installed. "auto" is the fastest available one. `opt.engine` names it, and
             `opt.engine_reasons` says why a faster one is missing.
         state_dtype: Dtype of the slots with one number per element. None: fp32, or fp64 for fp64 parameters. "8bit":
-            one byte, and a scale for each block of 256 (`mada_optim.engines.eight_bits`); parameters below 4096
-            elements keep fp32. The anchor of lr's trace is never narrower than fp32.
+            a byte, and a scale per block (`mada_optim.engines.eight_bits`). lr's anchor is never below fp32.
         weights: Rounding of bf16 and fp16 weights. None: to nearest. "stochastic": at random, right on average.
         share_matrices: Process group whose members have equal gradients, as under DDP: each orthogonalizes a part of
             the hidden matrices. None: each orthogonalizes all of them; FSDP2's are divided in any case.
@@ -150,7 +148,7 @@ class HyperOptimizer(Optimizer):
     def _build(self) -> None:
         """Makes all that follows from the attributes in `KEPT`."""
         banks, name = self._banks, type(self).__name__
-        traced, dtype = banks.horizon > 0, storage(self.state_dtype)
+        traced, dtype = banks.horizon > 0, checks.stored_dtype(self.state_dtype)
         program = Program(self.rule, learned=banks.names, traced=traced, state_dtype=dtype, weights=self.weights)
         self._program, self._readings = program, Readings(program, banks, self._guard)
         self._state_dicts = StateDicts(program, banks)

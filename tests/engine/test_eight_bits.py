@@ -107,6 +107,26 @@ def test_an_element_with_a_far_smaller_gradient_moves_as_in_fp32():
     assert (moved["8bit"] / moved[None] - 1).abs().max() < 0.3
 
 
+MIXED = {"beta3": 0.3, "rho": 0.5, "c": 0.5}
+#: Coefficients at which no slot of a rule is switched off.
+SPREAD = {
+    **dict.fromkeys(("mada", "mada_released", "mada_published", "mada_matrix"), MIXED),
+    "rmsprop": {"centered": 0.5, "momentum": 0.5},
+    "sgd": {"momentum": 0.5},
+}
+
+
+def test_a_slow_average_follows_the_gradient_down():
+    p = nn.Parameter(torch.zeros(4096))
+    opt = Adam([p], state_dtype="8bit", betas=(0.9, 0.99))
+    for size in [1.0] * 100 + [0.5] * 200:
+        p.grad = torch.full((4096,), size)
+        p.grad[:: eight_bits.BLOCK] = 2.0  # keeps the scales where they are
+        opt.step()
+    wanted = 0.99**200 * (1 - 0.99**100) + 0.25 * (1 - 0.99**200)
+    assert opt.slots(p)["v"][1 : eight_bits.BLOCK].mean().item() == pytest.approx(wanted, rel=0.03)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_exactly_the_slots_that_are_declared_so_are_never_negative(rule):
     p = nn.Parameter(torch.zeros(64))
@@ -120,13 +140,6 @@ def test_exactly_the_slots_that_are_declared_so_are_never_negative(rule):
     for slot in opt.rule.slots:
         if slot.name in least and not slot.scalar:
             assert (least[slot.name] == 0) == slot.non_negative, slot.name
-
-
-SPREAD = {
-    **dict.fromkeys(("mada", "mada_released", "mada_published", "mada_matrix"), {"beta3": 0.3, "rho": 0.5, "c": 0.5}),
-    "rmsprop": {"centered": 0.5, "momentum": 0.5},
-    "sgd": {"momentum": 0.5},
-}
 
 
 @each_maker

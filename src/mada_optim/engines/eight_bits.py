@@ -58,11 +58,6 @@ def scale_of(rule: Rule, name: str, device: torch.device) -> Scale:
     return scale_on(device, name not in {slot.name for slot in rule.slots if slot.non_negative})
 
 
-def storage(given: torch.dtype | str | None) -> torch.dtype | None:
-    """The dtype that slots are stored in, by the checked `state_dtype`."""
-    return CODES if isinstance(given, str) else given
-
-
 def new(p: Tensor, name: str, value: float, scale: Scale) -> dict[str, Tensor]:
     """Codes and scales of a slot whose elements are all `value`, which is not negative."""
     top = len(scale.values) - 1 if value else 0
@@ -145,7 +140,6 @@ def fault_of(state: Mapping[str, Any], name: str) -> str | None:
         return None
     scales, blocks = state.get(name + SUFFIX), math.ceil(state[name].numel() / BLOCK)
     if not isinstance(scales, Tensor) or scales.shape != (blocks,) or scales.dtype is not torch.float32:
-        is_tensor = isinstance(scales, Tensor)
-        got = f"{scales.dtype} of shape {tuple(scales.shape)}" if is_tensor else "no such tensor"
+        got = f"{scales.dtype} of shape {tuple(scales.shape)}" if isinstance(scales, Tensor) else "no such tensor"
         return f"expected {name + SUFFIX!r}, the scales of its {blocks} blocks in torch.float32, got {got}"
     return None
