@@ -92,7 +92,7 @@ def test_rounding_at_random_is_right_on_average(signed):
 def test_nothing_positive_becomes_0_where_it_is_never_negative():
     scale = eight_bits.scale_on(CPU, False)
     x = torch.logspace(-30, 0, 512)
-    assert (eight_bits.unpack(*eight_bits.pack(x, scale, torch.zeros(512, dtype=torch.int64)), scale) > 0).all()
+    assert (eight_bits.unpack(*eight_bits.pack(x, scale, torch.full((512,), 2**24 - 1)), scale) > 0).all()
 
 
 def test_an_element_with_a_far_smaller_gradient_moves_as_in_fp32():
