@@ -16,6 +16,7 @@ POSITIVE = Interval(math.ulp(0.0), math.inf, open_high=True)
 #: The engines, the fastest first.
 ENGINES = ("triton", "cpu", "tiled", "eager")
 STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+EIGHT_BITS = "8bit"
 FACTOR = Interval(1e-30, 1e30)  # limits of the learned factor of lr
 
 
@@ -84,14 +85,21 @@ def _interval(q: Coefficient, ends: tuple[float, float] | None) -> Interval:
     return Interval(math.log(low), math.log(high)) if q is LR else Interval(low, high)
 
 
-def state_dtype(dtype: Any) -> torch.dtype | None:
-    """The dtype of slots, with at least the range of fp32, or None. Raises ValueError for any other."""
+def state_dtype(dtype: Any) -> torch.dtype | str | None:
+    """The dtype of slots, with at least the range of fp32, "8bit", or None. Raises ValueError for any other."""
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype in STATE_DTYPES):
+        return dtype
+    if isinstance(dtype, str) and dtype == EIGHT_BITS:
         return dtype
     raise ValueError(
         f"state_dtype={dtype!r}: expected torch.float32, torch.bfloat16 or torch.float64, whose range includes the "
-        "squares of gradients; choose one, or None"
+        f"squares of gradients, or {EIGHT_BITS!r}, blocks with a scale each; choose one, or None"
     )
+
+
+def stored_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The dtype of the tensors that hold slots, by a checked `state_dtype`; codes of 8 bits are uint8."""
+    return torch.uint8 if isinstance(dtype, str) else dtype
 
 
 def weights(rounding: str | None) -> str | None:

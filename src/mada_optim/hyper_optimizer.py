@@ -69,8 +69,8 @@ class HyperOptimizer(Optimizer):
             bf16 and fp16 weights that are rounded stochastically. "tiled" moves fp32 tensors without a compiler,
             several times slower. "triton" is kernels for fp32, bf16 and fp16 on CUDA, if Triton is installed. "auto" is
             the fastest available one. `opt.engine` names it, `opt.engine_reasons` says why a faster one is missing.
-        state_dtype: Dtype of the slots with one number per element. None: fp32, or fp64 for fp64 parameters. The
-            anchor of lr's trace is never narrower than that.
+        state_dtype: Dtype of the slots with one number per element. None: fp32, or fp64 for fp64 parameters. "8bit":
+            a byte, and a scale per block (`mada_optim.engines.eight_bits`). lr's anchor is never below fp32.
         weights: Rounding of bf16 and fp16 weights. None: to nearest. "stochastic": at random, right on average.
         share_matrices: Process group whose members have equal gradients, as under DDP: each orthogonalizes a part of
             the hidden matrices. None: each orthogonalizes all of them; FSDP2's are divided in any case.
@@ -148,7 +148,7 @@ class HyperOptimizer(Optimizer):
     def _build(self) -> None:
         """Makes all that follows from the attributes in `KEPT`."""
         banks, name = self._banks, type(self).__name__
-        traced, dtype = banks.horizon > 0, self.state_dtype
+        traced, dtype = banks.horizon > 0, checks.stored_dtype(self.state_dtype)
         program = Program(self.rule, learned=banks.names, traced=traced, state_dtype=dtype, weights=self.weights)
         self._program, self._readings = program, Readings(program, banks, self._guard)
         self._state_dicts = StateDicts(program, banks)

@@ -77,12 +77,15 @@ class Slot:
         symbol: Its letter in LaTeX.
         init: Initial value of its elements, at t = 0.
         scalar: Whether it is one number per parameter (0-d, fp64) instead of one per element.
+        non_negative: Whether its elements are never negative, as an average of squares. `state_dtype="8bit"` then
+            keeps the precision of their square roots, and rounds no positive element to 0.
     """
 
     name: str
     symbol: str
     init: float = 0.0
     scalar: bool = False
+    non_negative: bool = False
 
 
 #: The learning rate, which every rule has outside of its function. The logarithm of a factor on the lr that the user or

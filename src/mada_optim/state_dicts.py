@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from mada_optim import load_by_name
-from mada_optim.engines import eager
+from mada_optim.engines import eager, eight_bits
 from mada_optim.engines.program import Program
 from mada_optim.layouts import Layout, settled
 from mada_optim.learning.bank import LEARNED, is_memory
@@ -79,6 +79,7 @@ class StateDicts:
         for key in ("state", "param_groups"):
             if key not in state_dict:
                 raise ValueError(f"state dict: expected the key {key!r}, got none; pass what opt.state_dict() returned")
+        state_dict = unpacked(state_dict, self._program.rule)
         order, towers = load_by_name.order(groups, state_dict), self._towers()
         if order is not None:
             state_dict = self._arranged(groups, state_dict, order)
@@ -104,19 +105,31 @@ class StateDicts:
             rows = {"tensor": order.rows, "group": order.groups}.get(scope)
             if rows and key in arranged:
                 rule = getattr(above, "rule", None)
-                per_row = eager.per_element(rule) if isinstance(rule, Rule) else None
-                arranged[key] = load_by_name.rearranged_rows(arranged[key], rows, per_row)
+                saved, per_row = arranged[key], None
+                if isinstance(rule, Rule):
+                    saved, per_row = unpacked(saved, rule), eager.per_element(rule)
+                arranged[key] = load_by_name.rearranged_rows(saved, rows, per_row)
         return arranged
 
 
 def whole(groups: list[Group], state_dict: Mapping[str, Any], rule: Rule) -> dict[Any, Any]:
-    """The state in `state_dict`, with DTensors in place of the shards of sharded parameters."""
+    """The state in `state_dict`, with DTensors in place of the shards of sharded parameters.
+
+    What is in 8 bits there is saved in fp32: other processes would have other blocks. Loading it packs it again, to the
+    same bits if the shards are the same.
+    """
     per_element, states = eager.per_element(rule), dict(state_dict["state"])
     for p, key in _keys(groups, state_dict):
         if key in states and dtensors.is_sharded(p):
-            state = states[key].items()
+            state = eight_bits.unpacked(states[key], rule).items()
             states[key] = {name: dtensors.like(p, x) if name in per_element else x for name, x in state}
     return states
+
+
+def unpacked(state_dict: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
+    """The state dict with states in 8 bits in fp32, as they are checked and reordered. Raises ValueError."""
+    states = state_dict["state"].items()
+    return {**state_dict, "state": {key: eight_bits.unpacked(state, rule) for key, state in states}}
 
 
 def tower_keys(towers: int) -> list[str]:
@@ -179,9 +192,10 @@ def check(program: Program, groups: list[Group], state_dict: Mapping[str, Any], 
         if state:
             _tensors(state)
             canvas = eager.canvas(dtensors.outline(p))
-            expected = eager.new_state(specialized, canvas)
+            expected = eager.new_state(replace(specialized, state_dtype=None), canvas)
             idle = set(rule.slot_names()) - set(specialized.form.slot_names())
-            _same("state of a parameter", _shapes(expected, expected), _shapes(state, state.keys() - idle))
+            saved = {"anchor" if name == "trace" and "anchor" not in state else name: x for name, x in state.items()}
+            _same("state of a parameter", _shapes(expected, expected), _shapes(saved, saved.keys() - idle))
 
 
 def _known(state_dict: Mapping[str, Any]) -> None:
@@ -215,11 +229,12 @@ def restored(groups: list[Group], state_dict: Mapping[str, Any], program: Progra
 
     `torch.optim.Optimizer.load_state_dict` rounds state to its parameter's dtype: with bf16 parameters a coefficient of
     .9995 would come back as 1. Slots that are switched off are left out. Slots in fp16, which can't hold squares of
-    gradients, arrive in fp32.
+    gradients, arrive in fp32. An optimizer in 8 bits packs what it would pack itself; the others have got fp32.
     """
     rule = program.rule
     places = [(group, j) for group in groups for j in range(len(group["params"]))]
-    idle = [set(rule.slot_names()) - set(program.of_parameter(*place).form.slot_names()) for place in places]
+    programs = [program.of_parameter(*place) for place in places]
+    idle = [set(rule.slot_names()) - set(x.form.slot_names()) for x in programs]
     per_element = eager.per_element(rule)
 
     def copied(p: Tensor, name: str, x: Tensor) -> Tensor:
@@ -228,10 +243,20 @@ def restored(groups: list[Group], state_dict: Mapping[str, Any], program: Progra
         return shard.detach().clone().to(p.device, torch.float32 if narrow else shard.dtype)
 
     return {
-        p: {name: copied(p, name, x) for name, x in state.items() if name not in unused}
-        for (p, state), unused in zip(_pairs(groups, state_dict), idle, strict=False)
+        p: fitted({name: copied(p, name, x) for name, x in state.items() if name not in unused}, p, of_p)
+        for (p, state), unused, of_p in zip(_pairs(groups, state_dict), idle, programs, strict=False)
         if state
     }
+
+
+def fitted(state: dict[str, Tensor], p: Tensor, program: Program) -> dict[str, Tensor]:
+    """The state of `p` in this program's form: in 8 bits or not, with the trace of lr or its anchor."""
+    theta = eager.canvas(dtensors.local(p.detach()))
+    other = "trace" if program.trace == "anchor" else "anchor"
+    if other in state:
+        x = state.pop(other)
+        state[program.trace] = theta.to(x.dtype) - x
+    return eight_bits.packed(state, program.packable, program.form) if program.packs(theta) else state
 
 
 def _pairs(groups: list[Group], state_dict: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:

@@ -82,8 +82,8 @@ class Declared:
     its own passes before the average (needs ddp)."""
     eps: float | None = Key(OPTIMIZER, FIXED, None, NON_NEGATIVE, of_optimizer=True, also="epsilon")
     """Added to the denominator; None: the optimizer's default."""
-    state_dtype: Literal["float32", "bfloat16"] = Key(OPTIMIZER, FIXED, "float32", of_optimizer=True)
-    """Precision of the optimizer's state; bfloat16 halves it and rounds stochastically."""
+    state_dtype: Literal["float32", "bfloat16", "8bit"] = Key(OPTIMIZER, FIXED, "float32", of_optimizer=True)
+    """Precision of the optimizer's state, rounded stochastically: bfloat16 halves it, 8bit needs a quarter."""
     coefficients_from: str | None = Key(OPTIMIZER, RESOLVED, None, of_optimizer=True)
     """Folder of a finished run, whose final coefficients this run has. They stay fixed unless learn is set."""
     pace_from: str | None = Key(OPTIMIZER, STEPS, None, of_optimizer=True)

@@ -278,7 +278,8 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
         if getattr(config, key) is not None:
             chosen[key] = getattr(config, key)
     if config.state_dtype != "float32":
-        chosen["state_dtype"] = getattr(torch, config.state_dtype)
+        narrow = config.state_dtype
+        chosen["state_dtype"] = torch.bfloat16 if narrow == "bfloat16" else narrow
     return {"lr": learning_rate(config), "learn": learners.learners(config, rule, _makes(config)), **chosen}
 
 

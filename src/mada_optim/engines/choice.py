@@ -20,7 +20,7 @@ from mada_optim.engines.cpp import build
 from mada_optim.engines.cpp.emit import emit
 from mada_optim.engines.cpp.engine import Loops
 from mada_optim.engines.eager import largest_gradient
-from mada_optim.engines.program import Program
+from mada_optim.engines.program import CODES, Program
 from mada_optim.engines.protocol import Kernel
 from mada_optim.engines.staged.cut import cut
 from mada_optim.engines.staged.engine import Staged
@@ -43,6 +43,8 @@ def choose(engine: str, program: Program) -> Kernel:
 
     "auto" is Triton on CUDA; on the CPU it is the C++ loops, or the tiled engine if they can't be compiled.
     """
+    if program.state_dtype is CODES:
+        raise NoKernelError("there are no loops for slots in 8 bits")
     if program.state_dtype not in SLOT_DTYPES:
         raise NoKernelError(f"there are no loops for state_dtype={program.state_dtype}")
     if not program.form.pointwise:

@@ -7,7 +7,8 @@ The state of a parameter. If nothing is learned: `step` (t) and the rule's slots
 learned from the last update: the slots *before* step t, the `gradient` of step t, and `applied`: the learning rate and
 the coefficients of that step. The slots after step t follow from those. So the hypergradient is the derivative of the
 very update that was applied, at the price of one copy of the gradient. An lr that is learned along its trace needs only
-the `anchor`, from which the trace is measured (learning/hypergradient.py).
+the `anchor`, from which the trace is measured (learning/hypergradient.py), or in 8 bits the `trace` itself: rounded to
+8 bits, the anchor would be off by more than the weights have moved from it.
 """
 
 import math
@@ -15,8 +16,9 @@ import math
 import torch
 from torch import Tensor
 
+from mada_optim.engines import eight_bits
 from mada_optim.engines.numbers import learning_rate, scalar, scalar_dtype
-from mada_optim.engines.program import Program
+from mada_optim.engines.program import CODES, Program
 from mada_optim.engines.protocol import StepInput, TensorBatch
 from mada_optim.engines.rounding import MASK, random_bits, stochastic
 from mada_optim.layouts import view_shape, viewing
@@ -47,7 +49,9 @@ def largest_gradient(dtype: torch.dtype) -> float:
 
 
 def stored_slots(entry: StepInput) -> dict[str, Tensor]:
-    return {slot.name: entry.state[slot.name] for slot in entry.program.form.slots}
+    """The slots in the state, those in 8 bits unpacked to fp32."""
+    rule = entry.program.form
+    return {slot.name: eight_bits.read(entry.state, slot.name, rule) for slot in rule.slots}
 
 
 def coefficients_of(entry: StepInput) -> dict[str, Tensor | float]:
@@ -60,30 +64,45 @@ def last_update(entry: StepInput) -> tuple[Tensor, dict[str, Tensor | float], Te
     """Learning rate, coefficients and gradient of the last update, which the state holds."""
     lr, *coefficients = entry.state["applied"].unbind()
     then = dict(zip(entry.program.coefficients, coefficients, strict=True))
-    return lr, {**coefficients_of(entry), **then}, entry.state["gradient"].to(entry.g.dtype)
+    g = eight_bits.read(entry.state, "gradient", entry.program.form)
+    return lr, {**coefficients_of(entry), **then}, g.to(entry.g.dtype)
 
 
 def all_usable(entries: list[StepInput], device: torch.device) -> Tensor:
     """Whether the state's dtypes can hold the square of every element of every gradient, 0-d on `device`."""
-    limits = [min(largest_gradient(x.dtype) for x in (entry.g, *stored_slots(entry).values())) for entry in entries]
+    limits = [min(map(largest_gradient, _dtypes_of_squares(entry))) for entry in entries]
     verdicts = [(entry.g.abs() <= limit).all().to(device) for entry, limit in zip(entries, limits, strict=True)]
     return torch.stack([torch.ones((), dtype=torch.bool, device=device), *verdicts]).all()
 
 
+def _dtypes_of_squares(entry: StepInput) -> set[torch.dtype]:
+    stored = {entry.state[slot.name].dtype for slot in entry.program.form.slots}
+    return {entry.g.dtype, *(torch.float32 if dtype is CODES else dtype for dtype in stored)}
+
+
 def per_element(rule: Rule) -> tuple[str, ...]:
     """Names of the entries of a state with one number per element; all others are scalars or short vectors."""
-    return (*(slot.name for slot in rule.slots if not slot.scalar), "gradient", "anchor")
+    return (*(slot.name for slot in rule.slots if not slot.scalar), "gradient", "anchor", "trace")
 
 
 def new_state(program: Program, p: Tensor) -> dict[str, Tensor]:
-    state, slot_dtype = {"step": scalar(0.0, p.device)}, program.state_dtype or compute_dtype(p)
+    state, packs = {"step": scalar(0.0, p.device)}, program.packs(p)
+    slot_dtype = compute_dtype(p) if program.state_dtype in (None, CODES) else program.state_dtype
+
+    def full(name: str, value: float, dtype: torch.dtype) -> dict[str, Tensor]:
+        if packs:
+            return eight_bits.new(p, name, value, eight_bits.scale_of(program.form, name, p.device))
+        return {name: torch.full_like(p, value, dtype=dtype)}
+
     for slot in program.form.slots:
-        whole = torch.full_like(p, slot.init, dtype=slot_dtype)
-        state[slot.name] = scalar(slot.init, p.device) if slot.scalar else whole
+        start = {slot.name: scalar(slot.init, p.device)} if slot.scalar else full(slot.name, slot.init, slot_dtype)
+        state.update(start)
     if program.keeps_last_update:
-        state["gradient"] = torch.zeros_like(p, dtype=min(p.dtype, slot_dtype, key=lambda dtype: dtype.itemsize))
+        state.update(full("gradient", 0.0, min(p.dtype, slot_dtype, key=lambda dtype: dtype.itemsize)))
         state["applied"] = torch.zeros(1 + len(program.coefficients), dtype=scalar_dtype(p.device), device=p.device)
-    if program.traced:
+    if program.traced and program.trace == "trace":
+        state.update(full("trace", 0.0, compute_dtype(p)))
+    elif program.traced:
         # not narrower: the trace is the small difference between it and the weights
         state["anchor"] = torch.zeros_like(p, dtype=compute_dtype(p))
     return state
@@ -113,30 +132,52 @@ def advance(entry: StepInput, where: Tensor) -> None:
 
     learning, weight_decay, p = "applied" in entry.state, entry.options["weight_decay"], entry.p.to(u.dtype)
     keep = 1 - lr * weight_decay
-    if "anchor" in entry.state:
-        anchor, share = entry.state["anchor"].to(u.dtype), torch.where(t > 0, 1 - entry.options["horizon"] * keep, 1.0)
-        store(entry.state["anchor"], anchor + share * (p - anchor), where)
+    if entry.program.traced:
+        anchor, share = anchor_of(entry, p), torch.where(t > 0, 1 - entry.options["horizon"] * keep, 1.0)
+        anchor = anchor + share * (p - anchor)
+        if "anchor" in entry.state:
+            store(entry.state["anchor"], anchor, where)
     kept = {**(now if learning else after), "gradient": entry.g}
     whole = [slot.name for slot in entry.program.form.slots if not slot.scalar] + ["gradient"] * learning
     for slot in entry.program.form.slots:
         if slot.scalar:
             store(entry.state[slot.name], kept[slot.name], where)
     for i, name in enumerate(whole):
-        x = entry.state[name]
-        store(x, narrowed(kept[name], x.dtype, t, i), where)
+        store_slot(entry, name, kept[name], i, where)
     moved = keep * p - lr * u
     if entry.program.weights is not None:
         moved = stochastic(moved, entry.p.dtype, t, entry.stream)
     store(entry.p, moved, where)  # after its gradient was kept, which may share its memory
+    if "trace" in entry.state:
+        store_slot(entry, "trace", entry.p.to(u.dtype) - anchor, len(whole), where)
     if learning:
         applied = torch.stack([lr, *(scalar(c[q], entry.p.device) for q in entry.program.coefficients)])
         store(entry.state["applied"], applied, where)
     store(t, t + 1, where)
 
 
+def anchor_of(entry: StepInput, theta: Tensor) -> Tensor:
+    """The anchor of lr's trace, for the weights `theta`."""
+    if "trace" in entry.state:
+        return theta - eight_bits.read(entry.state, "trace", entry.program.form).to(theta.dtype)
+    return entry.state["anchor"].to(theta.dtype)
+
+
 def store(target: Tensor, new: Tensor, where: Tensor) -> None:
     """Overwrites `target` by `new` in place, where the 0-d boolean `where` holds."""
     target.copy_(torch.where(where, new.to(target.dtype), target))
+
+
+def store_slot(entry: StepInput, name: str, new: Tensor, i: int, where: Tensor) -> None:
+    """Overwrites the `i`-th slot with one number per element, or the kept gradient, where `where` holds."""
+    target, t = entry.state[name], entry.state["step"]
+    if target.dtype is not CODES:
+        store(target, narrowed(new, target.dtype, t, i), where)
+        return
+    scale = eight_bits.scale_of(entry.program.form, name, target.device)
+    codes, scales = eight_bits.pack(new, scale, random_bits(new, t, i) & 0xFFFFFF)
+    store(target, codes, where)
+    store(entry.state[name + eight_bits.SUFFIX], scales, where)
 
 
 def narrowed(x: Tensor, dtype: torch.dtype, t: Tensor, slot: int) -> Tensor:
@@ -207,7 +248,7 @@ def hypergradients_of(entry: StepInput) -> Tensor:
         last = LastUpdate(entry.rule, c, g, slots, t, lr, entry.options["weight_decay"])
         h.append(hypergradient(program.one_step, last, theta, entry.g))
     if program.traced:
-        of_lr = along_trace(entry.g, theta, entry.state["anchor"].to(entry.g.dtype))
+        of_lr = along_trace(entry.g, theta, anchor_of(entry, theta))
         h.append(of_lr.reshape(1).to(entry.state["step"].dtype))
     return torch.cat(h)
 
@@ -218,7 +259,7 @@ def require_fitting_state(entry: StepInput) -> None:
     for name in entry.program.state_names:
         shape = entry.p.shape if name in shared else (1 + len(entry.program.coefficients),) * (name == "applied")
         x = entry.state.get(name)
-        fault = fault_of(x, tuple(shape), entry.p)
+        fault = fault_of(x, tuple(shape), entry.p) or eight_bits.fault_of(entry.state, name)
         if fault is None and name in slots and isinstance(x, Tensor) and x.dtype is torch.float16:
             fault = "expected float32, bfloat16 or float64, which hold squares of gradients, got float16"
         if fault is not None:

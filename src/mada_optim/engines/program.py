@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mada_optim.graph.specialize import SLOT, Corners, specialize
 from mada_optim.layouts import Layout
@@ -13,6 +14,8 @@ from mada_optim.matrices import hidden_matrices
 from mada_optim.rule import LR, Rule
 
 CPU = torch.device("cpu")
+CODES = torch.uint8  # the dtype of slots in 8 bits (`mada_optim.engines.eight_bits`)
+SMALLEST_PACKED = 4096  # elements; smaller parameters have few of a model's bytes, and are often vectors
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,21 @@ class Program:
     @cached_property
     def beside_slots(self) -> tuple[str, ...]:
         """Keys of a parameter's state that are not slots."""
-        return ("step", *("gradient", "applied") * self.keeps_last_update, *("anchor",) * self.traced)
+        return ("step", *("gradient", "applied") * self.keeps_last_update, *(self.trace,) * self.traced)
+
+    @property
+    def trace(self) -> str:
+        """The key of lr's trace: by its anchor, or in 8 bits the trace itself, the weights minus the anchor."""
+        return "trace" if self.state_dtype is CODES else "anchor"
+
+    @cached_property
+    def packable(self) -> tuple[str, ...]:
+        """Keys of the state that are kept in 8 bits, if `state_dtype` says so."""
+        return (*self.slots, *("gradient",) * self.keeps_last_update, *("trace",) * self.traced)
+
+    def packs(self, p: Tensor) -> bool:
+        """Whether the state of a parameter, in the shape of `p`, is in 8 bits."""
+        return self.state_dtype is CODES and p.numel() >= SMALLEST_PACKED
 
     @cached_property
     def state_names(self) -> tuple[str, ...]:

@@ -19,6 +19,6 @@ RULE = Rule(
     "adagrad",
     update,
     (),
-    (Slot("total", "G"),),
+    (Slot("total", "G", non_negative=True),),
     {"eps": 1e-10, "initial_accumulator_value": 0.0, "lr_decay": 0.0},
 )

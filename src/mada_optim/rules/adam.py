@@ -14,7 +14,12 @@ BETA2 = Coefficient(
     "beta2", r"\beta_2", Interval(0.5, 0.9999), 0.999, DECAY, 5e-4, "Decay of the average of squared gradients."
 )
 
-MOMENTS = (Slot("m", "m"), Slot("v", "v"), Slot("w1", r"w_1", scalar=True), Slot("w2", r"w_2", scalar=True))
+MOMENTS = (
+    Slot("m", "m"),
+    Slot("v", "v", non_negative=True),
+    Slot("w1", r"w_1", scalar=True),
+    Slot("w2", r"w_2", scalar=True),
+)
 
 
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -23,4 +23,4 @@ def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dic
     return u, {"m": m, "v": v, "vmax": vmax, "w1": w1, "w2": w2}
 
 
-RULE = Rule("amsgrad", update, (BETA1, BETA2), (*MOMENTS, Slot("vmax", r"v^{\max}")), {"eps": 1e-8})
+RULE = Rule("amsgrad", update, (BETA1, BETA2), (*MOMENTS, Slot("vmax", r"v^{\max}", non_negative=True)), {"eps": 1e-8})

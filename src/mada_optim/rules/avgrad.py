@@ -12,7 +12,7 @@ from mada_optim.rule import Coefficients, Rule, Slot, Slots
 from mada_optim.rules.adam import BETA1, BETA2, MOMENTS
 from mada_optim.rules.terms import ema, root, running_mean
 
-MEANS = (Slot("vbar", r"\bar v"), Slot("wbar2", r"\bar w_2", scalar=True))
+MEANS = (Slot("vbar", r"\bar v", non_negative=True), Slot("wbar2", r"\bar w_2", scalar=True))
 
 
 def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -57,8 +57,8 @@ RULE = Rule(
     ),
     (
         Slot("m", "m"),
-        Slot("v", "v", 1e-15),
-        Slot("vbar", r"\bar v", 1e-15),
+        Slot("v", "v", 1e-15, non_negative=True),
+        Slot("vbar", r"\bar v", 1e-15, non_negative=True),
         Slot("n", "n"),
         Slot("g_prev", r"g_{t-1}"),
         Slot("l", r"\ell"),

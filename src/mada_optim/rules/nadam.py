@@ -36,6 +36,11 @@ RULE = Rule(
     "nadam",
     update,
     (replace(BETA1, meaning="Decay of the average of gradients, and the limit of the look-ahead's momentum."), BETA2),
-    (Slot("m", "m"), Slot("v", "v"), Slot("w2", "w_2", scalar=True), Slot("P", "P", init=1.0, scalar=True)),
+    (
+        Slot("m", "m"),
+        Slot("v", "v", non_negative=True),
+        Slot("w2", "w_2", scalar=True),
+        Slot("P", "P", init=1.0, scalar=True),
+    ),
     {"eps": 1e-8, "momentum_decay": 4e-3},
 )

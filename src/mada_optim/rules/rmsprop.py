@@ -32,6 +32,6 @@ RULE = Rule(
     "rmsprop",
     update,
     (ALPHA, replace(MOMENTUM, meaning="Decay of the sum of updates."), CENTERED),
-    (Slot("v", "v"), Slot("mean", r"\bar g"), Slot("b", "b")),
+    (Slot("v", "v", non_negative=True), Slot("mean", r"\bar g"), Slot("b", "b")),
     {"eps": 1e-8},
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mada_optim import checks
-from mada_optim.engines import eager, rounding
+from mada_optim.engines import eager, eight_bits, rounding
 from mada_optim.engines.cpp.tensors import PlainSteps
 from mada_optim.engines.program import Program
 from mada_optim.engines.protocol import Kernel, StepInput, TensorBatch
@@ -203,6 +203,7 @@ class StepCollector:
         checks.slots_present(program.form, state)
         for name in (set(self._program.rule.slot_names()) - set(program.form.slot_names())) & state.keys():
             del state[name]
+            state.pop(name + eight_bits.SUFFIX, None)
 
 
 def usable(p: Tensor, g: Tensor) -> bool:
