@@ -1,6 +1,7 @@
 """The polar factor of a matrix, by matrix products alone.
 
-A tensor of three dimensions is a batch of matrices; batched products are used where they are faster and as exact.
+A tensor of three dimensions is a batch of matrices, computed in batched products where they are faster and as exact
+(`mada_optim.matrix_batches`).
 
 A step of the iteration is X <- p(A) X with p(A) = a + b A + c A^2 and A = X X^T. It moves each singular value s to
 a s + b s^3 + c s^5 and no singular vector. `orthogonal` and `polar` are single operations in a traced graph, because a
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from mada_optim import modes
+from mada_optim import matrix_batches, modes
 from mada_optim.sharding import dtensors
 
 Quintic = tuple[float, float, float]
@@ -32,8 +33,6 @@ MINIMAX: tuple[Quintic, ...] = (
 )
 LONG = 1.5  # ratio of the longer to the shorter side above which fp32 and fp64 iterate on A instead of X
 LARGE = 256  # shorter side from which bf16 products are faster on a CPU with instructions for them
-BATCHED = 128  # shorter side up to which batched products are faster on a CPU
-TOGETHER = 1 << 22  # elements of matrices in one batched product, which bounds its memory
 
 
 def orthogonal(x: Tensor) -> Tensor:
@@ -81,16 +80,10 @@ def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Cal
 
 def _of_batch(steps: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`steps` on each matrix of a batch, on as many at once as is fast."""
-    size = _at_once(x)
-    if size == 1:
+    size = matrix_batches.at_once(x.shape[1], x.shape[2], x.device)
+    if size == 1 or len(x) == 1:
         return torch.stack([steps(matrix) for matrix in x])
-    return torch.cat([steps(part) for part in torch.split(x, size)])
-
-
-def _at_once(x: Tensor) -> int:
-    """Number of matrices of a batch that are computed together; on a CPU 1, if they are large."""
-    by_itself = x.device.type == "cpu" and min(x.shape[1:]) > BATCHED
-    return 1 if by_itself or len(x) == 1 else max(1, TOGETHER // x[0].numel())
+    return steps(x) if size >= len(x) else torch.cat([steps(part) for part in torch.split(x, size)])
 
 
 def _normalized(x: Tensor) -> Tensor:
