@@ -14,7 +14,7 @@ Function = Callable[[Tensor], Tensor]
 
 BATCHED = 128  # shorter side up to which batched products are faster on a CPU
 TOGETHER = 1 << 22  # elements in one batch on a CPU, which bounds its memory
-TOGETHER_ON_CUDA = 1 << 24  # likewise on CUDA: 64 MiB in fp32
+TOGETHER_ON_CUDA = 1 << 23  # likewise on CUDA: 32 MiB in fp32
 
 
 def at_once(rows: int, columns: int, device: torch.device) -> int:

@@ -34,7 +34,7 @@ MINIMAX: tuple[Quintic, ...] = (
 )
 LONG = 1.5  # ratio of the longer to the shorter side above which fp32 and fp64 iterate on A instead of X
 LARGE = 256  # shorter side from which bf16 products are faster on a CPU with instructions for them
-BLOCK = 128  # rows of a symmetric product that one or two threads compute at once; see `_symmetric_product`
+BLOCK = 128  # rows of a symmetric product that one or two threads compute at once; see `symmetric_product`
 
 
 def orthogonal(x: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def _jordan(x: Tensor, factor: float = 1.0) -> Tensor:
     x = _normalized(x)
     gram = _gram(x)
     norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()  # of X: the trace of A is the sum of squares
-    return _all_steps(x, gram, _symmetric_product(gram, gram), norm, JORDAN, factor)
+    return _all_steps(x, gram, symmetric_product(gram, gram), norm, JORDAN, factor)
 
 
 def _minimax(x: Tensor, factor: float = 1.0) -> Tensor:
@@ -111,7 +111,7 @@ def _minimax(x: Tensor, factor: float = 1.0) -> Tensor:
 def _minimax_in(dtype: torch.dtype, x: Tensor, factor: float = 1.0) -> Tensor:
     x = _normalized(x).to(dtype)
     gram = _gram(x)
-    square = _symmetric_product(gram, gram)
+    square = symmetric_product(gram, gram)
     of_each = (-2, -1) if x.ndim == 3 else None
     exact = torch.promote_types(dtype, torch.float32)
     norm = torch.linalg.vector_norm(square, dim=of_each, dtype=exact) ** 0.25  # the largest eigenvalue of A^2 is s^4
@@ -136,7 +136,7 @@ def _is_tall(x: Tensor) -> bool:
 
 def _gram(x: Tensor) -> Tensor:
     """A: X X^T, or X^T X if that is smaller; then X is multiplied from the other side."""
-    return _symmetric_product(x.mT, x) if _is_tall(x) else _symmetric_product(x, x.mT)
+    return symmetric_product(x.mT, x) if _is_tall(x) else symmetric_product(x, x.mT)
 
 
 def _all_steps(
@@ -167,7 +167,7 @@ def _on_matrix(x: Tensor, p: Tensor, quintics: Sequence[Quintic]) -> Tensor:
     x = _times(p, x)
     for a, b, c in quintics:
         gram = _gram(x)
-        p = _symmetric_product(gram, gram, gram, b, c)
+        p = symmetric_product(gram, gram, gram, b, c)
         left, right = (x, p) if _is_tall(x) else (p, x)
         x = _plus_product(x, left, right, a, 1.0)
     return x
@@ -181,15 +181,15 @@ def _on_gram(x: Tensor, gram: Tensor, p: Tensor, quintics: Sequence[Quintic]) ->
     """
     product = p
     for quintic in quintics:
-        gram = _symmetric_product(gram, _symmetric_product(p, p))
+        gram = symmetric_product(gram, symmetric_product(p, p))
         p = _polynomial(gram, quintic)
-        product = _symmetric_product(p, product)
+        product = symmetric_product(p, product)
     return _times(product, x)
 
 
 def _polynomial(gram: Tensor, quintic: Quintic) -> Tensor:
     a, b, c = quintic
-    p = _symmetric_product(gram, gram, gram, b, c)
+    p = symmetric_product(gram, gram, gram, b, c)
     _add_to_diagonal(p, a)
     return p
 
@@ -210,13 +210,14 @@ def _plus_product(x: Tensor, left: Tensor, right: Tensor, beta: float, alpha: fl
     return function(x, left, right, beta=beta, alpha=alpha)
 
 
-def _symmetric_product(
+def symmetric_product(
     left: Tensor, right: Tensor, plus: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0
 ) -> Tensor:
-    """The sum alpha left right + beta plus, which is symmetric, of matrices or of batches.
+    """The sum alpha left right + beta plus, of matrices or of batches, if it is symmetric.
 
-    Large ones are computed in blocks of rows, each from the diagonal on; what is left of it is the mirror of what is
-    above. With many blocks, that saves almost half of the operations.
+    Large ones are computed in blocks of rows, each from its block on the diagonal on. What is left of that is copied
+    from above. With many blocks, that saves almost half of the operations; small blocks are slower per operation, the
+    more threads share one. Up to 256 rows nothing is gained.
     """
     rows = BLOCK * max(2, torch.get_num_threads()) // 2
     if len(left) > 2 * rows and _is_divisible(left):

@@ -26,7 +26,7 @@ from mada_optim.sharding import exchange
 
 State = dict[str, Tensor]
 BUFFER = 1 << 22  # elements, 16 MiB: matrices that are moved at once, or one that is larger
-BUFFER_ON_CUDA = 1 << 25  # likewise on CUDA, 128 MiB: enough equal matrices for batches that fill the device
+BUFFER_ON_CUDA = 1 << 24  # likewise on CUDA, 64 MiB: enough equal matrices for batches that fill the device
 
 
 class StagedMatrix(NamedTuple):
