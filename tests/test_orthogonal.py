@@ -56,19 +56,20 @@ def test_the_iteration_moves_singular_values(function, start, shape, size):
 
 @BOTH
 @pytest.mark.parametrize("shape", [(20, 50), (50, 20), (21, 24), (24, 21)], ids=str)
-def test_the_iteration_moves_singular_values_in_blocks(function, start, shape, monkeypatch):
-    monkeypatch.setattr("mada_optim.matrices.polar_factor.BLOCK", 4)
+def test_the_iteration_moves_singular_values_in_quarters(function, start, shape, monkeypatch):
+    monkeypatch.setattr("mada_optim.matrices.polar_factor.DIVIDED", 4)
     x = torch.randn(shape, dtype=torch.float64)
     torch.testing.assert_close(function(x), moved(x, start), rtol=1e-9, atol=1e-9)
 
 
-def test_a_product_in_blocks_mirrors_what_is_right_of_the_diagonal(monkeypatch):
-    monkeypatch.setattr("mada_optim.matrices.polar_factor.BLOCK", 8)
+def test_a_product_in_quarters_mirrors_the_upper_right_one(monkeypatch):
+    monkeypatch.setattr("mada_optim.matrices.polar_factor.DIVIDED", 10)
     x = torch.randn(30, 50)
     a = symmetric_product(x, x.mT)
     square = symmetric_product(a, a, a, 2.0, 3.0)
     for product in (a, square):
-        assert all(torch.equal(product[i + 8 :, i : i + 8], product[i : i + 8, i + 8 :].mT) for i in (0, 8, 16))
+        assert torch.equal(product[15:, :15], product[:15, 15:].mT)
+        assert torch.equal(product[7:15, :7], product[:7, 7:15].mT)
     torch.testing.assert_close(square, 2 * (x @ x.mT) + 3 * (x @ x.mT) @ (x @ x.mT), rtol=1e-4, atol=1e-2)
 
 
@@ -85,8 +86,8 @@ def test_no_product_is_made_twice(monkeypatch):
     assert operations(polar, 64, 64) == 4 * (2 + 2 + 2) * 64**3
     assert operations(orthogonal, 64, 64) == 5 * (2 + 2 + 2) * 64**3
     assert operations(polar, 32, 128) == 4 * 32**2 * 128 + 2 * (1 + 3 * 4) * 32**3
-    monkeypatch.setattr("mada_optim.matrices.polar_factor.BLOCK", 8)  # of eight blocks of rows, 36 of 64
-    assert operations(polar, 64, 64) == 4 * (2 * 2 * 36 / 64 + 2) * 64**3
+    monkeypatch.setattr("mada_optim.matrices.polar_factor.DIVIDED", 32)  # in half, and in half again
+    assert operations(polar, 64, 64) == 4 * (2 * 2 * 5 / 8 + 2) * 64**3
 
 
 def few_directions(rows, columns, noise=1e-3):
@@ -221,8 +222,8 @@ def test_a_batch_is_taken_in_parts(monkeypatch, together):
 
 @pytest.mark.parametrize("function", [orthogonal, polar])
 def test_a_batch_has_the_derivatives_of_its_matrices(function, monkeypatch):
-    """Of large matrices too, whose products are otherwise in blocks."""
-    monkeypatch.setattr("mada_optim.matrices.polar_factor.BLOCK", 1)
+    """Of large matrices too, whose products are otherwise in quarters."""
+    monkeypatch.setattr("mada_optim.matrices.polar_factor.DIVIDED", 2)
     x = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
     cotangent = torch.randn(3, 4, 6, dtype=torch.float64)
     (ours,) = torch.autograd.grad(function(x), x, cotangent)
