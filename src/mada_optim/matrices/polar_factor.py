@@ -177,21 +177,17 @@ def _on_gram(x: Tensor, gram: Tensor, p: Tensor, quintics: Sequence[Quintic]) ->
     """The steps on A: 8 m^3 operations each after the first, and 2 m^2 n for the product with X.
 
     All these matrices are polynomials of the first A, so they commute: a step takes A to p(A)^2 A, and X is multiplied
-    once, by the product of all p(A).
+    once, by the product of all p(A). With rounding they don't commute exactly: the error of the product is largest on
+    its right side, where A and X are smallest. A mirror would bring it to the left side, so that matrices of low rank
+    came out wrong by some percent; only squares of p(A) bear it. For a tall X, the product is transposed.
     """
     product = p
-    for quintic in quintics:
-        gram = symmetric_product(gram, symmetric_product(p, p))
-        p = _polynomial(gram, quintic)
-        product = symmetric_product(p, product)
+    for a, b, c in quintics:
+        gram = gram @ symmetric_product(p, p)
+        p = _plus_product(gram, gram, gram, b, c)
+        _add_to_diagonal(p, a)
+        product = p @ product
     return _times(product, x)
-
-
-def _polynomial(gram: Tensor, quintic: Quintic) -> Tensor:
-    a, b, c = quintic
-    p = symmetric_product(gram, gram, gram, b, c)
-    _add_to_diagonal(p, a)
-    return p
 
 
 def _add_to_diagonal(x: Tensor, number: Tensor | float) -> None:
@@ -199,9 +195,9 @@ def _add_to_diagonal(x: Tensor, number: Tensor | float) -> None:
     x.diagonal(dim1=-2, dim2=-1).add_(number[..., 0] if isinstance(number, Tensor) and x.ndim == 3 else number)
 
 
-def _times(symmetric: Tensor, x: Tensor) -> Tensor:
-    """The product with X, from the side where it fits."""
-    return x @ symmetric.mT if _is_tall(x) else symmetric @ x
+def _times(p: Tensor, x: Tensor) -> Tensor:
+    """The product p X, or X p^T for a tall X."""
+    return x @ p.mT if _is_tall(x) else p @ x
 
 
 def _plus_product(x: Tensor, left: Tensor, right: Tensor, beta: float, alpha: float) -> Tensor:
