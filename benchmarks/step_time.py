@@ -2,6 +2,7 @@
 
     python benchmarks/step_time.py [--model 0.8M|3.2M|26M|124M|200x1000] [--repeats 15] [--device cpu|cuda]
                                    [--only NAME ...] [--markdown]     124M takes 4 GB and more for each
+    python benchmarks/step_time.py --process-time    the processor's time of the process, where others use the machine
     python benchmarks/step_time.py --device cuda --graph     steps captured in a CUDA graph
     python benchmarks/step_time.py --packaged   as if the compiler of mada-optim[compiler] were the only one
     python benchmarks/step_time.py --growth     from 1e5 to 1e8 parameters: nanoseconds per parameter
@@ -17,13 +18,15 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+from unittest import mock
 
 import torch
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
 from mada_lab.model.gpt import GPT, GPTConfig
-from mada_lab.optimizers.baselines import muon, muon_groups
+from mada_lab.optimizers.baselines import Muon, muon, muon_groups
 from mada_optim import HyperSGD, LearnedLR
 from mada_optim.engines.cpp import build
 
@@ -40,12 +43,25 @@ SMALL = "200x1000"  # tensors of a ResNet's kind: what a step costs beside its b
 STIRRED = 16 << 20  # fp32 elements: more than the caches hold
 COPIED = 64 << 20  # likewise, of which a copy's bandwidth is taken
 BASELINE = "torch AdamW fused"
+MUON_IN_FP32 = "torch Muon in fp32 and AdamW fused"
 ALL = HyperSGD("all", start=0)
 EVERYTHING = HyperSGD("beta1", "beta2", "beta3", "rho", "c", "gamma", "lr", start=0)
+
+
+class MuonInFp32(Muon):
+    """torch's Muon, whose products are in fp32 instead of bf16, and torch's AdamW."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """A step in which the rounding to bf16 is a copy."""
+        with mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):
+            super().step(closure)
+
+
 OPTIMIZERS: dict[str, Make] = {
     BASELINE: lambda p: torch.optim.AdamW(p, fused=True, capturable=p[0][1].is_cuda),
     "torch AdamW foreach": lambda p: torch.optim.AdamW(p, foreach=True),
     "torch Muon and AdamW fused": lambda p: muon(muon_groups(p), {"lr": 1e-3, "fused": True}),
+    MUON_IN_FP32: lambda p: MuonInFp32(muon_groups(p), {"lr": 1e-3, "fused": True}),
     "MADA, all six learned": lambda p: mada_optim.MADA(p, learn=ALL),
     "MADA, eager engine": lambda p: mada_optim.MADA(p, learn=ALL, engine="eager"),
     "MADA, tiled engine": lambda p: mada_optim.MADA(p, learn=ALL, engine="tiled"),
@@ -75,14 +91,14 @@ class Contender:
 
     graph: torch.cuda.CUDAGraph | None = None
 
-    def step(self, stirred: torch.Tensor) -> None:
+    def step(self, stirred: torch.Tensor, clock: Callable[[], float] = time.perf_counter) -> None:
         """One timed step on the gradients as they are.
 
         As a backward pass would, `stirred` leaves other numbers in the caches, and the threads awake, for each alike.
         """
         stirred.add_(1.0)
         work = self.optimizer.step if self.graph is None else self.graph.replay
-        self.seconds.append(seconds_of(work, stirred.device))
+        self.seconds.append(seconds_of(work, stirred.device, clock))
 
     def capture(self) -> None:
         """From here on, a step is a replay of one that was captured."""
@@ -108,12 +124,14 @@ class Contender:
         return sum(x.numel() * x.element_size() for x in tensors) / sum(p.numel() for p in self.parameters)
 
 
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """How long `work` takes, on CUDA by the device's own clock, from an idle device on."""
+def seconds_of(
+    work: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """How long `work` takes by `clock`; on CUDA by the device's own clock, from an idle device on."""
     if device.type != "cuda":
-        began = time.perf_counter()
+        began = clock()
         work()
-        return time.perf_counter() - began
+        return clock() - began
     torch.cuda.synchronize()
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
@@ -180,6 +198,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="a table in Markdown")
     parser.add_argument("--packaged", action="store_true", help="loops from the compiler in the package ziglang")
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--process-time", action="store_true", help="the processor's time, not the wall's")
     arguments = parser.parse_args()
     if arguments.packaged:
         os.environ.pop("CXX", None)
@@ -196,7 +215,7 @@ def main() -> None:
     stirred = torch.zeros(STIRRED, device=arguments.device)
     for _ in range(arguments.repeats):
         for each in contenders.values():
-            each.step(stirred)
+            each.step(stirred, time.process_time if arguments.process_time else time.perf_counter)
 
     sizes = [p.numel() for p in contenders[BASELINE].parameters]
     device = torch.cuda.get_device_name() if stirred.is_cuda else f"cpu, {torch.get_num_threads()} threads"
@@ -209,13 +228,13 @@ def main() -> None:
 
 def available(device: str, model: str) -> list[str]:
     """The optimizers that are of interest on a device, and have something to do on a model's tensors."""
-    without = ("tiled engine",) * (device == "cuda") + ("Muon and AdamW fused",) * (model == SMALL)
+    without = ("tiled engine",) * (device == "cuda") + ("Muon and AdamW fused", MUON_IN_FP32) * (model == SMALL)
     return [name for name in OPTIMIZERS if not name.endswith(without)]
 
 
 def print_table(contenders: dict[str, Contender], size: int, bandwidth: float | None, markdown: bool) -> None:
     """A row for each; with a copy's `bandwidth`, the part of it that a step reaches."""
-    widths = (26, 8, 24, 24, 14, 14)[: 5 + (bandwidth is not None)]
+    widths = (34, 8, 24, 24, 14, 14)[: 5 + (bandwidth is not None)]
     names = ("optimizer", "engine", "ns/parameter", "x fused AdamW", "state B/param", "of bandwidth")
     lines = [names, *(row(name, each, contenders[BASELINE], size, bandwidth) for name, each in contenders.items())]
     for i, columns in enumerate(lines):

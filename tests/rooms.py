@@ -17,7 +17,7 @@ WIDTH = 46  # columns of the picture, which fit a narrow screen
 #: The rooms of each package from the ground up: a room imports from its own files and from lower floors alone.
 FLOORS = {
     "mada_optim": (
-        "load_by_name modes placement rule",
+        "load_by_name matrix_batches modes placement rule",
         "beta_guard graph layouts",
         "checks sharding",
         "learning matrices",

@@ -10,8 +10,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
-from mada_optim.matrices.polar_factor import JORDAN, LARGE, MINIMAX, _minimax_in, cpu_has_bf16, orthogonal, polar
+from mada_optim.matrices.polar_factor import (
+    JORDAN,
+    LARGE,
+    MINIMAX,
+    _minimax_in,
+    cpu_has_bf16,
+    orthogonal,
+    polar,
+    symmetric_product,
+)
 
 
 def jordan(s):
@@ -44,6 +54,42 @@ def test_the_iteration_moves_singular_values(function, start, shape, size):
     torch.testing.assert_close(function(size * x), moved(x, start), rtol=1e-9, atol=1e-9)
 
 
+@BOTH
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (21, 24), (24, 21)], ids=str)
+def test_the_iteration_moves_singular_values_in_quarters(function, start, shape, monkeypatch):
+    monkeypatch.setattr("mada_optim.matrices.polar_factor.DIVIDED", 4)
+    x = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(function(x), moved(x, start), rtol=1e-9, atol=1e-9)
+
+
+def test_a_product_in_quarters_mirrors_the_upper_right_one(monkeypatch):
+    monkeypatch.setattr("mada_optim.matrices.polar_factor.DIVIDED", 10)
+    x = torch.randn(30, 50)
+    a = symmetric_product(x, x.mT)
+    square = symmetric_product(a, a, a, 2.0, 3.0)
+    for product in (a, square):
+        assert torch.equal(product[15:, :15], product[:15, 15:].mT)
+        assert torch.equal(product[7:15, :7], product[:7, 7:15].mT)
+    torch.testing.assert_close(square, 2 * (x @ x.mT) + 3 * (x @ x.mT) @ (x @ x.mT), rtol=1e-4, atol=1e-2)
+
+
+def operations(function, m, n):
+    """Floating-point operations of products, by torch's counter."""
+    x = torch.randn(m, n)
+    with FlopCounterMode(display=False) as counter:
+        function(x)
+    return counter.get_total_flops()
+
+
+def test_no_product_is_made_twice(monkeypatch):
+    """A step on X is X X^T, A^2, and the product with X. On A, the first is A^2 and the others four products each."""
+    assert operations(polar, 64, 64) == 4 * (2 + 2 + 2) * 64**3
+    assert operations(orthogonal, 64, 64) == 5 * (2 + 2 + 2) * 64**3
+    assert operations(polar, 32, 128) == 4 * 32**2 * 128 + 2 * (1 + 3 * 4) * 32**3
+    monkeypatch.setattr("mada_optim.matrices.polar_factor.DIVIDED", 32)  # in half, and in half again
+    assert operations(polar, 64, 64) == 4 * (2 * 2 * 5 / 8 + 2) * 64**3
+
+
 def few_directions(rows, columns, noise=1e-3):
     """A few strong ones, as of a gradient, in weak noise, which the iteration makes as strong."""
     return torch.randn(rows, 4) @ torch.randn(4, columns) + noise * torch.randn(rows, columns)
@@ -57,10 +103,12 @@ def test_single_precision_is_enough(function, start, shape):
     assert (function(x) - exact).norm() < 2e-4 * exact.norm()
 
 
+@pytest.mark.parametrize("divided", [20, 320], ids=["quarters", "whole"])
 @pytest.mark.parametrize("function", [orthogonal, polar])
 @pytest.mark.parametrize("shape", [(40, 160), (160, 40), (48, 40), (40, 48), (10, 6)], ids=str)
-def test_rounding_grows_no_further_than_a_singular_value_would(function, shape):
+def test_rounding_grows_no_further_than_a_singular_value_would(function, shape, divided, monkeypatch):
     """Where there is nothing in most directions, what rounding leaves there is 342 or 485 times as large in the end."""
+    monkeypatch.setattr("mada_optim.matrices.polar_factor.DIVIDED", divided)
     x = few_directions(*shape, noise=0.0)
     exact = function(x.double())
     assert (function(x) - exact).norm() < 2e-3 * exact.norm()
@@ -169,13 +217,15 @@ def test_a_batch_is_taken_in_parts(monkeypatch, together):
     whole, sizes = polar(x), []
     split = torch.split
     monkeypatch.setattr(torch, "split", lambda x, size: (sizes.append(size), split(x, size))[1])
-    monkeypatch.setattr("mada_optim.matrices.polar_factor.TOGETHER", together)
+    monkeypatch.setattr("mada_optim.matrix_batches.TOGETHER", together)
     torch.testing.assert_close(polar(x), whole, rtol=1e-9, atol=1e-9)
-    assert sizes == {1: [], 50: [2], 1000: [41]}[together]
+    assert sizes == {1: [], 50: [2], 1000: []}[together]
 
 
 @pytest.mark.parametrize("function", [orthogonal, polar])
-def test_a_batch_has_the_derivatives_of_its_matrices(function):
+def test_a_batch_has_the_derivatives_of_its_matrices(function, monkeypatch):
+    """Of large matrices too, whose products are otherwise in quarters."""
+    monkeypatch.setattr("mada_optim.matrices.polar_factor.DIVIDED", 2)
     x = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
     cotangent = torch.randn(3, 4, 6, dtype=torch.float64)
     (ours,) = torch.autograd.grad(function(x), x, cotangent)

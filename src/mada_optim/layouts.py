@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mada_optim import matrix_batches
 from mada_optim.rule import Coefficients, Rule, Slots
 
 #: True: one matrix, the first dimension by all others. "batched": one in the last two dimensions, for each place in the
@@ -93,6 +94,25 @@ def of_each(function: Callable[[Tensor], Tensor], x: Tensor, layout: Layout) -> 
     """`function` of the matrices in `x`, in the shape of `x`, which is the parameter's."""
     shape = view_shape(x.shape, layout)
     return function(x) if shape == x.shape else function(x.reshape(shape)).reshape(x.shape)
+
+
+def of_all(function: Callable[[Tensor], Tensor], tensors: Sequence[Tensor], layouts: Sequence[Layout]) -> list[Tensor]:
+    """`function` of the matrices in each tensor, those of equal shapes together where that is faster.
+
+    Args:
+        function: Of a matrix, or of each matrix of a batch, as `mada_optim.matrices.polar_factor.polar`.
+        tensors: Parameters, or tensors of their shapes, of one dimension or more. A vector is a column.
+        layouts: The `settled` layout of each.
+
+    Returns:
+        A result in the shape of each tensor, as if `of_each` took them one by one, up to rounding.
+    """
+    views = [
+        x.reshape(view_shape(x.shape, layout or True)) if x.ndim > 1 else x.reshape(-1, 1)
+        for x, layout in zip(tensors, layouts, strict=True)
+    ]
+    results = matrix_batches.of_all(function, views)
+    return [y.reshape(x.shape) for x, y in zip(tensors, results, strict=True)]
 
 
 def _reshaped(slots: Slots, shape: torch.Size) -> dict[str, Tensor]:

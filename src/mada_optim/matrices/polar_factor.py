@@ -1,6 +1,7 @@
 """The polar factor of a matrix, by matrix products alone.
 
-A tensor of three dimensions is a batch of matrices; batched products are used where they are faster and as exact.
+A tensor of three dimensions is a batch of matrices, computed in batched products where they are faster and as exact
+(`mada_optim.matrix_batches`).
 
 A step of the iteration is X <- p(A) X with p(A) = a + b A + c A^2 and A = X X^T. It moves each singular value s to
 a s + b s^3 + c s^5 and no singular vector. `orthogonal` and `polar` are single operations in a traced graph, because a
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from mada_optim import modes
+from mada_optim import matrix_batches, modes
 from mada_optim.sharding import dtensors
 
 Quintic = tuple[float, float, float]
+Steps = Callable[[Tensor, float], Tensor]  # of a matrix or a batch, and a factor on the result
 
 #: Jordan's coefficients (Muon, 2024): torch.optim.Muon takes this step five times, from X over its Frobenius norm.
 JORDAN: tuple[Quintic, ...] = ((3.4445, -4.7750, 2.0315),) * 5
@@ -32,8 +34,7 @@ MINIMAX: tuple[Quintic, ...] = (
 )
 LONG = 1.5  # ratio of the longer to the shorter side above which fp32 and fp64 iterate on A instead of X
 LARGE = 256  # shorter side from which bf16 products are faster on a CPU with instructions for them
-BATCHED = 128  # shorter side up to which batched products are faster on a CPU
-TOGETHER = 1 << 22  # elements of matrices in one batched product, which bounds its memory
+DIVIDED = 320  # rows from which quarters of a symmetric product are faster than all of it, with one or two threads
 
 
 def orthogonal(x: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ OF_MATRICES = (orthogonal, polar)
 
 
 @modes.without_autocast()
-def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Callable[[Tensor], Tensor]) -> Tensor:
+def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Steps) -> Tensor:
     """`function(x)`, computed by `steps` on a matrix or a batch of matrices."""
     if has_torch_function_unary(x):
         traced: Tensor = handle_torch_function(function, (x,), x)
@@ -74,23 +75,17 @@ def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Cal
     if x.numel() == 0:
         return x
     if x.ndim == 3:
-        return _of_batch(steps, x) * math.sqrt(max(x.shape[1:]))
+        return _of_batch(steps, x, math.sqrt(max(x.shape[1:])))
     matrix = x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
-    return steps(matrix).reshape(x.shape) * math.sqrt(max(matrix.shape))
+    return steps(matrix, math.sqrt(max(matrix.shape))).reshape(x.shape)
 
 
-def _of_batch(steps: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _of_batch(steps: Steps, x: Tensor, factor: float) -> Tensor:
     """`steps` on each matrix of a batch, on as many at once as is fast."""
-    size = _at_once(x)
-    if size == 1:
-        return torch.stack([steps(matrix) for matrix in x])
-    return torch.cat([steps(part) for part in torch.split(x, size)])
-
-
-def _at_once(x: Tensor) -> int:
-    """Number of matrices of a batch that are computed together; on a CPU 1, if they are large."""
-    by_itself = x.device.type == "cpu" and min(x.shape[1:]) > BATCHED
-    return 1 if by_itself or len(x) == 1 else max(1, TOGETHER // x[0].numel())
+    size = matrix_batches.at_once(x.shape[1], x.shape[2], x.device)
+    if size == 1 or len(x) == 1:
+        return torch.stack([steps(matrix, factor) for matrix in x])
+    return steps(x, factor) if size >= len(x) else torch.cat([steps(part, factor) for part in torch.split(x, size)])
 
 
 def _normalized(x: Tensor) -> Tensor:
@@ -102,31 +97,25 @@ def _normalized(x: Tensor) -> Tensor:
     return x / torch.maximum(-low, high).clamp(min=torch.finfo(x.dtype).tiny)
 
 
-def _norm(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """The Frobenius norm of a matrix, or of each of a batch."""
-    of_each = {} if x.ndim == 2 else {"dim": (1, 2), "keepdim": True}
-    norm: Tensor = torch.linalg.vector_norm(x, dtype=dtype, **of_each)
-    return norm
-
-
-def _jordan(x: Tensor) -> Tensor:
+def _jordan(x: Tensor, factor: float = 1.0) -> Tensor:
     x = _normalized(x)
-    x = x / _norm(x).clamp(min=0.5)  # 1 at least, where `x` isn't 0
-    return _all_steps(x, _gram(x), JORDAN)
+    gram = _gram(x)
+    norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()  # of X: the trace of A is the sum of squares
+    return _all_steps(x, gram, symmetric_product(gram, gram), norm, JORDAN, factor)
 
 
-def _minimax(x: Tensor) -> Tensor:
-    return _minimax_in(dtype_of_products(x), x).to(x.dtype)
+def _minimax(x: Tensor, factor: float = 1.0) -> Tensor:
+    return _minimax_in(dtype_of_products(x), x, factor).to(x.dtype)
 
 
-def _minimax_in(dtype: torch.dtype, x: Tensor) -> Tensor:
+def _minimax_in(dtype: torch.dtype, x: Tensor, factor: float = 1.0) -> Tensor:
     x = _normalized(x).to(dtype)
     gram = _gram(x)
+    square = symmetric_product(gram, gram)
+    of_each = (-2, -1) if x.ndim == 3 else None
     exact = torch.promote_types(dtype, torch.float32)
-    norm = _norm(gram @ gram, exact) ** 0.25  # of A^2, whose largest eigenvalue is s^4
-    scale = norm.clamp(min=0.5).to(dtype)  # 1 at least, where `x` isn't 0
-    x, gram = x / scale, gram / scale**2
-    return _all_steps(x, gram, MINIMAX)
+    norm = torch.linalg.vector_norm(square, dim=of_each, dtype=exact) ** 0.25  # the largest eigenvalue of A^2 is s^4
+    return _all_steps(x, gram, square, norm, MINIMAX, factor)
 
 
 def dtype_of_products(x: Tensor) -> torch.dtype:
@@ -147,50 +136,107 @@ def _is_tall(x: Tensor) -> bool:
 
 def _gram(x: Tensor) -> Tensor:
     """A: X X^T, or X^T X if that is smaller; then X is multiplied from the other side."""
-    return x.mT @ x if _is_tall(x) else x @ x.mT
+    return symmetric_product(x.mT, x) if _is_tall(x) else symmetric_product(x, x.mT)
 
 
-def _all_steps(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
-    """X after all steps, which are taken on A where that is cheaper.
+def _all_steps(
+    x: Tensor, gram: Tensor, square: Tensor, norm: Tensor, quintics: Sequence[Quintic], factor: float
+) -> Tensor:
+    """X over its norm after all steps, times `factor`. The steps are taken on A where that is cheaper.
 
     They are not if torch rounds the factors of products: the small eigenvalues of A would then be noise, which grows.
+    The norm divides the coefficients of the first step, and `factor` multiplies those of the last, instead of X.
     """
+    (a, b, c), *rest, last = quintics
+    scale = norm.clamp(min=0.5)  # 1 at least, where X isn't 0
+    scale = scale[..., None, None] if x.ndim == 3 else scale
+    exact = torch.promote_types(x.dtype, torch.float32)  # the terms of the first step are large and nearly cancel out
+    p = torch.addcmul(gram.to(exact) * (b / scale**3), square.to(exact), c / scale**5)
+    _add_to_diagonal(p, a / scale)
+    p = p.to(x.dtype)
+    rest.append((factor * last[0], factor * last[1], factor * last[2]))
     is_long = max(x.shape[-2:]) > LONG * min(x.shape[-2:])
-    return _on_gram(x, gram, quintics) if is_long and modes.products_are_exact(x) else _on_matrix(x, gram, quintics)
+    return _on_gram(x, gram, p, rest) if is_long and modes.products_are_exact(x) else _on_matrix(x, p, rest)
 
 
-def _on_matrix(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
-    """The steps one by one: 4 m^2 n + 2 m^3 operations each for m rows and n columns, m the smaller."""
-    for i, (a, b, c) in enumerate(quintics):
-        gram = _gram(x) if i else gram
-        p = _plus_product(gram, gram, gram, b, c)
+def _on_matrix(x: Tensor, p: Tensor, quintics: Sequence[Quintic]) -> Tensor:
+    """The steps one by one: 4 m^2 n + 2 m^3 operations each, m the shorter side and n the longer.
+
+    a X is added after the product: on the diagonal of p(A), bf16 would round it.
+    """
+    x = _times(p, x)
+    for a, b, c in quintics:
+        gram = _gram(x)
+        p = symmetric_product(gram, gram, gram, b, c)
         left, right = (x, p) if _is_tall(x) else (p, x)
         x = _plus_product(x, left, right, a, 1.0)
     return x
 
 
-def _on_gram(x: Tensor, gram: Tensor, quintics: Sequence[Quintic]) -> Tensor:
-    """The steps on A: about 8 m^3 operations each, and 4 m^2 n for the product with X.
+def _on_gram(x: Tensor, gram: Tensor, p: Tensor, quintics: Sequence[Quintic]) -> Tensor:
+    """The steps on A: 8 m^3 operations each after the first, and 2 m^2 n for the product with X.
 
     All these matrices are polynomials of the first A, so they commute: a step takes A to p(A)^2 A, and X is multiplied
     once, by the product of all p(A). With rounding they don't commute exactly: the error of the product is largest on
-    its right side, where A and X are smallest. For a tall X, the product is transposed.
+    its right side, where A and X are smallest. A mirror would bring it to the left side, so that matrices of low rank
+    came out wrong by some percent; only squares of p(A) bear it. For a tall X, the product is transposed.
     """
-    product = p = _polynomial(gram, quintics[0])
-    for quintic in quintics[1:]:
-        gram = gram @ (p @ p)
-        p = _polynomial(gram, quintic)
+    product = p
+    for a, b, c in quintics:
+        gram = gram @ symmetric_product(p, p)
+        p = _plus_product(gram, gram, gram, b, c)
+        _add_to_diagonal(p, a)
         product = p @ product
-    return x @ product.mT if _is_tall(x) else product @ x
+    return _times(product, x)
 
 
-def _polynomial(gram: Tensor, quintic: Quintic) -> Tensor:
-    a, b, c = quintic
-    constant = a * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return constant + _plus_product(gram, gram, gram, b, c)
+def _add_to_diagonal(x: Tensor, number: Tensor | float) -> None:
+    """Adds a number to the diagonal of a matrix; to those of a batch, one of shape (number, 1, 1) or a float."""
+    x.diagonal(dim1=-2, dim2=-1).add_(number[..., 0] if isinstance(number, Tensor) and x.ndim == 3 else number)
+
+
+def _times(p: Tensor, x: Tensor) -> Tensor:
+    """The product p X, or X p^T for a tall X."""
+    return x @ p.mT if _is_tall(x) else p @ x
 
 
 def _plus_product(x: Tensor, left: Tensor, right: Tensor, beta: float, alpha: float) -> Tensor:
     """The sum beta x + alpha left right, of matrices or of batches."""
     function = torch.addmm if x.ndim == 2 else torch.baddbmm
     return function(x, left, right, beta=beta, alpha=alpha)
+
+
+def symmetric_product(
+    left: Tensor, right: Tensor, plus: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0
+) -> Tensor:
+    """The sum alpha left right + beta plus, of matrices or of batches, if it is symmetric.
+
+    Of large matrices on a CPU three quarters are computed, and the lower left one is copied from the upper right one,
+    as also within the quarters on the diagonal. That saves up to half of the operations.
+    """
+    if not _is_divided(left) or (left.requires_grad and torch.is_grad_enabled()):
+        return left @ right if plus is None else _plus_product(plus, left, right, beta, alpha)
+    out = left.new_empty(len(left), len(left))
+    if plus is not None:
+        out.copy_(plus)
+    _add_symmetric(out, left, right, beta if plus is not None else 0.0, alpha)
+    return out
+
+
+def _is_divided(x: Tensor) -> bool:
+    """Whether a symmetric product with as many rows is faster in quarters. Each thread needs enough of them."""
+    least = DIVIDED * max(2, torch.get_num_threads()) // 2
+    return x.ndim == 2 and len(x) >= least and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def _add_symmetric(out: Tensor, left: Tensor, right: Tensor, beta: float, alpha: float) -> None:
+    """Writes alpha left right + beta out into `out`; with beta = 0 whatever is in it."""
+    if not _is_divided(left):
+        torch.addmm(out, left, right, beta=beta, alpha=alpha, out=out)
+        return
+    half = len(out) // 2
+    _add_symmetric(out[:half, :half], left[:half], right[:, :half], beta, alpha)
+    _add_symmetric(out[half:, half:], left[half:], right[:, half:], beta, alpha)
+    corner = out[:half, half:]
+    torch.addmm(corner, left[:half], right[:, half:], beta=beta, alpha=alpha, out=corner)
+    out[half:, :half] = corner.mT

@@ -10,21 +10,23 @@ import math
 import weakref
 from collections import ChainMap
 from collections.abc import Callable, Iterator, MutableMapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mada_optim import layouts
 from mada_optim.engines.numbers import LOG_LR, scalar
 from mada_optim.engines.prepared_states import PreparedStates
 from mada_optim.engines.program import Program
 from mada_optim.engines.protocol import Kernel, StepInput, TensorBatch
-from mada_optim.layouts import view_shape
 from mada_optim.matrices.hidden_matrices import LR_RATIO
 from mada_optim.sharding import exchange
 
 State = dict[str, Tensor]
 BUFFER = 1 << 22  # elements, 16 MiB: matrices that are moved at once, or one that is larger
+BUFFER_ON_CUDA = 1 << 24  # likewise on CUDA, 64 MiB: enough equal matrices for batches that fill the device
 
 
 class StagedMatrix(NamedTuple):
@@ -34,7 +36,7 @@ class StagedMatrix(NamedTuple):
     after: StepInput  # for the tail, whose gradient is the buffer
     head: Any  # the result of `prepare` of the head's kernel, for `before`
     tail: Any  # the result of `prepare` of the tail's kernel, for `after`
-    view: torch.Size  # the shape in which the middle sees the buffer
+    view: torch.Size  # the shape in which the middle sees the matrices of the whole parameter
 
     @property
     def buffer_size(self) -> int:
@@ -76,7 +78,13 @@ class Staged:
         head, tail = self.head.prepare(before), self.tail.prepare(after)
         if head is None or tail is None:
             return None
-        return StagedMatrix(before, after, head, tail, view_shape(entry.p.shape, entry.layout))
+        return StagedMatrix(
+            before,
+            after,
+            head,
+            tail,
+            layouts.view_shape((entry.p if entry.whole is None else entry.whole).shape, entry.layout),
+        )
 
     def forget_others(self, entries: list[StepInput], prepared: list[StagedMatrix]) -> None:
         self._states.forget_others(entries)
@@ -160,15 +168,17 @@ class StagedBatch(TensorBatch):
             self._tail(part, after).advance(where)
 
     def _orthogonalize(self, part: list[StagedMatrix], buffers: list[Tensor]) -> None:
-        middle, shards = self._kernel.middle, []
-        for x, buffer in zip(part, buffers, strict=True):
-            if x.after.whole is None:
-                matrices = buffer.view(x.view)
-                matrices.copy_(middle(matrices))
-            else:
-                shards.append(exchange.Piece(buffer, x.after.whole, x.after.layout))
+        pairs = list(zip(part, buffers, strict=True))
+        here = [(buffer, x.after.layout) for x, buffer in pairs if x.after.whole is None]
+        shards = [
+            exchange.Piece(buffer, x.after.whole, x.after.layout) for x, buffer in pairs if x.after.whole is not None
+        ]
+        if here:
+            tensors = [buffer for buffer, _ in here]
+            factors = layouts.of_all(self._kernel.middle, tensors, [layout for _, layout in here])
+            torch._foreach_copy_(tensors, factors)
         if shards:
-            exchange.replace(middle, shards)
+            exchange.replace(self._kernel.middle, shards)
 
     def _tail(self, part: list[StagedMatrix], entries: list[StepInput]) -> TensorBatch:
         return self._kernel.tail.batch(entries, [x.tail for x in part])
@@ -181,11 +191,17 @@ class StagedBatch(TensorBatch):
 
     @staticmethod
     def _parts(matrices: list[StagedMatrix]) -> Iterator[list[StagedMatrix]]:
-        """Matrices that have buffers at the same time; sharded ones first, of which all processes make equal parts."""
+        """Matrices that have buffers at the same time, equal ones one after the other, as they are taken in batches.
+
+        Sharded ones come first, of which all processes make equal parts.
+        """
         part: list[StagedMatrix] = []
-        size = 0
+        size, most = 0, BUFFER_ON_CUDA if matrices[0].after.p.is_cuda else BUFFER
+        kinds: dict[tuple[bool, torch.Size], list[StagedMatrix]] = {}
         for x in sorted(matrices, key=lambda x: x.after.whole is None):
-            if part and size + x.buffer_size > BUFFER:
+            kinds.setdefault((x.after.whole is None, x.view[-2:]), []).append(x)
+        for x in chain.from_iterable(kinds.values()):
+            if part and size + x.buffer_size > most:
                 yield part
                 part, size = [], 0
             part.append(x)
