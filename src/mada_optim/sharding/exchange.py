@@ -85,7 +85,7 @@ def replace(function: Function, pieces: Sequence[Piece]) -> None:
 
 def _replace(function: Function, where: Layout, pieces: list[Piece]) -> None:
     ranks, me = range(where.world), where.mesh.get_local_rank(where.dimension)
-    taken = takers([_products(piece) for piece in pieces], where.world)
+    taken = takers([products(piece.whole.shape, piece.matrices) for piece in pieces], where.world)
     by_taker = sorted(zip(taken, pieces, strict=True), key=itemgetter(0))
     shards = [piece.shard for _, piece in by_taker]
     taken_here = [piece for taker, piece in by_taker if taker == me]
@@ -114,7 +114,8 @@ def _apply(function: Function, pieces: list[Piece], by_rank: list[list[Tensor]])
             shard.copy_(new)
 
 
-def _products(piece: Piece) -> float:
-    """The cost of a product of a matrix with itself, up to a factor."""
-    count, rows, columns = layouts.as_matrices(piece.whole.shape, piece.matrices)
-    return count * min(rows, columns) ** 2 * max(rows, columns)
+def products(shape: torch.Size, matrices: layouts.Layout) -> float:
+    """The operations of a polar factor, up to a factor: four steps on each matrix, or on its product with itself."""
+    count, rows, columns = layouts.as_matrices(shape, matrices)
+    short, long = sorted((rows, columns))
+    return count * short**2 * min(4 * long + 2 * short, long + 8 * short)

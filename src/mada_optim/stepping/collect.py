@@ -18,7 +18,7 @@ from mada_optim.matrices import hidden_matrices
 from mada_optim.placement import fault_of, intact, stacked
 from mada_optim.rule import option_key
 from mada_optim.sharding import dtensors
-from mada_optim.stepping.dispatch import EAGER, Dispatcher
+from mada_optim.stepping.dispatch import Dispatcher
 from mada_optim.stepping.members import Members
 
 Group = dict[str, Any]
@@ -105,16 +105,17 @@ class StepCollector:
         sparse, or a gradient or a state doesn't fit; nothing is changed.
         """
         by_kernel: dict[Kernel, tuple[list[StepInput], list[Any]]] = {}
+        last = self._dispatcher.eager
         for kernel, entry in self._inputs(groups, states, begin):
             prepared = kernel.prepare(entry)
             if prepared is None:
-                kernel, prepared = EAGER, EAGER.prepare(entry)
+                kernel, prepared = last, last.prepare(entry)
             taken, of_each = by_kernel.setdefault(kernel, ([], []))
             taken.append(entry)
             of_each.append(prepared)
         for kernel, (taken, of_each) in by_kernel.items():
             kernel.forget_others(taken, of_each)
-        kernels = sorted(by_kernel, key=lambda kernel: kernel is EAGER)
+        kernels = sorted(by_kernel, key=lambda kernel: kernel is last)
         return [(kernel.batch(*by_kernel[kernel]), by_kernel[kernel][0]) for kernel in kernels]
 
     def _inputs(
