@@ -11,7 +11,7 @@ from mada_optim import checks
 from mada_optim.engines import eager
 from mada_optim.engines.cpp.tensors import PlainSteps
 from mada_optim.engines.program import Program
-from mada_optim.engines.protocol import Kernel, StepInput, TensorBatch
+from mada_optim.engines.protocol import Kernel, ReplicatedBatch, StepInput, TensorBatch
 from mada_optim.layouts import Layout
 from mada_optim.learning.banks import Banks
 from mada_optim.matrices import hidden_matrices
@@ -97,30 +97,38 @@ class StepCollector:
             self._dispatcher.prepare(self._program.fixed_in(group, layout), device)
 
     def batches(
-        self, groups: list[Group], states: MutableMapping[Tensor, State], begin: bool
+        self,
+        groups: list[Group],
+        states: MutableMapping[Tensor, State],
+        begin: bool,
+        replicas_of: Callable[[Tensor], int],
     ) -> list[tuple[TensorBatch, list[StepInput]]]:
         """The parameters with a gradient: a batch for each kernel, the eager engine's last, with its inputs.
 
-        `begin` gives a state to parameters without one; else they are left out. Raises RuntimeError if a gradient is
-        sparse, or a gradient or a state doesn't fit; nothing is changed.
+        `begin` gives a state to parameters without one; else they are left out. `replicas_of` says how many processes
+        have the same numbers of a parameter; they are in a batch with parameters that have as many. Raises RuntimeError
+        if a gradient is sparse, or a gradient or a state doesn't fit; nothing is changed.
         """
-        by_kernel: dict[Kernel, tuple[list[StepInput], list[Any]]] = {}
+        by_kernel: dict[Kernel, dict[int, tuple[list[StepInput], list[Any]]]] = {}
         last = self._dispatcher.eager
-        for kernel, entry in self._inputs(groups, states, begin):
+        for kernel, p, entry in self._inputs(groups, states, begin):
             prepared = kernel.prepare(entry)
             if prepared is None:
                 kernel, prepared = last, last.prepare(entry)
-            taken, of_each = by_kernel.setdefault(kernel, ([], []))
+            taken, of_each = by_kernel.setdefault(kernel, {}).setdefault(replicas_of(p), ([], []))
             taken.append(entry)
             of_each.append(prepared)
-        for kernel, (taken, of_each) in by_kernel.items():
-            kernel.forget_others(taken, of_each)
-        kernels = sorted(by_kernel, key=lambda kernel: kernel is last)
-        return [(kernel.batch(*by_kernel[kernel]), by_kernel[kernel][0]) for kernel in kernels]
+        for kernel, parts in by_kernel.items():
+            kernel.forget_others(*(list(chain.from_iterable(x)) for x in zip(*parts.values(), strict=True)))
+        return [
+            (kernel.batch(*part) if replicas == 1 else ReplicatedBatch(kernel.batch(*part), replicas), part[0])
+            for kernel in sorted(by_kernel, key=lambda kernel: kernel is last)
+            for replicas, part in by_kernel[kernel].items()
+        ]
 
     def _inputs(
         self, groups: list[Group], states: MutableMapping[Tensor, State], begin: bool
-    ) -> list[tuple[Kernel, StepInput]]:
+    ) -> list[tuple[Kernel, Tensor, StepInput]]:
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
             raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")
@@ -146,7 +154,7 @@ class StepCollector:
 
     def _of_group(
         self, i: int, group: Group, ready: list[Ready], states: MutableMapping[Tensor, State], plain: bool
-    ) -> list[tuple[Kernel, StepInput]]:
+    ) -> list[tuple[Kernel, Tensor, StepInput]]:
         layouts, rows = self._layouts[i], self._rows[i]
         devices = {layouts[j]: p.device for p, _, j in ready}
         parts = {layout: self._specialize(i, group, layout, device) for layout, device in devices.items()}
@@ -155,7 +163,7 @@ class StepCollector:
         for p, g, j in ready:
             part = parts[layouts[j]]
             entry = self._input(p, g, states[p], part, options[part.layout][j], rows[j], j, plain)
-            collected.append((part.kernel, entry))
+            collected.append((part.kernel, p, entry))
         return collected
 
     def _options_of_each(self, options: Options) -> list[Options]:

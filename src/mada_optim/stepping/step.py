@@ -53,6 +53,7 @@ class Stepper:
         self._collector = StepCollector(owner, program, banks, self.dispatcher, settle_keys)
         self._rows = banks.rows
         self._tensors = StepReuse(self._collector, self.dispatcher)
+        self._has_compared = False  # whether plain parameters beside sharded ones have equal gradients
 
     def home(self, groups: list[Group]) -> torch.device:
         """The device of the learned coefficients, or else of the first parameter."""
@@ -83,6 +84,9 @@ class Stepper:
         """
         work, home = self._tensors.work(groups, states), self.home(groups)
         agreed = None if self._sharing is None else self._agreed(self._sharing, groups, home)
+        if not self._has_compared:
+            dtensors.require_replicas((p for group in groups for p in group["params"]), self._tensors.reduction)
+            self._has_compared = True
         if not work.scopes and self._reduce_group is None:
             return None
         if observed is None:
@@ -127,7 +131,7 @@ class Stepper:
         if self._reduce_group is None:
             groups, device_type = self._tensors.reduction
         else:
-            groups, device_type = [self._reduce_group], h.device.type
+            groups, device_type = (self._reduce_group,), h.device.type
         if not groups:
             return finite, h
         message = dtensors.summed(torch.cat([h.flatten(), (~finite).to(h.dtype).reshape(1)]), groups, device_type)
