@@ -3,8 +3,8 @@
     python -m benchmarks.shared_matrices [--model 0.8M|3.2M|26M|124M] [--repeats 15] [--processes 2]
 
 Starts the processes itself, on a CPU over gloo, each with one thread. Both optimizers of a process have the weights and
-gradients of a GPT. In each round both take a step, in turn, all processes together. Printed are medians and quartiles of
-the seconds of the slowest process by the clock, and of the processor time of the busiest, which other programs disturb
+gradients of a GPT. In each round both take a step, in turn, all processes together. Medians and quartiles are printed:
+the time of the slowest process by the clock, and the processor time of the busiest, which other programs disturb
 less; the ratios are within rounds. Bytes are those that a process receives, counted in one step. The weights are
 compared at the end, bit by bit.
 """

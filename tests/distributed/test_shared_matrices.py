@@ -257,5 +257,3 @@ def alone():
     with spied(Sharing, "send") as sent:
         shared = stepped(omega, share_matrices=dist.group.WORLD)
     return same_bits(shared, stepped(omega)), len(sent)
-
-

@@ -48,6 +48,19 @@ def layout(p: Any) -> Layout | None:
     return Layout(p.device_mesh, cuts[0][0])
 
 
+def gathered_whole(params: Sequence[Any]) -> str | None:
+    """Which of these DTensors have no `layout`, so that each process gathers them, and what it costs; None if none."""
+    some = [p for p in params if layout(p) is None]
+    if not some:
+        return None
+    size = sum(p.numel() for p in some)
+    return (
+        f"{len(some)} hidden matrices, {size:,} elements, are not sharded by rows over one dimension of a mesh: that "
+        f"of shape {tuple(some[0].shape)} is {some[0].placements}. In each step every process gathers them whole "
+        f"(about {4 * size:,} bytes) and orthogonalizes all of them. Sharded as by FSDP2 alone, they would be divided"
+    )
+
+
 def share(shape: torch.Size, rank: int, world: int) -> int:
     """The number of elements of one process, if rows are cut as by `torch.chunk`."""
     rows = -(-shape[0] // world)

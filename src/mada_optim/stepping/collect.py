@@ -1,5 +1,6 @@
 """Collects, for each parameter, its specialized rule, kernel, state and options for one step."""
 
+import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from mada_optim.learning.banks import Banks
 from mada_optim.matrices import hidden_matrices
 from mada_optim.placement import fault_of, intact, stacked
 from mada_optim.rule import option_key
-from mada_optim.sharding import dtensors
+from mada_optim.sharding import dtensors, exchange
 from mada_optim.stepping.dispatch import Dispatcher
 from mada_optim.stepping.members import Members
 
@@ -50,6 +51,7 @@ class StepCollector:
         self._owner, self._program, self._banks, self._dispatcher = owner, program, banks, dispatcher
         self._settle_keys = settle_keys
         self._plain = PlainSteps()
+        self._has_told_of_gathering = False
         self._members = Members(banks.scope if program.learned else None)
         self._layouts: list[list[Layout]] = []
         self._rows: list[Sequence[int]] = []
@@ -118,6 +120,8 @@ class StepCollector:
             taken, of_each = by_kernel.setdefault(kernel, {}).setdefault(replicas_of(p), ([], []))
             taken.append(entry)
             of_each.append(prepared)
+        wholes = [x.whole for parts in by_kernel.values() for taken, _ in parts.values() for x in taken]
+        self._tell_of_gathering([x for x in wholes if x is not None])
         for kernel, parts in by_kernel.items():
             kernel.forget_others(*(list(chain.from_iterable(x)) for x in zip(*parts.values(), strict=True)))
         return [
@@ -125,6 +129,13 @@ class StepCollector:
             for kernel in sorted(by_kernel, key=lambda kernel: kernel is last)
             for replicas, part in by_kernel[kernel].items()
         ]
+
+    def _tell_of_gathering(self, wholes: list[Tensor]) -> None:
+        """Warns once of matrices that each process gathers."""
+        if not self._has_told_of_gathering and wholes and (text := exchange.gathered_whole(wholes)):
+            self._has_told_of_gathering = True
+            self._dispatcher.reasons.append(text)
+            warnings.warn(f"{self._owner}: {text}", stacklevel=2)
 
     def _inputs(
         self, groups: list[Group], states: MutableMapping[Tensor, State], begin: bool
