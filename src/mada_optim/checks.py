@@ -161,12 +161,17 @@ def process_group(name: str, group: object) -> None:
         )
 
 
+def has_matrices(rule: Rule) -> bool:
+    """Whether the rule orthogonalizes some parameters."""
+    return not rule.pointwise or rule.matrix_weight is not None
+
+
 def share_matrices(rule: Rule, group: object, reduce_group: object) -> None:
     """Refuses a process group (ValueError) whose members have no whole matrices to share."""
     if group is None:
         return
     process_group("share_matrices", group)
-    if rule.pointwise and rule.matrix_weight is None:
+    if not has_matrices(rule):
         raise ValueError(
             f"share_matrices={group!r}: expected a rule with matrices to share, got {rule.name!r}; leave it out, or "
             "use AutoMuon or Muon"

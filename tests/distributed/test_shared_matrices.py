@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, distribute_tensor
 
-from mada_optim import AutoAdam, AutoMuon, HyperOptimizer, HyperSGD, LearnedLR, Muon
+from mada_optim import AutoMuon, HyperOptimizer, HyperSGD, LearnedLR, Muon
 from mada_optim.engines.staged import engine as staged
 from mada_optim.matrices import polar_factor
 from mada_optim.sharding.replicated import Sharing
