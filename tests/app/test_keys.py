@@ -317,6 +317,7 @@ def test_a_key_of_the_file_is_refused_as_one_on_the_command_line_and_can_be_take
         ["train", "--optimizer=adamw", "--hyper_momentum=0"],  # the default, but given
         ["train", "--parallel=fsdp"],
         ["train", "--distributed_timeout=5"],
+        ["train", "--share_matrices=False"],
         ["vision", "--optimizer=adam", "--momentum=0.9"],
         ["vision", "--peak_flops=1e9"],
     ],

@@ -5,6 +5,7 @@ processes that drift apart, more bytes than the updates of the others, and proce
 """
 
 import copy
+import os
 import pickle
 from itertools import chain
 
@@ -15,6 +16,9 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, distribute_tensor
 
+from mada_lab.config.keys import TrainConfig
+from mada_lab.model.gpt import GPT, GPTConfig
+from mada_lab.optimizers import catalog
 from mada_optim import AutoMuon, HyperOptimizer, HyperSGD, LearnedLR, Muon
 from mada_optim.engines.staged import engine as staged
 from mada_optim.matrices import polar_factor
@@ -154,7 +158,7 @@ def others():
     said = [{"params": p, "matrix": True}]
     answers["refused"] = [
         message_of(lambda: AutoMuon(p, share_matrices="WORLD"), ValueError),
-        message_of(lambda: AutoAdam(p).__class__.__mro__[1](p, rule="mada", share_matrices=world), ValueError),
+        message_of(lambda: HyperOptimizer(p, rule="mada", share_matrices=world), ValueError),
         message_of(lambda: AutoMuon(said, share_matrices=world, reduce_group=world), ValueError),
         message_of(lambda: AutoMuon([nn.Parameter(replicas)], share_matrices=world), ValueError),
         message_of(lambda: AutoMuon(p, share_matrices=world).add_param_group({"params": [replicas]}), ValueError),
@@ -180,7 +184,17 @@ def others():
         else:
             opt.step()
     answers["observed"] = observed()
+    os.environ.update(LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="3")
+    answers["of runs"] = [shared_in_a_run(**keys) for keys in RUNS]
     return answers
+
+
+RUNS = [{}, {"optimizer": "muon"}, {"share_matrices": False}, {"parallel": "fsdp"}, {"optimizer": "mada"}]
+
+
+def shared_in_a_run(**keys):
+    model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4, dropout=0.0, bias=False))
+    return catalog.build(model, TrainConfig(**keys)).share_matrices is dist.group.WORLD
 
 
 def observed():
@@ -247,6 +261,10 @@ def test_processes_with_gradients_of_different_parameters_say_so(on_three):
 
 def test_each_process_differentiates_all_of_its_own_gradients_that_are_observed(on_three):
     assert all(answer["observed"] for answer in on_three)
+
+
+def test_runs_under_ddp_share_matrices(on_three):
+    assert on_three[0]["of runs"] == [True, True, False, False, False]
 
 
 def test_a_group_of_one_process_shares_nothing():
