@@ -58,8 +58,6 @@ class Reduction(NamedTuple):
 
     def replicas(self, x: Tensor) -> int:
         """How many of the processes have the same numbers of `x` as this one."""
-        if not self.groups:
-            return 1
         own = {_members(group) for group in _groups(x)}
         return math.prod(len(members) for group in self.groups if (members := _members(group)) not in own)
 

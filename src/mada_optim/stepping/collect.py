@@ -103,13 +103,13 @@ class StepCollector:
         groups: list[Group],
         states: MutableMapping[Tensor, State],
         begin: bool,
-        replicas_of: Callable[[Tensor], int],
+        replicas_of: Callable[[Tensor], int] | None,
     ) -> list[tuple[TensorBatch, list[StepInput]]]:
         """The parameters with a gradient: a batch for each kernel, the eager engine's last, with its inputs.
 
         `begin` gives a state to parameters without one; else they are left out. `replicas_of` says how many processes
-        have the same numbers of a parameter; they are in a batch with parameters that have as many. Raises RuntimeError
-        if a gradient is sparse, or a gradient or a state doesn't fit; nothing is changed.
+        have the same numbers of a parameter (None: one), which are as many for all in a batch. Raises RuntimeError if a
+        gradient is sparse, or a gradient or a state doesn't fit; nothing is changed.
         """
         by_kernel: dict[Kernel, dict[int, tuple[list[StepInput], list[Any]]]] = {}
         last = self._dispatcher.eager
@@ -117,7 +117,8 @@ class StepCollector:
             prepared = kernel.prepare(entry)
             if prepared is None:
                 kernel, prepared = last, last.prepare(entry)
-            taken, of_each = by_kernel.setdefault(kernel, {}).setdefault(replicas_of(p), ([], []))
+            replicas = 1 if replicas_of is None else replicas_of(p)
+            taken, of_each = by_kernel.setdefault(kernel, {}).setdefault(replicas, ([], []))
             taken.append(entry)
             of_each.append(prepared)
         wholes = [x.whole for parts in by_kernel.values() for taken, _ in parts.values() for x in taken]

@@ -131,7 +131,8 @@ class StepReuse:
                 self._dispatcher.forget()
         if self._reusable is not None and (reused := self._reused(self._reusable, states)):
             return reused
-        batches = self._collector.batches(groups, states, begin, snapshot.reduction.replicas)
+        over = snapshot.reduction
+        batches = self._collector.batches(groups, states, begin, over.replicas if over.groups else None)
         batch = (
             batches[0][0] if len(batches) == 1 else JoinedBatches([part for part, _ in batches]) if batches else None
         )
