@@ -180,6 +180,28 @@ def process_group(name: str, group: object) -> None:
         )
 
 
+def has_matrices(rule: Rule) -> bool:
+    """Whether the rule orthogonalizes some parameters."""
+    return not rule.pointwise or rule.matrix_weight is not None
+
+
+def share_matrices(rule: Rule, group: object, reduce_group: object) -> None:
+    """Refuses a process group (ValueError) whose members have no whole matrices to share."""
+    if group is None:
+        return
+    process_group("share_matrices", group)
+    if not has_matrices(rule):
+        raise ValueError(
+            f"share_matrices={group!r}: expected a rule with matrices to share, got {rule.name!r}; leave it out, or "
+            "use AutoMuon or Muon"
+        )
+    if reduce_group is not None:
+        raise ValueError(
+            f"share_matrices={group!r} and reduce_group={reduce_group!r}: expected one of them; share_matrices is for "
+            "processes with the same parameters and gradients, reduce_group for processes with parts of them"
+        )
+
+
 def slots_present(form: Rule, state: Mapping[str, Tensor]) -> None:
     """Refuses a state (RuntimeError) without slots that are needed now: a coefficient has left 0 or 1."""
     missing = [name for name in form.slot_names() if name not in state]

@@ -20,7 +20,7 @@ from mada_optim.learning.observation import Observation
 from mada_optim.matrices import hidden_matrices, start_lr
 from mada_optim.registry import find_rule
 from mada_optim.rule import LR, Rule
-from mada_optim.sharding import dtensors
+from mada_optim.sharding import dtensors, replicated
 from mada_optim.state_dicts import StateDicts
 from mada_optim.stepping.step import StepCount, Stepper
 
@@ -73,7 +73,7 @@ class HyperOptimizer(Optimizer):
             a byte, and a scale per block (`mada_optim.engines.eight_bits`). lr's anchor is never below fp32.
         weights: Rounding of bf16 and fp16 weights. None: to nearest. "stochastic": at random, right on average.
         share_matrices: Process group whose members have equal gradients, as under DDP: each orthogonalizes a part of
-            the hidden matrices. None: each orthogonalizes all of them; FSDP2's are divided in any case.
+            the hidden matrices. All must step together. None: each orthogonalizes all; FSDP2's are divided in any case.
         reduce_group: Process group over which parameters are sharded or divided by hand. Hypergradients, and the sums
             for `lr="auto"`, are summed over it, and a gradient that is not finite skips the step on all its processes.
             Every group must then have `matrix`. None: for DDP, and for DTensors (FSDP2's `fully_shard`).
@@ -116,8 +116,8 @@ class HyperOptimizer(Optimizer):
         self._banks = Banks(self.rule, learn)
         self.learned = self._banks.names
         self.state_dtype, self.weights = checks.state_dtype(state_dtype), checks.weights(weights)
-        self.share_matrices = share_matrices
-        self.reduce_group = reduce_group
+        checks.share_matrices(self.rule, share_matrices, reduce_group)
+        self.share_matrices, self.reduce_group = share_matrices, reduce_group
         self._requested_engine = checks.engine(engine)
         self._step_count = StepCount(type(self).__name__)
         self._observed: Observation | None = None
@@ -136,7 +136,7 @@ class HyperOptimizer(Optimizer):
         if self._keys.end_construction() and self.learned and reduce_group is None:
             dtensors.require_one_process(type(self).__name__)
         checks.some_narrow(self.weights, self.param_groups)
-        home, processes = self._stepper.home(self.param_groups), [] if reduce_group is None else [reduce_group]
+        processes, home = [reduce_group] * (reduce_group is not None), self._stepper.home(self.param_groups)
         total = functools.partial(dtensors.summed, groups=processes, device_type=home.type)
         if lr == "auto":
             chosen = [isinstance(x, dict) and "lr" in x for x in params]
@@ -152,8 +152,8 @@ class HyperOptimizer(Optimizer):
         program = Program(self.rule, learned=banks.names, traced=traced, state_dtype=dtype, weights=self.weights)
         self._program, self._readings = program, Readings(program, banks, self._guard)
         self._state_dicts = StateDicts(program, banks)
-        engine, settle_keys = self._requested_engine, self._keys.settle
-        self._stepper = Stepper(name, program, engine, banks, settle_keys, self.reduce_group)
+        processes = self.reduce_group, self.share_matrices
+        self._stepper = Stepper(name, program, self._requested_engine, banks, self._keys.settle, *processes)
 
     @modes.neutral()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -171,6 +171,7 @@ class HyperOptimizer(Optimizer):
                 self._keys.check_later(param_group, self.param_groups[0])
             if self.reduce_group is not None and self.rule.matrix_weight is not None:
                 checks.matrix_said(param_group)
+            replicated.require_whole(self.share_matrices, param_group)
         super().add_param_group(param_group)
         self._observed = None  # it has no row for a new scope
         hidden_matrices.update_flags(self.rule, self.param_groups, self.state)

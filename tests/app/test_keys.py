@@ -36,6 +36,7 @@ OTHER = {
     "dtype": "bfloat16",
     "compile": True,
     "parallel": "fsdp",
+    "share_matrices": False,
     "distributed_timeout": 5.0,
     "batch_size": 3,
     "gradient_accumulation_steps": 2,
@@ -107,13 +108,13 @@ OTHER = {
 }
 #: These aren't one value among others: where a run lies, and what it begins from.
 OF_PLACE = {"data_dir", "out_dir", "init_from", "coefficients_from", "pace_from"}
-#: The optimizer decides whether it has an effect, and the loop has it.
-OF_LOOP = {"hyper_observe", "clamps", "clamp_interval"}
+#: The optimizer decides whether it has an effect, which the loop has, or several processes.
+OF_LOOP = {"hyper_observe", "clamps", "clamp_interval", "share_matrices"}
 #: An optimizer that has a key which `mada` doesn't have.
 HAS = {
     **dict.fromkeys(("momentum", "nesterov"), "sgd"),
     **dict.fromkeys(("alpha", "centered"), "rmsprop"),
-    **dict.fromkeys("omega matrix_lr_ratio horizon hyper_fall hyper_freeze".split(), "automuon"),
+    **dict.fromkeys("omega matrix_lr_ratio horizon hyper_fall hyper_freeze share_matrices".split(), "automuon"),
     **dict.fromkeys("hyper_averaging hyper_memory hyper_reach hyper_rise".split(), "automuon"),
     "mu": "muon",
     "matrix_lr": "torch_muon",
@@ -316,6 +317,7 @@ def test_a_key_of_the_file_is_refused_as_one_on_the_command_line_and_can_be_take
         ["train", "--optimizer=adamw", "--hyper_momentum=0"],  # the default, but given
         ["train", "--parallel=fsdp"],
         ["train", "--distributed_timeout=5"],
+        ["train", "--share_matrices=False"],
         ["vision", "--optimizer=adam", "--momentum=0.9"],
         ["vision", "--peak_flops=1e9"],
     ],
@@ -528,7 +530,7 @@ OUTSIDE = {
     "on_save_error": with_a_broken_disk,
 }
 #: These show only where there are several processes or devices: tests/distributed, tests/gpu.
-ELSEWHERE = {"device", "parallel", "distributed_timeout", "checkpoint_shards"}
+ELSEWHERE = {"device", "parallel", "share_matrices", "distributed_timeout", "checkpoint_shards"}
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

@@ -16,5 +16,5 @@ def engine(request, monkeypatch):
         monkeypatch.setattr("mada_optim.engines.choice.choose", no_kernel)
     if request.param == "tiled":
         choose = choice.choose
-        monkeypatch.setattr("mada_optim.engines.choice.choose", lambda _, program: choose("tiled", program))
+        monkeypatch.setattr("mada_optim.engines.choice.choose", lambda _, *rest: choose("tiled", *rest))
     return request.param

@@ -311,13 +311,13 @@ def mixed():
     fully_shard(model.hidden, mesh=mesh)
     opt = learning(model.parameters())
     for p in model.parameters():
-        p.grad = torch.zeros_like(p)
-    with pytest.raises(RuntimeError, match=r"got \(Shard\(dim=0\),\) and plain; shard all of them"):
+        p.grad = torch.full_like(p, 1.0 + dist.get_rank())
+    with pytest.raises(RuntimeError, match=r"equal gradients .* got plain tensors with different ones; shard all"):
         opt.step()
-    return True
+    return all(torch.equal(p, q) for p, q in zip(model.table.parameters(), net().table.parameters(), strict=True))
 
 
-def test_shards_beside_whole_parameters_are_refused():
+def test_shards_beside_whole_parameters_with_other_gradients_are_refused():
     assert all(group.run(2, mixed))
 
 

@@ -92,7 +92,7 @@ def require_possible(config: RunConfig, given: Collection[str]) -> None:
     requested(config.mirror)
     if config.init_from == "resume" and config.out_dir is None:
         _refuse_resume(Path("out"))
-    for key in ("parallel", "distributed_timeout"):
+    for key in ("parallel", "share_matrices", "distributed_timeout"):
         if key in given and getattr(config, key) != "ddp" and not world.started_by_torchrun():
             what = f"expected several processes, started by torchrun, got one and {getattr(config, key)}"
             raise ConfigError(f"configuration, key {key}: {what}; leave it out, or see docs/lab/distributed.md")

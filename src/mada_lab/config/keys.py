@@ -164,6 +164,9 @@ class Declared:
     parallel: Literal["ddp", "fsdp", "hybrid"] = Key(DEVICE, OUTSIDE, "ddp", also="ddp fsdp")
     """With several processes. ddp: each has the whole model. fsdp: all share weights, gradients and optimizer state.
     hybrid: those on one machine share them, and each machine has a replica."""
+    share_matrices: bool = Key(DEVICE, OUTSIDE, True, of_optimizer=True, needs={"parallel": ("ddp",)})
+    """With several processes and ddp, each orthogonalizes a part of the hidden matrices, and sends it to the others;
+    false: each orthogonalizes all. The weights are the same, bit by bit."""
     distributed_timeout: float = Key(DEVICE, OUTSIDE, 600.0, POSITIVE)
     """Seconds after which a process that doesn't answer ends the run."""
 

@@ -11,13 +11,14 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 import mada_optim
+from mada_lab.compute import world
 from mada_lab.config.declarations import Topic, declarations, defaults, optimizer_keys, set_keys
 from mada_lab.config.keys import FRESH, RunConfig
 from mada_lab.errors import ConfigError
 from mada_lab.optimizers import controls, learners
 from mada_lab.optimizers.baselines import BASELINES, LR_FACTOR, Baseline, apart, hidden_matrices
 from mada_optim import HyperOptimizer, Learner, optimizers
-from mada_optim.checks import did_you_mean, learned_names
+from mada_optim.checks import did_you_mean, has_matrices, learned_names
 from mada_optim.matrices import hidden_matrices as matrices
 from mada_optim.rule import Rule
 from mada_optim.rules import RULES
@@ -201,6 +202,7 @@ def _had(config: RunConfig) -> set[str]:
     keys = {"learn", "state_dtype", "coefficients_from", *rule.coefficient_names()}
     keys |= {"eps"} & rule.hyper_parameters.keys()
     keys |= {"matrix_lr_ratio"} if rule.matrix_weight is not None else set()
+    keys |= {"share_matrices"} if has_matrices(rule) else set()
     keys |= {"pace_from"} if issubclass(ours.make, controls.Paced) else set()
     keys |= learners.keys_of(config, _makes(config))
     if not config.momentum and "momentum" not in learned_coefficients(config):
@@ -280,6 +282,8 @@ def _keywords(config: RunConfig) -> dict[str, Any]:
     if config.state_dtype != "float32":
         narrow = config.state_dtype
         chosen["state_dtype"] = torch.bfloat16 if narrow == "bfloat16" else narrow
+    if config.share_matrices and has_matrices(rule):
+        chosen["share_matrices"] = world.of_own_gradients(config.parallel, world.current(torch.device("cpu")))
     return {"lr": learning_rate(config), "learn": learners.learners(config, rule, _makes(config)), **chosen}
 
 

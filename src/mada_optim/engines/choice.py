@@ -30,6 +30,7 @@ from mada_optim.engines.triton import engine as gpu
 from mada_optim.graph.builder import Builder, UnknownOperationError
 from mada_optim.graph.differentiate import differentiate, join_factors, plain_roots, share_inverses
 from mada_optim.graph.specialize import UNTRACEABLE, reduced
+from mada_optim.sharding.replicated import Sharing
 
 SLOT_DTYPES = (None, torch.float32, torch.bfloat16)
 
@@ -38,17 +39,18 @@ class NoKernelError(Exception):
     """No engine but the eager one can run the program; the message says why."""
 
 
-def choose(engine: str, program: Program) -> Kernel:
+def choose(engine: str, program: Program, sharing: Sharing | None = None) -> Kernel:
     """The kernel that runs `program`. Raises NoKernelError if the engine can't run it here.
 
     "auto" is Triton on CUDA; on the CPU it is the C++ loops, or the tiled engine if they can't be compiled.
+    `sharing` has the processes that divide matrices among them.
     """
     if program.state_dtype is CODES:
         raise NoKernelError("there are no loops for slots in 8 bits")
     if program.state_dtype not in SLOT_DTYPES:
         raise NoKernelError(f"there are no loops for state_dtype={program.state_dtype}")
     if not program.form.pointwise:
-        return in_stages(engine, program)
+        return in_stages(engine, program, sharing)
     if engine == "triton" or (engine == "auto" and program.device.type == "cuda"):
         return triton(program)
     if program.device.type != "cpu" or not build.SOURCE.exists():
@@ -64,7 +66,7 @@ def choose(engine: str, program: Program) -> Kernel:
         return tiled(program)
 
 
-def in_stages(engine: str, program: Program) -> Staged:
+def in_stages(engine: str, program: Program, sharing: Sharing | None) -> Staged:
     """The kernels of a rule with one operation on matrices. Raises NoKernelError if it has others, or isn't in fp32.
 
     Stochastic rounding depends on an element's place in the whole slot. The last update can't be differentiated.
@@ -78,7 +80,7 @@ def in_stages(engine: str, program: Program) -> Staged:
         raise NoKernelError(f"the rule {name!r} is not pointwise, and its slots are in {program.state_dtype}")
     head = replace(program, rule=stages.head, fixed=(), learned=(), traced=False)
     tail = replace(program, rule=stages.tail, fixed=())
-    return Staged(stages.middle, head, choose(engine, head), tail, choose(engine, tail))
+    return Staged(stages.middle, head, choose(engine, head), tail, choose(engine, tail), sharing)
 
 
 def loops(program: Program) -> Loops:

@@ -12,6 +12,7 @@ the `anchor`, from which the trace is measured (learning/hypergradient.py), or i
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -205,10 +206,13 @@ class EagerBatch(TensorBatch):
     def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
         device, learned = self._entries[0].p.device, self._entries[0].program.learned
         total = torch.zeros(scopes, len(learned), dtype=scalar_dtype(device), device=device)
-        for entry in self._entries if learned else ():
-            h = torch.where(entry.state["step"] > 0, hypergradients_of(entry), 0.0)
+        for entry, h in zip(self._entries, self._of_each(), strict=True) if learned else ():
             total[entry.scope] += h.to(device)
         return self.usable(), total
+
+    def _of_each(self) -> Iterable[Tensor]:
+        """The hypergradients of each tensor, 1-d; 0 before its first step."""
+        return (torch.where(entry.state["step"] > 0, hypergradients_of(entry), 0.0) for entry in self._entries)
 
     def advance(self, where: Tensor) -> None:
         for entry in self._entries:

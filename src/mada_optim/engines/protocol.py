@@ -65,6 +65,27 @@ class Kernel(Protocol):
         """The tensors as one batch; `prepared` has the result of `prepare` for each."""
 
 
+class ReplicatedBatch(TensorBatch):
+    """A batch of which `replicas` processes have the same tensors: of the hypergradients, each counts its part."""
+
+    def __init__(self, batch: TensorBatch, replicas: int) -> None:
+        self._batch, self._replicas = batch, replicas
+        self.can_follow = batch.can_follow
+
+    def usable(self) -> Tensor:
+        return self._batch.usable()
+
+    def hypergradients(self, scopes: int) -> tuple[Tensor, Tensor]:
+        usable, h = self._batch.hypergradients(scopes)
+        return usable, h / self._replicas
+
+    def advance(self, where: Tensor) -> None:
+        self._batch.advance(where)
+
+    def follow(self, gradients: list[Any]) -> bool:
+        return self._batch.follow(gradients)
+
+
 class JoinedBatches(TensorBatch):
     """Several batches as one."""
 

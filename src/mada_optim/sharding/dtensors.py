@@ -1,17 +1,19 @@
 """Parameters that are sharded over processes, as by FSDP2's `fully_shard`: DTensors, each with a local shard.
 
 A process steps its own shards like plain parameters. Hypergradients, and whether gradients are finite, are summed over
-the mesh dimensions on which parameters are sharded; nothing is sent over dimensions with replicas.
+the mesh dimensions on which parameters are sharded; nothing is sent over dimensions on which all have replicas. Where
+only some have replicas, as norms beside layers with tensor parallelism, each of these counts a part.
 
 A rule that needs a whole matrix sees DTensors (`gathering`): pointwise operations stay on the shards, and others
 (`mada_optim.matrices.polar_factor`) gather their argument on each process.
 """
 
+import itertools
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from mada_optim.rule import Coefficients, Rule, Slots
 
 MODULE = "torch.distributed.tensor"
 WHOLE = frozenset({Tensor, torch.nn.Parameter})  # the usual types, which are no shards
+ROUNDING = 1e-3  # relative difference of norms that is no sign of different gradients
 
 
 def is_sharded(x: Any) -> bool:
@@ -47,25 +50,56 @@ def both(p: Any, g: Any) -> tuple[Tensor, Tensor]:
     return local(p), local(g)
 
 
-def reduction(params: Iterable[Tensor]) -> tuple[list[Any], str]:
-    """The process groups to sum over, one after the other, and the device type to send from; none for whole parameters.
+class Reduction(NamedTuple):
+    """The process groups over which parameters are sharded; sums go over one after the other."""
 
-    Raises RuntimeError if parameters are sharded over different processes, or only some are: a sum would count some
-    twice.
+    groups: tuple[Any, ...] = ()
+    device_type: str = "cpu"  # of the messages
+
+    def replicas(self, x: Tensor) -> int:
+        """How many of the processes have the same numbers of `x` as this one."""
+        own = {_members(group) for group in _groups(x)}
+        return math.prod(len(members) for group in self.groups if (members := _members(group)) not in own)
+
+
+def reduction(params: Iterable[Tensor]) -> Reduction:
+    """The groups over which hypergradients are summed; none for whole parameters.
+
+    Each parameter may be sharded over some of the groups, and have replicas in the others, as a parameter that is not a
+    DTensor has in all of them. Raises RuntimeError if two groups have more than one process in common, as a sum over
+    both would count some parts twice.
     """
     if MODULE not in sys.modules or WHOLE.issuperset(map(type, params := list(params))):
-        return [], "cpu"
-    layouts = {_layout(x) for x in params}
-    wanted = {_sharded_dimensions(layout) for layout in layouts}
-    if len(wanted) > 1:
-        got = " and ".join(sorted("plain" if layout is None else str(layout[1]) for layout in layouts))
+        return Reduction()
+    layouts = {layout: x for x in params if (layout := _layout(x)) is not None}
+    groups = {_members(group): group for x in layouts.values() for group in _groups(x)}
+    if any(len(set(x) & set(y)) > 1 for x, y in itertools.combinations(groups, 2)):
+        got = " and ".join(sorted(f"{placements} over {mesh}" for mesh, placements in layouts))
         raise RuntimeError(
-            f"parameters: expected all to be sharded over the same mesh dimensions, got {got}; "
-            "shard all of them (`fully_shard` of the root module takes what its blocks have left), or use one "
-            "optimizer for each kind"
+            f"parameters: expected all to be sharded over dimensions of one mesh, got {got}; shard all of them over "
+            "the same processes, or use one optimizer for each kind"
         )
-    ((mesh, dimensions),) = wanted or {(None, ())}
-    return [mesh.get_group(i) for i in dimensions], mesh.device_type if dimensions else "cpu"
+    return Reduction(tuple(groups.values()), next((mesh.device_type for mesh, _ in layouts), "cpu"))
+
+
+def require_replicas(params: Iterable[Tensor], over: Reduction) -> None:
+    """Refuses gradients of whole parameters (RuntimeError) that differ between processes that share the others.
+
+    All processes must call it. Norms are compared, as sums may be rounded differently; that waits for the device.
+    """
+    whole = [p for p in params if not is_sharded(p)]
+    if not over.groups or not whole:
+        return
+    norms = [0.0 if p.grad is None else torch.linalg.vector_norm(p.grad).item() for p in whole]
+    ends = torch.tensor([norms, [-x for x in norms]], dtype=torch.float64, device=over.device_type)
+    for group in over.groups:
+        torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX, group=group)
+    if bool((ends.sum(0) > ROUNDING * ends[0]).any()):
+        raise RuntimeError(
+            "parameters: expected all to be sharded, or equal gradients of those that are not on all processes, got "
+            "plain tensors with different ones; shard all of them (`fully_shard` of the root module takes what its "
+            "blocks have left), or average these gradients before the step"
+        )
 
 
 def require_one_process(owner: str) -> None:
@@ -85,17 +119,20 @@ def _layout(x: Any) -> Any:
     return (x.device_mesh, x.placements) if is_sharded(x) else None
 
 
-def _sharded_dimensions(layout: Any) -> tuple[Any, tuple[int, ...]]:
-    if layout is None:
-        return None, ()
-    mesh, placements = layout
-    if any(x.is_partial() for x in placements):
-        raise RuntimeError(f"parameters: expected shards or replicas, got {placements}; redistribute them")
-    dimensions = tuple(i for i, x in enumerate(placements) if not x.is_replicate())
-    return (mesh, dimensions) if dimensions else (None, ())
+def _groups(x: Any) -> list[Any]:
+    """The groups over which `x` is sharded. Raises RuntimeError for one whose numbers are parts of sums."""
+    if not is_sharded(x):
+        return []
+    if any(placement.is_partial() for placement in x.placements):
+        raise RuntimeError(f"parameters: expected shards or replicas, got {x.placements}; redistribute them")
+    return [x.device_mesh.get_group(i) for i, placement in enumerate(x.placements) if not placement.is_replicate()]
 
 
-def summed(message: Tensor, groups: list[Any], device_type: str) -> Tensor:
+def _members(group: Any) -> tuple[int, ...]:
+    return tuple(sorted(torch.distributed.get_process_group_ranks(group)))
+
+
+def summed(message: Tensor, groups: Sequence[Any], device_type: str) -> Tensor:
     """The sum of `message` over all groups, bit-identical on all their processes."""
     sent = message.to(device_type)
     for group in groups:

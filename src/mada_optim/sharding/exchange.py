@@ -48,6 +48,19 @@ def layout(p: Any) -> Layout | None:
     return Layout(p.device_mesh, cuts[0][0])
 
 
+def gathered_whole(params: Sequence[Any]) -> str | None:
+    """Which of these DTensors have no `layout`, so that each process gathers them, and what it costs; None if none."""
+    some = [p for p in params if layout(p) is None]
+    if not some:
+        return None
+    size = sum(p.numel() for p in some)
+    return (
+        f"{len(some)} hidden matrices, {size:,} elements, are not sharded by rows over one dimension of a mesh: that "
+        f"of shape {tuple(some[0].shape)} is {some[0].placements}. In each step every process gathers them whole "
+        f"(about {4 * size:,} bytes) and orthogonalizes all of them. Sharded as by FSDP2 alone, they would be divided"
+    )
+
+
 def share(shape: torch.Size, rank: int, world: int) -> int:
     """The number of elements of one process, if rows are cut as by `torch.chunk`."""
     rows = -(-shape[0] // world)
@@ -85,7 +98,7 @@ def replace(function: Function, pieces: Sequence[Piece]) -> None:
 
 def _replace(function: Function, where: Layout, pieces: list[Piece]) -> None:
     ranks, me = range(where.world), where.mesh.get_local_rank(where.dimension)
-    taken = takers([_products(piece) for piece in pieces], where.world)
+    taken = takers([products(piece.whole.shape, piece.matrices) for piece in pieces], where.world)
     by_taker = sorted(zip(taken, pieces, strict=True), key=itemgetter(0))
     shards = [piece.shard for _, piece in by_taker]
     taken_here = [piece for taker, piece in by_taker if taker == me]
@@ -114,7 +127,8 @@ def _apply(function: Function, pieces: list[Piece], by_rank: list[list[Tensor]])
             shard.copy_(new)
 
 
-def _products(piece: Piece) -> float:
-    """The cost of a product of a matrix with itself, up to a factor."""
-    count, rows, columns = layouts.as_matrices(piece.whole.shape, piece.matrices)
-    return count * min(rows, columns) ** 2 * max(rows, columns)
+def products(shape: torch.Size, matrices: layouts.Layout) -> float:
+    """The operations of a polar factor, up to a factor: four steps on each matrix, or on its product with itself."""
+    count, rows, columns = layouts.as_matrices(shape, matrices)
+    short, long = sorted((rows, columns))
+    return count * short**2 * min(4 * long + 2 * short, long + 8 * short)

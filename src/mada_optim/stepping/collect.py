@@ -1,5 +1,6 @@
 """Collects, for each parameter, its specialized rule, kernel, state and options for one step."""
 
+import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
@@ -11,14 +12,14 @@ from mada_optim import checks
 from mada_optim.engines import eager, eight_bits, rounding
 from mada_optim.engines.cpp.tensors import PlainSteps
 from mada_optim.engines.program import Program
-from mada_optim.engines.protocol import Kernel, StepInput, TensorBatch
+from mada_optim.engines.protocol import Kernel, ReplicatedBatch, StepInput, TensorBatch
 from mada_optim.layouts import Layout
 from mada_optim.learning.banks import Banks
 from mada_optim.matrices import hidden_matrices
 from mada_optim.placement import fault_of, intact, stacked
 from mada_optim.rule import option_key
-from mada_optim.sharding import dtensors
-from mada_optim.stepping.dispatch import EAGER, Dispatcher
+from mada_optim.sharding import dtensors, exchange
+from mada_optim.stepping.dispatch import Dispatcher
 from mada_optim.stepping.members import Members
 
 Group = dict[str, Any]
@@ -50,6 +51,7 @@ class StepCollector:
         self._owner, self._program, self._banks, self._dispatcher = owner, program, banks, dispatcher
         self._settle_keys = settle_keys
         self._plain = PlainSteps()
+        self._has_told_of_gathering = False
         self._members = Members(banks.scope if program.learned else None)
         self._layouts: list[list[Layout]] = []
         self._rows: list[Sequence[int]] = []
@@ -99,29 +101,48 @@ class StepCollector:
             self._dispatcher.prepare(self._program.fixed_in(group, layout), device)
 
     def batches(
-        self, groups: list[Group], states: MutableMapping[Tensor, State], begin: bool
+        self,
+        groups: list[Group],
+        states: MutableMapping[Tensor, State],
+        begin: bool,
+        replicas_of: Callable[[Tensor], int] | None,
     ) -> list[tuple[TensorBatch, list[StepInput]]]:
         """The parameters with a gradient: a batch for each kernel, the eager engine's last, with its inputs.
 
-        `begin` gives a state to parameters without one; else they are left out. Raises RuntimeError if a gradient is
-        sparse, or a gradient or a state doesn't fit; nothing is changed.
+        `begin` gives a state to parameters without one; else they are left out. `replicas_of` says how many processes
+        have the same numbers of a parameter (None: one), which are as many for all in a batch. Raises RuntimeError if a
+        gradient is sparse, or a gradient or a state doesn't fit; nothing is changed.
         """
-        by_kernel: dict[Kernel, tuple[list[StepInput], list[Any]]] = {}
-        for kernel, entry in self._inputs(groups, states, begin):
+        by_kernel: dict[Kernel, dict[int, tuple[list[StepInput], list[Any]]]] = {}
+        last = self._dispatcher.eager
+        for kernel, p, entry in self._inputs(groups, states, begin):
             prepared = kernel.prepare(entry)
             if prepared is None:
-                kernel, prepared = EAGER, EAGER.prepare(entry)
-            taken, of_each = by_kernel.setdefault(kernel, ([], []))
+                kernel, prepared = last, last.prepare(entry)
+            replicas = 1 if replicas_of is None else replicas_of(p)
+            taken, of_each = by_kernel.setdefault(kernel, {}).setdefault(replicas, ([], []))
             taken.append(entry)
             of_each.append(prepared)
-        for kernel, (taken, of_each) in by_kernel.items():
-            kernel.forget_others(taken, of_each)
-        kernels = sorted(by_kernel, key=lambda kernel: kernel is EAGER)
-        return [(kernel.batch(*by_kernel[kernel]), by_kernel[kernel][0]) for kernel in kernels]
+        wholes = [x.whole for parts in by_kernel.values() for taken, _ in parts.values() for x in taken]
+        self._tell_of_gathering([x for x in wholes if x is not None])
+        for kernel, parts in by_kernel.items():
+            kernel.forget_others(*(list(chain.from_iterable(x)) for x in zip(*parts.values(), strict=True)))
+        return [
+            (kernel.batch(*part) if replicas == 1 else ReplicatedBatch(kernel.batch(*part), replicas), part[0])
+            for kernel in sorted(by_kernel, key=lambda kernel: kernel is last)
+            for replicas, part in by_kernel[kernel].items()
+        ]
+
+    def _tell_of_gathering(self, wholes: list[Tensor]) -> None:
+        """Warns once of matrices that each process gathers."""
+        if not self._has_told_of_gathering and wholes and (text := exchange.gathered_whole(wholes)):
+            self._has_told_of_gathering = True
+            self._dispatcher.reasons.append(text)
+            warnings.warn(f"{self._owner}: {text}", stacklevel=2)
 
     def _inputs(
         self, groups: list[Group], states: MutableMapping[Tensor, State], begin: bool
-    ) -> list[tuple[Kernel, StepInput]]:
+    ) -> list[tuple[Kernel, Tensor, StepInput]]:
         ready = [[(p, g, j) for j, p in enumerate(x["params"]) if (g := p.grad) is not None] for x in groups]
         if any(g.is_sparse for of_group in ready for _, g, _ in of_group):
             raise RuntimeError(f"{self._owner} does not support sparse gradients; use torch.optim.SparseAdam")
@@ -147,7 +168,7 @@ class StepCollector:
 
     def _of_group(
         self, i: int, group: Group, ready: list[Ready], states: MutableMapping[Tensor, State], plain: bool
-    ) -> list[tuple[Kernel, StepInput]]:
+    ) -> list[tuple[Kernel, Tensor, StepInput]]:
         layouts, rows = self._layouts[i], self._rows[i]
         devices = {layouts[j]: p.device for p, _, j in ready}
         parts = {layout: self._specialize(i, group, layout, device) for layout, device in devices.items()}
@@ -159,7 +180,7 @@ class StepCollector:
             if part.program.weights is not None:
                 number = self._firsts[i] + j
                 entry = entry._replace(stream=rounding.stream(-1 - number, dtensors.first_element(p)))
-            collected.append((part.kernel, entry))
+            collected.append((part.kernel, p, entry))
         return collected
 
     def _options_of_each(self, options: Options) -> list[Options]:

@@ -9,16 +9,21 @@ from mada_optim.engines import choice
 from mada_optim.engines.eager import Eager
 from mada_optim.engines.program import Program
 from mada_optim.engines.protocol import Kernel
+from mada_optim.engines.shared_eager import SharedEager
 from mada_optim.graph.specialize import Corners
-
-EAGER = Eager()
+from mada_optim.sharding.replicated import Sharing
 
 
 class Dispatcher:
-    """The kernels of one optimizer, for the engine that the user requested."""
+    """The kernels of one optimizer, for the engine that the user requested.
 
-    def __init__(self, requested: str, program: Program) -> None:
-        self._requested, self._program = requested, program
+    `sharing` has the processes that divide matrices among them, or is None.
+    """
+
+    def __init__(self, requested: str, program: Program, sharing: Sharing | None = None) -> None:
+        self._requested, self._program, self._sharing = requested, program, sharing
+        #: The kernel of what no other engine takes.
+        self.eager = Eager() if sharing is None else SharedEager(sharing)
         self._prepared: dict[Corners, tuple[Program, Kernel]] = {}
         #: Whether a kernel keeps addresses of tensors in states.
         self.keeps_addresses = False
@@ -36,14 +41,14 @@ class Dispatcher:
 
     def _chosen(self, program: Program) -> Kernel:
         if self._requested == "eager":
-            return EAGER
+            return self.eager
         try:
-            return choice.choose(self._requested, program)
+            return choice.choose(self._requested, program, self._sharing)
         except choice.NoKernelError as error:
             if self._requested != "auto":
                 raise ValueError(f"engine={self._requested!r}: {error}; leave it at 'auto'") from error
             self.reasons.append(str(error))
-            return EAGER
+            return self.eager
 
     @property
     def kernels(self) -> list[Kernel]:

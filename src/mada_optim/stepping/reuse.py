@@ -69,8 +69,8 @@ class GroupSnapshot:
         )
 
     @cached_property
-    def reduction(self) -> tuple[list[Any], str]:
-        """The process groups over which the parameters are sharded, and the device type to send from."""
+    def reduction(self) -> dtensors.Reduction:
+        """The process groups over which the parameters are sharded."""
         return dtensors.reduction(self.params)
 
     def _read(self, groups: list[Group]) -> list[Any]:
@@ -103,8 +103,8 @@ class StepReuse:
         self._states: placement.Placement | tensors.Placement | None = None
 
     @property
-    def reduction(self) -> tuple[list[Any], str]:
-        """The process groups over which the parameters are sharded, and the device type to send from."""
+    def reduction(self) -> dtensors.Reduction:
+        """The process groups over which the parameters are sharded."""
         assert self._groups is not None
         return self._groups.reduction
 
@@ -131,7 +131,8 @@ class StepReuse:
                 self._dispatcher.forget()
         if self._reusable is not None and (reused := self._reused(self._reusable, states)):
             return reused
-        batches = self._collector.batches(groups, states, begin)
+        over = snapshot.reduction
+        batches = self._collector.batches(groups, states, begin, over.replicas if over.groups else None)
         batch = (
             batches[0][0] if len(batches) == 1 else JoinedBatches([part for part, _ in batches]) if batches else None
         )

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, MutableMapping
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
@@ -14,6 +15,7 @@ from mada_optim.engines.program import CPU, Program
 from mada_optim.learning.banks import Banks
 from mada_optim.learning.observation import Observation
 from mada_optim.sharding import dtensors
+from mada_optim.sharding.replicated import Sharing
 from mada_optim.stepping.collect import Group, State, StepCollector
 from mada_optim.stepping.dispatch import Dispatcher
 from mada_optim.stepping.reuse import StepReuse
@@ -30,7 +32,8 @@ class Stepper:
     """Makes the steps of one optimizer.
 
     `owner` is the optimizer's name, for messages. `program` has nothing fixed. `settle_keys` checks and translates the
-    keys of groups that have changed. `reduce_group` is the process group over which parameters are sharded by hand.
+    keys of groups that have changed. `reduce_group` is the process group over which parameters are sharded by hand, and
+    `share_matrices` that whose processes share the work of matrices.
     """
 
     def __init__(
@@ -41,13 +44,16 @@ class Stepper:
         banks: Banks,
         settle_keys: Callable[[list[Group]], None],
         reduce_group: Any,
+        share_matrices: Any = None,
     ) -> None:
         self._owner, self._learned, self._banks = owner, program.learned, banks
         self._settle_keys, self._reduce_group = settle_keys, reduce_group
-        self.dispatcher = Dispatcher(engine, program)
+        self._sharing = None if share_matrices is None else Sharing(share_matrices)
+        self.dispatcher = Dispatcher(engine, program, self._sharing)
         self._collector = StepCollector(owner, program, banks, self.dispatcher, settle_keys)
         self._rows = banks.rows
         self._tensors = StepReuse(self._collector, self.dispatcher)
+        self._has_compared = False  # whether plain parameters beside sharded ones have equal gradients
 
     def home(self, groups: list[Group]) -> torch.device:
         """The device of the learned coefficients, or else of the first parameter."""
@@ -76,15 +82,19 @@ class Stepper:
 
         `observed` has hypergradients to use instead of those of the present gradients.
         """
-        work = self._tensors.work(groups, states)
+        work, home = self._tensors.work(groups, states), self.home(groups)
+        agreed = None if self._sharing is None else self._agreed(self._sharing, groups, home)
+        if not self._has_compared:
+            dtensors.require_replicas((p for group in groups for p in group["params"]), self._tensors.reduction)
+            self._has_compared = True
         if not work.scopes and self._reduce_group is None:
             return None
-        home = self.home(groups)
         if observed is None:
             finite, h = self._summed(*work.hypergradients(self._rows, len(self._learned), home))
         else:
             finite, _ = self._summed(work.usable(home), observed.h[:0])  # the observed ones have been summed
             h = observed.h
+        finite = finite if agreed is None else finite & agreed
         if self._learned:
             counts = finite & self._active(work.scopes, home)
             counts = counts if observed is None else counts & observed.seen
@@ -110,7 +120,9 @@ class Stepper:
                 f"{self._owner}.observe: expected gradients, got None for every parameter; call it between "
                 "backward() and zero_grad(), and with fully_shard while gradients are synchronized"
             )
-        _, h = self._summed(*work.hypergradients(self._rows, len(self._learned), home))
+        # the members of a group have different gradients
+        with nullcontext() if self._sharing is None else self._sharing.paused(where=process_group is not None):
+            _, h = self._summed(*work.hypergradients(self._rows, len(self._learned), home))
         observed = Observation(h, self._active(scopes, home)).unscaled(grad_scale)
         return observed if process_group is None else observed.averaged(process_group)
 
@@ -119,11 +131,26 @@ class Stepper:
         if self._reduce_group is None:
             groups, device_type = self._tensors.reduction
         else:
-            groups, device_type = [self._reduce_group], h.device.type
+            groups, device_type = (self._reduce_group,), h.device.type
         if not groups:
             return finite, h
         message = dtensors.summed(torch.cat([h.flatten(), (~finite).to(h.dtype).reshape(1)]), groups, device_type)
         return message[-1] == 0, message[:-1].reshape(h.shape)
+
+    def _agreed(self, sharing: Sharing, groups: list[Group], home: torch.device) -> Tensor:
+        """Whether the same parameters have a gradient on all processes that share matrices, 0-d.
+
+        Raises RuntimeError if not and the answer is on the CPU; elsewhere the step is skipped, as nothing may wait.
+        """
+        present = [p.grad is not None for group in groups for p in group["params"]]
+        agreed = sharing.agree(present, home)
+        if agreed.device.type == "cpu" and not agreed:
+            raise RuntimeError(
+                f"{self._owner}, share_matrices: expected gradients of the same parameters on all processes, got "
+                f"{sum(present)} of {len(present)} on this one and others elsewhere; average gradients over the group "
+                "before the step, as DDP does, or leave share_matrices out"
+            )
+        return agreed
 
     def _active(self, scopes: set[int], home: torch.device) -> Tensor:
         """Which scopes have a gradient in this step, (rows,). The others don't move."""

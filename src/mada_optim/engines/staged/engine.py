@@ -3,7 +3,8 @@
 The head writes its update into a buffer: it moves a parameter that is 0 with a learning rate of -1. The middle replaces
 the buffer by its polar factor. The tail takes the buffer as its gradient. So both parts can run on any engine and
 device. Of a sharded matrix the parts have the shard; for the middle, one process puts the matrix together
-(`mada_optim.sharding.exchange`).
+(`mada_optim.sharding.exchange`). Processes that share whole matrices each compute the middle of some
+(`mada_optim.sharding.replicated`).
 """
 
 import math
@@ -23,6 +24,7 @@ from mada_optim.engines.program import Program
 from mada_optim.engines.protocol import Kernel, StepInput, TensorBatch
 from mada_optim.matrices.hidden_matrices import LR_RATIO
 from mada_optim.sharding import exchange
+from mada_optim.sharding.replicated import Sharing
 
 State = dict[str, Tensor]
 BUFFER = 1 << 22  # elements, 16 MiB: matrices that are moved at once, or one that is larger
@@ -54,8 +56,9 @@ class Staged:
         head: Kernel,
         tail_program: Program,
         tail: Kernel,
+        sharing: Sharing | None = None,
     ) -> None:
-        self.middle, self.head, self.tail = middle, head, tail
+        self.middle, self.head, self.tail, self.sharing = middle, head, tail, sharing
         self._head_program, self._tail_program = head_program, tail_program
         self._states: PreparedStates[tuple[State, State]] = PreparedStates(self._split)
         self._buffer: Tensor | None = None
@@ -101,6 +104,12 @@ class Staged:
         if self._buffer is None or self._buffer.numel() < size:
             self._buffer = torch.empty(size, dtype=torch.float32, device=device)
         return self._buffer[:size].zero_()
+
+    def sections(self, buffers: list[Tensor], takers: list[int], world: int) -> list[Tensor]:
+        """The buffer of each process, which has those of its matrices."""
+        assert self._buffer is not None
+        sizes = [sum(x.numel() for x, taker in zip(buffers, takers, strict=True) if taker == r) for r in range(world)]
+        return list(torch.split(self._buffer[: sum(sizes)], sizes))
 
     def _split(self, state: State, _: torch.Size) -> tuple[State, State] | None:
         """The head's part of a state, with a t of its own, since the tail moves the matrix's; and the tail's part.
@@ -160,25 +169,41 @@ class StagedBatch(TensorBatch):
             (x, reference()) for x, reference in zip(self._matrices, self._gradients, strict=True)
         ]
         for part in self._parts([x._replace(before=x.before._replace(g=g)) for x, g in gradients]):
+            part, takers = self._by_taker(part)
             buffers = self._buffers(part)
             before = [x.before._replace(p=buffer) for x, buffer in zip(part, buffers, strict=True)]
             self._kernel.head.batch(before, [x.head for x in part]).advance(where)
-            self._orthogonalize(part, buffers)
+            self._orthogonalize(part, buffers, takers)
             after = [x.after._replace(g=buffer) for x, buffer in zip(part, buffers, strict=True)]
             self._tail(part, after).advance(where)
 
-    def _orthogonalize(self, part: list[StagedMatrix], buffers: list[Tensor]) -> None:
-        pairs = list(zip(part, buffers, strict=True))
-        here = [(buffer, x.after.layout) for x, buffer in pairs if x.after.whole is None]
-        shards = [
-            exchange.Piece(buffer, x.after.whole, x.after.layout) for x, buffer in pairs if x.after.whole is not None
-        ]
+    def _by_taker(self, part: list[StagedMatrix]) -> tuple[list[StagedMatrix], list[int]]:
+        """The matrices in order of the processes that take them, and these; each process takes all if none are shared.
+
+        So the buffers of each process are one message.
+        """
+        sharing = self._kernel.sharing
+        if sharing is None:
+            return part, [0] * len(part)
+        takers = sharing.takers([(x.after.p.shape, x.after.layout) for x in part])
+        order = sorted(range(len(part)), key=takers.__getitem__)
+        return [part[i] for i in order], [takers[i] for i in order]
+
+    def _orthogonalize(self, part: list[StagedMatrix], buffers: list[Tensor], takers: list[int]) -> None:
+        middle, sharing = self._kernel.middle, self._kernel.sharing
+        here, shards = list[tuple[Tensor, layouts.Layout]](), []
+        for x, buffer, taker in zip(part, buffers, takers, strict=True):
+            if x.after.whole is not None:
+                shards.append(exchange.Piece(buffer, x.after.whole, x.after.layout))
+            elif sharing is None or taker == sharing.rank:
+                here.append((buffer, x.after.layout))
         if here:
             tensors = [buffer for buffer, _ in here]
-            factors = layouts.of_all(self._kernel.middle, tensors, [layout for _, layout in here])
-            torch._foreach_copy_(tensors, factors)
+            torch._foreach_copy_(tensors, layouts.of_all(middle, tensors, [layout for _, layout in here]))
         if shards:
-            exchange.replace(self._kernel.middle, shards)
+            exchange.replace(middle, shards)
+        if sharing is not None and sharing.divides:
+            sharing.send(self._kernel.sections(buffers, takers, sharing.world))
 
     def _tail(self, part: list[StagedMatrix], entries: list[StepInput]) -> TensorBatch:
         return self._kernel.tail.batch(entries, [x.tail for x in part])
@@ -189,11 +214,11 @@ class StagedBatch(TensorBatch):
         pieces = torch.split(zeros, list(map(math.prod, shapes)))
         return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
-    @staticmethod
-    def _parts(matrices: list[StagedMatrix]) -> Iterator[list[StagedMatrix]]:
-        """Matrices that have buffers at the same time, equal ones one after the other, as they are taken in batches.
+    def _parts(self, matrices: list[StagedMatrix]) -> Iterator[list[StagedMatrix]]:
+        """Matrices that have buffers at the same time, at least one for each process that computes some.
 
-        Sharded ones come first, of which all processes make equal parts.
+        Equal ones come one after the other, as they are taken in batches. Sharded ones come first: all processes must
+        make equal parts of them.
         """
         part: list[StagedMatrix] = []
         size, most = 0, BUFFER_ON_CUDA if matrices[0].after.p.is_cuda else BUFFER
@@ -201,10 +226,17 @@ class StagedBatch(TensorBatch):
         for x in sorted(matrices, key=lambda x: x.after.whole is None):
             kinds.setdefault((x.after.whole is None, x.view[-2:]), []).append(x)
         for x in chain.from_iterable(kinds.values()):
-            if part and size + x.buffer_size > most:
+            if len(part) >= self._processes(x) and size + x.buffer_size > most:
                 yield part
                 part, size = [], 0
             part.append(x)
             size += x.buffer_size
         if part:
             yield part
+
+    def _processes(self, x: StagedMatrix) -> int:
+        """How many processes compute the middle of some matrices, while this one computes that of others."""
+        where = None if x.after.whole is None else exchange.layout(x.after.whole)
+        if where is not None:
+            return where.world
+        return 1 if self._kernel.sharing is None else self._kernel.sharing.world
