@@ -31,6 +31,7 @@ class Stepper:
 
     `owner` is the optimizer's name, for messages. `program` has nothing fixed. `settle_keys` checks and translates the
     keys of groups that have changed. `reduce_group` is the process group over which parameters are sharded by hand.
+    `taken` is called with groups that were added, loaded or copied.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Stepper:
         banks: Banks,
         settle_keys: Callable[[list[Group]], None],
         reduce_group: Any,
+        taken: Callable[[list[Group]], None],
     ) -> None:
         self._owner, self._learned, self._banks = owner, program.learned, banks
-        self._settle_keys, self._reduce_group = settle_keys, reduce_group
+        self._settle_keys, self._reduce_group, self._taken = settle_keys, reduce_group, taken
         self.dispatcher = Dispatcher(engine, program)
         self._collector = StepCollector(owner, program, banks, self.dispatcher, settle_keys)
         self._rows = banks.rows
@@ -58,6 +60,7 @@ class Stepper:
         """Remembers groups that were loaded or copied."""
         self._rows = self._banks.rows
         self._collector.take(groups)
+        self._taken(groups)
 
     def add(self, groups: list[Group]) -> None:
         """Remembers a new group, the last one, and chooses its kernels. Raises ValueError if there is none."""
@@ -142,8 +145,10 @@ class StepCount:
         self._pending: list[Tensor] = []
         self._counts: Tensor | None = None  # applied and skipped
 
-    def add(self, finite: Tensor) -> None:
-        """Counts a step; `finite` (0-d boolean) says whether it was applied, and must not change later."""
+    def add(self, finite: Tensor | None) -> None:
+        """Counts a step; `finite` (0-d boolean) says whether it was applied, and must not change later. None: none."""
+        if finite is None:
+            return
         if finite.is_cuda and torch.cuda.is_current_stream_capturing():
             self._count(finite.reshape(1))  # a replayed CUDA graph counts too
             return
