@@ -113,13 +113,12 @@ class HyperOptimizer(Optimizer):
         reduce_group: Any = None,
         **options: Any,
     ) -> None:
-        self._guard = require_guard(guard)
+        self._guard, self._requested_engine = require_guard(guard), checks.engine(engine)
         self.rule = find_rule(rule) if guard is None else guarded(find_rule(rule), guard)
         self._banks = Banks(self.rule, learn)
         self.learned = self._banks.names
         self.state_dtype, self.weights = checks.state_dtype(state_dtype), checks.weights(weights)
         self.share_matrices, self.reduce_group = share_matrices, reduce_group
-        self._requested_engine = checks.engine(engine)
         self._step_count = StepCount(type(self).__name__)
         self._observed: Observation | None = None
 
@@ -148,12 +147,11 @@ class HyperOptimizer(Optimizer):
 
     def _build(self) -> None:
         """Makes all that follows from the attributes in `KEPT`."""
-        banks, name = self._banks, type(self).__name__
-        traced, dtype = banks.horizon > 0, self.state_dtype
+        banks, engine, settle_keys = self._banks, self._requested_engine, self._keys.settle
+        traced, dtype, name = banks.horizon > 0, self.state_dtype, type(self).__name__
         program = Program(self.rule, learned=banks.names, traced=traced, state_dtype=dtype, weights=self.weights)
         self._program, self._readings = program, Readings(program, banks, self._guard)
         self._state_dicts = StateDicts(program, banks)
-        engine, settle_keys = self._requested_engine, self._keys.settle
         self.graph_step = graph_step = GraphStep(weakref.WeakMethod(self._step), banks)
         self._stepper = Stepper(name, program, engine, banks, settle_keys, self.reduce_group, graph_step.take)
 

@@ -14,7 +14,7 @@ from mada_optim.engines.program import CPU, Program
 from mada_optim.learning.banks import Banks
 from mada_optim.learning.observation import Observation
 from mada_optim.sharding import dtensors
-from mada_optim.stepping.collect import Group, State, StepCollector
+from mada_optim.stepping.collect import FIRST_STEP, Group, State, StepCollector
 from mada_optim.stepping.dispatch import Dispatcher
 from mada_optim.stepping.reuse import StepReuse
 
@@ -149,11 +149,13 @@ class StepCount:
         """Counts a step; `finite` (0-d boolean) says whether it was applied, and must not change later. None: none."""
         if finite is None:
             return
-        if finite.is_cuda and torch.cuda.is_current_stream_capturing():
-            self._count(finite.reshape(1))  # a replayed CUDA graph counts too
+        begun = self._counts is not None and self._counts.device == finite.device
+        if begun and modes.capturing(finite.device):
+            self._count(finite.reshape(1))  # each replay counts
             return
+        modes.refuse_capture(finite.device, FIRST_STEP)
         self._pending.append(finite)
-        if len(self._pending) >= PENDING or self._counts is None:
+        if len(self._pending) >= PENDING or not begun:
             self._fold()
 
     @modes.neutral()
