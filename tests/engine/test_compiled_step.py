@@ -59,6 +59,17 @@ def training_step(model, opt):
     return step
 
 
+def training_step_with_loss(model, opt):
+    def step(x):
+        opt.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        opt.step()
+        return loss.detach()
+
+    return step
+
+
 def batch(seed, dtype):
     return torch.randn(8, 4, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
@@ -106,7 +117,7 @@ def check_whole_steps():
         torch._dynamo.reset()
         counters.clear()
         with tracing_backward():
-            assert_compiled_is_plain(make, dtype, schedule=fill_lr, fullgraph=True)
+            assert_compiled_is_plain(make, dtype, training_step_with_loss, fill_lr, fullgraph=True)
         assert counters["stats"]["unique_graphs"] == 1
 
 
