@@ -107,7 +107,7 @@ def test_no_file_is_long():
 
 
 #: Underscored names of torch, of the standard library and of named tuples, which tests may use.
-OF_OTHERS = {"_asdict", "_exit", "_fields", "_replace", "_use_count", "_version"}
+OF_OTHERS = {"_asdict", "_exit", "_fields", "_replace", "_schema", "_use_count", "_version"}
 OUTSIDE = {"self", "cls", "torch", "gc", "sys", "os"}
 
 

@@ -1,6 +1,7 @@
 """HyperOptimizer: any rule as a `torch.optim.Optimizer` that learns the rule's coefficients while it trains."""
 
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, overload
 
@@ -22,6 +23,7 @@ from mada_optim.registry import find_rule
 from mada_optim.rule import LR, Rule
 from mada_optim.sharding import dtensors, replicated
 from mada_optim.state_dicts import StateDicts
+from mada_optim.stepping.in_graph import GraphStep, zero_grad
 from mada_optim.stepping.step import StepCount, Stepper
 
 #: Attributes that copies and pickles take along, beside those of torch.optim; all others are made from these.
@@ -111,14 +113,13 @@ class HyperOptimizer(Optimizer):
         reduce_group: Any = None,
         **options: Any,
     ) -> None:
-        self._guard = require_guard(guard)
+        self._guard, self._requested_engine = require_guard(guard), checks.engine(engine)
         self.rule = find_rule(rule) if guard is None else guarded(find_rule(rule), guard)
         self._banks = Banks(self.rule, learn)
         self.learned = self._banks.names
         self.state_dtype, self.weights = checks.state_dtype(state_dtype), checks.weights(weights)
         checks.share_matrices(self.rule, share_matrices, reduce_group)
         self.share_matrices, self.reduce_group = share_matrices, reduce_group
-        self._requested_engine = checks.engine(engine)
         self._step_count = StepCount(type(self).__name__)
         self._observed: Observation | None = None
 
@@ -144,16 +145,18 @@ class HyperOptimizer(Optimizer):
         learns_lr = LR.name in self.learned
         self._banks.begin(start_lr.log_floor(self.rule, self.param_groups, total) if learns_lr else None)
         self._banks.attach(self.param_groups)
+        self.graph_step.take(self.param_groups)
 
     def _build(self) -> None:
         """Makes all that follows from the attributes in `KEPT`."""
-        banks, name = self._banks, type(self).__name__
-        traced, dtype = banks.horizon > 0, checks.stored_dtype(self.state_dtype)
+        banks, engine, settle_keys = self._banks, self._requested_engine, self._keys.settle
+        traced, dtype, name = banks.horizon > 0, checks.stored_dtype(self.state_dtype), type(self).__name__
         program = Program(self.rule, learned=banks.names, traced=traced, state_dtype=dtype, weights=self.weights)
         self._program, self._readings = program, Readings(program, banks, self._guard)
         self._state_dicts = StateDicts(program, banks)
+        self.graph_step = graph_step = GraphStep(weakref.WeakMethod(self._step), banks)
         processes = self.reduce_group, self.share_matrices
-        self._stepper = Stepper(name, program, self._requested_engine, banks, self._keys.settle, *processes)
+        self._stepper = Stepper(name, program, engine, banks, settle_keys, graph_step.take, *processes)
 
     @modes.neutral()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -189,11 +192,10 @@ class HyperOptimizer(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @modes.opaque
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Makes one step with the gradients as they are, and doesn't change them.
 
-        The result doesn't depend on autocast or inference mode. torch.compile doesn't trace it.
+        The result doesn't depend on autocast or inference mode. In a graph of torch.compile it is one operation.
 
         Args:
             closure: Computes the loss and the gradients again; called once, with gradients enabled.
@@ -204,16 +206,17 @@ class HyperOptimizer(Optimizer):
         Raises:
             RuntimeError: A gradient is sparse, or a tensor can't be used; nothing is changed.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        return None if self.graph_step.joined(closure) else self._step(closure)
+
+    @modes.opaque
+    def _step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None if closure is None else torch.enable_grad()(closure)()
         with modes.neutral():
-            finite = self._stepper.step(self.param_groups, self.state, self._observed)
+            self._step_count.add(self._stepper.step(self.param_groups, self.state, self._observed))
             self._observed = None
-            if finite is not None:
-                self._step_count.add(finite)
         return loss
+
+    zero_grad = zero_grad
 
     @modes.opaque
     def observe(self, grad_scale: float | Tensor = 1.0, group: Any = None) -> None:

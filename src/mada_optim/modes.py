@@ -1,4 +1,4 @@
-"""Makes results independent of the caller's modes of torch: autocast, inference mode, anomaly detection."""
+"""Makes results independent of the caller's modes of torch: autocast, inference mode, anomaly detection, capture."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -58,6 +58,17 @@ def products_are_exact(x: Tensor) -> bool:
     backend = torch.backends.cuda if x.is_cuda else torch.backends.mkldnn
     precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)  # since torch 2.9
     return torch.get_float32_matmul_precision() == "highest" if precision is None else precision in EXACT
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether work on `device` is captured in a CUDA graph now, which runs it later, again and again."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def refuse_capture(device: torch.device, fault: str) -> None:
+    """Refuses (RuntimeError) what each replay of a CUDA graph would do again, or could not do."""
+    if capturing(device):
+        raise RuntimeError(f"a step in the capture of a CUDA graph: {fault}")
 
 
 def opaque(function: Callable[P, R]) -> Callable[P, R]:

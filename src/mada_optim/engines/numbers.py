@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mada_optim import modes
 from mada_optim.engines.program import CPU, Program
 from mada_optim.graph.specialize import is_corner
 from mada_optim.matrices.hidden_matrices import LR_RATIO
@@ -25,7 +26,10 @@ def scalar(x: float | Tensor, device: torch.device) -> Tensor:
     if isinstance(x, Tensor):
         if x.ndim == 0 and x.dtype is torch.float64 and x.device == device:  # the usual case, for speed
             return x
-        return x.to(device, scalar_dtype(device)).reshape(())
+        if not x.is_cpu or device.type == "cpu":
+            return x.to(device, scalar_dtype(device)).reshape(())
+        modes.refuse_capture(device, f"expected numbers of groups on {device}, got a tensor on the CPU; move it there")
+        x = float(x)  # a copy of the tensor would make the host wait for the device
     return torch.full((), x, dtype=scalar_dtype(device), device=device)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from mada_optim import modes
 from mada_optim.learning.hyper_torch import HyperTorch
 from mada_optim.learning.learner import CoefficientOptimizer, Learner, Memory, StepInfo, vector
 from mada_optim.placement import Placement
@@ -190,6 +191,10 @@ class Bank:
             for key, view in views.items():
                 x, row = group[key], self.columns[key][place]
                 if x is not view or not Placement([row]).holds([x]):
+                    modes.refuse_capture(
+                        row.device,
+                        f"{key!r} in a parameter group was set anew, which each replay would do; step once before",
+                    )
                     replaced = True
                     row.copy_(x) if isinstance(x, Tensor) else row.fill_(x)
         if replaced:

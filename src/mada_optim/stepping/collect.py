@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mada_optim import checks
+from mada_optim import checks, modes
 from mada_optim.engines import eager, eight_bits, rounding
 from mada_optim.engines.cpp.tensors import PlainSteps
 from mada_optim.engines.program import Program
@@ -26,6 +26,9 @@ Group = dict[str, Any]
 Options = MutableMapping[str, Any]
 State = dict[str, Tensor]
 Ready = tuple[Tensor, Tensor, int]  # a parameter, its gradient, and its place in its group
+
+
+FIRST_STEP = "expected a step with these gradients before it, which makes state and counts, got none; step once before"
 
 
 class SpecializedGroup(NamedTuple):
@@ -212,6 +215,7 @@ class StepCollector:
             canvas, g = eager.canvas(canvas), eager.canvas(g.resolve_conj())  # torch may conjugate lazily
             g = g.to(eager.compute_dtype(canvas))
         if not state:
+            modes.refuse_capture(p.device, FIRST_STEP)
             state.update(eager.new_state(program, canvas))
         elif state.keys() != program.state_keys:
             self._drop_idle_slots(state, program)

@@ -16,7 +16,7 @@ from mada_optim.learning.banks import Banks
 from mada_optim.learning.observation import Observation
 from mada_optim.sharding import dtensors
 from mada_optim.sharding.replicated import Sharing
-from mada_optim.stepping.collect import Group, State, StepCollector
+from mada_optim.stepping.collect import FIRST_STEP, Group, State, StepCollector
 from mada_optim.stepping.dispatch import Dispatcher
 from mada_optim.stepping.reuse import StepReuse
 
@@ -32,8 +32,9 @@ class Stepper:
     """Makes the steps of one optimizer.
 
     `owner` is the optimizer's name, for messages. `program` has nothing fixed. `settle_keys` checks and translates the
-    keys of groups that have changed. `reduce_group` is the process group over which parameters are sharded by hand, and
-    `share_matrices` that whose processes share the work of matrices.
+    keys of groups that have changed. `taken` is called with groups that were added, loaded or copied. `reduce_group` is
+    the process group over which parameters are sharded by hand, and `share_matrices` that whose processes share the
+    work of matrices.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class Stepper:
         engine: str,
         banks: Banks,
         settle_keys: Callable[[list[Group]], None],
-        reduce_group: Any,
+        taken: Callable[[list[Group]], None],
+        reduce_group: Any = None,
         share_matrices: Any = None,
     ) -> None:
         self._owner, self._learned, self._banks = owner, program.learned, banks
-        self._settle_keys, self._reduce_group = settle_keys, reduce_group
+        self._settle_keys, self._reduce_group, self._taken = settle_keys, reduce_group, taken
         self._sharing = None if share_matrices is None else Sharing(share_matrices)
         self.dispatcher = Dispatcher(engine, program, self._sharing)
         self._collector = StepCollector(owner, program, banks, self.dispatcher, settle_keys)
@@ -64,6 +66,7 @@ class Stepper:
         """Remembers groups that were loaded or copied."""
         self._rows = self._banks.rows
         self._collector.take(groups)
+        self._taken(groups)
 
     def add(self, groups: list[Group]) -> None:
         """Remembers a new group, the last one, and chooses its kernels. Raises ValueError if there is none."""
@@ -169,13 +172,17 @@ class StepCount:
         self._pending: list[Tensor] = []
         self._counts: Tensor | None = None  # applied and skipped
 
-    def add(self, finite: Tensor) -> None:
-        """Counts a step; `finite` (0-d boolean) says whether it was applied, and must not change later."""
-        if finite.is_cuda and torch.cuda.is_current_stream_capturing():
-            self._count(finite.reshape(1))  # a replayed CUDA graph counts too
+    def add(self, finite: Tensor | None) -> None:
+        """Counts a step; `finite` (0-d boolean) says whether it was applied, and must not change later. None: none."""
+        if finite is None:
             return
+        begun = self._counts is not None and self._counts.device == finite.device
+        if begun and modes.capturing(finite.device):
+            self._count(finite.reshape(1))  # each replay counts
+            return
+        modes.refuse_capture(finite.device, FIRST_STEP)
         self._pending.append(finite)
-        if len(self._pending) >= PENDING or self._counts is None:
+        if len(self._pending) >= PENDING or not begun:
             self._fold()
 
     @modes.neutral()

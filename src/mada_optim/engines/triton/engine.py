@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mada_optim import modes
 from mada_optim.engines.numbers import LOG_LR, scalar, scheduled_lr
 from mada_optim.engines.prepared_states import PreparedStates
 from mada_optim.engines.program import Program
@@ -180,7 +181,8 @@ class DeviceTables:
         last, table = self._last.get(name, (None, None))
         if table is None or last != rows:
             table = self._upload(rows, dtype)
-            self._last[name] = (rows, table)
+            if not modes.capturing(self._device):  # else the table has no numbers before the first replay
+                self._last[name] = (rows, table)
         return table
 
     def _upload(self, rows: list[Any], dtype: torch.dtype) -> Tensor:
@@ -190,7 +192,7 @@ class DeviceTables:
             return host
         host = host.pin_memory()
         table = host.to(self._device, non_blocking=True)
-        if torch.cuda.is_current_stream_capturing():
+        if modes.capturing(self._device):
             self._captured += [host, table]  # each replay copies again
         return table
 
