@@ -208,6 +208,9 @@ def test_it_loads_into_fp32_and_back_with_the_same_bits(make):
     in_fp32.load_state_dict(opt.state_dict())
     for p in net.parameters():
         assert all(map(torch.equal, in_fp32.slots(p).values(), opt.slots(p).values()))
+        if "trace" in opt.state[p]:
+            trace = eight_bits.read(opt.state[p], "trace", opt.rule)
+            assert torch.equal(in_fp32.state[p]["anchor"], p.detach() - trace)
     back.load_state_dict(in_fp32.state_dict())
     kept = [x for x in tensors(opt) if x.dtype is torch.uint8]
     again = [x for x in tensors(back) if x.dtype is torch.uint8]
