@@ -45,7 +45,9 @@ class Stepper:
         self._owner, self._learned, self._banks = owner, program.learned, banks
         self._settle_keys, self._reduce_group = settle_keys, reduce_group
         self.dispatcher = Dispatcher(engine, program)
-        self._collector = StepCollector(owner, program, banks, self.dispatcher, settle_keys)
+        self._collector = StepCollector(
+            owner, program, banks, self.dispatcher, settle_keys, is_summed=reduce_group is not None
+        )
         self._rows = banks.rows
         self._tensors = StepReuse(self._collector, self.dispatcher)
 
