@@ -2,8 +2,8 @@
 
 Two ways to pass the optimizer: with `optimizer_cls_and_kwargs=(MADA, {...})`, the Trainer makes groups with and without
 weight decay, unless "params" is among the keywords; with `optimizers=(opt, scheduler)`, you make them. AutoMuon needs
-the groups of `param_groups(model)`, in either way. The Trainer clips, accumulates and schedules (None: its own schedule)
-as usual. Checkpoints contain the coefficients, and a resumed run continues bit for bit.
+the groups of `param_groups(model)`, in either way. The Trainer clips, accumulates and schedules as usual; None asks for
+its own scheduler. Checkpoints contain the coefficients, and a resumed run continues bit for bit.
 """
 
 import tempfile
