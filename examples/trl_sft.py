@@ -32,9 +32,13 @@ def main(steps: int = 20) -> SFTTrainer:
             bf16=False, use_cpu=True, dataloader_pin_memory=False, report_to="none", disable_tqdm=True,
         )  # fmt: skip
         trainer = SFTTrainer(
-            model, arguments, train_dataset=data, processing_class=tokenizer(),
-            optimizers=(opt, None), callbacks=[MADACallback()],
-        )  # fmt: skip
+            model,
+            arguments,
+            train_dataset=data,
+            processing_class=tokenizer(),
+            optimizers=(opt, None),
+            callbacks=[MADACallback()],
+        )
         trainer.train()
     return trainer
 
