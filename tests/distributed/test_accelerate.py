@@ -38,7 +38,7 @@ def batch(step):
 
 def accelerator(sharded):
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
-    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 
     rank, world = str(dist.get_rank()), str(dist.get_world_size())
@@ -48,9 +48,9 @@ def accelerator(sharded):
         plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=500, state_dict_type="SHARDED_STATE_DICT"
         )
-        for state in (PartialState._shared_state, AcceleratorState._shared_state):
-            state.update(distributed_type=DistributedType.FSDP)
-        AcceleratorState._shared_state.update(fsdp_plugin=plugin)
+        for state in (PartialState(), of.state):  # all instances share their attributes
+            state.distributed_type = DistributedType.FSDP
+        of.state.fsdp_plugin = plugin
     return of
 
 
