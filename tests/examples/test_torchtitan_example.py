@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 
-from mada_optim import AutoMuon, LearnedLR
+from mada_optim import AutoMuon, HyperSGD
 from tests.examples.conftest import fell
 from tests.problems import same_bits
 
@@ -37,7 +37,7 @@ def made():
         for names in (hidden, rest)
     ]
     groups[0]["matrix"], groups[1]["matrix"] = True, False
-    return model, AutoMuon(groups, learn=LearnedLR(start=1))
+    return model, AutoMuon(groups, learn=HyperSGD("lr", lr=0.1, start=1))
 
 
 def train(model, opt, steps):
