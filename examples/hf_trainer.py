@@ -1,8 +1,9 @@
 """Hugging Face `Trainer`: a small GPT-2 from its config, on bytes of the text that comes with Python; then a resume.
 
 Two ways to pass the optimizer: with `optimizer_cls_and_kwargs=(MADA, {...})`, the Trainer makes groups with and without
-weight decay, unless "params" is among the keywords; with `optimizers=(opt, scheduler)`, you make them. Both work with
-`param_groups(model)`. Checkpoints contain the coefficients, and a resumed run continues bit for bit.
+weight decay, unless "params" is among the keywords; with `optimizers=(opt, scheduler)`, you make them. AutoMuon needs
+the groups of `param_groups(model)`, in either way. The Trainer clips, accumulates and schedules as usual; None asks for
+its own scheduler. Checkpoints contain the coefficients, and a resumed run continues bit for bit.
 """
 
 import tempfile
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from mada_optim import MADA, HyperSGD, param_groups
+from mada_optim import MADA, AutoMuon, HyperSGD, param_groups
 from mada_optim.integrations.transformers import MADACallback
 
 BLOCK, STEPS = 64, 30
@@ -53,20 +54,23 @@ def gpt2() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-def main() -> dict[str, Any]:
-    learner = HyperSGD("all", start=10)
-    by_class = {"optimizer_cls_and_kwargs": (MADA, {"lr": 3e-3, "learn": learner})}
-    with tempfile.TemporaryDirectory() as folder:
-        whole = trainer(folder, gpt2(), **by_class)
-        whole.train()
-        resumed = trainer(folder, gpt2(), **by_class)
-        resumed.train(resume_from_checkpoint=str(Path(folder, f"checkpoint-{STEPS // 2}")))
+def with_automuon(folder: str) -> Trainer:
     model = gpt2()
-    by_hand = MADA(param_groups(model), lr=3e-3, learn=learner)
+    return trainer(folder, model, optimizers=(AutoMuon(param_groups(model), lr=3e-3), None))
+
+
+def main() -> dict[str, Any]:
+    by_class: dict[str, Any] = {"optimizer_cls_and_kwargs": (MADA, {"lr": 3e-3, "learn": HyperSGD("all", start=10)})}
+    half = f"checkpoint-{STEPS // 2}"
     with tempfile.TemporaryDirectory() as folder:
-        yours = trainer(folder, model, optimizers=(by_hand, None))
+        whole, resumed = (trainer(folder, gpt2(), **by_class) for _ in range(2))
+        whole.train()
+        resumed.train(resume_from_checkpoint=str(Path(folder, half)))
+    with tempfile.TemporaryDirectory() as folder:
+        yours, yours_resumed = (with_automuon(folder) for _ in range(2))
         yours.train()
-    return {"whole": whole, "resumed": resumed, "yours": yours}
+        yours_resumed.train(resume_from_checkpoint=str(Path(folder, half)))
+    return {"whole": whole, "resumed": resumed, "yours": yours, "yours_resumed": yours_resumed}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Groups that a user changes by hand, as torch's optimizers allow it: what they hold by place follows.
 
-Catches: a head that is orthogonalised since the embedding before it was taken out, and coefficients of another group.
+Catches: a head that is orthogonalised since the embedding before it was taken out, coefficients of another group, and
+matrices that are stepped as flat vectors without a word.
 """
 
 import copy
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mada_optim import Adam, AutoMuon, HyperAdam, HyperSGD
+from mada_optim import Adam, AutoMuon, HyperAdam, HyperSGD, LearnedLR
 from tests.problems import same_bits, with_muon
 
 SHAPES = {"wte.weight": (12, 8), "h.0.weight": (8, 8), "h.1.weight": (9, 8), "ln.weight": (8,), "head.weight": (5, 8)}
@@ -75,6 +76,55 @@ def test_a_parameter_that_is_put_in_is_decided_by_itself():
     assert opt.param_groups[0]["hidden_matrices"] == [False, True, True, False, False, False]
     assert opt.param_groups[0]["param_names"][-1] == "0.5"
     assert opt.state[late]["step"] == 3
+
+
+def flattened(opt):
+    """Puts one flat tensor in the place of each group's parameters, as DeepSpeed ZeRO does; returns these tensors."""
+    flat = [nn.Parameter(torch.cat([p.detach().flatten() for p in group["params"]])) for group in opt.param_groups]
+    for group, x in zip(opt.param_groups, flat, strict=True):
+        group["params"] = [x]
+    return flat
+
+
+@pytest.mark.parametrize("learn", [(), LearnedLR()], ids=["nothing", "lr"])
+def test_hidden_matrices_are_not_stepped_as_flat_tensors(learn):
+    named = dict(parameters())
+    groups = [{"params": [named["h.0.weight"], named["h.1.weight"]], "matrix": True}]
+    opt = AutoMuon(groups, learn=learn)
+    (flat,) = flattened(opt)
+    before = flat.detach().clone()
+    give([flat])
+    with pytest.raises(RuntimeError, match=r"expected a parameter of shape \(8, 8\), got the shape \(136,\).*ZeRO"):
+        opt.step()
+    assert torch.equal(flat, before)
+
+
+def test_pointwise_rules_step_flat_tensors_like_the_parameters():
+    params, twins = ([p for _, p in parameters()] for _ in range(2))
+    opt, twin = (HyperAdam(ps, learn=HyperSGD("all", start=1)) for ps in (params, twins))
+    (flat,) = flattened(opt)
+    for _ in range(4):
+        give(twins)
+        flat.grad = torch.cat([p.grad.flatten() for p in twins])
+        opt.step()
+        twin.step()
+    torch.testing.assert_close(flat, torch.cat([p.flatten() for p in twins]))
+    assert opt.coefficients() == pytest.approx(twin.coefficients(), rel=1e-6)
+
+
+def test_each_new_parameter_keeps_the_coefficients_of_its_place():
+    """As with Accelerate and FSDP2, where shards replace the parameters before the first step."""
+
+    def made():
+        params = [p for _, p in parameters()]
+        return HyperAdam(params, learn=HyperSGD("all", start=1, scope="tensor")), params
+
+    (opt, params), (twin, twins) = made(), made()
+    new = [nn.Parameter(p.detach().clone()) for p in params]
+    opt.param_groups[0]["params"] = new
+    assert same_bits(stepped(opt, new), stepped(twin, twins))
+    assert opt.coefficients() == twin.coefficients()
+    assert opt.coefficients()["0.0"] != opt.coefficients()["0.1"]
 
 
 CHANGES = {

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from mada_optim import MADA
+from mada_optim import MADA, AutoMuon, param_groups
 from mada_optim.integrations import logs
 
 LIGHTNINGS_OWN = r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated:FutureWarning"
@@ -54,6 +54,13 @@ def test_wrapped_optimizers_are_found():
 def test_an_optimizer_without_coefficients_is_refused(optimizers):
     with pytest.raises(TypeError, match=r"expected one of mada_optim, got (none|NoneType|SGD)"):
         logs.expect_hyper_optimizers(optimizers)
+
+
+def test_hidden_matrices_that_shapes_alone_decide_are_warned_of():
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    logs.warn_of_shapes_alone([AutoMuon(param_groups(model)), AutoMuon(model.named_parameters()), made()])
+    with pytest.warns(UserWarning, match=r"AutoMuon: hidden matrices were guessed.*param_groups\(model\)"):
+        logs.warn_of_shapes_alone([AutoMuon(model.parameters())])
 
 
 @pytest.mark.parametrize(("library", "extra"), [("transformers", "hf"), ("lightning", "lightning")])

@@ -1,4 +1,4 @@
-"""Lightning: the Trainer with a resume, and Fabric.
+"""Lightning: the Trainer with resumes, also of manual optimization, and Fabric.
 
 Catches: a step whose closure is not run first, coefficients that a checkpoint loses or that never reach the logger.
 """
@@ -44,8 +44,9 @@ def test_lightning_trains_and_logs_coefficients(fitted):
             assert float(rows[-1][f"mada/{q}"]) == pytest.approx(x, rel=1e-6, abs=1e-7)
 
 
-def test_a_resumed_fit_goes_on_bit_for_bit(fitted):
-    for p, q in zip(fitted["module"].parameters(), fitted["resumed"].parameters(), strict=True):
+@pytest.mark.parametrize("name", ["resumed", "by_hand"])
+def test_a_resumed_fit_goes_on_bit_for_bit_by_automatic_and_by_manual_optimization(fitted, name):
+    for p, q in zip(fitted["module"].parameters(), fitted[name].parameters(), strict=True):
         assert torch.equal(p, q)
 
 

@@ -66,6 +66,19 @@ def test_accumulated_micro_batches_make_the_step_of_one_batch(example):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
 
 
+def test_averages_of_weights_are_means_that_steps_leave_alone(example):
+    result = example("weight_averaging").main()
+    assert fell(result["losses"])
+    assert min(result["scores"].values()) > 0.9
+    scheduled = [lr for lr, _ in result["lrs"]]
+    assert scheduled[-1] < 0.5 * scheduled[0]
+    assert all(applied != lr for lr, applied in result["lrs"])  # the learned factor multiplies the scheduled rate
+    averages = [p for name in ("swa", "ema") for p in result[name].parameters()]
+    before = [p.detach().clone() for p in averages]
+    result["opt"].step()
+    assert all(map(torch.equal, averages, before))
+
+
 def test_the_table_lists_every_example():
     listed = re.findall(r"^\| \[(\w+\.py)\]\((?:\./)?\1\)", (EXAMPLES / "README.md").read_text(), flags=re.MULTILINE)
     assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mada_optim.integrations.logs import expect_hyper_optimizers, flat_coefficients, missing
+from mada_optim.integrations.logs import expect_hyper_optimizers, flat_coefficients, missing, warn_of_shapes_alone
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -28,8 +28,8 @@ class MADACallback(Callback):
         self.prefix = prefix
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises TypeError if no optimizer of the trainer has coefficients."""
-        expect_hyper_optimizers(trainer.optimizers)
+        """Raises TypeError if no optimizer of the trainer has coefficients; warns if one guesses hidden matrices."""
+        warn_of_shapes_alone(expect_hyper_optimizers(trainer.optimizers))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Logs the coefficients after the step, at the interval of the trainer's own log."""

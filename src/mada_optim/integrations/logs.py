@@ -1,9 +1,11 @@
 """Coefficients for loggers: a flat dict, also from an optimizer that a library has wrapped."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mada_optim.hyper_optimizer import HyperOptimizer
+from mada_optim.matrices import hidden_matrices
 
 
 def missing(library: str, extra: str) -> ImportError:
@@ -32,6 +34,22 @@ def expect_hyper_optimizers(optimizers: list[Any]) -> list[HyperOptimizer]:
             "train with one, such as AutoMuon, or leave the callback out"
         )
     return ours
+
+
+def warn_of_shapes_alone(optimizers: list[HyperOptimizer]) -> None:
+    """Warns if hidden matrices were guessed from shapes alone: embeddings may be among them.
+
+    It is so if a library makes the groups from the model's parameters, without their names.
+    """
+    for optimizer in optimizers:
+        unnamed = [x for x in optimizer.param_groups if x.get("matrix") is None and "param_names" not in x]
+        if optimizer.rule.matrix_weight is not None and any(any(x[hidden_matrices.FLAGS]) for x in unnamed):
+            name = type(optimizer).__name__
+            warnings.warn(
+                f"{name}: hidden matrices were guessed from shapes alone, and embeddings may be among them, as the "
+                f"groups have neither names nor 'matrix'; make {name} of param_groups(model)",
+                stacklevel=3,
+            )
 
 
 def flat_coefficients(optimizer: HyperOptimizer, prefix: str = "mada") -> dict[str, float]:

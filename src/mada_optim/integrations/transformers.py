@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mada_optim.integrations.logs import expect_hyper_optimizers, flat_coefficients, missing
+from mada_optim.integrations.logs import expect_hyper_optimizers, flat_coefficients, missing, warn_of_shapes_alone
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -16,7 +16,8 @@ class MADACallback(TrainerCallback):
         trainer = Trainer(..., optimizers=(AutoMuon(param_groups(model), lr=1e-5), None), callbacks=[MADACallback()])
 
     With `optimizer_cls_and_kwargs=(AutoMuon, {"params": param_groups(model), "lr": 1e-5})`, the Trainer builds the
-    optimizer. Without "params", it makes its own groups, which don't identify hidden matrices.
+    optimizer. Without "params", it makes its own groups, which don't identify hidden matrices: AutoMuon then guesses
+    them from shapes, and this callback warns.
 
     The coefficients reach `trainer.state.log_history`, the progress bar, and the callbacks after this one. Trackers in
     `report_to` come before all callbacks of the user: for those, call `MADACallback().put_first(trainer)`.
@@ -35,8 +36,8 @@ class MADACallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Raises TypeError if the trainer's optimizer has no coefficients."""
-        expect_hyper_optimizers([given["optimizer"]])
+        """Raises TypeError if the trainer's optimizer has no coefficients; warns if it guesses hidden matrices."""
+        warn_of_shapes_alone(expect_hyper_optimizers([given["optimizer"]]))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Adds the coefficients to the entry, for later callbacks and for the history."""

@@ -104,15 +104,20 @@ def require_replicas(params: Iterable[Tensor], over: Reduction) -> None:
 
 def require_one_process(owner: str) -> None:
     """Refuses a wrapper (ValueError) that shows each of several processes a part of the parameters."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        world = torch.distributed.get_world_size()
-        if world > 1:
-            raise ValueError(
-                f"{owner} in a wrapper that repeats its keywords in each group, as ZeroRedundancyOptimizer does, on "
-                f"{world} processes: expected reduce_group, got None, with which each would learn from its part of the "
-                "parameters alone; pass reduce_group=torch.distributed.group.WORLD, shard the model by `fully_shard` "
-                "instead, or learn nothing (learn=())"
-            )
+    world = processes()
+    if world > 1:
+        raise ValueError(
+            f"{owner} in a wrapper that repeats its keywords in each group, as ZeroRedundancyOptimizer does, on "
+            f"{world} processes: expected reduce_group, got None, with which each would learn from its part of the "
+            "parameters alone; pass reduce_group=torch.distributed.group.WORLD, shard the model by `fully_shard` "
+            "instead, or learn nothing (learn=())"
+        )
+
+
+def processes() -> int:
+    """The number of processes of torch.distributed; 1 if it is not in use."""
+    in_use = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if in_use else 1
 
 
 def _layout(x: Any) -> Any:

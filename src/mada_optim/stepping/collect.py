@@ -41,7 +41,7 @@ class SpecializedGroup(NamedTuple):
 
 
 class StepCollector:
-    """Collects an optimizer's parameters for its steps; the arguments are as of `Stepper`."""
+    """Collects an optimizer's parameters for its steps; the arguments are as of `Stepper` and `Members`."""
 
     def __init__(
         self,
@@ -50,12 +50,13 @@ class StepCollector:
         banks: Banks,
         dispatcher: Dispatcher,
         settle_keys: Callable[[list[Group]], None],
+        is_summed: bool,
     ) -> None:
         self._owner, self._program, self._banks, self._dispatcher = owner, program, banks, dispatcher
         self._settle_keys = settle_keys
         self._plain = PlainSteps()
         self._has_told_of_gathering = False
-        self._members = Members(banks.scope if program.learned else None)
+        self._members = Members(owner, banks.scope if program.learned else None, is_summed)
         self._layouts: list[list[Layout]] = []
         self._rows: list[Sequence[int]] = []
         self._firsts: list[int] = []  # the number of each group's first parameter

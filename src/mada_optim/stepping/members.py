@@ -4,12 +4,14 @@ Lists in a group with an entry for each parameter must follow the parameters.
 """
 
 from collections.abc import Callable, Mapping
+from itertools import chain, repeat
 from operator import is_
 from typing import Any
 
 from torch import Tensor
 
 from mada_optim.matrices.hidden_matrices import FLAGS
+from mada_optim.sharding import dtensors
 
 Group = dict[str, Any]
 
@@ -17,11 +19,12 @@ Group = dict[str, Any]
 class Members:
     """The groups of an optimizer and their parameters, as they were when it last looked.
 
-    `scope` is the finest scope of learned coefficients, or None.
+    `owner` is the optimizer's name, for messages. `scope` is the finest scope of learned coefficients, or None.
+    `is_summed` says whether hypergradients are summed over processes that have a part of the parameters each.
     """
 
-    def __init__(self, scope: str | None) -> None:
-        self._scope = scope
+    def __init__(self, owner: str, scope: str | None, is_summed: bool) -> None:
+        self._owner, self._scope, self._is_summed = owner, scope, is_summed
         self._groups: list[Group] = []
         self._params: list[list[Tensor]] = []
 
@@ -37,8 +40,9 @@ class Members:
         """Reorders the lists in groups with an entry per parameter; `decide` finds the hidden matrices.
 
         A parameter in the place of a removed one takes over its entry. Raises RuntimeError if learned coefficients have
-        no place for the change.
+        no place for the change, or parameters were flattened, so that the step would be another one.
         """
+        self._require_matrices(groups)
         self._require_possible(groups)
         for i, group in enumerate(groups):
             if "param_names" in group:
@@ -53,14 +57,46 @@ class Members:
         """The parameters that a group had."""
         return next((params for old, params in zip(self._groups, self._params, strict=True) if old is group), [])
 
+    def _require_matrices(self, groups: list[Group]) -> None:
+        """Refuses flat slices in the place of matrices, unless they are stepped like the matrices."""
+        before, world = set(map(id, chain.from_iterable(self._params))), dtensors.processes()
+        for group in groups:
+            pairs = zip(group.get(FLAGS, repeat(False)), self._known(group), group["params"], strict=False)
+            for is_hidden, old, new in pairs:
+                if not new.ndim < 2 <= old.ndim or id(new) in before:
+                    continue
+                shapes = f"expected a parameter of shape {tuple(old.shape)}, got the shape {tuple(new.shape)}"
+                where = f"{self._owner}: {shapes}"
+                if is_hidden:
+                    raise RuntimeError(
+                        f"{where}, as by DeepSpeed ZeRO, in which no matrix can be seen; use ZeRO stage 0 or FSDP2's "
+                        "`fully_shard`, or an optimizer that treats all parameters alike, such as AutoAdam"
+                    )
+                if self._scope is not None and not self._is_summed and world > 1:
+                    raise RuntimeError(
+                        f"{where}, as by DeepSpeed ZeRO, on {world} processes, each of which would learn from its "
+                        "slice alone; pass reduce_group=torch.distributed.group.WORLD, use FSDP2's `fully_shard`, "
+                        "or learn nothing (learn=())"
+                    )
+
     def _require_possible(self, groups: list[Group]) -> None:
         moved = len(groups) != len(self._groups) or not all(map(is_, groups, self._groups))
-        if self._scope == "tensor" or (moved and self._scope is not None):
+        if (moved and self._scope is not None) or (self._scope == "tensor" and not self._are_replaced(groups)):
             raise RuntimeError(
                 f"param_groups were changed by hand: expected the {len(self._groups)} groups that were added, with "
                 f"their parameters in their order, got {len(groups)} or others, which have no learned coefficients of "
-                "their own; use add_param_group, or make the optimizer anew"
+                "their own; use add_param_group, or make the optimizer anew. A wrapper that steps one group at a time, "
+                "such as DeepSpeed ZeRO, needs all parameters in one group, or an optimizer that learns nothing"
             )
+
+    def _are_replaced(self, groups: list[Group]) -> bool:
+        """Whether each parameter is in its place, or another one is in the place of a removed one."""
+        before = set(map(id, chain.from_iterable(self._params)))
+        return all(
+            len(known) == len(group["params"])
+            and all(new is old or id(new) not in before for old, new in zip(known, group["params"], strict=True))
+            for known, group in zip(self._params, groups, strict=True)
+        )
 
 
 def _followed(group: Mapping[str, Any], key: str, known: list[Tensor], fresh: list[Any]) -> list[Any]:

@@ -52,7 +52,9 @@ class Stepper:
         self._settle_keys, self._reduce_group, self._taken = settle_keys, reduce_group, taken
         self._sharing = None if share_matrices is None else Sharing(share_matrices)
         self.dispatcher = Dispatcher(engine, program, self._sharing)
-        self._collector = StepCollector(owner, program, banks, self.dispatcher, settle_keys)
+        self._collector = StepCollector(
+            owner, program, banks, self.dispatcher, settle_keys, is_summed=reduce_group is not None
+        )
         self._rows = banks.rows
         self._tensors = StepReuse(self._collector, self.dispatcher)
         self._has_compared = False  # whether plain parameters beside sharded ones have equal gradients
