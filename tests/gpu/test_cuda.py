@@ -50,6 +50,7 @@ def test_a_step_on_cuda_is_the_step_on_the_cpu_and_never_synchronises(rule, lear
     assert cuda_opt.coefficients() == pytest.approx(opt.coefficients(), rel=1e-4, abs=1e-6)
 
 
+@needs_cuda
 @pytest.mark.parametrize("shape", [(16, 16), (64, 200), (300, 80), (5, 16, 16), (4, 64, 200), (1, 300, 80)], ids=str)
 def test_polar_factors_are_taken_in_bf16(shape):
     """As on a CPU that is told to, one by one; the two add up in another order, which bf16 shows."""

@@ -245,6 +245,33 @@ def test_nothing_is_written_beside_the_tensors():
         assert (buffer[-32:] == 7).all()
 
 
+def test_numbers_of_a_group_need_no_alignment(monkeypatch):
+    """Only tensors with elements do. A second group's coefficients lie 8 bytes behind those of the first."""
+    aligned, original = [], engine.module
+
+    class Spied:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            def launch(*arguments, **constants):
+                aligned.append(constants["ALIGNED"])
+                return self.kernel[grid](*arguments, **constants)
+
+            return launch
+
+    def spied(source):
+        kernels = original(source)
+        return {**kernels, "move": Spied(kernels["move"])} if "move" in kernels else kernels
+
+    monkeypatch.setattr(engine, "module", spied)
+    params = [torch.nn.Parameter(torch.randn(8)) for _ in range(2)]
+    opt = MADA([{"params": [p]} for p in params], learn=fast("beta1", "beta2", scope="group"), engine="triton")
+    assert any(x.data_ptr() % 16 for x in opt.param_groups[1].values() if isinstance(x, torch.Tensor))
+    train(opt, params, range(2))
+    assert aligned == [True, True]
+
+
 def test_elements_beyond_32_bits_are_found_at_their_address():
     """The last chunk of a tensor of 6.4e9 elements, of which only that chunk is there."""
     code = choice.triton_source(Program(RULES["adam"]))
