@@ -1,6 +1,7 @@
 # Every target sets up what it needs: a virtual environment with pinned versions in .venv.
 #   make demo    train a small GPT with MADA, AutoMuon and AdamW on text that ships with Python, and write a report
 #   make test    the tests        make check   lint, format, types, architecture
+#   make test-triton   the Triton kernels, without a GPU: Triton's interpreter against the eager engine, and its compiler
 #   make docs    the documentation as a site, in out/docs
 #   make dist    the wheel and the source distribution, in out/dist; make test-sdist runs the tests of the latter
 #   make drill   kills, full disks, flipped bits: the table in docs/lab/reliability.md, in about half an hour
@@ -14,7 +15,7 @@ DEMO_FLAGS ?=
 BIN := .venv/bin
 LAB := $(BIN)/python -m mada_lab
 
-.PHONY: demo test check docs drill dist test-sdist format clean
+.PHONY: demo test test-triton check docs drill dist test-sdist format clean
 .DELETE_ON_ERROR:
 
 # Two layers, so that the demo doesn't wait for the tools of developers. torch comes first and alone: whatever is
@@ -30,6 +31,14 @@ LAB := $(BIN)/python -m mada_lab
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
 	touch $@
 
+# Triton stays out of .venv, where torch would find it: `make test` tests what a machine without it has. It needs no
+# package but torch, so a folder serves, and no second torch is installed. The interpreter takes the place of the
+# compiler in a whole process, hence several runs of pytest. The second one rehearses the tests for CUDA on the CPU.
+.venv-triton/ready: .venv/dev
+	rm -rf .venv-triton
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt --no-deps --target .venv-triton triton
+	touch $@
+
 # Why MADA has these numbers in so short a run: configs/demo.toml.
 demo: .venv/lab
 	rm -rf out/demo
@@ -41,6 +50,11 @@ demo: .venv/lab
 
 test: .venv/dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-triton: .venv-triton/ready
+	TRITON_INTERPRET=1 PYTHONPATH=.venv-triton $(BIN)/python -m pytest -q -rs -n 2 tests/triton/test_interpreted.py
+	TRITON_INTERPRET=1 PYTHONPATH=.venv-triton MADA_GPU_TESTS_ON=cpu $(BIN)/python -m pytest -q -n 2 tests/gpu --once
+	PYTHONPATH=.venv-triton $(BIN)/python -m pytest -q -rs -n 2 tests/triton/test_compiled.py
 
 check: .venv/dev
 	$(BIN)/ruff check .
@@ -73,4 +87,4 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-triton out

@@ -1,7 +1,8 @@
 """Optimizer step time and state, ours beside torch's AdamW, paired in one run.
 
     python benchmarks/step_time.py [--model 0.8M|3.2M|26M|124M|200x1000] [--repeats 15] [--device cpu|cuda]
-                                   [--only NAME ...] [--markdown]     124M takes 4 GB and more for each
+                                   [--only NAME ...] [--markdown] [--json FILE]
+                                   124M takes 4 GB and more for each
     python benchmarks/step_time.py --process-time    the processor's time of the process, where others use the machine
     python benchmarks/step_time.py --device cuda --graph     steps captured in a CUDA graph
     python benchmarks/step_time.py --packaged   as if the compiler of mada-optim[compiler] were the only one
@@ -13,11 +14,13 @@ itself takes the time, and what a step must move, by the state it keeps, is set 
 """
 
 import argparse
+import json
 import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -32,6 +35,7 @@ from mada_optim.engines.cpp import build
 
 Named = list[tuple[str, torch.nn.Parameter]]
 Make = Callable[[Named], Optimizer]
+Row = dict[str, Any]
 
 MODELS = {
     "0.8M": GPTConfig(block_size=64, vocab_size=103, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False),
@@ -196,6 +200,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=OPTIMIZERS, metavar="NAME", help="these, beside the baseline")
     parser.add_argument("--graph", action="store_true", help="steps captured in a CUDA graph")
     parser.add_argument("--markdown", action="store_true", help="a table in Markdown")
+    parser.add_argument("--json", type=Path, help="writes the rows to this file")
     parser.add_argument("--packaged", action="store_true", help="loops from the compiler in the package ziglang")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--process-time", action="store_true", help="the processor's time, not the wall's")
@@ -223,7 +228,10 @@ def main() -> None:
     print(f"torch {torch.__version__}, {device}")
     print(f"{arguments.repeats} paired rounds; median [quartiles]\n")
     bandwidth = copy_bandwidth(stirred.device, arguments.repeats) if stirred.is_cuda else None
-    print_table(contenders, sum(sizes), bandwidth, arguments.markdown)
+    rows = [row(name, each, contenders[BASELINE], sum(sizes), bandwidth) for name, each in contenders.items()]
+    print_table(rows, arguments.markdown)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows))
 
 
 def available(device: str, model: str) -> list[str]:
@@ -232,12 +240,10 @@ def available(device: str, model: str) -> list[str]:
     return [name for name in OPTIMIZERS if not name.endswith(without)]
 
 
-def print_table(contenders: dict[str, Contender], size: int, bandwidth: float | None, markdown: bool) -> None:
-    """A row for each; with a copy's `bandwidth`, the part of it that a step reaches."""
-    widths = (34, 8, 24, 24, 14, 14)[: 5 + (bandwidth is not None)]
-    names = ("optimizer", "engine", "ns/parameter", "x fused AdamW", "state B/param", "of bandwidth")
-    lines = [names, *(row(name, each, contenders[BASELINE], size, bandwidth) for name, each in contenders.items())]
-    for i, columns in enumerate(lines):
+def print_table(rows: list[Row], markdown: bool) -> None:
+    """A line for each row."""
+    widths = (34, 8, 24, 24, 14, 14)
+    for i, columns in enumerate([list(rows[0]), *([shown(key, x) for key, x in row.items()] for row in rows)]):
         cells = list(zip(columns, widths, strict=False))
         if markdown:
             print("|" + "|".join(f" {text} " for text, _ in cells) + "|")
@@ -247,14 +253,26 @@ def print_table(contenders: dict[str, Contender], size: int, bandwidth: float | 
             print(" ".join([f"{first[0]:{first[1]}}", *(f"{text:>{width}}" for text, width in rest)]))
 
 
-def row(name: str, each: Contender, baseline: Contender, size: int, bandwidth: float | None) -> tuple[str, ...]:
-    """The columns of one optimizer."""
+def shown(key: str, x: Any) -> str:
+    """A value as the table has it: three numbers are quartiles."""
+    if isinstance(x, tuple):
+        low, middle, high = x
+        return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+    return x if isinstance(x, str) else f"{x:.0%}" if key == "of bandwidth" else f"{x:.2f}"
+
+
+def row(name: str, each: Contender, baseline: Contender, size: int, bandwidth: float | None) -> Row:
+    """The columns of one optimizer; with a copy's `bandwidth`, the part of it that a step reaches."""
     ns = quartiles([1e9 * s / size for s in each.seconds])
-    ratio = quartiles([ours / base for ours, base in zip(each.seconds, baseline.seconds, strict=True)])
-    engine = getattr(each.optimizer, "engine", "torch")
-    columns = [f"{m:.2f} [{a:.2f}, {b:.2f}]" for a, m, b in (ns, ratio)]
-    reached = f"{each.bytes_moved_per_parameter() / ns[1] * 1e9 / bandwidth:.0%}" if bandwidth else ""
-    return (name, engine, *columns, f"{each.state_bytes_per_parameter():.2f}", reached)
+    columns: Row = {
+        "optimizer": name,
+        "engine": getattr(each.optimizer, "engine", "torch"),
+        "ns/parameter": ns,
+        "x fused AdamW": quartiles([ours / base for ours, base in zip(each.seconds, baseline.seconds, strict=True)]),
+        "state B/param": each.state_bytes_per_parameter(),
+    }
+    reached = {"of bandwidth": each.bytes_moved_per_parameter() / ns[1] * 1e9 / bandwidth} if bandwidth else {}
+    return {**columns, **reached}
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """A whole training step with MADA and AutoMuon, paired with torch's fused AdamW: what a user waits for.
 
     python benchmarks/training_step.py [--repeats 10] [--device cpu|cuda] [--model 10.7M|124M] [--bf16]
+                                       [--json FILE]
 
 GPT of 10.7M parameters (6 layers, 384 channels), batch 8 x 256 tokens, or GPT-2 small, 8 x 1,024, with random ids;
 --bf16 is autocast. Rounds time all in turn: AdamW, torch's Muon, MADA with its six coefficients learned, and AutoMuon.
 """
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,6 +23,7 @@ from mada_lab.optimizers.baselines import muon, muon_groups
 from mada_optim import MADA, AutoMuon, HyperSGD, LearnedLR
 
 CONFIGS = {
+    "tiny": GPTConfig(block_size=8, vocab_size=16, n_layer=1, n_head=1, n_embd=16, dropout=0.0, bias=False),
     "10.7M": GPTConfig(block_size=256, vocab_size=65, n_layer=6, n_head=6, n_embd=384, dropout=0.0, bias=False),
     "124M": GPTConfig(dropout=0.0, bias=False),
 }
@@ -64,6 +68,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", choices=CONFIGS, default="10.7M")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--json", type=Path, help="writes the rows to this file")
     arguments = parser.parse_args()
 
     config = CONFIGS[arguments.model]
@@ -80,10 +85,15 @@ def main() -> None:
     base = trainers[BASELINE]
     print(f"{base.model.parameter_count():,} parameters, torch {torch.__version__}, {arguments.device}")
     print(f"over {BASELINE}, median [quartiles] of {arguments.repeats} paired rounds:")
+    rows = []
     for name, trainer in trainers.items():
         ratios = [a / b for a, b in zip(trainer.seconds, base.seconds, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        print(f"{name:22} {statistics.median(trainer.seconds) * 1e3:9.1f} ms  {middle:.3f} [{low:.3f}, {high:.3f}]")
+        ms = statistics.median(trainer.seconds) * 1e3
+        print(f"{name:22} {ms:9.1f} ms  {middle:.3f} [{low:.3f}, {high:.3f}]")
+        rows.append({"optimizer": name, "ms": ms, f"x {BASELINE}": [low, middle, high]})
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows))
 
 
 if __name__ == "__main__":

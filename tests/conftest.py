@@ -9,6 +9,12 @@ from mada_optim.engines import choice
 from mada_optim.engines.program import Program
 from mada_optim.rules import RULES
 
+#: Folders that `pytest` doesn't collect unless they are named, and what runs them.
+ELSEWHERE = {
+    "triton": "make test-triton",
+    **({} if torch.cuda.is_available() else {"gpu": "benchmarks/gpu.sh, on CUDA"}),
+}
+collect_ignore = list(ELSEWHERE)
 REPOSITORY = Path(__file__).parents[1]
 REFERENCE = REPOSITORY.parent / "shared"
 
@@ -35,3 +41,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("kernel"):
                 item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Says which folders were left out."""
+    named = {Path(word.partition("::")[0]).resolve() for word in config.args}
+    for folder, run_by in ELSEWHERE.items():
+        whole = Path(__file__).parent
+        if named & {whole, whole.parent}:
+            terminalreporter.write_line(f"not collected: tests/{folder} ({run_by})")

@@ -16,13 +16,14 @@ from mada_lab import cli
 from mada_optim import AutoMuon, HyperOptimizer, HyperSGD, LearnedLR
 from mada_optim.matrices.polar_factor import _minimax_in, polar
 from mada_optim.rules import RULES
+from tests.gpu.device import DEVICE, needs_cuda, needs_device, no_synchronization
 from tests.problems import give_gradients, parameters
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = needs_device
 
 
 def on_cuda(params):
-    return [torch.nn.Parameter(p.detach().cuda()) for p in params]
+    return [torch.nn.Parameter(p.detach().to(DEVICE)) for p in params]
 
 
 LEARNERS = {"all": HyperSGD("all", lr=1e-3, start=0), "lr": LearnedLR(start=1), "none": ()}
@@ -40,23 +41,21 @@ def test_a_step_on_cuda_is_the_step_on_the_cpu_and_never_synchronises(rule, lear
     for seed in range(6):
         give_gradients(params, seed)
         for p, q in zip(params, cuda_params, strict=True):
-            q.grad = p.grad.cuda()
+            q.grad = p.grad.to(DEVICE)
         opt.step()
-        torch.cuda.set_sync_debug_mode("default" if seed == 0 else "error")  # state is made at the first step
-        try:
+        with no_synchronization(but_for=seed == 0):  # state is made at the first step
             cuda_opt.step()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
     for p, q in zip(params, cuda_params, strict=True):
         torch.testing.assert_close(p.detach(), q.detach().cpu(), rtol=1e-4, atol=1e-6)
     assert cuda_opt.coefficients() == pytest.approx(opt.coefficients(), rel=1e-4, abs=1e-6)
 
 
+@needs_cuda
 @pytest.mark.parametrize("shape", [(16, 16), (64, 200), (300, 80), (5, 16, 16), (4, 64, 200), (1, 300, 80)], ids=str)
 def test_polar_factors_are_taken_in_bf16(shape):
     """As on a CPU that is told to, one by one; the two add up in another order, which bf16 shows."""
     x = torch.randn(shape)
-    factor = polar(x.cuda()).cpu() / max(shape[-2:]) ** 0.5
+    factor = polar(x.to(DEVICE)).cpu() / max(shape[-2:]) ** 0.5
     for matrix, own in zip(x.view(-1, *shape[-2:]), factor.view(-1, *shape[-2:]), strict=True):
         expected = _minimax_in(torch.bfloat16, matrix).float()
         assert torch.linalg.matrix_norm(own, 2) < 1.4
@@ -70,20 +69,23 @@ def test_a_state_saved_on_cuda_loads_on_the_cpu_and_back():
     for seed in range(3):
         give_gradients(params, seed)
         for p, q in zip(params, cuda_params, strict=True):
-            q.grad = p.grad.cuda()
+            q.grad = p.grad.to(DEVICE)
         cuda_opt.step()
     opt.load_state_dict(cuda_opt.state_dict())
     assert {x.device.type for x in opt.state[params[0]].values()} == {"cpu"}
     assert opt.param_groups[0]["rho"].device.type == "cpu"
     cuda_opt.load_state_dict(opt.state_dict())
-    assert {x.device.type for x in cuda_opt.state[cuda_params[0]].values()} == {"cuda"}
+    assert {x.device.type for x in cuda_opt.state[cuda_params[0]].values()} == {DEVICE}
     assert cuda_opt.coefficients() == opt.coefficients()
 
 
+@needs_cuda
 def test_the_bench_side_by_side(tmp_path, capsys):
     """On the device, stacked: every run comes to its end."""
+    pytest.importorskip("sklearn", reason="scikit-learn ships the digits")
+    pytest.importorskip("optuna", reason="the bench's searches need it")
     words = ["bench", "--quick", "--sections=defaults,tuned", "--families=adamw,automuon"]
-    words += ["--device=cuda", "--together=8"]
+    words += [f"--device={DEVICE}", "--together=8"]
     cli.run([*words, f"--out={tmp_path / 'out'}", f"--data-dir={tmp_path / 'data'}"])
     assert "failed" not in capsys.readouterr().out
 
@@ -119,4 +121,4 @@ def assert_sharded_is_whole(device, tmp_path):
 
 
 def test_shards_on_a_device_of_its_own(tmp_path):
-    assert_sharded_is_whole("cuda", tmp_path)
+    assert_sharded_is_whole(DEVICE, tmp_path)

@@ -10,22 +10,19 @@ import pytest
 import torch
 
 from mada_optim import MADA, HyperOptimizer
-from mada_optim.engines.triton import engine as gpu
 from mada_optim.rules import RULES
 from tests.engine.test_cpu_kernel import CORNERS, POINTWISE, SPREAD_OF_MADA, close, learners
+from tests.gpu.device import DEVICE, ON_CUDA, TRITON, needs_cuda, needs_device, needs_triton, no_synchronization
 from tests.gradient.test_sensitivity import SPREAD
 from tests.problems import everything, fast, same_bits
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.skipif(not gpu.installed(), reason="needs Triton"),
-]
-SHAPES = [(300, 211), (1,), (), (17,), (2049,), (0, 3), (64, 32)]
+pytestmark = [needs_device, needs_triton]
+SHAPES = [(300, 211) if ON_CUDA else (5, 3), (1,), (), (17,), (2049,), (0, 3), (64, 32)]
 
 
 def twins_on_cuda(rule, learn, start=None, engine="eager", hyper=None, **options):
     torch.manual_seed(0)
-    params = [torch.nn.Parameter(torch.randn(shape, device="cuda")) for shape in SHAPES]
+    params = [torch.nn.Parameter(torch.randn(shape, device=DEVICE)) for shape in SHAPES]
     start = {q.name: SPREAD[q.name] for q in RULES[rule].coefficients} if start is None else start
     options = {
         "rule": rule,
@@ -36,27 +33,29 @@ def twins_on_cuda(rule, learn, start=None, engine="eager", hyper=None, **options
         **options,
     }
     twins = copy.deepcopy(params)
-    return params, HyperOptimizer(params, **options), twins, HyperOptimizer(twins, engine=engine, **options)
+    return (
+        params,
+        HyperOptimizer(params, engine=TRITON, **options),
+        twins,
+        HyperOptimizer(twins, engine=engine, **options),
+    )
 
 
 def give(step, *lists):
     """The same gradients to each, written into those that there are, so that addresses stay."""
-    generator = torch.Generator("cuda").manual_seed(step)
+    generator = torch.Generator(DEVICE).manual_seed(step)
     for each in zip(*lists, strict=True):
-        g = torch.randn(each[0].shape, generator=generator, device="cuda").to(each[0].dtype)
+        g = torch.randn(each[0].shape, generator=generator, device=DEVICE).to(each[0].dtype)
         for p in each:
             p.grad = g.clone() if p.grad is None else p.grad.copy_(g)
 
 
-def assert_equal_runs(params, fast, twins, slow, rtol=2e-5, steps=10):
+def assert_equal_runs(params, fast, twins, slow, rtol=2e-5, steps=10 if ON_CUDA else 3):
     assert (fast.engine, fast.engine_reasons, slow.engine) == ("triton", [], "eager")
     for step in range(steps):
         give(step, params, twins)
-        torch.cuda.set_sync_debug_mode("default" if step == 0 else "error")  # state is made at the first step
-        try:
+        with no_synchronization(but_for=step == 0):  # state is made at the first step
             fast.step()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         slow.step()
         for p, q in zip(params, twins, strict=True):
             assert close(p.detach(), q.detach(), rtol), step
@@ -71,6 +70,13 @@ def assert_equal_runs(params, fast, twins, slow, rtol=2e-5, steps=10):
 @pytest.mark.parametrize("rule", POINTWISE)
 def test_equal_to_the_eager_engine_without_synchronisation(rule, learn):
     assert_equal_runs(*twins_on_cuda(rule, learn))
+
+
+@pytest.mark.parametrize("options", [{}, {"state_dtype": torch.bfloat16}], ids=["fp32", "bf16"])
+def test_aligned_tensors_whose_elements_are_read_four_at_once(options, monkeypatch):
+    monkeypatch.setattr("tests.gpu.test_triton_cuda.SHAPES", [(300, 212) if ON_CUDA else (5, 4), (2052,), (64, 32)])
+    run = twins_on_cuda("mada", "all", **options)
+    assert_equal_runs(*run, rtol=2**-7 if options else 2e-5)
 
 
 @pytest.mark.parametrize("learn", [("beta1", "lr"), ()], ids=["learning", "fixed"])
@@ -89,7 +95,7 @@ def test_bf16_slots(hyper):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_parameters_of_16_bits(dtype):
     torch.manual_seed(0)
-    params = [torch.nn.Parameter(torch.randn(shape, device="cuda", dtype=dtype)) for shape in SHAPES]
+    params = [torch.nn.Parameter(torch.randn(shape, device=DEVICE, dtype=dtype)) for shape in SHAPES]
     twins = copy.deepcopy(params)
     learner = fast(start=2)
     ours, slow = (MADA(x, lr=1e-2, learn=learner, engine=e) for x, e in ((params, "triton"), (twins, "eager")))
@@ -116,6 +122,7 @@ def test_a_gradient_that_is_not_finite_changes_no_bit_and_runs_repeat_bit_for_bi
     assert same_bits(*ends)
 
 
+@needs_cuda
 @pytest.mark.parametrize("learn", ["all", ()], ids=str)
 def test_a_captured_step_is_the_step(learn):
     params, fast, twins, other = twins_on_cuda("mada", learn, engine="triton")
@@ -139,11 +146,12 @@ def test_a_captured_step_is_the_step(learn):
     assert same_bits(everything(fast), everything(other))
 
 
+@needs_cuda
 def test_a_new_lr_compiles_nothing():
     from triton import knobs
 
     compiled = []
-    params = [torch.nn.Parameter(torch.randn(shape, device="cuda")) for shape in SHAPES]
+    params = [torch.nn.Parameter(torch.randn(shape, device=DEVICE)) for shape in SHAPES]
     opt = MADA(params, learn=fast(start=2))
     for step in range(6):
         opt.param_groups[0]["lr"] = 1e-2 / (step + 1)

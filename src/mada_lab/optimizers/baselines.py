@@ -29,7 +29,7 @@ Numbers = dict[str, Any]
 
 def adamw(groups: Groups, numbers: Numbers) -> Optimizer:
     """Torch's AdamW in its fastest form, which shares no code with ours."""
-    return torch.optim.AdamW(groups, fused=True, **numbers)
+    return torch.optim.AdamW(groups, **{"fused": True, **numbers})
 
 
 def prodigy(groups: Groups, numbers: Numbers) -> Optimizer:

@@ -39,6 +39,11 @@ class Layout:
         return ("first", "last", "size", "stream", *of_state, "p", "g", "lr", "log_lr", *self.coefficients)
 
     @property
+    def element_columns(self) -> tuple[str, ...]:
+        """The columns with addresses of tensors that have a number per element."""
+        return ("gradient", "anchor", *(SLOT + name for name in self.slots), "p", "g")
+
+    @property
     def numbers(self) -> tuple[str, ...]:
         """The fp64 table: plain numbers of the tensor's group; 0 if there is an address instead."""
         return ("lr", "weight_decay", "horizon", *self.coefficients, *self.hyper_parameters)

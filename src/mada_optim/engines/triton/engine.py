@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import linecache
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -177,12 +177,22 @@ class DeviceTables:
         self._last: dict[str, tuple[list[Any], Tensor]] = {}
         self._captured: list[Tensor] = []
 
+    def chunks(self, sizes: list[int]) -> Tensor:
+        """A row for each chunk: the tensor, and the chunk's first element; (0, 0) if there is none."""
+        return self._kept("chunks", [CHUNK, *sizes], lambda: chunks_of(sizes) or [(0, 0)], torch.int64)
+
     def get(self, name: str, rows: list[Any], dtype: torch.dtype) -> Tensor:
+        return self._kept(name, rows, lambda: rows, dtype)
+
+    def _kept(self, name: str, key: list[Any], rows: Callable[[], list[Any]], dtype: torch.dtype) -> Tensor:
+        """The table of this name, made from `rows` if `key` has changed."""
         last, table = self._last.get(name, (None, None))
-        if table is None or last != rows:
-            table = self._upload(rows, dtype)
+        if table is None or last != key:
+            table = self._upload(rows(), dtype)
             if not modes.capturing(self._device):  # else the table has no numbers before the first replay
-                self._last[name] = (rows, table)
+                self._last[name] = (key, table)
+        if modes.capturing(self._device):
+            self._captured.append(table)  # replays read it, also after a later step has others
         return table
 
     def _upload(self, rows: list[Any], dtype: torch.dtype) -> Tensor:
@@ -191,10 +201,9 @@ class DeviceTables:
         if self._device.type == "cpu":
             return host
         host = host.pin_memory()
-        table = host.to(self._device, non_blocking=True)
         if modes.capturing(self._device):
-            self._captured += [host, table]  # each replay copies again
-        return table
+            self._captured.append(host)  # each replay copies again
+        return host.to(self._device, non_blocking=True)
 
 
 class TritonBatch(TensorBatch):
@@ -217,10 +226,11 @@ class TritonBatch(TensorBatch):
         self._kernel, self._tables, self._entries, self._held = kernel, tables, entries, held
         self._rows = tables.get("rows", rows, torch.int64)
         self._numbers = tables.get("numbers", numbers, torch.float64)
-        chunks = [(j, start) for j, row in enumerate(rows) for start in range(0, row[2], CHUNK)]
-        self._chunk_count = len(chunks)
-        self._chunks = tables.get("chunks", chunks or [(0, 0)], torch.int64)
-        aligned = all(row[2] % 4 == 0 and not any(x % ALIGNMENT for x in row[4:]) for row in rows)
+        self._chunk_count = rows[-1][1]
+        self._chunks = tables.chunks([row[2] for row in rows])
+        layout = kernel.layout
+        size, *addresses = map(layout.columns.index, ("size", *layout.element_columns))
+        aligned = all(row[size] % 4 == 0 and not any(row[x] % ALIGNMENT for x in addresses) for row in rows)
         p, gradient = (getattr(kernel.kernels["tl"], str(dtype).removeprefix("torch.")) for dtype in dtypes)
         self._shape = {"P": p, "GRADIENT": gradient, "ALIGNED": aligned, "CHUNK": CHUNK, "BLOCK": BLOCK}
 
@@ -269,6 +279,11 @@ class TritonBatch(TensorBatch):
             return
         with on(self._kernel.device):
             self._kernel.kernels[name][(programs,)](*arguments, **constants, num_warps=WARPS, enable_fp_fusion=False)
+
+
+def chunks_of(sizes: list[int]) -> list[tuple[int, int]]:
+    """For each chunk of the tensors with these sizes: the tensor's place, and the chunk's first element."""
+    return [(j, start) for j, size in enumerate(sizes) for start in range(0, size, CHUNK)]
 
 
 def ranges_of(scopes: list[int], rows: int) -> list[tuple[int, int]]:

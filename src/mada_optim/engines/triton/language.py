@@ -94,10 +94,15 @@ def pointer(address, dtype: tl.constexpr, ALIGNED: tl.constexpr):
 
 @triton.jit
 def nearest(x, dtype: tl.constexpr):
-    """`x` rounded to nearest even, in bf16 by its bits: Triton's interpreter cuts them off."""
+    """`x` rounded to nearest even, in bf16 by its bits: Triton's interpreter cuts them off.
+
+    A NaN of a CUDA device has all bits set, and would be rounded up to a zero.
+    """
     if dtype == tl.bfloat16:
         bits = x.to(tl.uint32, bitcast=True)
-        y = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        kept = tl.where((bits & 0x7FFFFFFF) > 0x7F800000, 0x7FC0, rounded)
+        y = kept.to(tl.uint16).to(tl.bfloat16, bitcast=True)
     else:
         y = x.to(dtype)
     return y
