@@ -7,7 +7,7 @@ import traceback
 import torch
 import torch.distributed as dist
 
-from tests.reliability.runs import PROCESSES
+from tests.processes import PROCESSES
 
 DEADLINE = 60.0  # seconds
 

@@ -94,11 +94,16 @@ def _at_once(x: Tensor) -> int:
 
 
 def _normalized(x: Tensor) -> Tensor:
-    """`x` over its largest element, so that squares stay finite."""
+    """`x` over its largest element, so that squares stay finite.
+
+    The largest element is a constant for the derivative: multiples of `x` have the polar factor of `x`, so the
+    derivative in the scale is 0. Torch 2.10 and older have no derivative of `aminmax`.
+    """
+    constant = x.detach()
     if x.ndim == 2:
-        low, high = torch.aminmax(x)  # a tenth of the time of the maximum norm
+        low, high = torch.aminmax(constant)  # a tenth of the time of the maximum norm
     else:
-        low, high = (ends[..., None] for ends in torch.aminmax(x.flatten(1), dim=1, keepdim=True))
+        low, high = (ends[..., None] for ends in torch.aminmax(constant.flatten(1), dim=1, keepdim=True))
     return x / torch.maximum(-low, high).clamp(min=torch.finfo(x.dtype).tiny)
 
 
