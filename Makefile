@@ -3,6 +3,7 @@
 #   make test    the tests        make check   lint, format, types, architecture
 #   make docs    the documentation as a site, in out/docs
 #   make drill   kills, full disks, flipped bits: the table in docs/lab/reliability.md, in about half an hour
+#   make test-versions   the library's tests with the oldest and the newest torch: the table in docs/inside/versions.md
 #
 # On Linux pip takes torch's CUDA build, several GB. For the CPU build:
 #   make demo PIP_FLAGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
@@ -13,7 +14,7 @@ DEMO_FLAGS ?=
 BIN := .venv/bin
 LAB := $(BIN)/python -m mada_lab
 
-.PHONY: demo test check docs drill format clean
+.PHONY: demo test check docs drill test-versions format clean
 .DELETE_ON_ERROR:
 
 # Two layers, so that the demo doesn't wait for the tools of developers. torch comes first and alone: whatever is
@@ -53,6 +54,10 @@ docs: .venv/dev
 
 drill: .venv/dev
 	$(BIN)/python -m tests.reliability.drill --write
+
+# With another Python: make test-versions PYTHON=python3.13
+test-versions:
+	$(PYTHON) -m tests.versions --write
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .
