@@ -10,6 +10,7 @@ from types import ModuleType
 from mada_lab.cli.bars import Warnings
 from mada_lab.config.arguments import suggestion
 from mada_lab.errors import ConfigError, Interrupted, LabError, of_memory, visible
+from mada_lab.system.optional import check_torch
 
 #: By topic, the commands and what they do. The file of a command has its `arguments` and its `run`.
 TOPICS = {
@@ -83,7 +84,11 @@ def run(words: list[str]) -> None:
 
 
 def command(name: str) -> ModuleType:
-    """The file of a command, imported when it is asked for: no command pays for another's libraries."""
+    """The file of a command, imported when it is asked for: no command pays for another's libraries.
+
+    Raises DataError if torch is too old for the application.
+    """
+    check_torch()
     return importlib.import_module(f"mada_lab.cli.{name.replace(' ', '_')}")
 
 
