@@ -7,12 +7,6 @@ import torch
 
 from mada_optim import MADA, HyperOptimizer, HyperSGD, LearnedLR, StepInfo
 
-#: For tests of how compiled code reads tensors.
-reads_compiled = pytest.mark.skipif(
-    torch.__version__ < (2, 7),
-    reason="torch's C interface has told a tensor's layout since torch 2.7; before, Python reads",
-)
-
 MIDWAY = {"betas": (0.9, 0.95), "beta3": 0.1, "rho": 0.6, "c": 0.9, "gamma": 0.9}  # nothing sits on a bound
 
 

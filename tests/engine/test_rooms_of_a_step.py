@@ -13,7 +13,6 @@ import torch
 import mada_optim
 from mada_optim import MADA, AutoMuon
 from mada_optim.learning.banks import Banks
-from tests.problems import reads_compiled
 
 ROOT = Path(mada_optim.__file__).parent
 LIMIT = 12
@@ -47,7 +46,6 @@ def files_entered(function):
     return files
 
 
-@reads_compiled
 @pytest.mark.kernel
 @pytest.mark.parametrize("new_gradients", [False, True])
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
