@@ -644,7 +644,7 @@ def test_tensors_are_read_by_compiled_code():
 
 
 def test_a_torch_that_tells_no_layouts_is_read_too(monkeypatch, read_anew, capfd):
-    """As older versions: a sparse tensor is refused before its sizes are asked for, which torch would complain about."""
+    """As in older versions. A sparse tensor is refused before its sizes are asked for: torch would write an error."""
     monkeypatch.setattr(tensors, "LAYOUT", "no such function")
     x = torch.ones(3)
     assert tensors.reader().take([x]) is not None
