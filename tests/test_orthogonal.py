@@ -181,3 +181,10 @@ def test_a_batch_has_the_derivatives_of_its_matrices(function):
     (ours,) = torch.autograd.grad(function(x), x, cotangent)
     (expected,) = torch.autograd.grad(each(function, x), x, cotangent)
     torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-7)
+
+
+def test_a_torch_that_lists_no_capabilities_is_asked_otherwise(monkeypatch):
+    """As torch 2.6: the answer is the same."""
+    listed = cpu_has_bf16.__wrapped__()
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert cpu_has_bf16.__wrapped__() == listed

@@ -142,6 +142,8 @@ def dtype_of_products(x: Tensor) -> torch.dtype:
 @functools.cache
 def cpu_has_bf16() -> bool:
     """Whether the CPU has instructions for bf16 products; without them, bf16 is slower than fp32."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # as in torch 2.6; processors with AMX have AVX512-BF16 too
+        return bool(torch.cpu._is_avx512_bf16_supported())
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
