@@ -5,6 +5,7 @@
 #   make docs    the documentation as a site, in out/docs
 #   make dist    the wheel and the source distribution, in out/dist; make test-sdist runs the tests of the latter
 #   make drill   kills, full disks, flipped bits: the table in docs/lab/reliability.md, in about half an hour
+#   make test-versions   the library's tests with the oldest and the newest torch: the table in docs/inside/versions.md
 #
 # On Linux pip takes torch's CUDA build, several GB. For the CPU build:
 #   make demo PIP_FLAGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
@@ -15,7 +16,7 @@ DEMO_FLAGS ?=
 BIN := .venv/bin
 LAB := $(BIN)/python -m mada_lab
 
-.PHONY: demo test test-triton check docs drill dist test-sdist format clean
+.PHONY: demo test test-triton test-versions check docs drill dist test-sdist format clean
 .DELETE_ON_ERROR:
 
 # Two layers, so that the demo doesn't wait for the tools of developers. torch comes first and alone: whatever is
@@ -81,6 +82,10 @@ test-sdist: dist
 	mkdir -p out/sdist
 	tar -xzf out/dist/*.tar.gz -C out/sdist --strip-components=1
 	$(MAKE) -C out/sdist test PYTHON="$(PYTHON)" PIP_FLAGS="$(PIP_FLAGS)"
+
+# With another Python: make test-versions PYTHON=python3.13
+test-versions:
+	$(PYTHON) -m tests.versions --write
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

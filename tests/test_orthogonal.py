@@ -5,6 +5,7 @@ coarse, that the iteration breaks; a batch whose matrices have a part in one ano
 """
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -231,3 +232,10 @@ def test_a_batch_has_the_derivatives_of_its_matrices(function, monkeypatch):
     (ours,) = torch.autograd.grad(function(x), x, cotangent)
     (expected,) = torch.autograd.grad(each(function, x), x, cotangent)
     torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_torch_that_lists_no_capabilities_is_asked_otherwise(has, monkeypatch):
+    """As torch 2.6."""
+    monkeypatch.setattr(torch, "cpu", SimpleNamespace(_is_avx512_bf16_supported=lambda: has))
+    assert cpu_has_bf16.__wrapped__() is has

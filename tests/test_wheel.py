@@ -87,5 +87,5 @@ def test_wheel_needs_torch_alone(tmp_path):
         assert subprocess.run([*lab, words], timeout=120, capture_output=True).returncode == 0
     for words in (["train"], ["data", "prepare", "pydoc"]):
         run = subprocess.run([*lab, *words], timeout=120, capture_output=True, text=True, cwd=tmp_path)
-        assert run.returncode == 2
+        assert run.returncode == 3
         assert re.fullmatch(r'error: package \w+: .*; run `pip install "mada-optim\[lab\]"`\n', run.stderr), run.stderr

@@ -13,12 +13,15 @@ from mada_optim.matrices.hidden_matrices import hidden
 from mada_optim.matrices.polar_factor import orthogonal, polar
 from tests.problems import along_trace, same_bits, with_muon
 
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
+
 
 def exact_newton_schulz(gradient, coefficients, steps, eps):
     """In the place of torch's own, which rounds to bf16."""
     return orthogonal(gradient) / max(gradient.shape) ** 0.5
 
 
+@needs_muon
 def test_muon_is_torchs(monkeypatch):
     monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", exact_newton_schulz)
     ours, theirs = ([nn.Parameter(torch.ones(shape).double()) for shape in ((4, 6), (6, 3))] for _ in range(2))
@@ -34,6 +37,7 @@ def test_muon_is_torchs(monkeypatch):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
 
 
+@needs_muon
 def test_the_iteration_is_torchs_up_to_its_bf16():
     g = torch.randn(16, 40)
     p, q = nn.Parameter(torch.zeros(16, 40)), nn.Parameter(torch.zeros(16, 40))
@@ -168,6 +172,7 @@ def test_omega_0_is_mada_and_other_tensors_are_always(learn):
     assert same_bits(list(nets[0].parameters()), list(nets[2].parameters()))
 
 
+@needs_muon
 @pytest.mark.parametrize("ratio", [1.0, 3.0])
 def test_omega_1_is_muon_on_hidden_matrices(monkeypatch, ratio):
     """torch's, at the momentum's polar factor as this member takes it, and at its own learning rate."""

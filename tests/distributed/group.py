@@ -4,11 +4,15 @@ import tempfile
 import time
 import traceback
 
+import pytest
 import torch
 import torch.distributed as dist
 
-from tests.reliability.runs import PROCESSES
+from tests.processes import PROCESSES
 
+needs_fsdp2 = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason=f"FSDP2 of torch {torch.__version__} does not run on CPUs"
+)
 DEADLINE = 60.0  # seconds
 
 

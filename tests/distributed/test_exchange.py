@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from benchmarks import sharded_step
 from mada_optim.matrices.polar_factor import polar
 from mada_optim.sharding import exchange
 from tests.distributed import group
@@ -105,12 +104,3 @@ def layouts():
 
 def test_rows_over_one_dimension_of_a_mesh_are_a_layout():
     assert all(map(all, group.run(2, layouts)))
-
-
-def timed():
-    return {way: len(seconds) for way, seconds in sharded_step.measured("0.8M", mesh_of((2,)), repeats=1).items()}
-
-
-def test_the_benchmark_times_every_way():
-    for ways in group.run(2, timed):
-        assert list(ways.values()) == [1] * 4

@@ -112,6 +112,7 @@ def with_fsdp(work, shape, options):
     return work(model, optimizer(model.named_parameters(), **options), rows())
 
 
+@group.needs_fsdp2
 @pytest.mark.parametrize("work", [accumulated, held_out])
 @pytest.mark.parametrize(
     ("shape", "options"),
@@ -141,6 +142,7 @@ def stopped():
     return opt.coefficients() == before[0] and all(torch.equal(x, p.to_local()) for x, p in pairs)
 
 
+@group.needs_fsdp2
 def test_a_bad_gradient_in_one_shard_stops_the_step_on_all():
     assert group.run(2, stopped) == [True, True]
 

@@ -114,6 +114,7 @@ def close(xs, ys, tolerance):
         torch.testing.assert_close(torch.as_tensor(x), torch.as_tensor(y), rtol=tolerance, atol=tolerance)
 
 
+@group.needs_fsdp2
 @pytest.mark.parametrize(
     ("shape", "steps", "options"),
     [((2,), 200, {}), ((4,), 30, {}), ((2, 2), 20, {}), ((2,), 20, {"engine": "eager", "learn": fast(scope="tensor")})],
@@ -181,6 +182,7 @@ def assert_matrices_are_those_of_one_process(ranks, options):
     close(numbers(ranks[0][2]), numbers(opt.coefficients()), 1e-5)
 
 
+@group.needs_fsdp2
 @pytest.mark.parametrize("shape", [(2,), (4,), (2, 2)], ids=["2", "4", "2 replicas of 2"])
 @pytest.mark.parametrize("options", [MATRICES, {"learn": ()}], ids=["lr learned", "plain"])
 @pytest.mark.parametrize("engine", ["auto", "tiled", "eager"])
@@ -194,6 +196,7 @@ def by_columns(p):
     return Shard(1) if p.ndim > 1 else Shard(0)
 
 
+@group.needs_fsdp2
 def test_matrices_that_are_cut_by_columns_are_gathered():
     options = {**MATRICES, "engine": "auto"}
     assert_matrices_are_those_of_one_process(group.run(2, matrices, (2,), options, by_columns), options)
@@ -207,6 +210,7 @@ def learned_matrices():
     return True
 
 
+@group.needs_fsdp2
 def test_a_coefficient_of_sharded_matrices_is_not_learned():
     assert all(group.run(2, learned_matrices))
 
@@ -226,6 +230,7 @@ def counted(world_shape, options):
     return sent, mode.get_total_counts()
 
 
+@group.needs_fsdp2
 @pytest.mark.parametrize(("scope", "scopes"), [("global", 1), ("tensor", 4)])
 def test_bytes_per_step(scope, scopes):
     """Six coefficients per scope, and one number for the whole step, in one message of doubles."""
@@ -251,6 +256,7 @@ def non_finite():
     )
 
 
+@group.needs_fsdp2
 def test_a_bad_gradient_in_one_shard_stops_the_step_on_all():
     assert group.run(2, non_finite) == [True, True]
 
@@ -297,6 +303,7 @@ def by_dcp(first, opt, second, other):
     shutil.rmtree(folder[0], ignore_errors=True)
 
 
+@group.needs_fsdp2
 @pytest.mark.parametrize("through", [plainly, whole, by_dcp])
 def test_state_dicts_hold_dtensors_and_take_whole_tensors(through):
     for same, coefficients, dtensors in group.run(2, resumed, through):

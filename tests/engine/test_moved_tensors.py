@@ -643,6 +643,17 @@ def test_tensors_are_read_by_compiled_code():
     assert tensors.reader() is not None
 
 
+def test_a_torch_that_tells_no_layouts_is_read_too(monkeypatch, read_anew, capfd):
+    """As in older versions. A sparse tensor is refused before its sizes are asked for: torch would write an error."""
+    monkeypatch.setattr(tensors, "LAYOUT", "no such function")
+    x = torch.ones(3)
+    assert tensors.reader().take([x]) is not None
+    assert tensors.reader().take([x, x.to_sparse()]) is None
+    assert tensors.PlainSteps().takes([x], [x.clone()])
+    assert not tensors.PlainSteps().takes([x], [x.to_sparse()])
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("way", [*KEEP, *RECAST], ids=lambda way: way.__name__)
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
 def test_without_compiled_reading(make, way, read_by_python):

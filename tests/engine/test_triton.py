@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 
-from mada_optim import MADA
+from mada_optim import MADA, modes
 from mada_optim.engines.triton import engine
 from tests.problems import parameters
 
@@ -55,7 +55,7 @@ def test_the_table_of_chunks_is_made_once_for_the_same_sizes(monkeypatch):
 
 @pytest.mark.parametrize("captured", [True, False], ids=["captured", "not captured"])
 def test_a_table_that_a_captured_graph_reads_stays(captured, monkeypatch):
-    monkeypatch.setattr(engine, "capturing", lambda device: captured)
+    monkeypatch.setattr(modes, "capturing", lambda device: captured)
     tables = engine.DeviceTables(torch.device("cpu"))
     table = weakref.ref(tables.get("rows", [1, 2], torch.int64))
     tables.get("rows", [3, 4], torch.int64)

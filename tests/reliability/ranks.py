@@ -6,6 +6,7 @@ import time
 import torch.distributed as dist
 
 from mada_lab.compute import world
+from tests.processes import PROCESSES
 from tests.reliability import runs
 
 
@@ -21,7 +22,7 @@ class Group:
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         sizes = (size, local_size or size, self._store.port)
         self.processes = [
-            runs.PROCESSES.Process(target=_member, args=(rank, *sizes, work, arguments)) for rank in range(size)
+            PROCESSES.Process(target=_member, args=(rank, *sizes, work, arguments)) for rank in range(size)
         ]
         for process in self.processes:
             process.start()

@@ -1,7 +1,6 @@
 """Real runs of a tiny GPT, each in a process of its own that may be killed, out of a server with torch loaded."""
 
 import json
-import multiprocessing
 import os
 import sys
 import time
@@ -20,17 +19,12 @@ from mada_lab.system import files
 from mada_lab.system.strict_json import loads
 from mada_lab.training import gradients, trainer
 from mada_optim.sharding import dtensors
+from tests.processes import LOADED, PROCESSES
 from tests.reliability.faults import FaultyOs
 
-PROCESSES = multiprocessing.get_context("forkserver")
-LOADED = (
-    "torch._dynamo",
-    "torch.distributed.fsdp",
-    "mada_lab.training.trainer",
-    "mada_lab.training.verify",
-    "tests.reliability.runs",
+PROCESSES.set_forkserver_preload(
+    [*LOADED, "mada_lab.training.trainer", "mada_lab.training.verify", "tests.reliability.runs"]
 )
-PROCESSES.set_forkserver_preload(list(LOADED))
 DEADLINE = 60.0  # seconds: what takes longer hangs
 CRASHED = 99  # exit code of a traceback
 

@@ -57,6 +57,16 @@ def path_in_torch(make_scheduler):
     return scheduled(problem, opt, make_scheduler(opt))
 
 
+@functools.cache
+def keeps_tensors(make_scheduler):
+    """Whether the scheduler writes into a tensor that is the lr; in some versions of torch, some put another there."""
+    problem = least_squares()
+    opt = torch.optim.SGD(two_groups(problem, double))
+    own = [group["lr"] for group in opt.param_groups]
+    scheduled(problem, opt, make_scheduler(opt))
+    return all(group["lr"] is x for group, x in zip(opt.param_groups, own, strict=True))
+
+
 @each_scheduler
 @each_info
 def test_a_scheduler_sets_the_lr_that_the_step_takes(info, make_scheduler):
@@ -80,7 +90,8 @@ def test_a_tensor_lr_is_scheduled_in_place_and_as_a_float_is(case, make_schedule
     opt = case.make(two_groups(problem, double))
     own = [group["lr"] for group in opt.param_groups]
     path = scheduled(problem, opt, make_scheduler(opt))
-    assert all(group["lr"] is x for group, x in zip(opt.param_groups, own, strict=True))
+    if keeps_tensors(make_scheduler):
+        assert all(group["lr"] is x for group, x in zip(opt.param_groups, own, strict=True))
     for values, expected in zip(path, path_in_torch(make_scheduler), strict=True):
         assert values == pytest.approx(expected, rel=1e-6)
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from mada_lab.config.arguments import suggestion
-from mada_lab.errors import ConfigError, Interrupted, LabError, of_memory, translated, visible
+from mada_lab.errors import ConfigError, Interrupted, LabError, of_memory, visible
+from mada_lab.system import optional
 
 #: By topic, the commands and what they do. The file of a command has its `arguments` and its `run`.
 TOPICS = {
@@ -81,20 +82,14 @@ def run(words: list[str]) -> None:
 
 
 def command(name: str) -> ModuleType:
-    """The file of a command, imported when it is asked for: no command pays for another's libraries."""
-    with translated(ModuleNotFoundError, without_extra):
-        bars = importlib.import_module("mada_lab.cli.bars")
-        found = importlib.import_module(f"mada_lab.cli.{name.replace(' ', '_')}")
+    """The file of a command, imported when it is asked for: no command pays for another's libraries.
+
+    Raises DataError if a library of the extra `lab` is missing, or torch is too old for the application.
+    """
+    optional.check_torch()
+    bars, found = (optional.load(f"mada_lab.cli.{x}", "mada-optim[lab]") for x in ("bars", name.replace(" ", "_")))
     logging.basicConfig(handlers=[bars.Warnings()])
     return found
-
-
-def without_extra(error: ModuleNotFoundError) -> ConfigError:
-    """The error where only `mada_optim` was installed."""
-    return ConfigError(
-        f"package {error.name}: expected it installed, for mada-lab needs it, got none; "
-        'run `pip install "mada-optim[lab]"`'
-    )
 
 
 def overview() -> str:

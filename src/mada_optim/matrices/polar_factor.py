@@ -89,11 +89,16 @@ def _of_batch(steps: Steps, x: Tensor, factor: float) -> Tensor:
 
 
 def _normalized(x: Tensor) -> Tensor:
-    """`x` over its largest element, so that squares stay finite."""
+    """`x` over its largest element, so that squares stay finite.
+
+    The largest element is a constant for the derivative: multiples of `x` have the polar factor of `x`, so the
+    derivative in the scale is 0. Torch 2.10 and older have no derivative of `aminmax`.
+    """
+    constant = x.detach()
     if x.ndim == 2:
-        low, high = torch.aminmax(x)  # a tenth of the time of the maximum norm
+        low, high = torch.aminmax(constant)  # a tenth of the time of the maximum norm
     else:
-        low, high = (ends[..., None] for ends in torch.aminmax(x.flatten(1), dim=1, keepdim=True))
+        low, high = (ends[..., None] for ends in torch.aminmax(constant.flatten(1), dim=1, keepdim=True))
     return x / torch.maximum(-low, high).clamp(min=torch.finfo(x.dtype).tiny)
 
 
@@ -126,6 +131,8 @@ def dtype_of_products(x: Tensor) -> torch.dtype:
 @functools.cache
 def cpu_has_bf16() -> bool:
     """Whether the CPU has instructions for bf16 products; without them, bf16 is slower than fp32."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # as in torch 2.6; processors with AMX have AVX512-BF16 too
+        return bool(torch.cpu._is_avx512_bf16_supported())
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

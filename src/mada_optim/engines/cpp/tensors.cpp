@@ -1,7 +1,8 @@
 // Reads addresses, shapes and dtypes of many tensors in one call.
 //
 // The functions that read one tensor are torch's C interface (torch/csrc/inductor/aoti_torch/c/shim.h), which stays the
-// same from version to version, and which tensors.py fills in. None of them changes a tensor or its count of references.
+// same from version to version, and which tensors.py fills in. Older versions have no `layout`; tensors.py asks Python
+// there. None of them changes a tensor or its count of references.
 
 #include <cstdint>
 #include <cstring>
@@ -41,7 +42,7 @@ int64_t word(const char *at) {
 // Whether a tensor has an address at all: others fail where they are asked for it, and some write about it.
 bool strided(const Torch &torch, const char *object) {
     int32_t layout;
-    return !torch.layout(object + torch.handle_at, &layout) && layout == torch.strided();
+    return !torch.layout || (!torch.layout(object + torch.handle_at, &layout) && layout == torch.strided());
 }
 
 // Whether a strided tensor can be read; then it may still lack its memory.

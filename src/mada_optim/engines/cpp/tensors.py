@@ -24,7 +24,9 @@ FIXED = 8  # as in tensors.cpp, like the order of numbers in `Look`
 OBJECT_WORDS = 8  # of a Python object, which are searched for its type and its tensor
 WORD = array("q").itemsize
 #: Functions of torch's C interface, in the order of `Torch` in tensors.cpp.
-GETTERS = "layout dtype device_type dim storage_size storage_offset sizes strides data_ptr".split()
+GETTERS = "dtype device_type dim storage_size storage_offset sizes strides data_ptr".split()
+LAYOUT = "aoti_torch_get_layout"  # before them; older versions of torch have no such function
+LAYOUT_AT = 5  # its place in `Torch`
 IS_NEG = "_ZN2at6native6is_negERKNS_6TensorE"  # the C interface has none: at::native::is_neg(const at::Tensor &)
 Refused = (build.BuildError, OSError, AttributeError, StopIteration, ValueError)
 
@@ -38,6 +40,7 @@ class Reader:
         code.max_numbers.restype = self._take.restype = ctypes.c_int64
         self._width = code.max_numbers()
         self._torch = functions()
+        self._knows_layouts = self._torch[LAYOUT_AT] != 0
         self._pointer = ctypes.c_void_p(self._torch.buffer_info()[0])
         self._types = array("q", map(id, TYPES))
         self._like = self._trusted()
@@ -58,7 +61,7 @@ class Reader:
 
     def take(self, tensors: list[Tensor]) -> "array[int] | None":
         """The looks of tensors; None if one has no memory of its own, or is no plain tensor or parameter."""
-        if not set(map(type, tensors)) <= set(TYPES):
+        if not set(map(type, tensors)) <= set(TYPES) or not self._strided(tensors):
             return None
         looks = array("q", bytes(WORD * self._width * len(tensors)))
         length = self._take(self._pointer, ctypes.py_object(tensors), ctypes.c_int64(len(tensors)), pointer(looks))
@@ -77,7 +80,13 @@ class Reader:
         """
         expected = (pointer(self._types), pointer(self._like), pointer(sizes))
         arguments = (ctypes.py_object(tensors), ctypes.c_int64(len(tensors)), *expected)
+        if not self._strided(tensors):
+            return False
         return bool(self._plain(self._pointer, *arguments, ctypes.c_void_p(to), ctypes.c_int64(step)))
+
+    def _strided(self, tensors: list[Any]) -> bool:
+        """Whether all tensors are strided; True too where tensors.cpp can tell that itself."""
+        return self._knows_layouts or all(getattr(x, "layout", None) is torch.strided for x in tensors)
 
 
 class Placement:
@@ -143,11 +152,11 @@ def functions() -> "array[int]":
     """`Torch` in tensors.cpp. Raises OSError, AttributeError or StopIteration if this torch lacks a function."""
     of_torch = ctypes.CDLL(str(next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))))
     calls = [getattr(of_torch, f"aoti_torch_get_{name}") for name in GETTERS]
-    item, is_neg = ctypes.pythonapi.PyList_GetItem, of_torch[IS_NEG]
+    item, layout, is_neg = ctypes.pythonapi.PyList_GetItem, getattr(of_torch, LAYOUT, None), of_torch[IS_NEG]
     constants = (of_torch.aoti_torch_layout_strided, of_torch.aoti_torch_device_type_cpu)
     samples = [zeros(), torch.nn.Parameter(zeros())]
     places = [place_of(list(map(id, map(type, samples))), samples), place_of([x._cdata for x in samples], samples)]
-    return array("q", [address(item), *places, *map(address, (*constants, *calls, is_neg))])
+    return array("q", [address(item), *places, *map(address, (*constants, layout, *calls, is_neg))])
 
 
 def zeros(*shape: int) -> Tensor:
