@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from digits import accuracy, mlp, train_and_test
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -27,7 +28,7 @@ class Digits(LightningModule):
         super().__init__()
         self.net = mlp()
 
-    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
         x, y = batch
         loss = torch.nn.functional.cross_entropy(self.net(x), y)
         self.log("loss", loss)
@@ -44,12 +45,14 @@ class ByHand(Digits):
         super().__init__()
         self.automatic_optimization = False
 
-    def training_step(self, batch: list[Tensor], index: int) -> None:
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
         loss, opt = super().training_step(batch, index), self.optimizers()
+        assert isinstance(opt, LightningOptimizer)
         opt.zero_grad()
         self.manual_backward(loss)
-        self.clip_gradients(opt, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        self.clip_gradients(opt.optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
         opt.step()
+        return loss
 
 
 def fit(folder: str, epochs: int, checkpoint: str | None = None, kind: type = Digits) -> tuple[Digits, Trainer]:

@@ -6,6 +6,7 @@ The container finds optimizers by name: a subclass adds AutoMuon to the names. O
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,7 +50,8 @@ class Net(nn.Module):
         x = self.tok_embeddings(ids)
         for layer in self.layers.values():
             x = x + torch.tanh(layer(self.norm(x)))
-        return self.output(self.norm(x))
+        logits: torch.Tensor = self.output(self.norm(x))
+        return logits
 
 
 def train(model: Net, optimizers: Optimizers, steps: range) -> list[float]:
@@ -64,7 +66,7 @@ def train(model: Net, optimizers: Optimizers, steps: range) -> list[float]:
     return losses
 
 
-def main() -> dict:
+def main() -> dict[str, Any]:
     model = Net()
     optimizers = Optimizers(config(), model_parts=[model])
     losses = train(model, optimizers, range(20))

@@ -6,7 +6,8 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from mada_optim import AutoMuon, param_groups
 from mada_optim.integrations.transformers import MADACallback
@@ -22,8 +23,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def main(steps: int = 20) -> SFTTrainer:
     torch.manual_seed(0)
-    shape = {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": len(WORDS)}
-    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=1, eos_token_id=1))
+    config = GPT2Config(
+        n_layer=1, n_head=2, n_embd=32, n_positions=32, vocab_size=len(WORDS), bos_token_id=1, eos_token_id=1
+    )
+    model = GPT2LMHeadModel(config)
     data = Dataset.from_dict({"text": ["the rate is learned while it trains"] * 64})
     opt = AutoMuon(param_groups(model), lr=1e-2)
     with tempfile.TemporaryDirectory() as folder:

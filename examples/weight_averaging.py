@@ -4,6 +4,8 @@
 copies, which a step of the optimizer doesn't touch.
 """
 
+from typing import Any
+
 import torch
 from digits import accuracy, shuffled, train_and_test
 from torch import nn
@@ -18,7 +20,7 @@ def net() -> nn.Module:
     return nn.Sequential(*first, nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
-def main(epochs: int = 6, averaged: int = 3) -> dict:
+def main(epochs: int = 6, averaged: int = 3) -> dict[str, Any]:
     train, test = train_and_test()
     model = net()
     opt = AutoMuon(param_groups(model))

@@ -5,6 +5,7 @@ python -m tests.public_api --write     # after a change that was decided; CHANGE
 
 import importlib
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Mapping
@@ -72,12 +73,20 @@ def lines_of(name, x):
         return
     yield f"class {name}" if inspect.isclass(x) else f"{name}{result(x)}"
     yield from signature(x)
-    for member in sorted(vars(x) if inspect.isclass(x) else ()):
+    for member in members(x):
         value = inspect.getattr_static(x, member)
         value = getattr(value, "__func__", value)
         if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
             yield f"  .{member}{result(value)}"
             yield from signature(value) if inspect.isfunction(value) else ()
+
+
+def members(x):
+    """Names in a class, and in its bases that are ours, up to the first public one, which has them listed."""
+    bases = [base for base in x.__mro__ if base.__module__.startswith("mada_optim")] if inspect.isclass(x) else []
+    public = sys.modules["mada_optim"].__all__
+    ours = [*bases[:1], *itertools.takewhile(lambda base: base.__name__ not in public, bases[1:])]
+    return sorted({name for base in ours for name in vars(base)})
 
 
 def of_library():

@@ -23,6 +23,7 @@ FLOORS = {
         "learning matrices",
         "engines grouping rules",
         "group_keys inspection registry state_dicts stepping",
+        "inspectable",
         "hyper_optimizer",
         "integrations optimizers",
         "__init__ describe",

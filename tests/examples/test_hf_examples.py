@@ -83,7 +83,7 @@ def test_accelerate_goes_on_bit_for_bit_from_a_saved_state(example):
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks for it
 def test_adam_moves_the_factors_of_lora_and_muon_does_if_told(example):
-    pytest.importorskip("peft", reason="peft is not installed: pip install 'mada-optim[hf]'")
+    pytest.importorskip("peft", reason="peft is not installed: pip install 'mada-optim[finetuning]'")
     runs = example("peft_lora").main()
     for name, hidden in (("Adam", False), ("Muon", True)):
         run = runs[name]
@@ -98,7 +98,7 @@ def test_adam_moves_the_factors_of_lora_and_muon_does_if_told(example):
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # TRL's arguments set it
 def test_the_sft_trainer_trains_with_automuon(example):
-    pytest.importorskip("trl", reason="trl is not installed: pip install 'mada-optim[hf]'")
+    pytest.importorskip("trl", reason="trl is not installed: pip install 'mada-optim[finetuning]'")
     trainer = example("trl_sft").main()
     losses, last = logged(trainer)
     assert losses[-1] < 0.5 * losses[0]

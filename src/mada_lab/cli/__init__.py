@@ -1,6 +1,5 @@
 """The command line `mada-lab`: the only place that parses arguments. Each command, a file here, calls into the rest."""
 
-import importlib
 import logging
 import os
 import sys
