@@ -74,7 +74,6 @@ drill: .venv/dev
 dist: .venv/dev
 	rm -rf out/dist
 	$(BIN)/python -m build --outdir out/dist
-	$(BIN)/python -m twine check --strict out/dist/*
 
 # Somewhere else, with an environment of its own: nothing of this checkout is beside it.
 test-sdist: dist
