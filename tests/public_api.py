@@ -86,7 +86,13 @@ def members(x):
     bases = [base for base in x.__mro__ if base.__module__.startswith("mada_optim")] if inspect.isclass(x) else []
     public = sys.modules["mada_optim"].__all__
     ours = [*bases[:1], *itertools.takewhile(lambda base: base.__name__ not in public, bases[1:])]
-    return sorted({name for base in ours for name in vars(base)})
+    names = {name for base in ours for name, value in vars(base).items() if not is_hook(base, value)}
+    return sorted(names)
+
+
+def is_hook(cls, value):
+    """Whether torch has put a method into the class of an optimizer, as it does with `step` for its hooks."""
+    return getattr(value, "hooked", False) and cls.__name__ != "HyperOptimizer"
 
 
 def of_library():

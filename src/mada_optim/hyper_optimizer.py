@@ -206,7 +206,8 @@ class HyperOptimizer(Inspectable):
         Raises:
             RuntimeError: A gradient is sparse, or a tensor can't be used; nothing is changed.
         """
-        return None if self.graph_step.joined(closure) else self._step(closure)
+        joined = torch.compiler.is_dynamo_compiling() and self.graph_step.joined(closure)
+        return None if joined else self._step(closure)
 
     @modes.opaque
     def _step(self, closure: Callable[[], float] | None = None) -> float | None:

@@ -51,9 +51,12 @@ def of_all(function: Function, matrices: Sequence[Tensor]) -> list[Tensor]:
     singles = [matrix for x in matrices for matrix in (x.unbind() if x.ndim == 3 else (x,))]
     results: dict[int, Tensor] = {}
     for positions in plan(singles):
-        one = len(positions) == 1
-        chosen = singles[positions[0]] if one else torch.stack([singles[i] for i in positions])
-        results.update(zip(positions, (function(chosen),) if one else function(chosen).unbind(), strict=True))
+        first = singles[positions[0]]
+        if at_once(*first.shape, first.device) == 1:
+            results[positions[0]] = function(first)
+        else:  # also of one matrix: the result doesn't depend on the other matrices, as batched products round alike
+            batch = torch.stack([singles[i] for i in positions])
+            results.update(zip(positions, function(batch).unbind(), strict=True))
     in_order = iter([results[i] for i in range(len(singles))])
     return [_joined([next(in_order) for _ in x], x) if x.ndim == 3 else next(in_order) for x in matrices]
 

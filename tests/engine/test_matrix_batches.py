@@ -97,3 +97,13 @@ def test_equal_matrices_are_in_the_same_buffer(monkeypatch):
     """Though others are between them. Of 160 elements, 96 are two matrices, 144 are three blocks, 156 is all else."""
     _, shapes = step(monkeypatch, 160)
     assert shapes == [(2, 8, 6), (3, 8, 6), (2, 8, 6), (2, 5, 6)]
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4), (40, 16)])
+@pytest.mark.parametrize("function", [orthogonal, polar])
+def test_a_result_does_not_depend_on_the_other_matrices(shape, function):
+    torch.manual_seed(0)
+    matrices = [torch.randn(shape) for _ in range(4)]
+    together = of_all(function, matrices)
+    alone = [of_all(function, [x])[0] for x in matrices]
+    assert all(map(torch.equal, together, alone))

@@ -83,7 +83,7 @@ def _on_whole_matrix(function: Callable[[Tensor], Tensor], x: Tensor, steps: Ste
 def _of_batch(steps: Steps, x: Tensor, factor: float) -> Tensor:
     """`steps` on each matrix of a batch, on as many at once as is fast."""
     size = matrix_batches.at_once(x.shape[1], x.shape[2], x.device)
-    if size == 1 or len(x) == 1:
+    if size == 1:
         return torch.stack([steps(matrix, factor) for matrix in x])
     return steps(x, factor) if size >= len(x) else torch.cat([steps(part, factor) for part in torch.split(x, size)])
 
@@ -105,7 +105,8 @@ def _normalized(x: Tensor) -> Tensor:
 def _jordan(x: Tensor, factor: float = 1.0) -> Tensor:
     x = _normalized(x)
     gram = _gram(x)
-    norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()  # of X: the trace of A is the sum of squares
+    square_of_norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1)  # the trace of A; 1 at least, where X isn't 0
+    norm = square_of_norm.clamp(min=0.25).sqrt()  # a root has no derivative at 0
     return _all_steps(x, gram, symmetric_product(gram, gram), norm, JORDAN, factor)
 
 
@@ -119,7 +120,8 @@ def _minimax_in(dtype: torch.dtype, x: Tensor, factor: float = 1.0) -> Tensor:
     square = symmetric_product(gram, gram)
     of_each = (-2, -1) if x.ndim == 3 else None
     exact = torch.promote_types(dtype, torch.float32)
-    norm = torch.linalg.vector_norm(square, dim=of_each, dtype=exact) ** 0.25  # the largest eigenvalue of A^2 is s^4
+    norm = torch.linalg.vector_norm(square, dim=of_each, dtype=exact)
+    norm = norm.clamp(min=0.0625).sqrt().sqrt()  # the largest eigenvalue of A^2 is s^4; a root has no derivative at 0
     return _all_steps(x, gram, square, norm, MINIMAX, factor)
 
 
@@ -155,10 +157,10 @@ def _all_steps(
     The norm divides the coefficients of the first step, and `factor` multiplies those of the last, instead of X.
     """
     (a, b, c), *rest, last = quintics
-    scale = norm.clamp(min=0.5)  # 1 at least, where X isn't 0
-    scale = scale[..., None, None] if x.ndim == 3 else scale
+    scale = norm[..., None, None] if x.ndim == 3 else norm
     exact = torch.promote_types(x.dtype, torch.float32)  # the terms of the first step are large and nearly cancel out
-    p = torch.addcmul(gram.to(exact) * (b / scale**3), square.to(exact), c / scale**5)
+    cube = scale * scale * scale  # pow rounds one number otherwise than several
+    p = torch.addcmul(gram.to(exact) * (b / cube), square.to(exact), c / (cube * scale * scale))
     _add_to_diagonal(p, a / scale)
     p = p.to(x.dtype)
     rest.append((factor * last[0], factor * last[1], factor * last[2]))

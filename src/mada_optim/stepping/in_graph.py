@@ -64,11 +64,11 @@ class GraphStep:
         return [p for group in self.groups for p in group["params"]]
 
     def joined(self, closure: object) -> bool:
-        """Whether a step has become an operation of a graph, which torch.compile traces now.
+        """Makes a step an operation of the graph that torch.compile traces now; returns whether it has.
 
         A closure, and parameters that can't be given to an operation, break the graph instead.
         """
-        if not torch.compiler.is_dynamo_compiling() or closure is not None or not self.is_plain:
+        if closure is not None or not self.is_plain:
             return False
         params, keys = self.params(), [(i, key) for i, of_group in enumerate(self.keys) for key in of_group]
         keys = [(i, key) for i, key in keys if isinstance(self.groups[i].get(key), Tensor)]

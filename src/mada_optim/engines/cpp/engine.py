@@ -49,12 +49,19 @@ class Loops:
     name = "cpu"
 
     def __init__(self, program: Program, build: Callable[[torch.dtype], ctypes.CDLL]) -> None:
-        self.program, self.library = program, build
-        library = build(torch.float32)
+        self.program, self._build = program, build
+        self._libraries: dict[torch.dtype, ctypes.CDLL] = {}
+        library = self.library(torch.float32)
         assert library.state_bytes() == ctypes.sizeof(StatePointers)
         assert library.step_bytes() == STEP_WORDS * WORD
         self._states = PreparedStates(self._pointers)
         self._weights = (torch.float32, *DROPPED) if program.weights else (torch.float32,)
+
+    def library(self, dtype: torch.dtype) -> ctypes.CDLL:
+        """The compiled loops for weights of this dtype."""
+        if dtype not in self._libraries:
+            self._libraries[dtype] = self._build(dtype)
+        return self._libraries[dtype]
 
     def prepare(self, entry: StepInput) -> StatePointers | None:
         """Pointers into the state; None for a tensor that the loops can't move.
