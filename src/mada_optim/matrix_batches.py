@@ -52,7 +52,7 @@ def of_all(function: Function, matrices: Sequence[Tensor]) -> list[Tensor]:
     results: dict[int, Tensor] = {}
     for positions in plan(singles):
         first = singles[positions[0]]
-        if at_once(*first.shape, first.device) == 1:
+        if at_once(first.shape[0], first.shape[1], first.device) == 1:
             results[positions[0]] = function(first)
         else:  # also of one matrix: the result doesn't depend on the other matrices, as batched products round alike
             batch = torch.stack([singles[i] for i in positions])

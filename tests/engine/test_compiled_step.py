@@ -221,7 +221,7 @@ def test_a_list_of_groups_put_in_the_place_of_the_old_one_is_refused_once():
 
 
 def test_gradients_are_as_they_were_after_a_graph_that_fails():
-    """A gradient that the optimizer refuses leaves all of them in place."""
+    """A gradient that the optimizer refuses leaves all of them in place, and the caller's mode of gradients."""
     model = network(torch.float32)
     opt = Adam(model.parameters())
     step = torch.compile(opt.step, backend="eager", fullgraph=True)
@@ -231,4 +231,5 @@ def test_gradients_are_as_they_were_after_a_graph_that_fails():
     opt.param_groups[0]["learning_rate"] = 0.1
     with pytest.raises(ValueError, match="learning_rate"):
         step()
+    assert torch.is_grad_enabled()
     assert all(p.grad is g for p, g in zip(model.parameters(), before, strict=True))

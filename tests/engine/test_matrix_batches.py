@@ -104,6 +104,6 @@ def test_equal_matrices_are_in_the_same_buffer(monkeypatch):
 def test_a_result_does_not_depend_on_the_other_matrices(shape, function):
     torch.manual_seed(0)
     matrices = [torch.randn(shape) for _ in range(4)]
-    together = of_all(function, matrices)
-    alone = [of_all(function, [x])[0] for x in matrices]
+    together = matrix_batches.of_all(function, matrices)
+    alone = [matrix_batches.of_all(function, [x])[0] for x in matrices]
     assert all(map(torch.equal, together, alone))

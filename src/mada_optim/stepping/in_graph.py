@@ -21,7 +21,9 @@ from mada_optim.learning.banks import Banks
 Group = dict[str, Any]
 
 OPERATION = "mada_optim::step"
-SCHEMA = "(Tensor(a!)[] moved, Tensor[] gradients, Tensor[] numbers, int[] places, str[] keys, str name) -> ()"
+SCHEMA = (
+    "(Tensor(a!)[] moved, Tensor[] gradients, Tensor[] numbers, int[] places, str[] keys, str name, bool enabled) -> ()"
+)
 #: The compiler's own CUDA graphs leave the operation out, because a step may allocate memory that it keeps.
 TAGS = [getattr(torch.Tag, name) for name in ("pt2_compliant_tag", "cudagraph_unsafe") if hasattr(torch.Tag, name)]
 
@@ -73,6 +75,7 @@ class GraphStep:
         params, keys = self.params(), [(i, key) for i, of_group in enumerate(self.keys) for key in of_group]
         keys = [(i, key) for i, key in keys if isinstance(self.groups[i].get(key), Tensor)]
         places = [j for j, p in enumerate(params) if p.grad is not None]
+        enabled = torch.is_grad_enabled()
         with torch.no_grad():
             torch.ops.mada_optim.step(
                 [params[j] for j in places] + self.columns,
@@ -81,6 +84,7 @@ class GraphStep:
                 places,
                 [f"{i}.{key}" for i, key in keys],
                 self.name,
+                enabled,
             )
         return True
 
@@ -147,8 +151,13 @@ def _run(
     places: list[int],
     keys: list[str],
     name: str,
+    enabled: bool,
 ) -> None:
-    STEPS[name].run(moved, gradients, dict(zip(keys, numbers, strict=True)), places)
+    try:
+        STEPS[name].run(moved, gradients, dict(zip(keys, numbers, strict=True)), places)
+    except BaseException:
+        torch.set_grad_enabled(enabled)  # the graph, which turned gradients off before the step, doesn't get to its end
+        raise
 
 
 def _no_output(*_: object) -> None:
