@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import time
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from mada_lab.compute.world import ALONE
 from mada_lab.training import restarts
 from tests.reliability import elastic, ranks, runs
+from tests.reliability.elastic import started
 
 LAUNCH = elastic.LAUNCH
 LIMIT = 60.0  # seconds: torchrun gives its processes 30 to end by themselves
@@ -25,19 +25,6 @@ LIMIT = 60.0  # seconds: torchrun gives its processes 30 to end by themselves
 
 def command(data_dir, out_dir, **keys):
     return elastic.command(replace(elastic.CONFIG, data_dir=str(data_dir), out_dir=str(out_dir), **keys))
-
-
-@contextmanager
-def started(words, **environment):
-    """A process, and whatever it has started, none of which is left in the end."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def wait_for_steps(process, out_dir, steps):

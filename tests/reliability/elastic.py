@@ -38,11 +38,10 @@ def workers(process):
 
 
 @contextmanager
-def launched(config, size=2):
-    """torchrun with `size` processes; in the end none of them is left."""
-    words = [*LAUNCH, "--standalone", f"--nproc_per_node={size}", f"--max-restarts={RESTARTS}", *command(config)]
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # an unread pipe would fill up, and block it
-    process = subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True, **streams)
+def started(words, stderr=subprocess.PIPE, **environment):
+    """A process, and whatever it has started, none of which is left in the end."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    process = subprocess.Popen(words, env=env, stderr=stderr, text=True, start_new_session=True)
     try:
         yield process
     finally:
@@ -51,24 +50,27 @@ def launched(config, size=2):
         process.communicate()
 
 
-def kill_one(process, before, seconds, rng):
-    """Waits for workers other than `before`, kills one at random after `seconds`; returns the workers it was among.
+def launched(config, size=2):
+    """torchrun with `size` processes. Its errors are dropped: a pipe that nobody reads would fill up, and block it."""
+    words = [*LAUNCH, "--standalone", f"--nproc_per_node={size}", f"--max-restarts={RESTARTS}", *command(config)]
+    return started(words, stderr=subprocess.DEVNULL)
 
-    Nothing is killed if the run ends sooner.
-    """
+
+def kill_one(process, seconds, rng):
+    """Kills one of the workers at random, `seconds` after their start; returns whether it has, before the run's end."""
     until = time.monotonic() + DEADLINE
-    while process.poll() is None and (len(found := workers(process)) < 2 or set(found) & set(before)):
+    while process.poll() is None and (len(found := workers(process)) < 2):
         assert time.monotonic() < until, "torchrun starts no processes"
         time.sleep(0.02)
     if process.poll() is not None:
-        return []
+        return False
     until = time.monotonic() + seconds
     while time.monotonic() < until and process.poll() is None:
         time.sleep(0.02)
     with suppress(ProcessLookupError):
         os.kill(rng.choice(found), signal.SIGKILL)
-        return found
-    return []
+        return True
+    return False
 
 
 def at_random(folder, config, count, rng, seconds=8.0):
@@ -85,7 +87,7 @@ def at_random(folder, config, count, rng, seconds=8.0):
     while kills < count:
         mine, problem = replace(config, out_dir=str(folder / f"{tally.cases}")), ""
         with launched(mine) as process:
-            kills += bool(kill_one(process, [], rng.uniform(0.0, seconds), rng))
+            kills += kill_one(process, rng.uniform(0.0, seconds), rng)
             try:
                 code = process.wait(DEADLINE)
             except subprocess.TimeoutExpired:
