@@ -184,7 +184,12 @@ def group(config: RunConfig) -> Iterator[None]:
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with translated((RuntimeError, ValueError, OSError), _of_group):
-        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timedelta(seconds=config.distributed_timeout))
+        timeout = timedelta(seconds=config.distributed_timeout)
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun keeps its store over restarts: without a prefix, processes find the addresses of dead ones there
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "nccl" if on_cuda else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         try:
             yield
         except Interrupted:  # all processes are; after another error, waiting for a process that is gone takes long
