@@ -74,10 +74,7 @@ def kill_one(process, seconds, rng):
 
 
 def at_random(folder, config, count, rng, seconds=8.0):
-    """Kills one of two processes in each of `count` launches, within `seconds` of its start.
-
-    An attempt may fail because gloo doesn't connect, and uses up a restart too.
-    """
+    """Kills one of two processes in each of `count` launches, within `seconds` of its start."""
     tally = Tally("torchrun starts all again; in the end the undisturbed state, rows and summary")
     folder.mkdir()
     whole = replace(config, out_dir=str(folder / "undisturbed"))
