@@ -13,6 +13,7 @@ from mada_optim.engines import eager
 from mada_optim.engines.numbers import learning_rate, scalar
 from mada_optim.engines.program import Program
 from mada_optim.engines.protocol import StepInput
+from mada_optim.layouts import viewing
 from mada_optim.learning.bank import is_memory
 from mada_optim.learning.banks import Banks
 from mada_optim.matrices.hidden_matrices import LR_RATIO, flags, view
@@ -52,16 +53,20 @@ class Readings:
         canvas = eager.canvas(dtensors.local(p))
         program, layout = self._program.of_parameter(group, j), flags(self._program.rule, group)[j]
         options = self._options(view(self._program.rule, group, layout), j)
-        g = canvas.to(eager.compute_dtype(canvas))
-        slots = eager.slots_after_last_update(StepInput(program, program.form, canvas, g, states[p], options))
-        return {name: dtensors.like(p, x.clone()) if name in program.slots else x.clone() for name, x in slots.items()}
+        g, form = canvas.to(eager.compute_dtype(canvas)), program.form
+        rule = form if form.pointwise else viewing(form, layout)
+        slots = eager.slots_after_last_update(StepInput(program, rule, canvas, g, states[p], options))
+        sharded = eager.per_element_or_row(form)
+        return {name: dtensors.like(p, x.clone()) if name in sharded else x.clone() for name, x in slots.items()}
 
     def memory(self, groups: Groups) -> "MemoryBill":
         """The size of the state that each parameter has, or will have after its first step."""
         return MemoryBill.of(
-            (x, eager.new_state(self._program.of_parameter(group, j), eager.canvas(x.detach()).to("meta")))
+            (x, eager.new_state(self._program.of_parameter(group, j), eager.canvas(x.detach()).to("meta"), layout))
             for group in groups
-            for j, x in enumerate(map(dtensors.local, group["params"]))
+            for j, (x, layout) in enumerate(
+                zip(map(dtensors.local, group["params"]), flags(self._program.rule, group), strict=True)
+            )
         )
 
     def _by_scope(self, read: Callable[[Group, int], dict[str, float]], groups: Groups, states: States) -> Reading:

@@ -77,15 +77,22 @@ def view_shape(shape: torch.Size, layout: Layout) -> torch.Size:
     return torch.Size(matrices[1:] if layout is True else matrices)
 
 
+def row_shape(shape: torch.Size, layout: Layout) -> torch.Size:
+    """The shape of a slot with one number per row of the matrices in a parameter: its first dimensions."""
+    return shape[:-1] if layout == BATCHED and len(shape) > 2 else shape[:1]
+
+
 def viewing(rule: Rule, layout: Layout) -> Rule:
     """`rule` for tensors in the parameter's shape; it sees their matrices."""
+    rows = [slot.name for slot in rule.slots if slot.per_row]
 
     def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         shape = view_shape(g.shape, layout)
         if shape == g.shape:
             return rule.update(c, g, s, t)
-        u, after = rule.update(c, g.reshape(shape), _reshaped(s, shape), t)
-        return u.reshape(g.shape), _reshaped(after, g.shape)
+        seen = {name: _reshaped(x, shape[:-1] if name in rows else shape) for name, x in s.items()}
+        u, after = rule.update(c, g.reshape(shape), seen, t)
+        return u.reshape(g.shape), {name: _reshaped(x, s[name].shape) for name, x in after.items()}
 
     return replace(rule, update=update)
 
@@ -115,5 +122,5 @@ def of_all(function: Callable[[Tensor], Tensor], tensors: Sequence[Tensor], layo
     return [y.reshape(x.shape) for x, y in zip(tensors, results, strict=True)]
 
 
-def _reshaped(slots: Slots, shape: torch.Size) -> dict[str, Tensor]:
-    return {name: x.reshape(shape) if x.ndim else x for name, x in slots.items()}
+def _reshaped(slot: Tensor, shape: torch.Size) -> Tensor:
+    return slot.reshape(shape) if slot.ndim else slot

@@ -77,6 +77,8 @@ class Slot:
         symbol: Its letter in LaTeX.
         init: Initial value of its elements, at t = 0.
         scalar: Whether it is one number per parameter (0-d, fp64) instead of one per element.
+        per_row: Whether it is one number per row of each matrix, in the dtype of computation. A rule sees a tensor of
+            the shape of its argument `g` without the last dimension; of a vector, which is a column, the whole shape.
         non_negative: Whether its elements are never negative, as an average of squares. `state_dtype="8bit"` then
             keeps the precision of their square roots, and rounds no positive element to 0.
     """
@@ -85,7 +87,13 @@ class Slot:
     symbol: str
     init: float = 0.0
     scalar: bool = False
+    per_row: bool = False
     non_negative: bool = False
+
+    @property
+    def per_element(self) -> bool:
+        """Whether it has one number per element of the parameter."""
+        return not (self.scalar or self.per_row)
 
 
 #: The learning rate, which every rule has outside of its function. The logarithm of a factor on the lr that the user or

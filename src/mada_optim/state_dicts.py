@@ -107,7 +107,7 @@ class StateDicts:
                 rule = getattr(above, "rule", None)
                 saved, per_row = arranged[key], None
                 if isinstance(rule, Rule):
-                    saved, per_row = unpacked(saved, rule), eager.per_element(rule)
+                    saved, per_row = unpacked(saved, rule), eager.per_element_or_row(rule)
                 arranged[key] = load_by_name.rearranged_rows(saved, rows, per_row)
         return arranged
 
@@ -118,11 +118,11 @@ def whole(groups: list[Group], state_dict: Mapping[str, Any], rule: Rule) -> dic
     What is in 8 bits there is saved in fp32: other processes would have other blocks. Loading it packs it again, to the
     same bits if the shards are the same.
     """
-    per_element, states = eager.per_element(rule), dict(state_dict["state"])
+    sharded, states = eager.per_element_or_row(rule), dict(state_dict["state"])
     for p, key in _keys(groups, state_dict):
         if key in states and dtensors.is_sharded(p):
             state = eight_bits.unpacked(states[key], rule).items()
-            states[key] = {name: dtensors.like(p, x) if name in per_element else x for name, x in state}
+            states[key] = {name: dtensors.like(p, x) if name in sharded else x for name, x in state}
     return states
 
 
@@ -179,7 +179,7 @@ def check(program: Program, groups: list[Group], state_dict: Mapping[str, Any], 
             )
     _known(state_dict)
     coefficients = set(map(option_key, (*rule.coefficient_names(), "lr")))
-    programs = []
+    programs, layouts = [], list[Layout]()
     for ours, theirs in zip(groups, state_dict["param_groups"], strict=False):
         keys = [key for key in {**ours, **theirs} if key in coefficients or is_memory(key)]
         _same("parameter group", _shapes(ours, keys), _shapes(theirs, keys))
@@ -188,11 +188,12 @@ def check(program: Program, groups: list[Group], state_dict: Mapping[str, Any], 
         flags = hidden_matrices.flags(rule, group)[:common]
         _layouts(ours["params"], flags)
         programs += [_of_saved_group(program, group, layout) for layout in flags]
-    for (p, state), specialized in zip(_pairs(groups, state_dict), programs, strict=False):
+        layouts += flags
+    for (p, state), specialized, layout in zip(_pairs(groups, state_dict), programs, layouts, strict=False):
         if state:
             _tensors(state)
             canvas = eager.canvas(dtensors.outline(p))
-            expected = eager.new_state(replace(specialized, state_dtype=None), canvas)
+            expected = eager.new_state(replace(specialized, state_dtype=None), canvas, layout)
             idle = set(rule.slot_names()) - set(specialized.form.slot_names())
             saved = {"anchor" if name == "trace" and "anchor" not in state else name: x for name, x in state.items()}
             _same("state of a parameter", _shapes(expected, expected), _shapes(saved, saved.keys() - idle))
@@ -235,10 +236,10 @@ def restored(groups: list[Group], state_dict: Mapping[str, Any], program: Progra
     places = [(group, j) for group in groups for j in range(len(group["params"]))]
     programs = [program.of_parameter(*place) for place in places]
     idle = [set(rule.slot_names()) - set(x.form.slot_names()) for x in programs]
-    per_element = eager.per_element(rule)
+    sharded = eager.per_element_or_row(rule)
 
     def copied(p: Tensor, name: str, x: Tensor) -> Tensor:
-        shard = dtensors.taken_from(x, p) if name in per_element else x
+        shard = dtensors.taken_from(x, p) if name in sharded else x
         narrow = shard.dtype is torch.float16 and name in rule.slot_names()
         return shard.detach().clone().to(p.device, torch.float32 if narrow else shard.dtype)
 

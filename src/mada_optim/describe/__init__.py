@@ -84,7 +84,7 @@ class Description:
 
     def bytes_per_parameter(self, learning: bool = False, slots: Iterable[str] | None = None) -> int:
         """Bytes for each element of a parameter in fp32: the slots, or those named, and while learning the gradient."""
-        kept = [slot.name for slot in self.slots if not slot.scalar]
+        kept = [slot.name for slot in self.slots if slot.per_element]
         return ELEMENT * (len(kept if slots is None else {*kept} & {*slots}) + learning)
 
     def bytes_per_tensor(self, learning: bool = False) -> int:

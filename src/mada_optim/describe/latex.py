@@ -23,6 +23,7 @@ SAME = {  # torch's names for operations that Python's operators have too
 # GitHub refuses \operatorname.
 FUNCTIONS = {"exp": r"\exp", "log": r"\ln", "tanh": r"\tanh", "maximum": r"\max", "minimum": r"\min"}
 FUNCTIONS |= {"orthogonal": r"\mathrm{orth}", "polar": r"\mathrm{polar}"}
+FUNCTIONS |= {"row_mean_squares": r"\mathrm{rows}", "row_factors": r"\mathrm{factors}"}
 FUNCTIONS |= {"sign": r"\mathrm{sign}", "detach": r"\mathrm{const}"}
 RELATIONS = {"eq": "=", "ne": r"\ne", "lt": "<", "le": r"\le", "gt": ">", "ge": r"\ge"}
 TRANSPOSES = (Literal("T"), Literal("mT"))

@@ -11,7 +11,7 @@ import torch
 from mada_optim import optimizers
 from mada_optim.describe import ELEMENT, SCALAR, Corner, Description, Equal, describe
 from mada_optim.hyper_optimizer import HyperOptimizer
-from mada_optim.rule import LR
+from mada_optim.rule import LR, Slot
 from mada_optim.rules import RULES
 
 COMMAND = "python -m mada_optim.describe --write docs/reference/rules"
@@ -87,12 +87,17 @@ def _hyper_parameters(d: Description) -> str:
 
 def _slots(d: Description) -> str:
     rows = [
-        (f"${slot.symbol}$", f"`{slot.name}`", f"{slot.init:g}", f"{SCALAR} per tensor" if slot.scalar else ELEMENT)
-        for slot in d.slots
+        (f"${slot.symbol}$", f"`{slot.name}`", f"{slot.init:g}", _bytes_of(slot)) for slot in d.slots
     ]
     plain, learning = (f"**{d.bytes_per_parameter(x)}**" for x in (False, True))
     more = [("", "sum, if nothing is learned", "", plain), ("", "sum with the gradient, for learning", "", learning)]
     return _table("symbol | name | at t = 0 | bytes per parameter", [*rows, *more])
+
+
+def _bytes_of(slot: Slot) -> str:
+    if slot.scalar:
+        return f"{SCALAR} per tensor"
+    return f"{ELEMENT} per row" if slot.per_row else f"{ELEMENT}"
 
 
 def _corners(d: Description) -> str:

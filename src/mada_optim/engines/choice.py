@@ -80,7 +80,7 @@ def in_stages(engine: str, program: Program, sharing: Sharing | None) -> Staged:
         raise NoKernelError(f"the rule {name!r} is not pointwise, and its slots are in {program.state_dtype}")
     head = replace(program, rule=stages.head, fixed=(), learned=(), traced=False)
     tail = replace(program, rule=stages.tail, fixed=())
-    return Staged(stages.middle, head, choose(engine, head), tail, choose(engine, tail), sharing)
+    return Staged(stages, head, choose(engine, head), tail, choose(engine, tail), sharing)
 
 
 def loops(program: Program) -> Loops:

@@ -22,7 +22,7 @@ from mada_optim.engines.numbers import learning_rate, scalar, scalar_dtype
 from mada_optim.engines.program import CODES, Program
 from mada_optim.engines.protocol import StepInput, TensorBatch
 from mada_optim.engines.rounding import MASK, random_bits, stochastic
-from mada_optim.layouts import view_shape, viewing
+from mada_optim.layouts import Layout, row_shape, view_shape, viewing
 from mada_optim.learning.hypergradient import LastUpdate, along_trace, hypergradient
 from mada_optim.placement import fault_of
 from mada_optim.rule import Rule, Slots
@@ -82,11 +82,17 @@ def _dtypes_of_squares(entry: StepInput) -> set[torch.dtype]:
 
 
 def per_element(rule: Rule) -> tuple[str, ...]:
-    """Names of the entries of a state with one number per element; all others are scalars or short vectors."""
-    return (*(slot.name for slot in rule.slots if not slot.scalar), "gradient", "anchor", "trace")
+    """Names of the entries of a state with one number per element."""
+    return (*(slot.name for slot in rule.slots if slot.per_element), "gradient", "anchor", "trace")
 
 
-def new_state(program: Program, p: Tensor) -> dict[str, Tensor]:
+def per_element_or_row(rule: Rule) -> tuple[str, ...]:
+    """Names of the entries of a state that are sharded with their parameter; others are scalars or short vectors."""
+    return (*per_element(rule), *(slot.name for slot in rule.slots if slot.per_row))
+
+
+def new_state(program: Program, p: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """The state of a parameter at t = 0; `layout` is where its matrices are."""
     state, packs = {"step": scalar(0.0, p.device)}, program.packs(p)
     slot_dtype = compute_dtype(p) if program.state_dtype in (None, CODES) else program.state_dtype
 
@@ -96,8 +102,12 @@ def new_state(program: Program, p: Tensor) -> dict[str, Tensor]:
         return {name: torch.full_like(p, value, dtype=dtype)}
 
     for slot in program.form.slots:
-        start = {slot.name: scalar(slot.init, p.device)} if slot.scalar else full(slot.name, slot.init, slot_dtype)
-        state.update(start)
+        if slot.scalar:
+            state[slot.name] = scalar(slot.init, p.device)
+        elif slot.per_row:
+            state[slot.name] = p.new_full(row_shape(p.shape, layout), slot.init, dtype=compute_dtype(p))
+        else:
+            state.update(full(slot.name, slot.init, slot_dtype))
     if program.keeps_last_update:
         state.update(full("gradient", 0.0, min(p.dtype, slot_dtype, key=lambda dtype: dtype.itemsize)))
         state["applied"] = torch.zeros(1 + len(program.coefficients), dtype=scalar_dtype(p.device), device=p.device)
@@ -139,9 +149,9 @@ def advance(entry: StepInput, where: Tensor) -> None:
         if "anchor" in entry.state:
             store(entry.state["anchor"], anchor, where)
     kept = {**(now if learning else after), "gradient": entry.g}
-    whole = [slot.name for slot in entry.program.form.slots if not slot.scalar] + ["gradient"] * learning
+    whole = [*entry.program.slots, *["gradient"] * learning]
     for slot in entry.program.form.slots:
-        if slot.scalar:
+        if not slot.per_element:
             store(entry.state[slot.name], kept[slot.name], where)
     for i, name in enumerate(whole):
         store_slot(entry, name, kept[name], i, where)
@@ -259,16 +269,24 @@ def hypergradients_of(entry: StepInput) -> Tensor:
 
 def require_fitting_state(entry: StepInput) -> None:
     """Refuses a state (RuntimeError) that doesn't fit its parameter. Torch would broadcast it, or read beyond it."""
-    shared, slots = per_element(entry.program.rule), entry.program.slot_names
+    slots = entry.program.slot_names
     for name in entry.program.state_names:
-        shape = entry.p.shape if name in shared else (1 + len(entry.program.coefficients),) * (name == "applied")
         x = entry.state.get(name)
-        fault = fault_of(x, tuple(shape), entry.p) or eight_bits.fault_of(entry.state, name)
+        fault = fault_of(x, shape_in_state(entry, name), entry.p) or eight_bits.fault_of(entry.state, name)
         if fault is None and name in slots and isinstance(x, Tensor) and x.dtype is torch.float16:
             fault = "expected float32, bfloat16 or float64, which hold squares of gradients, got float16"
         if fault is not None:
             remedy = "restore it, load a state dict, or begin the state anew: opt.state.pop(parameter)"
             raise RuntimeError(f"state of {_name_of(entry)}, {name!r}: {fault}; {remedy}")
+
+
+def shape_in_state(entry: StepInput, name: str) -> tuple[int, ...]:
+    """The shape that this entry of the parameter's state must have."""
+    if name in per_element(entry.program.rule):
+        return tuple(entry.p.shape)
+    if name in entry.program.row_slots:
+        return tuple(row_shape(entry.p.shape, entry.layout))
+    return (1 + len(entry.program.coefficients),) * (name == "applied")
 
 
 def _name_of(entry: StepInput) -> str:

@@ -67,12 +67,17 @@ class Program:
     @cached_property
     def slots(self) -> tuple[str, ...]:
         """Names of the form's slots with one number per element."""
-        return tuple(slot.name for slot in self.form.slots if not slot.scalar)
+        return tuple(slot.name for slot in self.form.slots if slot.per_element)
 
     @cached_property
     def scalar_slots(self) -> tuple[str, ...]:
         """Names of the form's slots with one number per tensor."""
         return tuple(slot.name for slot in self.form.slots if slot.scalar)
+
+    @cached_property
+    def row_slots(self) -> tuple[str, ...]:
+        """Names of the form's slots with one number per row."""
+        return tuple(slot.name for slot in self.form.slots if slot.per_row)
 
     @cached_property
     def beside_slots(self) -> tuple[str, ...]:

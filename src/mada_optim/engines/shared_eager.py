@@ -16,7 +16,7 @@ from mada_optim.engines import eager
 from mada_optim.engines.eager import Eager, EagerBatch
 from mada_optim.engines.numbers import scalar_dtype
 from mada_optim.engines.protocol import StepInput
-from mada_optim.graph.specialize import UNTRACEABLE, function_of, outputs, trace
+from mada_optim.graph.specialize import SLOT, UNTRACEABLE, function_of, outputs, trace
 from mada_optim.layouts import viewing
 from mada_optim.rule import Coefficients, Rule, Slots
 from mada_optim.sharding.replicated import Sharing
@@ -77,29 +77,33 @@ class SharedEagerBatch(EagerBatch):
 
     def _advance_together(self, of_each: Sequence[StepInput | None], where: Tensor) -> None:
         """Moves one matrix of each process; None for a process that has no more."""
-        updates = [self._update(entry, rank) for rank, entry in enumerate(of_each)]
-        self._sharing.send(updates)
-        for entry, u in zip(of_each, updates, strict=True):
+        messages = [self._message(entry, rank) for rank, entry in enumerate(of_each)]
+        self._sharing.send(messages)
+        for entry, message in zip(of_each, messages, strict=True):
             if entry is not None:
-                eager.advance(entry._replace(rule=_given(u, entry)), where.to(entry.p.device))
+                eager.advance(entry._replace(rule=_given(message, entry)), where.to(entry.p.device))
 
-    def _update(self, entry: StepInput | None, rank: int) -> Tensor:
-        """The update of a matrix, if this process computes it; else the memory for it."""
+    def _message(self, entry: StepInput | None, rank: int) -> Tensor:
+        """The update of a matrix and its slots of rows, if this process computes them; else the memory for them."""
         if entry is None:
             return torch.empty(0)
+        rows, program = entry.program.row_slots, entry.program
         if rank != self._sharing.rank:
-            return torch.empty_like(entry.g, memory_format=torch.contiguous_format)
-        now = eager.slots_after_last_update(entry._replace(rule=_slots_of(entry)))
-        u, _ = entry.rule.update(eager.coefficients_of(entry), entry.g, now, entry.state["step"] + 1)
-        return u.contiguous()
+            return entry.g.new_empty(sum(x.numel() for x in (entry.g, *map(entry.state.__getitem__, rows))))
+        now = eager.slots_after_last_update(entry if rows else entry._replace(rule=_slots_of(entry)))
+        u, after = entry.rule.update(eager.coefficients_of(entry), entry.g, now, entry.state["step"] + 1)
+        kept = now if program.keeps_last_update else after
+        return torch.cat([u.flatten(), *(kept[name].flatten() for name in rows)])
 
 
-def _given(u: Tensor, entry: StepInput) -> Rule:
-    """The entry's rule, whose next update is known to be `u`."""
-    rule = _slots_of(entry)
+def _given(message: Tensor, entry: StepInput) -> Rule:
+    """The entry's rule, whose next update is known, and the slots of rows that the state will have."""
+    rule, rows = _slots_of(entry), {name: entry.state[name] for name in entry.program.row_slots}
+    u, *new = torch.split(message, [x.numel() for x in (entry.g, *rows.values())])
 
     def update(c: Coefficients, g: Tensor, s: Slots, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return u, rule.update(c, g, s, t)[1]
+        known = {name: x.view_as(old) for (name, old), x in zip(rows.items(), new, strict=True)}
+        return u.view_as(entry.g), {**rule.update(c, g, s, t)[1], **known}
 
     return replace(rule, update=update)
 
@@ -110,12 +114,17 @@ def _slots_of(entry: StepInput) -> Rule:
 
 @functools.lru_cache(maxsize=256)
 def slots_alone(form: Rule) -> Rule:
-    """A rule with the slots of `form`, whose update is the gradient; a rule that can't be traced stays as it is."""
+    """A rule with the slots of `form`, whose update is the gradient; a rule that can't be traced stays as it is.
+
+    Slots with one number per row stay: they depend on the polar factor.
+    """
     try:
         graph = trace(form)
     except UNTRACEABLE:
         return form
     (gradient,) = (x for x in graph.nodes if x.op == "placeholder" and x.target == "g")
-    graph.output_node().args = ((gradient, outputs(graph)[1]),)
+    given = {str(x.target): x for x in graph.nodes if x.op == "placeholder"}
+    rows = {slot.name: given[SLOT + slot.name] for slot in form.slots if slot.per_row}
+    graph.output_node().args = ((gradient, {**outputs(graph)[1], **rows}),)
     graph.eliminate_dead_code()
     return replace(form, update=function_of(graph))

@@ -58,6 +58,7 @@ class AutoMuon(HyperOptimizer):
         c: float = 1.0,
         gamma: float = 1.0,
         omega: float = 1.0,
+        nu: float = 0.0,
         learn: Learn = LEARNED_LR,
         matrix_lr_ratio: float = 2.0,
         guard: Guard | None = GUARD,

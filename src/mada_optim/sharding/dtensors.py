@@ -146,23 +146,34 @@ def summed(message: Tensor, groups: Sequence[Any], device_type: str) -> Tensor:
 
 
 def like(p: Tensor, shard: Tensor) -> Tensor:
-    """A shard of state, with one number per element of `p`, as a DTensor like `p`; shares its memory."""
+    """A shard of state, with one number per element or row of `p`, as a DTensor like `p`; shares its memory.
+
+    What has one number per row has the first dimensions of `p`; it isn't cut along the others.
+    """
     if not is_sharded(p):
         return shard
     from torch.distributed.tensor import DTensor
 
-    shape = p.shape + shard.shape[p.ndim :]  # a complex parameter is seen with one dimension more
+    shape = p.shape[: shard.ndim] + shard.shape[p.ndim :]  # a complex parameter is seen with one dimension more
     stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(shard, p.device_mesh, p.placements, run_check=False, shape=shape, stride=stride)  # type: ignore[attr-defined]
+    mesh, placements = p.device_mesh, placements_of(p, shard.ndim)  # type: ignore[attr-defined]
+    return DTensor.from_local(shard, mesh, placements, run_check=False, shape=shape, stride=stride)
+
+
+def placements_of(p: Any, dimensions: int) -> list[Any]:
+    """How a tensor with the first `dimensions` of the DTensor `p` is cut, if it is cut like `p`."""
+    from torch.distributed.tensor import Replicate
+
+    return [x if getattr(x, "dim", 0) < dimensions else Replicate() for x in p.placements]
 
 
 def taken_from(whole: Tensor, p: Tensor) -> Tensor:
-    """This process's part of `whole`, which has one number per element of `p`: a DTensor, or all of it."""
+    """This process's part of `whole`, which has one number per element or row of `p`: a DTensor, or all of it."""
     if not is_sharded(p):
         return all_of(whole)
     from torch.distributed.tensor import DTensor, Replicate
 
-    mesh, placements = p.device_mesh, p.placements  # type: ignore[attr-defined]
+    mesh, placements = p.device_mesh, placements_of(p, whole.ndim)  # type: ignore[attr-defined]
     if not isinstance(whole, DTensor):
         replicas = [Replicate()] * mesh.ndim
         whole = DTensor.from_local(whole.to(p.device), mesh, replicas, run_check=False)

@@ -127,6 +127,24 @@ def _apply(function: Function, pieces: list[Piece], by_rank: list[list[Tensor]])
             shard.copy_(new)
 
 
+def sum_over_shards(parts: Sequence[Tensor], wholes: Sequence[Any]) -> None:
+    """Overwrites numbers of sharded matrices by their sums over the processes that share each: one message for all.
+
+    Args:
+        parts: A tensor for each matrix; all have one dtype and device.
+        wholes: For each, the DTensor that it belongs to, which has a `layout`; None for a whole matrix, left as it is.
+    """
+    by_layout: dict[Layout, list[Tensor]] = {}
+    for part, whole in zip(parts, wholes, strict=True):
+        if whole is not None:
+            by_layout.setdefault(layout(whole), []).append(part)  # type: ignore[arg-type]
+    for where, some in by_layout.items():
+        message = torch.cat([part.flatten() for part in some])
+        torch.distributed.all_reduce(message, group=where.mesh.get_group(where.dimension))
+        for part, new in zip(some, torch.split(message, [part.numel() for part in some]), strict=True):
+            part.copy_(new.view_as(part))
+
+
 def products(shape: torch.Size, matrices: layouts.Layout) -> float:
     """The operations of a polar factor, up to a factor: four steps on each matrix, or on its product with itself."""
     count, rows, columns = layouts.as_matrices(shape, matrices)

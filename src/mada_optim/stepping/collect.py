@@ -217,7 +217,7 @@ class StepCollector:
             g = g.to(eager.compute_dtype(canvas))
         if not state:
             modes.refuse_capture(p.device, FIRST_STEP)
-            state.update(eager.new_state(program, canvas))
+            state.update(eager.new_state(program, canvas, layout))
         elif state.keys() != program.state_keys:
             self._drop_idle_slots(state, program)
         whole = p if not program.form.pointwise and dtensors.cut_matrices(p, layout) else None

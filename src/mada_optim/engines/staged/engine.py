@@ -1,7 +1,7 @@
 """Kernels for rules that orthogonalize: torch's products of matrices, between the kernels of two pointwise parts.
 
 The head writes its update into a buffer: it moves a parameter that is 0 with a learning rate of -1. The middle replaces
-the buffer by its polar factor. The tail takes the buffer as its gradient. So both parts can run on any engine and
+the buffer by its polar factor, whose rows may get factors (`even_rows`). The tail takes the buffer as its gradient. So both parts can run on any engine and
 device. Of a sharded matrix the parts have the shard; for the middle, one process puts the matrix together
 (`mada_optim.sharding.exchange`). Processes that share whole matrices each compute the middle of some
 (`mada_optim.sharding.replicated`).
@@ -22,7 +22,10 @@ from mada_optim.engines.numbers import LOG_LR, scalar
 from mada_optim.engines.prepared_states import PreparedStates
 from mada_optim.engines.program import Program
 from mada_optim.engines.protocol import Kernel, StepInput, TensorBatch
+from mada_optim.engines.staged.cut import Stages
+from mada_optim.engines.staged.even_rows import RowsHere, make_even
 from mada_optim.matrices.hidden_matrices import LR_RATIO
+from mada_optim.placement import fault_of
 from mada_optim.sharding import exchange
 from mada_optim.sharding.replicated import Sharing
 
@@ -39,6 +42,7 @@ class StagedMatrix(NamedTuple):
     head: Any  # the result of `prepare` of the head's kernel, for `before`
     tail: Any  # the result of `prepare` of the tail's kernel, for `after`
     view: torch.Size  # the shape in which the middle sees the matrices of the whole parameter
+    r: Tensor | None  # the slot with one number per row, if there is one
 
     @property
     def buffer_size(self) -> int:
@@ -51,14 +55,14 @@ class Staged:
 
     def __init__(
         self,
-        middle: Callable[[Tensor], Tensor],
+        stages: Stages,
         head_program: Program,
         head: Kernel,
         tail_program: Program,
         tail: Kernel,
         sharing: Sharing | None = None,
     ) -> None:
-        self.middle, self.head, self.tail, self.sharing = middle, head, tail, sharing
+        self.middle, self.rows, self.head, self.tail, self.sharing = stages.middle, stages.rows, head, tail, sharing
         self._head_program, self._tail_program = head_program, tail_program
         self._states: PreparedStates[tuple[State, State]] = PreparedStates(self._split)
         self._buffer: Tensor | None = None
@@ -71,8 +75,8 @@ class Staged:
         """The matrix, prepared for both kernels; None if one can't move it, or its shards can't be joined."""
         if entry.whole is not None and exchange.layout(entry.whole) is None:
             return None
-        states = self._states.get(entry.state, entry.p.shape)
-        if states is None:
+        states, r = self._states.get(entry.state, entry.p.shape), self._of_rows(entry)
+        if states is None or (r is None and self.rows is not None):
             return None
         before, after = (
             entry._replace(program=program, rule=program.form, state=state)
@@ -81,13 +85,16 @@ class Staged:
         head, tail = self.head.prepare(before), self.tail.prepare(after)
         if head is None or tail is None:
             return None
-        return StagedMatrix(
-            before,
-            after,
-            head,
-            tail,
-            layouts.view_shape((entry.p if entry.whole is None else entry.whole).shape, entry.layout),
-        )
+        shape = (entry.p if entry.whole is None else entry.whole).shape
+        return StagedMatrix(before, after, head, tail, layouts.view_shape(shape, entry.layout), r)
+
+    def _of_rows(self, entry: StepInput) -> Tensor | None:
+        """The slot with one number per row; None if there is none, or it doesn't fit."""
+        if self.rows is None:
+            return None
+        r, shape = entry.state.get(self.rows.slot), layouts.row_shape(entry.p.shape, entry.layout)
+        fits = fault_of(r, tuple(shape), entry.p) is None and r.dtype is torch.float32 and r.is_contiguous()
+        return r if fits else None
 
     def forget_others(self, entries: list[StepInput], prepared: list[StagedMatrix]) -> None:
         self._states.forget_others(entries)
@@ -121,6 +128,13 @@ class Staged:
         slots = {name: x for name, x in state.items() if name in self._head_program.state_names and name != "step"}
         rest = {name: x for name, x in state.items() if name in self._tail_program.state_names}
         return {"step": scalar(0.0, state["step"].device), **slots}, rest
+
+
+def _rows_here(x: StagedMatrix, buffer: Tensor) -> RowsHere:
+    assert x.r is not None
+    whole = x.after.p if x.after.whole is None else x.after.whole
+    number, rows, columns = layouts.as_matrices(whole.shape, x.after.layout)
+    return RowsHere(x.after, buffer.view(-1, columns), x.r.view(-1), number, rows)
 
 
 def _for_head(options: MutableMapping[str, Any]) -> ChainMap[str, Any]:
@@ -174,6 +188,8 @@ class StagedBatch(TensorBatch):
             before = [x.before._replace(p=buffer) for x, buffer in zip(part, buffers, strict=True)]
             self._kernel.head.batch(before, [x.head for x in part]).advance(where)
             self._orthogonalize(part, buffers, takers)
+            if self._kernel.rows is not None:
+                make_even(self._kernel.rows, list(map(_rows_here, part, buffers)), where)
             after = [x.after._replace(g=buffer) for x, buffer in zip(part, buffers, strict=True)]
             self._tail(part, after).advance(where)
 
