@@ -47,3 +47,31 @@ def lion(gs, beta1, beta2):
     for g in gs[:-1]:
         momentum = beta2 * momentum + (1 - beta2) * g
     return torch.sign(beta1 * momentum + (1 - beta1) * gs[-1])
+
+
+def nesterov(gs, mu):
+    """The average of all gradients with the last one added once more, not corrected."""
+    m = sum((1 - mu) * mu ** (len(gs) - i) * g for i, g in enumerate(gs, start=1))
+    return mu * m + (1 - mu) * gs[-1]
+
+
+def newton_schulz(x):
+    """Jordan's five steps, from a Frobenius norm of 1."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    if x.shape[0] > x.shape[1]:
+        return newton_schulz(x.T).T
+    x = x / x.norm()
+    for _ in range(5):
+        s = x @ x.T
+        x = a * x + (b * s + c * s @ s) @ x
+    return x
+
+
+def normuon(gs, mu, beta2):
+    """NorMuon paper, algorithm 1, lines 4 to 9, with Nesterov's momentum: a mean over columns, no bias correction."""
+    v = torch.zeros(gs[0].shape[0], dtype=gs[0].dtype)
+    for i in range(1, len(gs) + 1):
+        o = newton_schulz(nesterov(gs[:i], mu))
+        v = beta2 * v + (1 - beta2) * (o * o).mean(dim=1)
+    o = o / v.sqrt()[:, None]
+    return 0.2 * (o.numel() ** 0.5) * o / o.norm()

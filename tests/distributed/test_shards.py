@@ -135,7 +135,7 @@ def test_sharded_equals_whole(shape, steps, options):
     assert [sum(x["empty"]) for x in ranks] == ([0, 1, 1, 3] if shape == (4,) else [0, 1] * (len(ranks) // 2))
 
 
-MATRICES = {"lr": "auto", "learn": along_trace(rate=0.05, memory=0.9, start=1)}
+MATRICES = {"lr": "auto", "learn": along_trace(rate=0.05, memory=0.9, start=1), "nu": 1.0}  # with a slot per row
 
 
 def hidden_of(model):
@@ -175,7 +175,7 @@ def assert_matrices_are_those_of_one_process(ranks, options):
         step(model, opt, i)
     for early, slots, coefficients, resumed_alike in ranks:
         close(early, [p.detach() for p in model.parameters()], 1e-5)
-        close(slots, [opt.slots(p)["b"] for p in hidden_of(model)], 1e-5)
+        close(slots, [x for p in hidden_of(model) for x in opt.slots(p).values()], 1e-5)
         assert coefficients == ranks[0][2]
         assert resumed_alike
     step(model, opt, 5)

@@ -29,6 +29,7 @@ from tests.problems import everything, give_gradients, same_bits, spied
 SHAPES = [(6, 4), (12, 5), (4, 8, 6), (9,), (3, 7), (40, 8), (8, 8), (5, 6)]
 MATRIX = [True, 3, "batched", True, True, False, True, True]
 IDLE = 7  # has no gradient on any process
+ROWS = 6 + 12 + 4 * 8 + 3 + 8  # of those matrices
 HIDDEN = 6 * 4 + 12 * 5 + 4 * 8 * 6 + 3 * 7 + 8 * 8  # elements of those with a gradient
 
 
@@ -41,7 +42,7 @@ def groups(params):
 
 
 def auto_muon(params, **options):
-    return AutoMuon(groups(params), **{"learn": LearnedLR(start=1), **options})
+    return AutoMuon(groups(params), **{"learn": LearnedLR(start=1), "nu": 1.0, **options})
 
 
 def eager_auto_muon(params, **options):
@@ -54,7 +55,7 @@ def tiled_auto_muon(params, **options):
 
 def omega(params, **options):
     learner = HyperSGD("omega", "beta1", start=1, scope="tensor")
-    return HyperOptimizer(groups(params), 1e-2, rule="mada_matrix", omega=0.5, learn=learner, **options)
+    return HyperOptimizer(groups(params), 1e-2, rule="mada_matrix", omega=0.5, nu=0.5, learn=learner, **options)
 
 
 def muon(params, **options):
@@ -140,12 +141,13 @@ def test_each_matrix_is_orthogonalized_once_and_sent_once(on_two, make):
     answers = [answer[make.__name__] for answer in on_two]
     assert sum(answer["products"] for answer in answers) == 7 * 5 + 1  # five parameters, and a sixth in the last step
     assert all(answer["products"] for answer in answers)
-    assert {answer["elements"] for answer in answers} == {7 * HIDDEN + 28}
+    rows = (7 * ROWS + 7) * (make is eager_auto_muon)  # the others send the polar factor, and compute the rows' slots
+    assert {answer["elements"] for answer in answers} == {7 * HIDDEN + 28 + rows}
 
 
 def test_of_a_learned_coefficient_each_process_differentiates_its_own_matrices(on_two):
-    """Two polar factors of a matrix in a step: of its last update, and of the next."""
-    assert sum(answer["omega"]["products"] for answer in on_two) == 2 * (7 * 5 + 1)
+    """Three polar factors of a matrix in a step: two of its last update, for its slot of rows too, and of the next."""
+    assert sum(answer["omega"]["products"] for answer in on_two) == 3 * (7 * 5 + 1)
 
 
 def others():

@@ -60,7 +60,7 @@ def with_fsdp():
 
 
 def auto_muon(model):
-    return AutoMuon(param_groups(model), learn=along_trace(rate=0.05, start=1))
+    return AutoMuon(param_groups(model), learn=along_trace(rate=0.05, start=1), nu=1.0)
 
 
 def mada(model):

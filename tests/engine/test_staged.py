@@ -17,6 +17,7 @@ from mada_optim.engines.staged import engine as staged
 from mada_optim.engines.staged.cut import cut
 from mada_optim.graph.specialize import specialize
 from mada_optim.matrices.polar_factor import orthogonal, polar
+from mada_optim.matrices.rows import row_factors, row_mean_squares
 from mada_optim.rule import Coefficient, Interval, Rule, Slot
 from mada_optim.rules import RULES
 from mada_optim.rules.terms import ema
@@ -68,7 +69,15 @@ def per_tensor(params, engine):
     return AutoMuon(params, learn=LearnedLR(scope="tensor", start=1), engine=engine)
 
 
-MAKERS = [muon, default, uphill, per_tensor]
+def even_rows(params, engine):
+    return HyperOptimizer(params, lr=0.02, rule="normuon", weight_decay=0.1, engine=engine)
+
+
+def mixed_rows(params, engine):
+    return AutoMuon(params, lr=1e-2, nu=0.3, learn=LearnedLR(start=1), engine=engine)
+
+
+MAKERS = [muon, default, uphill, per_tensor, even_rows, mixed_rows]
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -191,7 +200,7 @@ def test_the_rest_says_why_it_has_none(options, reason):
 
 
 def test_the_cut():
-    form = specialize(RULES["mada_matrix"], (("omega", 1.0),))
+    form = specialize(RULES["mada_matrix"], (("nu", 0.0), ("omega", 1.0)))
     stages = cut(form)
     assert stages.middle is polar
     assert [slot.name for slot in stages.head.slots] == ["b"]
@@ -208,6 +217,24 @@ def test_the_cut():
 NU = Coefficient("nu", r"\nu", Interval(0.0, 1.0), 0.5)
 
 
+def test_the_cut_with_rows():
+    """Each part by itself, one after the other, is the rule."""
+    rule = RULES["normuon"]
+    stages = cut(rule)
+    assert [slot.name for slot in stages.head.slots] == ["b"]
+    c = {"mu": 0.9, "nu": 0.7, "kappa": 0.2, "row_beta": 0.6}
+    g, t = torch.randn(3, 4), torch.tensor(1.0)
+    s = {"b": torch.randn(3, 4), "r": torch.rand(3)}
+    x, after = stages.head.update(c, g, s, t)
+    o = stages.middle(x)
+    _, rows = stages.rows.average(c, row_mean_squares(o), {"r": s["r"]}, t)
+    factors, _ = stages.rows.factors(c, row_factors(o, rows["r"]), {}, t)
+    u, _ = stages.tail.update(c, o * factors, {}, t)
+    expected, slots = rule.update(c, g, s, t)
+    assert same_bits([u, after["b"], rows["r"]], [expected, slots["b"], slots["r"]])
+    assert set(stages.rows.numbers) == {"nu", "row_beta"}
+
+
 def into_both(c, g, s, t):
     x = orthogonal(g)
     return c["nu"] * x, {"m": x}
@@ -215,6 +242,37 @@ def into_both(c, g, s, t):
 
 def rule_of(update):
     return Rule("third", update, (NU,), (Slot("m", "m"),), pointwise=False)
+
+
+def on_rows(c, g, s, t):
+    o = orthogonal(g)
+    return o, ema(0.9, s["r"], row_mean_squares(o))
+
+
+def with_the_gradient(c, g, s, t):
+    o, r = on_rows(c, g, s, t)
+    return o * row_factors(g, r), {"r": r}
+
+
+def with_a_sum(c, g, s, t):
+    o, r = on_rows(c, g, s, t)
+    return o + row_factors(o, r), {"r": r}
+
+
+def with_the_old_slot(c, g, s, t):
+    o, r = on_rows(c, g, s, t)
+    return o * row_factors(o, s["r"]), {"r": r}
+
+
+def with_the_gradients_rows(c, g, s, t):
+    o, r = on_rows(c, g, s, t)
+    return o * row_factors(o, r), {"r": r + row_mean_squares(g)}
+
+
+@pytest.mark.parametrize("update", [with_the_gradient, with_a_sum, with_the_old_slot, with_the_gradients_rows])
+def test_what_is_not_cut_with_rows(update):
+    rule = Rule("rows", update, (NU,), (Slot("r", "r", per_row=True),), pointwise=False)
+    assert cut(rule) is None
 
 
 @pytest.mark.parametrize(

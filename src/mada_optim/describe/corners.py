@@ -77,6 +77,8 @@ def _name(node: fx.Node) -> str:
 
 
 def _same_start(theirs: Rule, ours: Rule, bound: Bound) -> bool:
-    their_slots, our_slots = ({slot.name: (slot.init, slot.scalar, slot.per_row) for slot in x.slots} for x in (theirs, ours))
+    their_slots, our_slots = (
+        {slot.name: (slot.init, slot.scalar, slot.per_row) for slot in x.slots} for x in (theirs, ours)
+    )
     pairs = [(_name(node), _name(x)) for node, x in bound.items() if kind(node) == "slot"]
     return all(their_slots[a] == our_slots[b] for a, b in pairs)

@@ -86,9 +86,7 @@ def _hyper_parameters(d: Description) -> str:
 
 
 def _slots(d: Description) -> str:
-    rows = [
-        (f"${slot.symbol}$", f"`{slot.name}`", f"{slot.init:g}", _bytes_of(slot)) for slot in d.slots
-    ]
+    rows = [(f"${slot.symbol}$", f"`{slot.name}`", f"{slot.init:g}", _bytes_of(slot)) for slot in d.slots]
     plain, learning = (f"**{d.bytes_per_parameter(x)}**" for x in (False, True))
     more = [("", "sum, if nothing is learned", "", plain), ("", "sum with the gradient, for learning", "", learning)]
     return _table("symbol | name | at t = 0 | bytes per parameter", [*rows, *more])

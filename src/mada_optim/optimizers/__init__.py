@@ -2,7 +2,7 @@
 
 from mada_optim.optimizers.adam import Adam, Adan, AMSGrad, AVGrad, HyperAdam, NAdam, Yogi
 from mada_optim.optimizers.auto import AutoAdam, AutoMuon
-from mada_optim.optimizers.classical import SGD, AdaGrad, Lion, Muon, RMSprop
+from mada_optim.optimizers.classical import SGD, AdaGrad, Lion, Muon, NorMuon, RMSprop
 from mada_optim.optimizers.mada import MADA
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Lion",
     "Muon",
     "NAdam",
+    "NorMuon",
     "RMSprop",
     "Yogi",
 ]

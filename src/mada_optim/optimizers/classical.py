@@ -1,4 +1,4 @@
-"""SGD, AdaGrad, RMSprop, Lion and Muon."""
+"""SGD, AdaGrad, RMSprop, Lion, Muon and NorMuon."""
 
 from typing import Any
 
@@ -156,3 +156,41 @@ class Muon(HyperOptimizer):
         reduce_group: Any = None,
     ) -> None:
         super().__init__(**given(locals(), rule="muon"))
+
+
+@explained(
+    "normuon",
+    kappa="Root mean square of the update, > 0; 0.2 is about Adam's, so that one lr serves both.",
+    row_beta="Decay of the average of the rows' mean squares, in [0, 1).",
+)
+class NorMuon(HyperOptimizer):
+    r"""`Muon` with rows of about equal size, for parameters that are all matrices; one number of state per row.
+
+    Source: Li et al. 2025, arXiv 2510.05491.
+
+    .. math::
+        o_t = O(\mu b_t + (1-\mu) g_t), \qquad r_t = \beta r_{t-1} + (1-\beta)\,\mathrm{rows}(o_t^2), \qquad
+        u_t = \kappa \sqrt{\max(r, s)}\; o_t \left((1-\nu) + \nu\, a_t / \sqrt{r_t}\right)
+
+    rows is the mean of each row, and a keeps the norm of o.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | str = 1e-3,
+        mu: float = 0.95,
+        weight_decay: float = 0.0,
+        *,
+        nu: float = 1.0,
+        row_beta: float = 0.95,
+        kappa: float = 0.2,
+        learn: Learn = (),
+        maximize: bool = False,
+        engine: str = "auto",
+        state_dtype: torch.dtype | str | None = None,
+        weights: str | None = None,
+        share_matrices: Any = None,
+        reduce_group: Any = None,
+    ) -> None:
+        super().__init__(**given(locals(), rule="normuon"))

@@ -2,11 +2,11 @@
 
     u = (1 - omega) u_mada + omega u_muon
 
-Corners: omega = 1 is Muon, and with nu = 1 NorMuon; omega = 0 is `mada`. All other tensors have omega = 0. Both updates have about the same root
-mean square, so one learning rate serves all.
+Corners: omega = 1 is Muon, and with nu = 1 NorMuon; omega = 0 is `mada`. All other tensors have omega = 0. Both updates
+have about the same root mean square, so one learning rate serves all.
 
-Deviation from the rules `muon` and `normuon`: the polar factor of the momentum is computed by other polynomials, which are cheaper and
-about as close to it (`mada_optim.matrices.polar_factor`).
+Deviation from the rules `muon` and `normuon`: the polar factor of the momentum is computed by other polynomials, which
+are cheaper and about as close to it (`mada_optim.matrices.polar_factor`).
 """
 
 from dataclasses import replace

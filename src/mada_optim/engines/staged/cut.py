@@ -74,10 +74,10 @@ def _scaled(graph: fx.Graph) -> tuple[fx.Node, fx.Node] | None:
         return None
     others = {*middle.users} - {squares, factors}
     product = others.pop() if len(others) == 1 else None
-    if product is None or product.target is not mul or middle not in (squares.args[0], factors.args[0]):
+    if product is None or product.target is not mul or {squares.args[0], factors.args[0]} != {middle}:
         return None
     left, right = product.args
-    on_rows = right if left is middle else left
+    on_rows: Any = right if left is middle else left
     return (product, on_rows) if isinstance(on_rows, fx.Node) and on_rows is not middle else None
 
 
@@ -92,17 +92,17 @@ def _rows(graph: fx.Graph, slot: str) -> Rows | None:
     if "g" in names[0] | names[1] or any(x.startswith(SLOT) for x in (names[0] - {SLOT + slot}) | names[1]):
         return None
     average = _function(graph, squares, averaged, lambda x: (x, {slot: x}))
-    on_rows = _function(graph, factors, scaled[1], lambda x: (x, {}))
-    return Rows(slot, average, on_rows, tuple(sorted((names[0] | names[1]) - {SLOT + slot})))
+    of_rows = _function(graph, factors, scaled[1], lambda x: (x, {}))
+    return Rows(slot, average, of_rows, tuple(sorted((names[0] | names[1]) - {SLOT + slot})))
 
 
-def _names_behind(end: fx.Node, stop: set[fx.Node]) -> set[str]:
+def _names_behind(end: Any, stop: set[fx.Node]) -> set[str]:
     """Names of the graph's inputs that a value depends on, other than through the nodes in `stop`."""
     behind = nodes_behind([end], lambda x: () if x in stop else x.all_input_nodes)
     return {str(x.target) for x in behind if x.op == "placeholder"}
 
 
-def _function(graph: fx.Graph, given: fx.Node, end: fx.Node, output: Callable[[Any], Any]) -> Update:
+def _function(graph: fx.Graph, given: fx.Node, end: Any, output: Callable[[Any], Any]) -> Update:
     """The part of the graph from the value `given`, which is the function's gradient, to `end`."""
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     part.graph_copy(graph, copies)

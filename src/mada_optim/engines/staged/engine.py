@@ -1,16 +1,16 @@
 """Kernels for rules that orthogonalize: torch's products of matrices, between the kernels of two pointwise parts.
 
 The head writes its update into a buffer: it moves a parameter that is 0 with a learning rate of -1. The middle replaces
-the buffer by its polar factor, whose rows may get factors (`even_rows`). The tail takes the buffer as its gradient. So both parts can run on any engine and
-device. Of a sharded matrix the parts have the shard; for the middle, one process puts the matrix together
-(`mada_optim.sharding.exchange`). Processes that share whole matrices each compute the middle of some
-(`mada_optim.sharding.replicated`).
+the buffer by its polar factor, whose rows may get factors (`mada_optim.engines.staged.even_rows`). The tail takes the
+buffer as its gradient. So both parts can run on any engine and device. Of a sharded matrix the parts have the shard;
+for the middle, one process puts the matrix together (`mada_optim.sharding.exchange`). Processes that share whole
+matrices each compute the middle of some (`mada_optim.sharding.replicated`).
 """
 
 import math
 import weakref
 from collections import ChainMap
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -93,8 +93,9 @@ class Staged:
         if self.rows is None:
             return None
         r, shape = entry.state.get(self.rows.slot), layouts.row_shape(entry.p.shape, entry.layout)
-        fits = fault_of(r, tuple(shape), entry.p) is None and r.dtype is torch.float32 and r.is_contiguous()
-        return r if fits else None
+        if r is None or fault_of(r, tuple(shape), entry.p) is not None or r.dtype is not torch.float32:
+            return None
+        return r if r.is_contiguous() else None
 
     def forget_others(self, entries: list[StepInput], prepared: list[StagedMatrix]) -> None:
         self._states.forget_others(entries)
