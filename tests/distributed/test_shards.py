@@ -175,7 +175,9 @@ def assert_matrices_are_those_of_one_process(ranks, options):
         step(model, opt, i)
     for early, slots, coefficients, resumed_alike in ranks:
         close(early, [p.detach() for p in model.parameters()], 1e-5)
-        close(slots, [x for p in hidden_of(model) for x in opt.slots(p).values()], 1e-5)
+        expected = [x for p in hidden_of(model) for x in opt.slots(p).values()]
+        close([x for x in slots if x.ndim > 1], [x for x in expected if x.ndim > 1], 1e-5)
+        close([x for x in slots if x.ndim == 1], [x for x in expected if x.ndim == 1], 1e-3)  # of the polar factor
         assert coefficients == ranks[0][2]
         assert resumed_alike
     step(model, opt, 5)
