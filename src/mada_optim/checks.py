@@ -202,6 +202,29 @@ def share_matrices(rule: Rule, group: object, reduce_group: object) -> None:
         )
 
 
+def not_flattened(rule: Rule, learns_alone: bool, group: Mapping[str, Any]) -> None:
+    """Refuses the flat slices of FSDP1 (ValueError) in a new group, where a step would be another one than without.
+
+    Args:
+        rule: The optimizer's rule. No matrix can be seen in a slice.
+        learns_alone: Whether each process would learn from its slices alone.
+        group: The parameter group; its parameters may have names.
+    """
+    params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
+    if not any(getattr(x[1] if isinstance(x, tuple) else x, "_fsdp_flattened", False) for x in params):
+        return
+    remedy = "shard the model by FSDP2's `fully_shard`, or make the optimizer of another rule, with learn=()"
+    if has_matrices(rule):
+        raise ValueError(
+            f"parameters: expected matrices, got flat slices of FullyShardedDataParallel (FSDP1); {remedy}"
+        )
+    if learns_alone:
+        raise ValueError(
+            "parameters: expected reduce_group with flat slices of FullyShardedDataParallel (FSDP1), got None, with "
+            f"which each process would learn from its slices alone; pass torch.distributed.group.WORLD, or {remedy}"
+        )
+
+
 def slots_present(form: Rule, state: Mapping[str, Tensor]) -> None:
     """Refuses a state (RuntimeError) without slots that are needed now: a coefficient has left 0 or 1."""
     missing = [name for name in form.slot_names() if name not in state]

@@ -175,6 +175,8 @@ class HyperOptimizer(Inspectable):
             if self.reduce_group is not None and self.rule.matrix_weight is not None:
                 checks.matrix_said(param_group)
             replicated.require_whole(self.share_matrices, param_group)
+            alone = bool(self.learned) and self.reduce_group is None and dtensors.processes() > 1
+            checks.not_flattened(self.rule, alone, param_group)
         super().add_param_group(param_group)
         self._observed = None  # it has no row for a new scope
         hidden_matrices.update_flags(self.rule, self.param_groups, self.state)

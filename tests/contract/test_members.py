@@ -9,8 +9,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp._common_utils import _set_fsdp_flattened
 
-from mada_optim import Adam, AutoMuon, HyperAdam, HyperSGD, LearnedLR
+from mada_optim import MADA, Adam, AutoMuon, HyperAdam, HyperSGD, LearnedLR
 from tests.problems import same_bits, with_muon
 
 SHAPES = {"wte.weight": (12, 8), "h.0.weight": (8, 8), "h.1.weight": (9, 8), "ln.weight": (8,), "head.weight": (5, 8)}
@@ -213,3 +214,17 @@ def test_an_option_without_effect_is_refused_in_a_step_too():
     opt.param_groups[0]["matrix_lr_ratio"] = 3.0
     with pytest.raises(ValueError, match=r"matrix_lr_ratio=3\.0: expected a rule with another update"):
         opt.step()
+
+
+def test_flat_slices_of_fsdp1_are_refused_where_they_matter(monkeypatch):
+    """The mark is what FullyShardedDataParallel sets on them, whether or not it uses the original parameters."""
+    p = nn.Parameter(torch.ones(24))
+    _set_fsdp_flattened(p)
+    with pytest.raises(ValueError, match=r"expected matrices, got flat slices .*; shard the model by FSDP2"):
+        AutoMuon([p])
+    MADA([p])
+    monkeypatch.setattr("mada_optim.sharding.dtensors.processes", lambda: 2)
+    with pytest.raises(ValueError, match="expected reduce_group with flat slices"):
+        MADA([("w", p)])
+    MADA([p], learn=())
+    Adam([p])
