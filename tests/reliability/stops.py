@@ -85,6 +85,7 @@ PHASES = {
 
 def train(config, phase, step, number=signal.SIGTERM, second=None):
     """Trains, with a trap."""
+    signal.signal(number, signal.SIG_DFL)  # a shell starts what is in the background with SIGINT ignored
     trap = Trap(config.out_dir, step, number, 60.0 if "minute" in phase else 0.0, second)
     PHASES[phase](trap)
 
