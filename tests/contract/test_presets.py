@@ -33,7 +33,7 @@ from tests.problems import everything, give_gradients, same_bits, train
 
 #: What may be None, which means that there is none of it.
 MAY_BE_NONE = {"weights", "share_matrices", "guard", "state_dtype", "reduce_group", "stop"}
-MOST_ARGUMENTS = 19
+MOST_ARGUMENTS = 20
 
 PUBLIC = [getattr(mada_optim, name) for name in mada_optim.__all__]
 PRESETS = [x for x in PUBLIC if isinstance(x, type) and issubclass(x, HyperOptimizer) and x is not HyperOptimizer]
@@ -71,7 +71,7 @@ def plain(x):
 def test_all_are_looked_at():
     assert {x.__name__ for x in PRESETS} == {
         *("MADA", "AutoMuon", "AutoAdam", "HyperAdam", "Adam", "SGD", "AdaGrad", "RMSprop", "AMSGrad", "AVGrad"),
-        *("NAdam", "Yogi", "Adan", "Lion", "Muon"),
+        *("NAdam", "Yogi", "Adan", "Lion", "Muon", "NorMuon"),
     }
 
 
@@ -114,7 +114,8 @@ OTHERWISE = {
     "initial_accumulator_value": 0.5,
     "kappa": 0.7,
     **dict.fromkeys(("lr_decay", "momentum_decay"), 0.5),
-    **dict.fromkeys(("beta3", "rho", "c", "gamma", "omega", "momentum", "nesterov", "alpha", "centered", "mu"), 0.3),
+    **dict.fromkeys(("beta3", "rho", "c", "gamma", "omega", "nu", "mu", "row_beta"), 0.3),
+    **dict.fromkeys(("momentum", "nesterov", "alpha", "centered"), 0.3),
 }
 BESIDE = {"nesterov": {"momentum": 0.9}, "state_dtype": {"momentum": 0.9}}
 DTYPES = {"weights": torch.bfloat16}  # of the parameters
