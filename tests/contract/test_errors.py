@@ -19,6 +19,9 @@ from mada_optim import (
     LearnedLR,
     NAdam,
 )
+from tests.representatives import on_one_engine
+
+pytestmark = on_one_engine
 
 
 def parameter():
