@@ -1,6 +1,6 @@
 """How much the tests notice: small faults put into the core one at a time, and whether a test fails.
 
-python -m tests.mutants [--number 60] [--seed 0] [--only 3 7 ...] [--tests FOLDER] [--limit SECONDS]
+python -m tests.mutants [--number 60] [--seed 0] [--only 3 7 ...] [--tests FOLDER] [--about] [--limit SECONDS]
 
 A mutant is the sources with one operator, comparison, number, `not` or returned value changed; a sample of them is
 drawn from CORE. For each the tests of SUITES run until one fails, those first that are about the file that was changed.
@@ -89,25 +89,25 @@ def write(path, number, sources):
     target.write_text(ast.unparse(ast.fix_missing_locations(tree)))
 
 
-def tests_for(path, folder):
-    """All test files of SUITES, those first that are about the path."""
+def tests_for(path, folder, about_alone):
+    """The test files about the path, and then all others of SUITES."""
     (about,) = (x for x in FIRST if path.parts[0].removesuffix(".py") == x)
     first = [Path("tests", f"{x}.py") for x in FIRST[about].split()]
     rest = [x.relative_to(folder) for suite in SUITES for x in sorted((folder / "tests" / suite).glob("test_*.py"))]
-    return [*(x for x in first if (folder / x).exists()), *(x for x in rest if x not in first)]
+    return first if about_alone else [*first, *(x for x in rest if x not in first)]
 
 
-def is_killed(files, sources, folder, limit):
-    """Whether a test fails, or the tests take longer than the limit."""
+def judged(files, sources, folder, limit):
+    """What the tests say: killed, alive, or undecided where they take longer than the limit."""
     environment = {**os.environ, "PYTHONPATH": str(sources), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *map(str, files)]
     run = subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        return run.wait(limit) != 0
+        return "killed" if run.wait(limit) else "alive"
     except subprocess.TimeoutExpired:
         run.kill()
         run.wait()
-        return True
+        return "undecided"
 
 
 def main():
@@ -116,6 +116,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="*")
     parser.add_argument("--tests", type=Path, default=ROOT)
+    parser.add_argument("--about", action="store_true", help="run no tests but those about the file")
     parser.add_argument("--limit", type=float, default=900.0)
     given = parser.parse_args()
     sample = random.Random(given.seed).sample(list(mutants()), given.number)
@@ -128,13 +129,13 @@ def main():
             shutil.copytree(ROOT / "src", sources, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
             write(path, number, sources)
             began = time.monotonic()
-            state = "killed" if is_killed(tests_for(path, given.tests), sources, given.tests, given.limit) else "alive"
+            files = tests_for(path, given.tests, given.about)
+            state = judged(files, sources, given.tests, given.limit)
             tally[path.parts[0], state] += 1
-            print(f"{i:3d} {state:6} {time.monotonic() - began:5.0f} s  {path}:{line}  {what}", flush=True)
+            print(f"{i:3d} {state:9} {time.monotonic() - began:5.0f} s  {path}:{line}  {what}", flush=True)
     for part in CORE:
-        killed, alive = tally[part, "killed"], tally[part, "alive"]
-        if killed + alive:
-            print(f"{part}: {killed} of {killed + alive} killed")
+        if total := sum(tally[part, state] for state in ("killed", "alive", "undecided")):
+            print(f"{part}: {tally[part, 'killed']} of {total} killed, {tally[part, 'undecided']} undecided")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ PRESETS_ON_EVERY_ENGINE = ("SGD", "MADA", "AutoMuon")
 #: For contracts in which no engine has a part: they run once, as users get the optimizer.
 on_one_engine = pytest.mark.parametrize("engine", ["auto"], indirect=True)
 
-#: For contracts in double precision, which the others leave to the eager engine, and for many programs of one step.
+#: For contracts in double precision, which the others leave to the eager engine, and for those that make many an
+#: optimizer for hardly a step: each would be compiled, for a second.
 on_the_eager_engine = pytest.mark.parametrize("engine", ["eager"], indirect=True)
 
 

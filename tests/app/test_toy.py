@@ -103,8 +103,12 @@ LEARNERS = [
 ]
 
 
-@pytest.mark.parametrize("more", [{}, {"maximize": True}, {"guard": Guard(), "eps": 0.1}], ids=("", "up", "guard"))
-@pytest.mark.parametrize("learn", LEARNERS, ids=range(len(LEARNERS)))
+OF_THE_OPTIMIZER = [{"maximize": True}, {"guard": Guard(), "eps": 0.1}]
+
+
+@pytest.mark.parametrize(
+    ("learn", "more"), [*((learn, {}) for learn in LEARNERS), *((LEARNERS[0], more) for more in OF_THE_OPTIMIZER)]
+)
 def test_every_option_of_the_learner_is_taken(learn, more):
     """Rates and momentum by coefficient, clipping, start and stop, bounds, several learners; and of the optimizer."""
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)

@@ -19,9 +19,9 @@ from mada_optim import (
     LearnedLR,
     NAdam,
 )
-from tests.representatives import on_one_engine
+from tests.representatives import on_the_eager_engine
 
-pytestmark = on_one_engine
+pytestmark = on_the_eager_engine
 
 
 def parameter():

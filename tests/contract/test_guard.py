@@ -65,6 +65,7 @@ def test_engines_agree(betas, engine):
     assert torch.allclose(fast[-1], slow[-1], rtol=1e-5, atol=1e-5)
 
 
+@on_the_eager_engine
 def test_who_is_guarded():
     p = torch.nn.Parameter(torch.ones(2))
     named = HyperSGD("beta1", "lr")

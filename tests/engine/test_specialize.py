@@ -20,17 +20,16 @@ from tests.problems import train
 STEPS = 4
 
 
-def combinations(rule):
-    """Each coefficient free, at 0, or at 1 where the rule is defined there."""
+def combinations(rule, most=2):
+    """Each coefficient free, at 0, or at 1 where the rule is defined there: up to two of them fixed, or all.
+
+    All three to the sixth would take minutes, and a term is switched off by one coefficient or by two.
+    """
     choices = [[None, *(x for x in (0.0, 1.0) if x in q.domain)] for q in rule.coefficients]
     for values in itertools.product(*choices):
-        yield {q: x for q, x in zip(rule.coefficient_names(), values, strict=True) if x is not None}
-
-
-def ends(rule):
-    """One coefficient at an end, the others free; and all at once."""
-    choices = [{q.name: x} for q in rule.coefficients for x in (0.0, 1.0) if x in q.domain]
-    return [{}, *choices, *(dict(itertools.chain(*map(dict.items, x))) for x in (choices, choices[::-1]))]
+        fixed = {q: x for q, x in zip(rule.coefficient_names(), values, strict=True) if x is not None}
+        if len(fixed) <= most or len(fixed) == len(choices):
+            yield fixed
 
 
 def gradients(dtype):
@@ -63,12 +62,12 @@ def assert_the_same(rule, form, c, free, dtype):
         assert all(torch.equal(x, whole[name]) for name, x in part.items()), t
 
 
-@pytest.mark.parametrize(("corners_of", "dtype"), [(combinations, torch.float32), (ends, torch.float64)])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 2), (torch.float64, 1)])
 @pytest.mark.parametrize("name", RULES)
-def test_at_every_corner_a_rule_is_itself(name, corners_of, dtype):
-    """At all of them in single precision, in which numbers of both widths meet; in double at the ends of each."""
+def test_at_every_corner_a_rule_is_itself(name, dtype, most):
+    """In single precision, in which numbers of both widths meet, and in double."""
     rule = RULES[name]
-    for fixed in corners_of(rule):
+    for fixed in combinations(rule, most):
         options = {**rule.hyper_parameters, **SPREAD, **fixed}
         form = specialize(rule, corners(rule, {**options, **scalars(SPREAD, fixed)}, ()))
         c = {**rule.hyper_parameters, **scalars({q: options[q] for q in rule.coefficient_names()}, {})}
