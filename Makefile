@@ -50,7 +50,7 @@ demo: .venv/lab
 	$(LAB) report out/demo/mada out/demo/automuon out/demo/adamw --out=out/demo/report.html
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-triton: .venv-triton/ready
 	TRITON_INTERPRET=1 PYTHONPATH=.venv-triton $(BIN)/python -m pytest -q -rs -n 2 tests/triton/test_interpreted.py

@@ -8,6 +8,7 @@ import torch
 from mada_optim.engines import choice
 from mada_optim.engines.program import Program
 from mada_optim.rules import RULES
+from tests.representatives import is_repetition
 
 #: Folders that `pytest` doesn't collect unless they are named, and what runs them.
 ELSEWHERE = {
@@ -33,8 +34,14 @@ def reference() -> Path:
     return REFERENCE
 
 
-def pytest_collection_modifyitems(items):
-    """Tests of the C++ loops need a compiler, which a fresh machine may lack; all others must pass without."""
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what `representatives` stand for.
+
+    Tests of the C++ loops need a compiler, which a fresh machine may lack; all others must pass without.
+    """
+    repetitions = {item: None for item in items if is_repetition(item)}
+    items[:] = [item for item in items if item not in repetitions]
+    config.hook.pytest_deselected(items=list(repetitions))
     try:
         choice.choose("cpu", Program(RULES["adam"]))
     except choice.NoKernelError as error:

@@ -13,6 +13,7 @@ import textwrap
 
 import pytest
 
+from mada_lab.data.prepare import prepare
 from tests.rooms import PAGE, ROOT
 
 SMALL = "--n_layer=1 --n_head=1 --n_embd=16 --block_size=8 --batch_size=2 --max_iters=3 --eval_iters=1".split()
@@ -46,11 +47,19 @@ class Copy:
         assert made.returncode == 0, made.stdout + made.stderr
         return made.stdout
 
-    def train(self, *words):
+    def train(self, *words, data_dir="data"):
         """The coefficients in the last row of a short run."""
-        self.run("-m", "mada_lab", "train", *SMALL, "--out_dir=run", *words)
+        self.run("-m", "mada_lab", "train", *SMALL, "--out_dir=run", f"--data_dir={data_dir}", *words)
         rows = [json.loads(line) for line in (self.folder / "run" / "metrics.jsonl").read_text().splitlines()]
         return [row["coefficients"] for row in rows if "coefficients" in row][-1]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Where the default data set is."""
+    folder = tmp_path_factory.mktemp("data")
+    prepare("pydoc", folder)
+    return folder
 
 
 @pytest.fixture
@@ -78,14 +87,15 @@ RULE = """
 """
 
 
-def test_a_rule(copy):
+def test_a_rule(copy, data_dir):
     copy.add("src/mada_optim/rules/scaled.py", RULE)
     copy.put("src/mada_optim/rules/__init__.py", "sgd adagrad", "scaled ")
-    assert copy.train("--optimizer=scaled", "--learn=kappa", "--kappa=0.25", "--hyper_start=0")["kappa"] != 0.25
+    words = "--optimizer=scaled --kappa=0.25 --learn=kappa --hyper_start=0".split()
+    assert copy.train(*words, data_dir=data_dir)["kappa"] != 0.25
     assert copy.touched == listed("a rule", "scaled")
 
 
-def test_a_coefficient(copy):
+def test_a_coefficient(copy, data_dir):
     path = "src/mada_optim/rules/sgd.py"
     meaning = 'KAPPA = Coefficient("kappa", r"\\kappa", UNIT, 1.0, meaning="Scale of the update.")\n'
     copy.put(path, "\n\ndef update", meaning)
@@ -93,7 +103,8 @@ def test_a_coefficient(copy):
     source = source.replace("    return u, {", '    return c["kappa"] * u, {')
     source = source.replace("NESTEROV), (", "NESTEROV, KAPPA), (")
     (copy.folder / path).write_text(source)
-    assert copy.train("--optimizer=sgd", "--kappa=0.25", "--learn=kappa", "--hyper_start=50")["kappa"] == 0.25
+    words = "--optimizer=sgd --kappa=0.25 --learn=kappa --hyper_start=50".split()
+    assert copy.train(*words, data_dir=data_dir)["kappa"] == 0.25
     assert "Scale of the update" in copy.run("-m", "mada_lab", "train", "--help")
     assert "kappa" in copy.run("-m", "mada_optim.describe", "sgd")
     assert copy.touched == listed("a coefficient", "sgd")

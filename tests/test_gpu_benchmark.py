@@ -51,7 +51,7 @@ def test_a_part_that_fails_or_runs_out_of_time_stops_no_other(tmp_path, monkeypa
     monkeypatch.setattr(gpu, "LEAST", 0.0)
     parts = [
         part("fails", "print('so it is'); 1 / 0"),
-        part("hangs", WRITES, HANGS, minutes=0.1, at_once=True),
+        part("hangs", WRITES, HANGS, minutes=0.04, at_once=True),
         part("is silent", "pass"),
         part("lacks", WRITES, needs=("no_such_package",)),
         part("works", WRITES),

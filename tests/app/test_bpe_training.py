@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from mada_lab.checkpoints.checkpoint import load_newest
+from tests.app.commands import mada_lab
 from tests.app.data.conftest import digest
-from tests.app.test_cli import QUICK, mada_lab
+from tests.app.test_cli import QUICK
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command as a user types it, in its own process: output, exit codes, one line per error."""
+"""The command as a user types it: output, exit codes, one line per error."""
 
 import re
 import shlex
@@ -21,12 +21,7 @@ from mada_lab.experiments.bench.families import FAMILIES
 from mada_lab.experiments.bench.sections import SECTIONS, Scope
 from mada_lab.experiments.bench.tasks import TASKS
 from mada_lab.experiments.toy.game import METHODS
-
-
-def mada_lab(*arguments, cwd):
-    command = [sys.executable, "-m", "mada_lab", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
-
+from tests.app.commands import mada_lab, mada_lab_process
 
 TINY = "--n_layer=1 --n_embd=16 --n_head=2 --block_size=16 --batch_size=2 --max_iters=8 --warmup_iters=2".split()
 QUICK = [*TINY, "--eval_interval=4", "--eval_iters=2", "--log_interval=2", "--hyper_start=2", "--device=cpu"]
@@ -34,7 +29,7 @@ QUICK = [*TINY, "--eval_interval=4", "--eval_iters=2", "--log_interval=2", "--hy
 
 def test_train_resume_and_report(tmp_path):
     """The default data set is prepared by itself, and a run ends by naming its folder."""
-    run = mada_lab("train", *QUICK, "--out_dir=out/a b", cwd=tmp_path)
+    run = mada_lab_process("train", *QUICK, "--out_dir=out/a b", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "automuon: final validation loss" in run.stdout
     assert " lr " in run.stderr
@@ -115,12 +110,12 @@ def test_an_unknown_data_set_is_answered_with_those_that_fit(tmp_path, monkeypat
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    run = mada_lab("report", "missing", "--debug", cwd=tmp_path)
+    run = mada_lab_process("report", "missing", "--debug", cwd=tmp_path)
     assert "Traceback" in run.stderr
 
 
 def test_help(tmp_path):
-    run = mada_lab(cwd=tmp_path)
+    run = mada_lab_process(cwd=tmp_path)
     assert run.returncode == 0
     assert "data prepare" in run.stdout
 

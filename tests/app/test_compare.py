@@ -22,8 +22,9 @@ from mada_lab.plots.save import save
 from mada_lab.plots.seeds import bands, bars
 from mada_lab.records.run_record import RunRecord, read_run
 from mada_lab.training import coefficients_from
+from tests.app.commands import mada_lab
 from tests.app.conftest import Silent, fitted
-from tests.app.test_cli import QUICK, mada_lab
+from tests.app.test_cli import QUICK
 
 
 def record(folder, loss, steps=(0, 10), **config):

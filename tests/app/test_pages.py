@@ -61,9 +61,15 @@ def a_bench(folder):
 PAGES = (a_report, a_toy, a_comparison, a_grid, a_bench)
 
 
-@pytest.mark.parametrize(("make", "figures"), [(make, n) for make, n in zip(PAGES, (14, 9, 3, 1, 3), strict=True)])
-def test_every_figure_has_an_alt_text_labels_and_a_legend(tmp_path, make, figures):
-    page = make(tmp_path)
+@pytest.fixture(scope="module", params=zip(PAGES, (14, 9, 3, 1, 3), strict=True), ids=lambda x: x[0].__name__)
+def made(request, tmp_path_factory):
+    """A page, and the number of its figures."""
+    make, figures = request.param
+    return make(tmp_path_factory.mktemp("page")), figures
+
+
+def test_every_figure_has_an_alt_text_labels_and_a_legend(made):
+    page, figures = made
     groups = [(part, section) for section in page.sections for part in section.parts if isinstance(part, Figures)]
     assert sum(len(part.figures) for part, _ in groups) == figures
     for part, section in groups:
@@ -89,9 +95,8 @@ def shows_numbers(axis):
     return any(tick.label1.get_visible() and tick.label1.get_text() for tick in ticks)
 
 
-@pytest.mark.parametrize("make", PAGES)
-def test_alt_texts_and_ids_are_unique_and_nothing_is_loaded(tmp_path, make):
-    content = make(tmp_path).html()
+def test_alt_texts_and_ids_are_unique_and_nothing_is_loaded(made):
+    content = made[0].html()
     alts = re.findall(r'<svg[^>]* role="img" aria-label="([^"]+)"', content)
     assert len(alts) == len(set(alts)) == content.count('class="card"')
     ids = re.findall(r' id="([^"]+)"', content)

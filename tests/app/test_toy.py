@@ -18,7 +18,7 @@ from mada_lab.optimizers.controls import Negated
 from mada_lab.records.run_record import read_run
 from mada_optim import MADA, HyperSGD, HyperTorch
 from mada_optim.beta_guard import Guard
-from tests.app.test_cli import mada_lab
+from tests.app.commands import mada_lab
 
 
 def by_the_optimizer(game):
@@ -38,7 +38,7 @@ def by_the_optimizer(game):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("problem", "steps"), [("reddi", 1500), ("c3", 300)])
+@pytest.mark.parametrize(("problem", "steps"), [("reddi", 600), ("c3", 300)])
 def test_floats_do_what_the_optimizer_does(problem, steps, method):
     game = Game(problem=problem, method=method, steps=steps, points=2 * steps)
     points = {point.step: point for point in play(game)}
@@ -49,7 +49,7 @@ def test_floats_do_what_the_optimizer_does(problem, steps, method):
             assert points[t].average_regret == pytest.approx(regret, rel=1e-11), t
             assert points[t].coefficients == pytest.approx(coefficients if points[t].coefficients else {}, abs=1e-11)
     moved = points[steps].coefficients
-    assert not moved or abs(moved["rho"] - 1) > 0.1  # or nothing was compared
+    assert not moved or abs(moved["rho"] - 1) > 0.01  # or nothing was compared
 
 
 def test_what_theorem_1_says_of_adam_and_its_remedies_hold():
@@ -103,8 +103,12 @@ LEARNERS = [
 ]
 
 
-@pytest.mark.parametrize("more", [{}, {"maximize": True}, {"guard": Guard(), "eps": 0.1}], ids=("", "up", "guard"))
-@pytest.mark.parametrize("learn", LEARNERS, ids=range(len(LEARNERS)))
+OF_THE_OPTIMIZER = [{"maximize": True}, {"guard": Guard(), "eps": 0.1}]
+
+
+@pytest.mark.parametrize(
+    ("learn", "more"), [*((learn, {}) for learn in LEARNERS), *((LEARNERS[0], more) for more in OF_THE_OPTIMIZER)]
+)
 def test_every_option_of_the_learner_is_taken(learn, more):
     """Rates and momentum by coefficient, clipping, start and stop, bounds, several learners; and of the optimizer."""
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)

@@ -15,6 +15,9 @@ import torch
 from mada_optim import MADA, SGD, Adam, AutoAdam, AutoMuon, Guard, HyperOptimizer, HyperSGD, LearnedLR
 from mada_optim.rules import RULES
 from tests.problems import everything, fast, give_gradients, learning, parameters, same_bits, train, with_muon
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 GUARDS = [Guard(), Guard(ramp=100.0, least_beta2=0.99), Guard(ramp=0.0), Guard(ramp=3.5)]
 

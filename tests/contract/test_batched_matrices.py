@@ -18,6 +18,7 @@ from mada_optim import AutoAdam, AutoMuon, HyperOptimizer, HyperSGD
 from mada_optim.matrices.polar_factor import polar
 from mada_optim.rules import RULES
 from tests.problems import along_trace, same_bits, with_muon
+from tests.representatives import on_one_engine, on_the_eager_engine
 
 COEFFICIENTS = {"omega": 0.6, "rho": 0.7}
 LEARNING = {**COEFFICIENTS, "learn": HyperSGD("beta1", "rho", "omega", "lr", lr=1e-2, start=1)}
@@ -69,6 +70,7 @@ def experts(xs):
     return [matrix.clone() for x in xs for matrix in x.reshape(-1, *x.shape[-2:])]
 
 
+@on_the_eager_engine
 @pytest.mark.parametrize(("make", "options"), OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("shape", [(4, 5, 20), (3, 9, 4), (2, 3, 4, 6), (1, 6, 5), (2, 130, 140)], ids=str)
 def test_packed_matrices_step_as_separate_ones(shape, make, options):
@@ -82,6 +84,7 @@ def blocks(n):
     return lambda xs: [block.clone() for x in xs for block in x.chunk(n)]
 
 
+@on_the_eager_engine
 @pytest.mark.parametrize(("make", "options"), OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize(("n", "shape"), [(3, (12, 5)), (3, (24, 10)), (2, (8, 3, 2, 2)), (2, (6, 4, 3))], ids=str)
 def test_blocks_of_rows_step_as_separate_matrices(n, shape, make, options):
@@ -187,6 +190,7 @@ BY_SHAPE = {
 }
 
 
+@on_one_engine
 @pytest.mark.parametrize(("shape", "layout"), BY_SHAPE.items(), ids=str)
 def test_shape_alone_tells_experts_from_kernels(shape, layout):
     head = nn.Parameter(torch.ones(5, 64))
@@ -214,6 +218,7 @@ def test_a_group_settles_each_of_its_parameters():
     assert found([{"params": [complex_], "matrix": "batched"}]) == [False]
 
 
+@on_one_engine
 @pytest.mark.parametrize("said", ["yes", "Batched", 0, -2, 2.0, None, (3,), float("nan")], ids=repr)
 def test_another_word_is_refused(said):
     with pytest.raises(ValueError, match=r"expected True or False, 'batched', or a number of blocks >= 1; leave it"):
@@ -248,6 +253,7 @@ def first_lr(params, make):
 HEAD = ("lm_head.weight", nn.Parameter(torch.ones(4, 64)))
 
 
+@on_one_engine
 @pytest.mark.parametrize("make", [AutoMuon, AutoAdam], ids=["Muon", "Adam"])
 def test_a_start_counts_the_matrices_as_they_are(make):
     def at(width):
@@ -265,6 +271,7 @@ def test_a_start_counts_the_matrices_as_they_are(make):
     assert first_lr(ends, make) == pytest.approx(0.4 / 128)
 
 
+@on_one_engine
 @pytest.mark.parametrize("make", [AutoMuon, AutoAdam], ids=["Muon", "Adam"])
 def test_frozen_weights_have_no_part_in_the_start(make):
     frozen = nn.Parameter(torch.ones(2000, 2000), requires_grad=False)
@@ -344,6 +351,7 @@ def test_a_run_of_flattened_matrices_goes_on_as_it_began():
     assert same_bits(one, other)
 
 
+@on_one_engine
 @pytest.mark.parametrize("entry", [5, "batch", "batched", -3, 2.5])
 def test_a_saved_layout_that_does_not_fit_is_refused(entry):
     opt = optimizer(model())

@@ -9,6 +9,9 @@ import torch
 
 from mada_optim import MADA, Adam, Adan, AMSGrad, AVGrad, HyperSGD, Lion, Yogi
 from tests import oracles
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 STEPS, LR, EPS = 50, 1e-2, 1e-8
 ADAM = {"betas": (0.9, 0.95)}

@@ -19,6 +19,9 @@ from mada_optim import (
     LearnedLR,
     NAdam,
 )
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 
 def parameter():

@@ -14,6 +14,9 @@ from mada_optim import MADA, AutoAdam, HyperSGD, HyperTorch, LearnedLR
 from mada_optim.matrices import start_lr
 from mada_optim.rules import RULES
 from tests.problems import give_gradients, same_bits, step_info
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 
 class Downward(LearnedLR):

@@ -12,6 +12,9 @@ from torch import nn
 
 from mada_optim import MADA, SGD, Adam, AutoMuon, HyperAdam, HyperSGD
 from tests.problems import give_gradients, parameters, same_bits, train
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 REFUSED = {
     "learn": ("lr", "at construction, for all groups; pass learn to AutoMuon"),

@@ -16,6 +16,7 @@ from mada_optim.beta_guard import guarded
 from mada_optim.learning.hypergradient import sensitivity
 from mada_optim.rules import RULES
 from tests.problems import give_gradients, same_bits, train
+from tests.representatives import on_one_engine, on_the_eager_engine
 
 GUARDS = [Guard(), Guard(ramp=20, least_beta2=0.98), Guard(ramp=0.0)]
 BETAS = [(0.9, 0.99), (0.99, 0.6), (0.5, 0.6), (0.97, 0.999), (0.0, 0.0)]
@@ -45,6 +46,7 @@ def run(betas, gs, **options):
     return path
 
 
+@on_the_eager_engine
 @pytest.mark.parametrize("guard", GUARDS, ids=str)
 @pytest.mark.parametrize("betas", BETAS, ids=str)
 def test_the_update_is_adams_with_the_guarded_betas(betas, guard):
@@ -63,6 +65,7 @@ def test_engines_agree(betas, engine):
     assert torch.allclose(fast[-1], slow[-1], rtol=1e-5, atol=1e-5)
 
 
+@on_the_eager_engine
 def test_who_is_guarded():
     p = torch.nn.Parameter(torch.ones(2))
     named = HyperSGD("beta1", "lr")
@@ -113,6 +116,7 @@ def test_an_update_stays_bounded_where_gradients_shrink():
     assert steps["some"] <= 1.5
 
 
+@on_one_engine
 @pytest.mark.parametrize("t", [1, 3, 600])
 @pytest.mark.parametrize("betas", [(0.9, 0.95), (0.95, 0.9), (0.9, 0.999)], ids=str)
 @pytest.mark.parametrize("guard", [Guard(), Guard(least_beta2=0.99)], ids=str)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mada_optim import MADA, SGD, Adam, Adan, AVGrad, HyperAdam, HyperSGD, Lion, RMSprop, Yogi
 from mada_optim.rules import RULES
 from tests.problems import MIDWAY, everything, fast, give_gradients, learning, parameters, same_bits, train
+from tests.representatives import on_one_engine
 
 STATES = Path(__file__).parents[1] / "data" / "states_of_0.1.0.pt"
 
@@ -58,6 +59,7 @@ def test_mada_keeps_the_slots_that_count(name):
     assert promised.bytes == opt.memory().bytes
 
 
+@on_one_engine
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_rules_keep_the_slots_that_count(name):
     make, slots = OTHERS[name]
@@ -67,6 +69,7 @@ def test_other_rules_keep_the_slots_that_count(name):
     assert {frozenset(opt.state[p]) for p in params} == {frozenset({"step", *slots.split()})}
 
 
+@on_one_engine
 def test_what_is_learned_is_kept_at_a_corner_too():
     params = parameters()
     opt = MADA(params, learn=("rho",))

@@ -14,6 +14,9 @@ from torch import nn
 from mada_optim import MADA, SGD, Adam, AutoAdam, AutoMuon, Guard, HyperOptimizer, HyperSGD, LearnedLR
 from mada_optim.rules import RULES
 from tests.problems import parameters, same_bits, train
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 AUTO = pytest.mark.parametrize("make", [AutoMuon, AutoAdam])
 

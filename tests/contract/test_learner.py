@@ -11,6 +11,9 @@ import torch
 
 from mada_optim import MADA, HyperSGD, LearnedLR
 from tests.problems import along_trace, give_gradients, same_bits, step_info
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 MEMORY = ("square", "weight", "mean", "mean_weight", "mean_noise", "largest_lr")
 AVERAGED = {"averaging": 0.8}

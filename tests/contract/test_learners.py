@@ -21,6 +21,9 @@ from mada_optim.learning.options import Amount, Option, Start, options_of
 from mada_optim.rule import UNIT, Coefficient, Rule
 from mada_optim.rules import RULES
 from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
+from tests.representatives import on_one_engine
+
+pytestmark = on_one_engine
 
 PARTED = ["group", "tensor"]
 

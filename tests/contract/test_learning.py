@@ -14,6 +14,7 @@ import torch
 from mada_optim import MADA, PAPER_GPT2, PAPER_SHAKESPEARE, HyperAdam, HyperSGD, HyperTorch
 from mada_optim.rules import RULES
 from tests.problems import MIDWAY, fast, give_gradients, learning, parameters, step_info, train
+from tests.representatives import on_one_engine
 
 
 @pytest.mark.parametrize(("start", "first"), [(0, 2), (1, 2), (5, 6), (50, 51)])
@@ -125,6 +126,7 @@ def test_hyper_sgd_by_hand():
     assert q.item() == pytest.approx(0.3)
 
 
+@on_one_engine
 @pytest.mark.parametrize("h", [0.0, 1e-9, 0.5, 2.0, -7.0, 1e30])
 @pytest.mark.parametrize("clip", [1.0, 0.0, 10.0, math.inf])
 def test_each_hypergradient_is_clipped_as_torch_clips_a_norm(h, clip):
@@ -151,6 +153,7 @@ def path(hs, start=0.5, **numbers):
     return found
 
 
+@on_one_engine
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_rebound_keeps_the_momentum_from_winding_up_on_a_bound(sign):
     """Hypergradients push outward for long, and turn. Without a rebound the velocity goes on, as the authors' does."""
@@ -170,6 +173,7 @@ def test_a_rebound_is_of_bounds_alone():
     assert path([5.0, 5.0, -1.0], rebound=0.0) != path([5.0, 5.0, -1.0])
 
 
+@on_one_engine
 @pytest.mark.parametrize("rebound", [-1.0, math.nan, "2", None])
 def test_what_is_no_rebound_is_refused(rebound):
     with pytest.raises(ValueError, match=r"rebound=.*: expected a number in \[0, inf\); math.inf is no limit"):

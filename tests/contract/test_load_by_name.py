@@ -13,6 +13,9 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from mada_optim import MADA, Adam, AutoMuon, HyperTorch, LearnedLR
 from tests.problems import fast, learning, same_bits
+from tests.representatives import on_one_engine
+
+pytestmark = on_one_engine
 
 SHAPE = (4, 4)
 NAMES = ("a.weight", "b.weight", "c.weight", "d.weight")

@@ -13,6 +13,9 @@ from torch.distributed.fsdp._common_utils import _set_fsdp_flattened
 
 from mada_optim import MADA, Adam, AutoMuon, HyperAdam, HyperSGD, LearnedLR
 from tests.problems import same_bits, with_muon
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 SHAPES = {"wte.weight": (12, 8), "h.0.weight": (8, 8), "h.1.weight": (9, 8), "ln.weight": (8,), "head.weight": (5, 8)}
 

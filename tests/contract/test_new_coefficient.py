@@ -14,6 +14,9 @@ from mada_optim.describe.pages import page
 from mada_optim.rule import LR, UNIT, Coefficient
 from mada_optim.rules import RULES
 from tests.problems import everything, parameters, same_bits, train
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 TILT = Coefficient("tilt", r"\tau", UNIT, 0.75, meaning="Share of Adam's update; the rest is the gradient.")
 

@@ -30,6 +30,9 @@ from mada_optim.beta_guard import guarded, suits
 from mada_optim.learning.bank import is_memory
 from mada_optim.rules import RULES
 from tests.problems import everything, give_gradients, same_bits, train
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 #: What may be None, which means that there is none of it.
 MAY_BE_NONE = {"weights", "share_matrices", "guard", "state_dtype", "reduce_group", "stop"}
@@ -119,12 +122,10 @@ OTHERWISE = {
 }
 BESIDE = {"nesterov": {"momentum": 0.9}, "state_dtype": {"momentum": 0.9}}
 DTYPES = {"weights": torch.bfloat16}  # of the parameters
-each_once = pytest.mark.parametrize("engine", ["eager"], indirect=True)
 
 
-@each_once
 @each_preset
-def test_every_argument_takes_effect(preset, engine):
+def test_every_argument_takes_effect(preset):
     """On the weights, on what is kept, or on the rule, which is MADA's own at Adam's corner all the same."""
     for name in defaults(preset).keys() - {"engine", "share_matrices", "reduce_group"}:
         beside = {key: x for key, x in BESIDE.get(name, {}).items() if key in defaults(preset)}

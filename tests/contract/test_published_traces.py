@@ -206,8 +206,11 @@ def recorded(steps: list[Step]):
         yield {**step._asdict(), "weight_norms": norms, "weights": {k: x.tolist() for k, x in step.weights.items()}}
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize(("dtype", "engine"), on_engines((x,) for x in WITHIN))
+NETWORKS = [(*case, False) for case in on_engines((x,) for x in WITHIN)]
+NETWORKS += [("float64", "eager", True), ("float32", "auto", True)]
+
+
+@pytest.mark.parametrize(("dtype", "engine", "tied"), NETWORKS)
 @pytest.mark.parametrize("config", LOOPS.values(), ids=LOOPS)
 def test_the_library_is_the_oracle(config, dtype, engine, tied):
     """Where the traces aren't there, this is what holds `mada_published` and `observe` to the loops."""

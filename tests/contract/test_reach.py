@@ -12,6 +12,9 @@ import torch
 from mada_optim import LearnedLR
 from tests.contract.test_learner import AVERAGED, learned, learning, parameter, train
 from tests.problems import along_trace, step_info
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
 

@@ -14,6 +14,9 @@ import torch
 from mada_optim import MADA, AutoMuon, HyperSGD, HyperTorch, LearnedLR
 from mada_optim.rules import RULES
 from tests.problems import same_bits, step_info
+from tests.representatives import on_the_eager_engine
+
+pytestmark = on_the_eager_engine
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
 

@@ -15,6 +15,7 @@ import torch
 from mada_optim import SGD, AdaGrad, HyperAdam, HyperOptimizer, HyperSGD, HyperTorch
 from mada_optim.rules import RULES
 from tests.problems import everything, fast, give_gradients, learning, parameters, same_bits, train
+from tests.representatives import on_one_engine
 
 PARTED = ["group", "tensor"]
 EVERY_SCOPE = ["global", *PARTED]
@@ -199,6 +200,7 @@ def test_names_belong_to_their_parameters():
     assert [name for name, h in opt.hypergradients().items() if any(h.values())] == ["1.weight"]
 
 
+@on_one_engine
 @pytest.mark.parametrize("scope", PARTED)
 def test_what_is_not_learned_is_read_by_scope_too(scope):
     params = parameters()
@@ -242,6 +244,7 @@ def freeze(params):
         p.grad = None
 
 
+@on_one_engine
 @pytest.mark.parametrize("scope", PARTED)
 @pytest.mark.parametrize("learner", ["Adam", "tower"])
 def test_the_state_of_an_external_learner_rests_with_its_scope(scope, learner):
@@ -315,6 +318,7 @@ def two_groups(params):
     return [{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:], "lr": 1e-3}]
 
 
+@on_one_engine
 @pytest.mark.parametrize("scope", EVERY_SCOPE)
 @pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 def test_lock_step_after_a_load(scope, learner):
@@ -332,6 +336,7 @@ def test_lock_step_after_a_load(scope, learner):
     assert same_bits(everything(opt), everything(twin))
 
 
+@on_one_engine
 @pytest.mark.parametrize(
     ("of", "into"), [("global", "tensor"), ("tensor", "global"), ("group", "tensor"), ("tensor", "group")]
 )
@@ -367,6 +372,7 @@ def test_a_late_group_is_a_scope_of_its_own(scope):
     assert same_bits(list(params[:2]), list(twin_params[:2]))
 
 
+@on_one_engine
 @pytest.mark.parametrize("scope", PARTED)
 def test_a_late_group_is_refused_where_another_optimizer_has_learned(scope):
     params = parameters()
@@ -376,6 +382,7 @@ def test_a_late_group_is_refused_where_another_optimizer_has_learned(scope):
     assert len(opt.param_groups) == 1
 
 
+@on_one_engine
 @pytest.mark.parametrize("scope", PARTED)
 def test_groups_may_start_where_they_like(scope):
     params = parameters()
@@ -384,6 +391,7 @@ def test_groups_may_start_where_they_like(scope):
     assert starts == ([0.5, 0.9] if scope == "group" else [0.5, 0.5, 0.9, 0.9])
 
 
+@on_one_engine
 @pytest.mark.parametrize("scope", PARTED)
 def test_a_tower_over_scopes(scope):
     """Each scope's hyper learning rate is its own where the tower is told so; each storey has a row per scope."""
@@ -430,6 +438,7 @@ def test_a_float_in_one_group_is_its_own_alone():
     assert [row["beta1"] for row in rows(opt)] == [0.9, 0.25]
 
 
+@on_one_engine
 @pytest.mark.parametrize("scope", EVERY_SCOPE)
 @pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 @pytest.mark.parametrize("through", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])

@@ -14,6 +14,7 @@ import torch
 from mada_optim import MADA, HyperAdam, HyperSGD, HyperTorch, LearnedLR
 from tests.contract.test_learners import Along, rows, saved, two_groups
 from tests.problems import everything, fast, give_gradients, learning, parameters, same_bits, train, with_muon
+from tests.representatives import on_one_engine
 
 RATES = {"beta1": 1e-3, "beta2": 1e-4, "rho": 1e-2}
 
@@ -29,6 +30,7 @@ def three(moving=tuple(RATES), last=HyperSGD):
     ]
 
 
+@on_one_engine
 def test_a_list_keeps_its_order_and_names_are_one_learner_more():
     opt = MADA(parameters(), learn=["rho", LearnedLR(), "beta1", HyperSGD("c", scope="tensor")])
     assert opt.learners == (LearnedLR(), HyperSGD("c", scope="tensor"), HyperSGD("rho", "beta1"))
@@ -161,6 +163,7 @@ def several():
     ]
 
 
+@on_one_engine
 @pytest.mark.parametrize("through", ["state dict", "copy", "pickle"])
 def test_several_save_and_load(through):
     params = parameters()
@@ -203,6 +206,7 @@ def test_the_state_of_one_of_two_optimizers_is_missed():
         assert ours[0]["exp_avg"].any()
 
 
+@on_one_engine
 @pytest.mark.parametrize("order", [(1, 0, 2), (2, 1, 0)])
 def test_a_state_dict_is_the_same_in_whatever_order_learners_are_given(order):
     def learners():
@@ -233,6 +237,7 @@ OTHERS = {
 }
 
 
+@on_one_engine
 @pytest.mark.parametrize("learn", OTHERS.values(), ids=OTHERS)
 def test_a_state_of_other_learners_is_refused_and_changes_nothing(learn):
     params, twins = parameters(), parameters()
@@ -256,6 +261,7 @@ SHARED_OUT = {
 }
 
 
+@on_one_engine
 @pytest.mark.parametrize(("learn", "other"), SHARED_OUT.values(), ids=SHARED_OUT)
 def test_what_was_learned_of_one_is_not_loaded_for_another(learn, other):
     """Of the same shapes, so that nothing but the names tells them apart."""

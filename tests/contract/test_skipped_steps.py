@@ -14,6 +14,7 @@ import torch
 from mada_optim import Adam, AutoMuon, HyperAdam
 from mada_optim.stepping.step import PENDING
 from tests.problems import give_gradients, learning, parameters, same_bits, train
+from tests.representatives import on_one_engine
 
 MAKERS = {
     "Adam": Adam,
@@ -56,6 +57,7 @@ def test_it_counts_the_steps_that_changed_nothing(make, bad):
     assert all(state["step"] == 5 for state in opt.state.values())
 
 
+@on_one_engine
 def test_it_counts_many():
     params = parameters()
     opt = Adam(params)
@@ -71,6 +73,7 @@ def test_a_step_without_a_gradient_is_none():
     assert opt.skipped_steps == 0
 
 
+@on_one_engine
 @each_maker
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 def test_a_warning_at_the_first_read_says_that_all_were_skipped(make, read):
@@ -86,6 +89,7 @@ def test_a_warning_at_the_first_read_says_that_all_were_skipped(make, read):
     assert opt.skipped_steps == 14
 
 
+@on_one_engine
 @each_maker
 def test_no_warning_for_the_first_two_or_if_one_was_applied(make):
     params = parameters()
@@ -109,6 +113,7 @@ def test_a_scaler_of_the_loss_that_skips_steps_itself_is_nothing_to_warn_of():
     assert opt.skipped_steps == 0
 
 
+@on_one_engine
 @pytest.mark.parametrize("through", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
 @each_maker
 def test_a_copy_counts_on(make, through):

@@ -11,7 +11,10 @@ import torch
 
 from mada_optim import HyperAdam, HyperTorch
 from tests.problems import everything, learning, parameters, same_bits, train
+from tests.representatives import on_one_engine
 from tests.torch_checks.problems import alike
+
+pytestmark = on_one_engine
 
 MAKES = {
     "Adam": lambda q: torch.optim.Adam(q, lr=1e-2),

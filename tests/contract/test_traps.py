@@ -33,6 +33,7 @@ from torch.optim import lr_scheduler
 from mada_optim import MADA, AutoMuon, HyperTorch, LearnedLR
 from mada_optim.rules import RULES
 from tests.problems import everything, give_gradients, learning, parameters, same_bits, train
+from tests.representatives import on_one_engine
 
 NAMES = RULES["mada"].coefficient_names()
 
@@ -120,6 +121,7 @@ def test_state_is_lazy_and_keyed_by_parameters():
     assert set(opt.state_dict()["state"]) == {0, 2, 3}
 
 
+@on_one_engine
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # by torch itself, up to 2.6
 @pytest.mark.filterwarnings(
     "ignore:torch.distributed is (disabled, )?unavailable or uninitialized"
@@ -173,6 +175,7 @@ def test_groups_learn_as_one():
     assert shared(decayed)
 
 
+@on_one_engine
 @pytest.mark.parametrize("learn", ["all", "rho", ()])
 def test_loaded_coefficients_are_at_home_with_their_parameters(learn):
     """A state mapped to the CPU, loaded for parameters elsewhere: here on torch's device without data."""
@@ -282,6 +285,7 @@ SCHEDULERS = {
 }
 
 
+@on_one_engine
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_scheduler_sets_the_lr_of_every_group(name):
     """As for torch's Adam, which the optimizer is while its coefficients stay: the same lrs, and the same weights."""
@@ -307,6 +311,7 @@ def test_a_scheduler_sets_the_lr_of_every_group(name):
     assert any(a != b for a, b in itertools.pairwise(lrs))
 
 
+@on_one_engine
 @pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
 def test_a_scheduler_that_would_cycle_what_is_learned_is_refused(name):
     options = {"OneCycleLR": {"max_lr": 0.1, "total_steps": 9}, "CyclicLR": {"base_lr": 1e-3, "max_lr": 1e-2}}[name]
@@ -314,6 +319,7 @@ def test_a_scheduler_that_would_cycle_what_is_learned_is_refused(name):
         getattr(lr_scheduler, name)(learning(parameters()), **options)
 
 
+@on_one_engine
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))], ids=("copy", "pickle"))
 def test_a_copy_has_what_was_put_into_a_group(copied):
     opt = learning(params := parameters())
@@ -323,6 +329,7 @@ def test_a_copy_has_what_was_put_into_a_group(copied):
     assert twin.coefficients()["beta1"] == twin.param_groups[0]["beta1"].item() == 0.5
 
 
+@on_one_engine
 @pytest.mark.parametrize("place", [0, 1])
 def test_what_was_put_into_one_group_is_read_and_saved_for_all(place):
     """Before the next step as after it: a coefficient that is learned for all groups is one."""

@@ -184,10 +184,13 @@ def assert_matrices_are_those_of_one_process(ranks, options):
     close(numbers(ranks[0][2]), numbers(opt.coefficients()), 1e-5)
 
 
+#: Every engine, with and without what is learned, and every mesh; no two of them have to do with each other.
+PUT_TOGETHER = [((2,), MATRICES, engine) for engine in ("auto", "tiled", "eager")]
+PUT_TOGETHER += [((2,), {"learn": ()}, "auto"), ((4,), MATRICES, "auto"), ((2, 2), MATRICES, "auto")]
+
+
 @group.needs_fsdp2
-@pytest.mark.parametrize("shape", [(2,), (4,), (2, 2)], ids=["2", "4", "2 replicas of 2"])
-@pytest.mark.parametrize("options", [MATRICES, {"learn": ()}], ids=["lr learned", "plain"])
-@pytest.mark.parametrize("engine", ["auto", "tiled", "eager"])
+@pytest.mark.parametrize(("shape", "options", "engine"), PUT_TOGETHER, ids=str)
 def test_hidden_matrices_are_put_together(shape, options, engine):
     """The orthogonalised momentum is that of the whole matrix, whatever is sharded; its slot stays in shards."""
     options = {**options, "engine": engine}

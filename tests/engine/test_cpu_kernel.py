@@ -21,6 +21,7 @@ from tests.problems import (
     same_bits,
     train,
 )
+from tests.representatives import RULES_ON_EVERY_ENGINE
 
 pytestmark = pytest.mark.kernel
 
@@ -76,7 +77,8 @@ def gradients(seed):
     return gs
 
 
-EVERY = [(rule, learn) for rule in POINTWISE for learn in ("all", ("lr",), ())]
+EVERY = [(rule, learn) for rule in POINTWISE for learn in ("all", ())]
+EVERY += [(rule, ("lr",)) for rule in RULES_ON_EVERY_ENGINE if rule in POINTWISE]  # tests/gradient/test_lr.py has all
 
 
 @pytest.mark.parametrize("engine", ENGINES)

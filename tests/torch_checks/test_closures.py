@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from tests.problems import everything, same_bits
+from tests.representatives import on_one_engine
 from tests.torch_checks.infos import each_info, each_mode
 from tests.torch_checks.problems import least_squares
+
+pytestmark = on_one_engine
 
 
 @each_mode

@@ -11,8 +11,11 @@ import weakref
 import pytest
 
 from tests.problems import everything, same_bits
+from tests.representatives import on_one_engine
 from tests.torch_checks.infos import each_info, each_mode
 from tests.torch_checks.problems import least_squares
+
+pytestmark = on_one_engine
 
 WAYS = {"deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
 

@@ -7,8 +7,11 @@ gets two updates.
 import pytest
 import torch
 
+from tests.representatives import on_one_engine
 from tests.torch_checks.infos import each_info
 from tests.torch_checks.torch_helpers import OptimizerErrorEnum
+
+pytestmark = on_one_engine
 
 
 @each_info

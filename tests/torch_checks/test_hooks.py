@@ -11,8 +11,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from mada_optim import AutoMuon, HyperAdam, HyperTorch
 from tests.problems import give_gradients, learning, parameters, train
+from tests.representatives import on_one_engine
 from tests.torch_checks.infos import LEARNING, each_info
 from tests.torch_checks.problems import alike, least_squares
+
+pytestmark = on_one_engine
 
 ORDERS = pytest.mark.parametrize("prepend", [False, True])
 

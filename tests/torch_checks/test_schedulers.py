@@ -13,7 +13,8 @@ import torch
 from mada_optim import HyperOptimizer
 from mada_optim.rule import DECAY, Coefficient, Rule, Slot
 from tests.problems import everything, same_bits
-from tests.torch_checks.infos import LEARNING, MODES, each_info
+from tests.representatives import PRESETS_ON_EVERY_ENGINE, on_one_engine
+from tests.torch_checks.infos import INFOS, LEARNING, MODES, each_info
 from tests.torch_checks.problems import least_squares
 from tests.torch_checks.schedules import SCHEDULERS, advance
 
@@ -67,9 +68,7 @@ def keeps_tensors(make_scheduler):
     return all(group["lr"] is x for group, x in zip(opt.param_groups, own, strict=True))
 
 
-@each_scheduler
-@each_info
-def test_a_scheduler_sets_the_lr_that_the_step_takes(info, make_scheduler):
+def assert_the_step_takes_what_is_set(info, make_scheduler):
     problem = least_squares()
     by_hand = problem.twin()
     opt, twin = info.optim_cls(two_groups(problem), **LEARNING), info.optim_cls(two_groups(by_hand), **LEARNING)
@@ -84,6 +83,21 @@ def test_a_scheduler_sets_the_lr_that_the_step_takes(info, make_scheduler):
 
 
 @each_scheduler
+@pytest.mark.parametrize("info", [x for x in INFOS if x.name in PRESETS_ON_EVERY_ENGINE], ids=lambda x: x.name)
+def test_a_scheduler_sets_the_lr_that_the_step_takes(info, make_scheduler):
+    assert_the_step_takes_what_is_set(info, make_scheduler)
+
+
+@on_one_engine
+@pytest.mark.parametrize("scheduler", ["LambdaLR", "OneCycleLR"])
+@each_info
+def test_the_step_of_every_optimizer_takes_the_lr_that_is_set(info, scheduler):
+    """A number that differs between groups, and one that starts elsewhere than at the lr of the group."""
+    assert_the_step_takes_what_is_set(info, SCHEDULERS[scheduler])
+
+
+@on_one_engine
+@each_scheduler
 @on_learned
 def test_a_tensor_lr_is_scheduled_in_place_and_as_a_float_is(case, make_scheduler):
     problem = least_squares()
@@ -96,6 +110,7 @@ def test_a_tensor_lr_is_scheduled_in_place_and_as_a_float_is(case, make_schedule
         assert values == pytest.approx(expected, rel=1e-6)
 
 
+@on_one_engine
 @each_scheduler
 @on_learned
 def test_optimizer_and_scheduler_resume_together(case, make_scheduler):
@@ -135,6 +150,7 @@ def side_by_side(opt, problem, cycle):
         theirs.step()
 
 
+@on_one_engine
 @each_cycle
 @each_info
 def test_momentum_is_cycled_where_there_is_one_and_refused_where_not(info, cycle):

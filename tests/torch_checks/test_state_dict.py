@@ -12,8 +12,11 @@ import torch
 from mada_optim import MADA, HyperAdam, HyperSGD, Lion
 from tests.conftest import REPOSITORY
 from tests.problems import everything, learning, same_bits, train
-from tests.torch_checks.infos import each_info, each_mode
+from tests.representatives import on_one_engine
+from tests.torch_checks.infos import MODES, each_info, each_mode
 from tests.torch_checks.problems import alike, least_squares
+
+pytestmark = on_one_engine
 
 
 def params_of(problem, named):
@@ -25,8 +28,14 @@ def without_names(state_dict):
     return {**state_dict, "param_groups": groups}
 
 
-@pytest.mark.parametrize(("named", "into_named"), [(False, True), (True, False), (True, True)])
-@each_mode
+#: Names have no part in a rule: every kind of state once, and the ways to be named with two of them.
+NAMED = [(case, True, True) for case in MODES]
+NAMED += [
+    (case, named, not named) for case in MODES if case.info.name in ("MADA", "AutoMuon") for named in (True, False)
+]
+
+
+@pytest.mark.parametrize(("case", "named", "into_named"), NAMED, ids=str)
 def test_lock_step_after_a_load_with_and_without_names(case, named, into_named):
     problem = least_squares()
     opt = case.make(params_of(problem, named))
