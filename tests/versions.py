@@ -111,7 +111,7 @@ def environment(requirement, fresh):
 def tested(python):
     """One row of the table; the report is printed, and lies beside the environment."""
     report = OUT / f"{python.parents[1].name}.xml"
-    options = ["-q", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    options = ["-q", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider", f"--junitxml={report}"]
     subprocess.run(
         [python, "-m", "pytest", *options, *suite()], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )

@@ -172,11 +172,25 @@ def test_a_term_that_vanishes_where_a_tensor_is_needed(update, fixed):
     assert moved(rule, fixed) == moved(rule, torch.tensor(fixed, dtype=torch.float64))
 
 
-def moved(rule, a):
+def swaps(c, g, s, t):
+    return s["m"], {"m": s["old"], "old": g}
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("update", [vanishes, gives_the_slot, swaps])
+def test_a_rule_may_return_old_slots(update):
+    """As its update, or as another slot: nothing is overwritten before it was read."""
+    rule = Rule("theirs", update, (A,), (M, Slot("old", "o"))[: 1 + (update is swaps)])
+    assert moved(rule, 0.0, "eager") == pytest.approx(moved(rule, 0.0, "cpu"))
+    one = torch.tensor(1.0, dtype=torch.float64)
+    assert moved(rule, one, "eager") == pytest.approx(moved(rule, one, "cpu"))
+
+
+def moved(rule, a, engine="auto"):
     """Where three numbers get to; with a tensor for the coefficient the rule is whole."""
     torch.manual_seed(0)
     p = torch.nn.Parameter(torch.ones(3))
-    opt = HyperOptimizer([p], lr=0.1, rule=rule, learn=())
+    opt = HyperOptimizer([p], lr=0.1, rule=rule, learn=(), engine=engine)
     opt.param_groups[0]["a"] = a
     train(opt, [p], range(4))
     return p.tolist()

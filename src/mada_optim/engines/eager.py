@@ -143,19 +143,19 @@ def advance(entry: StepInput, where: Tensor) -> None:
 
     learning, weight_decay, p = "applied" in entry.state, entry.options["weight_decay"], entry.p.to(u.dtype)
     keep = 1 - lr * weight_decay
+    moved = keep * p - lr * u  # before slots are overwritten, as the update may be one of them
     if entry.program.traced:
         anchor, share = anchor_of(entry, p), torch.where(t > 0, 1 - entry.options["horizon"] * keep, 1.0)
         anchor = anchor + share * (p - anchor)
         if "anchor" in entry.state:
             store(entry.state["anchor"], anchor, where)
-    kept = {**(now if learning else after), "gradient": entry.g}
+    kept = {**(now if learning else _apart(after, entry.state)), "gradient": entry.g}
     whole = [*entry.program.slots, *["gradient"] * learning]
     for slot in entry.program.form.slots:
         if not slot.per_element:
             store(entry.state[slot.name], kept[slot.name], where)
     for i, name in enumerate(whole):
         store_slot(entry, name, kept[name], i, where)
-    moved = keep * p - lr * u
     if entry.program.weights is not None:
         moved = stochastic(moved, entry.p.dtype, t, entry.stream)
     store(entry.p, moved, where)  # after its gradient was kept, which may share its memory
@@ -165,6 +165,12 @@ def advance(entry: StepInput, where: Tensor) -> None:
         applied = torch.stack([lr, *(scalar(c[q], entry.p.device) for q in entry.program.coefficients)])
         store(entry.state["applied"], applied, where)
     store(t, t + 1, where)
+
+
+def _apart(after: Slots, state: Slots) -> dict[str, Tensor]:
+    """The new slots without memory in common with the state: a rule may return an old slot as another one."""
+    held = {x.untyped_storage().data_ptr() for x in state.values()}
+    return {name: x.clone() if x.untyped_storage().data_ptr() in held else x for name, x in after.items()}
 
 
 def anchor_of(entry: StepInput, theta: Tensor) -> Tensor:
