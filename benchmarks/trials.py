@@ -14,13 +14,13 @@ worth.
 
 import argparse
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from statistics import geometric_mean, mean, median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -87,17 +87,19 @@ def decay_by_hand(amount: float, cautious: bool, opt: AutoMuon, _: int) -> None:
 def signal_to_noise(power: float, opt: AutoMuon, _: int) -> None:
     """Muon's step of a matrix times s^power, of mean 1; s is the size of its momentum over that of its gradients."""
     matrices = [(group, p, group[LR_RATIO], group["weight_decay"]) for group, p, flag in each(opt) if flag]
-    momenta, squares, weights = [torch.zeros_like(p) for _, p, _, _ in matrices], [0.0] * len(matrices), [0.0]
+    momenta, squares, weight = (
+        [torch.zeros_like(p) for _, p, *_ in matrices],
+        [torch.zeros(()) for _ in matrices],
+        [0.0],
+    )
 
     @torch.no_grad()
     def scale(*_: Any) -> None:
-        weights.append(MU * weights[-1] + 1 - MU)
-        sizes = []
-        for i, (_, p, _, _) in enumerate(matrices):
-            momenta[i].lerp_(p.grad, 1 - MU)
-            squares[i] = MU * squares[i] + (1 - MU) * float(p.grad.square().sum())
-            s = float(momenta[i].norm()) / max(math.sqrt(weights[-1] * squares[i]), 1e-30)
-            sizes.append(min(max(s, 0.16), 1.0) ** power)
+        grads, weight[0] = [p.grad for _, p, *_ in matrices], MU * weight[0] + 1 - MU
+        torch._foreach_lerp_(momenta, grads, 1 - MU)
+        torch._foreach_lerp_(squares, [g.square().sum() for g in grads], 1 - MU)
+        ratios = [b.norm() / (weight[0] * square).sqrt() for b, square in zip(momenta, squares, strict=True)]
+        sizes = [float(s.clamp(0.16, 1.0)) ** power for s in ratios]
         for (group, _, ratio, decay), size in zip(matrices, sizes, strict=True):
             factor = size / mean(sizes)
             group[LR_RATIO], group["weight_decay"] = ratio * factor, decay / factor
@@ -159,12 +161,6 @@ def mixture(model: nn.Module, average: nn.Module) -> nn.Module:
     return mixed
 
 
-class Silent:
-    def step(self, done: int) -> None: ...
-
-    def row(self, row: dict[str, Any]) -> None: ...
-
-
 def losses_of(config: RunConfig, variant: Variant) -> Losses:
     """The last validation loss of a run: of the weights, under the name "", and of their averages."""
     state = TrainState.start(replace(config, optimizer="automuon", **variant.keys), open_data(config))
@@ -173,17 +169,17 @@ def losses_of(config: RunConfig, variant: Variant) -> Losses:
         [{**group, "params": [p]} for group in decayed for p in group["params"]], **variant.options
     )
     variant.around(state.optimizer, config.max_iters)
-    trainer, kept = Trainer(state, Silent()), averages(state.model, config.max_iters) if variant.averaged else {}
+    trainer, kept = (
+        Trainer(state, SimpleNamespace(step=lambda done: None)),
+        averages(state.model, config.max_iters) if variant.averaged else {},
+    )
     for step in range(config.max_iters):
         trainer.train_step()
-        for _, average in [x for x in kept.values() if step >= x[0]]:
-            average.update_parameters(state.model)
+        [average.update_parameters(state.model) for begin, average in kept.values() if step >= begin]
     models = {"": state.model, **{name: average.module for name, (_, average) in kept.items()}}
     models |= {f"mixed {name}": mixture(state.model, models[name]) for name in ("EMA 30", "EMA 100") if name in kept}
-    trainer.validation = state.task.validation()
-    return {
-        name: state.task.measure(x, trainer.validation, state.precision, state.world).loss for name, x in models.items()
-    }
+    where = state.task.validation(), state.precision, state.world
+    return {name: state.task.measure(x, *where).loss for name, x in models.items()}
 
 
 def table(found: Mapping[tuple[str, str, int], Losses], tasks: Sequence[str]) -> str:
