@@ -1,34 +1,30 @@
 """Small changes to AutoMuon, each made around the optimizer from outside, against its defaults on the bench's tasks.
 
-    python -m benchmarks.trials [--tasks NAME ...] [--variants NAME ...] [--seeds 1 2] [--data-dir D] [--runs FILE]
+    python -m benchmarks.trials [--tasks NAME ...] [--variants NAME ...] [--seeds 1 2] [--data-dir D]
 
 From the repository root, with the data of docs/results/bench.md; 5 to 40 s a run on one core. The runs are the bench's,
 with its schedule, clipping and batches, which a seed fixes. A change is a hook before or after `opt.step()`, an option
 of a group, or an average of the weights, evaluated at the end of the run in their place. Printed is the default's mean
 validation loss at the last step, and for each variant the loss over the default's of the same seed: median and range
-over seeds, and last the geometric mean over tasks. With `--runs`, finished runs are kept in FILE and not repeated.
-
-`decay .3 by hand` is the built-in decay made by a hook: it differs from the default by rounding, and shows what that is
-worth.
+over seeds, and last the geometric mean over tasks. `decay .3 by hand` is the built-in decay made by a hook: it differs
+from the default by rounding, and shows what that is worth.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from statistics import geometric_mean, mean, median
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mada_lab.config.keys import RunConfig
-from mada_lab.experiments.bench.tasks import TASKS, WARMUP
+from mada_lab.experiments.bench.tasks import TASKS
 from mada_lab.optimizers import catalog
 from mada_lab.tasks.open_data import open_data
 from mada_lab.training.state import TrainState
@@ -39,19 +35,18 @@ from mada_optim.matrices.hidden_matrices import FLAGS, LR_RATIO, view
 
 DEFAULT = "default"
 TEXTS = ("gpt_pydoc", "gpt_shakespeare_small", "gpt_shakespeare_large", "gpt_wikitext_bpe")
-MEMORIES, MIXED, TAILS = (10, 30, 100), 0.6, (0.1, 0.25)
+MEMORIES, SHARE, MIXED, TAILS = (10, 30, 100), 0.05, 0.6, (0.1, 0.25)
 MU = 0.95  # of Muon's momentum
+LOW = {"guard": Guard(ramp=100.0, least_beta2=0.9)}
 Losses = dict[str, float]
-Around = Callable[[AutoMuon, int], None]
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """A change: what it does to the optimizer of a run of so many steps, keys of the run, options of AutoMuon."""
 
-    around: Around = lambda opt, steps: None
-    keys: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    around: Callable[[AutoMuon, int], None] = lambda opt, steps: None
+    keys: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {}
     averaged: bool = False  # whether averages of the weights are evaluated too
 
 
@@ -87,22 +82,19 @@ def decay_by_hand(amount: float, cautious: bool, opt: AutoMuon, _: int) -> None:
 def signal_to_noise(power: float, opt: AutoMuon, _: int) -> None:
     """Muon's step of a matrix times s^power, of mean 1; s is the size of its momentum over that of its gradients."""
     matrices = [(group, p, group[LR_RATIO], group["weight_decay"]) for group, p, flag in each(opt) if flag]
-    momenta, squares, weight = (
-        [torch.zeros_like(p) for _, p, *_ in matrices],
-        [torch.zeros(()) for _ in matrices],
-        [0.0],
-    )
+    momenta, squares = [torch.zeros_like(p) for _, p, *_ in matrices], [torch.zeros(()) for _ in matrices]
+    weight = torch.zeros(())
 
     @torch.no_grad()
     def scale(*_: Any) -> None:
-        grads, weight[0] = [p.grad for _, p, *_ in matrices], MU * weight[0] + 1 - MU
+        grads = [p.grad for _, p, *_ in matrices]
+        weight.lerp_(torch.ones(()), 1 - MU)
         torch._foreach_lerp_(momenta, grads, 1 - MU)
         torch._foreach_lerp_(squares, [g.square().sum() for g in grads], 1 - MU)
-        ratios = [b.norm() / (weight[0] * square).sqrt() for b, square in zip(momenta, squares, strict=True)]
+        ratios = [b.norm() / (weight * square).sqrt() for b, square in zip(momenta, squares, strict=True)]
         sizes = [float(s.clamp(0.16, 1.0)) ** power for s in ratios]
         for (group, _, ratio, decay), size in zip(matrices, sizes, strict=True):
-            factor = size / mean(sizes)
-            group[LR_RATIO], group["weight_decay"] = ratio * factor, decay / factor
+            group[LR_RATIO], group["weight_decay"] = ratio * size / mean(sizes), decay * mean(sizes) / size
 
     opt.register_step_pre_hook(scale)
 
@@ -113,26 +105,22 @@ def beta2(value: float, vectors: bool, opt: AutoMuon, _: int) -> None:
         group["beta2"] = value
 
 
-def ahead(weight: float, opt: AutoMuon, steps: int) -> None:
-    """EMA-Nesterov (arXiv 2605.25395): the gradient is taken where the mean move leads; off at both ends of the run."""
-    params, rates = [p for _, p, _ in each(opt)], list[float]()
-    last, moves = [p.detach().clone() for p in params], [torch.zeros_like(p) for p in params]
+def decay_late(share: float, opt: AutoMuon, steps: int) -> None:
+    """A linear fall of a flat schedule over the last `share` of the run, to a tenth."""
+    done = [0]
 
-    @torch.no_grad()
-    def look(*_: Any) -> None:
-        rates.append(opt.param_groups[0]["lr"])
-        torch._foreach_lerp_(moves, torch._foreach_sub(params, last), 0.01)
-        torch._foreach_copy_(last, params)
-        if 0.15 * steps <= len(rates) < 0.75 * steps:
-            torch._foreach_add_(params, moves, alpha=weight * rates[-1] / max(rates))
+    def fall(*_: Any) -> None:
+        done[0] += 1
+        for group in opt.param_groups:
+            group["lr"] *= min(1.0, 0.1 + 0.9 * (1 - done[0] / steps) / share)
 
-    opt.register_step_post_hook(look)
+    opt.register_step_pre_hook(fall)
 
 
-LOW = {"guard": Guard(ramp=100.0, least_beta2=0.9)}
 VARIANTS: dict[str, Variant] = {
     DEFAULT: Variant(averaged=True),
     "flat": Variant(keys={"decay_lr": False}, averaged=True),
+    "flat, linear over the last .3": Variant(lambda *run: decay_late(0.3, *run), {"decay_lr": False}, averaged=True),
     "decay .3 by hand": Variant(lambda *run: decay_by_hand(0.3, False, *run)),
     "decay .6 by hand": Variant(lambda *run: decay_by_hand(0.6, False, *run)),
     "cautious decay .3": Variant(lambda *run: decay_by_hand(0.3, True, *run)),
@@ -142,42 +130,34 @@ VARIANTS: dict[str, Variant] = {
     "beta2 .997 of vectors": Variant(lambda *run: beta2(0.997, True, *run)),
     "beta2 .999 of vectors": Variant(lambda *run: beta2(0.999, True, *run)),
     "beta2 .95 of embeddings": Variant(lambda *run: beta2(0.95, False, *run), options=LOW),
-    "EMA-Nesterov .6": Variant(lambda *run: ahead(0.6, *run)),
 }
 
 
 def averages(model: nn.Module, steps: int) -> dict[str, tuple[int, AveragedModel]]:
     """By name, torch's averages of the weights, each with the step that it begins at."""
     means = {f"mean of the last {x:g}": (round(steps * (1 - x)), AveragedModel(model)) for x in TAILS}
-    emas = {x: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / x)) for x in MEMORIES}
-    return {**means, **{f"EMA {x}": (max(steps - 3 * x, 0), average) for x, average in emas.items()}}
-
-
-@torch.no_grad()
-def mixture(model: nn.Module, average: nn.Module) -> nn.Module:
-    """The weights (1 - MIXED) model + MIXED average."""
-    mixed = deepcopy(model)
-    torch._foreach_lerp_(list(mixed.parameters()), list(average.parameters()), MIXED)
-    return mixed
+    memories = {**{f"EMA {x}": x for x in MEMORIES}, f"EMA of {SHARE:g} of the run": max(round(SHARE * steps), 1)}
+    emas = {x: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / memories[x])) for x in memories}
+    return {**means, **{x: (max(steps - 3 * memories[x], 0), average) for x, average in emas.items()}}
 
 
 def losses_of(config: RunConfig, variant: Variant) -> Losses:
     """The last validation loss of a run: of the weights, under the name "", and of their averages."""
     state = TrainState.start(replace(config, optimizer="automuon", **variant.keys), open_data(config))
     decayed = catalog.decay_groups(state.model, catalog.weight_decay(state.config))
-    state.optimizer = AutoMuon(
-        [{**group, "params": [p]} for group in decayed for p in group["params"]], **variant.options
-    )
+    groups = [{**group, "params": [p]} for group in decayed for p in group["params"]]
+    state.optimizer = AutoMuon(groups, **variant.options)
     variant.around(state.optimizer, config.max_iters)
-    trainer, kept = (
-        Trainer(state, SimpleNamespace(step=lambda done: None)),
-        averages(state.model, config.max_iters) if variant.averaged else {},
-    )
+    trainer = Trainer(state, SimpleNamespace(step=lambda done: None))
+    kept = averages(state.model, config.max_iters) if variant.averaged else {}
     for step in range(config.max_iters):
         trainer.train_step()
         [average.update_parameters(state.model) for begin, average in kept.values() if step >= begin]
     models = {"": state.model, **{name: average.module for name, (_, average) in kept.items()}}
-    models |= {f"mixed {name}": mixture(state.model, models[name]) for name in ("EMA 30", "EMA 100") if name in kept}
+    for name in ("EMA 30", "EMA 100") if kept else ():
+        models[f"mixed {name}"] = mixed = deepcopy(state.model)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(mixed.parameters()), list(models[name].parameters()), MIXED)
     where = state.task.validation(), state.precision, state.world
     return {name: state.task.measure(x, *where).loss for name, x in models.items()}
 
@@ -190,13 +170,12 @@ def table(found: Mapping[tuple[str, str, int], Losses], tasks: Sequence[str]) ->
             name = ", ".join(x for x in (variant, readout) if x)
             rows.setdefault(name, {}).setdefault(task, []).append(loss / found[task, DEFAULT, seed][""])
     base = {task: [x[""] for key, x in found.items() if key[:2] == (task, DEFAULT)] for task in tasks}
-    width = max(len("over the default"), *map(len, rows))
-    lines = [f"{'over the default':{width}}" + "".join(f"{x:>24}" for x in tasks) + "    all"]
-    lines.append(f"{'its loss':{width}}" + "".join(f"{mean(base[x]):24.4f}" for x in tasks))
+    heads = [f"{x} {mean(base[x]):.4f}" for x in tasks]
+    lines = [f"{'over the default, whose loss is':56}" + "".join(f"{x:>30}" for x in heads) + "    all"]
     for name, of in rows.items():
         cells = [f"{median(of[x]):.3f} [{min(of[x]):.3f}, {max(of[x]):.3f}]" for x in tasks]
         over_all = geometric_mean([mean(of[x]) for x in tasks])
-        lines.append(f"{name:{width}}" + "".join(f"{x:>24}" for x in cells) + f"{over_all:7.3f}")
+        lines.append(f"{name:56}" + "".join(f"{x:>30}" for x in cells) + f"{over_all:7.3f}")
     return "\n".join(lines)
 
 
@@ -206,24 +185,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TEXTS), metavar="NAME")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--steps", type=int, help="of a run, instead of the bench's number")
     parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--runs", type=Path)
-    given = parser.parse_args()
+    given, found = parser.parse_args(), {}
     torch.set_num_threads(1)
-    rows = given.runs.read_text().splitlines() if given.runs and given.runs.exists() else []
-    known, found = {tuple(key): losses for key, losses in map(json.loads, rows)}, {}
     for task, seed, name in product(given.tasks, given.seeds, dict.fromkeys([DEFAULT, *given.variants])):
-        usual = TASKS[task].config
-        steps = given.steps or usual.max_iters
-        if (key := (task, steps, name, seed)) not in known:
-            keys = {"seed": seed, "data_dir": given.data_dir, "max_iters": steps, "warmup_iters": round(WARMUP * steps)}
-            known[key] = losses_of(replace(usual, **keys), VARIANTS[name])
-            if given.runs:
-                with given.runs.open("a") as file:
-                    print(json.dumps([key, known[key]]), file=file)
-        found[task, name, seed] = known[key]
-        print(task, name, seed, *(f"{x} {loss:.4f}" for x, loss in known[key].items()), flush=True)
+        config = replace(TASKS[task].config, seed=seed, data_dir=given.data_dir)
+        found[task, name, seed] = losses = losses_of(config, VARIANTS[name])
+        print(task, name, seed, *(f"{x} {loss:.4f}" for x, loss in losses.items()), flush=True)
     print(f"\ntorch {torch.__version__}, seeds {given.seeds}\n\n{table(found, given.tasks)}")
 
 
