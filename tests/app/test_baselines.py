@@ -20,14 +20,15 @@ from mada_lab.training.trainer import train
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 
-NEW = ("prodigy", "schedulefree", "torch_muon")
+PEERS = ("normuon", "soap", "ademamix", "mars")  # of the package pytorch_optimizer
+NEW = ("prodigy", "schedulefree", "torch_muon", *PEERS)
 
 
 @pytest.mark.parametrize("name", NEW)
 def test_a_resumed_run_is_the_same_to_the_bit(tiny, corpus, tmp_path, name):
     """An evaluation of the first part alone, at step 3, must leave no trace either."""
-    rates = {"learning_rate": 1.0 if name == "prodigy" else 0.01, "warmup_iters": 2, "decay_lr": False}
-    rates |= {"matrix_lr": 0.02} if name == "torch_muon" else {}
+    rates = {"learning_rate": 1.0 if name == "prodigy" else 0.01, "warmup_iters": 2, "lr_decay_iters": 6}
+    rates |= {"matrix_lr": 0.02} if name in ("torch_muon", "normuon") else {}
     config = fitted(tiny, optimizer=name, max_iters=6, eval_interval=6, **rates)
     whole = train(config, corpus, Silent())
     part = replace(config, out_dir=str(tmp_path / "part"), max_iters=3, eval_interval=1)
@@ -37,8 +38,9 @@ def test_a_resumed_run_is_the_same_to_the_bit(tiny, corpus, tmp_path, name):
     assert whole.val_loss == rest.val_loss
 
 
-def test_muon_has_hidden_matrices_at_their_own_rate(tiny, corpus):
-    session = TrainState.start(fitted(tiny, optimizer="torch_muon", learning_rate=0.01, matrix_lr=0.03), corpus)
+@pytest.mark.parametrize("name", ["torch_muon", "normuon"])
+def test_muon_has_hidden_matrices_at_their_own_rate(tiny, corpus, name):
+    session = TrainState.start(fitted(tiny, optimizer=name, learning_rate=0.01, matrix_lr=0.03), corpus)
     own = {id(p) for p in hidden_matrices(session.model)}
     names = {name.rsplit(".", 1)[0].split(".")[-1] for name, p in session.model.named_parameters() if id(p) in own}
     assert names == {"c_attn", "c_proj", "c_fc"}
@@ -49,7 +51,7 @@ def test_muon_has_hidden_matrices_at_their_own_rate(tiny, corpus):
     assert [g["lr"] / 0.01 for g in trained.param_groups] == pytest.approx([3.0, 1.0, 1.0])
     assert len(hidden_matrices(CNN(1, (8, 8), 10, 4))) == 1
     with pytest.raises(ConfigError, match="expected a network with linear layers between"):
-        catalog.build(MLP((8, 8, 1), (), 10), fitted(tiny, optimizer="torch_muon"))
+        catalog.build(MLP((8, 8, 1), (), 10), fitted(tiny, optimizer=name))
 
 
 def test_schedule_free_is_evaluated_at_its_average(tiny):
@@ -66,7 +68,49 @@ def test_schedule_free_is_evaluated_at_its_average(tiny):
     assert all(group["train_mode"] for group in opt.param_groups)
 
 
-@pytest.mark.parametrize(("name", "package"), [("prodigy", "prodigyopt"), ("schedulefree", "schedulefree")])
+def decayed_alone(model, config):
+    """The weights after a step whose gradient is 0, over those before."""
+    opt = catalog.build(model, config)
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    for _ in range(2):  # SOAP's first step is for its bases alone
+        opt.step()
+    return [(p / x).mean().item() for p, x in zip(model.parameters(), before, strict=True)]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_decay_is_decoupled_and_of_matrices_alone(tiny, name):
+    torch.manual_seed(0)
+    model = MLP((8, 8, 1), (16, 16), 10)
+    for p in model.parameters():
+        torch.nn.init.ones_(p)
+    config = fitted(tiny, optimizer=name, learning_rate=0.1, weight_decay=0.5)
+    steps = 1 if name == "soap" else 2
+    expected = [0.95**steps if p.ndim > 1 else 1.0 for p in model.parameters()]
+    assert decayed_alone(model, config) == pytest.approx(expected)
+
+
+def test_normuon_moves_hidden_matrices_by_a_fifth_of_their_rate(tiny):
+    torch.manual_seed(0)
+    model = MLP((8, 8, 1), (16, 12), 10)
+    before = model.hidden[1].weight.detach().clone()
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    catalog.build(model, fitted(tiny, optimizer="normuon", matrix_lr=0.1, weight_decay=0.0)).step()
+    moved = model.hidden[1].weight - before
+    assert moved.square().mean().sqrt().item() == pytest.approx(0.02, rel=1e-3)
+    assert moved.square().mean(1).sqrt().tolist() == pytest.approx([0.02] * 12, rel=1e-3)  # each row alike
+
+
+def test_ademamix_ramps_over_the_schedule(tiny):
+    for keys, ramp in (({}, 8), ({"lr_decay_iters": 5}, 5)):
+        config = fitted(tiny, optimizer="ademamix", max_iters=8, warmup_iters=2, **keys)
+        (group, *_) = catalog.build(nn.Linear(2, 2), config).param_groups
+        assert (group["t_alpha_beta3"], group["betas"]) == (ramp, (0.9, 0.999, 0.9999))
+
+
+@pytest.mark.parametrize(("name", "package"), [("prodigy", "prodigyopt"), ("soap", "pytorch_optimizer")])
 def test_a_missing_package_is_named(tiny, monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=rf"package {package}: .*mada-optim\[lab\]"):

@@ -44,7 +44,7 @@ OTHER = {
     "max_iters": 23,
     "optimizer": "adamw",
     "learn": "beta1",
-    "learning_rate": 3e-3,
+    "learning_rate": 4e-3,
     "matrix_lr": 0.2,
     "decay_lr": False,
     "warmup_iters": 15,

@@ -1,9 +1,10 @@
 """Checks that a saved tree fits a model and an optimizer, before either is changed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
@@ -66,14 +67,27 @@ def _require_optimizer(saved: Mapping[str, Any], optimizer: Optimizer) -> None:
         _require(set(theirs) <= set(mine), "optimizer group", ", ".join(mine), ", ".join(map(str, theirs)))
     params = dict(enumerate(chain.from_iterable(group["params"] for group in optimizer.param_groups)))
     for index, slots in saved["state"].items():
+        shape = params[index].shape
         for name, x in slots.items():
-            if type(x) in (int, float):
-                continue
-            most = max(SMALL, params[index].numel())  # Prodigy flattens its slots
-            fits = x.shape == params[index].shape or (x.dim() <= 1 and x.numel() <= most)
-            _require(fits, f"optimizer {index} {name}", f"{tuple(params[index].shape)}", f"{tuple(x.shape)}")
+            for slot in _leaves(x):
+                fits = _fits(slot, shape, isinstance(optimizer, HyperOptimizer))
+                _require(fits, f"optimizer {index} {name}", f"{tuple(shape)}", f"{tuple(slot.shape)}")
     if isinstance(optimizer, HyperOptimizer):
         _require_coefficients(saved["param_groups"], optimizer)
+
+
+def _leaves(slot: Any) -> Iterator[Tensor]:
+    """The tensors of a slot, which may be a list: SOAP has a matrix for each dimension. Numbers are left out."""
+    if isinstance(slot, list):
+        yield from chain.from_iterable(map(_leaves, slot))
+    elif type(slot) not in (int, float):
+        yield slot
+
+
+def _fits(slot: Tensor, shape: torch.Size, is_ours: bool) -> bool:
+    """Whether a parameter of this shape may have such a slot; optimizers of others have some along its dimensions."""
+    is_vector = slot.dim() <= 1 and slot.numel() <= max(SMALL, shape.numel())  # Prodigy flattens its slots
+    return slot.shape == shape or is_vector or (not is_ours and {*slot.shape} <= {1, *shape})
 
 
 def _require_coefficients(groups: list[Mapping[str, Any]], optimizer: HyperOptimizer) -> None:

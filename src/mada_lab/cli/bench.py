@@ -36,8 +36,8 @@ def arguments() -> Arguments:
         ),
         (
             "families",
-            "Optimizers to tune: adamw, nadam, avgrad, adan, lion, yogi, hyperadam, prodigy, schedulefree, muon or "
-            "automuon. (default: all)",
+            "Optimizers to tune: adamw, nadam, avgrad, adan, lion, yogi, hyperadam, prodigy, schedulefree, muon, "
+            "normuon, soap, ademamix, mars or automuon. (default: all)",
         ),
         (
             "map-optimizers",

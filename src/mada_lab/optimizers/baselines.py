@@ -21,10 +21,12 @@ from mada_optim import param_groups
 from mada_optim.matrices import hidden_matrices as matrices
 
 LR_FACTOR = "lr_factor"  # of a group: its learning rate over that of the configuration
+OF_MATRICES = ("beta1", "beta2", "eps", "matrix_lr")  # keys of optimizers that have another rate for hidden matrices
+SOAP_SIDE = 1024  # the longest side of a matrix that SOAP computes a basis for
 
 Groups = list[dict[str, Any]]
 Numbers = dict[str, Any]
-"""Keywords of an AdamW: lr, betas, eps."""
+"""Keywords of an AdamW: lr, betas, eps; and `steps`, the length of the schedule, if the baseline counts them."""
 
 
 def adamw(groups: Groups, numbers: Numbers) -> Optimizer:
@@ -55,10 +57,50 @@ def muon(groups: Groups, numbers: Numbers) -> Optimizer:
     Raises:
         ConfigError: There are no others.
     """
+    _require_matrices("torch_muon", groups)
+    return Muon(groups, numbers)
+
+
+def normuon(groups: Groups, numbers: Numbers) -> Optimizer:
+    """NorMuon (arXiv 2510.05491, algorithm 1) at the RMS of AdamW's updates on the groups with LR_FACTOR, AdamW else.
+
+    Raises as `muon`.
+    """
+    _require_matrices("normuon", groups)
+    eps, betas = numbers["eps"], numbers["betas"]
+    own: Numbers = {"lr": numbers["lr"], "use_muon": False, "betas": betas, "eps": eps}
+    parts = [{"use_muon": True, **group} if LR_FACTOR in group else {**own, **group} for group in groups]
+    return _peer("NorMuon", parts, update_scale="match_rms")
+
+
+def soap(groups: Groups, numbers: Numbers) -> Optimizer:
+    """SOAP (arXiv 2409.11321); the side of a vocabulary has no basis of its own, as in the paper."""
+    return _peer("SOAP", groups, max_precondition_dim=SOAP_SIDE, **numbers)
+
+
+def ademamix(groups: Groups, numbers: Numbers) -> Optimizer:
+    """AdEMAMix (arXiv 2409.03137), with both of its ramps over the whole schedule, as in the paper."""
+    numbers = dict(numbers)
+    ramp = float(numbers.pop("steps"))
+    return _peer("AdEMAMix", groups, weight_decouple=True, t_alpha_beta3=ramp, **numbers)
+
+
+def mars(groups: Groups, numbers: Numbers) -> Optimizer:
+    """MARS-AdamW (arXiv 2411.10438), its approximate form; AdamW on vectors, at the same learning rate."""
+    return _peer("MARS", groups, lr_1d=numbers["lr"], weight_decay_1d=0.0, **numbers)
+
+
+def _peer(name: str, groups: Groups, **keywords: Any) -> Optimizer:
+    optimizer: Optimizer = getattr(_load("pytorch_optimizer"), name)(groups, **keywords)
+    for group in optimizer.param_groups:  # a key that a step adds, so that a checkpoint fits
+        group.setdefault("step", 0)
+    return optimizer
+
+
+def _require_matrices(name: str, groups: Groups) -> None:
     if not any(LR_FACTOR in group for group in groups):
         refusal = "expected a network with linear layers between the first and the last, got none"
-        raise ConfigError(f"optimizer torch_muon: {refusal}; use adamw")
-    return Muon(groups, numbers)
+        raise ConfigError(f"optimizer {name}: {refusal}; use adamw")
 
 
 @dataclass(frozen=True)
@@ -69,6 +111,8 @@ class Baseline:
     description: str  #: its description in reports
     lr: float = 1e-3  #: its default learning rate
     keys: tuple[str, ...] = ("beta1", "beta2", "eps")  #: the keys that it takes, beside those of all optimizers
+    betas: tuple[float, ...] = (0.9, 0.999)  #: its default betas
+    counts_steps: bool = False  #: whether it has to know the length of the schedule
 
     def default(self, keyword: str) -> Any:
         """The value of `keyword` if it isn't given; None if nothing is known of it."""
@@ -80,9 +124,17 @@ BASELINES: dict[str, Baseline] = {
     "adamw": Baseline(adamw, "PyTorch's AdamW"),
     "prodigy": Baseline(prodigy, "Prodigy", lr=1.0),
     "schedulefree": Baseline(schedulefree, "Schedule-Free AdamW", lr=2.5e-3),
-    "torch_muon": Baseline(
-        muon, "PyTorch's Muon on hidden matrices and AdamW elsewhere", keys=("beta1", "beta2", "eps", "matrix_lr")
+    "torch_muon": Baseline(muon, "PyTorch's Muon on hidden matrices and AdamW elsewhere", keys=OF_MATRICES),
+    "normuon": Baseline(normuon, "NorMuon on hidden matrices and AdamW elsewhere", keys=OF_MATRICES),
+    "soap": Baseline(soap, "SOAP", lr=3e-3, betas=(0.95, 0.95)),
+    "ademamix": Baseline(
+        ademamix,
+        "AdEMAMix",
+        keys=("beta1", "beta2", "beta3", "eps"),
+        betas=(0.9, 0.999, 0.9999),
+        counts_steps=True,
     ),
+    "mars": Baseline(mars, "MARS on AdamW", lr=3e-3, betas=(0.95, 0.99)),
 }
 
 

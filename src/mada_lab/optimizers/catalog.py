@@ -95,9 +95,7 @@ def build(model: nn.Module, config: RunConfig) -> Optimizer:
     require_guarded(config)
     try:
         if config.optimizer in BASELINES:
-            numbers = {"betas": (_or(config.beta1, 0.9), _or(config.beta2, 0.999)), "eps": _or(config.eps, 1e-8)}
-            numbers["lr"] = learning_rate(config)
-            return BASELINES[config.optimizer].make(_baseline_groups(model, config), numbers)
+            return BASELINES[config.optimizer].make(_baseline_groups(model, config), _numbers(config))
         ours = OURS[config.optimizer]
         groups = decay_groups(model, weight_decay(config))
         optimizer = ours.made(groups, _keywords(config))
@@ -259,10 +257,19 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
+def _numbers(config: RunConfig) -> dict[str, Any]:
+    """The numbers of a baseline."""
+    baseline = BASELINES[config.optimizer]
+    given = (config.beta1, config.beta2, config.beta3)
+    betas = tuple(_or(x, usual) for x, usual in zip(given, baseline.betas, strict=False))
+    steps = {"steps": _or(config.lr_decay_iters, config.max_iters)} if baseline.counts_steps else {}
+    return {"lr": learning_rate(config), "betas": betas, "eps": _or(config.eps, 1e-8), **steps}
+
+
 def _baseline_groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
-    """`decay_groups`; for torch_muon, hidden matrices apart from the others, with their own learning rate."""
+    """`decay_groups`; if it takes matrix_lr, hidden matrices apart from the others, with their own learning rate."""
     groups = decay_groups(model, weight_decay(config))
-    if config.optimizer != "torch_muon":
+    if "matrix_lr" not in BASELINES[config.optimizer].keys:
         return groups
     usual = float(learning_rate(config))
     rate = _or(config.matrix_lr, usual)

@@ -97,6 +97,14 @@ FAMILIES: dict[str, Family] = {
         {"learning_rate": 1e-3, MATRIX_LR: 1e-3, "weight_decay": 0.1},
         {"learning_rate": LR, MATRIX_LR: LR, "weight_decay": DECAY},
     ),
+    "normuon": Family(
+        "normuon",
+        {"learning_rate": 1e-3, MATRIX_LR: 1e-3, "weight_decay": 0.1},
+        {"learning_rate": LR, MATRIX_LR: LR, "weight_decay": DECAY},
+    ),
+    "soap": Family("soap", {"learning_rate": 3e-3, "beta1": 0.95, "beta2": 0.95, "weight_decay": 0.1}, ADAM),
+    "ademamix": Family("ademamix", {**USUAL, "beta3": 0.9999}, {**ADAM, "beta3": Axis(0.99, 0.9999, "complement")}),
+    "mars": Family("mars", {"learning_rate": 3e-3, "beta1": 0.95, "beta2": 0.99, "weight_decay": 0.1}, ADAM),
     "automuon": Family("automuon", {"weight_decay": OURS["automuon"].default("weight_decay")}, {"weight_decay": DECAY}),
 }
 
