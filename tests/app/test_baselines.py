@@ -20,7 +20,7 @@ from mada_lab.training.trainer import train
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 
-PEERS = ("normuon", "soap", "ademamix", "mars")  # of the package pytorch_optimizer
+PEERS = ("pytorch_optimizer_normuon", "soap", "ademamix", "mars")  # of the package pytorch_optimizer
 NEW = ("prodigy", "schedulefree", "torch_muon", *PEERS)
 
 
@@ -28,7 +28,7 @@ NEW = ("prodigy", "schedulefree", "torch_muon", *PEERS)
 def test_a_resumed_run_is_the_same_to_the_bit(tiny, corpus, tmp_path, name):
     """An evaluation of the first part alone, at step 3, must leave no trace either."""
     rates = {"learning_rate": 1.0 if name == "prodigy" else 0.01, "warmup_iters": 2, "lr_decay_iters": 6}
-    rates |= {"matrix_lr": 0.02} if name in ("torch_muon", "normuon") else {}
+    rates |= {"matrix_lr": 0.02} if name in ("torch_muon", "pytorch_optimizer_normuon") else {}
     config = fitted(tiny, optimizer=name, max_iters=6, eval_interval=6, **rates)
     whole = train(config, corpus, Silent())
     part = replace(config, out_dir=str(tmp_path / "part"), max_iters=3, eval_interval=1)
@@ -38,7 +38,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tiny, corpus, tmp_path, name):
     assert whole.val_loss == rest.val_loss
 
 
-@pytest.mark.parametrize("name", ["torch_muon", "normuon"])
+@pytest.mark.parametrize("name", ["torch_muon", "pytorch_optimizer_normuon"])
 def test_muon_has_hidden_matrices_at_their_own_rate(tiny, corpus, name):
     session = TrainState.start(fitted(tiny, optimizer=name, learning_rate=0.01, matrix_lr=0.03), corpus)
     own = {id(p) for p in hidden_matrices(session.model)}
@@ -97,7 +97,7 @@ def test_normuon_moves_hidden_matrices_by_a_fifth_of_their_rate(tiny):
     before = model.hidden[1].weight.detach().clone()
     for p in model.parameters():
         p.grad = torch.randn_like(p)
-    catalog.build(model, fitted(tiny, optimizer="normuon", matrix_lr=0.1, weight_decay=0.0)).step()
+    catalog.build(model, fitted(tiny, optimizer="pytorch_optimizer_normuon", matrix_lr=0.1, weight_decay=0.0)).step()
     moved = model.hidden[1].weight - before
     assert moved.square().mean().sqrt().item() == pytest.approx(0.02, rel=1e-3)
     assert moved.square().mean(1).sqrt().tolist() == pytest.approx([0.02] * 12, rel=1e-3)  # each row alike

@@ -62,15 +62,15 @@ class Declared:
         "with learned betas (rule adam). mada_released: mada by the rule of the published code. mada_published: "
         "mada as the published training scripts compute it. Or a rule of mada_optim with nothing learned: "
         f"{PLAIN}. Baselines: adamw (torch's), prodigy, schedulefree, torch_muon (torch's, with AdamW on all but "
-        "hidden matrices), normuon (likewise), soap, ademamix, mars. Controls: mada_traced (mada, and the size of each "
-        "step in the record), mada_paced (fixed coefficients, each step rescaled to the size that it had in a recorded "
-        "run).",
+        "hidden matrices), pytorch_optimizer_normuon (likewise), soap, ademamix, mars. Controls: mada_traced (mada, and "
+        "the size of each step in the record), mada_paced (fixed coefficients, each step rescaled to the size that it "
+        "had in a recorded run).",
     )
     learning_rate: float | Literal["auto"] | None = Key(OPTIMIZER, LR_STEPS, None, NON_NEGATIVE, also="lr max_lr")
     """Peak learning rate: a number, or auto, computed from the shapes of the hidden matrices. A learned one starts
     there. None: the optimizer's default, auto for automuon and autoadam, 1e-3 for mada and adamw."""
     matrix_lr: float | None = Key(OPTIMIZER, FIXED, None, NON_NEGATIVE, of_optimizer=True, also="muon_lr")
-    """Peak learning rate of the hidden matrices (torch_muon, normuon); None: learning_rate."""
+    """Peak learning rate of the hidden matrices (torch_muon, pytorch_optimizer_normuon); None: learning_rate."""
     matrix_lr_ratio: float | None = Key(OPTIMIZER, FIXED, None, NON_NEGATIVE, of_optimizer=True, also="lr_ratio")
     """Learning-rate multiplier of hidden matrices (automuon, mada_matrix); None: the optimizer's default."""
     weight_decay: float | None = Key(OPTIMIZER, FIXED, None, NON_NEGATIVE, also="wd decay")

@@ -66,7 +66,7 @@ def normuon(groups: Groups, numbers: Numbers) -> Optimizer:
 
     Raises as `muon`.
     """
-    _require_matrices("normuon", groups)
+    _require_matrices("pytorch_optimizer_normuon", groups)
     eps, betas = numbers["eps"], numbers["betas"]
     own: Numbers = {"lr": numbers["lr"], "use_muon": False, "betas": betas, "eps": eps}
     parts = [{"use_muon": True, **group} if LR_FACTOR in group else {**own, **group} for group in groups]
@@ -125,7 +125,9 @@ BASELINES: dict[str, Baseline] = {
     "prodigy": Baseline(prodigy, "Prodigy", lr=1.0),
     "schedulefree": Baseline(schedulefree, "Schedule-Free AdamW", lr=2.5e-3),
     "torch_muon": Baseline(muon, "PyTorch's Muon on hidden matrices and AdamW elsewhere", keys=OF_MATRICES),
-    "normuon": Baseline(normuon, "NorMuon on hidden matrices and AdamW elsewhere", keys=OF_MATRICES),
+    "pytorch_optimizer_normuon": Baseline(
+        normuon, "NorMuon of the package pytorch_optimizer on hidden matrices and AdamW elsewhere", keys=OF_MATRICES
+    ),
     "soap": Baseline(soap, "SOAP", lr=3e-3, betas=(0.95, 0.95)),
     "ademamix": Baseline(
         ademamix,

@@ -98,7 +98,7 @@ FAMILIES: dict[str, Family] = {
         {"learning_rate": LR, MATRIX_LR: LR, "weight_decay": DECAY},
     ),
     "normuon": Family(
-        "normuon",
+        "pytorch_optimizer_normuon",
         {"learning_rate": 1e-3, MATRIX_LR: 1e-3, "weight_decay": 0.1},
         {"learning_rate": LR, MATRIX_LR: LR, "weight_decay": DECAY},
     ),
