@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import pytorch_optimizer
 import torch
 from torch import nn
 
@@ -17,6 +18,7 @@ from mada_lab.optimizers import catalog
 from mada_lab.optimizers.baselines import evaluated, hidden_matrices
 from mada_lab.training.state import TrainState
 from mada_lab.training.trainer import train
+from mada_optim import NorMuon
 from tests.app.conftest import Silent, fitted
 from tests.problems import same_bits
 
@@ -101,6 +103,22 @@ def test_normuon_moves_hidden_matrices_by_a_fifth_of_their_rate(tiny):
     moved = model.hidden[1].weight - before
     assert moved.square().mean().sqrt().item() == pytest.approx(0.02, rel=1e-3)
     assert moved.square().mean(1).sqrt().tolist() == pytest.approx([0.02] * 12, rel=1e-3)  # each row alike
+
+
+def test_the_librarys_normuon_is_the_packages():
+    """Up to its rounding to bf16."""
+    ours, theirs = ([nn.Parameter(torch.zeros(12, 16))] for _ in range(2))
+    opt = NorMuon(ours, lr=1.0)
+    peer = pytorch_optimizer.NorMuon([{"params": theirs, "use_muon": True}], lr=1.0)
+    for seed in range(6):
+        ours[0].grad = torch.randn(12, 16, generator=torch.Generator().manual_seed(seed))
+        theirs[0].grad = ours[0].grad.clone()
+        before = [x[0].detach().clone() for x in (ours, theirs)]
+        opt.step()
+        peer.step()
+        one, other = (x[0] - start for x, start in zip((ours, theirs), before, strict=True))
+        other = other * (0.2 * 16**0.5)  # the package leaves the size to its learning rate
+        torch.testing.assert_close(one, other, rtol=0.0, atol=0.03 * one.abs().max().item())
 
 
 def test_ademamix_ramps_over_the_schedule(tiny):

@@ -62,9 +62,9 @@ class Declared:
         "with learned betas (rule adam). mada_released: mada by the rule of the published code. mada_published: "
         "mada as the published training scripts compute it. Or a rule of mada_optim with nothing learned: "
         f"{PLAIN}. Baselines: adamw (torch's), prodigy, schedulefree, torch_muon (torch's, with AdamW on all but "
-        "hidden matrices), pytorch_optimizer_normuon (likewise), soap, ademamix, mars. Controls: mada_traced (mada with "
-        "the size of each step recorded), mada_paced (fixed coefficients, each step rescaled to the size that it "
-        "had in a recorded run).",
+        "hidden matrices), pytorch_optimizer_normuon (likewise), soap, ademamix, mars. Controls: mada_traced (mada, "
+        "and the size of each step in the record), mada_paced (fixed coefficients, each step rescaled to the size that "
+        "it had in a recorded run).",
     )
     learning_rate: float | Literal["auto"] | None = Key(OPTIMIZER, LR_STEPS, None, NON_NEGATIVE, also="lr max_lr")
     """Peak learning rate: a number, or auto, computed from the shapes of the hidden matrices. A learned one starts
