@@ -8,6 +8,7 @@ import re
 import torch
 
 from mada_optim.matrices.polar_factor import orthogonal, polar
+from mada_optim.matrices.rows import row_factors, row_mean_squares
 
 TOKEN = re.compile(r"\\\\|\\[A-Za-z]+|\\[,|]|\d+(?:\.\d+)?|\\?\S")
 FUNCTIONS = {
@@ -15,6 +16,8 @@ FUNCTIONS = {
     r"\mathrm{const}": lambda x: x,
     r"\mathrm{orth}": orthogonal,
     r"\mathrm{polar}": polar,
+    r"\mathrm{rows}": row_mean_squares,
+    r"\mathrm{factors}": row_factors,
     r"\exp": torch.exp,
     r"\ln": torch.log,
     r"\tanh": torch.tanh,

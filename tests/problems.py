@@ -16,6 +16,15 @@ def parameters(dtype=torch.float32):
     return [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in shapes]
 
 
+def slots_at_0(rule, g):
+    """The slots of a rule before its first step with the gradient `g`; those of rows lack the last dimension."""
+    shapes = {True: g.shape[: max(g.ndim - 1, 1)], False: g.shape}
+    return {
+        x.name: torch.tensor(x.init, dtype=torch.float64) if x.scalar else g.new_full(shapes[x.per_row], x.init)
+        for x in rule.slots
+    }
+
+
 def give_gradients(params, seed):
     generator = torch.Generator().manual_seed(seed)
     for p in params:

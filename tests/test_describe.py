@@ -25,6 +25,7 @@ from mada_optim.describe.symbols import at, symbol
 from mada_optim.rule import UNIT, Coefficient, Rule, Slot
 from mada_optim.rules import RULES
 from tests.latex import evaluate_lines
+from tests.problems import slots_at_0
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference" / "rules"
 Q, R = Coefficient("q", "q", UNIT, 0.5), Coefficient("r", "r", UNIT, 0.5)
@@ -49,7 +50,7 @@ def trajectory(rule, c, zeros=True):
     g = torch.randn(steps, 7, dtype=torch.float64)
     if zeros:
         g[1, 2:4], g[:, 0] = 0.0, 0.0
-    slots = {x.name: number(x.init) if x.scalar else torch.full_like(g[0], x.init) for x in rule.slots}
+    slots = slots_at_0(rule, g[0])
     for t in range(1, steps + 1):
         u, after = rule.update(c, g[t - 1], slots, number(float(t)))
         yield g[t - 1], slots, number(float(t)), u, after
@@ -166,7 +167,7 @@ def test_adam_reads_like_its_paper():
 
 
 OF_MADA = {"adam", "avgrad", "yogi", "adan", "lion"}
-CONTAINED = {"mada": OF_MADA, "mada_matrix": {*OF_MADA, "mada"}, "adan": {"adam"}}
+CONTAINED = {"mada": OF_MADA, "mada_matrix": {*OF_MADA, "mada"}, "adan": {"adam"}, "normuon": {"muon"}}
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -240,12 +241,13 @@ def test_bytes_are_those_of_the_state(name, learning):
     learn = ("all" if rule.coefficients else "lr") if learning else ()
 
     def total(size):
-        group = {"params": [torch.nn.Parameter(torch.zeros(size, 2))], "matrix": True}
+        group = {"params": [torch.nn.Parameter(torch.zeros(2, size))], "matrix": True}
         return HyperOptimizer([group], rule=rule, learn=learn, engine="eager", **inside).memory().total
 
     each = (total(30) - total(10)) / 40
     assert d.bytes_per_parameter(learning) == each
-    assert d.bytes_per_tensor(learning) == total(10) - 20 * each
+    rows = 2 * 4 * sum(slot.per_row for slot in rule.slots)
+    assert d.bytes_per_tensor(learning) == total(10) - 20 * each - rows
 
 
 def test_pages_are_up_to_date():

@@ -56,7 +56,7 @@ OTHER = {
     "grad_clip_of": "each",
     "eps": 2e-3,
     **dict.fromkeys(("beta1", "beta2", "beta3", "rho", "c", "gamma", "momentum", "nesterov"), 0.55),
-    **dict.fromkeys(("alpha", "centered", "mu", "omega"), 0.6),
+    **dict.fromkeys(("alpha", "centered", "mu", "omega", "nu"), 0.6),
     "state_dtype": "bfloat16",
     "bounds": "beta1=0.1:0.95",
     "hyper_lr": 0.123,
@@ -114,7 +114,7 @@ OF_LOOP = {"hyper_observe", "clamps", "clamp_interval", "share_matrices"}
 HAS = {
     **dict.fromkeys(("momentum", "nesterov"), "sgd"),
     **dict.fromkeys(("alpha", "centered"), "rmsprop"),
-    **dict.fromkeys("omega matrix_lr_ratio horizon hyper_fall hyper_freeze share_matrices".split(), "automuon"),
+    **dict.fromkeys("omega nu matrix_lr_ratio horizon hyper_fall hyper_freeze share_matrices".split(), "automuon"),
     **dict.fromkeys("hyper_averaging hyper_memory hyper_reach hyper_rise".split(), "automuon"),
     "mu": "muon",
     "matrix_lr": "torch_muon",

@@ -96,6 +96,8 @@ def test_slots_allocated_are_slots_declared(rule, learn):
     opt = HyperOptimizer([{"params": [p], "matrix": True}], rule=rule, learn=learn, **inside)
     train(opt, [p], range(2))
     per_element = [name for name, x in opt.state[p].items() if x.shape == p.shape]
-    declared = [x.name for x in RULES[rule].slots if not x.scalar]
+    declared = [x.name for x in RULES[rule].slots if x.per_element]
+    rows = [x.name for x in RULES[rule].slots if x.per_row]
     assert per_element == declared + (["gradient"] if opt.learned else [])
-    assert all(opt.state[p][name].ndim == 0 for name in opt.state[p] if name not in [*per_element, "applied"])
+    assert all(opt.state[p][name].shape == (6,) for name in rows)
+    assert all(opt.state[p][name].ndim == 0 for name in opt.state[p] if name not in [*per_element, *rows, "applied"])

@@ -138,7 +138,7 @@ def test_exactly_the_slots_that_are_declared_so_are_never_negative(rule):
         for name, x in opt.slots(p).items():
             least[name] = min(least.get(name, 0.0), x.min().item())
     for slot in opt.rule.slots:
-        if slot.name in least and not slot.scalar:
+        if slot.name in least and slot.per_element:
             assert (least[slot.name] == 0) == slot.non_negative, slot.name
 
 

@@ -15,7 +15,7 @@ from mada_optim.learning.hypergradient import sensitivity
 from mada_optim.rule import LR, UNIT, Coefficient, Rule, Slot
 from mada_optim.rules import RULES
 from tests.gradient.test_sensitivity import SPREAD
-from tests.problems import train
+from tests.problems import slots_at_0, train
 
 STEPS = 4
 
@@ -41,15 +41,10 @@ def gradients(dtype):
     return g.to(dtype)
 
 
-def fresh(rule, g):
-    whole = {slot.name: torch.full_like(g, slot.init) for slot in rule.slots if not slot.scalar}
-    return whole | {x.name: torch.tensor(x.init, dtype=torch.float64) for x in rule.slots if x.scalar}
-
-
 def assert_the_same(rule, form, c, free, dtype):
     """Updates, slots that are left, and hypergradients of what is free: equal, where 0 and -0 are."""
     gs = gradients(dtype)
-    whole, part = fresh(rule, gs[0]), fresh(form, gs[0])
+    whole, part = slots_at_0(rule, gs[0]), slots_at_0(form, gs[0])
     assert part.keys() <= whole.keys()
     for i, g in enumerate(gs):
         t, cotangent = torch.tensor(i + 1.0, dtype=torch.float64), gs[i - 1]
@@ -228,7 +223,7 @@ def bytes_held(opt):
 def elementwise(opt):
     """The slots, one number per element, that the first parameter has."""
     kept = opt.slots(opt.param_groups[0]["params"][0])
-    return [slot for slot in opt.rule.slots if slot.name in kept and not slot.scalar]
+    return [slot for slot in opt.rule.slots if slot.name in kept and slot.per_element]
 
 
 @pytest.mark.parametrize(

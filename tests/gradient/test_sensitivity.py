@@ -12,6 +12,7 @@ from mada_optim.graph.differentiate import differentiate
 from mada_optim.graph.specialize import SLOT, trace
 from mada_optim.learning.hypergradient import sensitivity
 from mada_optim.rules import RULES
+from tests.problems import slots_at_0
 
 EVERY = [(rule, q.name) for rule in RULES for q in RULES[rule].coefficients]
 SPREAD = {
@@ -27,6 +28,7 @@ SPREAD = {
     "centered": 0.3,
     "mu": 0.9,
     "omega": 0.4,
+    "nu": 0.3,
 }
 NEVER = slice(0, 1)  # rows that never have a gradient
 LATELY = slice(1, 2)  # rows whose gradient is 0 in the last step only
@@ -45,7 +47,7 @@ def scalars(numbers):
 
 def before_step(rule, c, g, t):
     """The slots at step t-1, from gradients g."""
-    s = {x.name: torch.full(() if x.scalar else g[0].shape, x.init, dtype=torch.float64) for x in RULES[rule].slots}
+    s = slots_at_0(RULES[rule], g[0])
     for i in range(1, t):
         _, s = RULES[rule].update(c, g[i - 1], s, torch.tensor(float(i), dtype=torch.float64))
     return s

@@ -40,7 +40,7 @@ def beside_silence(rule, engine, steps, elements, tensors):
     return opt.coefficients(), params[0].detach()[:5], all(x.isfinite().all() for x in everything(opt))
 
 
-@pytest.mark.parametrize(("engine", "rule"), [x for x in ENGINES if x[1] != "muon"])  # whose elements hang together
+@pytest.mark.parametrize(("engine", "rule"), [x for x in ENGINES if "muon" not in x[1]])  # elements hang together
 def test_silent_tensors_and_elements_have_no_say(engine, rule):
     """Tensors not a bit; elements only through the order in which the others are summed."""
     coefficients, weights, _ = beside_silence(rule, engine, 20, elements=0, tensors=0)

@@ -34,6 +34,7 @@ ROSENBROCK_LR = {
     "Lion": 1e-3,
     "MADA": 1e-2,
     "Muon": 1e-2,
+    "NorMuon": 1e-2,
     "NAdam": 1e-2,
     "RMSprop": 1e-3,
     "SGD": 1e-5,

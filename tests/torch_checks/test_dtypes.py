@@ -44,7 +44,7 @@ def test_dtypes_side_by_side_move_as_each_alone(case):
         assert torch.equal(p, q)
         wide = torch.float64 if p.dtype == torch.float64 else torch.float32
         slots = together.slots(p)
-        assert {slots[x.name].dtype for x in together.rule.slots if x.name in slots and not x.scalar} <= {wide}
+        assert {slots[x.name].dtype for x in together.rule.slots if x.name in slots and x.per_element} <= {wide}
         assert same_bits(list(together.state[p].values()), list(opt.state[q].values()))
 
 
