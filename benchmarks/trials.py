@@ -48,6 +48,7 @@ class Variant(NamedTuple):
     keys: Mapping[str, Any] = {}
     options: Mapping[str, Any] = {}
     averaged: bool = False  # whether averages of the weights are evaluated too
+    fused: Mapping[str, Any] = {}  # keys of the groups of fused projections to query, key and value
 
 
 def each(opt: AutoMuon) -> Iterator[tuple[dict[str, Any], Tensor, bool]]:
@@ -119,6 +120,10 @@ def decay_late(share: float, opt: AutoMuon, steps: int) -> None:
 
 VARIANTS: dict[str, Variant] = {
     DEFAULT: Variant(averaged=True),
+    "even rows": Variant(options={"nu": 1.0}),
+    "even rows by half": Variant(options={"nu": 0.5}),
+    "query, key, value apart": Variant(fused={"matrix": 3}),
+    "query, key, value apart, even rows": Variant(options={"nu": 1.0}, fused={"matrix": 3}),
     "flat": Variant(keys={"decay_lr": False}, averaged=True),
     "flat, linear over the last .3": Variant(lambda *run: decay_late(0.3, *run), {"decay_lr": False}, averaged=True),
     "decay .3 by hand": Variant(lambda *run: decay_by_hand(0.3, False, *run)),
@@ -145,7 +150,11 @@ def losses_of(config: RunConfig, variant: Variant) -> Losses:
     """The last validation loss of a run: of the weights, under the name "", and of their averages."""
     state = TrainState.start(replace(config, optimizer="automuon", **variant.keys), open_data(config))
     decayed = catalog.decay_groups(state.model, catalog.weight_decay(state.config))
-    groups = [{**group, "params": [p]} for group in decayed for p in group["params"]]
+    groups = [
+        {**group, "params": [(name, p)], **(variant.fused if name.endswith("c_attn.weight") else {})}
+        for group in decayed
+        for name, p in group["params"]
+    ]
     state.optimizer = AutoMuon(groups, **variant.options)
     variant.around(state.optimizer, config.max_iters)
     trainer = Trainer(state, SimpleNamespace(step=lambda done: None))
