@@ -269,7 +269,27 @@ def with_the_gradients_rows(c, g, s, t):
     return o * row_factors(o, r), {"r": r + row_mean_squares(g)}
 
 
-@pytest.mark.parametrize("update", [with_the_gradient, with_a_sum, with_the_old_slot, with_the_gradients_rows])
+def with_the_number_of_the_step(c, g, s, t):
+    o, r = on_rows(c, g, s, t)
+    return o * row_factors(o, r / t), {"r": r / t}
+
+
+def with_that_number_as_a_factor(c, g, s, t):
+    o, r = on_rows(c, g, s, t)
+    return o * (row_factors(o, r) * t), {"r": r}
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        with_the_gradient,
+        with_a_sum,
+        with_the_old_slot,
+        with_the_gradients_rows,
+        with_the_number_of_the_step,
+        with_that_number_as_a_factor,
+    ],
+)
 def test_what_is_not_cut_with_rows(update):
     rule = Rule("rows", update, (NU,), (Slot("r", "r", per_row=True),), pointwise=False)
     assert cut(rule) is None

@@ -16,7 +16,9 @@ from tests.oracles_gdtuo.adapters import Latent, alpha
 
 LR = 0.02
 EAGER = [(rule, "eager", torch.float64, 0.3) for rule in RULES]
-LOOPS = [pytest.param(rule, "cpu", torch.float32, 0.3, marks=pytest.mark.kernel) for rule in RULES if "muon" not in rule]
+LOOPS = [
+    pytest.param(rule, "cpu", torch.float32, 0.3, marks=pytest.mark.kernel) for rule in RULES if "muon" not in rule
+]
 #: Without decay, and the eager engine in single precision: neither has to do with the rule.
 OTHERS = [("mada", "eager", torch.float32, 0.3), ("mada", "eager", torch.float64, 0.0)]
 OTHERS += [pytest.param("mada", "cpu", torch.float32, 0.0, marks=pytest.mark.kernel)]

@@ -89,11 +89,12 @@ def _rows(graph: fx.Graph, slot: str) -> Rows | None:
         return None
     inputs = [{squares}, {factors}]
     names = [_names_behind(x, stop) for x, stop in zip((averaged, scaled[1]), inputs, strict=True)]
-    if "g" in names[0] | names[1] or any(x.startswith(SLOT) for x in (names[0] - {SLOT + slot}) | names[1]):
+    read = (names[0] - {SLOT + slot}) | names[1]
+    if read & {"g", "t"} or any(name.startswith(SLOT) for name in read):
         return None
     average = _function(graph, squares, averaged, lambda x: (x, {slot: x}))
     of_rows = _function(graph, factors, scaled[1], lambda x: (x, {}))
-    return Rows(slot, average, of_rows, tuple(sorted((names[0] | names[1]) - {SLOT + slot})))
+    return Rows(slot, average, of_rows, tuple(sorted(read)))
 
 
 def _names_behind(end: Any, stop: set[fx.Node]) -> set[str]:
