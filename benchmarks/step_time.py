@@ -73,6 +73,7 @@ OPTIMIZERS: dict[str, Make] = {
     "MADA, six per tensor": lambda p: mada_optim.MADA(p, learn=HyperSGD("all", start=0, scope="tensor")),
     "MADA, bf16 state": lambda p: mada_optim.MADA(p, learn=ALL, state_dtype=torch.bfloat16),
     "AutoMuon": lambda p: mada_optim.AutoMuon(p, learn=LearnedLR(start=0)),
+    "AutoMuon, nu 1": lambda p: mada_optim.AutoMuon(p, nu=1.0, learn=LearnedLR(start=0)),
     "AutoAdam": lambda p: mada_optim.AutoAdam(p, learn=LearnedLR(start=0)),
     "MADA, none learned": lambda p: mada_optim.MADA(p, learn=()),
     "HyperAdam": lambda p: mada_optim.HyperAdam(p, learn=ALL),
