@@ -37,7 +37,8 @@ MODULES = sys.stdlib_module_names | {"mada_optim", "torch", "triton", "_pytest",
 HELPERS = ("tests", "benchmarks")  # packages of this repository whose imports count as the test's own
 
 #: Tests that import no more than that, but run other programs, or read this repository.
-OTHERS = "examples test_adding.py test_architecture.py test_benchmarks.py test_slurm.py test_typing.py test_wheel.py"
+OTHERS = "examples test_adding.py test_architecture.py test_benchmarks.py test_sdist.py test_slurm.py "
+OTHERS += "test_typing.py test_wheel.py"
 
 
 def suite():

@@ -79,6 +79,7 @@ def offloaded(_):
     return all(map(torch.equal, *losses)), opt.engine
 
 
+@group.needs_fsdp2
 def test_shards_in_8_bits_are_saved_and_go_on_bit_for_bit_and_load_on_another_number_of_processes():
     with tempfile.TemporaryDirectory() as folder:
         (same, saved), (same_there, _) = group.run(2, saved_and_resumed, folder)
@@ -88,6 +89,7 @@ def test_shards_in_8_bits_are_saved_and_go_on_bit_for_bit_and_load_on_another_nu
     assert alone == pytest.approx(saved, rel=0.02)
 
 
+@group.needs_fsdp2
 def test_with_fsdps_offload_policy_it_steps_on_the_cpu_to_the_same_bits():
     (same, engine), _ = group.run(2, offloaded, None)
     assert same

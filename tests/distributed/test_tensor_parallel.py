@@ -23,6 +23,7 @@ from mada_optim import MADA, AutoMuon, param_groups
 from tests.distributed import group
 from tests.problems import MIDWAY, along_trace, fast
 
+pytestmark = group.needs_fsdp2
 WORDS, ROWS = 33, 8
 
 

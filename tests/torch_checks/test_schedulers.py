@@ -50,6 +50,10 @@ def scheduled(problem, opt, scheduler, metrics=METRICS):
     return [*path, lrs(opt)]
 
 
+#: Torch's own SequentialLR, in 2.6, calls others in a way that torch warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:The epoch parameter in:UserWarning")
+
+
 @functools.cache
 def path_in_torch(make_scheduler):
     """What the same scheduler does to the lr of torch's own optimizer."""

@@ -29,14 +29,16 @@ def test_complex_is_two_reals(case):
     real = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     mixed = [torch.nn.Parameter(torch.view_as_complex(p.detach().clone())) for p in real[:2]]
     mixed.append(torch.nn.Parameter(real[2].detach().clone()))
-    said = {} if case.info.name == "Muon" else {"matrix": False}  # which takes every parameter for a matrix
+    said = (
+        {} if case.info.name in ("Muon", "NorMuon") else {"matrix": False}
+    )  # which takes every parameter for a matrix
     groups = [[{"params": params, **said}] for params in (mixed, real)]
     run_pair(*(case.make(group, lr=case.kwargs().get("lr", 1e-3)) for group in groups), shapes)
     for z, x in zip(mixed, real, strict=True):
         assert torch.equal(torch.view_as_real(z) if z.is_complex() else z, x)
 
 
-@pytest.mark.parametrize("case", [case for case in MODES if case.info.name != "Muon"], ids=str)
+@pytest.mark.parametrize("case", [case for case in MODES if case.info.name not in ("Muon", "NorMuon")], ids=str)
 def test_complex_is_its_real_and_imaginary_parts(case):
     """As two parameters, with gradients by autograd through a complex function. Not under Muon, to which a parameter is
     one thing."""

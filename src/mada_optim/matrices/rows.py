@@ -53,7 +53,7 @@ def row_factors(x: Tensor, r: Tensor) -> Tensor:
 def mean_squares(x: Tensor) -> Tensor:
     """The means of squares over the last dimension, without a copy of `x`."""
     norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
-    return norms.square() / x.shape[-1]
+    return norms.square() / max(x.shape[-1], 1)
 
 
 def inverse_roots(r: Tensor) -> Tensor:

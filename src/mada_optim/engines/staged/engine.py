@@ -135,7 +135,7 @@ def _rows_here(x: StagedMatrix, buffer: Tensor) -> RowsHere:
     assert x.r is not None
     whole = x.after.p if x.after.whole is None else x.after.whole
     number, rows, columns = layouts.as_matrices(whole.shape, x.after.layout)
-    return RowsHere(x.after, buffer.view(-1, columns), x.r.view(-1), number, rows)
+    return RowsHere(x.after, buffer.view(x.r.numel(), columns), x.r.view(-1), number, rows)
 
 
 def _for_head(options: MutableMapping[str, Any]) -> ChainMap[str, Any]:
