@@ -29,9 +29,8 @@ def test_complex_is_two_reals(case):
     real = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     mixed = [torch.nn.Parameter(torch.view_as_complex(p.detach().clone())) for p in real[:2]]
     mixed.append(torch.nn.Parameter(real[2].detach().clone()))
-    said = (
-        {} if case.info.name in ("Muon", "NorMuon") else {"matrix": False}
-    )  # which takes every parameter for a matrix
+    takes_all = case.info.name in ("Muon", "NorMuon")  # every parameter is a matrix
+    said = {} if takes_all else {"matrix": False}
     groups = [[{"params": params, **said}] for params in (mixed, real)]
     run_pair(*(case.make(group, lr=case.kwargs().get("lr", 1e-3)) for group in groups), shapes)
     for z, x in zip(mixed, real, strict=True):
