@@ -104,6 +104,8 @@ def test_the_step_of_every_optimizer_takes_the_lr_that_is_set(info, scheduler):
 @each_scheduler
 @on_learned
 def test_a_tensor_lr_is_scheduled_in_place_and_as_a_float_is(case, make_scheduler):
+    if make_scheduler is SCHEDULERS["SequentialLR"] and torch.__version__ < (2, 7):
+        pytest.skip("SequentialLR of torch 2.6 schedules a tensor otherwise than a float, with torch's optimizers too")
     problem = least_squares()
     opt = case.make(two_groups(problem, double))
     own = [group["lr"] for group in opt.param_groups]
