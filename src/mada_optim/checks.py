@@ -240,7 +240,8 @@ def group(rule: Rule, options: Mapping[str, Any], learned: Mapping[str, Interval
     """Checks a group with its defaults (ValueError); `learned` has the interval of each learned coefficient."""
     remedies = {"lr": 'choose a finite one, or lr="auto" for the optimizer, which computes it'}
     for name in ("lr", "eps", "weight_decay", "matrix_lr_ratio", *rule.hyper_parameters):
-        number(name, options[name], NON_NEGATIVE, remedies.get(name, "choose a finite one"))
+        allowed = DECAY if name in rule.decays else NON_NEGATIVE
+        number(name, options[name], allowed, remedies.get(name, "choose a number inside"))
     if not isinstance(options["maximize"], bool):
         raise ValueError(f"maximize={options['maximize']!r}: expected True or False")
     number("horizon", options["horizon"], DECAY, "choose a number inside")

@@ -129,6 +129,7 @@ class Rule:
             of matrices (`mada_optim.layouts`).
         matrix_weight: Name of a coefficient that is fixed at 0 for all tensors but hidden weight matrices
             (`mada_optim.matrices.hidden_matrices`). With it at 0, the rule must be pointwise.
+        decays: Names of the hyper-parameters that are decays of averages, in [0, 1). The others are >= 0.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Rule:
     hyper_parameters: Mapping[str, float] = field(default_factory=dict)
     pointwise: bool = True
     matrix_weight: str | None = None
+    decays: tuple[str, ...] = ()
 
     def coefficient_names(self) -> tuple[str, ...]:
         """Names of the coefficients, in the rule's order."""

@@ -19,6 +19,7 @@ from mada_optim import (
     LearnedLR,
     NAdam,
 )
+from mada_optim.rules import RULES
 from tests.representatives import on_the_eager_engine
 
 pytestmark = on_the_eager_engine
@@ -62,6 +63,19 @@ REFUSED = [
 def test_refused(options, message):
     with pytest.raises(ValueError, match=message):
         MADA([parameter()], **options)
+
+
+@pytest.mark.parametrize(("rule", "name"), [(rule, name) for rule in RULES for name in RULES[rule].decays])
+def test_a_decay_that_is_never_learned_is_below_1(rule, name):
+    for value in (1.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match=rf"{name}=.*: expected a number in \[0, 1\)"):
+            HyperOptimizer([parameter()], rule=rule, **{name: value})
+
+
+def test_all_decays_are_declared():
+    for rule in RULES.values():
+        averages = {name for name in rule.hyper_parameters if "beta" in name or name == "mu"}
+        assert averages == set(rule.decays)
 
 
 LEARNERS = [

@@ -25,6 +25,7 @@ RHO = Coefficient(
 C = Coefficient("c", "c", UNIT, 1.0, meaning="Target of the second moment: 1 is Adam's, 0 is Yogi's.")
 GAMMA = Coefficient("gamma", r"\gamma", UNIT, 1.0, meaning="Update: 1 is the adaptive step, 0 is Lion's sign.")
 
+LION_BETAS = ("lion_beta1", "lion_beta2")
 LION = {"lion_beta1": 0.95, "lion_beta2": 0.98, "kappa": 1.0}
 
 
@@ -62,4 +63,5 @@ RULE = Rule(
     (BETA1, replace(BETA2, default=0.95), replace(BETA3, default=0.0), RHO, C, GAMMA),
     (*MOMENTS, *MEANS, *DIFFERENCES, MOMENTUM),
     {"eps": 1e-8, **LION},
+    decays=LION_BETAS,
 )

@@ -42,4 +42,5 @@ RULE = Rule(
     {**mada.RULE.hyper_parameters, "mu": 0.95, "kappa_matrix": 0.2, **normuon.ROW_BETA},
     pointwise=False,
     matrix_weight="omega",
+    decays=(*mada.RULE.decays, "mu", *normuon.RULE.decays),
 )

@@ -45,4 +45,5 @@ RULE = Rule(
     mada_released.RULE.coefficients,
     tuple(slot for slot in mada_released.RULE.slots if slot.name != "g_prev"),
     mada_released.RULE.hyper_parameters,
+    decays=mada_released.RULE.decays,
 )

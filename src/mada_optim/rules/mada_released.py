@@ -18,7 +18,7 @@ from torch import Tensor
 from mada_optim.rule import Coefficients, Interval, Rule, Slot, Slots
 from mada_optim.rules.adam import BETA1, BETA2
 from mada_optim.rules.adan import BETA3
-from mada_optim.rules.mada import GAMMA, LION, RHO, C
+from mada_optim.rules.mada import GAMMA, LION, LION_BETAS, RHO, C
 from mada_optim.rules.terms import ema, root, running_mean, stop_gradient, yogi_target
 
 
@@ -64,4 +64,5 @@ RULE = Rule(
         Slot("l", r"\ell"),
     ),
     {"eps": 1e-6, **LION},
+    decays=LION_BETAS,
 )

@@ -41,4 +41,5 @@ RULE = Rule(
     (*muon.RULE.slots, ROW_SQUARES),
     {**muon.RULE.hyper_parameters, **ROW_BETA},
     pointwise=False,
+    decays=tuple(ROW_BETA),
 )
