@@ -170,9 +170,9 @@ class NorMuon(HyperOptimizer):
 
     .. math::
         o_t = O(\mu b_t + (1-\mu) g_t), \qquad r_t = \beta r_{t-1} + (1-\beta)\,\mathrm{rows}(o_t^2), \qquad
-        u_t = \kappa \sqrt{\max(r, s)}\; o_t \left((1-\nu) + \nu\, a_t / \sqrt{r_t}\right)
+        u_t = \kappa \sqrt{\max(p, q)}\; o_t \left((1-\nu) + \nu\, a_t / \sqrt{r_t}\right)
 
-    rows is the mean of each row, and a keeps the norm of o.
+    The matrix has p rows and q columns. rows is the mean of each row, and a keeps the norm of o.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class RowsHere(NamedTuple):
     def places(self) -> Tensor:
         """The number of the matrix of each row."""
         whole, columns = self.entry.whole, self.rows.shape[1]
-        first = 0 if whole is None else dtensors.first_element(whole) // columns
+        first = 0 if whole is None else dtensors.first_element(whole) // max(columns, 1)
         rows = torch.arange(first, first + len(self.rows), device=self.rows.device)
         return rows.div(self.of_each, rounding_mode="floor")
 
